@@ -1,0 +1,53 @@
+"""CIFAR-10 with PyTorch Lightning.
+
+The names are imported when they are first used: `import cifar_lightning` alone does not wait for torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cifar_lightning.cifar10 import CLASSES, MEAN, STD
+    from cifar_lightning.datamodule import CIFAR10DataModule, fake_data
+    from cifar_lightning.errors import InputError
+    from cifar_lightning.lit_net import LitNet
+    from cifar_lightning.networks import ResNet18, TutorialNet
+    from cifar_lightning.saved import load_model
+    from cifar_lightning.training import evaluate, fit, resume
+
+_HOMES = {
+    "cifar10": ("CLASSES", "MEAN", "STD"),
+    "datamodule": ("CIFAR10DataModule", "fake_data"),
+    "errors": ("InputError",),
+    "lit_net": ("LitNet",),
+    "networks": ("ResNet18", "TutorialNet"),
+    "saved": ("load_model",),
+    "training": ("evaluate", "fit", "resume"),
+}
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "CLASSES",
+    "MEAN",
+    "STD",
+    "CIFAR10DataModule",
+    "InputError",
+    "LitNet",
+    "ResNet18",
+    "TutorialNet",
+    "evaluate",
+    "fake_data",
+    "fit",
+    "load_model",
+    "resume",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

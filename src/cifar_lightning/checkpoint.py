@@ -1,0 +1,165 @@
+"""Checkpoints that survive: written beside their place, flushed and renamed; the one before is kept until then.
+
+A run's `checkpoints/` holds `step-S.ckpt`, the newest two, and `best.ckpt`, that of the highest validation accuracy
+where there is a validation split. Any of them is a plain Lightning checkpoint.
+"""
+
+import os
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.fabric.utilities.types import _PATH
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from torch import Tensor
+
+from cifar_lightning.errors import InputError, NonFiniteError
+from cifar_lightning.metrics_csv import MetricsCSV
+from cifar_lightning.storage import write_atomically
+
+KEEP = 2
+_STEP = re.compile(r"step-(\d+)\.ckpt")
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint whole or not at all, and reads only what cannot run code.
+
+    Lightning 2.6 stages a checkpoint in the temporary folder and copies it over the old one, which a full disk
+    destroys (https://github.com/Lightning-AI/pytorch-lightning/issues/21253), and unpickles anything from an http
+    address.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
+        """Writes `checkpoint` to `path`; what stood there stays until the new one is on the disk."""
+        write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
+
+    def load_checkpoint(
+        self, path: _PATH, map_location: Any = "cpu", weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """Reads a local checkpoint of tensors and plain values.
+
+        Raises:
+            InputError: It is missing, damaged, or holds what only running code could restore.
+        """
+        return load_checkpoint(path)
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads a checkpoint, on the CPU, with `weights_only=True`.
+
+    Raises:
+        InputError: There is no such local file, or it is not a whole checkpoint of tensors and plain values.
+    """
+    if "://" in str(path):
+        raise InputError(f"checkpoint {path} is an address: download it, and give the file's path")
+    if not Path(path).is_file():
+        raise InputError(f"checkpoint {path} does not exist: give a run's folder or a .ckpt file")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises nearly anything on a damaged file
+        reason = "it would run code when loaded" if "Unsupported" in str(error) else "it is damaged or no checkpoint"
+        raise InputError(f"checkpoint {path} cannot be read: {reason}; give another one") from error
+    if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= checkpoint.keys():
+        raise InputError(f"checkpoint {path} is not one that Lightning wrote: give a run's folder or a .ckpt file")
+    return checkpoint
+
+
+def newest_readable(folder: Path) -> tuple[Path, list[str]]:
+    """The newest checkpoint of `folder` that can be read, and what is wrong with those newer than it.
+
+    Raises:
+        InputError: None can be read.
+    """
+    problems: list[str] = []
+    for path in reversed(step_checkpoints(folder)):
+        try:
+            load_checkpoint(path)
+        except InputError as error:
+            problems.append(str(error))
+        else:
+            return path, problems
+    raise InputError("; ".join([f"nothing to resume: {folder} holds no readable checkpoint", *problems]))
+
+
+def step_checkpoints(folder: Path) -> list[Path]:
+    """The `step-S.ckpt` of `folder`, in the order of their steps."""
+    found = [(int(match[1]), path) for path in folder.glob("step-*.ckpt") if (match := _STEP.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
+
+
+class Checkpoints(Checkpoint):
+    """Saves at the first step, after the last batch of every epoch (before its validation), and every n steps.
+
+    Args:
+        folder: Where to write.
+        metrics: The run's log: a checkpoint knows how many of its rows came before it.
+        every_n_steps: Also save after each multiple of this many steps.
+
+    Attributes:
+        seconds: Spent in fitting so far, of all the sessions that an interrupted run took; without what was lost.
+    """
+
+    def __init__(self, folder: Path, metrics: MetricsCSV, every_n_steps: int | None = None) -> None:
+        self.folder, self.metrics, self.every_n_steps = folder, metrics, every_n_steps
+        self.best_acc = -1.0
+        self._seconds_before, self._started = 0.0, time.monotonic()
+        self._saved_step = -1
+
+    @property
+    def seconds(self) -> float:  # noqa: D102
+        return self._seconds_before + time.monotonic() - self._started
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run takes up besides the network and the optimiser."""
+        return {"best_acc": self.best_acc, "seconds": self.seconds, "rows": len(self.metrics.rows)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes it up."""
+        self.best_acc, self._seconds_before = state_dict["best_acc"], state_dict["seconds"]
+        self.metrics.truncate(state_dict["rows"])
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves the start: a run that was ever under way can always be resumed."""
+        self._started = time.monotonic()
+        if trainer.global_step == 0:
+            self.save(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves where it is due."""
+        due = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
+        if due or batch_idx + 1 >= trainer.num_training_batches or trainer.global_step == trainer.max_steps:
+            self.save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keeps the best, by the accuracy on the validation split."""
+        acc = trainer.callback_metrics.get("val_acc")
+        if acc is not None and not trainer.sanity_checking and float(acc) > self.best_acc:
+            self.best_acc = float(acc)
+            trainer.save_checkpoint(self.folder / "best.ckpt")
+
+    def save(self, trainer: Trainer) -> None:
+        """Writes `step-S.ckpt` of the current step, on all ranks together, and removes those no longer kept.
+
+        Raises:
+            NonFiniteError: A weight is NaN or infinite: what stands on the disk is better.
+            RunError: The disk does not take it.
+        """
+        if self._saved_step == trainer.global_step:
+            return
+        for name, weight in trainer.lightning_module.state_dict().items():
+            if isinstance(weight, Tensor) and weight.is_floating_point() and not weight.isfinite().all():
+                raise NonFiniteError(
+                    f"the weight {name} is not finite at step {trainer.global_step}: the checkpoint before is kept; "
+                    "lower --model.lr"
+                )
+        trainer.save_checkpoint(self.folder / f"step-{trainer.global_step}.ckpt")
+        self._saved_step = trainer.global_step
+        if trainer.is_global_zero:
+            for path in step_checkpoints(self.folder)[:-KEEP]:
+                path.unlink(missing_ok=True)

@@ -1,0 +1,99 @@
+"""What the scripts have in common: flags from typed functions, and errors as one line with an exit code."""
+
+import difflib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from cifar_lightning import signals
+from cifar_lightning.errors import InputError, NonFiniteError, RunError, Stopped, exit_code
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+
+def main(script: Callable[[Sequence[str]], int | None]) -> NoReturn:
+    """Runs a script on the command line's arguments and ends the process.
+
+    Exit codes: 0; 1 for a failed run; 2 for a user's mistake; 3 for NaN; 128 + the signal for one that was stopped.
+    """
+    signals.install()
+    try:
+        code = script(sys.argv[1:]) or 0
+    except (InputError, NonFiniteError, RunError) as error:
+        code = exit_code(error)
+        # under torchrun every rank comes here with the same mistake: one says it
+        if code != 2 or os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+    except Stopped as error:
+        code = exit_code(error)
+        print(f"stopped by {error}; go on with --resume", file=sys.stderr)
+    except RuntimeError as error:
+        if "operator torchvision::nms does not exist" not in str(error):
+            raise
+        code = 2
+        print(f"error: {_mismatch()}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _mismatch() -> str:
+    from importlib.metadata import version
+
+    return (
+        f"torch {version('torch')} and torchvision {version('torchvision')} are not builds that belong together: "
+        "pip install --force-reinstall torch torchvision"
+    )
+
+
+def parse(parser: "ArgumentParser", arguments: Sequence[str]) -> "Namespace":
+    """The flags of `arguments`.
+
+    Raises:
+        InputError: One of them is unknown or has a wrong value.
+    """
+    from jsonargparse import ArgumentError
+
+    known = [option for action in parser._actions for option in action.option_strings]
+    for argument in arguments:
+        flag = argument.partition("=")[0]
+        # Groups that take any key, such as --trainer.KEY, are checked by what they configure.
+        if flag.startswith("--") and flag not in known and not flag.startswith("--trainer."):
+            near = difflib.get_close_matches(flag, known, n=1, cutoff=0.5)
+            raise InputError(f"unknown flag {flag}: " + (f"did you mean {near[0]}?" if near else "see --help"))
+    try:
+        return parser.parse_args(list(arguments))
+    except ArgumentError as error:
+        raise InputError(" ".join(str(error).split()) + "; see --help") from error
+
+
+def with_recipe(arguments: Sequence[str]) -> list[str]:
+    """Puts the settings of `--recipe NAME` before all others, which then overrule them.
+
+    Raises:
+        InputError: There is no such recipe.
+    """
+    name = value_of("--recipe", arguments)
+    if name is None:
+        return list(arguments)
+    folder = Path(__file__).parent / "recipes"
+    if not (path := folder / f"{name}.yaml").exists():
+        names = sorted(recipe.stem for recipe in folder.glob("*.yaml"))
+        raise InputError(f"recipe {name!r} is not known: give one of {', '.join(names)}")
+    return ["--config", str(path), *arguments]
+
+
+def value_of(flag: str, arguments: Sequence[str]) -> str | None:
+    """The value of `flag`, before the arguments are parsed; None where it is not given."""
+    for i, argument in enumerate(arguments):
+        if argument == flag and i + 1 < len(arguments):
+            return arguments[i + 1]
+        if argument.startswith(f"{flag}="):
+            return argument.partition("=")[2]
+    return None
+
+
+def plain(namespace: "Namespace") -> dict[str, Any]:
+    """A parsed group of flags as keyword arguments."""
+    return dict(namespace.as_dict())

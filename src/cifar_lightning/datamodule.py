@@ -1,0 +1,242 @@
+"""CIFAR10DataModule: the images of a source, as ready batches for any LightningModule or a plain loop."""
+
+import zlib
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from cifar_lightning import cifar10, sources, transforms
+from cifar_lightning.errors import InputError
+from cifar_lightning.loader import BatchLoader, epoch_generator
+from cifar_lightning.sources import ImageSet
+
+
+class CIFAR10DataModule(LightningDataModule):
+    """CIFAR-10, or images like it, downloaded, split, augmented, normalised and batched.
+
+    In a Trainer the batches are on the Trainer's device and shared by its ranks. Without one:
+    `dm.prepare_data(); dm.setup("fit"); for images, labels in dm.train_dataloader(): ...`.
+
+    Args:
+        data_dir: Folder of the archive, which is downloaded into it once, or of the class folders.
+        batch_size: Images per training step over all devices (the global batch).
+        source: Where the images come from: cifar10 and cifar100, the official archives; folder, any tree
+            `train/<class>/*`, `test/<class>/*` in `data_dir`; synthetic, images drawn by this package.
+        val_split: Training images held out for validation: how many, or a fraction; the same share of every class.
+        augment: Shift and mirror the training images at random.
+        crop_padding: Pixels that `augment` may shift by, each way; what comes in is the image's reflection.
+        flip: How `augment` mirrors: random, each time with probability 1/2; alternating, every other epoch; none.
+        normalization: `half` maps 0..1 to -1..1, as the tutorial does; `dataset` uses CIFAR's mean and std.
+        eval_batch_size: Images per batch in validation, test and prediction.
+        seed: Of the order and the augmentation.
+        split_seed: Of the validation split, which is thus the same in runs of different seeds.
+        mirror: Where to get the archive in place of its official mirrors: an https address, or a local file.
+        sha256: Digest of the archive, where it is not the official one.
+        synthetic_size: Training images that the synthetic source draws; it draws a fifth as many for the test.
+        device: Where the batches are wanted when there is no Trainer, e.g. "cuda".
+
+    Attributes:
+        dims: `(3, 32, 32)`, the shape of an image.
+        classes: Names of the classes, in the order of the labels.
+        num_classes: Their number.
+
+    Raises:
+        InputError: A value is out of its range, or the images cannot be had.
+    """
+
+    dims = (3, 32, 32)
+
+    def __init__(
+        self,
+        data_dir: str | Path = "data",
+        batch_size: int = 4,
+        source: Literal["cifar10", "cifar100", "folder", "synthetic"] = "cifar10",
+        val_split: int | float = 0,
+        augment: bool = False,
+        crop_padding: int = 4,
+        flip: Literal["none", "random", "alternating"] = "random",
+        normalization: Literal["half", "dataset"] = "half",
+        eval_batch_size: int = 500,
+        seed: int = 0,
+        split_seed: int = 0,
+        mirror: str | None = None,
+        sha256: str | None = None,
+        synthetic_size: int = 10_000,
+        device: str = "cpu",
+    ) -> None:
+        super().__init__()
+        data_dir = str(data_dir)  # plain values only: a Path makes a checkpoint that weights_only refuses
+        self.save_hyperparameters()
+        for name, value, ok, range_ in (
+            ("source", source, source in sources.SOURCES, " or ".join(sources.SOURCES)),
+            ("batch_size", batch_size, batch_size >= 1, "1 or more"),
+            ("eval_batch_size", eval_batch_size, eval_batch_size >= 1, "1 or more"),
+            ("crop_padding", crop_padding, 0 <= crop_padding < 32, "0 to 31"),
+            ("synthetic_size", synthetic_size, synthetic_size >= 10, "10 or more"),
+            ("val_split", val_split, val_split >= 0, "a count, or a fraction from 0 to 1"),
+            ("val_split", val_split, not isinstance(val_split, float) or val_split < 1, "a fraction below 1"),
+        ):
+            if not ok:
+                raise InputError(f"{name} {value} is out of range: give {range_}")
+        self._archive = {"mirror": mirror, "sha256": sha256}
+        self._mean, self._std = normalization_constants(normalization, source)
+        self._sets: dict[str, ImageSet] = {}
+
+    def prepare_data(self) -> None:
+        """Downloads what is not there yet. Safe to call from several processes at once."""
+        if self.hparams["source"] != "synthetic":
+            sources.prepare(self.hparams["source"], self.hparams["data_dir"], **self._archive)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Loads the images that `stage` needs: fit, validate, test, predict, or None for all."""
+        splits = {"fit": ["train"], "validate": ["train"], "test": ["test"], "predict": ["test"]}
+        for split in splits.get(stage or "", ["train", "test"]):
+            self.image_set(split)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the labels. Loads the images if they are not loaded yet."""
+        return (next(iter(self._sets.values()), None) or self.image_set("test")).classes
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+    @property
+    def train_indices(self) -> Tensor:
+        """Indices of the training images that are not held out."""
+        return self._split[0]
+
+    @property
+    def val_indices(self) -> Tensor:
+        """Indices of the training images that are."""
+        return self._split[1]
+
+    def image_set(self, split: str) -> ImageSet:
+        """The images of `train` or `test`, as they are, on the CPU."""
+        if split not in self._sets:
+            h = self.hparams
+            if h["source"] == "synthetic":
+                count = h["synthetic_size"] if split == "train" else max(10, h["synthetic_size"] // 5)
+                self._sets[split] = sources.synthetic(split, count)
+            else:
+                self._sets[split] = sources.load(h["source"], split, h["data_dir"], **self._archive)
+        return self._sets[split]
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """What a network takes, float32 `(N, 3, 32, 32)`, of uint8 images of that shape."""
+        mean, std = (torch.tensor(x, device=images.device) for x in (self._mean, self._std))
+        return transforms.normalize(images.permute(0, 2, 3, 1), mean, std)
+
+    def train_dataloader(self) -> BatchLoader:
+        """Shuffled, augmented batches of the training images that are not held out."""
+        h = self.hparams
+        augmentation = {"crop_padding": h["crop_padding"], "flip": h["flip"]} if h["augment"] else {}
+        return self._loader("train", self.train_indices, h["batch_size"], train=True, seed=h["seed"], **augmentation)
+
+    def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
+        """The held-out training images, once each, unaugmented; none (an empty list) without a `val_split`."""
+        if not len(self.val_indices):
+            return []
+        return self._loader("train", self.val_indices, self.hparams["eval_batch_size"])
+
+    def test_dataloader(self) -> BatchLoader:
+        """The test images, once each."""
+        return self._loader("test", None, self.hparams["eval_batch_size"])
+
+    def predict_dataloader(self) -> BatchLoader:
+        """The test images, once each."""
+        return self.test_dataloader()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What tells the training images from others, for a resumed run."""
+        return {"fingerprint": self._fingerprint}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Checks that a resumed run has the images that it began with.
+
+        Raises:
+            InputError: It has not.
+        """
+        if state_dict["fingerprint"] != self._fingerprint:
+            raise InputError(
+                f"the training images in {self.hparams['data_dir']} are not those that the run began with: "
+                "bring those back, or start a new run"
+            )
+
+    @cached_property
+    def _fingerprint(self) -> int:
+        images = self.image_set("train")
+        return zlib.crc32(images.labels.numpy(), zlib.crc32(images.images.permute(0, 2, 3, 1).contiguous().numpy()))
+
+    @cached_property
+    def _split(self) -> tuple[Tensor, Tensor]:
+        h = self.hparams
+        return stratified_split(self.image_set("train").labels, h["val_split"], h["split_seed"])
+
+    def _loader(self, split: str, index: Tensor | None, batch_size: int, **kwargs: Any) -> BatchLoader:
+        trainer, image_set = self.trainer, self.image_set(split)
+        images, labels = image_set.images, image_set.labels
+        if index is not None and len(index) < len(labels):
+            images, labels = images[index], labels[index]
+        device = trainer.strategy.root_device if trainer else torch.device(self.hparams["device"])
+        return BatchLoader(
+            images.to(device),
+            labels.to(device),
+            batch_size,
+            mean=self._mean,
+            std=self._std,
+            rank=trainer.global_rank if trainer else 0,
+            world_size=trainer.world_size if trainer else 1,
+            **kwargs,
+        )
+
+
+def normalization_constants(normalization: str, source: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Per-channel mean and std, for images scaled to 0..1, by the name the DataModule gives them."""
+    if normalization == "half":
+        return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+    if source == "cifar100":
+        return cifar10.CIFAR100_MEAN, cifar10.CIFAR100_STD
+    return cifar10.MEAN, cifar10.STD
+
+
+def stratified_split(labels: Tensor, val_split: int | float, seed: int) -> tuple[Tensor, Tensor]:
+    """Holds out the same share of every class.
+
+    Args:
+        labels: `(N,)` int64.
+        val_split: How many images to hold out, or a fraction of them.
+        seed: The split is a function of it and of the labels.
+
+    Returns:
+        The sorted indices of the rest and of the held-out images.
+
+    Raises:
+        InputError: It would hold out all images.
+    """
+    count = round(val_split * len(labels)) if isinstance(val_split, float) else val_split
+    if count >= len(labels):
+        raise InputError(f"val_split {val_split} leaves none of the {len(labels)} training images: give less")
+    # Shuffle, then order by the position within the class relative to the class's size: any prefix is stratified.
+    shuffled = torch.randperm(len(labels), generator=epoch_generator(seed, 0))
+    by_class = shuffled[torch.sort(labels[shuffled], stable=True).indices]
+    sizes = torch.bincount(labels)
+    starts = sizes.cumsum(0) - sizes
+    ordered = labels[by_class]
+    position = torch.arange(len(labels)) - starts[ordered]
+    order = by_class[torch.sort((position + 0.5) / sizes[ordered], stable=True).indices]
+    return order[count:].sort().values, order[:count].sort().values
+
+
+def fake_data(size: int = 200, **kwargs: Any) -> CIFAR10DataModule:
+    """A data module of `size` drawn training images and a fifth as many test images, for unit tests.
+
+    It has CIFAR-10's classes, shapes and dtypes, and takes the arguments of `CIFAR10DataModule`.
+    """
+    return CIFAR10DataModule(source="synthetic", synthetic_size=size, **{"batch_size": 20, **kwargs})

@@ -1,0 +1,86 @@
+"""Which devices a job runs on, and what its ranks share before Lightning takes over."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from cifar_lightning.errors import InputError
+
+# A rank that hears nothing from the others for so long gives up: a checkpoint takes seconds, an evaluation a minute.
+RANK_TIMEOUT = timedelta(minutes=5)
+
+
+def resolve_devices(accelerator: str, devices: str | int) -> tuple[str, int]:
+    """What `auto` stands for here: the accelerator, and how many devices of this machine.
+
+    Raises:
+        InputError: There are no such devices.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if accelerator == "auto":
+        accelerator = "gpu" if gpus else "mps" if torch.backends.mps.is_available() else "cpu"
+    if accelerator in ("gpu", "cuda"):
+        if not gpus:
+            raise InputError(
+                f"accelerator {accelerator}: this machine has no GPU that torch can use; give --accelerator cpu"
+            )
+        chosen = _device_list(devices, gpus)
+        if len(chosen) > gpus or any(index >= gpus for index in chosen):
+            raise InputError(f"devices {devices}: this machine has {gpus} GPUs; give at most that many")
+        return accelerator, len(chosen)
+    return accelerator, len(_device_list(devices, 1))
+
+
+def _device_list(devices: str | int, available: int) -> list[int]:
+    text = str(devices).strip()
+    try:
+        if text in ("auto", "-1"):
+            return list(range(available))
+        if "," in text:
+            return [int(part) for part in text.split(",") if part.strip()]
+        if int(text) > 0:
+            return list(range(int(text)))
+    except ValueError:
+        pass
+    raise InputError(f"devices {devices}: give a number, a list such as 0,1, or auto")
+
+
+def is_first_rank() -> bool:
+    """Whether this process is the one of the job that makes folders."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def world_size() -> int:
+    """Ranks of the job that this process is one of."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """Connects the ranks of a job, which share the cores; does nothing for a job of one.
+
+    Lightning would connect them too, but only once a Trainer runs, and the ranks have a folder to agree on before.
+    """
+    if world_size() == 1:
+        yield
+        return
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // local))
+    dist.init_process_group(timeout=RANK_TIMEOUT)  # gloo for tensors on the CPU, NCCL for those on a GPU
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def from_first_rank(value: str | None) -> str:
+    """What the first rank gives, on every rank."""
+    box = [value]
+    if world_size() > 1:
+        dist.broadcast_object_list(box, 0, device=torch.device("cpu"))
+    assert box[0] is not None
+    return box[0]

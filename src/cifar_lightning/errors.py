@@ -1,0 +1,35 @@
+"""How a job of ours ends badly, and the exit code that says so."""
+
+
+class InputError(ValueError):
+    """A mistake in what the user gave: one line with the value, the cause and the next step. Exit code 2."""
+
+
+class NonFiniteError(RuntimeError):
+    """Training has met NaN or infinity. Exit code 3."""
+
+
+class RunError(RuntimeError):
+    """A run failed for a reason outside it, such as a full disk: one line. Exit code 1."""
+
+
+class Stopped(BaseException):
+    """The job was told to stop by a signal. Exit code 128 + the signal's number, as a shell has it.
+
+    Not an `Exception`: nothing that handles errors should take it for one.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code of a process that ends with `error`."""
+    if isinstance(error, Stopped):
+        return 128 + error.signum
+    if isinstance(error, InputError):
+        return 2
+    if isinstance(error, NonFiniteError):
+        return 3
+    return 1

@@ -1,0 +1,222 @@
+"""LitNet: the loss, the optimiser, its schedule and the metrics around a network."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
+from cifar_lightning.cifar10 import CLASSES
+from cifar_lightning.errors import InputError, NonFiniteError
+from cifar_lightning.networks import build
+
+Batch = tuple[Tensor, Tensor]
+
+
+class LitNet(LightningModule):
+    """An image classifier: cross-entropy, SGD with momentum, overall and per-class accuracy.
+
+    It logs `train_loss` (the mean since the last log point) and `lr` every `log_every_n_steps` steps of the Trainer,
+    and `{val,test}_loss`, `{val,test}_acc` and `{val,test}_acc/<class>` at the end of an evaluation. The tensors of the
+    last evaluation stay in `last_evaluation`.
+
+    Args:
+        net: A network's name, `tutorial` or `resnet18`, or any module from images `(N, 3, H, W)` to logits
+            `(N, len(classes))`. A module is not stored in checkpoints: give it to `load_from_checkpoint` again.
+        width: Channels of the named network's first convolution; its own default where none is given.
+        lr: Learning rate; with a schedule, its highest.
+        momentum: Of SGD, 0 to 1.
+        weight_decay: L2 penalty on all weights.
+        nesterov: Whether the momentum is Nesterov's.
+        label_smoothing: Part of each label spread over all classes, 0 to 1. Evaluation losses are without it.
+        schedule: Of the learning rate, per step over the whole fit: constant; one-cycle (linear from lr / 25 to lr in
+            the first 30 %, then a half cosine to zero); cosine (a half cosine from lr to zero).
+        classes: Names of the classes, in the order of the labels. Stored in checkpoints.
+
+    Raises:
+        InputError: A value is out of its range, or the network's name is not known.
+    """
+
+    def __init__(
+        self,
+        net: str | nn.Module = "tutorial",
+        width: int | None = None,
+        lr: float = 0.001,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        label_smoothing: float = 0.0,
+        schedule: Literal["constant", "one-cycle", "cosine"] = "constant",
+        classes: Sequence[str] = CLASSES,
+    ) -> None:
+        super().__init__()
+        classes = list(classes)  # plain values only: anything else makes a checkpoint that weights_only refuses
+        self.save_hyperparameters(ignore=["net"] if isinstance(net, nn.Module) else [])
+        for name, value, ok, range_ in (
+            ("lr", lr, lr > 0, "more than 0"),
+            ("momentum", momentum, 0 <= momentum < 1, "0 to 1, without 1"),
+            ("weight_decay", weight_decay, weight_decay >= 0, "0 or more"),
+            ("label_smoothing", label_smoothing, 0 <= label_smoothing < 1, "0 to 1, without 1"),
+            ("nesterov", nesterov, momentum > 0 or not nesterov, "false where momentum is 0"),
+            ("schedule", schedule, schedule in SCHEDULES, " or ".join(SCHEDULES)),
+        ):
+            if not ok:
+                raise InputError(f"{name} {value} is out of range: give {range_}")
+        self.net = build(net, len(classes), width) if isinstance(net, str) else net
+        self.classes = classes
+        self.example_input_array = torch.zeros(2, 3, 32, 32)
+        self.last_evaluation: dict[str, Tensor] = {}
+        self._loss_sum, self._loss_count = torch.zeros(()), 0  # since the last log point
+        self._last_train_loss = math.nan
+        metrics = MetricCollection(
+            {
+                # "micro" counts images; torchmetrics' default, "macro", is the mean over the classes
+                "acc": MulticlassAccuracy(len(classes), average="micro"),
+                "acc_per_class": MulticlassAccuracy(len(classes), average=None),
+                "confusion": MulticlassConfusionMatrix(len(classes)),
+                "loss": MeanMetric(),
+            }
+        )
+        self.val_metrics, self.test_metrics = metrics.clone(prefix="val_"), metrics.clone(prefix="test_")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits `(N, len(classes))` of normalised images `(N, 3, 32, 32)`."""
+        return self.net(images)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The mean cross-entropy of a batch."""
+        images, labels = batch
+        loss = F.cross_entropy(self(images), labels, label_smoothing=self.hparams["label_smoothing"])
+        self._loss_sum += loss.detach()  # stays on the device: reading it here would make the host wait
+        self._loss_count += 1
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Counts a batch into the validation metrics."""
+        self._evaluate(self.val_metrics, batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Counts a batch into the test metrics."""
+        self._evaluate(self.test_metrics, batch)
+
+    def predict_step(self, batch: Tensor | Batch, batch_idx: int = 0) -> tuple[Tensor, Tensor]:
+        """The predicted class `(N,)` and the probabilities `(N, len(classes))` of a batch, with or without labels."""
+        images = batch if isinstance(batch, Tensor) else batch[0]
+        probabilities = self(images).softmax(1)
+        return probabilities.argmax(1), probabilities
+
+    @torch.inference_mode()
+    def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """`predict_step` without a Trainer, in evaluation mode."""
+        self.eval()
+        return self.predict_step(images)
+
+    def configure_optimizers(self) -> Any:
+        """SGD, and a schedule as long as the Trainer will fit."""
+        h = self.hparams
+        optimizer = torch.optim.SGD(
+            self.parameters(),
+            h["lr"],
+            momentum=h["momentum"],
+            weight_decay=h["weight_decay"],
+            nesterov=h["nesterov"],
+            fused=True,  # one kernel for all weights
+        )
+        if h["schedule"] == "constant":
+            return optimizer
+        factor, total = SCHEDULES[h["schedule"]], int(self.trainer.estimated_stepping_batches)
+        scheduler = LambdaLR(optimizer, lambda step: factor(step / total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_fit_start(self) -> None:
+        """Moves the running loss to where the losses are."""
+        self._loss_sum = self._loss_sum.to(self.device)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Logs the running loss at the log points."""
+        # A multiple of accumulated batches shares a global step: only the last of them has stepped.
+        if self.trainer.global_step % self.trainer.log_every_n_steps == 0 and self._loss_count:
+            self._log_train_loss()
+
+    def on_train_epoch_end(self) -> None:
+        """Logs what the steps since the last log point have left."""
+        if self._loss_count:
+            self._log_train_loss()
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the validation metrics."""
+        self._log_evaluation(self.val_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the test metrics."""
+        self._log_evaluation(self.test_metrics)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the running loss of every rank: a resumed run logs the same figures."""
+        sums = self.all_gather(self._loss_sum).reshape(-1).tolist()
+        checkpoint["train_loss_window"] = {"sums": sums, "count": self._loss_count}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes up the running loss."""
+        window = checkpoint.get("train_loss_window", {"sums": [0.0], "count": 0})
+        sums, world_size = window["sums"], self._trainer.world_size if self._trainer else 1
+        mine = sums[self.global_rank] if len(sums) == world_size else sum(sums) / len(sums)
+        self._loss_sum, self._loss_count = torch.tensor(mine, device=self.device), window["count"]
+
+    def _log_train_loss(self) -> None:
+        # Every rank has the same number of images, so the mean over ranks is that over images.
+        mean = self.trainer.strategy.reduce(self._loss_sum / self._loss_count, reduce_op="mean").item()
+        lr = self.optimizers().param_groups[0]["lr"]
+        if not math.isfinite(mean):
+            raise NonFiniteError(
+                f"the training loss is {mean} at step {self.trainer.global_step}, with lr {lr:g}; "
+                f"the last finite loss was {self._last_train_loss:.4f}: lower --model.lr"
+            )
+        self.log_dict({"train_loss": mean, "lr": lr}, prog_bar=True)
+        self._last_train_loss = mean
+        self._loss_sum.zero_()
+        self._loss_count = 0
+
+    def _evaluate(self, metrics: MetricCollection, batch: Batch) -> None:
+        images, labels = batch
+        logits = self(images)
+        metrics["loss"].update(F.cross_entropy(logits, labels), len(labels))
+        for name in ("acc", "acc_per_class", "confusion"):
+            metrics[name].update(logits.argmax(1), labels)
+
+    def _log_evaluation(self, metrics: MetricCollection) -> None:
+        values = metrics.compute()  # over all ranks
+        prefix = metrics.prefix
+        self.last_evaluation = {name.removeprefix(prefix): value.cpu() for name, value in values.items()}
+        per_class = zip(self.classes, self.last_evaluation["acc_per_class"], strict=True)
+        self.log_dict(
+            {
+                f"{prefix}loss": values[f"{prefix}loss"],
+                f"{prefix}acc": values[f"{prefix}acc"],
+                **{f"{prefix}acc/{name}": accuracy for name, accuracy in per_class},
+            },
+            prog_bar=False,
+            rank_zero_only=True,
+        )
+        metrics.reset()
+
+
+def _one_cycle(progress: float) -> float:
+    """Factor of the highest lr at `progress`, 0 to 1 of the fit (https://arxiv.org/abs/1708.07120)."""
+    if progress < 0.3:
+        return 1 / 25 + (1 - 1 / 25) * progress / 0.3
+    return _cosine((progress - 0.3) / 0.7)
+
+
+def _cosine(progress: float) -> float:
+    """Factor of the highest lr at `progress`, 0 to 1 of the fit (https://arxiv.org/abs/1608.03983)."""
+    return (1 + math.cos(math.pi * min(progress, 1.0))) / 2
+
+
+SCHEDULES = {"constant": lambda progress: 1.0, "one-cycle": _one_cycle, "cosine": _cosine}

@@ -1,0 +1,182 @@
+"""BatchLoader: ready batches from images that lie in memory as one tensor."""
+
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from cifar_lightning import transforms
+from cifar_lightning.errors import InputError
+
+CHUNK = 2048  # images prepared at once: enough to hide the cost of a call, little enough to stay in the cache
+
+Batch = tuple[Tensor, Tensor]
+
+
+def epoch_generator(seed: int, epoch: int) -> torch.Generator:
+    """A CPU generator that is a function of (seed, epoch) only; neighbouring pairs are unrelated."""
+    return torch.Generator().manual_seed(random.Random(f"{seed}/{epoch}").getrandbits(63))
+
+
+class BatchLoader:
+    """Iterates `(images, labels)` batches: float32 `(B, 3, 32, 32)` in channels_last, int64 `(B,)`.
+
+    It stands where a `torch.utils.data.DataLoader` would, without workers: the images are on the device already, and
+    cropping, flipping and normalising some 2,000 at a time costs microseconds an image.
+
+    What it yields is a function of (seed, epoch, position in the epoch), drawn on the CPU, whatever the device and
+    the number of ranks. In training each rank takes its slice of every global batch, so that 1, 2 or 8 ranks see the
+    same sequence of global batches; images that do not fill a last global batch wait for another epoch's order. In
+    evaluation every image comes once: the batches are fixed, and the ranks take whole ones in turn.
+
+    `state_dict` and `load_state_dict` hold the position, which is what Lightning asks of a loader that can resume in
+    the middle of an epoch.
+
+    Args:
+        images: uint8 `(N, 3, H, W)` in channels_last, on the device where the batches are wanted.
+        labels: int64 `(N,)`, same device.
+        batch_size: Images per batch over all ranks (the global batch).
+        mean: Per-channel mean, for images scaled to 0..1.
+        std: Per-channel standard deviation, likewise.
+        train: Shuffle, augment and drop the last partial batch; otherwise every image once, in order.
+        seed: Of the order and the augmentation.
+        crop_padding: In training, pixels that a random crop may shift by; 0 crops nothing.
+        flip: In training: `"random"` mirrors each image with probability 1/2; `"alternating"` does so in the first
+            epoch, and from then on shows each image mirrored in every other epoch (https://arxiv.org/abs/2404.00498,
+            section 3.6).
+        rank: This process's index.
+        world_size: Number of processes.
+
+    Raises:
+        InputError: `batch_size` is less than 1, more than the images, or not a multiple of `world_size`.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        batch_size: int,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        train: bool = False,
+        seed: int = 0,
+        crop_padding: int = 0,
+        flip: Literal["none", "random", "alternating"] = "none",
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.images = images.permute(0, 2, 3, 1).contiguous()
+        self.size = self.images.shape[1]
+        self.labels = labels
+        self.mean = torch.tensor(mean, device=images.device)
+        self.std = torch.tensor(std, device=images.device)
+        self.train, self.seed, self.flip = train, seed, flip
+        self.crop_padding = crop_padding if train else 0
+        self.rank, self.world_size = rank, world_size
+        if train:
+            check_batch_size(batch_size, len(labels), world_size)
+            self.batch_size = batch_size
+        else:
+            # At least 8 batches, so that up to 8 ranks share the same ones and their figures agree to the last bit.
+            self.batch_size = max(1, min(batch_size, len(labels) // max(8, world_size)))
+        if self.crop_padding:
+            self.images = transforms.reflect_pad(self.images, crop_padding)
+        self._epoch, self._position = 0, 0
+        self._next = (0, 0)  # (epoch, position) that the next iteration starts from
+
+    @property
+    def sampler(self) -> "BatchLoader":
+        """Where Lightning looks for `set_epoch`."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Makes the next iteration that of `epoch`. Lightning calls it; a plain loop need not: epochs follow on."""
+        if epoch != self._next[0]:  # else keep the position that a checkpoint gave
+            self._next = (epoch, 0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position: how many batches of which epoch have been yielded."""
+        return {"epoch": self._epoch, "position": self._position}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Makes the next iteration go on from where `state_dict` was taken."""
+        epoch, position = state_dict["epoch"], state_dict["position"]
+        self._epoch, self._position = epoch, position
+        self._next = (epoch, position) if position < len(self) else (epoch + 1, 0)
+
+    def __len__(self) -> int:
+        if self.train:
+            return len(self.labels) // self.batch_size
+        batches = -(-len(self.labels) // self.batch_size)
+        return len(range(self.rank, batches, self.world_size))
+
+    def __iter__(self) -> Iterator[Batch]:
+        # A generator does nothing before its first `next`, and Lightning calls `iter` once more than it iterates.
+        self._epoch, self._position = self._next
+        self._next = (self._epoch + 1, 0)
+        batches = self._train_batches() if self.train else self._eval_batches()
+        for batch in batches:
+            self._position += 1
+            yield batch
+
+    def _train_batches(self) -> Iterator[Batch]:
+        """This rank's slices of the global batches of this epoch, from the current position on."""
+        order, top, left, mirrored = self._draw_epoch()
+        share = self.batch_size // self.world_size
+        per_chunk = max(1, CHUNK // share)
+        start = self._position
+        while start < len(self):
+            stop = min(start + per_chunk, len(self))
+            # rows are global batches; this rank's columns of them
+            rows = slice(start * self.batch_size, stop * self.batch_size)
+            columns = slice(self.rank * share, (self.rank + 1) * share)
+            mine = [x[rows].view(-1, self.batch_size)[:, columns].reshape(-1) for x in (order, top, left, mirrored)]
+            images, labels = self._prepare(*(x.to(self.labels.device, non_blocking=True) for x in mine))
+            yield from zip(images.split(share), labels.split(share), strict=True)
+            start = stop
+
+    def _draw_epoch(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """For each position in the epoch: which image, the first row and column of its crop, whether it is mirrored."""
+        generator = epoch_generator(self.seed, self._epoch)
+        count = len(self.labels)
+        order = torch.randperm(count, generator=generator)
+        top, left = torch.randint(0, 2 * self.crop_padding + 1, (2, count), generator=generator)
+        mirrored = torch.zeros(count, dtype=torch.bool)
+        if self.flip == "random":
+            mirrored = torch.rand(count, generator=generator) < 0.5
+        elif self.flip == "alternating":
+            first = torch.rand(count, generator=epoch_generator(self.seed, 0)) < 0.5
+            mirrored = (first ^ bool(self._epoch % 2))[order]
+        return order, top, left, mirrored
+
+    def _prepare(self, index: Tensor, top: Tensor, left: Tensor, mirrored: Tensor) -> Batch:
+        if self.crop_padding:
+            images = transforms.crop(self.images, index, top, left, self.size)
+        else:
+            images = self.images.index_select(0, index)
+        if self.flip != "none":
+            images = transforms.flip(images, mirrored)
+        return transforms.normalize(images, self.mean, self.std), self.labels[index]
+
+    def _eval_batches(self) -> Iterator[Batch]:
+        images, labels = self.images.split(self.batch_size), self.labels.split(self.batch_size)
+        for i in range(self.rank + self._position * self.world_size, len(images), self.world_size):
+            yield transforms.normalize(images[i], self.mean, self.std), labels[i]
+
+
+def check_batch_size(batch_size: int, images: int, world_size: int) -> None:
+    """Raises an InputError where `batch_size` images cannot be shared by `world_size` ranks, or are not there."""
+    if batch_size < 1:
+        raise InputError(f"batch_size {batch_size} is less than 1: give a positive number of images")
+    if batch_size > images:
+        raise InputError(f"batch_size {batch_size} is more than the {images} training images: give at most {images}")
+    if batch_size % world_size:
+        below, above = batch_size // world_size * world_size, -(-batch_size // world_size) * world_size
+        nearest = f"{below} or {above}" if below else f"{above}"
+        raise InputError(
+            f"batch_size {batch_size} cannot be shared by {world_size} devices: it is the global batch, "
+            f"images per step over all devices; give {nearest}"
+        )

@@ -1,0 +1,99 @@
+"""MetricsCSV: a run's figures in `metrics.csv`, each step once, whatever interrupts the run."""
+
+import csv
+import io
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from cifar_lightning.storage import write_atomically
+
+Row = dict[str, float | None]
+
+
+class MetricsCSV(Logger):
+    """Writes one row a log point, with `step` as the number of steps done, and flushes it.
+
+    Lightning's CSVLogger deletes the file when a run is resumed
+    (https://github.com/Lightning-AI/pytorch-lightning/pull/19446). This one goes on after the rows that the resumed
+    checkpoint knows of (`truncate`).
+
+    Args:
+        path: Of the file.
+    """
+
+    trainer: Trainer  # to be set before it runs: a row says how many steps it has done
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.rows: list[Row] = []
+        self.columns = ["epoch", "step"]
+
+    @property
+    def name(self) -> str:
+        """The folder of all runs."""
+        return self.path.parent.parent.name
+
+    @property
+    def version(self) -> str:
+        """The run's folder."""
+        return self.path.parent.name
+
+    @property
+    def log_dir(self) -> str:
+        """The run's folder, with its path."""
+        return str(self.path.parent)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Does nothing: the settings are in config.yaml."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Adds a row. Figures of the same step share one. `step` is Lightning's count, which is not that of steps done."""
+        step = self.trainer.global_step
+        row: Row = {**metrics, "epoch": self.trainer.current_epoch, "step": step}
+        new = [key for key in row if key not in self.columns]
+        self.columns += new
+        if self.rows and self.rows[-1]["step"] == step:
+            self.rows[-1] |= row
+            self._write_all()
+        elif new or not self.path.exists():
+            self.rows.append(row)
+            self._write_all()
+        else:
+            self.rows.append(row)
+            with self.path.open("a", newline="") as file:
+                csv.DictWriter(file, self.columns).writerow(row)
+
+    @rank_zero_only
+    def truncate(self, count: int) -> None:
+        """Takes up an interrupted run's file, without what it wrote after its first `count` rows."""
+        rows = read_rows(self.path)
+        if rows:
+            self.columns = list(rows[0])
+        self.rows = [{key: value for key, value in row.items() if value is not None} for row in rows[:count]]
+        self._write_all()
+
+    def _write_all(self) -> None:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.columns)
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomically(self.path, lambda file: file.write(text.getvalue().encode()))
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a metrics.csv, empty cells as None. A last line that was cut short is left out."""
+    if not path.exists():
+        return []
+    text = path.read_text()
+    text = text[: text.rfind("\n") + 1]
+    return [
+        {key: float(cell) if cell else None for key, cell in row.items()} for row in csv.DictReader(io.StringIO(text))
+    ]

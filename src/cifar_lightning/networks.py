@@ -1,0 +1,106 @@
+"""The networks: plain modules that map images `(N, 3, 32, 32)` to logits `(N, num_classes)`."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cifar_lightning.errors import InputError
+
+
+class TutorialNet(nn.Module):
+    """The CNN of PyTorch's CIFAR-10 tutorial.
+
+    Source: https://docs.pytorch.org/tutorials/beginner/blitz/cifar10_tutorial.html
+
+    Args:
+        num_classes: Number of logits.
+        width: Channels of the first convolution, which the tutorial's exercise widens.
+    """
+
+    def __init__(self, num_classes: int = 10, width: int = 6) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, 5)
+        self.pool = nn.MaxPool2d(2)
+        self.conv2 = nn.Conv2d(width, 16, 5)
+        self.fc1 = nn.Linear(16 * 5 * 5, 120)
+        self.fc2 = nn.Linear(120, 84)
+        self.fc3 = nn.Linear(84, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits `(N, num_classes)`."""
+        x = self.pool(F.relu(self.conv1(x)))
+        x = self.pool(F.relu(self.conv2(x)))
+        x = torch.flatten(x, 1)
+        x = F.relu(self.fc1(x))
+        x = F.relu(self.fc2(x))
+        return self.fc3(x)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut (https://arxiv.org/abs/1512.03385, figure 2)."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels_out)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels_out)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or channels_in != channels_out:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(channels_in, channels_out, 1, stride, bias=False), nn.BatchNorm2d(channels_out)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features `(N, channels_out, H / stride, W / stride)`."""
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        return F.relu(out + self.shortcut(x))
+
+
+class ResNet18(nn.Sequential):
+    """ResNet-18 for 32x32 images: a 3x3 stem without pooling in place of ImageNet's 7x7 with it.
+
+    Source: https://arxiv.org/abs/1512.03385; the stem is that paper's section 4.2.
+
+    Args:
+        num_classes: Number of logits.
+        width: Channels of the first stage; each of the three later stages has twice those of the one before.
+    """
+
+    def __init__(self, num_classes: int = 10, width: int = 64) -> None:
+        stages: list[nn.Module] = []
+        channels = width
+        for stage in range(4):
+            out = width * 2**stage
+            stages += [BasicBlock(channels, out, stride=2 if stage else 1), BasicBlock(out, out, stride=1)]
+            channels = out
+        super().__init__(
+            nn.Conv2d(3, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            *stages,
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(channels, num_classes),
+        )
+
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {"tutorial": TutorialNet, "resnet18": ResNet18}
+
+
+def build(name: str, num_classes: int, width: int | None = None) -> nn.Module:
+    """The network called `name`, with random weights.
+
+    Raises:
+        InputError: There is no such network, or `width` is less than 1.
+    """
+    if name not in NETWORKS:
+        raise InputError(f"net {name!r} is not known: give one of {', '.join(NETWORKS)}")
+    if width is None:
+        return NETWORKS[name](num_classes)
+    if width < 1:
+        raise InputError(f"width {width} is less than 1: give a positive number of channels")
+    return NETWORKS[name](num_classes, width)

@@ -1,0 +1,229 @@
+"""Figures of a run, made without pyplot: no window, no global state, safe in any thread or process."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+# Okabe and Ito's palette: the colours stay apart for colour-blind readers.
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+DPI = 120
+GRID_WIDTH = 10.0  # inches
+LONGEST_NAME = 24  # characters; class folders can carry any name
+
+Rows = Sequence[Mapping[str, float | int | None]]
+
+
+def image_grid(images: Tensor, labels: Tensor, classes: Sequence[str]) -> Figure:
+    """Show images with their class names.
+
+    Args:
+        images: uint8, (N, 3, H, W), N at least 1.
+        labels: int64, (N,).
+        classes: the name of each label.
+    """
+    captions = [_short(classes[label]) for label in labels.tolist()]
+    figure, _ = _grid(images, captions)
+    return figure
+
+
+def prediction_grid(images: Tensor, labels: Tensor, predictions: Tensor, classes: Sequence[str]) -> Figure:
+    """Show images with their true and predicted class names; wrong ones are framed and crossed.
+
+    Args:
+        images: uint8, (N, 3, H, W), N at least 1.
+        labels: int64, (N,).
+        predictions: int64, (N,).
+        classes: the name of each label.
+    """
+    pairs = list(zip(labels.tolist(), predictions.tolist(), strict=True))
+    captions = [
+        f"true: {_short(classes[true])}\npred: {_short(classes[said])} {'✓' if said == true else '✗'}"
+        for true, said in pairs
+    ]
+    figure, cells = _grid(images, captions)
+    for cell, (true, said) in zip(cells, pairs, strict=True):
+        if said != true:
+            cell.spines[:].set_color(ORANGE)
+            cell.xaxis.label.set(color=ORANGE, fontweight="bold")
+    return figure
+
+
+def curves(rows: Rows) -> Figure:
+    """Plot losses (left) and accuracies (right) against optimiser steps.
+
+    Args:
+        rows: the lines of a metrics.csv in order: `step` and any of `train_loss`, `val_loss`, `val_acc`,
+            `test_loss`, `test_acc` (0..1). A row without a step belongs to the last one seen.
+    """
+    figure = _figure(12, 4.5)
+    loss, accuracy = figure.subplots(1, 2, sharex=True)
+
+    _line(loss, *_series(rows, "train_loss"), BLUE, "train (running mean)")
+    _line(loss, *_series(rows, "val_loss"), ORANGE, "validation")
+    _star(loss, *_series(rows, "test_loss"), "test {:.3f}")
+    loss.set(title="Loss", ylabel="cross-entropy")
+
+    val_steps, val = _series(rows, "val_acc")
+    test_steps, test = _series(rows, "test_acc")
+    val, test = [100 * value for value in val], [100 * value for value in test]
+    _line(accuracy, val_steps, val, ORANGE, "validation")
+    _star(accuracy, test_steps, test, "test {:.2f} %")
+    if test and not val:  # one number is all there is: make it a level to compare with
+        accuracy.axhline(test[-1], color=GREEN, linestyle="--", linewidth=1)
+    accuracy.set(title="Accuracy", ylabel="%")
+    if not val:
+        accuracy.set_ylim(0, 102)
+
+    for axes in (loss, accuracy):
+        axes.set_xlabel("optimiser step")
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False)
+        else:
+            axes.set_yticks([])
+            axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=GREY)
+    return figure
+
+
+def confusion_matrix(confusion: Tensor, classes: Sequence[str]) -> Figure:
+    """Show how often each class is taken for each other, coloured by the share of the true class.
+
+    Args:
+        confusion: int64 counts, (K, K), rows = true class.
+        classes: the K names.
+    """
+    counts = confusion.cpu().numpy()
+    size = len(classes)
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    few = size <= 20
+    side = 9.0 if few else 13.3
+    figure = _figure(side, side * 0.93)
+    axes = figure.subplots()
+    # A power scale, for a confusion of 5 % would be as good as white on a linear one.
+    picture = axes.imshow(share, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
+    bar = figure.colorbar(picture, ax=axes, shrink=0.6, aspect=30, pad=0.02, ticks=[0, 0.05, 0.2, 0.5, 1])
+    bar.set_label("share of the true class")
+    bar.outline.set_visible(False)
+
+    ticks = range(0, size, math.ceil(size / 100))  # more names than that would run into each other
+    names = [_short(classes[index]) for index in ticks]
+    points = min(10.0, 0.75 * 72 * side * 0.8 / len(ticks))
+    turn = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if few else {"rotation": 90}
+    axes.set_xticks(ticks, names, fontsize=points, parse_math=False, **turn)
+    axes.set_yticks(ticks, names, fontsize=points, parse_math=False)
+    axes.set(xlabel="predicted", ylabel="true", title="Confusion matrix")
+    axes.tick_params(length=0)
+    axes.spines[:].set_color("#CCCCCC")
+    if few:
+        digits = len(str(counts.max()))
+        points = min(9.0, 0.6 * 72 * side / size / (0.65 * digits))
+        for (row, column), count in np.ndenumerate(counts):
+            ink = "white" if share[row, column] > 0.35 else "black"
+            axes.text(column, row, f"{count}", ha="center", va="center", color=ink, fontsize=points)
+    return figure
+
+
+def per_class_bars(confusion: Tensor, classes: Sequence[str]) -> Figure:
+    """Show each class's accuracy, and the overall accuracy as a line; a class without images is n/a.
+
+    Args:
+        confusion: int64 counts, (K, K), rows = true class.
+        classes: the K names.
+    """
+    counts = confusion.cpu().numpy()
+    correct, images = counts.diagonal(), counts.sum(axis=1)
+    overall = 100 * correct.sum() / images.sum() if images.sum() else None
+    columns = min(3, math.ceil(len(classes) / 50))
+    length = math.ceil(len(classes) / columns)
+    figure = _figure(GRID_WIDTH if columns == 1 else 13, 1.3 + length * (0.36 if length <= 20 else 0.2))
+    for column, axes in enumerate(figure.subplots(1, columns, squeeze=False)[0]):
+        members = range(column * length, min((column + 1) * length, len(classes)))
+        points = 10 if length <= 20 else 8
+        for row, index in enumerate(members):
+            percent = 100 * correct[index] / images[index] if images[index] else None
+            axes.barh(row, percent or 0, height=0.72, color=BLUE)
+            text = "n/a" if percent is None else f"{percent:.1f} %"
+            paper = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # keeps the line off the figures
+            axes.text((percent or 0) + 1, row, text, va="center", fontsize=points, bbox=paper)
+        if overall is not None:
+            axes.axvline(overall, color=ORANGE, linestyle="--", linewidth=1.5)
+        names = [_short(classes[index]) for index in members]
+        axes.set_yticks(range(len(members)), names, fontsize=points, parse_math=False)
+        axes.set(xlim=(0, 112), ylim=(length - 0.4, -0.6), xlabel="accuracy, %")
+        axes.set_xticks(range(0, 101, 20))
+        axes.tick_params(axis="y", length=0)
+        axes.spines[["top", "right"]].set_visible(False)
+    note = "" if overall is None else f" (dashed: {overall:.2f} % overall)"
+    figure.suptitle(f"Accuracy per class{note}")
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.07, h_pad=0.07))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _grid(images: Tensor, captions: Sequence[str]) -> tuple[Figure, list[Axes]]:
+    """Lay images out in as square a block as their number allows, a caption under each."""
+    rows = math.isqrt(len(captions))
+    columns = math.ceil(len(captions) / rows)
+    cell = GRID_WIDTH / columns
+    lines = [line for caption in captions for line in caption.split("\n")]
+    points = min(11.0, 0.92 * cell * 72 / (0.65 * max(map(len, lines))))  # a letter is about 0.65 of its height wide
+    text = points * 1.4 * (captions[0].count("\n") + 1) / 72
+    figure = _figure(GRID_WIDTH, rows * (min(cell, 3.5) * 0.95 + text))
+    cells: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in cells[len(captions) :]:
+        axes.remove()
+    cells = cells[: len(captions)]
+    pixels = images.permute(0, 2, 3, 1).cpu().numpy()
+    for axes, image, caption in zip(cells, pixels, captions, strict=True):
+        axes.imshow(image, interpolation="nearest")
+        axes.set(xticks=[], yticks=[])
+        axes.set_xlabel(caption, fontsize=points, parse_math=False)
+        axes.spines[:].set(color="none", linewidth=4)  # room for a frame
+    return figure, cells
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+
+
+def _series(rows: Rows, key: str) -> tuple[list[float], list[float]]:
+    """Pick one metric: the steps at which it was measured, and its values."""
+    steps, values = [], []
+    step: float = 0
+    for row in rows:
+        known = row.get("step")
+        step = step if known is None else known
+        value = row.get(key)
+        if value is not None:
+            steps.append(step)
+            values.append(float(value))
+    return steps, values
+
+
+def _line(axes: Axes, steps: list[float], values: list[float], color: str, label: str) -> None:
+    if values:  # marks keep a single point visible; many would only thicken the line
+        marker = "o" if len(values) <= 50 else ""
+        axes.plot(steps, values, color=color, label=label, marker=marker, markersize=4)
+
+
+def _star(axes: Axes, steps: list[float], values: list[float], label: str) -> None:
+    """Mark the last value, its figure in the legend."""
+    if values:
+        label = label.format(values[-1])
+        axes.plot(steps[-1:], values[-1:], "*", color=GREEN, markersize=13, label=label, clip_on=False, zorder=5)

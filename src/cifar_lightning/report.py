@@ -1,0 +1,88 @@
+"""What the console shows: a test's result, and predictions for single files."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+PLAIN: Any = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False}
+GAP = 3  # characters between tables side by side
+ONE_COLUMN = 20  # classes up to which the table stays a single column
+
+
+def print_report(results: Mapping[str, Any], paths: Sequence[Path], console: Console | None = None) -> None:
+    """Print the overall accuracy, the accuracy per class, and where the files are.
+
+    Args:
+        results: the contents of results.json.
+        paths: the files and folders written.
+        console: standard output if None.
+    """
+    console = console or Console()
+    # Two digits are exact for CIFAR's 10,000 test images, and one for the 1,000 or 100 of a class.
+    overall = f"Accuracy {100 * results['test_acc']:.2f} % on {results['test_count']:,} test images"
+    console.print(Text.assemble((overall, "bold"), f", loss {results['test_loss']:.3f}"), soft_wrap=True)
+
+    rows = [
+        (name, f"{sum(counts):,}", f"{counts[index]:,}", _percent(accuracy))
+        for index, ((name, accuracy), counts) in enumerate(
+            zip(results["per_class_acc"].items(), results["confusion"], strict=True)
+        )
+    ]
+    width = _natural_width(console, _class_table(rows)) + GAP
+    abreast = 1 if len(rows) <= ONE_COLUMN else max(1, (console.width + GAP) // width)
+    length = math.ceil(len(rows) / abreast)
+    parts = (rows[start : start + length] for start in range(0, len(rows), length))
+    side_by_side = Table.grid(padding=(0, GAP))
+    side_by_side.add_row(*map(_class_table, parts))
+    console.print()
+    console.print(side_by_side)
+    console.print()
+
+    console.print("Written:")
+    for path in paths:  # as Text and unwrapped, for brackets in a path are no markup and paths get copied
+        console.print(Text(f"  {path}"), soft_wrap=True)
+
+
+def predictions_table(rows: Iterable[Mapping[str, Any]], console: Console | None = None) -> None:
+    """Print a table of predictions, a line a file.
+
+    Args:
+        rows: `{"file": str, "class": str, "top": [{"class": str, "probability": 0..1}, …]}` each, the most
+            probable first.
+        console: standard output if None.
+    """
+    console = console or Console()
+    table = Table("file", "class", "probability", "second", "third", **PLAIN, collapse_padding=True)
+    table.columns[0].overflow = "fold"  # a file's name is worth a second line
+    table.columns[2].justify = "right"
+    for row in rows:
+        first, *others = row["top"]
+        guesses = (f"{guess['class']} {_percent(guess['probability'])}" for guess in others)
+        table.add_row(*map(Text, (row["file"], row["class"], _percent(first["probability"]), *guesses)))
+    if not console.is_terminal:  # a pipe has no right edge
+        table.width = _natural_width(console, table)
+    console.print(table, soft_wrap=not console.is_terminal)
+
+
+def _class_table(rows: Iterable[tuple[str, str, str, str]]) -> Table:
+    table = Table("class", **PLAIN, padding=0)  # two such tables of CIFAR-100 fit 80 columns
+    for heading in ("images", "correct", "accuracy"):
+        table.add_column(heading, justify="right")
+    for name, *figures in rows:
+        table.add_row(Text(name), *figures)
+    return table
+
+
+def _natural_width(console: Console, table: Table) -> int:
+    return Measurement.get(console, console.options.update(width=10_000), table).maximum
+
+
+def _percent(share: float | None) -> str:
+    return "n/a" if share is None else f"{100 * share:.1f} %"

@@ -1,0 +1,321 @@
+"""fit() and evaluate(): what the scripts do, as typed functions.
+
+A run is a folder. `fit` makes it, with all its settings in config.yaml; whatever then runs, in this process or in one
+process per device, now or after an interruption, takes its orders from there.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
+
+from cifar_lightning import loop, signals
+from cifar_lightning.callbacks import ProgressBar, StopOnSignal
+from cifar_lightning.checkpoint import (
+    AtomicCheckpointIO,
+    Checkpoints,
+    load_checkpoint,
+    newest_readable,
+    step_checkpoints,
+)
+from cifar_lightning.datamodule import CIFAR10DataModule
+from cifar_lightning.devices import (
+    RANK_TIMEOUT,
+    from_first_rank,
+    is_first_rank,
+    process_group,
+    resolve_devices,
+    world_size,
+)
+from cifar_lightning.errors import InputError
+from cifar_lightning.launch import launch, launched
+from cifar_lightning.lit_net import LitNet
+from cifar_lightning.loader import check_batch_size
+from cifar_lightning.metrics_csv import MetricsCSV
+from cifar_lightning.results import report
+from cifar_lightning.run_folder import Settings, changed_settings, new_run, read_settings, write_settings
+from cifar_lightning.saved import data_of, load_model, select_checkpoint
+
+
+def fit(
+    data: Mapping[str, Any] | None = None,
+    model: Mapping[str, Any] | None = None,
+    *,
+    accelerator: str = "auto",
+    devices: str | int = "auto",
+    num_nodes: int = 1,
+    strategy: str = "auto",
+    precision: str = "32-true",
+    max_epochs: int = 2,
+    max_steps: int = -1,
+    fast_dev_run: bool = False,
+    default_root_dir: str = ".",
+    seed: int = 0,
+    checkpoint_every_n_steps: int | None = None,
+    log_every_n_steps: int = 50,
+    trainer: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Trains, tests, draws and reports, in a new folder `default_root_dir/lightning_logs/version_N`.
+
+    Args:
+        data: Arguments of CIFAR10DataModule.
+        model: Arguments of LitNet.
+        accelerator: cpu, gpu, mps or auto, as the Trainer has it.
+        devices: How many, or which ("0,1"); auto takes every GPU, or the CPU as one device.
+        num_nodes: Machines; more than one need torchrun on each.
+        strategy: The Trainer's; auto is DDP where there are several devices.
+        precision: The Trainer's, e.g. bf16-mixed.
+        max_epochs: Passes over the training images.
+        max_steps: Stop after this many steps; -1 for no limit.
+        fast_dev_run: Run one batch of everything, to see that it runs.
+        default_root_dir: Where `lightning_logs/` goes.
+        seed: Of the weights, the order and the augmentation.
+        checkpoint_every_n_steps: Save this often, besides the end of every epoch.
+        log_every_n_steps: Steps between two rows of metrics.csv.
+        trainer: Further arguments of the Trainer, by name, e.g. gradient_clip_val.
+
+    Returns:
+        The contents of results.json.
+
+    Raises:
+        InputError: A setting is wrong, or the images cannot be had. No folder has been made.
+        NonFiniteError: The loss became NaN or infinite.
+        RunError: The run failed for a reason outside it, such as a full disk.
+    """
+    settings = {name: value for name, value in locals().items() if name not in ("data", "model", "trainer")}
+    settings |= {"data": dict(data or {}), "model": dict(model or {}), "trainer": dict(trainer or {})}
+    processes = _check(settings)
+    folder = new_run(settings) if is_first_rank() else None
+    return _launch_or_run(folder, processes, resume=False)
+
+
+def resume(run: str | Path, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Goes on with an interrupted run, in its own folder, from its newest readable checkpoint.
+
+    Args:
+        run: The run's folder.
+        changes: Settings to change, by the names of `fit`'s arguments ("data.data_dir" for one of the data's): only
+            those that do not change the result, and a higher max_epochs.
+
+    Returns:
+        The contents of results.json.
+
+    Raises:
+        InputError: There is nothing to resume, or a change would change the result.
+    """
+    folder = Path(run)
+    settings = changed_settings(read_settings(folder), changes or {})
+    if (folder / "results.json").exists() and "max_epochs" not in (changes or {}):
+        raise InputError(f"nothing to resume: {folder} has finished; give a higher --max_epochs to train it further")
+    if (folder / "checkpoints").exists():
+        newest_readable(folder / "checkpoints")  # else: stopped before its first step
+    processes = _check(settings)
+    if is_first_rank():
+        write_settings(folder, settings)
+    return _launch_or_run(folder, processes, resume=True)
+
+
+def _check(settings: Settings) -> int:
+    """Looks for the user's mistakes before anything is written; downloads and reads the images.
+
+    Returns:
+        How many processes the run takes on this machine.
+    """
+    _, devices = resolve_devices(settings["accelerator"], settings["devices"])
+    ranks = devices * settings["num_nodes"]
+    if settings["num_nodes"] > 1 and not launched():
+        raise InputError(
+            f"num_nodes {settings['num_nodes']}: start the script with torchrun on each machine, "
+            "e.g. torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST scripts/fit.py"
+        )
+    if launched() and world_size() != ranks:
+        raise InputError(
+            f"devices {settings['devices']}: the launcher has started {world_size()} processes; "
+            "give --devices and --num_nodes that make as many"
+        )
+    for name, low in (("max_epochs", 1), ("log_every_n_steps", 1), ("checkpoint_every_n_steps", 1), ("max_steps", -1)):
+        if settings[name] is not None and settings[name] < low:
+            raise InputError(f"{name} {settings[name]} is out of range: give {low} or more")
+    if clash := sorted(settings["trainer"].keys() & settings.keys()):
+        raise InputError(f"trainer.{clash[0]} is a flag of its own: give --{clash[0]}")
+    try:
+        Trainer(**{**_trainer_arguments(settings), "devices": 1, "num_nodes": 1, "strategy": "auto"}, logger=False)
+    except Exception as error:  # what it raises for a wrong value differs from argument to argument
+        reason = str(error).splitlines()[0].removeprefix("Trainer.__init__() ")
+        raise InputError(f"the Trainer does not take these settings: {reason}; see --help") from error
+    data = CIFAR10DataModule(**settings["data"])
+    data.prepare_data()
+    data.setup("fit")
+    check_batch_size(data.hparams["batch_size"], len(data.train_indices), ranks)
+    LitNet(**settings["model"], classes=data.classes)
+    return devices
+
+
+def _trainer_arguments(settings: Settings) -> dict[str, Any]:
+    names = (
+        "accelerator", "devices", "num_nodes", "strategy", "precision", "max_epochs", "max_steps", "fast_dev_run",
+        "default_root_dir", "log_every_n_steps",
+    )  # fmt: skip
+    arguments: dict[str, Any] = {name: settings[name] for name in names if name in settings}
+    if world_size() > 1 and arguments.get("strategy", "auto") in ("auto", "ddp"):
+        arguments["strategy"] = DDPStrategy(timeout=RANK_TIMEOUT)
+    return {
+        **arguments,
+        "num_sanity_val_steps": 0,  # a second look at the first validation batches has no user here
+        "enable_model_summary": False,
+        "use_distributed_sampler": False,  # the loaders share the images themselves
+        **settings.get("trainer", {}),
+    }
+
+
+def _launch_or_run(folder: Path | None, processes: int, resume: bool) -> dict[str, Any]:
+    if processes > 1 and not launched():
+        launch("cifar_lightning.training:run", {"folder": str(folder), "resume": resume}, processes)
+    else:
+        folder = Path(run(str(folder) if folder else None, resume))
+    assert folder is not None
+    results: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    return results
+
+
+def run(folder: str | None, resume: bool) -> str:
+    """One rank of a run: trains, then tests what training has selected.
+
+    Args:
+        folder: The run's; None where only the first rank knows it.
+        resume: Go on from the newest readable checkpoint.
+
+    Returns:
+        The run's folder.
+    """
+    with signals.deferred(), process_group():
+        folder = from_first_rank(folder)
+        settings = read_settings(Path(folder))
+        data = CIFAR10DataModule(**settings["data"], seed=settings["seed"])
+        data.prepare_data()
+        data.setup("fit")
+        seed_everything(settings["seed"], verbose=False)
+        model = LitNet(**settings["model"], classes=data.classes)
+        metrics = MetricsCSV(Path(folder) / "metrics.csv")
+        checkpoints = Checkpoints(Path(folder) / "checkpoints", metrics, settings["checkpoint_every_n_steps"])
+        trainer = Trainer(
+            **_trainer_arguments(settings),
+            logger=[metrics, *_tensorboard(Path(folder))],
+            callbacks=[checkpoints, StopOnSignal(checkpoints), ProgressBar()],
+            plugins=[AtomicCheckpointIO()],
+        )
+        metrics.trainer = trainer
+        loop.install(trainer)
+        start = newest_readable(checkpoints.folder)[0] if resume and step_checkpoints(checkpoints.folder) else None
+        if trainer.is_global_zero:
+            (Path(folder) / "results.json").unlink(missing_ok=True)
+            print(_banner(settings, trainer, data.hparams["batch_size"], folder, start), flush=True)
+        trainer.fit(model, data, ckpt_path=start)
+        seconds = checkpoints.seconds
+        best = checkpoints.folder / "best.ckpt"
+        if len(data.val_indices) and best.exists():
+            model.load_state_dict(load_checkpoint(best)["state_dict"])
+        trainer.test(model, data, verbose=False)
+        if trainer.is_global_zero:
+            facts = {
+                "fit_seconds": round(seconds, 3),
+                "images_seen": trainer.global_step * data.hparams["batch_size"],
+                "seed": settings["seed"],
+                "global_batch_size": data.hparams["batch_size"],
+            }
+            report(trainer, model, data, facts, Path(folder), metrics.path)
+    return folder
+
+
+def evaluate(
+    checkpoint: str | Path,
+    data: Mapping[str, Any] | None = None,
+    *,
+    accelerator: str = "auto",
+    devices: str | int = "auto",
+    precision: str = "32-true",
+    output_dir: str | None = None,
+) -> dict[str, Any]:
+    """Tests a trained network: prints the table and writes the figures that `fit` does.
+
+    Args:
+        checkpoint: A run's folder, for the checkpoint that its training selected, or a .ckpt file.
+        data: Arguments of CIFAR10DataModule in place of those the network was trained with.
+        accelerator: As for `fit`.
+        devices: As for `fit`.
+        precision: As for `fit`.
+        output_dir: Where to write results.json and figures/; by default `evaluation/` in the run's folder, or beside
+            the .ckpt file.
+
+    Returns:
+        The contents of results.json.
+
+    Raises:
+        InputError: The checkpoint or the images cannot be had, or do not belong together.
+    """
+    path = select_checkpoint(Path(checkpoint))
+    _, processes = resolve_devices(accelerator, devices)
+    model, module = load_model(path), data_of(path, data or {})
+    module.prepare_data()
+    if list(module.classes) != model.classes:
+        raise InputError(
+            f"checkpoint {path} was trained on the classes {_some(model.classes)}, "
+            f"and these images have {_some(module.classes)}: give the data that belongs to it"
+        )
+    home = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    output = Path(output_dir) if output_dir is not None else home / "evaluation"
+    job = {
+        "checkpoint": str(path),
+        "data": dict(data or {}),
+        "trainer": {"accelerator": accelerator, "devices": devices, "precision": precision},
+        "output": str(output),
+        "metrics": str(home / "metrics.csv"),
+    }
+    if processes > 1 and not launched():
+        launch("cifar_lightning.training:run_evaluation", job, processes)
+    else:
+        run_evaluation(**job)
+    results: dict[str, Any] = json.loads((output / "results.json").read_text())
+    return results
+
+
+def run_evaluation(checkpoint: str, data: Settings, trainer: Settings, output: str, metrics: str) -> None:
+    """One rank of an evaluation; see `evaluate`."""
+    with signals.deferred(), process_group():
+        model, module = load_model(Path(checkpoint)), data_of(Path(checkpoint), data)
+        tester = Trainer(
+            **_trainer_arguments(trainer),
+            logger=False,
+            callbacks=[StopOnSignal()],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+        )
+        loop.install(tester)
+        tester.test(model, module, verbose=False)
+        if tester.is_global_zero:
+            facts = {"checkpoint": checkpoint, "seed": module.hparams["seed"]}
+            report(tester, model, module, facts, Path(output), Path(metrics))
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f", … ({len(names)})" if len(names) > 3 else "")
+
+
+def _tensorboard(folder: Path) -> list[Logger]:
+    """TensorBoard's event files, where it is installed."""
+    try:
+        return [TensorBoardLogger(folder, name="", version="", default_hp_metric=False)]
+    except ModuleNotFoundError:
+        return []
+
+
+def _banner(settings: Settings, trainer: Trainer, batch_size: int, folder: str, start: Path | None) -> str:
+    ranks = trainer.world_size
+    share = f" = {ranks} x {batch_size // ranks}" if ranks > 1 else ""
+    begin = f"goes on from {start.name}" if start else "starts"
+    device = trainer.strategy.root_device.type
+    return f"{folder} {begin}: {ranks} x {device}, batch {batch_size}{share}, {settings['max_epochs']} epochs"

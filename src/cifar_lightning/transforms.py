@@ -1,0 +1,72 @@
+"""Batched image transforms: pure functions of tensors, on any device.
+
+They take and give images whose bytes lie as `(N, H, W, 3)`: one pixel's colours side by side. That is what
+PyTorch calls channels_last once the dimensions are permuted to `(N, 3, H, W)`; it makes a crop a copy of whole
+rows, and convolutions on the result need no re-ordering.
+"""
+
+import torch
+from torch import Tensor
+
+
+def reflect_pad(images: Tensor, padding: int) -> Tensor:
+    """Mirrors the border of `images` outwards, without repeating the edge pixels.
+
+    Args:
+        images: `(N, H, W, 3)`, any dtype (torch's own reflection padding has none for uint8).
+        padding: Pixels added on each side, less than H and W.
+
+    Returns:
+        `(N, H + 2 * padding, W + 2 * padding, 3)`.
+    """
+
+    def mirrored(size: int) -> Tensor:
+        inside = torch.arange(-padding, size + padding, device=images.device).abs()
+        return torch.minimum(inside, 2 * (size - 1) - inside)
+
+    rows, columns = mirrored(images.shape[1]), mirrored(images.shape[2])
+    return images.index_select(1, rows).index_select(2, columns)
+
+
+def crop(padded: Tensor, index: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
+    """Cuts one window out of each of the images chosen by `index`.
+
+    Args:
+        padded: `(M, H, W, 3)`, contiguous: all images.
+        index: `(N,)` int64: which images.
+        top: `(N,)` int64: first row of each window, 0 to H - size.
+        left: `(N,)` int64: first column of each window, 0 to W - size.
+        size: Height and width of the windows.
+
+    Returns:
+        `(N, size, size, 3)`.
+    """
+    # A view of every window of every image, (M, rows, columns, size, size, 3): indexing it copies whole rows.
+    windows = padded.unfold(1, size, 1).unfold(2, size, 1).permute(0, 1, 2, 4, 5, 3)
+    return windows[index, top, left]
+
+
+def flip(images: Tensor, mirrored: Tensor) -> Tensor:
+    """Mirrors left and right, in place, the images `(N, H, W, 3)` where `mirrored` `(N,)` is true."""
+    chosen = mirrored.nonzero().squeeze(1)
+    images[chosen] = images[chosen].flip(2)
+    return images
+
+
+def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Turns bytes into what a network takes: `(x / 255 - mean) / std`.
+
+    Args:
+        images: uint8 `(N, H, W, 3)`, contiguous.
+        mean: Per channel, `(3,)` float, for images scaled to 0..1.
+        std: Per channel, `(3,)` float.
+
+    Returns:
+        float32 `(N, 3, H, W)`, channels_last.
+    """
+    n, height, width, channels = images.shape
+    # One long row per image and the constants repeated along it: a broadcast over 3 values runs 5 times slower.
+    scale = (1 / (255 * std)).repeat(height * width)
+    shift = (-mean / std).repeat(height * width)
+    flat = images.reshape(n, -1).float().mul_(scale).add_(shift)
+    return flat.view(n, height, width, channels).permute(0, 3, 1, 2)
