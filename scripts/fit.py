@@ -1,40 +1,42 @@
 """Trains a network on CIFAR-10, tests it, draws and reports.
 
-    python scripts/fit.py                                    # the tutorial, on CIFAR-10
-    python scripts/fit.py --data.source synthetic            # no download, the whole job in seconds
-    python scripts/fit.py --accelerator gpu --devices 2      # the same on two GPUs
-    python scripts/fit.py --recipe resnet18 --model.lr 0.05  # a recipe, with one setting changed
-    python scripts/fit.py --resume lightning_logs/version_0  # go on with an interrupted run
+python scripts/fit.py                                    # the tutorial, on CIFAR-10
+python scripts/fit.py --data.source synthetic            # no download, the whole job in seconds
+python scripts/fit.py --accelerator gpu --devices 2      # the same on two GPUs
+python scripts/fit.py --recipe resnet18 --model.lr 0.05  # a recipe, with one setting changed
+python scripts/fit.py --resume lightning_logs/version_0  # go on with an interrupted run
 """
 
 from collections.abc import Sequence
 
-from cifar_lightning.cli import main, parse, plain, value_of, with_recipe
-from cifar_lightning.errors import InputError
+from cifar_lightning.cli import main, new_parser, parse, plain, value_of, with_recipe
 
 
 def script(arguments: Sequence[str]) -> None:
     """Fits, or resumes a run."""
-    from jsonargparse import ActionConfigFile, ArgumentParser
+    from jsonargparse import ActionConfigFile
 
     from cifar_lightning import CIFAR10DataModule, LitNet
+    from cifar_lightning.networks import NETWORKS
     from cifar_lightning.run_folder import newest_unfinished
     from cifar_lightning.training import fit, resume
 
-    parser = ArgumentParser(prog="fit.py", description=__doc__.splitlines()[0], exit_on_error=False)
+    parser = new_parser("fit.py", __doc__)
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file of settings, such as a run's config.yaml")
     parser.add_argument("--recipe", type=str, default=None, help="named settings: tutorial, resnet18")
     parser.add_argument("--resume", type=str, default=None, help="a run's folder; auto: the newest unfinished run")
     parser.add_function_arguments(fit, skip={"data", "model"})
     parser.add_class_arguments(CIFAR10DataModule, "data", skip={"seed", "device"})
-    parser.add_class_arguments(LitNet, "model", skip={"classes"})
+    parser.add_class_arguments(LitNet, "model", skip={"classes", "net"})
+    # LitNet takes any module; a flag can only name one
+    parser.add_argument("--model.net", default="tutorial", choices=sorted(NETWORKS), help="the network")
 
     run = value_of("--resume", arguments)
     if run == "auto":
         run = newest_unfinished(value_of("--default_root_dir", arguments) or ".")
         print(f"resuming {run}" if run else "no unfinished run: starting a new one", flush=True)
     if run is not None:
-        given = parser.parse_args(list(arguments), defaults=False)
+        given = parse(parser, arguments, defaults=False)
         flags = {key: value for key, value in given.items() if key not in ("resume", "config", "recipe")}
         resume(run, flags)
         return

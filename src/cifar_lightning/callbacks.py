@@ -37,7 +37,9 @@ class StopOnSignal(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Makes the group."""
         if trainer.world_size > 1:
-            self._group = dist.new_group(backend="gloo")
+            group = dist.new_group(backend="gloo")
+            assert isinstance(group, dist.ProcessGroup)
+            self._group = group
         self._last_poll = time.monotonic()
 
     def on_train_batch_end(
@@ -84,6 +86,9 @@ class ProgressBar(LightningProgressBar):
         self._bar: Progress | None = None
         self._task = TaskID(0)
 
+    def disable(self) -> None:
+        """Does nothing: Lightning calls it on the ranks that are not the first, which have no bar."""
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Shows the bar."""
         if not trainer.is_global_zero or not sys.stderr.isatty():
@@ -108,7 +113,7 @@ class ProgressBar(LightningProgressBar):
         if self._bar is None:
             return
         step = trainer.global_step
-        if step % trainer.log_every_n_steps == 0:
+        if step % max(trainer.log_every_n_steps, 1) == 0:  # type: ignore[attr-defined]  # set by a connector
             self._bar.update(self._task, figures=_figures(trainer))
         if step % 20 == 0 or trainer.is_last_batch:
             epoch = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -47,8 +48,26 @@ def _mismatch() -> str:
     )
 
 
-def parse(parser: "ArgumentParser", arguments: Sequence[str]) -> "Namespace":
-    """The flags of `arguments`.
+def new_parser(script: str, doc: str | None) -> "ArgumentParser":
+    """A parser whose help opens with the script's docstring as it is laid out there."""
+    from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+    class Formatter(DefaultHelpFormatter):
+        def __init__(self, prog: str) -> None:
+            super().__init__(  # type: ignore[no-untyped-call]
+                prog, max_help_position=32, width=max(100, shutil.get_terminal_size().columns - 2)
+            )
+
+        def _fill_text(self, text: str, width: int, indent: str) -> str:
+            return text.rstrip()
+
+    return ArgumentParser(
+        prog=script, usage=f"{script} [flags]", description=doc, formatter_class=Formatter, exit_on_error=False
+    )
+
+
+def parse(parser: "ArgumentParser", arguments: Sequence[str], defaults: bool = True) -> "Namespace":
+    """The flags of `arguments`; without `defaults`, only those that are given.
 
     Raises:
         InputError: One of them is unknown or has a wrong value.
@@ -58,12 +77,12 @@ def parse(parser: "ArgumentParser", arguments: Sequence[str]) -> "Namespace":
     known = [option for action in parser._actions for option in action.option_strings]
     for argument in arguments:
         flag = argument.partition("=")[0]
-        # Groups that take any key, such as --trainer.KEY, are checked by what they configure.
+        # --trainer.KEY takes any key: the Trainer checks it
         if flag.startswith("--") and flag not in known and not flag.startswith("--trainer."):
             near = difflib.get_close_matches(flag, known, n=1, cutoff=0.5)
             raise InputError(f"unknown flag {flag}: " + (f"did you mean {near[0]}?" if near else "see --help"))
     try:
-        return parser.parse_args(list(arguments))
+        return parser.parse_args(list(arguments), defaults=defaults)
     except ArgumentError as error:
         raise InputError(" ".join(str(error).split()) + "; see --help") from error
 

@@ -172,7 +172,8 @@ class CIFAR10DataModule(LightningDataModule):
     @cached_property
     def _fingerprint(self) -> int:
         images = self.image_set("train")
-        return zlib.crc32(images.labels.numpy(), zlib.crc32(images.images.permute(0, 2, 3, 1).contiguous().numpy()))
+        pixels = images.images.permute(0, 2, 3, 1).contiguous()
+        return zlib.crc32(images.labels.numpy().data, zlib.crc32(pixels.numpy().data))
 
     @cached_property
     def _split(self) -> tuple[Tensor, Tensor]:

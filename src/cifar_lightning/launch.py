@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,19 +45,17 @@ def launch(target: str, kwargs: dict[str, Any], processes: int) -> None:
             rank.
         Stopped: This process, or a rank, was told to stop. The ranks have ended.
     """
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # it is documented there
 
     # The parent holds the store that the ranks meet at: the system picks a free port, so no two jobs can collide.
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     with tempfile.TemporaryDirectory(prefix="cifar_lightning_") as folder:
         ranks = [_start(target, kwargs, rank, processes, store.port, Path(folder)) for rank in range(processes)]
-        signals.at_once = lambda: [rank.kill() for rank in ranks]
+        signals.at_once = partial(_kill, ranks)
         try:
             _watch(ranks, Path(folder))
         finally:
-            for rank in ranks:
-                rank.kill()
-                rank.wait()
+            _kill(ranks)
             signals.at_once = None
 
 
@@ -85,9 +84,16 @@ def _start(
     )
 
 
+def _kill(ranks: "list[subprocess.Popen[bytes]]") -> None:
+    for rank in ranks:
+        rank.kill()
+    for rank in ranks:
+        rank.wait()
+
+
 def _watch(ranks: "list[subprocess.Popen[bytes]]", folder: Path) -> None:
     """Waits for the ranks; see `launch` for what it raises."""
-    deadline, first, told = float("inf"), None, False
+    deadline, first, told, stopping = float("inf"), None, False, False
     with signals.deferred():
         while any(rank.poll() is None for rank in ranks):
             ended = [i for i, rank in enumerate(ranks) if rank.poll() not in (None, 0)]
@@ -95,13 +101,11 @@ def _watch(ranks: "list[subprocess.Popen[bytes]]", folder: Path) -> None:
                 first = _first_failure(ended, ranks, folder)
                 stopping = first["code"] in (128 + signal.SIGTERM, 128 + signal.SIGINT)
                 deadline = time.monotonic() + (STOP_SECONDS if stopping else DEATH_SECONDS)
-            if (signals.requested or first is not None) and not told:
+            signum = signals.requested or (first["code"] - 128 if first is not None and stopping else 0)
+            if signum and not told:
                 told = True
                 deadline = min(deadline, time.monotonic() + STOP_SECONDS)
-                _tell(
-                    ranks,
-                    signals.requested or (signal.SIGINT if first and first["code"] == 130 else signal.SIGTERM),
-                )
+                _tell(ranks, signum)
             if time.monotonic() > deadline:
                 break
             time.sleep(0.05)

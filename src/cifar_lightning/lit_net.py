@@ -87,7 +87,8 @@ class LitNet(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `(N, len(classes))` of normalised images `(N, 3, 32, 32)`."""
-        return self.net(images)
+        logits: Tensor = self.net(images)
+        return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The mean cross-entropy of a batch."""
@@ -141,7 +142,8 @@ class LitNet(LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Logs the running loss at the log points."""
         # A multiple of accumulated batches shares a global step: only the last of them has stepped.
-        if self.trainer.global_step % self.trainer.log_every_n_steps == 0 and self._loss_count:
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
+        if every and self.trainer.global_step % every == 0 and self._loss_count:
             self._log_train_loss()
 
     def on_train_epoch_end(self) -> None:
@@ -159,7 +161,9 @@ class LitNet(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the running loss of every rank: a resumed run logs the same figures."""
-        sums = self.all_gather(self._loss_sum).reshape(-1).tolist()
+        sums = [self._loss_sum.item()] * self.trainer.world_size
+        if self.trainer.world_size > 1:
+            torch.distributed.all_gather_object(sums, self._loss_sum.item())
         checkpoint["train_loss_window"] = {"sums": sums, "count": self._loss_count}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -172,7 +176,7 @@ class LitNet(LightningModule):
     def _log_train_loss(self) -> None:
         # Every rank has the same number of images, so the mean over ranks is that over images.
         mean = self.trainer.strategy.reduce(self._loss_sum / self._loss_count, reduce_op="mean").item()
-        lr = self.optimizers().param_groups[0]["lr"]
+        lr = self.trainer.optimizers[0].param_groups[0]["lr"]
         if not math.isfinite(mean):
             raise NonFiniteError(
                 f"the training loss is {mean} at step {self.trainer.global_step}, with lr {lr:g}; "
@@ -192,7 +196,7 @@ class LitNet(LightningModule):
 
     def _log_evaluation(self, metrics: MetricCollection) -> None:
         values = metrics.compute()  # over all ranks
-        prefix = metrics.prefix
+        prefix = metrics.prefix or ""
         self.last_evaluation = {name.removeprefix(prefix): value.cpu() for name, value in values.items()}
         per_class = zip(self.classes, self.last_evaluation["acc_per_class"], strict=True)
         self.log_dict(
@@ -201,8 +205,8 @@ class LitNet(LightningModule):
                 f"{prefix}acc": values[f"{prefix}acc"],
                 **{f"{prefix}acc/{name}": accuracy for name, accuracy in per_class},
             },
-            prog_bar=False,
-            rank_zero_only=True,
+            sync_dist=True,  # the ranks have the same figures already; Lightning warns without it
+            reduce_fx="max",  # of equal figures, exactly those; their mean may be rounded
         )
         metrics.reset()
 

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
@@ -86,11 +87,7 @@ class BatchLoader:
             self.images = transforms.reflect_pad(self.images, crop_padding)
         self._epoch, self._position = 0, 0
         self._next = (0, 0)  # (epoch, position) that the next iteration starts from
-
-    @property
-    def sampler(self) -> "BatchLoader":
-        """Where Lightning looks for `set_epoch`."""
-        return self
+        self.batch_sampler = SimpleNamespace(sampler=self)  # where Lightning looks for `set_epoch`
 
     def set_epoch(self, epoch: int) -> None:
         """Makes the next iteration that of `epoch`. Lightning calls it; a plain loop need not: epochs follow on."""
@@ -135,7 +132,7 @@ class BatchLoader:
             columns = slice(self.rank * share, (self.rank + 1) * share)
             mine = [x[rows].view(-1, self.batch_size)[:, columns].reshape(-1) for x in (order, top, left, mirrored)]
             images, labels = self._prepare(*(x.to(self.labels.device, non_blocking=True) for x in mine))
-            yield from zip(images.split(share), labels.split(share), strict=True)
+            yield from zip(torch.split(images, share), torch.split(labels, share), strict=True)
             start = stop
 
     def _draw_epoch(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -162,7 +159,7 @@ class BatchLoader:
         return transforms.normalize(images, self.mean, self.std), self.labels[index]
 
     def _eval_batches(self) -> Iterator[Batch]:
-        images, labels = self.images.split(self.batch_size), self.labels.split(self.batch_size)
+        images, labels = torch.split(self.images, self.batch_size), torch.split(self.labels, self.batch_size)
         for i in range(self.rank + self._position * self.world_size, len(images), self.world_size):
             yield transforms.normalize(images[i], self.mean, self.std), labels[i]
 

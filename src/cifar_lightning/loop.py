@@ -14,6 +14,7 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loops.fetchers import _DataFetcher
 from lightning.pytorch.loops.fit_loop import _FitLoop
+from lightning.pytorch.loops.progress import _ProcessedTracker
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 
 
@@ -80,7 +81,7 @@ class EpochLoop(_TrainingEpochLoop):
         self._call("on_train_batch_end", outputs, batch, batch_idx)
 
     def _is_log_point(self) -> bool:
-        every = self.trainer.log_every_n_steps
+        every: int = self.trainer.log_every_n_steps
         return bool(every) and (self._batches_that_stepped + 1) % every == 0
 
     def _validate_if_due(self, data_fetcher: _DataFetcher) -> None:
@@ -113,6 +114,7 @@ class FitLoop(_FitLoop):
     def position(self) -> tuple[int, int]:
         """Epochs finished, and batches done of the epoch after them; all batches where its validation is to come."""
         epochs, batches = self.epoch_progress.current, self.epoch_loop.batch_progress.current
+        assert isinstance(epochs, _ProcessedTracker)
         if epochs.processed == epochs.ready and batches.ready >= self.max_batches:
             return epochs.processed, 0
         return max(epochs.ready - 1, 0), batches.ready
@@ -125,10 +127,9 @@ class FitLoop(_FitLoop):
         """Goes to a checkpoint's position. Lightning's rules for telling it from its counters are left out."""
         super().load_state_dict(state_dict, prefix)
         epoch, batch = state_dict[prefix + "state_dict"]["position"]
-        for counter in (self.epoch_progress.current, self.epoch_progress.total):
-            counter.ready = counter.started = counter.processed = counter.completed = epoch
-        counter = self.epoch_loop.batch_progress.current
-        counter.ready = counter.started = counter.processed = counter.completed = batch
+        self.epoch_progress.current = _ProcessedTracker(epoch, epoch, epoch, epoch)
+        self.epoch_progress.total = _ProcessedTracker(epoch, epoch, epoch, epoch)
+        self.epoch_loop.batch_progress.current = _ProcessedTracker(batch, batch, batch, batch)
         self.restarting = False  # of this loop and of those in it
         self._restarting = True  # of this loop alone: without it `setup_data` would not give the loader its position
         assert isinstance(self.epoch_loop, EpochLoop)

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 
 from cifar_lightning.storage import write_atomically
 
@@ -55,9 +55,11 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Adds a row. Figures of the same step share one. `step` is Lightning's count, which is not that of steps done."""
+        """Adds a row; figures of the same step share one. Lightning's `step` is not the number of steps done."""
         step = self.trainer.global_step
-        row: Row = {**metrics, "epoch": self.trainer.current_epoch, "step": step}
+        # The figures come as float32, which has seven digits; the rest would be noise.
+        figures = {name: float(f"{value:.7g}") for name, value in metrics.items()}
+        row: Row = {**figures, "epoch": self.trainer.current_epoch, "step": step}
         new = [key for key in row if key not in self.columns]
         self.columns += new
         if self.rows and self.rows[-1]["step"] == step:

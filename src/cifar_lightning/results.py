@@ -1,8 +1,8 @@
 """What a test leaves: results.json, the figures, and the table on the console."""
 
 import importlib.metadata
-import io
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +75,7 @@ def draw(model: LitNet, data: CIFAR10DataModule, confusion: Tensor, folder: Path
     if rows := read_rows(metrics):
         figures["curves"] = plots.curves(rows)
     for name, figure in figures.items():
-        image = io.BytesIO()
-        figure.savefig(image, format="png")
-        write_atomically(folder / f"{name}.png", lambda file, image=image: file.write(image.getvalue()))
+        write_atomically(folder / f"{name}.png", partial(figure.savefig, format="png"))
 
 
 def _spread(images: ImageSet) -> tuple[Tensor, Tensor]:

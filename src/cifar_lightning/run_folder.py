@@ -86,5 +86,6 @@ def new_run(settings: Settings) -> Path:
 
 
 def write_settings(folder: Path, settings: Settings) -> None:
+    """Writes config.yaml, from which the run can be repeated or resumed."""
     text = yaml.safe_dump(settings, sort_keys=False)
     write_atomically(folder / "config.yaml", lambda file: file.write(text.encode()))

@@ -49,7 +49,7 @@ def load_model(path: Path) -> LitNet:
     except (RuntimeError, TypeError, ValueError) as error:
         raise InputError(
             f"checkpoint {path} does not fit the network {arguments.get('net', 'that it was made with')!r}: "
-            f"{' '.join(str(error).split())[:200]}; give one that fit.py wrote, or load it with LitNet.load_from_checkpoint"
+            f"{' '.join(str(error).split())[:200]}; give one that fit.py wrote"
         ) from error
     return model.eval()
 

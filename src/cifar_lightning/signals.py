@@ -61,6 +61,12 @@ def deferred() -> Iterator[None]:
     raise_if_requested()
 
 
+def ignore() -> None:
+    """From now on a first signal changes nothing: the process is about to end, and says why."""
+    global _deferred
+    _deferred = True
+
+
 def raise_if_requested() -> None:
     """Raises `Stopped` where the flag is up."""
     if requested:

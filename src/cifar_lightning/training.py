@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 
-from cifar_lightning import loop, signals
+from cifar_lightning import loop, quiet, signals
 from cifar_lightning.callbacks import ProgressBar, StopOnSignal
 from cifar_lightning.checkpoint import (
     AtomicCheckpointIO,
@@ -57,7 +57,7 @@ def fit(
     seed: int = 0,
     checkpoint_every_n_steps: int | None = None,
     log_every_n_steps: int = 50,
-    trainer: Mapping[str, Any] | None = None,
+    trainer: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Trains, tests, draws and reports, in a new folder `default_root_dir/lightning_logs/version_N`.
 
@@ -86,6 +86,7 @@ def fit(
         NonFiniteError: The loss became NaN or infinite.
         RunError: The run failed for a reason outside it, such as a full disk.
     """
+    quiet.install()
     settings = {name: value for name, value in locals().items() if name not in ("data", "model", "trainer")}
     settings |= {"data": dict(data or {}), "model": dict(model or {}), "trainer": dict(trainer or {})}
     processes = _check(settings)
@@ -107,6 +108,7 @@ def resume(run: str | Path, changes: Mapping[str, Any] | None = None) -> dict[st
     Raises:
         InputError: There is nothing to resume, or a change would change the result.
     """
+    quiet.install()
     folder = Path(run)
     settings = changed_settings(read_settings(folder), changes or {})
     if (folder / "results.json").exists() and "max_epochs" not in (changes or {}):
@@ -167,6 +169,7 @@ def _trainer_arguments(settings: Settings) -> dict[str, Any]:
         **arguments,
         "num_sanity_val_steps": 0,  # a second look at the first validation batches has no user here
         "enable_model_summary": False,
+        "limit_val_batches": 1.0 if settings.get("data", {}).get("val_split") else 0,
         "use_distributed_sampler": False,  # the loaders share the images themselves
         **settings.get("trainer", {}),
     }
@@ -192,6 +195,7 @@ def run(folder: str | None, resume: bool) -> str:
     Returns:
         The run's folder.
     """
+    quiet.install()
     with signals.deferred(), process_group():
         folder = from_first_rank(folder)
         settings = read_settings(Path(folder))
@@ -268,7 +272,7 @@ def evaluate(
         )
     home = path.parent.parent if path.parent.name == "checkpoints" else path.parent
     output = Path(output_dir) if output_dir is not None else home / "evaluation"
-    job = {
+    job: dict[str, Any] = {
         "checkpoint": str(path),
         "data": dict(data or {}),
         "trainer": {"accelerator": accelerator, "devices": devices, "precision": precision},
@@ -285,6 +289,7 @@ def evaluate(
 
 def run_evaluation(checkpoint: str, data: Settings, trainer: Settings, output: str, metrics: str) -> None:
     """One rank of an evaluation; see `evaluate`."""
+    quiet.install()
     with signals.deferred(), process_group():
         model, module = load_model(Path(checkpoint)), data_of(Path(checkpoint), data)
         tester = Trainer(

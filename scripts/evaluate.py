@@ -1,0 +1,28 @@
+"""Tests a trained network: prints the table and writes the figures that fit.py does.
+
+python scripts/evaluate.py lightning_logs/version_0
+python scripts/evaluate.py lightning_logs/version_0/checkpoints/best.ckpt --accelerator gpu --devices 2
+python scripts/evaluate.py lightning_logs/version_0 --data.source folder --data.data_dir pictures
+"""
+
+from collections.abc import Sequence
+
+from cifar_lightning.cli import main, new_parser, parse, plain
+
+
+def script(arguments: Sequence[str]) -> None:
+    """Evaluates a checkpoint."""
+    from cifar_lightning import CIFAR10DataModule
+    from cifar_lightning.training import evaluate
+
+    parser = new_parser("evaluate.py", __doc__)
+    parser.add_function_arguments(evaluate, skip={"data"}, as_positional=True)
+    # Only what is given: all else is as it was in the training.
+    parser.add_class_arguments(CIFAR10DataModule, "data", skip={"seed", "device"})
+    settings = plain(parse(parser, arguments))
+    given = plain(parse(parser, arguments, defaults=False))
+    evaluate(**{**settings, "data": given.get("data", {})})
+
+
+if __name__ == "__main__":
+    main(script)

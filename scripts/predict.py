@@ -1,0 +1,68 @@
+"""Names what is in a picture, with the three most probable classes.
+
+python scripts/predict.py lightning_logs/version_0 cat.jpg holiday/
+python scripts/predict.py lightning_logs/version_0 cat.jpg --json
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cifar_lightning.cli import main, new_parser, parse
+from cifar_lightning.errors import InputError
+
+
+def script(arguments: Sequence[str]) -> int:
+    """Predicts; returns 1 where some of the images could not be read."""
+    parser = new_parser("predict.py", __doc__)
+    parser.add_argument("checkpoint", type=str, help="a run's folder, or a .ckpt file")
+    parser.add_argument("images", type=str, nargs="+", help="image files of any kind and size, or folders of them")
+    parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
+    settings = parse(parser, arguments)
+
+    import torch
+
+    from cifar_lightning.folder import read_image
+    from cifar_lightning.report import predictions_table
+    from cifar_lightning.saved import data_of, load_model, select_checkpoint
+
+    checkpoint = select_checkpoint(Path(settings.checkpoint))
+    model, data = load_model(checkpoint), data_of(checkpoint, {})
+    rows, unread = [], 0
+    for file in _files(settings.images):
+        try:
+            image = torch.tensor(read_image(file)).permute(2, 0, 1)
+        except InputError as error:
+            unread += 1
+            print(f"error: {error}", file=sys.stderr)
+            continue
+        _, probabilities = model.predict(data.normalize(image[None]))
+        top = probabilities[0].topk(min(3, len(model.classes)))
+        named = [
+            {"class": model.classes[index], "probability": probability}
+            for probability, index in zip(top.values.tolist(), top.indices.tolist(), strict=True)
+        ]
+        rows.append({"file": str(file), "class": named[0]["class"], "top": named})
+    if settings.json:
+        print(json.dumps(rows, indent=2))
+    elif rows:
+        predictions_table(rows)
+    return 1 if unread else 0
+
+
+def _files(paths: Sequence[str]) -> list[Path]:
+    files: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            found = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+            if not found:
+                raise InputError(f"{path} holds no files: give an image, or a folder of images")
+            files += found
+        else:
+            files.append(path)  # a missing one is reported with those that cannot be read
+    return files
+
+
+if __name__ == "__main__":
+    main(script)

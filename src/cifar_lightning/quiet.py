@@ -1,0 +1,13 @@
+"""What Lightning says on every run that is not about the run."""
+
+import logging
+import warnings
+
+
+def install() -> None:
+    """Silences, in this process, what has no use for our users; each with its reason."""
+    # Which accelerators there are not, an advertisement, and notes on its own arguments: the banner says the rest.
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # Lightning 2.6 calls torch by a deprecated name: https://github.com/Lightning-AI/pytorch-lightning/issues/21326
+    warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
