@@ -115,12 +115,17 @@ class Checkpoints(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run takes up besides the network and the optimiser."""
-        return {"best_acc": self.best_acc, "seconds": self.seconds, "rows": len(self.metrics.rows)}
+        return {
+            "best_acc": self.best_acc,
+            "seconds": self.seconds,
+            "rows": len(self.metrics.rows),
+            "last_row": dict(self.metrics.rows[-1]) if self.metrics.rows else None,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes it up."""
         self.best_acc, self._seconds_before = state_dict["best_acc"], state_dict["seconds"]
-        self.metrics.truncate(state_dict["rows"])
+        self.metrics.truncate(state_dict["rows"], state_dict["last_row"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the start: a run that was ever under way can always be resumed."""

@@ -74,12 +74,14 @@ class MetricsCSV(Logger):
                 csv.DictWriter(file, self.columns).writerow(row)
 
     @rank_zero_only
-    def truncate(self, count: int) -> None:
-        """Takes up an interrupted run's file, without what it wrote after its first `count` rows."""
+    def truncate(self, count: int, last: Row | None) -> None:
+        """Takes up an interrupted run's file as it was after `count` rows, the last of which may have grown since."""
         rows = read_rows(self.path)
         if rows:
             self.columns = list(rows[0])
         self.rows = [{key: value for key, value in row.items() if value is not None} for row in rows[:count]]
+        if last is not None:
+            self.rows[count - 1 :] = [last]
         self._write_all()
 
     def _write_all(self) -> None:
@@ -96,6 +98,10 @@ def read_rows(path: Path) -> list[Row]:
         return []
     text = path.read_text()
     text = text[: text.rfind("\n") + 1]
-    return [
-        {key: float(cell) if cell else None for key, cell in row.items()} for row in csv.DictReader(io.StringIO(text))
-    ]
+    return [{key: _number(cell) for key, cell in row.items()} for row in csv.DictReader(io.StringIO(text))]
+
+
+def _number(cell: str) -> float | None:
+    if not cell:
+        return None
+    return int(cell) if cell.isdigit() else float(cell)  # steps and epochs stay whole
