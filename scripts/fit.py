@@ -17,27 +17,42 @@ def script(arguments: Sequence[str]) -> None:
     from jsonargparse import ActionConfigFile
 
     from cifar_lightning import CIFAR10DataModule, LitNet
+    from cifar_lightning.devices import is_first_rank
     from cifar_lightning.networks import NETWORKS
-    from cifar_lightning.run_folder import newest_unfinished
-    from cifar_lightning.training import fit, resume
+    from cifar_lightning.run_folder import RunInUseError, newest_unfinished
+    from cifar_lightning.training import fit, join, resume
 
     parser = new_parser("fit.py", __doc__)
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file of settings, such as a run's config.yaml")
-    parser.add_argument("--recipe", type=str, default=None, help="named settings: tutorial, resnet18")
-    parser.add_argument("--resume", type=str, default=None, help="a run's folder; auto: the newest unfinished run")
+    parser.add_argument(
+        "--config", action=ActionConfigFile, metavar="FILE", help="YAML file of settings, such as a run's config.yaml."
+    )
+    parser.add_argument("--recipe", type=str, default=None, help="Named settings: tutorial, resnet18.")
+    parser.add_argument("--resume", type=str, default=None, help="A run's folder; auto: the newest unfinished run.")
     parser.add_function_arguments(fit, skip={"data", "model"})
     parser.add_class_arguments(CIFAR10DataModule, "data", skip={"seed", "device"})
     parser.add_class_arguments(LitNet, "model", skip={"classes", "net"})
     # LitNet takes any module; a flag can only name one
-    parser.add_argument("--model.net", default="tutorial", choices=sorted(NETWORKS), help="the network")
+    parser.groups["model"].add_argument(
+        "--model.net", default="tutorial", choices=sorted(NETWORKS), help="The network."
+    )
 
     run = value_of("--resume", arguments)
-    if run == "auto":
-        run = newest_unfinished(value_of("--default_root_dir", arguments) or ".")
-        print(f"resuming {run}" if run else "no unfinished run: starting a new one", flush=True)
     if run is not None:
-        given = parse(parser, arguments, defaults=False)
+        given = parse(parser, with_recipe(arguments), defaults=False)
         flags = {key: value for key, value in given.items() if key not in ("resume", "config", "recipe")}
+    if run == "auto" and not is_first_rank():
+        join()  # the first rank chooses
+        return
+    if run == "auto":
+        run = newest_unfinished(flags.get("default_root_dir", "."))
+        print(f"resuming {run}" if run else "no unfinished run: starting a new one", flush=True)
+        if run is not None:
+            try:
+                resume(run, flags)
+            except RunInUseError:  # another job was faster: look again
+                script(arguments)
+            return
+    if run is not None:
         resume(run, flags)
         return
     settings = plain(parse(parser, with_recipe(arguments)))

@@ -145,9 +145,7 @@ def test_self_signed_certificate(payload, tmp_path, monkeypatch):
     certificate = self_signed(tmp_path)
     folder = tmp_path / "data"
     with serve(payload, certificate=certificate) as server:
-        with pytest.raises(
-            InputError, match="certificate is not trusted, self-signed certificate: check the"
-        ):
+        with pytest.raises(InputError, match="certificate is not trusted, self-signed certificate: check the"):
             fetch(payload, folder, server.url)
         assert server.requests == []
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))  # what the message says
@@ -199,9 +197,7 @@ def test_disk_is_blamed_for_what_is_the_disks_fault(payload, tmp_path):
     (tmp_path / "file").touch()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with serve(payload) as server:
-        with pytest.raises(
-            InputError, match=r"cannot write .*file/data.*: Not a directory; make room or name"
-        ):
+        with pytest.raises(InputError, match=r"cannot write .*file/data.*: Not a directory; make room or name"):
             fetch(payload, tmp_path / "file" / "data", server.url)
         assert server.requests == []
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))

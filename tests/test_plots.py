@@ -154,9 +154,7 @@ def test_confusion_matrix_fits(classes):
     shown = torch.as_tensor(axes.images[0].get_array().data)
     torch.testing.assert_close(shown, counts / counts.sum(1, keepdim=True).double(), check_dtype=False)
     assert axes.images[0].get_interpolation() == "nearest"
-    assert [int(text.get_text()) for text in axes.texts] == (
-        counts.flatten().tolist() if classes <= 20 else []
-    )
+    assert [int(text.get_text()) for text in axes.texts] == (counts.flatten().tolist() if classes <= 20 else [])
     assert_nothing_clipped(figure)
     heights = [label.get_window_extent().height for label in axes.get_yticklabels()]
     assert min(heights) >= 9  # pixels

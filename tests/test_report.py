@@ -17,8 +17,7 @@ def results(classes, confusion):
         "test_loss": 1.23456,
         "test_count": int(counts.sum()),
         "per_class_acc": {
-            name: counts[index, index] / images[index] if images[index] else None
-            for index, name in enumerate(classes)
+            name: counts[index, index] / images[index] if images[index] else None for index, name in enumerate(classes)
         },
         "confusion": counts.tolist(),
     }

@@ -77,9 +77,7 @@ def test_data_dir_may_be_the_archive_itself(tmp_path):
 
 
 def test_load_without_prepare(tmp_path):
-    with pytest.raises(
-        InputError, match=r"gz cannot be read \(No such file or directory\): prepare\(\) fetches"
-    ):
+    with pytest.raises(InputError, match=r"gz cannot be read \(No such file or directory\): prepare\(\) fetches"):
         sources.load("cifar10", "train", tmp_path)
     digest = write_archive(tmp_path / NAME)
     check_set(sources.load("cifar10", "train", tmp_path, sha256=digest), 100, CLASSES)
@@ -424,9 +422,7 @@ def png(width, height):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
 def test_bad_files_are_named(tmp_path):

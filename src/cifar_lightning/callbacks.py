@@ -46,6 +46,8 @@ class StopOnSignal(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stops between two steps."""
+        if trainer.fit_loop._should_accumulate():
+            return  # gradients are under way, which no checkpoint holds
         signum = signals.requested if self._group is None else self._poll()
         if signum:
             if self.checkpoints is not None:

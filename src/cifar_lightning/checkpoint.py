@@ -63,8 +63,13 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     except Exception as error:  # torch.load raises nearly anything on a damaged file
         reason = "it would run code when loaded" if "Unsupported" in str(error) else "it is damaged or no checkpoint"
         raise InputError(f"checkpoint {path} cannot be read: {reason}; give another one") from error
-    if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= checkpoint.keys():
+    parts = ("state_dict", "hyper_parameters")
+    if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(part), dict) for part in parts):
         raise InputError(f"checkpoint {path} is not one that Lightning wrote: give a run's folder or a .ckpt file")
+    for arguments in (checkpoint["hyper_parameters"], checkpoint.get("datamodule_hyper_parameters", {})):
+        # Lightning imports and calls what these name: https://github.com/Lightning-AI/pytorch-lightning/issues/21822
+        if named := sorted({"_instantiator", "_class_path"} & set(arguments)):
+            raise InputError(f"checkpoint {path} names code to run, in {' and '.join(named)}: give one you trust")
     return checkpoint
 
 
@@ -79,7 +84,7 @@ def newest_readable(folder: Path) -> tuple[Path, list[str]]:
         try:
             load_checkpoint(path)
         except InputError as error:
-            problems.append(str(error))
+            problems.append(str(error).rpartition(";")[0] or str(error))
         else:
             return path, problems
     raise InputError("; ".join([f"nothing to resume: {folder} holds no readable checkpoint", *problems]))
@@ -107,7 +112,7 @@ class Checkpoints(Checkpoint):
         self.folder, self.metrics, self.every_n_steps = folder, metrics, every_n_steps
         self.best_acc = -1.0
         self._seconds_before, self._started = 0.0, time.monotonic()
-        self._saved_step = -1
+        self._saved_step, self._resumed = -1, False
 
     @property
     def seconds(self) -> float:  # noqa: D102
@@ -125,18 +130,23 @@ class Checkpoints(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes it up."""
         self.best_acc, self._seconds_before = state_dict["best_acc"], state_dict["seconds"]
+        self._resumed = True
         self.metrics.truncate(state_dict["rows"], state_dict["last_row"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the start: a run that was ever under way can always be resumed."""
         self._started = time.monotonic()
-        if trainer.global_step == 0:
+        if self._resumed:
+            self._saved_step = trainer.global_step
+        else:
             self.save(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Saves where it is due."""
+        if trainer.fit_loop._should_accumulate():
+            return  # gradients are under way, which no checkpoint holds
         due = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
         if due or batch_idx + 1 >= trainer.num_training_batches or trainer.global_step == trainer.max_steps:
             self.save(trainer)
@@ -159,12 +169,20 @@ class Checkpoints(Checkpoint):
             return
         for name, weight in trainer.lightning_module.state_dict().items():
             if isinstance(weight, Tensor) and weight.is_floating_point() and not weight.isfinite().all():
+                lr, loss = trainer.optimizers[0].param_groups[0]["lr"], trainer.callback_metrics.get("train_loss")
                 raise NonFiniteError(
-                    f"the weight {name} is not finite at step {trainer.global_step}: the checkpoint before is kept; "
-                    "lower --model.lr"
+                    f"the weight {name} is not finite at step {trainer.global_step}, with lr {lr:g}; "
+                    f"the last finite loss was {'before the first log point' if loss is None else f'{loss:.4f}'}: "
+                    "the checkpoint before is kept; lower --model.lr"
                 )
-        trainer.save_checkpoint(self.folder / f"step-{trainer.global_step}.ckpt")
+        if trainer.is_global_zero:
+            self.metrics.flush()  # the checkpoint counts on its rows, even after a power failure
+        path = self.folder / f"step-{trainer.global_step}.ckpt"
+        trainer.save_checkpoint(path)
         self._saved_step = trainer.global_step
         if trainer.is_global_zero:
-            for path in step_checkpoints(self.folder)[:-KEEP]:
-                path.unlink(missing_ok=True)
+            paths = step_checkpoints(self.folder)
+            here = paths.index(path)
+            # What lies ahead could not be read when the run was resumed.
+            for old in [*paths[: max(here + 1 - KEEP, 0)], *paths[here + 1 :]]:
+                old.unlink(missing_ok=True)

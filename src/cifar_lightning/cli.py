@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +13,8 @@ from cifar_lightning import signals
 from cifar_lightning.errors import InputError, NonFiniteError, RunError, Stopped, exit_code
 
 if TYPE_CHECKING:
+    from argparse import Action
+
     from jsonargparse import ArgumentParser, Namespace
 
 
@@ -30,12 +33,18 @@ def main(script: Callable[[Sequence[str]], int | None]) -> NoReturn:
             print(f"error: {error}", file=sys.stderr)
     except Stopped as error:
         code = exit_code(error)
-        print(f"stopped by {error}; go on with --resume", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print(signals.message(error.signum), file=sys.stderr)
     except RuntimeError as error:
         if "operator torchvision::nms does not exist" not in str(error):
             raise
         code = 2
         print(f"error: {_mismatch()}", file=sys.stderr)
+    if code and "RANK" in os.environ:
+        # Not `sys.exit`: threads of a broken process group would be waited for.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 
@@ -49,7 +58,7 @@ def _mismatch() -> str:
 
 
 def new_parser(script: str, doc: str | None) -> "ArgumentParser":
-    """A parser whose help opens with the script's docstring as it is laid out there."""
+    """A parser whose help opens with the script's docstring as it is laid out there, and takes a line or two a flag."""
     from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
     class Formatter(DefaultHelpFormatter):
@@ -61,9 +70,33 @@ def new_parser(script: str, doc: str | None) -> "ArgumentParser":
         def _fill_text(self, text: str, width: int, indent: str) -> str:
             return text.rstrip()
 
+        def add_argument(self, action: "Action") -> None:
+            if not _is_group(action):
+                super().add_argument(action)
+
+        def _get_default_metavar_for_optional(self, action: "Action") -> str:
+            name = (self._get_type_str(action) or "").removesuffix(" | null").replace(" | ", "|")
+            return "DICT" if "[" in name else name.upper()
+
+        def _get_help_string(self, action: "Action") -> str:
+            help_ = action.help or ""
+            return help_ if action.default in (None, "==SUPPRESS==") else f"{help_.rstrip('.')} [%(default)s]"
+
     return ArgumentParser(
-        prog=script, usage=f"{script} [flags]", description=doc, formatter_class=Formatter, exit_on_error=False
+        prog=script,
+        usage=f"{script} [flags]",
+        description=doc,
+        formatter_class=Formatter,
+        exit_on_error=False,
+        print_config=None,  # a run's config.yaml is that
     )
+
+
+def _is_group(action: "Action") -> bool:
+    """Whether this is `--data` or `--model`, which take a file of settings for one group: --config does for all."""
+    from jsonargparse._actions import _ActionConfigLoad
+
+    return isinstance(action, _ActionConfigLoad)
 
 
 def parse(parser: "ArgumentParser", arguments: Sequence[str], defaults: bool = True) -> "Namespace":
@@ -74,17 +107,29 @@ def parse(parser: "ArgumentParser", arguments: Sequence[str], defaults: bool = T
     """
     from jsonargparse import ArgumentError
 
-    known = [option for action in parser._actions for option in action.option_strings]
+    known = [option for action in parser._actions if not _is_group(action) for option in action.option_strings]
     for argument in arguments:
         flag = argument.partition("=")[0]
         # --trainer.KEY takes any key: the Trainer checks it
         if flag.startswith("--") and flag not in known and not flag.startswith("--trainer."):
-            near = difflib.get_close_matches(flag, known, n=1, cutoff=0.5)
+            near = difflib.get_close_matches(flag, known, n=1, cutoff=0.6)
             raise InputError(f"unknown flag {flag}: " + (f"did you mean {near[0]}?" if near else "see --help"))
     try:
         return parser.parse_args(list(arguments), defaults=defaults)
     except ArgumentError as error:
-        raise InputError(" ".join(str(error).split()) + "; see --help") from error
+        raise InputError(_in_our_words(" ".join(str(error).split()))) from error
+
+
+def _in_our_words(error: str) -> str:
+    """Jsonargparse's message for a value of the wrong type, without Python's names; any other as it is."""
+    parts = re.fullmatch(r'Parser key "(\S+)": (.+?)( Given value type: .+?)?\.? (Got|Given) value: (.*)', error)
+    if parts is None:
+        return f"{error}; see --help"
+    flag, expected, value = parts[1], parts[2], parts[5]
+    words = {"int": "a whole number", "float": "a number", "bool": "true or false", "dict": "--trainer.KEY VALUE"}
+    types = [words.get(name, name) for name in re.findall(r"<class '(\w+)'>", expected)]
+    choices = types or re.findall(r"'([^']+)'", expected)
+    return f"--{flag} {value} is not valid: give {' or '.join(dict.fromkeys(choices))}"
 
 
 def with_recipe(arguments: Sequence[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """CIFAR10DataModule: the images of a source, as ready batches for any LightningModule or a plain loop."""
 
+import warnings
 import zlib
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,9 @@ from cifar_lightning import cifar10, sources, transforms
 from cifar_lightning.errors import InputError
 from cifar_lightning.loader import BatchLoader, epoch_generator
 from cifar_lightning.sources import ImageSet
+
+FLIPS = ("none", "random", "alternating")
+NORMALIZATIONS = ("half", "dataset")
 
 
 class CIFAR10DataModule(LightningDataModule):
@@ -77,6 +81,8 @@ class CIFAR10DataModule(LightningDataModule):
             ("eval_batch_size", eval_batch_size, eval_batch_size >= 1, "1 or more"),
             ("crop_padding", crop_padding, 0 <= crop_padding < 32, "0 to 31"),
             ("synthetic_size", synthetic_size, synthetic_size >= 10, "10 or more"),
+            ("flip", flip, flip in FLIPS, " or ".join(FLIPS)),
+            ("normalization", normalization, normalization in NORMALIZATIONS, " or ".join(NORMALIZATIONS)),
             ("val_split", val_split, val_split >= 0, "a count, or a fraction from 0 to 1"),
             ("val_split", val_split, not isinstance(val_split, float) or val_split < 1, "a fraction below 1"),
         ):
@@ -133,6 +139,11 @@ class CIFAR10DataModule(LightningDataModule):
         mean, std = (torch.tensor(x, device=images.device) for x in (self._mean, self._std))
         return transforms.normalize(images.permute(0, 2, 3, 1), mean, std)
 
+    def sample(self, count: int) -> Tensor:
+        """At most `count` normalised training images, evenly spread over the set: the same whatever the seed."""
+        images = self.image_set("train").images
+        return self.normalize(images[torch.linspace(0, len(images) - 1, min(count, len(images))).long()])
+
     def train_dataloader(self) -> BatchLoader:
         """Shuffled, augmented batches of the training images that are not held out."""
         h = self.hparams
@@ -142,6 +153,8 @@ class CIFAR10DataModule(LightningDataModule):
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
         """The held-out training images, once each, unaugmented; none (an empty list) without a `val_split`."""
         if not len(self.val_indices):
+            # Lightning warns of an empty list, and has no other way to hear that there is nothing to validate on
+            warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
             return []
         return self._loader("train", self.val_indices, self.hparams["eval_batch_size"])
 

@@ -20,6 +20,10 @@ def resolve_devices(accelerator: str, devices: str | int) -> tuple[str, int]:
     Raises:
         InputError: There are no such devices.
     """
+    if accelerator not in ("auto", "cpu", "gpu", "cuda", "mps"):
+        raise InputError(f"accelerator {accelerator} is not known: give cpu, gpu, mps or auto")
+    if accelerator == "mps" and not torch.backends.mps.is_available():
+        raise InputError("accelerator mps: this machine has no Apple GPU that torch can use; give --accelerator cpu")
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if accelerator == "auto":
         accelerator = "gpu" if gpus else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -71,16 +75,14 @@ def process_group() -> Iterator[None]:
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // local))
     dist.init_process_group(timeout=RANK_TIMEOUT)  # gloo for tensors on the CPU, NCCL for those on a GPU
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    yield
+    # Not after an error: it could wait for ranks that are gone, and theirs would break before this one has said why.
+    dist.destroy_process_group()
 
 
-def from_first_rank(value: str | None) -> str:
+def from_first_rank(values: list[str | None]) -> list[str | None]:
     """What the first rank gives, on every rank."""
-    box = [value]
     if world_size() > 1:
-        dist.broadcast_object_list(box, 0, device=torch.device("cpu"))
-    assert box[0] is not None
-    return box[0]
+        values = list(values)
+        dist.broadcast_object_list(values, 0, device=torch.device("cpu"))
+    return values

@@ -3,21 +3,21 @@
 The ranks see the environment that torchrun would give them (RANK, LOCAL_RANK, WORLD_SIZE, …), so Lightning treats both
 alike. The parent is no rank: it passes signals on, takes the others down when a rank dies, and names the rank and its
 error last. Each rank's standard input is a pipe from the parent: it carries "stop", and its end tells a rank that the
-parent is gone.
+parent is gone. Another pipe carries a rank's last words to the parent.
 """
 
 import importlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import traceback
-from functools import partial
-from pathlib import Path
+from collections.abc import Sequence
+from functools import cached_property, partial
 from typing import Any
 
 from cifar_lightning import signals
@@ -25,6 +25,11 @@ from cifar_lightning.errors import InputError, NonFiniteError, RunError, Stopped
 
 STOP_SECONDS = 20.0  # to save a checkpoint and leave, once told to stop
 DEATH_SECONDS = 5.0  # to leave, once another rank has died: there is nothing left to do together
+SUSPENDED_SECONDS = 20.0  # that a rank may be suspended (SIGSTOP) while the others wait for it
+POLL_SECONDS = 0.05
+REPORT_BYTES = 60_000  # a pipe takes 64 KiB without a reader
+
+STOPS = (128 + signal.SIGTERM, 128 + signal.SIGINT)  # exit codes of a process that was told to stop
 
 
 def launched() -> bool:
@@ -32,119 +37,161 @@ def launched() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-def launch(target: str, kwargs: dict[str, Any], processes: int) -> None:
+def launch(target: str, kwargs: dict[str, Any], processes: int, inherit: Sequence[int] = ()) -> None:
     """Calls `target` ("module:function") with `kwargs` in `processes` ranks, and returns when all have ended well.
 
     Args:
         target: The function, by name.
         kwargs: Its arguments, plain values.
         processes: Number of ranks, all on this machine.
+        inherit: File descriptors that the ranks keep open.
 
     Raises:
-        InputError, NonFiniteError, RunError: A rank ended with it; or RunError: it was killed. The message names the
-            rank.
+        InputError, NonFiniteError, RunError: A rank ended with it; or RunError: it was killed, or hangs. The message
+            names the rank.
         Stopped: This process, or a rank, was told to stop. The ranks have ended.
     """
     from torch.distributed import TCPStore  # type: ignore[attr-defined]  # it is documented there
 
     # The parent holds the store that the ranks meet at: the system picks a free port, so no two jobs can collide.
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    with tempfile.TemporaryDirectory(prefix="cifar_lightning_") as folder:
-        ranks = [_start(target, kwargs, rank, processes, store.port, Path(folder)) for rank in range(processes)]
+    ranks: list[_Rank] = []
+    with signals.deferred():
         signals.at_once = partial(_kill, ranks)
         try:
-            _watch(ranks, Path(folder))
+            for rank in range(processes):
+                ranks.append(_Rank(target, kwargs, rank, processes, store.port, inherit))
+            _watch(ranks)
         finally:
             _kill(ranks)
             signals.at_once = None
 
 
-def _start(
-    target: str, kwargs: dict[str, Any], rank: int, processes: int, port: int, folder: Path
-) -> "subprocess.Popen[bytes]":
-    env = {
-        **os.environ,
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "GROUP_RANK": "0",
-        "WORLD_SIZE": str(processes),
-        "LOCAL_WORLD_SIZE": str(processes),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "TORCHELASTIC_RUN_ID": "cifar_lightning",  # how Lightning knows that it need not start the ranks
-        "TORCHELASTIC_USE_AGENT_STORE": "True",  # torch: rank 0 need not open the store, it is there
-    }
-    arguments = json.dumps({"target": target, "kwargs": kwargs, "report": str(folder / f"{rank}.json")})
-    # A session of its own: Ctrl-C in a terminal then reaches the parent alone, which passes it on once.
-    return subprocess.Popen(
-        [sys.executable, "-m", "cifar_lightning.launch", arguments],
-        env=env,
-        stdin=subprocess.PIPE,
-        start_new_session=True,
-    )
+class _Rank:
+    """A rank, as its parent sees it."""
 
+    def __init__(
+        self, target: str, kwargs: dict[str, Any], rank: int, processes: int, port: int, inherit: Sequence[int]
+    ) -> None:
+        env = {
+            **os.environ,
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "GROUP_RANK": "0",
+            "WORLD_SIZE": str(processes),
+            "LOCAL_WORLD_SIZE": str(processes),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "TORCHELASTIC_RUN_ID": "cifar_lightning",  # how Lightning knows that it need not start the ranks
+            "TORCHELASTIC_USE_AGENT_STORE": "True",  # torch: rank 0 need not open the store, it is there
+        }
+        self.rank = rank
+        self._suspended_seconds = 0.0
+        self._words, report = os.pipe()
+        # A session of its own: Ctrl-C in a terminal then reaches the parent alone, which passes it on once.
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "cifar_lightning.launch"),
+                json.dumps({"target": target, "kwargs": kwargs, "report": report}),
+            ],
+            env=env,
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+            pass_fds=(report, *inherit),
+        )
+        os.close(report)
 
-def _kill(ranks: "list[subprocess.Popen[bytes]]") -> None:
-    for rank in ranks:
-        rank.kill()
-    for rank in ranks:
-        rank.wait()
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
 
+    @property
+    def failed(self) -> bool:
+        return self.process.poll() not in (None, 0)
 
-def _watch(ranks: "list[subprocess.Popen[bytes]]", folder: Path) -> None:
-    """Waits for the ranks; see `launch` for what it raises."""
-    deadline, first, told, stopping = float("inf"), None, False, False
-    with signals.deferred():
-        while any(rank.poll() is None for rank in ranks):
-            ended = [i for i, rank in enumerate(ranks) if rank.poll() not in (None, 0)]
-            if ended and first is None:
-                first = _first_failure(ended, ranks, folder)
-                stopping = first["code"] in (128 + signal.SIGTERM, 128 + signal.SIGINT)
-                deadline = time.monotonic() + (STOP_SECONDS if stopping else DEATH_SECONDS)
-            signum = signals.requested or (first["code"] - 128 if first is not None and stopping else 0)
-            if signum and not told:
-                told = True
-                deadline = min(deadline, time.monotonic() + STOP_SECONDS)
-                _tell(ranks, signum)
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.05)
-    # Judged once more now that all have ended: the process that the others missed may have been seen after them.
-    if first is None:
-        ended = [i for i, rank in enumerate(ranks) if rank.poll() not in (None, 0)]
-        first = _first_failure(ended, ranks, folder) if ended else None
-    if first is not None:
-        _raise(first)
-
-
-def _tell(ranks: "list[subprocess.Popen[bytes]]", signum: int) -> None:
-    for rank in ranks:
-        assert rank.stdin is not None
+    @cached_property
+    def failure(self) -> dict[str, Any]:
+        """What a rank that failed has to say; one that was killed says nothing, and counts as the first to fail."""
+        readable = select.select([self._words], [], [], 0)[0]
+        words = os.read(self._words, REPORT_BYTES) if readable else b""
         try:
-            rank.stdin.write(f"{int(signum)}\n".encode())
-            rank.stdin.flush()
+            report: dict[str, Any] = json.loads(words)
+        except ValueError:  # it had no time to say anything
+            code = self.process.returncode
+            name = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            # One that was told to stop in its first moments, before it could handle the signal.
+            code = 128 - code if code < 0 and 128 - code in STOPS else code
+            report = {"time": 0.0, "code": code, "message": name, "traceback": ""}
+        return report | {"rank": self.rank}
+
+    def tell(self, signum: int) -> None:
+        """Tells the rank to stop."""
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(f"{int(signum)}\n".encode())
+            self.process.stdin.flush()
         except OSError:
             pass  # it has ended
 
+    def suspended(self) -> bool:
+        """Whether it has been suspended for too long. To be asked once a poll.
 
-def _first_failure(ended: list[int], ranks: "list[subprocess.Popen[bytes]]", folder: Path) -> dict[str, Any]:
-    """What the rank that failed first has to say; one that was killed, which says nothing, comes before all."""
-    failures = []
-    for rank in ended:
-        report = folder / f"{rank}.json"
-        code = ranks[rank].returncode
-        if report.exists():
-            failures.append(json.loads(report.read_text()))
-        else:
-            name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            message = f"was killed by {name}" if code < 0 else f"ended with {name}"
-            failures.append({"rank": rank, "time": 0.0, "code": code, "message": message, "traceback": ""})
+        Polls are counted, not seconds: a job that is suspended as a whole, as some schedulers do, may go on.
+        """
+        try:
+            state = os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:  # it has ended
+            state = None
+        self._suspended_seconds = self._suspended_seconds + POLL_SECONDS if state else 0.0
+        return self._suspended_seconds > SUSPENDED_SECONDS
+
+
+def _kill(ranks: list[_Rank]) -> None:
+    for rank in ranks:
+        rank.process.kill()
+    for rank in ranks:
+        rank.process.wait()
+
+
+def _watch(ranks: list[_Rank]) -> None:
+    """Waits for the ranks; see `launch` for what it raises."""
+    deadline, told = float("inf"), False
+    while any(rank.alive for rank in ranks) and time.monotonic() < deadline:
+        failed = [rank for rank in ranks if rank.failed]
+        code = _first_failure(failed)["code"] if failed else 0
+        signum = signals.requested or (code - 128 if code in STOPS else 0)
+        if signum and not told:
+            told = True
+            deadline = time.monotonic() + STOP_SECONDS
+            for rank in ranks:
+                rank.tell(signum)
+        elif failed and deadline == float("inf"):
+            deadline = time.monotonic() + DEATH_SECONDS
+        if suspended := [rank for rank in ranks if rank.suspended()]:
+            raise RunError(
+                f"rank {suspended[0].rank}: was suspended (SIGSTOP) for {SUSPENDED_SECONDS:g} s while the others waited"
+            )
+        time.sleep(POLL_SECONDS)
+    # Judged once more: the process that the others missed may have been seen after them.
+    failed, alive = [rank for rank in ranks if rank.failed], [rank for rank in ranks if rank.alive]
+    if failed:
+        failure = _first_failure(failed)
+        if alive and "imed out" in failure["message"]:  # whoever waits in vain fails first
+            names = ", ".join(str(rank.rank) for rank in alive)
+            raise RunError(f"rank {names}: does not answer; rank {failure['rank']} has waited ({failure['message']})")
+        _raise(failure)
+    if not alive:
+        signals.ignore()
+
+
+def _first_failure(failed: list[_Rank]) -> dict[str, Any]:
+    failures = [rank.failure for rank in failed]
     return min(failures, key=lambda failure: failure["time"])
 
 
 def _raise(failure: dict[str, Any]) -> None:
     code, message = failure["code"], f"rank {failure['rank']}: {failure['message']}"
-    if code in (128 + signal.SIGTERM, 128 + signal.SIGINT):
+    if code in STOPS:
         raise Stopped(code - 128)
     if code == 2:
         raise InputError(failure["message"])  # every rank has the same input
@@ -155,11 +202,15 @@ def _raise(failure: dict[str, Any]) -> None:
 def _listen() -> None:
     """In a rank: passes the parent's word on. The end of the pipe means that the parent is gone."""
     line = sys.stdin.readline()
-    signals.request(int(line) if line.strip() else signal.SIGTERM)
+    signum = int(line) if line.strip() else int(signal.SIGTERM)
+    signals.request(signum)
+    # By then a parent would have ended this process, which may hang in a collective: so it has no parent.
+    time.sleep(STOP_SECONDS + DEATH_SECONDS)
+    os._exit(128 + signum)
 
 
 def _rank_main() -> None:
-    signals.install()
+    signals.install(silent=True)
     job = json.loads(sys.argv[1])
     threading.Thread(target=_listen, daemon=True).start()
     try:
@@ -170,11 +221,9 @@ def _rank_main() -> None:
         code = exit_code(error)
         expected = isinstance(error, InputError | NonFiniteError | RunError | Stopped)
         message = str(error) if expected else "".join(traceback.format_exception_only(error)).splitlines()[0]
-        report = {"rank": int(os.environ["RANK"]), "time": time.time(), "code": code, "message": message}
-        report["traceback"] = "" if expected else traceback.format_exc()
-        part = Path(job["report"] + ".part")
-        part.write_text(json.dumps(report))
-        part.rename(job["report"])
+        report = {"time": time.time(), "code": code, "message": message[:2_000]}
+        report["traceback"] = "" if expected else traceback.format_exc()[-8_000:]
+        os.write(job["report"], json.dumps(report).encode())
     sys.stdout.flush()
     sys.stderr.flush()
     # Not `sys.exit`: threads of a broken process group would be waited for.

@@ -1,7 +1,7 @@
 """LitNet: the loss, the optimiser, its schedule and the metrics around a network."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -14,6 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 
 from cifar_lightning.cifar10 import CLASSES
 from cifar_lightning.errors import InputError, NonFiniteError
+from cifar_lightning.muon import SGDWithMuon
 from cifar_lightning.networks import build
 
 Batch = tuple[Tensor, Tensor]
@@ -27,16 +28,25 @@ class LitNet(LightningModule):
     last evaluation stay in `last_evaluation`.
 
     Args:
-        net: A network's name, `tutorial` or `resnet18`, or any module from images `(N, 3, H, W)` to logits
+        net: A network's name (tutorial, resnet18, speed, speed96), or any module from images `(N, 3, H, W)` to logits
             `(N, len(classes))`. A module is not stored in checkpoints: give it to `load_from_checkpoint` again.
         width: Channels of the named network's first convolution; its own default where none is given.
         lr: Learning rate; with a schedule, its highest.
         momentum: Of SGD, 0 to 1.
-        weight_decay: L2 penalty on all weights.
+        weight_decay: L2 penalty on all weights; where groups have other rates, scaled so that it takes the same share
+            of every weight a step.
         nesterov: Whether the momentum is Nesterov's.
         label_smoothing: Part of each label spread over all classes, 0 to 1. Evaluation losses are without it.
         schedule: Of the learning rate, per step over the whole fit: constant; one-cycle (linear from lr / 25 to lr in
-            the first 30 %, then a half cosine to zero); cosine (a half cosine from lr to zero).
+            the first 30 %, then a half cosine to zero); cosine (a half cosine from lr to zero); linear (straight from
+            lr to zero).
+        muon_lr: Learning rate of the convolutions' filters by Muon, relative to their size; without it by SGD.
+        muon_momentum: Muon's momentum, 0 to 1.
+        bias_lr: Learning rate of biases and norms, where it is not lr.
+        head_lr: Learning rate of linear layers' weights, where it is not lr.
+        test_views: What an evaluation or prediction averages the logits of: one, the image as it is; mirror, also its
+            mirror image; six, these two and their shifts by a pixel up-left and down-right, with half the weight
+            (https://arxiv.org/abs/2404.00498, section 3.5).
         classes: Names of the classes, in the order of the labels. Stored in checkpoints.
 
     Raises:
@@ -52,7 +62,12 @@ class LitNet(LightningModule):
         weight_decay: float = 0.0,
         nesterov: bool = False,
         label_smoothing: float = 0.0,
-        schedule: Literal["constant", "one-cycle", "cosine"] = "constant",
+        schedule: Literal["constant", "one-cycle", "cosine", "linear"] = "constant",
+        muon_lr: float | None = None,
+        muon_momentum: float = 0.6,
+        bias_lr: float | None = None,
+        head_lr: float | None = None,
+        test_views: Literal["one", "mirror", "six"] = "one",
         classes: Sequence[str] = CLASSES,
     ) -> None:
         super().__init__()
@@ -65,6 +80,11 @@ class LitNet(LightningModule):
             ("label_smoothing", label_smoothing, 0 <= label_smoothing < 1, "0 to 1, without 1"),
             ("nesterov", nesterov, momentum > 0 or not nesterov, "false where momentum is 0"),
             ("schedule", schedule, schedule in SCHEDULES, " or ".join(SCHEDULES)),
+            ("muon_lr", muon_lr, muon_lr is None or muon_lr > 0, "more than 0"),
+            ("muon_momentum", muon_momentum, 0 <= muon_momentum < 1, "0 to 1, without 1"),
+            ("bias_lr", bias_lr, bias_lr is None or bias_lr > 0, "more than 0"),
+            ("head_lr", head_lr, head_lr is None or head_lr > 0, "more than 0"),
+            ("test_views", test_views, test_views in VIEWS, " or ".join(VIEWS)),
         ):
             if not ok:
                 raise InputError(f"{name} {value} is out of range: give {range_}")
@@ -90,6 +110,11 @@ class LitNet(LightningModule):
         logits: Tensor = self.net(images)
         return logits
 
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits over the views that an evaluation takes of each image; see `test_views`."""
+        views = VIEWS[self.hparams["test_views"]](images)
+        return torch.stack([weight * self(view) for weight, view in views]).sum(0)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The mean cross-entropy of a batch."""
         images, labels = batch
@@ -109,7 +134,7 @@ class LitNet(LightningModule):
     def predict_step(self, batch: Tensor | Batch, batch_idx: int = 0) -> tuple[Tensor, Tensor]:
         """The predicted class `(N,)` and the probabilities `(N, len(classes))` of a batch, with or without labels."""
         images = batch if isinstance(batch, Tensor) else batch[0]
-        probabilities = self(images).softmax(1)
+        probabilities = self.logits(images).softmax(1)
         return probabilities.argmax(1), probabilities
 
     @torch.inference_mode()
@@ -118,22 +143,39 @@ class LitNet(LightningModule):
         self.eval()
         return self.predict_step(images)
 
+    def setup(self, stage: str) -> None:
+        """Gives a network that begins from the data some of it: the same images whatever the seed and the rank."""
+        init, data = getattr(self.net, "init_from_images", None), self.trainer.datamodule  # type: ignore[attr-defined]
+        if stage == "fit" and init is not None and hasattr(data, "sample"):
+            init(data.sample(5_000))
+
     def configure_optimizers(self) -> Any:
-        """SGD, and a schedule as long as the Trainer will fit."""
+        """The optimiser, and a schedule as long as the Trainer will fit."""
         h = self.hparams
-        optimizer = torch.optim.SGD(
-            self.parameters(),
-            h["lr"],
-            momentum=h["momentum"],
-            weight_decay=h["weight_decay"],
-            nesterov=h["nesterov"],
-            fused=True,  # one kernel for all weights
-        )
+        optimizer = self._optimizer()
         if h["schedule"] == "constant":
             return optimizer
         factor, total = SCHEDULES[h["schedule"]], int(self.trainer.estimated_stepping_batches)
         scheduler = LambdaLR(optimizer, lambda step: factor(step / total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        h = self.hparams
+        options = {"momentum": h["momentum"], "nesterov": h["nesterov"]}
+        weights = [p for p in self.parameters() if p.requires_grad]
+        if h["muon_lr"] is None and h["bias_lr"] is None and h["head_lr"] is None:
+            # fused: one kernel for all weights
+            return torch.optim.SGD(weights, h["lr"], weight_decay=h["weight_decay"], fused=True, **options)
+        of_dimension = {n: [p for p in weights if p.dim() == n] for n in {p.dim() for p in weights}}
+        rates = {1: h["bias_lr"], 2: h["head_lr"], 4: h["muon_lr"]}
+        groups = []
+        for dimension, params in sorted(of_dimension.items()):
+            lr = rates.get(dimension) or h["lr"]
+            group = {"params": params, "lr": lr, "weight_decay": h["weight_decay"] * h["lr"] / lr}
+            if dimension == 4 and h["muon_lr"] is not None:
+                group |= {"muon": True, "momentum": h["muon_momentum"], "weight_decay": 0.0}
+            groups.append(group)
+        return SGDWithMuon(groups, h["lr"], **options)
 
     def on_fit_start(self) -> None:
         """Moves the running loss to where the losses are."""
@@ -189,7 +231,7 @@ class LitNet(LightningModule):
 
     def _evaluate(self, metrics: MetricCollection, batch: Batch) -> None:
         images, labels = batch
-        logits = self(images)
+        logits = self.logits(images)
         metrics["loss"].update(F.cross_entropy(logits, labels), len(labels))
         for name in ("acc", "acc_per_class", "confusion"):
             metrics[name].update(logits.argmax(1), labels)
@@ -211,6 +253,30 @@ class LitNet(LightningModule):
         metrics.reset()
 
 
+def _one_view(images: Tensor) -> list[tuple[float, Tensor]]:
+    return [(1.0, images)]
+
+
+def _mirror_views(images: Tensor) -> list[tuple[float, Tensor]]:
+    return [(0.5, images), (0.5, images.flip(3))]
+
+
+def _six_views(images: Tensor) -> list[tuple[float, Tensor]]:
+    padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
+    shifted = [padded[:, :, 2:, 2:], padded[:, :, :-2, :-2]]
+    return [
+        *((0.25, view) for view in (images, images.flip(3))),
+        *((0.125, view) for shift in shifted for view in (shift, shift.flip(3))),
+    ]
+
+
+VIEWS: dict[str, Callable[[Tensor], list[tuple[float, Tensor]]]] = {
+    "one": _one_view,
+    "mirror": _mirror_views,
+    "six": _six_views,
+}
+
+
 def _one_cycle(progress: float) -> float:
     """Factor of the highest lr at `progress`, 0 to 1 of the fit (https://arxiv.org/abs/1708.07120)."""
     if progress < 0.3:
@@ -223,4 +289,9 @@ def _cosine(progress: float) -> float:
     return (1 + math.cos(math.pi * min(progress, 1.0))) / 2
 
 
-SCHEDULES = {"constant": lambda progress: 1.0, "one-cycle": _one_cycle, "cosine": _cosine}
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda progress: 1.0,
+    "one-cycle": _one_cycle,
+    "cosine": _cosine,
+    "linear": lambda progress: 1.0 - progress,
+}

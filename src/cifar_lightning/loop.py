@@ -4,18 +4,23 @@ Lightning 2.6's loop spends some 0.3 ms of Python on a step that a small network
 between the ranks before every batch (https://github.com/Lightning-AI/pytorch-lightning/issues/21487), runs collectives
 inside a signal handler, where two ranks deadlock
 (https://github.com/Lightning-AI/pytorch-lightning/issues/20806), and cannot say in a checkpoint whether the validation
-at the end of an epoch is still to come. `install` gives a Trainer a loop without these; hooks, callbacks, strategies,
-precision, gradient clipping and accumulation are Lightning's own.
+at the end of an epoch is still to come. `install` gives a Trainer a loop without these; callbacks, strategies and
+precision are Lightning's own, and so is the optimisation wherever a hook, clipping, accumulation or a gradient scaler
+has a part in it.
 """
 
 from collections import OrderedDict
 from typing import Any
 
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loops.fetchers import _DataFetcher
 from lightning.pytorch.loops.fit_loop import _FitLoop
+from lightning.pytorch.loops.optimization.automatic import _AutomaticOptimization
 from lightning.pytorch.loops.progress import _ProcessedTracker
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from torch import Tensor
+from torch.optim import Optimizer
 
 
 def install(trainer: Trainer) -> None:
@@ -23,6 +28,7 @@ def install(trainer: Trainer) -> None:
     old = trainer.fit_loop
     loop = FitLoop(trainer, min_epochs=old.min_epochs, max_epochs=old.max_epochs)
     loop.epoch_loop = EpochLoop(trainer, min_steps=old.epoch_loop.min_steps, max_steps=old.epoch_loop.max_steps)
+    loop.epoch_loop.automatic_optimization = Optimization(trainer)
     trainer.fit_loop = loop
     # Signals are ours: see signals.py. Lightning's handler would broadcast from inside the handler.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
@@ -43,6 +49,8 @@ class EpochLoop(_TrainingEpochLoop):
             name: [callback for callback in trainer.callbacks if _overrides(callback, name)]
             for name in ("on_train_batch_start", "on_train_batch_end")
         }
+        assert isinstance(self.automatic_optimization, Optimization)
+        self.automatic_optimization.prepare()
         iter(data_fetcher)  # the loader knows where to begin
         if self.resumed and progress.current.ready:
             self._validate_if_due(data_fetcher)
@@ -105,6 +113,49 @@ class EpochLoop(_TrainingEpochLoop):
         module._current_fx_name = hook
         getattr(module, hook)(*args)
         module._current_fx_name = None
+
+
+class Optimization(_AutomaticOptimization):
+    """One optimiser step. Where nothing but the optimiser takes part, without asking all who might."""
+
+    # What Lightning calls around a step; a step is plain where nobody has any of them.
+    CALLBACK_HOOKS = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
+    MODULE_HOOKS = (*CALLBACK_HOOKS, "optimizer_step", "optimizer_zero_grad", "backward", "configure_gradient_clipping")
+
+    plain = False
+
+    def prepare(self) -> None:
+        """Looks, once an epoch, whether the steps are plain."""
+        trainer: Any = self.trainer  # connectors set some of its attributes
+        module, precision = trainer.lightning_module, trainer.precision_plugin
+        self.plain = (
+            not any(_overrides(callback, hook) for callback in trainer.callbacks for hook in self.CALLBACK_HOOKS)
+            and all(getattr(type(module), hook) is getattr(LightningModule, hook) for hook in self.MODULE_HOOKS)
+            and type(precision) in (Precision, MixedPrecision)
+            and getattr(precision, "scaler", None) is None
+            and trainer.gradient_clip_val is None
+            and trainer.accumulate_grad_batches == 1
+            and not trainer.strategy.handles_gradient_accumulation
+        )
+
+    def run(self, optimizer: Optimizer, batch_idx: int, kwargs: OrderedDict[str, Any]) -> dict[str, Any]:
+        """Forward, backward and the update."""
+        if not self.plain:
+            return super().run(optimizer, batch_idx, kwargs)
+        strategy, progress = self.trainer.strategy, self.optim_progress.optimizer
+        loss = strategy.training_step(*kwargs.values())
+        assert isinstance(loss, Tensor)
+        progress.zero_grad.increment_ready()
+        progress.zero_grad.increment_started()
+        optimizer.zero_grad()
+        progress.zero_grad.increment_completed()
+        strategy.pre_backward(loss)
+        loss.backward()  # type: ignore[no-untyped-call]
+        strategy.post_backward(loss)
+        progress.step.increment_ready()
+        optimizer.step()
+        progress.step.increment_completed()
+        return {"loss": loss.detach()}
 
 
 class FitLoop(_FitLoop):

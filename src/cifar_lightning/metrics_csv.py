@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from cifar_lightning.errors import RunError
 from cifar_lightning.storage import write_atomically
 
 Row = dict[str, float | None]
@@ -70,8 +72,19 @@ class MetricsCSV(Logger):
             self._write_all()
         else:
             self.rows.append(row)
-            with self.path.open("a", newline="") as file:
-                csv.DictWriter(file, self.columns).writerow(row)
+            try:
+                with self.path.open("a", newline="") as file:
+                    csv.DictWriter(file, self.columns).writerow(row)
+            except OSError as error:
+                raise RunError(
+                    f"could not write {self.path}: {error.strerror}; make room, or mend the folder"
+                ) from error
+
+    def flush(self) -> None:
+        """Waits until the rows are on the disk."""
+        if self.path.exists():
+            with self.path.open("rb") as file:
+                os.fsync(file.fileno())
 
     @rank_zero_only
     def truncate(self, count: int, last: Row | None) -> None:

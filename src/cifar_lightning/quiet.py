@@ -9,5 +9,7 @@ def install() -> None:
     # Which accelerators there are not, an advertisement, and notes on its own arguments: the banner says the rest.
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # train_loss is logged at the end of an epoch too.
+    warnings.filterwarnings("ignore", "The number of training batches .* is smaller than the logging interval")
     # Lightning 2.6 calls torch by a deprecated name: https://github.com/Lightning-AI/pytorch-lightning/issues/21326
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)

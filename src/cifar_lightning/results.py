@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
+from cifar_lightning import signals
 from cifar_lightning.datamodule import CIFAR10DataModule
 from cifar_lightning.lit_net import LitNet
 from cifar_lightning.metrics_csv import read_rows
@@ -54,6 +55,7 @@ def report(
         **{name: importlib.metadata.version(name) for name in ("torch", "torchvision", "lightning")},
     }
     draw(model, data, confusion, output / "figures", metrics)
+    signals.raise_if_requested()
     text = json.dumps(results, indent=2) + "\n"
     write_atomically(output / "results.json", lambda file: file.write(text.encode()))
     print_report(results, [output / "results.json", *sorted((output / "figures").glob("*.png"))])
@@ -75,6 +77,7 @@ def draw(model: LitNet, data: CIFAR10DataModule, confusion: Tensor, folder: Path
     if rows := read_rows(metrics):
         figures["curves"] = plots.curves(rows)
     for name, figure in figures.items():
+        signals.raise_if_requested()
         write_atomically(folder / f"{name}.png", partial(figure.savefig, format="png"))
 
 

@@ -1,7 +1,12 @@
 """A run's folder: `lightning_logs/version_N`, with all the settings of the run in config.yaml."""
 
 import copy
-from collections.abc import Mapping
+import fcntl
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +16,13 @@ from cifar_lightning.errors import InputError
 from cifar_lightning.storage import write_atomically
 
 Settings = dict[str, Any]
+
+HELD_SECONDS = 30.0  # that a job may need to leave a run, once its launcher is gone
+
+
+class RunInUseError(InputError):
+    """Another job is in the run's folder."""
+
 
 # Settings that say where and how a run goes on, not what it computes.
 FREE = {
@@ -33,7 +45,7 @@ def changed_settings(settings: Settings, changes: Mapping[str, Any]) -> Settings
         before = target.get(key)
         if before == value:
             continue
-        if name not in FREE and not (name == "max_epochs" and value > before):
+        if name not in FREE and not (name in ("max_epochs", "max_steps") and _is_longer(value, before)):
             refused.append(f"--{name} (the run has {before}, not {value})")
         target[key] = value
     if refused:
@@ -41,6 +53,10 @@ def changed_settings(settings: Settings, changes: Mapping[str, Any]) -> Settings
             f"{', '.join(refused)} would change the result of a resumed run: leave out, or start a new run"
         )
     return settings
+
+
+def _is_longer(value: int, before: int | None) -> bool:
+    return before is not None and before != -1 and (value == -1 or value > before)  # -1 is no limit
 
 
 def read_settings(folder: Path) -> Settings:
@@ -58,16 +74,58 @@ def read_settings(folder: Path) -> Settings:
     return settings
 
 
+@contextmanager
+def held(folder: Path, seconds: float = HELD_SECONDS) -> Iterator[int]:
+    """Keeps every other job out of a run's folder, waiting for `seconds` for one that is about to leave it.
+
+    It holds a file descriptor, which it gives: the folder is free once all processes that have inherited it are gone,
+    so a run whose launcher was killed is not resumed while its ranks still save.
+
+    Raises:
+        RunInUseError: Another job has it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        deadline, waiting = time.monotonic() + seconds, False
+        while not _lock(descriptor):
+            if time.monotonic() > deadline:
+                raise RunInUseError(f"{folder} is in use by another job: wait for it to end, or stop it")
+            if not waiting:
+                print(f"waiting for the job that is in {folder}", file=sys.stderr, flush=True)
+            waiting = True
+            time.sleep(0.1)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # a file system without locks: nobody can be kept out
+    return True
+
+
 def newest_unfinished(default_root_dir: str | Path) -> Path | None:
-    """The newest run of a log folder that has begun and not finished, if there is one."""
+    """The newest run of a log folder that has begun and not finished, and that no job is in, if there is one."""
     runs = [path for path in (Path(default_root_dir) / "lightning_logs").glob("version_*") if path.is_dir()]
+    runs = [run for run in runs if run.name.removeprefix("version_").isdigit()]
     unfinished = [run for run in runs if (run / "config.yaml").exists() and not (run / "results.json").exists()]
-    return max(unfinished, key=lambda run: int(run.name.removeprefix("version_")), default=None)
+    for run in sorted(unfinished, key=lambda run: int(run.name.removeprefix("version_")), reverse=True):
+        try:
+            with held(run):
+                return run
+        except RunInUseError:
+            continue
+    return None
 
 
-def new_run(settings: Settings) -> Path:
+def new_folder(default_root_dir: str) -> Path:
     """Makes the next free `lightning_logs/version_N`. Runs started together get one each."""
-    root = Path(settings["default_root_dir"]) / "lightning_logs"
+    root = Path(default_root_dir) / "lightning_logs"
     try:
         root.mkdir(parents=True, exist_ok=True)
         taken = [int(path.name[8:]) for path in root.glob("version_*") if path.name[8:].isdigit()]
@@ -79,10 +137,8 @@ def new_run(settings: Settings) -> Path:
             except FileExistsError:
                 number += 1
     except OSError as error:
-        raise InputError(f"default_root_dir {settings['default_root_dir']}: {error.strerror}; give another") from error
-    folder = root / f"version_{number}"
-    write_settings(folder, settings)
-    return folder
+        raise InputError(f"default_root_dir {default_root_dir}: {error.strerror}; give another") from error
+    return root / f"version_{number}"
 
 
 def write_settings(folder: Path, settings: Settings) -> None:

@@ -39,6 +39,11 @@ def load_model(path: Path) -> LitNet:
     """
     checkpoint = load_checkpoint(path)
     arguments = checkpoint["hyper_parameters"]
+    if "classes" in arguments and "net" not in arguments:
+        raise InputError(
+            f"checkpoint {path} is of a network of your own, which it does not hold: "
+            "load it in Python with LitNet.load_from_checkpoint(path, net=...)"
+        )
     unknown = sorted(set(arguments) - set(inspect.signature(LitNet).parameters))
     if unknown or "classes" not in arguments:
         why = f"it has {', '.join(unknown)}" if unknown else "it has no class names"

@@ -1,70 +1,95 @@
 """SIGTERM and SIGINT: the first asks the job to stop, a second ends it at once.
 
-While training and evaluation run (inside `deferred()`), the first signal only raises a flag, which the callback
-`StopOnSignal` reads between batches: a handler that did more could interrupt a checkpoint or a collective. At any
-other time it raises `Stopped` where the program is. This module imports nothing heavy, so that a script can install
-the handlers before it imports torch.
+While there is something to save or to end in order (inside `deferred()`: training, evaluation, watching over ranks),
+the first signal only raises a flag, which the callback `StopOnSignal` reads between batches: a handler that did more
+could interrupt a checkpoint or a collective. At any other time, such as start-up, the process ends where it is: an
+exception raised in the middle of an import is too easily lost. This module imports nothing heavy, so that a script can
+install the handlers before it imports torch.
 """
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from cifar_lightning.errors import Stopped
 
+# A shell's `timeout` and some schedulers send a signal to a process and again to its group: that is one request.
+ECHO_SECONDS = 0.3
+
 requested = 0  # number of the signal that asks this process to stop; 0: none has
-at_once: Callable[[], object] | None = None  # called on a second signal, before the process ends
-_signalled = False
+at_once: Callable[[], object] | None = None  # called before the process ends at once
+next_step = ""  # what the last line adds: how to go on
+_first_at = float("-inf")
 _deferred = False
+_done = False
+_silent = False
 
 
-def install() -> None:
-    """Handles SIGTERM and SIGINT from now on. Main thread only."""
+def install(silent: bool = False) -> None:
+    """Handles SIGTERM and SIGINT from now on. Main thread only.
+
+    Args:
+        silent: Another process says that the job was stopped; so does the first rank for the others.
+    """
+    global _silent
+    _silent = silent or os.environ.get("RANK", "0") != "0"
     signal.signal(signal.SIGTERM, _handle)
     signal.signal(signal.SIGINT, _handle)
 
 
+def message(signum: int) -> str:
+    """The one line that a stopped job leaves."""
+    return f"stopped by {signal.Signals(signum).name}{next_step}"
+
+
 def _handle(signum: int, frame: FrameType | None) -> None:
-    global _signalled, requested
-    if _signalled:
-        if at_once is not None:
-            at_once()
-        os._exit(128 + signum)
-    _signalled = True
+    global _first_at, requested
+    now = time.monotonic()
+    if _done or (_deferred and now - _first_at < ECHO_SECONDS):
+        return
+    if not _deferred or _first_at > float("-inf"):
+        _end(signum)
+    _first_at = now
     requested = requested or signum
-    if not _deferred:
-        raise Stopped(requested)
+
+
+def _end(signum: int) -> None:
+    if at_once is not None:
+        at_once()
+    if not _silent:
+        os.write(2, f"{message(signum)}\n".encode())
+    os._exit(128 + signum)
 
 
 def request(signum: int) -> None:
     """Asks this process to stop, from another thread: what the launcher passes on. Never counts as a second signal."""
     global requested
-    if requested:
+    if _done:
         return
-    if _deferred:
-        requested = signum
-    else:
-        os.kill(os.getpid(), signum)
+    if not _deferred:
+        _end(signum)
+    requested = requested or signum
 
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Within it, a first signal raises the flag and no exception."""
-    global _deferred
-    _deferred = True
+    """Within it, a first signal raises the flag; the flag then raises `Stopped` at its end, if nothing has before."""
+    global _deferred, _done
+    _deferred, _done = True, False
     try:
         yield
+        raise_if_requested()
     finally:
         _deferred = False
-    raise_if_requested()
 
 
 def ignore() -> None:
-    """From now on a first signal changes nothing: the process is about to end, and says why."""
-    global _deferred
-    _deferred = True
+    """The work is done and the process about to end: a signal that has come, or is to come, changes nothing."""
+    global _done, requested
+    _done, requested = True, 0
 
 
 def raise_if_requested() -> None:

@@ -58,7 +58,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             raise
         raise RunError(
             f"could not write {path}: {cause.strerror}; what stood there before is untouched: "
-            "make room or mend the folder, then go on with --resume"
+            "make room, or mend the folder"
         ) from error
     finally:
         with suppress(OSError):

@@ -4,7 +4,11 @@ A run is a folder. `fit` makes it, with all its settings in config.yaml; whateve
 process per device, now or after an interruption, takes its orders from there.
 """
 
+import difflib
+import inspect
 import json
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,14 +35,16 @@ from cifar_lightning.devices import (
     resolve_devices,
     world_size,
 )
-from cifar_lightning.errors import InputError
+from cifar_lightning.errors import InputError, RunError
 from cifar_lightning.launch import launch, launched
 from cifar_lightning.lit_net import LitNet
 from cifar_lightning.loader import check_batch_size
 from cifar_lightning.metrics_csv import MetricsCSV
 from cifar_lightning.results import report
-from cifar_lightning.run_folder import Settings, changed_settings, new_run, read_settings, write_settings
+from cifar_lightning.run_folder import Settings, changed_settings, held, new_folder, read_settings, write_settings
 from cifar_lightning.saved import data_of, load_model, select_checkpoint
+
+OURS = ("callbacks", "enable_checkpointing", "enable_progress_bar", "logger", "plugins")  # arguments of the Trainer
 
 
 def fit(
@@ -76,7 +82,7 @@ def fit(
         seed: Of the weights, the order and the augmentation.
         checkpoint_every_n_steps: Save this often, besides the end of every epoch.
         log_every_n_steps: Steps between two rows of metrics.csv.
-        trainer: Further arguments of the Trainer, by name, e.g. gradient_clip_val.
+        trainer: Any other argument of the Trainer, by name: --trainer.gradient_clip_val 1
 
     Returns:
         The contents of results.json.
@@ -90,8 +96,12 @@ def fit(
     settings = {name: value for name, value in locals().items() if name not in ("data", "model", "trainer")}
     settings |= {"data": dict(data or {}), "model": dict(model or {}), "trainer": dict(trainer or {})}
     processes = _check(settings)
-    folder = new_run(settings) if is_first_rank() else None
-    return _launch_or_run(folder, processes, resume=False)
+    if not is_first_rank():
+        return join()
+    folder = new_folder(settings["default_root_dir"])
+    with held(folder) as lock:
+        write_settings(folder, settings)
+        return _launch_or_run(folder, processes, resume=False, inherit=[lock])
 
 
 def resume(run: str | Path, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -110,15 +120,35 @@ def resume(run: str | Path, changes: Mapping[str, Any] | None = None) -> dict[st
     """
     quiet.install()
     folder = Path(run)
-    settings = changed_settings(read_settings(folder), changes or {})
-    if (folder / "results.json").exists() and "max_epochs" not in (changes or {}):
-        raise InputError(f"nothing to resume: {folder} has finished; give a higher --max_epochs to train it further")
-    if (folder / "checkpoints").exists():
-        newest_readable(folder / "checkpoints")  # else: stopped before its first step
-    processes = _check(settings)
-    if is_first_rank():
+    before = read_settings(folder)
+    changed_settings(before, changes or {})
+    if not is_first_rank():
+        _check(changed_settings(before, changes or {}))
+        return join()
+    with held(folder) as lock:
+        before = read_settings(folder)
+        settings = changed_settings(before, changes or {})
+        if (folder / "results.json").exists() and all(settings[k] == before[k] for k in ("max_epochs", "max_steps")):
+            raise InputError(
+                f"nothing to resume: {folder} has finished; give a higher --max_epochs to train it further"
+            )
+        if step_checkpoints(folder / "checkpoints"):
+            newest_readable(folder / "checkpoints")  # else: stopped before its first step
+        processes = _check(settings)
+        for part in folder.rglob(".*.part"):  # of a process that was killed while it wrote
+            part.unlink()
+        (folder / "results.json").unlink(missing_ok=True)
         write_settings(folder, settings)
-    return _launch_or_run(folder, processes, resume=True)
+        return _launch_or_run(folder, processes, resume=True, inherit=[lock])
+
+
+def join() -> dict[str, Any]:
+    """Takes part in what the first rank does, in a rank that torchrun has started.
+
+    Returns:
+        The contents of results.json.
+    """
+    return _launch_or_run(None, world_size(), resume=False)
 
 
 def _check(settings: Settings) -> int:
@@ -127,6 +157,16 @@ def _check(settings: Settings) -> int:
     Returns:
         How many processes the run takes on this machine.
     """
+    for name, ok, range_ in (
+        ("max_epochs", settings["max_epochs"] >= 1, "1 or more"),
+        ("max_steps", settings["max_steps"] == -1 or settings["max_steps"] >= 1, "1 or more, or -1 for no limit"),
+        ("num_nodes", settings["num_nodes"] >= 1, "1 or more"),
+        ("log_every_n_steps", settings["log_every_n_steps"] >= 1, "1 or more"),
+        ("checkpoint_every_n_steps", (settings["checkpoint_every_n_steps"] or 1) >= 1, "1 or more"),
+        ("seed", 0 <= settings["seed"] < 2**32, f"0 to {2**32 - 1}"),
+    ):
+        if not ok:
+            raise InputError(f"{name} {settings[name]} is out of range: give {range_}")
     _, devices = resolve_devices(settings["accelerator"], settings["devices"])
     ranks = devices * settings["num_nodes"]
     if settings["num_nodes"] > 1 and not launched():
@@ -139,22 +179,35 @@ def _check(settings: Settings) -> int:
             f"devices {settings['devices']}: the launcher has started {world_size()} processes; "
             "give --devices and --num_nodes that make as many"
         )
-    for name, low in (("max_epochs", 1), ("log_every_n_steps", 1), ("checkpoint_every_n_steps", 1), ("max_steps", -1)):
-        if settings[name] is not None and settings[name] < low:
-            raise InputError(f"{name} {settings[name]} is out of range: give {low} or more")
-    if clash := sorted(settings["trainer"].keys() & settings.keys()):
-        raise InputError(f"trainer.{clash[0]} is a flag of its own: give --{clash[0]}")
-    try:
-        Trainer(**{**_trainer_arguments(settings), "devices": 1, "num_nodes": 1, "strategy": "auto"}, logger=False)
-    except Exception as error:  # what it raises for a wrong value differs from argument to argument
-        reason = str(error).splitlines()[0].removeprefix("Trainer.__init__() ")
-        raise InputError(f"the Trainer does not take these settings: {reason}; see --help") from error
+    _check_trainer(settings)
     data = CIFAR10DataModule(**settings["data"])
     data.prepare_data()
     data.setup("fit")
     check_batch_size(data.hparams["batch_size"], len(data.train_indices), ranks)
     LitNet(**settings["model"], classes=data.classes)
     return devices
+
+
+def _check_trainer(settings: Settings) -> None:
+    """Looks for settings that the Trainer does not take."""
+    known = inspect.signature(Trainer).parameters
+    for name in settings.get("trainer", {}):
+        if name in settings:
+            raise InputError(f"--trainer.{name} is a flag of its own: give --{name}")
+        if name in OURS:
+            raise InputError(f"--trainer.{name} is set by this package: leave it out")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean --trainer.{near[0]}?" if near else "Lightning's Trainer has no such argument"
+            raise InputError(f"unknown flag --trainer.{name}: {hint}")
+    if any(word in settings.get("strategy", "") for word in ("spawn", "fork", "notebook")):
+        raise InputError(f"strategy {settings['strategy']} starts processes of its own: give ddp")
+    try:
+        arguments = {**_trainer_arguments(settings), "devices": 1, "num_nodes": 1}
+        Trainer(**arguments, logger=False, enable_checkpointing=False)
+    except Exception as error:  # what it raises for a wrong value differs from argument to argument
+        reason = " ".join(str(error).split())
+        raise InputError(f"the Trainer does not take these settings: {reason}; give another value") from error
 
 
 def _trainer_arguments(settings: Settings) -> dict[str, Any]:
@@ -175,11 +228,15 @@ def _trainer_arguments(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _launch_or_run(folder: Path | None, processes: int, resume: bool) -> dict[str, Any]:
-    if processes > 1 and not launched():
-        launch("cifar_lightning.training:run", {"folder": str(folder), "resume": resume}, processes)
-    else:
-        folder = Path(run(str(folder) if folder else None, resume))
+def _launch_or_run(folder: Path | None, processes: int, resume: bool, inherit: Sequence[int] = ()) -> dict[str, Any]:
+    signals.next_step = f"; go on with --resume {shlex.quote(str(folder))}"
+    try:
+        if processes > 1 and not launched():
+            launch("cifar_lightning.training:run", {"folder": str(folder), "resume": resume}, processes, inherit)
+        else:
+            folder = Path(run(str(folder) if folder else None, resume))
+    except RunError as error:
+        raise RunError(f"{error}{signals.next_step}") from error
     assert folder is not None
     results: dict[str, Any] = json.loads((folder / "results.json").read_text())
     return results
@@ -196,8 +253,10 @@ def run(folder: str | None, resume: bool) -> str:
         The run's folder.
     """
     quiet.install()
-    with signals.deferred(), process_group():
-        folder = from_first_rank(folder)
+    with process_group():
+        start = _newest_checkpoint(Path(folder)) if folder and resume else None
+        folder, start = from_first_rank([folder, start])
+        assert folder is not None
         settings = read_settings(Path(folder))
         data = CIFAR10DataModule(**settings["data"], seed=settings["seed"])
         data.prepare_data()
@@ -214,25 +273,35 @@ def run(folder: str | None, resume: bool) -> str:
         )
         metrics.trainer = trainer
         loop.install(trainer)
-        start = newest_readable(checkpoints.folder)[0] if resume and step_checkpoints(checkpoints.folder) else None
         if trainer.is_global_zero:
-            (Path(folder) / "results.json").unlink(missing_ok=True)
             print(_banner(settings, trainer, data.hparams["batch_size"], folder, start), flush=True)
-        trainer.fit(model, data, ckpt_path=start)
-        seconds = checkpoints.seconds
-        best = checkpoints.folder / "best.ckpt"
-        if len(data.val_indices) and best.exists():
-            model.load_state_dict(load_checkpoint(best)["state_dict"])
-        trainer.test(model, data, verbose=False)
-        if trainer.is_global_zero:
-            facts = {
-                "fit_seconds": round(seconds, 3),
-                "images_seen": trainer.global_step * data.hparams["batch_size"],
-                "seed": settings["seed"],
-                "global_batch_size": data.hparams["batch_size"],
-            }
-            report(trainer, model, data, facts, Path(folder), metrics.path)
+        with signals.deferred():
+            trainer.fit(model, data, ckpt_path=start)
+            seconds = checkpoints.seconds
+            best = checkpoints.folder / "best.ckpt"
+            if len(data.val_indices) and best.exists():
+                model.load_state_dict(load_checkpoint(best)["state_dict"])
+            trainer.test(model, data, verbose=False)
+            if trainer.is_global_zero:
+                facts = {
+                    "fit_seconds": round(seconds, 3),
+                    "images_seen": trainer.global_step * data.hparams["batch_size"],
+                    "seed": settings["seed"],
+                    "global_batch_size": data.hparams["batch_size"],
+                }
+                report(trainer, model, data, facts, Path(folder), metrics.path)
+            signals.ignore()
     return folder
+
+
+def _newest_checkpoint(folder: Path) -> str | None:
+    """Where a run goes on; None where it was stopped before its first step."""
+    if not step_checkpoints(folder / "checkpoints"):
+        return None
+    path, problems = newest_readable(folder / "checkpoints")
+    for problem in problems:
+        print(f"warning: {problem}; going on from {path.name}", file=sys.stderr, flush=True)
+    return str(path)
 
 
 def evaluate(
@@ -261,8 +330,10 @@ def evaluate(
     Raises:
         InputError: The checkpoint or the images cannot be had, or do not belong together.
     """
+    signals.next_step = ""
     path = select_checkpoint(Path(checkpoint))
     _, processes = resolve_devices(accelerator, devices)
+    _check_trainer({"accelerator": accelerator, "precision": precision})
     model, module = load_model(path), data_of(path, data or {})
     module.prepare_data()
     if list(module.classes) != model.classes:
@@ -290,7 +361,7 @@ def evaluate(
 def run_evaluation(checkpoint: str, data: Settings, trainer: Settings, output: str, metrics: str) -> None:
     """One rank of an evaluation; see `evaluate`."""
     quiet.install()
-    with signals.deferred(), process_group():
+    with process_group():
         model, module = load_model(Path(checkpoint)), data_of(Path(checkpoint), data)
         tester = Trainer(
             **_trainer_arguments(trainer),
@@ -300,10 +371,12 @@ def run_evaluation(checkpoint: str, data: Settings, trainer: Settings, output: s
             enable_progress_bar=False,
         )
         loop.install(tester)
-        tester.test(model, module, verbose=False)
-        if tester.is_global_zero:
-            facts = {"checkpoint": checkpoint, "seed": module.hparams["seed"]}
-            report(tester, model, module, facts, Path(output), Path(metrics))
+        with signals.deferred():
+            tester.test(model, module, verbose=False)
+            if tester.is_global_zero:
+                facts = {"checkpoint": checkpoint, "seed": module.hparams["seed"]}
+                report(tester, model, module, facts, Path(output), Path(metrics))
+            signals.ignore()
 
 
 def _some(names: Sequence[str]) -> str:
@@ -318,9 +391,9 @@ def _tensorboard(folder: Path) -> list[Logger]:
         return []
 
 
-def _banner(settings: Settings, trainer: Trainer, batch_size: int, folder: str, start: Path | None) -> str:
+def _banner(settings: Settings, trainer: Trainer, batch_size: int, folder: str, start: str | None) -> str:
     ranks = trainer.world_size
     share = f" = {ranks} x {batch_size // ranks}" if ranks > 1 else ""
-    begin = f"goes on from {start.name}" if start else "starts"
+    begin = f"goes on from {Path(start).name}" if start else "starts"
     device = trainer.strategy.root_device.type
     return f"{folder} {begin}: {ranks} x {device}, batch {batch_size}{share}, {settings['max_epochs']} epochs"

@@ -68,5 +68,5 @@ def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     # One long row per image and the constants repeated along it: a broadcast over 3 values runs 5 times slower.
     scale = (1 / (255 * std)).repeat(height * width)
     shift = (-mean / std).repeat(height * width)
-    flat = images.reshape(n, -1).float().mul_(scale).add_(shift)
+    flat = images.reshape(n, height * width * channels).float().mul_(scale).add_(shift)
     return flat.view(n, height, width, channels).permute(0, 3, 1, 2)

@@ -1,0 +1,113 @@
+"""The network of the CIFAR-10 speed runs, from its descriptions.
+
+Sources: https://arxiv.org/abs/2404.00498 (sections 3 and A), and before it
+https://myrtle.ai/learn/how-to-train-your-resnet/ (whitening, part 8; frozen batch-norm scales, part 6).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class SpeedNet(nn.Module):
+    """A shallow CNN that begins with the whitened colours and edges of 2x2 patches.
+
+    `init_from_images` sets the first layer from the data; LitNet calls it at the start of a fit.
+
+    Args:
+        num_classes: Number of logits.
+        width: Channels of the first block; the later two have `growth` times as many.
+        growth: See `width`.
+        convs: Convolutions in a block, 2 or 3; with 3, a shortcut bridges the last two.
+        whiten: Begin with the whitening layer; otherwise with a 3x3 convolution that is learnt as the others are.
+        scale: The logits' factor, which sets how fast the last layer learns.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        width: int = 64,
+        growth: Sequence[float] = (4, 4),
+        convs: int = 2,
+        whiten: bool = True,
+        scale: float = 1 / 9,
+    ) -> None:
+        super().__init__()
+        widths = [width, *(int(width * factor) for factor in growth)]
+        first = 24  # 2 x 2 x 3 eigenvectors, each with both signs
+        self.whiten = nn.Conv2d(3, first, 2) if whiten else nn.Conv2d(3, first, 3, padding=1)
+        if whiten:
+            self.whiten.weight.requires_grad_(False)
+        channels = [first, *widths]
+        self.blocks = nn.Sequential(*(SpeedBlock(channels[i], channels[i + 1], convs) for i in range(3)))
+        self.head = nn.Linear(widths[-1], num_classes, bias=False)
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits `(N, num_classes)`."""
+        x = self.blocks(F.gelu(self.whiten(x)))
+        x = F.max_pool2d(x, 3).flatten(1)
+        logits: Tensor = self.head(x) * self.scale
+        return logits
+
+    @torch.no_grad()
+    def init_from_images(self, images: Tensor) -> None:
+        """Sets the first layer so that its outputs are uncorrelated and of unit variance.
+
+        Args:
+            images: Normalised, `(N, 3, H, W)`; some thousands are enough.
+        """
+        if self.whiten.weight.requires_grad:
+            return
+        patches = F.unfold(images.float(), 2).transpose(1, 2).reshape(-1, 12)  # as a 2x2 convolution sees them
+        values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+        filters = (vectors / (values + 5e-4).sqrt()).T.flip(0).reshape(12, 3, 2, 2)  # the strongest first
+        self.whiten.weight.copy_(torch.cat([filters, -filters]))
+        assert self.whiten.bias is not None
+        self.whiten.bias.zero_()
+
+
+class SpeedBlock(nn.Module):
+    """Convolve, halve the size, then one or two more convolutions, each with a batch norm and GELU."""
+
+    def __init__(self, channels_in: int, channels_out: int, convs: int) -> None:
+        super().__init__()
+        ins = [channels_in] + [channels_out] * (convs - 1)
+        self.convs = nn.ModuleList(_dirac_conv(channels, channels_out) for channels in ins)
+        self.norms = nn.ModuleList(_norm(channels_out) for _ in ins)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features `(N, channels_out, H // 2, W // 2)`."""
+        x = F.max_pool2d(self.convs[0](x), 2)
+        x = F.gelu(self.norms[0](x))
+        shortcut = x if len(self.convs) > 2 else None
+        for conv, norm in list(zip(self.convs, self.norms, strict=True))[1:]:
+            last = conv is self.convs[-1]
+            x = norm(conv(x))
+            if last and shortcut is not None:
+                x = x + shortcut
+            x = F.gelu(x)
+        return x
+
+
+def _dirac_conv(channels_in: int, channels_out: int) -> nn.Conv2d:
+    """A 3x3 convolution whose first filters hand their input on."""
+    conv = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
+    with torch.no_grad():
+        nn.init.dirac_(conv.weight[:channels_in])
+    return conv
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    """A batch norm with its scale fixed at 1; it averages over the last few batches."""
+    norm = nn.BatchNorm2d(channels, eps=1e-12, momentum=0.4)
+    assert norm.weight is not None
+    norm.weight.requires_grad_(False)
+    return norm
+
+
+def speed96(num_classes: int = 10, width: int = 128) -> SpeedNet:
+    """The wider and deeper SpeedNet that reaches 96 %: 128, 384 and 512 channels, three convolutions a block."""
+    return SpeedNet(num_classes, width, growth=(3, 4), convs=3)

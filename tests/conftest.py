@@ -1,0 +1,103 @@
+# ruff: noqa: E402
+import contextlib
+import importlib.util
+import io
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+# Tests share the cores with one another's processes: threads that wait in a spin for a core are slower than one.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+from cifar_lightning import signals
+from cifar_lightning.cli import main
+from cifar_lightning.errors import InputError
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+@pytest.fixture(autouse=True)
+def _loopback_only(monkeypatch):
+    """No test reaches another machine."""
+    connect = socket.socket.connect
+
+    def guarded(self, address):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise AssertionError(f"a test connects to {address}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+def run_script(script, *arguments, cwd, launcher=(), env=None):
+    """Runs scripts/SCRIPT.py in a process of its own, for four minutes at most; gives (code, stdout, stderr)."""
+    command = [sys.executable, *launcher, SCRIPTS / f"{script}.py", *arguments]
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "100", **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs a script as a process in a folder of the test's own: `run("fit", "--seed", 1)`."""
+    return lambda script, *arguments, **kwargs: run_script(script, *arguments, **{"cwd": tmp_path, **kwargs})
+
+
+@pytest.fixture
+def call(monkeypatch, tmp_path):
+    """As `run`, in this process, which has torch imported already: for the many cases that end early."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(signals, "install", lambda: None)  # pytest keeps its own handlers
+
+    def call(script, *arguments):
+        spec = importlib.util.spec_from_file_location(script, SCRIPTS / f"{script}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as end:
+            main(module.script)
+        return end.value.code, out.getvalue(), err.getvalue()
+
+    return call
+
+
+SYNTHETIC = ("--data.source", "synthetic", "--accelerator", "cpu")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """One finished run of fit.py, which has learnt something: `folder`, `out`, `err`."""
+    home = tmp_path_factory.mktemp("finished")
+    code, out, err = run_script(
+        *("fit", *SYNTHETIC, "--data.synthetic_size", 3_000, "--data.batch_size", 20, "--data.val_split", 500),
+        *("--model.lr", 0.01, "--max_epochs", 3),
+        cwd=home,
+    )
+    assert code == 0, err
+    return SimpleNamespace(folder=home / "lightning_logs" / "version_0", out=out, err=err)
+
+
+def one_line(code, out, err):
+    """The one line of a user's mistake."""
+    assert code == 2, err
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1, err
+    assert err.endswith("\n")
+    return err
+
+
+__all__ = ["InputError", "one_line"]

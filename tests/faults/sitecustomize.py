@@ -1,0 +1,147 @@
+"""Injects a fault into a job that a test starts: with this folder on PYTHONPATH, and `FAULT=KIND@RANK:PLACE:N`.
+
+KIND is kill, term, int or stop (the signal, to the process itself), term-parent, int-parent or term-all (SIGTERM to the
+launcher, or to it and all ranks), crash (an exception), nan (a poisoned loss) or enospc (a full disk). RANK is `-` in a
+process that is no rank: a job on one device, or the launcher. PLACE is one of
+
+    import   before the package's training is imported
+    data     while the images are loaded
+    train, val, test   in a batch
+    write    in a checkpoint, after half of its bytes
+    rename   before it gets its name
+    renamed  after that
+    report   while the figures are written
+
+and N says the how many'th time that the process comes there, from 1. With `FAULT_PLAIN=1` the figures are not drawn,
+which no fault but `report` needs and which takes most of a small job's time.
+
+Python imports a module of this name at its start; the package knows nothing of it.
+"""
+
+import importlib.abc
+import importlib.machinery
+import os
+import signal
+import sys
+from collections import Counter
+from pathlib import Path
+
+_visits = Counter()
+
+
+def _fault():
+    kind, _, where = os.environ.get("FAULT", "").partition("@")
+    rank, place, count = (where or "::").split(":")
+    return (kind, place, int(count or 0)) if rank == os.environ.get("RANK", "-") else ("", "", 0)
+
+
+def visit(place):
+    """Does what is to be done here, if it is; says whether a loss is to be poisoned."""
+    kind, fault_place, count = _fault()
+    _visits[place] += 1
+    if fault_place != place or _visits[place] != count:
+        return False
+    if kind == "nan":
+        return True
+    if kind == "crash":
+        raise RuntimeError("injected crash")
+    if kind == "enospc":
+        raise OSError(28, os.strerror(28))
+    signum = getattr(signal, f"SIG{kind.partition('-')[0].upper()}")
+    for pid in _targets(kind):
+        os.kill(pid, signum)
+    return False
+
+
+def _targets(kind):
+    if not kind.endswith(("-parent", "-all")):
+        return [os.getpid()]
+    parent = os.getppid() if "RANK" in os.environ else os.getpid()
+    if kind.endswith("-parent"):
+        return [parent]
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return [parent, *map(int, children)]
+
+
+def install():
+    """Puts the places of faults into the package, whose modules are imported."""
+    import torch
+
+    from cifar_lightning import results, storage
+    from cifar_lightning.datamodule import CIFAR10DataModule
+    from cifar_lightning.lit_net import LitNet
+
+    for method, place in (("training_step", "train"), ("validation_step", "val"), ("test_step", "test")):
+        setattr(LitNet, method, _step(getattr(LitNet, method), place))
+    CIFAR10DataModule.setup = _before(CIFAR10DataModule.setup, "data")
+    torch.save = _half(torch.save)
+    storage.publish = _around(storage.publish)
+    draw = (lambda *args: None) if os.environ.get("FAULT_PLAIN") else results.draw
+    results.draw = _before(draw, "report")
+
+
+def _step(original, place):
+    def step(self, *args):
+        poisoned = visit(place)
+        loss = original(self, *args)
+        return loss * float("nan") if poisoned else loss
+
+    return step
+
+
+def _before(original, place):
+    def call(*args, **kwargs):
+        visit(place)
+        return original(*args, **kwargs)
+
+    return call
+
+
+def _half(save):
+    def half(value, file):
+        import io
+
+        whole = io.BytesIO()
+        save(value, whole)
+        data = whole.getvalue()
+        file.write(data[: len(data) // 2])
+        file.flush()
+        visit("write")
+        file.write(data[len(data) // 2 :])
+
+    return half
+
+
+def _around(publish):
+    def around(temporary, target):
+        is_checkpoint = target.suffix == ".ckpt"
+        if is_checkpoint:
+            visit("rename")
+        publish(temporary, target)
+        if is_checkpoint:
+            visit("renamed")
+
+    return around
+
+
+class _AfterImport(importlib.abc.MetaPathFinder):
+    """Calls `install` once the package's last module is imported."""
+
+    def find_spec(self, name, path, target=None):
+        if name != "cifar_lightning.training":
+            return None
+        visit("import")
+        sys.meta_path.remove(self)
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        execute = spec.loader.exec_module
+
+        def exec_module(module):
+            execute(module)
+            install()
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+if "FAULT" in os.environ:
+    sys.meta_path.insert(0, _AfterImport())

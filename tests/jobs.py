@@ -1,0 +1,117 @@
+"""Starts our scripts as processes, in numbers: from a process that has torch and Lightning imported already."""
+
+import contextlib
+import multiprocessing
+import os
+import runpy
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+FAULTS = Path(__file__).parent / "faults"
+
+# What a small run needs for everything that must survive: augmentation, momentum, a schedule, a validation split, rows
+# between the checkpoints and checkpoints between the rows. 2 epochs of 18 steps.
+SMALL = (
+    *("--data.source", "synthetic", "--data.synthetic_size", 400, "--data.batch_size", 20, "--data.augment", "true"),
+    *("--data.val_split", 0.1, "--data.eval_batch_size", 10, "--model.schedule", "one-cycle", "--model.lr", 0.02),
+    *("--max_epochs", 2, "--checkpoint_every_n_steps", 7, "--log_every_n_steps", 5, "--accelerator", "cpu"),
+)
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["cifar_lightning.training", "jsonargparse", "matplotlib.pyplot"])
+
+
+def start(script, *arguments, cwd, fault="", env=None, plain=True):
+    """Starts scripts/SCRIPT.py with a fault; gives the process, which has `log`, the file of all that it prints."""
+    log = Path(cwd) / f"log-{time.monotonic_ns()}"
+    env = {
+        **{"FAULT": fault, "PYTHONPATH": str(FAULTS), "COLUMNS": "100"},
+        **({"FAULT_PLAIN": "1"} if plain else {}),
+        **(env or {}),
+    }
+    process = _context.Process(target=_main, args=(script, [str(a) for a in arguments], str(cwd), env, str(log)))
+    process.start()
+    process.log = log
+    return process
+
+
+def end(process, timeout=120):
+    """Waits for it; gives its `code` (negative: it was killed) and its `lines`."""
+    process.join(timeout)
+    late = process.exitcode is None
+    if late:
+        process.kill()
+        process.join()
+    lines = process.log.read_text().splitlines()
+    assert not late, "\n".join(lines)
+    return SimpleNamespace(code=process.exitcode, lines=lines, text="\n".join(lines))
+
+
+def job(script, *arguments, timeout=120, **kwargs):
+    """Runs a script to its end; see `start` and `end`."""
+    return end(start(script, *arguments, **kwargs), timeout)
+
+
+def _main(script, arguments, cwd, env, log):
+    os.environ.update(env)
+    os.chdir(cwd)
+    output, nothing = os.open(log, os.O_WRONLY | os.O_CREAT, 0o644), os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((nothing, 0), (output, 1), (output, 2)):
+        os.dup2(source, target)
+    sys.path.insert(0, str(FAULTS))
+    import sitecustomize  # this folder's: the name is only free in a process that has none
+
+    sitecustomize.install()
+    sys.argv = [script, *arguments]
+    runpy.run_path(str(SCRIPTS / f"{script}.py"), run_name="__main__")
+
+
+def step_of(run):
+    """The newest step of which a run has a checkpoint; -1 where it has none."""
+    return max((int(path.stem[5:]) for path in (run / "checkpoints").glob("step-*.ckpt")), default=-1)
+
+
+def differences(run, other):
+    """What is not the same, to the last bit, in two runs: weights, optimiser, log and test counts."""
+    import json
+
+    states = [torch.load(r / "checkpoints" / f"step-{step_of(r)}.ckpt", weights_only=True) for r in (run, other)]
+    found = [key for key in ("state_dict", "optimizer_states", "lr_schedulers") if not _same(*(s[key] for s in states))]
+    best = [r / "checkpoints" / "best.ckpt" for r in (run, other)]
+    if best[0].exists() or best[1].exists():
+        weights = [torch.load(path, weights_only=True)["state_dict"] for path in best]
+        found += [] if _same(*weights) else ["best.ckpt"]
+    if (run / "metrics.csv").read_bytes() != (other / "metrics.csv").read_bytes():
+        found.append("metrics.csv")
+    results = [json.loads((r / "results.json").read_text()) for r in (run, other)]
+    return found + [key for key in ("confusion", "test_loss", "images_seen") if results[0][key] != results[1][key]]
+
+
+def _same(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(_same(*pair) for pair in zip(a, b, strict=True))
+    return a == b
+
+
+def leftovers(run):
+    """Parts of files that were not finished."""
+    return [path.name for path in run.rglob(".*.part")]
+
+
+def processes_of(folder):
+    """Ids of the processes that name `folder` on their command line: the ranks of its run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if str(folder).encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+    return [pid for pid in found if pid != os.getpid()]

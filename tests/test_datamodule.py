@@ -1,0 +1,274 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from archives import batches, write_archive
+from lightning import LightningModule, Trainer
+from PIL import Image
+from torch import nn
+
+from cifar_lightning import CIFAR10DataModule, InputError, fake_data
+from cifar_lightning.cifar10 import CIFAR100_CLASSES, CIFAR100_MEAN, CIFAR100_STD, CLASSES, MEAN, STD
+
+STAGES = ["fit", "validate", "test", "predict", None]
+
+
+class TheirModule(LightningModule):
+    """Knows nothing of ours; counts what it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
+        self.seen = {"train": 0, "val": 0, "test": 0}
+
+    def _loss(self, batch, stage):
+        images, labels = batch
+        self.seen[stage] += len(labels)
+        loss = nn.functional.cross_entropy(self.net(images), labels)
+        self.log(f"{stage}_loss", loss, prog_bar=True)
+        return loss
+
+    def training_step(self, batch, batch_idx):
+        return self._loss(batch, "train")
+
+    def validation_step(self, batch, batch_idx):
+        self._loss(batch, "val")
+
+    def test_step(self, batch, batch_idx):
+        self._loss(batch, "test")
+
+    def predict_step(self, batch, batch_idx):
+        return self.net(batch[0]).argmax(1)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.01)
+
+
+def quiet_trainer(**kwargs):
+    return Trainer(
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **kwargs,
+    )
+
+
+# --- in somebody's Trainer, and without any --------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("error", "ignore:`isinstance.treespec")
+@pytest.mark.parametrize("val_split", [0, 40])
+def test_in_an_unrelated_module(val_split):
+    module, data = TheirModule(), fake_data(200, val_split=val_split)
+    trainer = quiet_trainer(max_epochs=2)
+    trainer.fit(module, data)
+    assert module.seen["train"] == 2 * (200 - val_split)
+    if val_split:
+        assert module.seen["val"] >= 2 * val_split  # and the sanity check
+        trainer.validate(module, data, verbose=False)
+    trainer.test(module, data, verbose=False)
+    assert module.seen["test"] == 40
+    predicted = torch.cat(trainer.predict(module, data))
+    assert predicted.shape == (40,)
+
+
+def test_lightning_asks_for_a_new_order_every_epoch():
+    orders = []
+
+    class Noting(TheirModule):
+        def training_step(self, batch, batch_idx):
+            orders.append(batch[1].tolist())
+            return super().training_step(batch, batch_idx)
+
+    quiet_trainer(max_epochs=2).fit(Noting(), data := fake_data(60))
+    alone = fake_data(60)
+    alone.setup("fit")
+    loader = alone.train_dataloader()
+    assert orders == [y.tolist() for _ in range(2) for _, y in loader]
+    assert orders[:3] != orders[3:]
+    assert data.train_dataloader() is not loader
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_twice_without_a_trainer(stage):
+    data = fake_data(100, val_split=20)
+    for _ in range(2):
+        data.prepare_data()
+        data.setup(stage)
+        loaders = {
+            "fit": [data.train_dataloader, data.val_dataloader],
+            "validate": [data.val_dataloader],
+            "test": [data.test_dataloader],
+            "predict": [data.predict_dataloader],
+            None: [data.train_dataloader, data.val_dataloader, data.test_dataloader],
+        }[stage]
+        for loader in loaders:
+            x, y = next(iter(loader()))
+            assert (x.shape[1:], x.dtype, y.dtype) == (data.dims, torch.float32, torch.int64)
+            assert -1 <= x.min() < x.max() <= 1
+        data.teardown(stage or "fit")
+    assert data.classes == CLASSES
+    assert data.num_classes == 10
+
+
+def test_fake_data_is_the_same_each_time():
+    first, second = fake_data(), fake_data()
+    for data in (first, second):
+        data.setup()
+    assert len(first.train_dataloader()) == 10
+    assert sum(len(y) for _, y in first.test_dataloader()) == 40
+    for (x, y), (u, v) in zip(first.train_dataloader(), second.train_dataloader(), strict=True):
+        assert torch.equal(x, u)
+        assert torch.equal(y, v)
+
+
+# --- the validation split --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("val_split", "count"), [(50, 50), (0.25, 50), (7, 7), (0, 0), (0.0, 0)])
+def test_val_split(val_split, count):
+    data = fake_data(200, val_split=val_split)
+    data.setup("fit")
+    train, val = data.train_indices, data.val_indices
+    assert len(val) == count
+    assert sorted([*train.tolist(), *val.tolist()]) == list(range(200))
+    per_class = torch.bincount(data.image_set("train").labels[val], minlength=10)
+    assert per_class.max() - per_class.min() <= 1
+    assert sum(len(y) for _, y in data.val_dataloader()) == count
+
+
+def test_split_has_a_seed_of_its_own():
+    def held_out(**kwargs):
+        data = fake_data(200, val_split=50, **kwargs)
+        data.setup("fit")
+        return data.val_indices.tolist()
+
+    assert held_out(seed=1) == held_out(seed=2)
+    assert held_out(split_seed=1) != held_out(split_seed=2)
+
+
+def test_split_keeps_the_shares_of_unequal_classes(tmp_path):
+    write_folders(tmp_path, {"a": 40, "b": 20, "c": 4})
+    data = CIFAR10DataModule(tmp_path, source="folder", val_split=0.25)
+    data.prepare_data()
+    data.setup("fit")
+    assert torch.bincount(data.image_set("train").labels[data.val_indices]).tolist() == [10, 5, 1]
+
+
+def test_validation_images_are_not_augmented():
+    plain, augmented = (fake_data(200, val_split=50, augment=augment) for augment in (False, True))
+    for data in (plain, augmented):
+        data.setup("fit")
+    for (x, y), (u, v) in zip(plain.val_dataloader(), augmented.val_dataloader(), strict=True):
+        assert torch.equal(x, u)
+        assert torch.equal(y, v)
+    x, u = next(iter(plain.train_dataloader()))[0], next(iter(augmented.train_dataloader()))[0]
+    assert not torch.equal(x, u)
+
+
+# --- the sources -----------------------------------------------------------------------------------------
+
+
+def write_folders(root, counts, size=32):
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for name, count in counts.items():
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{i:04}.png")
+
+
+@pytest.mark.parametrize(("source", "classes"), [("cifar10", CLASSES), ("cifar100", CIFAR100_CLASSES)])
+def test_archives(tmp_path, source, classes):
+    digest = write_archive(tmp_path / "archive.tar.gz", source=source, classes=len(classes))
+    data = CIFAR10DataModule(tmp_path / "archive.tar.gz", source=source, sha256=digest, normalization="dataset")
+    data.prepare_data()
+    data.setup()
+    assert data.classes == classes
+    assert data.num_classes == len(classes)
+    name = {"cifar10": "test_batch", "cifar100": "test"}[source]
+    pixels = batches(source=source, classes=len(classes))[name]["data"].reshape(-1, 3, 32, 32) / 255
+    mean, std = {"cifar10": (MEAN, STD), "cifar100": (CIFAR100_MEAN, CIFAR100_STD)}[source]
+    expected = (pixels - np.array(mean).reshape(3, 1, 1)) / np.array(std).reshape(3, 1, 1)
+    ours = torch.cat([x for x, _ in data.test_dataloader()])
+    np.testing.assert_allclose(ours.numpy(), expected, atol=1e-5)
+
+
+def test_class_folders(tmp_path):
+    write_folders(tmp_path, {"dog": 3, "cat": 5}, size=20)
+    data = CIFAR10DataModule(tmp_path, source="folder", batch_size=4)
+    data.prepare_data()
+    data.setup()
+    assert data.classes == ("cat", "dog")
+    assert sum(len(y) for _, y in data.test_dataloader()) == 8
+    x, _ = next(iter(data.train_dataloader()))
+    assert x.shape == (4, 3, 32, 32)
+
+
+@pytest.mark.parametrize("normalization", ["half", "dataset"])
+def test_normalize_is_what_the_loaders_do(normalization):
+    data = fake_data(50, normalization=normalization)
+    data.setup("test")
+    ours = data.normalize(data.image_set("test").images)
+    assert torch.equal(ours, torch.cat([x for x, _ in data.test_dataloader()]))
+
+
+def test_a_resumed_run_refuses_other_images():
+    state = fake_data(200).state_dict()
+    fake_data(200).load_state_dict(state)
+    with pytest.raises(InputError, match="are not those that the run began with"):
+        fake_data(210).load_state_dict(state)
+
+
+# --- mistakes --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("batch_size", 0, "batch_size 0 is out of range: give 1 or more"),
+        ("eval_batch_size", 0, "eval_batch_size 0 is out of range"),
+        ("val_split", -1, "val_split -1 is out of range: give a count, or a fraction from 0 to 1"),
+        ("val_split", 1.0, "val_split 1.0 is out of range: give a fraction below 1"),
+        ("val_split", float("nan"), "val_split nan is out of range"),
+        ("crop_padding", 32, "crop_padding 32 is out of range: give 0 to 31"),
+        ("synthetic_size", 5, "synthetic_size 5 is out of range: give 10 or more"),
+        ("source", "imagenet", "source imagenet is out of range: give cifar10 or cifar100 or folder or synthetic"),
+        ("flip", "upwards", "flip upwards is out of range: give none or random or alternating"),
+        ("normalization", "whole", "normalization whole is out of range: give half or dataset"),
+    ],
+)
+def test_values_out_of_range(name, value, message):
+    with pytest.raises(InputError, match=message):
+        CIFAR10DataModule(**{"source": "synthetic", name: value})
+
+
+def test_a_split_that_leaves_nothing():
+    data = fake_data(100, val_split=100)
+    data.setup("fit")
+    with pytest.raises(InputError, match="val_split 100 leaves none of the 100 training images"):
+        data.train_dataloader()
+
+
+# --- LightningCLI ----------------------------------------------------------------------------------------
+
+
+def test_stock_lightning_cli(tmp_path):
+    program = """
+from lightning.pytorch.cli import LightningCLI
+from cifar_lightning import CIFAR10DataModule, LitNet
+LightningCLI(LitNet, CIFAR10DataModule, save_config_callback=None)
+"""
+    flags = ["fit", "--data.source", "synthetic", "--data.synthetic_size", "200", "--data.val_split", "50"]
+    flags += ["--model.net", "tutorial", "--model.lr", "0.01", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *flags], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.rglob("*.ckpt"))) == 1

@@ -1,0 +1,82 @@
+import csv
+import json
+
+import pytest
+from conftest import SYNTHETIC
+
+# 505 training and 101 test images: no number of devices divides them.
+SMALL = (*SYNTHETIC, "--data.synthetic_size", 505, "--data.batch_size", 12, "--max_epochs", 1, "--log_every_n_steps", 1)
+SMALL += ("--data.augment", "true", "--data.eval_batch_size", 8, "--model.lr", 0.01)
+
+
+def fit_on(devices, home, run, launcher=()):
+    code, out, err = run("fit", *SMALL, "--devices", devices, cwd=home, launcher=launcher)
+    assert code == 0, err
+    folder = home / "lightning_logs" / "version_0"
+    with (folder / "metrics.csv").open() as file:
+        losses = [float(row["train_loss"]) for row in csv.DictReader(file) if row["train_loss"]]
+    return {"out": out, "err": err, "losses": losses, "results": json.loads((folder / "results.json").read_text())}
+
+
+@pytest.fixture(scope="module")
+def on(tmp_path_factory):
+    """`on(devices)`: the run on so many devices, made once."""
+    from conftest import run_script
+
+    runs = {}
+
+    def on(devices):
+        if devices not in runs:
+            runs[devices] = fit_on(devices, tmp_path_factory.mktemp(f"on{devices}"), run_script)
+        return runs[devices]
+
+    return on
+
+
+def test_two_devices_train_as_one(on):
+    one, two = on(1), on(2)
+    assert len(one["losses"]) == 42
+    assert two["losses"][:10] == pytest.approx(one["losses"][:10], abs=1e-5)
+    assert two["losses"] == pytest.approx(one["losses"], abs=1e-3)
+    assert max(one["losses"]) - min(one["losses"]) > 1e-2  # they do differ from step to step
+    assert two["results"]["devices"] == 2
+    assert two["results"]["global_batch_size"] == one["results"]["global_batch_size"] == 12
+    assert two["results"]["images_seen"] == one["results"]["images_seen"] == 504
+
+
+def test_figures_count_every_image_once(on):
+    for devices in (1, 2):
+        results = on(devices)["results"]
+        assert results["test_count"] == 101
+        assert sum(map(sum, results["confusion"])) == 101
+
+
+@pytest.mark.parametrize("devices", [2, 3])
+def test_one_network_tested_on_several_devices(on, run, finished, devices):
+    """The same counts to the image, and the same line of text, as on one."""
+    expected = json.loads((finished.folder / "results.json").read_text())
+    flags = ("--accelerator", "cpu", "--devices", devices, "--output_dir", "evaluated")
+    flags += ("--data.synthetic_size", 3_000)
+    code, out, err = run("evaluate", finished.folder, *flags)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[:13] == finished.out.splitlines()[1:14]
+
+
+def test_each_line_comes_once(on):
+    for devices in (1, 2):
+        lines = [line for line in (on(devices)["out"] + on(devices)["err"]).splitlines() if line]
+        assert len(set(lines)) == len(lines)
+        assert sum("starts:" in line for line in lines) == 1
+        assert sum(line.startswith("epoch 1/1") for line in lines) == 1
+        assert sum("Accuracy" in line for line in lines) == 1
+        assert "warn" not in on(devices)["err"].lower()
+    assert "2 x cpu, batch 12 = 2 x 6" in on(2)["out"]
+
+
+def test_torchrun(on, run, tmp_path):
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
+    run_by_torchrun = fit_on(2, tmp_path, run, launcher)
+    assert run_by_torchrun["losses"] == on(2)["losses"]
+    assert run_by_torchrun["results"]["confusion"] == on(2)["results"]["confusion"]
+    assert run_by_torchrun["out"].count("Accuracy") == 1
+    assert len(list((tmp_path / "lightning_logs").iterdir())) == 1

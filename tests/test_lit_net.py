@@ -1,0 +1,265 @@
+import csv
+import math
+
+import numpy as np
+import pytest
+import torch
+from lightning import Trainer
+from lightning.pytorch.loggers import CSVLogger
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from cifar_lightning import CLASSES, InputError, LitNet, TutorialNet, fake_data
+from cifar_lightning.errors import NonFiniteError
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:`isinstance.treespec", "ignore:The number of training batches", "ignore:.*does not have many workers"
+)
+
+
+def trainer(tmp_path=None, **kwargs):
+    return Trainer(
+        accelerator="cpu",
+        devices=1,
+        logger=CSVLogger(tmp_path, name="", version="") if tmp_path else False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **kwargs,
+    )
+
+
+def test_learns():
+    """Fails where the optimiser does not step, where the gradient is not zeroed, and where labels are mixed up."""
+    torch.manual_seed(0)
+    data, model = fake_data(3_000), LitNet(lr=0.01)
+    tester = trainer(max_epochs=4)
+    tester.fit(model, data)
+    (results,) = tester.test(model, data, verbose=False)
+    assert results["test_acc"] > 0.6  # by chance 0.1
+
+
+def test_the_first_step_is_sgd_with_momentum():
+    """Against torch's own arithmetic, written out."""
+    torch.manual_seed(0)
+    model = LitNet(lr=0.1, momentum=0.9, weight_decay=0.01)
+    data = fake_data(40)
+    data.setup("fit")
+    weights = [w.detach().clone() for w in model.parameters()]
+    reference, velocity = TutorialNet(), [torch.zeros_like(w) for w in weights]
+    reference.load_state_dict(model.net.state_dict())
+    for x, y in data.train_dataloader():  # two steps
+        reference.zero_grad()
+        F.cross_entropy(reference(x), y).backward()
+        with torch.no_grad():
+            for w, v in zip(reference.parameters(), velocity, strict=True):
+                v.mul_(0.9).add_(w.grad + 0.01 * w)
+                w -= 0.1 * v
+    trainer(max_epochs=1).fit(model, data)
+    for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+# --- metrics ---------------------------------------------------------------------------------------------
+
+
+class Fixed(nn.Module):
+    """Predicts from the image's first pixels, which the test sets."""
+
+    def __init__(self, classes=10):
+        super().__init__()
+        self.classes, self.weight = classes, nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        return x.flatten(1)[:, : self.classes] * self.weight
+
+
+def test_metrics_against_numpy():
+    rng = np.random.default_rng(0)
+    labels = rng.choice([0, 1, 2, 3, 5, 6, 7, 8, 9], 101)  # class 4 is absent
+    logits = rng.normal(size=(101, 10)).astype(np.float32)
+    logits[np.arange(101), labels] += 1
+    images = np.zeros((101, 3, 32, 32), np.float32)
+    images.reshape(101, -1)[:, :10] = logits
+    loader = DataLoader(TensorDataset(torch.tensor(images), torch.tensor(labels)), batch_size=25)
+
+    model = LitNet(net=Fixed())
+    (results,) = trainer().test(model, loader, verbose=False)
+
+    predicted = logits.argmax(1)
+    confusion = np.zeros((10, 10), int)
+    np.add.at(confusion, (labels, predicted), 1)
+    losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(101), labels]
+    assert model.last_evaluation["confusion"].tolist() == confusion.tolist()
+    assert results["test_acc"] == pytest.approx((predicted == labels).mean())
+    assert results["test_loss"] == pytest.approx(losses.mean(), rel=1e-5)
+    for i, name in enumerate(CLASSES):
+        if i != 4:
+            assert results[f"test_acc/{name}"] == pytest.approx(confusion[i, i] / confusion[i].sum())
+
+
+def test_an_absent_class_has_no_accuracy_in_the_results(tmp_path):
+    from cifar_lightning.results import report
+
+    data = fake_data(100)
+    data.setup()
+    kept = data.image_set("test").labels != 4
+    image_set = data.image_set("test")
+    data._sets["test"] = type(image_set)(image_set.images[kept], image_set.labels[kept], image_set.classes)
+    model, tester = LitNet(), trainer()
+    tester.test(model, data, verbose=False)
+    report(tester, model, data, {}, tmp_path, tmp_path / "metrics.csv")
+    text = (tmp_path / "results.json").read_text()
+    assert '"deer": null' in text
+    assert text.count("null") == 1
+
+
+def test_evaluating_twice_counts_once():
+    data, model = fake_data(100), LitNet()
+    for _ in range(2):
+        trainer().test(model, data, verbose=False)
+        assert model.last_evaluation["confusion"].sum() == 20
+
+
+# --- the log ---------------------------------------------------------------------------------------------
+
+
+def rows(tmp_path):
+    with (tmp_path / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_train_loss_is_the_mean_since_the_last_log_point(tmp_path):
+    losses = []
+
+    class Noting(LitNet):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            losses.append(loss.item())
+            return loss
+
+    trainer(tmp_path, max_epochs=1, log_every_n_steps=4).fit(Noting(), fake_data(200))
+    logged = [float(row["train_loss"]) for row in rows(tmp_path) if row["train_loss"]]
+    assert len(losses) == 10
+    assert logged == pytest.approx([np.mean(losses[:4]), np.mean(losses[4:8]), np.mean(losses[8:])], rel=1e-5)
+
+
+@pytest.mark.filterwarnings("error", "ignore:`isinstance.treespec", "ignore:The number of training batches")
+def test_a_stock_trainer_has_nothing_to_warn_of(tmp_path):
+    data, model = fake_data(200, val_split=50), LitNet()
+    stock = trainer(tmp_path, max_epochs=1)
+    stock.fit(model, data)
+    stock.validate(model, data, verbose=False)
+    stock.test(model, data, verbose=False)
+    stock.predict(model, data)
+    assert {"train_loss", "lr", "val_loss", "val_acc", "val_acc/cat"} <= rows(tmp_path)[0].keys()
+
+
+def test_a_loss_that_is_not_finite_ends_the_fit():
+    with pytest.raises(NonFiniteError, match="training loss is nan at step .* lower --model.lr"):
+        trainer(max_epochs=4, log_every_n_steps=1).fit(LitNet(lr=1e6), fake_data(200))
+
+
+# --- schedules -------------------------------------------------------------------------------------------
+
+
+def rates(schedule, **kwargs):
+    class Noting(LitNet):
+        rates = ()
+
+        def on_train_batch_start(self, batch, batch_idx):
+            self.rates += (self.trainer.optimizers[0].param_groups[0]["lr"],)
+
+    model = Noting(lr=0.1, schedule=schedule)
+    trainer(**kwargs).fit(model, fake_data(100))
+    return model.rates
+
+
+def test_constant():
+    assert rates("constant", max_epochs=2) == (0.1,) * 10
+
+
+@pytest.mark.parametrize("length", [{"max_epochs": 4}, {"max_epochs": 100, "max_steps": 20}])
+def test_cosine_per_step(length):
+    expected = [0.05 * (1 + math.cos(math.pi * step / 20)) for step in range(20)]
+    assert rates("cosine", **length) == pytest.approx(expected)
+
+
+def test_one_cycle_per_step():
+    up = [0.1 * (1 / 25 + 24 / 25 * step / 6) for step in range(6)]
+    down = [0.05 * (1 + math.cos(math.pi * (step - 6) / 14)) for step in range(6, 20)]
+    assert rates("one-cycle", max_epochs=4) == pytest.approx(up + down)
+
+
+def test_the_schedule_counts_optimizer_steps():
+    assert rates("cosine", max_epochs=2, accumulate_grad_batches=5)[::5] == pytest.approx([0.1, 0.05])
+
+
+# --- checkpoints -----------------------------------------------------------------------------------------
+
+
+def test_checkpoint_holds_plain_values_and_loads(tmp_path):
+    data, model = fake_data(40), LitNet(lr=0.02, width=8, classes=tuple("abcdefghij"))
+    fitter = trainer(max_epochs=1)
+    fitter.fit(model, data)
+    fitter.save_checkpoint(tmp_path / "a.ckpt")
+
+    checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    assert checkpoint["hyper_parameters"]["classes"] == list("abcdefghij")
+    assert checkpoint["hyper_parameters"]["lr"] == 0.02
+    assert checkpoint["datamodule_hyper_parameters"]["source"] == "synthetic"
+    loaded = LitNet.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
+    assert loaded.classes == list("abcdefghij")
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(loaded.eval()(x), model.eval()(x))
+
+
+def test_any_module_as_the_network(tmp_path):
+    net = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 10))
+    fitter, model = trainer(max_epochs=1), LitNet(net=net, lr=0.01)
+    fitter.fit(model, fake_data(100))
+    fitter.save_checkpoint(tmp_path / "a.ckpt")
+    assert torch.load(tmp_path / "a.ckpt", weights_only=True)["hyper_parameters"]["lr"] == 0.01
+    other = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 10))
+    loaded = LitNet.load_from_checkpoint(tmp_path / "a.ckpt", net=other)
+    assert torch.equal(loaded.net[2].weight, net[2].weight)
+
+
+# --- prediction ------------------------------------------------------------------------------------------
+
+
+def test_predict_step():
+    model = LitNet().eval()
+    x, y = torch.randn(4, 3, 32, 32), torch.zeros(4, dtype=torch.int64)
+    for batch in (x, (x, y)):
+        classes, probabilities = model.predict_step(batch)
+        torch.testing.assert_close(probabilities, F.softmax(model(x), 1))
+        assert torch.equal(classes, probabilities.argmax(1))
+    assert torch.equal(model.train().predict(x)[0], classes)
+
+
+def test_example_input():
+    model = LitNet()
+    assert model(model.example_input_array).shape == (len(model.example_input_array), 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("lr", 0.0, "lr 0.0 is out of range: give more than 0"),
+        ("momentum", 1.0, "momentum 1.0 is out of range"),
+        ("weight_decay", -0.1, "weight_decay -0.1 is out of range: give 0 or more"),
+        ("label_smoothing", 1.0, "label_smoothing 1.0 is out of range"),
+        ("schedule", "step", "schedule step is out of range: give constant or one-cycle or cosine"),
+        ("net", "vgg", "net 'vgg' is not known"),
+    ],
+)
+def test_values_out_of_range(name, value, message):
+    with pytest.raises(InputError, match=message):
+        LitNet(**{name: value})
+
+
+def test_nesterov_needs_momentum():
+    with pytest.raises(InputError, match="nesterov True is out of range: give false where momentum is 0"):
+        LitNet(nesterov=True, momentum=0.0)

@@ -1,0 +1,180 @@
+import pytest
+import torch
+
+from cifar_lightning import transforms
+from cifar_lightning.errors import InputError
+from cifar_lightning.loader import BatchLoader
+
+COUNT = 103
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Each image is told from all others by its pixels, and from its mirror image."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (COUNT, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    return images.contiguous(memory_format=torch.channels_last), torch.arange(COUNT)
+
+
+def loader(images, batch_size=8, train=True, **kwargs):
+    return BatchLoader(*images, batch_size, mean=(0.5,) * 3, std=(0.5,) * 3, train=train, **kwargs)
+
+
+def same(ours, theirs):
+    ours, theirs = list(ours), list(theirs)
+    return len(ours) == len(theirs) and all(
+        torch.equal(x, u) and torch.equal(y, v) for (x, y), (u, v) in zip(ours, theirs, strict=True)
+    )
+
+
+AUGMENTED = {"crop_padding": 4, "flip": "random"}
+
+
+def test_batches_are_ready(images):
+    x, y = next(iter(loader(images, **AUGMENTED)))
+    assert (x.shape, x.dtype, y.shape, y.dtype) == ((8, 3, 32, 32), torch.float32, (8,), torch.int64)
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    assert -1 <= x.min() < -0.9
+    assert 0.9 < x.max() <= 1
+
+
+def test_a_function_of_seed_and_epoch(images):
+    first = loader(images, **AUGMENTED)
+    epochs = [list(first) for _ in range(3)]
+    assert not same(epochs[0], epochs[1])
+    again = loader(images, **AUGMENTED)
+    again.set_epoch(2)
+    assert same(again, epochs[2])
+    again.set_epoch(0)
+    assert same(again, epochs[0])
+    assert not same(loader(images, seed=1, **AUGMENTED), epochs[0])
+
+
+def test_an_epoch_holds_no_image_twice(images):
+    labels = torch.cat([y for _, y in loader(images)])
+    assert len(labels) == 96  # 12 batches; the other 7 images wait for another epoch
+    assert len(labels.unique()) == 96
+    assert labels.tolist() != sorted(labels.tolist())
+
+
+def test_without_augmentation_images_are_as_they_are(images):
+    mean = std = torch.full((3,), 0.5)
+    for x, y in loader(images):
+        assert torch.equal(x, transforms.normalize(images[0][y].permute(0, 2, 3, 1).contiguous(), mean, std))
+
+
+def test_crops_are_windows_of_the_padded_image_in_all_places(images):
+    places = set()
+    padded = transforms.reflect_pad(images[0].permute(0, 2, 3, 1), 2)
+    mean = std = torch.full((3,), 0.5)
+    windows = {
+        (top, left): transforms.normalize(padded[:, top : top + 32, left : left + 32].contiguous(), mean, std)
+        for top in range(5)
+        for left in range(5)
+    }
+    for x, y in loader(images, crop_padding=2):
+        for image, label in zip(x, y, strict=True):
+            found = [place for place, window in windows.items() if torch.equal(window[label], image)]
+            assert len(found) == 1
+            places.add(found[0])
+    assert len(places) > 20  # of 25, with 96 images
+
+
+def flips_of(loader, images):
+    """{label: whether it came mirrored} of the loader's next epoch."""
+    plain = transforms.normalize(images[0].permute(0, 2, 3, 1).contiguous(), loader.mean, loader.std)
+    flips = {}
+    for x, y in loader:
+        for image, label in zip(x, y, strict=True):
+            mirrored = torch.equal(image, plain[label].flip(2))
+            assert mirrored or torch.equal(image, plain[label])
+            flips[int(label)] = mirrored
+    return flips
+
+
+def test_random_flip_mirrors_half(images):
+    flips = flips_of(loader(images, flip="random"), images)
+    assert 30 < sum(flips.values()) < 66
+
+
+def test_alternating_flip_shows_an_image_mirrored_in_every_other_epoch(images):
+    alternating = loader(images, flip="alternating")
+    first, second, third = (flips_of(alternating, images) for _ in range(3))
+    assert 30 < sum(first.values()) < 66
+    for image in first.keys() & second.keys():
+        assert first[image] != second[image]
+    for image in first.keys() & third.keys():
+        assert first[image] == third[image]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_ranks_share_the_same_global_batches(images, world_size):
+    whole = list(loader(images, **AUGMENTED))
+    shares = [loader(images, rank=rank, world_size=world_size, **AUGMENTED) for rank in range(world_size)]
+    assert {len(share) for share in shares} == {len(whole)}
+    joined = [
+        (torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])) for parts in zip(*shares, strict=True)
+    ]
+    assert same(joined, whole)
+
+
+def test_chunks_leave_no_trace(images, monkeypatch):
+    whole = list(loader(images, **AUGMENTED))
+    monkeypatch.setattr("cifar_lightning.loader.CHUNK", 20)
+    assert same(loader(images, **AUGMENTED), whole)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+@pytest.mark.parametrize("batch_size", [1, 10, 500])
+def test_evaluation_covers_every_image_once_in_the_same_batches(images, world_size, batch_size):
+    ranks = [
+        list(loader(images, batch_size, train=False, rank=rank, world_size=world_size)) for rank in range(world_size)
+    ]
+    assert all(ranks)  # Lightning refuses a rank that has nothing
+    labels = torch.cat([y for batches in ranks for _, y in batches])
+    assert labels.sort().values.tolist() == list(range(COUNT))
+    batches = sorted((batch for share in ranks for batch in share), key=lambda batch: int(batch[1][0]))
+    assert same(batches, loader(images, batch_size, train=False))
+    assert [len(share) for share in ranks] == [
+        len(loader(images, batch_size, train=False, rank=rank, world_size=world_size)) for rank in range(world_size)
+    ]
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_goes_on_from_any_position(images, train):
+    whole = loader(images, train=train, **AUGMENTED)
+    list(whole)  # the first epoch
+    batches, states = [], []
+    for batch in whole:
+        batches.append(batch)
+        states.append(whole.state_dict())
+    following = list(whole)
+    assert len(batches) == len(whole)
+    for done, state in enumerate(states, 1):
+        resumed = loader(images, train=train, **AUGMENTED)
+        resumed.load_state_dict(state)
+        if done < len(whole):
+            resumed.set_epoch(1)  # Lightning does so
+            assert same(resumed, batches[done:])
+        assert same(resumed, following)
+
+
+def test_calling_iter_more_often_than_iterating_does_no_harm(images):
+    twice = loader(images)
+    iter(twice)
+    iter(twice)
+    assert same(twice, loader(images))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "world_size", "message"),
+    [
+        (0, 1, "batch_size 0 is less than 1: give a positive number of images"),
+        (104, 1, "batch_size 104 is more than the 103 training images: give at most 103"),
+        (10, 4, "batch_size 10 cannot be shared by 4 devices: .*; give 8 or 12$"),
+        (3, 4, "batch_size 3 cannot be shared by 4 devices: .*; give 4$"),
+    ],
+)
+def test_batch_sizes_that_cannot_be(images, batch_size, world_size, message):
+    with pytest.raises(InputError, match=message):
+        loader(images, batch_size, world_size=world_size)

@@ -1,0 +1,218 @@
+import importlib.metadata
+import json
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import SYNTHETIC
+from PIL import Image
+
+from cifar_lightning import CLASSES
+
+KEYS = {
+    "test_acc", "test_loss", "test_count", "per_class_acc", "confusion", "fit_seconds", "images_seen", "devices",
+    "accelerator", "seed", "global_batch_size", "torch", "torchvision", "lightning",
+}  # fmt: skip
+FIGURES = {"training_images", "test_predictions", "curves", "confusion_matrix", "per_class_accuracy"}
+
+
+@pytest.fixture(scope="module")
+def results(finished):
+    return json.loads((finished.folder / "results.json").read_text())
+
+
+def test_fit_leaves_a_run(finished, results):
+    folder = finished.folder
+    assert {path.name for path in folder.iterdir()} >= {
+        "config.yaml", "metrics.csv", "results.json", "checkpoints", "figures",
+    }  # fmt: skip
+    assert {path.stem for path in (folder / "figures").iterdir()} == FIGURES
+    assert (folder / "checkpoints" / "best.ckpt").exists()
+    for path in (folder / "figures").iterdir():
+        with Image.open(path) as figure:
+            assert figure.format == "PNG"
+            assert min(figure.size) > 200
+
+
+def test_results(results):
+    assert results.keys() >= KEYS
+    confusion = np.array(results["confusion"])
+    assert confusion.shape == (10, 10)
+    assert confusion.sum() == results["test_count"] == 600
+    assert results["test_acc"] == pytest.approx(np.trace(confusion) / 600)
+    assert list(results["per_class_acc"]) == list(CLASSES)
+    assert list(results["per_class_acc"].values()) == pytest.approx(np.diag(confusion) / confusion.sum(1))
+    assert results["test_acc"] > 0.3
+    assert results["images_seen"] == 7_500
+    assert results["fit_seconds"] > 0
+    assert (results["devices"], results["accelerator"], results["seed"]) == (1, "cpu", 0)
+    assert results["global_batch_size"] == 20
+    for package in ("torch", "torchvision", "lightning"):
+        assert results[package] == importlib.metadata.version(package)
+
+
+def test_fit_says_what_it_has_done(finished, results):
+    assert f"Accuracy {100 * results['test_acc']:.2f} % on 600 test images" in finished.out
+    for name in CLASSES:
+        assert sum(line.startswith(name) for line in finished.out.splitlines()) == 1
+    for name in FIGURES:
+        assert finished.out.count(f"figures/{name}.png") == 1
+    # where standard error is no terminal: a line an epoch, and no warnings
+    lines = finished.err.splitlines()
+    assert [line.split()[1] for line in lines] == ["1/3", "2/3", "3/3"]
+    assert all("loss" in line and "val accuracy" in line for line in lines[1:])
+
+
+def test_config_repeats_the_run(finished, results, run, tmp_path):
+    code, out, err = run("fit", "--config", finished.folder / "config.yaml", "--default_root_dir", tmp_path)
+    assert code == 0, err
+    repeated = json.loads((tmp_path / "lightning_logs" / "version_0" / "results.json").read_text())
+    for key in ("confusion", "test_loss", "images_seen", "seed"):
+        assert repeated[key] == results[key]
+    before, after = (
+        yaml.safe_load((folder / "config.yaml").read_text())
+        for folder in (finished.folder, tmp_path / "lightning_logs" / "version_0")
+    )
+    assert {**before, "default_root_dir": str(tmp_path)} == after
+
+
+def test_evaluate_gives_what_fit_gave(finished, results, run):
+    code, out, err = run("evaluate", finished.folder, "--accelerator", "cpu")
+    assert (code, err) == (0, "")
+    folder = finished.folder / "evaluation"
+    evaluated = json.loads((folder / "results.json").read_text())
+    assert evaluated["confusion"] == results["confusion"]
+    assert evaluated["test_loss"] == pytest.approx(results["test_loss"], rel=1e-6)
+    assert out.splitlines()[:13] == finished.out.splitlines()[1:14]
+    for name in FIGURES:
+        ours, theirs = (
+            np.asarray(Image.open(parent / "figures" / f"{name}.png")) for parent in (folder, finished.folder)
+        )
+        assert np.array_equal(ours, theirs), name
+
+
+def test_evaluate_on_other_data(finished, call, tmp_path):
+    code, out, err = call(
+        "evaluate", finished.folder / "checkpoints" / "best.ckpt", "--accelerator", "cpu",
+        "--data.synthetic_size", "150", "--output_dir", tmp_path / "out",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "on 30 test images" in out
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["test_count"] == 30
+
+
+# --- predict ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Image files of every kind, of one drawing: {name: path}."""
+    rng = np.random.default_rng(0)
+    pixels = np.zeros((48, 64, 3), np.uint8) + rng.integers(0, 256, (1, 64, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    image.save(folder / "rgb.png")
+    image.convert("L").save(folder / "gray.png")
+    image.convert("RGBA").save(folder / "rgba.png")
+    image.convert("P").save(folder / "palette.gif")
+    image.convert("CMYK").save(folder / "cmyk.jpg")
+    image.convert("1").save(folder / "bits.png")
+    image.convert("I;16").save(folder / "deep.png")
+    image.save(folder / "photo.webp")
+    image.transpose(Image.Transpose.ROTATE_90).save(folder / "turned.png", exif=exif)
+    Image.new("RGB", (1, 1), "red").save(folder / "pixel.png")
+    image.resize((4000, 3000)).save(folder / "huge.jpg")
+    return folder
+
+
+def test_predict_reads_any_image(finished, run, pictures):
+    code, out, err = run("predict", finished.folder, pictures, "--json")
+    assert (code, err) == (0, "")
+    rows = json.loads(out)
+    assert [row["file"] for row in rows] == [str(path) for path in sorted(pictures.iterdir())]
+    for row in rows:
+        probabilities = [guess["probability"] for guess in row["top"]]
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert len(probabilities) == 3
+        assert 0 <= sum(probabilities) <= 1 + 1e-6
+        assert row["class"] == row["top"][0]["class"]
+        assert {guess["class"] for guess in row["top"]} <= set(CLASSES)
+    tops = {row["file"].rpartition("/")[2]: row["top"] for row in rows}
+    assert tops["turned.png"] == tops["rgb.png"] == tops["rgba.png"]
+
+
+def test_predict_is_right_about_test_images(finished, results, call, tmp_path):
+    """A picture goes the same way as an image of the test set: same file, same class as the network gave there."""
+    from cifar_lightning import CIFAR10DataModule, load_model
+
+    data = CIFAR10DataModule(source="synthetic", synthetic_size=3_000)
+    data.setup("test")
+    images = data.image_set("test").images[:20]
+    for i, image in enumerate(images):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{i:02}.png")
+    code, out, err = call("predict", finished.folder, *sorted(tmp_path.glob("*.png")), "--json")
+    assert code == 0, err
+    expected, _ = load_model(finished.folder / "checkpoints" / "best.ckpt").predict(data.normalize(images))
+    assert [row["class"] for row in json.loads(out)] == [CLASSES[i] for i in expected]
+    assert len(torch.unique(expected)) > 1
+
+
+def test_an_unreadable_image_stops_no_other(finished, run, tmp_path):
+    Image.new("RGB", (32, 32), "blue").save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_text("no image")
+    code, out, err = run("predict", finished.folder, "bad.png", "missing.png", "good.png")
+    assert code == 1
+    assert err.splitlines() == [
+        "error: bad.png is not an image: remove it, or hide it with a leading dot",
+        "error: missing.png cannot be read (No such file or directory): replace or remove it",
+    ]
+    table = out.splitlines()
+    assert table[0].split() == ["file", "class", "probability", "second", "third"]
+    assert table[2].startswith("good.png ")
+    assert len(table) == 3
+
+
+# --- flags -----------------------------------------------------------------------------------------------
+
+
+def test_help_fits_two_screens(call):
+    code, out, err = call("fit", "--help")
+    assert (code, err) == (0, "")
+    assert len(out.splitlines()) <= 100
+    assert max(map(len, out.splitlines())) <= 100
+    fixed = "accelerator devices num_nodes strategy precision max_epochs max_steps fast_dev_run default_root_dir seed"
+    fixed += " config recipe resume data.source data.data_dir data.batch_size data.val_split data.augment model.net"
+    for name in (*fixed.split(), "model.lr", "checkpoint_every_n_steps"):
+        assert out.count(f"\n  --{name} ") == 1, name
+
+
+def test_a_flag_overrules_a_file_and_a_file_a_recipe(call, tmp_path):
+    (tmp_path / "mine.yaml").write_text("model:\n  lr: 0.25\n  width: 8\n")
+    code, out, err = call(
+        "fit", *SYNTHETIC, "--model.width", "4", "--config", "mine.yaml", "--model.momentum", "0.5",
+        "--recipe", "tutorial", "--data.synthetic_size", "50", "--max_epochs", "1", "--data.batch_size", "50",
+    )  # fmt: skip
+    assert code == 0, err
+    settings = yaml.safe_load((tmp_path / "lightning_logs" / "version_0" / "config.yaml").read_text())
+    assert settings["model"]["lr"] == 0.25
+    assert settings["model"]["momentum"] == 0.5
+    assert settings["data"]["batch_size"] == 50
+
+
+def test_fast_dev_run(call, tmp_path):
+    code, out, err = call("fit", *SYNTHETIC, "--data.synthetic_size", "100", "--fast_dev_run", "true")
+    assert code == 0, err
+    assert "Accuracy" in out
+
+
+def test_any_argument_of_the_trainer(call, tmp_path):
+    code, out, err = call(
+        "fit", *SYNTHETIC, "--data.synthetic_size", "100", "--max_epochs", "1", "--data.batch_size", "10",
+        "--trainer.limit_train_batches", "3", "--trainer.gradient_clip_val", "1.0",
+    )  # fmt: skip
+    assert code == 0, err
+    assert json.loads((tmp_path / "lightning_logs" / "version_0" / "results.json").read_text())["images_seen"] == 30
