@@ -266,7 +266,16 @@ from cifar_lightning import CIFAR10DataModule, LitNet
 LightningCLI(LitNet, CIFAR10DataModule, save_config_callback=None)
 """
     flags = ["fit", "--data.source", "synthetic", "--data.synthetic_size", "200", "--data.val_split", "50"]
-    flags += ["--model.net", "tutorial", "--model.lr", "0.01", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"]
+    flags += [
+        "--model.net",
+        "tutorial",
+        "--model.lr",
+        "0.01",
+        "--trainer.max_epochs",
+        "1",
+        "--trainer.accelerator",
+        "cpu",
+    ]
     done = subprocess.run(
         [sys.executable, "-c", program, *flags], cwd=tmp_path, capture_output=True, text=True, check=False
     )

@@ -64,8 +64,8 @@ def test_fit_says_what_it_has_done(finished, results):
     assert all("loss" in line and "val accuracy" in line for line in lines[1:])
 
 
-def test_config_repeats_the_run(finished, results, run, tmp_path):
-    code, out, err = run("fit", "--config", finished.folder / "config.yaml", "--default_root_dir", tmp_path)
+def test_config_repeats_the_run(finished, results, call, tmp_path):
+    code, out, err = call("fit", "--config", finished.folder / "config.yaml", "--default_root_dir", tmp_path)
     assert code == 0, err
     repeated = json.loads((tmp_path / "lightning_logs" / "version_0" / "results.json").read_text())
     for key in ("confusion", "test_loss", "images_seen", "seed"):
@@ -161,10 +161,10 @@ def test_predict_is_right_about_test_images(finished, results, call, tmp_path):
     assert len(torch.unique(expected)) > 1
 
 
-def test_an_unreadable_image_stops_no_other(finished, run, tmp_path):
+def test_an_unreadable_image_stops_no_other(finished, call, tmp_path):
     Image.new("RGB", (32, 32), "blue").save(tmp_path / "good.png")
     (tmp_path / "bad.png").write_text("no image")
-    code, out, err = run("predict", finished.folder, "bad.png", "missing.png", "good.png")
+    code, out, err = call("predict", finished.folder, "bad.png", "missing.png", "good.png")
     assert code == 1
     assert err.splitlines() == [
         "error: bad.png is not an image: remove it, or hide it with a leading dot",

@@ -26,9 +26,7 @@ def test_crop(images):
     for i, crop in enumerate(ours.numpy()):
         box = (int(left[i]), int(top[i]), int(left[i]) + 32, int(top[i]) + 32)
         assert np.array_equal(crop, np.asarray(Image.fromarray(padded[index[i]].numpy()).crop(box)))
-    assert torch.equal(
-        transforms.crop(padded, torch.arange(7), torch.full((7,), 4), torch.full((7,), 4), 32), images
-    )
+    assert torch.equal(transforms.crop(padded, torch.arange(7), torch.full((7,), 4), torch.full((7,), 4), 32), images)
 
 
 def test_flip(images):

@@ -7,11 +7,16 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from cifar_lightning.errors import InputError
 
 # A rank that hears nothing from the others for so long gives up: a checkpoint takes seconds, an evaluation a minute.
 RANK_TIMEOUT = timedelta(minutes=5)
+# Operations of a step's forward pass below which one thread is faster than two: measured, see docs/performance.md.
+SMALL_STEP = 50e6
 
 
 def resolve_devices(accelerator: str, devices: str | int) -> tuple[str, int]:
@@ -53,6 +58,29 @@ def _device_list(devices: str | int, available: int) -> list[int]:
     raise InputError(f"devices {devices}: give a number, a list such as 0,1, or auto")
 
 
+def fit_threads(model: LightningModule, images: int) -> int:
+    """Sets how many threads this process computes with on the CPU: its share of the cores, or 1 for little work.
+
+    Threads that share a step of a tiny network wait for each other longer than they work.
+
+    Args:
+        model: With an `example_input_array`.
+        images: Per step in this process.
+
+    Returns:
+        The number of threads.
+    """
+    assert isinstance(model.example_input_array, Tensor)
+    model.eval()  # or the batch norms would take the example for data
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(model.example_input_array[:1])
+    model.train()
+    share = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    threads = share if images * counter.get_total_flops() > SMALL_STEP else 1
+    torch.set_num_threads(threads)
+    return threads
+
+
 def is_first_rank() -> bool:
     """Whether this process is the one of the job that makes folders."""
     return int(os.environ.get("RANK", "0")) == 0
@@ -72,10 +100,9 @@ def process_group() -> Iterator[None]:
     if world_size() == 1:
         yield
         return
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // local))
     dist.init_process_group(timeout=RANK_TIMEOUT)  # gloo for tensors on the CPU, NCCL for those on a GPU
     yield
+    dist.all_reduce(torch.zeros(1))  # the first rank has written the results, which all go on to read
     # Not after an error: it could wait for ranks that are gone, and theirs would break before this one has said why.
     dist.destroy_process_group()
 

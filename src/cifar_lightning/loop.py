@@ -185,6 +185,9 @@ class FitLoop(_FitLoop):
         self._restarting = True  # of this loop alone: without it `setup_data` would not give the loader its position
         assert isinstance(self.epoch_loop, EpochLoop)
         self.epoch_loop.resumed = True
+        # A schedule that asks for its length has made the loader before the checkpoint is read: Lightning would then
+        # leave it at the start of the epoch.
+        self._load_combined_loader_states()
 
     def update_restart_stage(self) -> None:
         """Leaves the stage at none: the position says all."""

@@ -13,3 +13,5 @@ def install() -> None:
     warnings.filterwarnings("ignore", "The number of training batches .* is smaller than the logging interval")
     # Lightning 2.6 calls torch by a deprecated name: https://github.com/Lightning-AI/pytorch-lightning/issues/21326
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+    # A 1x1 filter has two equivalent layouts, and torch wonders: https://github.com/pytorch/pytorch/issues/47163
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)

@@ -29,6 +29,7 @@ from cifar_lightning.checkpoint import (
 from cifar_lightning.datamodule import CIFAR10DataModule
 from cifar_lightning.devices import (
     RANK_TIMEOUT,
+    fit_threads,
     from_first_rank,
     is_first_rank,
     process_group,
@@ -263,6 +264,7 @@ def run(folder: str | None, resume: bool) -> str:
         data.setup("fit")
         seed_everything(settings["seed"], verbose=False)
         model = LitNet(**settings["model"], classes=data.classes)
+        fit_threads(model, data.hparams["batch_size"] // world_size())
         metrics = MetricsCSV(Path(folder) / "metrics.csv")
         checkpoints = Checkpoints(Path(folder) / "checkpoints", metrics, settings["checkpoint_every_n_steps"])
         trainer = Trainer(
@@ -331,6 +333,7 @@ def evaluate(
         InputError: The checkpoint or the images cannot be had, or do not belong together.
     """
     signals.next_step = ""
+    quiet.install()
     path = select_checkpoint(Path(checkpoint))
     _, processes = resolve_devices(accelerator, devices)
     _check_trainer({"accelerator": accelerator, "precision": precision})
@@ -363,6 +366,7 @@ def run_evaluation(checkpoint: str, data: Settings, trainer: Settings, output: s
     quiet.install()
     with process_group():
         model, module = load_model(Path(checkpoint)), data_of(Path(checkpoint), data)
+        fit_threads(model, module.hparams["eval_batch_size"])
         tester = Trainer(
             **_trainer_arguments(trainer),
             logger=False,

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cifar_lightning.networks.norm import BatchNorm2d
+
 
 class SpeedNet(nn.Module):
     """A shallow CNN that begins with the whitened colours and edges of 2x2 patches.
@@ -100,9 +102,9 @@ def _dirac_conv(channels_in: int, channels_out: int) -> nn.Conv2d:
     return conv
 
 
-def _norm(channels: int) -> nn.BatchNorm2d:
+def _norm(channels: int) -> BatchNorm2d:
     """A batch norm with its scale fixed at 1; it averages over the last few batches."""
-    norm = nn.BatchNorm2d(channels, eps=1e-12, momentum=0.4)
+    norm = BatchNorm2d(channels, eps=1e-12, momentum=0.4)
     assert norm.weight is not None
     norm.weight.requires_grad_(False)
     return norm

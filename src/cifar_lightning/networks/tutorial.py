@@ -26,8 +26,9 @@ class TutorialNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits `(N, num_classes)`."""
-        x = self.pool(F.relu(self.conv1(x)))
-        x = self.pool(F.relu(self.conv2(x)))
+        # The tutorial takes the ReLU first; the maximum of four is the same either way, and four times less work is.
+        x = F.relu(self.pool(self.conv1(x)))
+        x = F.relu(self.pool(self.conv2(x)))
         x = torch.flatten(x, 1)
         x = F.relu(self.fc1(x))
         x = F.relu(self.fc2(x))

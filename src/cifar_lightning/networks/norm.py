@@ -1,0 +1,53 @@
+"""Batch normalisation over the global batch, whatever the number of ranks."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """torch's, with the statistics of all ranks' images in training.
+
+    Without that, two ranks train another network than one. torch.nn.SyncBatchNorm does it on GPUs only; this one's
+    weights have the same names. The ranks must have equally many images, as BatchLoader gives them.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised features, of the shape of `x`, `(N, C, H, W)`."""
+        if not (self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+            return super().forward(x)
+        x32 = x.to(torch.promote_types(x.dtype, torch.float32))
+        moments = torch.stack([x32.mean((0, 2, 3)), x32.square().mean((0, 2, 3))])
+        mean, square = _SumOverRanks.apply(moments) / dist.get_world_size()
+        variance = square - mean.square()
+        with torch.no_grad():
+            count = x.numel() / x.shape[1] * dist.get_world_size()
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            assert self.num_batches_tracked is not None
+            assert self.momentum is not None
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+            self.num_batches_tracked += 1
+        scale = self.weight * (variance + self.eps).rsqrt()
+        shift = self.bias - mean * scale
+        normal: Tensor = (x32 * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
+        return normal
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """The sum of a tensor over all ranks; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        grad = grads[0].clone()
+        dist.all_reduce(grad)
+        return grad
