@@ -431,10 +431,13 @@ def describe_machine(data: dict[str, Any]) -> dict[str, Any]:
     """The machine, and how many images there are. Decodes them, so that nothing measured later has to."""
     import torch
 
-    from cifar_lightning import CIFAR10DataModule
+    from cifar_lightning import sources
 
-    module = CIFAR10DataModule(**data)
-    module.prepare_data()
+    where = data["source"], data.get("data_dir", "")
+    count = data.get("synthetic_size")
+    if count is None:
+        sources.prepare(*where)
+        count = len(sources.load(where[0], "train", where[1]).labels)
     return {
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -442,7 +445,7 @@ def describe_machine(data: dict[str, Any]) -> dict[str, Any]:
         "gpus": torch.cuda.device_count(),
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in ("torch", "torchvision", "lightning")},
-        "train_images": len(module.image_set("train").labels),
+        "train_images": count,
         "load": os.getloadavg()[0],
     }
 
@@ -610,7 +613,7 @@ def step_costs(accelerator: str, steps: int, repeats: int, waits: bool = True) -
     import torch
 
     torch.set_num_threads(1)
-    sides = {"bare loop": _bare_loop, "our fit": _our_fit, "Lightning's defaults": _lightning_defaults}
+    sides = {"bare loop": bare_loop, "our fit": our_fit, "Lightning's defaults": lightning_defaults}
 
     def cost(side: Callable[..., None]) -> tuple[float, float]:
         marks: list[tuple[float, float]] = []
@@ -733,7 +736,8 @@ def _small_data(accelerator: str, steps: int) -> dict[str, Any]:
     return {"source": "synthetic", "synthetic_size": 4 * steps, "batch_size": 4, "device": device}
 
 
-def _bare_loop(accelerator: str, steps: int, max_steps: int) -> None:
+def bare_loop(accelerator: str, steps: int, max_steps: int) -> None:
+    """Trains the tutorial's network as few lines do."""
     import torch
     from torch.nn import functional as F
 
@@ -752,20 +756,22 @@ def _bare_loop(accelerator: str, steps: int, max_steps: int) -> None:
         max_steps -= steps
 
 
-def _our_fit(accelerator: str, steps: int, max_steps: int) -> None:
+def our_fit(accelerator: str, steps: int, max_steps: int, augment: bool = False) -> None:
+    """Trains it as fit.py does: with the bar, the log, the checkpoints."""
     import torch
 
     from cifar_lightning import fit
 
     threads = torch.get_num_threads()
-    data = _small_data(accelerator, steps)
+    data = _small_data(accelerator, steps) | {"augment": augment}
     # the figures after the test are no part of the training
     with tempfile.TemporaryDirectory() as root, mock.patch("cifar_lightning.results.draw"):
         fit(data, accelerator=accelerator, devices=1, max_epochs=3, max_steps=max_steps, default_root_dir=root)
     torch.set_num_threads(threads)
 
 
-def _lightning_defaults(accelerator: str, steps: int, max_steps: int) -> None:
+def lightning_defaults(accelerator: str, steps: int, max_steps: int) -> None:
+    """Trains it as a LightningModule that logs its loss, in a Trainer without arguments."""
     import torch
     from lightning.pytorch import LightningModule, Trainer
     from torch.nn import functional as F

@@ -9,7 +9,7 @@ python scripts/fit.py --resume lightning_logs/version_0  # go on with an interru
 
 from collections.abc import Sequence
 
-from cifar_lightning.cli import main, new_parser, parse, plain, value_of, with_recipe
+from cifar_lightning.cli import main, new_parser, parse, plain, recipes, value_of, with_recipe
 
 
 def script(arguments: Sequence[str]) -> None:
@@ -26,7 +26,7 @@ def script(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--config", action=ActionConfigFile, metavar="FILE", help="YAML file of settings, such as a run's config.yaml."
     )
-    parser.add_argument("--recipe", type=str, default=None, help="Named settings: tutorial, resnet18.")
+    parser.add_argument("--recipe", type=str, default=None, help=f"Named settings: {', '.join(recipes())}.")
     parser.add_argument("--resume", type=str, default=None, help="A run's folder; auto: the newest unfinished run.")
     parser.add_function_arguments(fit, skip={"data", "model"})
     parser.add_class_arguments(CIFAR10DataModule, "data", skip={"seed", "device"})

@@ -1,4 +1,3 @@
-# ruff: noqa: E402
 import contextlib
 import importlib.util
 import io
@@ -16,7 +15,6 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 from cifar_lightning import signals
 from cifar_lightning.cli import main
-from cifar_lightning.errors import InputError
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
@@ -98,6 +96,3 @@ def one_line(code, out, err):
     assert err.count("\n") == 1, err
     assert err.endswith("\n")
     return err
-
-
-__all__ = ["InputError", "one_line"]

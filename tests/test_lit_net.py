@@ -31,7 +31,7 @@ def trainer(tmp_path=None, **kwargs):
 
 
 def test_learns():
-    """Fails where the optimiser does not step, where the gradient is not zeroed, and where labels are mixed up."""
+    """Fails where the optimiser does not step."""
     torch.manual_seed(0)
     data, model = fake_data(3_000), LitNet(lr=0.01)
     tester = trainer(max_epochs=4)
@@ -157,7 +157,7 @@ def test_a_stock_trainer_has_nothing_to_warn_of(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_ends_the_fit():
-    with pytest.raises(NonFiniteError, match="training loss is nan at step .* lower --model.lr"):
+    with pytest.raises(NonFiniteError, match=r"training loss is nan at step .* lower --model.lr"):
         trainer(max_epochs=4, log_every_n_steps=1).fit(LitNet(lr=1e6), fake_data(200))
 
 

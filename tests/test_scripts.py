@@ -65,7 +65,7 @@ def test_fit_says_what_it_has_done(finished, results):
 
 
 def test_config_repeats_the_run(finished, results, call, tmp_path):
-    code, out, err = call("fit", "--config", finished.folder / "config.yaml", "--default_root_dir", tmp_path)
+    code, _, err = call("fit", "--config", finished.folder / "config.yaml", "--default_root_dir", tmp_path)
     assert code == 0, err
     repeated = json.loads((tmp_path / "lightning_logs" / "version_0" / "results.json").read_text())
     for key in ("confusion", "test_loss", "images_seen", "seed"):
@@ -192,7 +192,7 @@ def test_help_fits_two_screens(call):
 
 def test_a_flag_overrules_a_file_and_a_file_a_recipe(call, tmp_path):
     (tmp_path / "mine.yaml").write_text("model:\n  lr: 0.25\n  width: 8\n")
-    code, out, err = call(
+    code, _, err = call(
         "fit", *SYNTHETIC, "--model.width", "4", "--config", "mine.yaml", "--model.momentum", "0.5",
         "--recipe", "tutorial", "--data.synthetic_size", "50", "--max_epochs", "1", "--data.batch_size", "50",
     )  # fmt: skip
@@ -210,7 +210,7 @@ def test_fast_dev_run(call, tmp_path):
 
 
 def test_any_argument_of_the_trainer(call, tmp_path):
-    code, out, err = call(
+    code, _, err = call(
         "fit", *SYNTHETIC, "--data.synthetic_size", "100", "--max_epochs", "1", "--data.batch_size", "10",
         "--trainer.limit_train_batches", "3", "--trainer.gradient_clip_val", "1.0",
     )  # fmt: skip

@@ -54,7 +54,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         InputError: There is no such local file, or it is not a whole checkpoint of tensors and plain values.
     """
-    if "://" in str(path):
+    if re.match(r"\w{2,}:/", str(path)):  # a Path has made one slash of two
         raise InputError(f"checkpoint {path} is an address: download it, and give the file's path")
     if not Path(path).is_file():
         raise InputError(f"checkpoint {path} does not exist: give a run's folder or a .ckpt file")

@@ -4,7 +4,9 @@ import difflib
 import os
 import re
 import shutil
+import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 
     from jsonargparse import ArgumentParser, Namespace
 
+RECIPES = Path(__file__).parent / "recipes"
+FIRST_RANK_SECONDS = 5.0  # for torchrun to see that the first rank has ended
+
 
 def main(script: Callable[[Sequence[str]], int | None]) -> NoReturn:
     """Runs a script on the command line's arguments and ends the process.
@@ -28,9 +33,12 @@ def main(script: Callable[[Sequence[str]], int | None]) -> NoReturn:
         code = script(sys.argv[1:]) or 0
     except (InputError, NonFiniteError, RunError) as error:
         code = exit_code(error)
-        # under torchrun every rank comes here with the same mistake: one says it
-        if code != 2 or os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
+        if code == 2 and os.environ.get("RANK", "0") != "0":
+            # Under torchrun every rank comes here with the same mistake, and the end of one ends all: leave it to the
+            # first rank, unless the mistake is not its own.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            time.sleep(FIRST_RANK_SECONDS)
+        print(f"error: {error}", file=sys.stderr)
     except Stopped as error:
         code = exit_code(error)
         if os.environ.get("RANK", "0") == "0":
@@ -141,11 +149,15 @@ def with_recipe(arguments: Sequence[str]) -> list[str]:
     name = value_of("--recipe", arguments)
     if name is None:
         return list(arguments)
-    folder = Path(__file__).parent / "recipes"
-    if not (path := folder / f"{name}.yaml").exists():
-        names = sorted(recipe.stem for recipe in folder.glob("*.yaml"))
-        raise InputError(f"recipe {name!r} is not known: give one of {', '.join(names)}")
+    if name not in recipes():
+        raise InputError(f"recipe {name!r} is not known: give one of {', '.join(recipes())}")
+    path = RECIPES / f"{name}.yaml"
     return ["--config", str(path), *arguments]
+
+
+def recipes() -> list[str]:
+    """The names that `--recipe` takes."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
 def value_of(flag: str, arguments: Sequence[str]) -> str | None:

@@ -39,7 +39,9 @@ def resolve_devices(accelerator: str, devices: str | int) -> tuple[str, int]:
             )
         chosen = _device_list(devices, gpus)
         if len(chosen) > gpus or any(index >= gpus for index in chosen):
-            raise InputError(f"devices {devices}: this machine has {gpus} GPUs; give at most that many")
+            raise InputError(
+                f"devices {devices}: this machine has {gpus} GPU{'s' * (gpus > 1)}; give at most that many"
+            )
         return accelerator, len(chosen)
     return accelerator, len(_device_list(devices, 1))
 
@@ -56,6 +58,16 @@ def _device_list(devices: str | int, available: int) -> list[int]:
     except ValueError:
         pass
     raise InputError(f"devices {devices}: give a number, a list such as 0,1, or auto")
+
+
+def resolve_precision(precision: str, accelerator: str) -> str:
+    """What `auto` stands for here: bfloat16 where the device computes in it, else float32."""
+    if precision != "auto":
+        return precision
+    if accelerator in ("gpu", "cuda"):
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    abilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return "bf16-mixed" if any(abilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else "32-true"
 
 
 def fit_threads(model: LightningModule, images: int) -> int:

@@ -49,6 +49,7 @@ def report(
         # a class without test images has no accuracy, which is not an accuracy of 0
         "per_class_acc": {name: r / n if n else None for name, r, n in zip(model.classes, right, counts, strict=True)},
         "confusion": confusion.tolist(),
+        "test_views": model.hparams["test_views"],
         **facts,
         "devices": trainer.world_size,
         "accelerator": {"cuda": "gpu"}.get(trainer.strategy.root_device.type, trainer.strategy.root_device.type),

@@ -31,12 +31,13 @@ def select_checkpoint(path: Path) -> Path:
         raise InputError(f"{path} holds no readable checkpoint: give a run's folder or a .ckpt file") from error
 
 
-def load_model(path: Path) -> LitNet:
-    """The network of a checkpoint, in evaluation mode, on the CPU.
+def load_model(path: str | Path) -> LitNet:
+    """The network of a run's folder or a .ckpt file, in evaluation mode, on the CPU.
 
     Raises:
         InputError: It cannot be read, or is not one of a LitNet with a named network.
     """
+    path = select_checkpoint(Path(path))
     checkpoint = load_checkpoint(path)
     arguments = checkpoint["hyper_parameters"]
     if "classes" in arguments and "net" not in arguments:

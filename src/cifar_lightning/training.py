@@ -11,7 +11,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
@@ -34,6 +34,7 @@ from cifar_lightning.devices import (
     is_first_rank,
     process_group,
     resolve_devices,
+    resolve_precision,
     world_size,
 )
 from cifar_lightning.errors import InputError, RunError
@@ -75,7 +76,7 @@ def fit(
         devices: How many, or which ("0,1"); auto takes every GPU, or the CPU as one device.
         num_nodes: Machines; more than one need torchrun on each.
         strategy: The Trainer's; auto is DDP where there are several devices.
-        precision: The Trainer's, e.g. bf16-mixed.
+        precision: The Trainer's, e.g. bf16-mixed; auto takes bfloat16 where the device computes in it.
         max_epochs: Passes over the training images.
         max_steps: Stop after this many steps; -1 for no limit.
         fast_dev_run: Run one batch of everything, to see that it runs.
@@ -95,6 +96,7 @@ def fit(
     """
     quiet.install()
     settings = {name: value for name, value in locals().items() if name not in ("data", "model", "trainer")}
+    settings["precision"] = resolve_precision(precision, resolve_devices(accelerator, devices)[0])
     settings |= {"data": dict(data or {}), "model": dict(model or {}), "trainer": dict(trainer or {})}
     processes = _check(settings)
     if not is_first_rank():
@@ -313,6 +315,7 @@ def evaluate(
     accelerator: str = "auto",
     devices: str | int = "auto",
     precision: str = "32-true",
+    test_views: Literal["one", "mirror", "six"] | None = None,
     output_dir: str | None = None,
 ) -> dict[str, Any]:
     """Tests a trained network: prints the table and writes the figures that `fit` does.
@@ -323,6 +326,7 @@ def evaluate(
         accelerator: As for `fit`.
         devices: As for `fit`.
         precision: As for `fit`.
+        test_views: What to average over, as for LitNet; by default as in the training.
         output_dir: Where to write results.json and figures/; by default `evaluation/` in the run's folder, or beside
             the .ckpt file.
 
@@ -350,6 +354,7 @@ def evaluate(
         "checkpoint": str(path),
         "data": dict(data or {}),
         "trainer": {"accelerator": accelerator, "devices": devices, "precision": precision},
+        "test_views": test_views or model.hparams["test_views"],
         "output": str(output),
         "metrics": str(home / "metrics.csv"),
     }
@@ -361,11 +366,14 @@ def evaluate(
     return results
 
 
-def run_evaluation(checkpoint: str, data: Settings, trainer: Settings, output: str, metrics: str) -> None:
+def run_evaluation(
+    checkpoint: str, data: Settings, trainer: Settings, test_views: str, output: str, metrics: str
+) -> None:
     """One rank of an evaluation; see `evaluate`."""
     quiet.install()
     with process_group():
         model, module = load_model(Path(checkpoint)), data_of(Path(checkpoint), data)
+        model.hparams["test_views"] = test_views
         fit_threads(model, module.hparams["eval_batch_size"])
         tester = Trainer(
             **_trainer_arguments(trainer),

@@ -1,0 +1,55 @@
+"""A training step costs little besides the network, and never waits for the device. See scripts/benchmark.py."""
+
+import importlib.util
+import io
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
+# In CPU time, of the cheapest of some repeats. Quiet or busy, our step has taken 1.1 to 1.3 times a bare loop's, and
+# one of Lightning's defaults 2 times.
+MOST = 1.5
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    spec = importlib.util.spec_from_file_location("benchmark", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["benchmark"] = module  # where dataclasses look for it
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())  # or there would be no bar to pay for
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_a_step_costs_little_more_than_a_bare_loops(benchmark):
+    costs = benchmark.step_costs("cpu", steps=200, repeats=5, waits=False)
+    bare, ours, stock = (min(side["cpu"]) for side in costs.values())
+    assert ours < MOST * bare < stock  # the bound tells ours from Lightning's defaults
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_no_step_waits_for_the_device_between_log_points(benchmark, augment):
+    waits = benchmark.count_waits(partial(benchmark.our_fit, "cpu", augment=augment), every=50)
+    assert waits["waits_between_log_points"] == 0
+    assert waits["waits_at_log_points"] > 0  # it does count
+
+
+def test_lightnings_defaults_wait_in_every_step(benchmark):
+    waits = benchmark.count_waits(partial(benchmark.lightning_defaults, "cpu"), every=50)
+    assert waits["waits_between_log_points"] >= 1

@@ -1,0 +1,184 @@
+"""Whatever ends a run, it goes on as if nothing had happened. See faults/sitecustomize.py for the names of the faults."""
+
+import json
+
+import pytest
+import yaml
+from jobs import SMALL, differences, end, job, leftovers, processes_of, start, step_of
+
+from cifar_lightning.errors import InputError
+from cifar_lightning.run_folder import RunInUseError, held, newest_unfinished
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Uninterrupted runs on one and on two devices: `whole[devices]`."""
+    home = tmp_path_factory.mktemp("whole")
+    runs = {}
+    for devices in (1, 2):
+        done = job("fit", *SMALL, "--devices", devices, "--default_root_dir", home / str(devices), cwd=home)
+        assert done.code == 0, done.text
+        runs[devices] = home / str(devices) / "lightning_logs" / "version_0"
+    return runs
+
+
+def interrupted(cwd, devices, fault, *arguments):
+    done = job("fit", *SMALL, "--devices", devices, *arguments, cwd=cwd, fault=fault)
+    return done, cwd / "lightning_logs" / "version_0"
+
+
+@pytest.mark.parametrize(
+    ("devices", "fault", "code", "goes_on"),
+    [
+        (1, "kill@-:train:13", -9, "goes on from step-7.ckpt"),  # in the middle of an epoch
+        (1, "kill@-:train:19", -9, "goes on from step-18.ckpt"),  # between two epochs
+        (1, "kill@-:val:3", -9, "goes on from step-18.ckpt"),
+        (1, "kill@-:test:3", -9, "goes on from step-36.ckpt"),
+        (1, "kill@-:write:1", -9, "starts"),  # before there is any checkpoint
+        (1, "kill@-:write:4", -9, "goes on from step-14.ckpt"),
+        (1, "kill@-:rename:3", -9, "goes on from step-7.ckpt"),
+        (1, "kill@-:renamed:3", -9, "goes on from step-14.ckpt"),
+        (2, "kill@1:train:13", 1, "goes on from step-7.ckpt"),
+        (2, "kill@0:write:4", 1, "goes on from step-14.ckpt"),
+    ],
+)
+def test_a_killed_run_goes_on_exactly(whole, tmp_path, devices, fault, code, goes_on):
+    done, run = interrupted(tmp_path, devices, fault)
+    assert done.code == code, done.text
+    if devices == 2:
+        assert done.lines[-1] == (
+            f"error: rank {fault[5]}: was killed by SIGKILL; go on with --resume lightning_logs/version_0"
+        )
+    done = job("fit", "--resume", run, cwd=tmp_path)
+    assert done.code == 0, done.text
+    assert f"{goes_on}:" in done.lines[0]
+    assert differences(run, whole[devices]) == []
+    assert leftovers(run) == []
+
+
+def test_a_run_may_be_killed_again_and_again(whole, tmp_path):
+    _, run = interrupted(tmp_path, 1, "kill@-:train:10")
+    for fault in ("kill@-:train:5", "kill@-:val:2", "kill@-:train:9", "kill@-:report:1"):
+        assert job("fit", "--resume", run, cwd=tmp_path, fault=fault, plain="report" not in fault).code == -9
+    assert job("fit", "--resume", run, cwd=tmp_path).code == 0
+    assert differences(run, whole[1]) == []
+
+
+def test_the_launcher_killed_leaves_no_process_and_a_checkpoint(whole, tmp_path):
+    _, run = interrupted(tmp_path, 2, "kill-parent@0:train:5")
+    # The run's folder is not free before its ranks are gone.
+    done = job("fit", "--resume", run, cwd=tmp_path)
+    assert done.code == 0, done.text
+    assert differences(run, whole[2]) == []
+    assert processes_of(tmp_path) == []
+
+
+def test_a_longer_run_equals_one_that_was_never_shorter(tmp_path):
+    settings = (*SMALL, "--model.schedule", "constant", "--default_root_dir")
+    longer, extended = (tmp_path / name / "lightning_logs" / "version_0" for name in ("longer", "extended"))
+    assert job("fit", *settings, tmp_path / "longer", "--max_epochs", 3, cwd=tmp_path).code == 0
+    assert job("fit", *settings, tmp_path / "extended", "--max_epochs", 1, cwd=tmp_path).code == 0
+    assert job("fit", "--resume", extended, "--max_epochs", 2, cwd=tmp_path, fault="kill@-:val:2").code == -9
+    assert job("fit", "--resume", extended, "--max_epochs", 3, cwd=tmp_path).code == 0
+    assert differences(extended, longer) == []
+
+
+def test_accumulated_gradients_are_not_cut_in_two(tmp_path):
+    settings = (*SMALL, "--trainer.accumulate_grad_batches", 3, "--default_root_dir")
+    done, killed = (tmp_path / name / "lightning_logs" / "version_0" for name in ("done", "killed"))
+    assert job("fit", *settings, tmp_path / "done", cwd=tmp_path).code == 0
+    assert job("fit", *settings, tmp_path / "killed", cwd=tmp_path, fault="term@-:train:14").code == 143
+    assert step_of(killed) == 5
+    assert job("fit", "--resume", killed, cwd=tmp_path, fault="kill@-:train:5").code == -9
+    assert job("fit", "--resume", killed, cwd=tmp_path).code == 0
+    assert differences(killed, done) == []
+
+
+def test_nothing_to_resume(whole, tmp_path):
+    for run, reason in ((tmp_path / "none", "is no run's folder"), (whole[1], "has finished")):
+        done = job("fit", "--resume", run, cwd=tmp_path)
+        assert done.code == 2
+        assert len(done.lines) == 1
+        assert done.lines[0].startswith("error: nothing to resume: ")
+        assert reason in done.lines[0]
+
+
+def test_auto_resumes_the_newest_unfinished_run_or_starts_one(whole, tmp_path):
+    done = job("fit", *SMALL, "--resume", "auto", cwd=tmp_path, fault="kill@-:train:13")
+    assert done.lines[0] == "no unfinished run: starting a new one"
+    done = job("fit", *SMALL, "--resume", "auto", cwd=tmp_path)
+    assert done.lines[0] == "resuming lightning_logs/version_0"
+    assert done.code == 0
+    assert differences(tmp_path / "lightning_logs" / "version_0", whole[1]) == []
+    assert newest_unfinished(tmp_path) is None
+
+
+def test_changed_settings_are_refused_by_name(tmp_path):
+    _, run = interrupted(tmp_path, 1, "kill@-:train:13")
+    changes = ("--data.batch_size", 10, "--seed", 7, "--model.net", "resnet18", "--data.synthetic_size", 500)
+    done = job("fit", "--resume", run, *changes, "--max_epochs", 1, cwd=tmp_path)
+    assert done.code == 2
+    assert len(done.lines) == 1
+    for name in ("data.batch_size", "seed", "model.net", "data.synthetic_size", "max_epochs"):
+        assert f"--{name} " in done.lines[0]
+    done = job("fit", "--resume", run, "--recipe", "resnet18", cwd=tmp_path)
+    assert done.code == 2
+    assert "--model.net" in done.lines[0]
+
+
+def test_an_unreadable_checkpoint_is_left_for_the_one_before_it(whole, tmp_path):
+    _, run = interrupted(tmp_path, 1, "kill@-:train:17")
+    newest = run / "checkpoints" / "step-14.ckpt"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    done = job("fit", "--resume", run, cwd=tmp_path)
+    assert done.code == 0
+    assert done.lines[0] == (
+        f"warning: checkpoint {newest} cannot be read: it is damaged or no checkpoint; going on from step-7.ckpt"
+    )
+    assert differences(run, whole[1]) == []
+
+
+def test_no_readable_checkpoint_is_an_error_not_a_fresh_start(tmp_path):
+    _, run = interrupted(tmp_path, 1, "kill@-:train:17")
+    for path in (run / "checkpoints").iterdir():
+        path.write_bytes(b"nothing")
+    done = job("fit", "--resume", run, cwd=tmp_path)
+    assert done.code == 2
+    assert done.lines[0].startswith("error: nothing to resume: ")
+
+
+def test_jobs_started_together_get_a_folder_each(tmp_path):
+    processes = [start("fit", *SMALL, "--max_epochs", 1, "--devices", 2, cwd=tmp_path) for _ in range(2)]
+    assert [end(process).code for process in processes] == [0, 0]
+    runs = [tmp_path / "lightning_logs" / f"version_{i}" for i in range(2)]
+    assert differences(*runs) == []
+
+
+def test_a_run_is_in_one_job_at_a_time(tmp_path):
+    run = tmp_path / "lightning_logs" / "version_0"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text(yaml.safe_dump({"seed": 0}))
+    with held(run), pytest.raises(RunInUseError, match="in use by another job"), held(run, seconds=0):
+        pass
+    assert issubclass(RunInUseError, InputError)
+    assert newest_unfinished(tmp_path) == run
+
+
+def test_metrics_hold_every_step_once(whole):
+    lines = (whole[1] / "metrics.csv").read_text().splitlines()
+    steps = [int(line.split(",")[1]) for line in lines[1:]]
+    assert steps == [5, 10, 15, 18, 20, 25, 30, 35, 36]
+
+
+def test_the_best_checkpoint_follows_the_validation_split(whole):
+    """Of the accuracies on the validation split, the first highest: never those on the test images."""
+    import csv
+
+    import torch
+
+    rows = list(csv.DictReader((whole[1] / "metrics.csv").open()))
+    accuracies = {int(row["step"]): float(row["val_acc"]) for row in rows if row["val_acc"]}
+    best = max(accuracies, key=accuracies.get)
+    checkpoint = torch.load(whole[1] / "checkpoints" / "best.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == best
+    assert json.loads((whole[1] / "results.json").read_text())["test_count"] == 80

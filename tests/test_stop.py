@@ -1,0 +1,144 @@
+"""Told to stop, a job stops; and where it must die, it says of what."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from jobs import FAULTS, SCRIPTS, SMALL, differences, end, job, processes_of, start, step_of
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    home = tmp_path_factory.mktemp("whole")
+    runs = {}
+    for devices in (1, 2):
+        arguments = (*SMALL, "--devices", devices, "--default_root_dir", home / str(devices))
+        assert job("fit", *arguments, cwd=home).code == 0
+        runs[devices] = home / str(devices) / "lightning_logs" / "version_0"
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("devices", "fault", "code"),
+    [
+        (1, "term@-:train:10", 143),
+        (1, "int@-:train:19", 130),
+        (1, "term@-:val:2", 143),
+        (1, "int@-:test:2", 130),
+        (1, "term@-:write:3", 143),
+        (1, "term@-:report:1", 143),
+        (2, "term@0:train:3", 143),
+        (2, "int@1:train:20", 130),
+        (2, "term-all@1:train:8", 143),
+        (2, "int-parent@0:val:1", 130),
+        (2, "term@1:test:1", 143),
+    ],
+)
+def test_a_signal_stops_with_a_checkpoint(whole, tmp_path, devices, fault, code):
+    """To the process, to one rank, the other, the launcher or all; in training, evaluation, saving and reporting."""
+    done = job("fit", *SMALL, "--devices", devices, cwd=tmp_path, fault=fault, timeout=60)
+    run = tmp_path / "lightning_logs" / "version_0"
+    name = "SIGTERM" if code == 143 else "SIGINT"
+    assert done.code == code, done.text
+    assert [line for line in done.lines if "stopped" in line or "Error" in line] == [
+        f"stopped by {name}; go on with --resume lightning_logs/version_0"
+    ]
+    assert processes_of(tmp_path) == []
+    place, number = fault.split(":")[1:]
+    assert step_of(run) >= {"train": int(number), "val": 18, "test": 36, "report": 36, "write": 14}[place]
+    assert job("fit", "--resume", run, cwd=tmp_path).code == 0
+    assert differences(run, whole[devices]) == []
+
+
+@pytest.mark.parametrize("fault", ["term@-:import:1", "int@-:data:1", "term@1:import:1", "term@0:data:1"])
+def test_a_signal_in_start_up_stops_it(tmp_path, fault):
+    arguments = [str(part) for part in (*SMALL, "--devices", 1 if "-" in fault else 2)]
+    done = subprocess.run(
+        [sys.executable, SCRIPTS / "fit.py", *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "FAULT": fault, "PYTHONPATH": str(FAULTS)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == (130 if "int" in fault else 143)
+    assert done.stderr.startswith("stopped by SIG")
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.rglob("*.ckpt")) == []
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_second_signal_ends_it_at_once(tmp_path, devices):
+    """While a rank hangs in the middle of a step, where a first signal could only be waited for."""
+    fault = "stop@-:train:5" if devices == 1 else "stop@1:train:5"
+    process = start("fit", *SMALL, "--devices", devices, cwd=tmp_path, fault=fault)
+    wait_for(lambda: (tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "step-0.ckpt").exists())
+    time.sleep(2)
+    os.kill(process.pid, signal.SIGTERM)
+    time.sleep(0.5)
+    os.kill(process.pid, signal.SIGTERM)
+    if devices == 1:  # it is the one that was suspended
+        os.kill(process.pid, signal.SIGCONT)
+    done = end(process, timeout=10)
+    assert done.code == 143
+    assert done.lines[-1] == "stopped by SIGTERM; go on with --resume lightning_logs/version_0"
+    assert processes_of(tmp_path) == []
+
+
+def test_a_signal_that_comes_twice_is_one_request(tmp_path):
+    """As `timeout` sends it: to the process, and to its group."""
+    process = start("fit", *SMALL, "--max_epochs", 500, cwd=tmp_path)
+    run = tmp_path / "lightning_logs" / "version_0"
+    wait_for(lambda: step_of(run) > 0)
+    os.kill(process.pid, signal.SIGTERM)
+    os.kill(process.pid, signal.SIGINT)
+    assert end(process, timeout=30).code in (143, 130)
+    assert step_of(run) % 7 or step_of(run) % 18  # saved where it was
+    assert process.log.read_text().count("stopped by") == 1
+
+
+def test_a_rank_that_fails_is_named_last(tmp_path):
+    done = job("fit", *SMALL, "--devices", 2, cwd=tmp_path, fault="crash@1:train:5", timeout=60)
+    assert done.code == 1
+    assert done.lines[-1] == (
+        "error: rank 1: RuntimeError: injected crash; go on with --resume lightning_logs/version_0"
+    )
+    assert processes_of(tmp_path) == []
+
+
+def test_a_rank_that_is_suspended_is_named_and_ends_the_job(tmp_path):
+    done = job("fit", *SMALL, "--devices", 2, cwd=tmp_path, fault="stop@1:train:5", timeout=90)
+    assert done.code == 1
+    assert done.lines[-1].startswith("error: rank 1: was suspended (SIGSTOP) for 20 s while the others waited")
+    assert processes_of(tmp_path) == []
+
+
+def test_an_evaluation_stops_too(whole, tmp_path):
+    done = job("evaluate", whole[1], "--accelerator", "cpu", cwd=tmp_path, fault="term@-:test:2")
+    assert done.code == 143
+    assert done.lines == ["stopped by SIGTERM"]
+
+
+@pytest.mark.parametrize("fault", ["nan@-:train:12", "nan@0:train:13", "nan@1:train:9"])
+def test_nan_ends_the_run_and_leaves_a_finite_checkpoint(tmp_path, fault):
+    devices = 1 if "-" in fault else 2
+    done = job("fit", *SMALL, "--devices", devices, cwd=tmp_path, fault=fault)
+    assert done.code == 3
+    assert "not finite at step" in done.lines[-1] or "training loss is nan at step" in done.lines[-1]
+    assert ", with lr 0.0" in done.lines[-1]
+    assert "the last finite loss was 2." in done.lines[-1]
+    run = tmp_path / "lightning_logs" / "version_0"
+    step = int(done.lines[-1].partition(" at step ")[2].partition(",")[0])
+    assert int(fault.rpartition(":")[2]) <= step <= int(fault.rpartition(":")[2]) + 5  # log_every_n_steps
+    assert step_of(run) == (14 if "13" in fault and step > 14 else 7)
