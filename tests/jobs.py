@@ -27,10 +27,17 @@ _context.set_forkserver_preload(["cifar_lightning.training", "jsonargparse", "ma
 
 
 def start(script, *arguments, cwd, fault="", env=None, plain=True, user=None):
-    """Starts scripts/SCRIPT.py with a fault, as a user (an id) other than this one; gives the process, which has `log`, the file of all that it prints."""
+    """Starts scripts/SCRIPT.py with a fault, as this user or another (an id).
+
+    Gives the process, which has `log`, the file of all that it prints.
+    """
     log = Path(cwd) / f"log-{time.monotonic_ns()}"
     env = {
-        **{"FAULT": fault, "PYTHONPATH": str(FAULTS), "COLUMNS": "100"},
+        **{
+            "FAULT": fault,
+            "PYTHONPATH": os.pathsep.join([str(FAULTS), os.environ.get("PYTHONPATH", "")]),
+            "COLUMNS": "100",
+        },
         **({"FAULT_PLAIN": "1"} if plain else {}),
         **(env or {}),
     }

@@ -1,4 +1,4 @@
-"""Whatever ends a run, it goes on as if nothing had happened. See faults/sitecustomize.py for the names of the faults."""
+"""Whatever ends a run, it goes on as if nothing had happened. faults/sitecustomize.py explains the faults' names."""
 
 import json
 

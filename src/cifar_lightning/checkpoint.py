@@ -61,9 +61,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises nearly anything on a damaged file
-        reason = (
-            "it would run code when loaded" if "Unsupported global" in str(error) else "it is damaged or no checkpoint"
-        )
+        # torch names the function to call so
+        reason = "it would run code when loaded" if " GLOBAL " in str(error) else "it is damaged or no checkpoint"
         raise InputError(f"checkpoint {path} cannot be read: {reason}; give another one") from error
     parts = ("state_dict", "hyper_parameters")
     if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(part), dict) for part in parts):

@@ -1,0 +1,90 @@
+"""What the README says can be done: its commands and its Python, as they are printed there."""
+
+import functools
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import run_script
+from PIL import Image
+
+from cifar_lightning import run_folder, training
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+COMMANDS = [
+    shlex.split(line, comments=True)
+    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+]
+SCRIPTS = [command for command in COMMANDS if command[0] in ("python", "torchrun") and "-m" not in command]
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def tried(tmp_path_factory):
+    """The folder of someone who has run the README's first command."""
+    home = tmp_path_factory.mktemp("readme")
+    first = next(command for command in COMMANDS if "venv" in command)
+    words = first[first.index("scripts/fit.py") + 1 :]
+    assert words == ["--data.source", "synthetic"]
+    code, _, err = run_script("fit", *words, cwd=home)
+    assert code == 0, err
+    (home / "holiday").mkdir()
+    for name in ("cat.jpg", "holiday/dog.jpg"):
+        Image.new("RGB", (320, 200), "orange").save(home / name)
+    return home
+
+
+def test_the_readme_has_commands_and_code():
+    assert len(SCRIPTS) >= 12
+    assert len(PYTHON) >= 4
+
+
+@pytest.mark.parametrize("command", SCRIPTS, ids=" ".join)
+def test_flags(command, call, monkeypatch, tmp_path):
+    """Every command's flags are known and reach the function behind the script."""
+    calls = []
+
+    def recorded(function):
+        @functools.wraps(function)
+        def stub(*args, **kwargs):
+            calls.append((function.__name__, args, kwargs))
+
+        return stub
+
+    for name in ("fit", "resume", "evaluate"):
+        monkeypatch.setattr(training, name, recorded(getattr(training, name)))
+    monkeypatch.setattr(run_folder, "newest_unfinished", lambda root: None)
+    (script,) = [word for word in command if word.startswith("scripts/")]
+    if script == "scripts/predict.py":
+        pytest.skip("run for real below")
+    arguments = command[command.index(script) + 1 :]
+    code, _, err = call(Path(script).stem, *arguments)
+    assert code == 0, err
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    "command", [c for c in SCRIPTS if {"scripts/evaluate.py", "scripts/predict.py"} & {*c}], ids=" ".join
+)
+def test_after_training(command, call, monkeypatch, tried):
+    monkeypatch.chdir(tried)
+    code, out, err = call(Path(command[1]).stem, *command[2:])
+    assert code == 0, err
+    assert out
+
+
+@pytest.mark.parametrize("number", range(len(PYTHON)))
+def test_python(number, tried, monkeypatch, tmp_path):
+    """The Python runs, on drawn images in place of a download and one batch in place of 30 epochs."""
+    code = PYTHON[number].replace('CIFAR10DataModule("data",', 'CIFAR10DataModule(source="synthetic",')
+    code = code.replace("Trainer(max_epochs=30)", "Trainer(fast_dev_run=True)")
+    shutil.copytree(tried / "lightning_logs", tmp_path / "lightning_logs")
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(compile(code, f"README.md, block {number}", "exec"), names)
+    for name, function in names.items():
+        if name.startswith("test_"):
+            function(tmp_path)
