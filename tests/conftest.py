@@ -88,6 +88,20 @@ def finished(tmp_path_factory):
     return SimpleNamespace(folder=home / "lightning_logs" / "version_0", out=out, err=err)
 
 
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory):
+    """Uninterrupted runs of `jobs.SMALL`, on one and on two devices, which no test changes: `whole[devices]`."""
+    from jobs import SMALL, job
+
+    runs = {}
+    for devices in (1, 2):
+        home = tmp_path_factory.mktemp(f"whole{devices}")
+        done = job("fit", *SMALL, "--devices", devices, cwd=home)
+        assert done.code == 0, done.text
+        runs[devices] = home / "lightning_logs" / "version_0"
+    return runs
+
+
 def one_line(code, out, err):
     """The one line of a user's mistake."""
     assert code == 2, err

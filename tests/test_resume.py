@@ -10,18 +10,6 @@ from cifar_lightning.errors import InputError
 from cifar_lightning.run_folder import RunInUseError, held, newest_unfinished
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """Uninterrupted runs on one and on two devices: `whole[devices]`."""
-    home = tmp_path_factory.mktemp("whole")
-    runs = {}
-    for devices in (1, 2):
-        done = job("fit", *SMALL, "--devices", devices, "--default_root_dir", home / str(devices), cwd=home)
-        assert done.code == 0, done.text
-        runs[devices] = home / str(devices) / "lightning_logs" / "version_0"
-    return runs
-
-
 def interrupted(cwd, devices, fault, *arguments):
     done = job("fit", *SMALL, "--devices", devices, *arguments, cwd=cwd, fault=fault)
     return done, cwd / "lightning_logs" / "version_0"
@@ -81,6 +69,16 @@ def test_a_longer_run_equals_one_that_was_never_shorter(tmp_path):
     assert job("fit", "--resume", extended, "--max_epochs", 2, cwd=tmp_path, fault="kill@-:val:2").code == -9
     assert job("fit", "--resume", extended, "--max_epochs", 3, cwd=tmp_path).code == 0
     assert differences(extended, longer) == []
+
+
+def test_a_limit_of_steps_may_be_raised(whole, tmp_path):
+    run = tmp_path / "lightning_logs" / "version_0"
+    constant = (*SMALL, "--model.schedule", "constant")
+    assert job("fit", *constant, "--max_steps", 25, cwd=tmp_path).code == 0
+    assert step_of(run) == 25
+    assert job("fit", "--resume", run, "--max_steps", -1, cwd=tmp_path).code == 0
+    assert job("fit", *constant, cwd=tmp_path).code == 0
+    assert differences(run, run.with_name("version_1")) == []
 
 
 def test_accumulated_gradients_are_not_cut_in_two(tmp_path):

@@ -47,3 +47,13 @@ def test_normalize(images, count):
     assert ours.dtype == torch.float32
     assert ours.is_contiguous(memory_format=torch.channels_last)
     np.testing.assert_allclose(ours.permute(0, 2, 3, 1).numpy(), reference, atol=2e-6)
+
+
+def test_cutout_blanks_one_square():
+    images = torch.ones(3, 2, 8, 8)
+    top, left = torch.tensor([0, 5, -2]), torch.tensor([1, 6, -2])
+    transforms.cutout(images, top, left, 4)
+    for image, t, l in zip(images, top.tolist(), left.tolist(), strict=True):
+        expected = torch.ones(8, 8)
+        expected[max(t, 0) : t + 4, max(l, 0) : l + 4] = 0
+        assert torch.equal(image, expected.expand(2, 8, 8))

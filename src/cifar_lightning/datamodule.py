@@ -34,6 +34,7 @@ class CIFAR10DataModule(LightningDataModule):
         augment: Shift and mirror the training images at random.
         crop_padding: Pixels that `augment` may shift by, each way; what comes in is the image's reflection.
         flip: How `augment` mirrors: random, each time with probability 1/2; alternating, every other epoch; none.
+        cutout: Side of the square that `augment` blanks in each image; 0 for none.
         normalization: `half` maps 0..1 to -1..1, as the tutorial does; `dataset` uses CIFAR's mean and std.
         eval_batch_size: Images per batch in validation, test and prediction.
         seed: Of the order and the augmentation.
@@ -63,6 +64,7 @@ class CIFAR10DataModule(LightningDataModule):
         augment: bool = False,
         crop_padding: int = 4,
         flip: Literal["none", "random", "alternating"] = "random",
+        cutout: int = 0,
         normalization: Literal["half", "dataset"] = "half",
         eval_batch_size: int = 500,
         seed: int = 0,
@@ -80,6 +82,7 @@ class CIFAR10DataModule(LightningDataModule):
             ("batch_size", batch_size, batch_size >= 1, "1 or more"),
             ("eval_batch_size", eval_batch_size, eval_batch_size >= 1, "1 or more"),
             ("crop_padding", crop_padding, 0 <= crop_padding < 32, "0 to 31"),
+            ("cutout", cutout, 0 <= cutout <= 32, "0 to 32"),
             ("synthetic_size", synthetic_size, synthetic_size >= 10, "10 or more"),
             ("flip", flip, flip in FLIPS, " or ".join(FLIPS)),
             ("normalization", normalization, normalization in NORMALIZATIONS, " or ".join(NORMALIZATIONS)),
@@ -147,7 +150,7 @@ class CIFAR10DataModule(LightningDataModule):
     def train_dataloader(self) -> BatchLoader:
         """Shuffled, augmented batches of the training images that are not held out."""
         h = self.hparams
-        augmentation = {"crop_padding": h["crop_padding"], "flip": h["flip"]} if h["augment"] else {}
+        augmentation = {name: h[name] for name in ("crop_padding", "flip", "cutout")} if h["augment"] else {}
         return self._loader("train", self.train_indices, h["batch_size"], train=True, seed=h["seed"], **augmentation)
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:

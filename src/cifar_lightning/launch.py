@@ -138,6 +138,8 @@ class _Rank:
 
         Polls are counted, not seconds: a job that is suspended as a whole, as some schedulers do, may go on.
         """
+        if not hasattr(os, "waitid"):  # macOS, before Python 3.13
+            return False
         try:
             state = os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:  # it has ended

@@ -47,6 +47,7 @@ class BatchLoader:
         flip: In training: `"random"` mirrors each image with probability 1/2; `"alternating"` does so in the first
             epoch, and from then on shows each image mirrored in every other epoch (https://arxiv.org/abs/2404.00498,
             section 3.6).
+        cutout: In training, side of a square that is blanked in each image, with its centre anywhere in it; 0 for none.
         rank: This process's index.
         world_size: Number of processes.
 
@@ -66,6 +67,7 @@ class BatchLoader:
         seed: int = 0,
         crop_padding: int = 0,
         flip: Literal["none", "random", "alternating"] = "none",
+        cutout: int = 0,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -76,6 +78,7 @@ class BatchLoader:
         self.std = torch.tensor(std, device=images.device)
         self.train, self.seed, self.flip = train, seed, flip
         self.crop_padding = crop_padding if train else 0
+        self.cutout = cutout if train else 0
         self.rank, self.world_size = rank, world_size
         if train:
             check_batch_size(batch_size, len(labels), world_size)
@@ -121,7 +124,7 @@ class BatchLoader:
 
     def _train_batches(self) -> Iterator[Batch]:
         """This rank's slices of the global batches of this epoch, from the current position on."""
-        order, top, left, mirrored = self._draw_epoch()
+        draws = self._draw_epoch()
         share = self.batch_size // self.world_size
         per_chunk = max(1, CHUNK // share)
         start = self._position
@@ -130,13 +133,15 @@ class BatchLoader:
             # rows are global batches; this rank's columns of them
             rows = slice(start * self.batch_size, stop * self.batch_size)
             columns = slice(self.rank * share, (self.rank + 1) * share)
-            mine = [x[rows].view(-1, self.batch_size)[:, columns].reshape(-1) for x in (order, top, left, mirrored)]
-            images, labels = self._prepare(*(x.to(self.labels.device, non_blocking=True) for x in mine))
+            mine = [x[rows].view(-1, self.batch_size)[:, columns].reshape(-1) for x in draws]
+            images, labels = self._prepare(*mine)
             yield from zip(torch.split(images, share), torch.split(labels, share), strict=True)
             start = stop
 
-    def _draw_epoch(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """For each position in the epoch: which image, the first row and column of its crop, whether it is mirrored."""
+    def _draw_epoch(self) -> tuple[Tensor, ...]:
+        """For each position in the epoch: which image; of its crop, the first row and column; whether it is mirrored;
+        of its blanked square, the first row and column.
+        """
         generator = epoch_generator(self.seed, self._epoch)
         count = len(self.labels)
         order = torch.randperm(count, generator=generator)
@@ -147,16 +152,25 @@ class BatchLoader:
         elif self.flip == "alternating":
             first = torch.rand(count, generator=epoch_generator(self.seed, 0)) < 0.5
             mirrored = (first ^ bool(self._epoch % 2))[order]
-        return order, top, left, mirrored
+        hole_top, hole_left = torch.randint(0, self.size, (2, count), generator=generator) - self.cutout // 2
+        return order, top, left, mirrored, hole_top, hole_left
 
-    def _prepare(self, index: Tensor, top: Tensor, left: Tensor, mirrored: Tensor) -> Batch:
+    def _prepare(
+        self, index: Tensor, top: Tensor, left: Tensor, mirrored: Tensor, hole_top: Tensor, hole_left: Tensor
+    ) -> Batch:
+        device = self.labels.device
+        index, top, left = (x.to(device, non_blocking=True) for x in (index, top, left))
         if self.crop_padding:
             images = transforms.crop(self.images, index, top, left, self.size)
         else:
             images = self.images.index_select(0, index)
         if self.flip != "none":
             images = transforms.flip(images, mirrored)
-        return transforms.normalize(images, self.mean, self.std), self.labels[index]
+        images = transforms.normalize(images, self.mean, self.std)
+        if self.cutout:
+            hole_top, hole_left = (x.to(device, non_blocking=True) for x in (hole_top, hole_left))
+            images = transforms.cutout(images, hole_top, hole_left, self.cutout)
+        return images, self.labels[index]
 
     def _eval_batches(self) -> Iterator[Batch]:
         images, labels = torch.split(self.images, self.batch_size), torch.split(self.labels, self.batch_size)

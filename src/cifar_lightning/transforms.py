@@ -47,8 +47,8 @@ def crop(padded: Tensor, index: Tensor, top: Tensor, left: Tensor, size: int) ->
 
 
 def flip(images: Tensor, mirrored: Tensor) -> Tensor:
-    """Mirrors left and right, in place, the images `(N, H, W, 3)` where `mirrored` `(N,)` is true."""
-    chosen = mirrored.nonzero().squeeze(1)
+    """Mirrors left and right, in place, the images `(N, H, W, 3)` where `mirrored` `(N,)`, on the CPU, is true."""
+    chosen = mirrored.nonzero().squeeze(1).to(images.device, non_blocking=True)  # on a GPU, nonzero would wait for it
     images[chosen] = images[chosen].flip(2)
     return images
 
@@ -70,3 +70,20 @@ def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     shift = (-mean / std).repeat(height * width)
     flat = images.reshape(n, height * width * channels).float().mul_(scale).add_(shift)
     return flat.view(n, height, width, channels).permute(0, 3, 1, 2)
+
+
+def cutout(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
+    """Sets a square of each image to 0, the mean colour of normalised images, in place.
+
+    Source: https://arxiv.org/abs/1708.04552
+
+    Args:
+        images: Float `(N, C, H, W)`.
+        top: `(N,)` int64: first row of each square; what lies outside the image is not there.
+        left: `(N,)` int64: first column, likewise.
+        size: Height and width of the squares.
+    """
+    rows, columns = (torch.arange(n, device=images.device) for n in images.shape[2:])
+    in_rows = (rows >= top[:, None]) & (rows < top[:, None] + size)
+    in_columns = (columns >= left[:, None]) & (columns < left[:, None] + size)
+    return images.masked_fill_((in_rows[:, :, None] & in_columns[:, None, :])[:, None], 0)
