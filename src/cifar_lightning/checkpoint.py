@@ -173,7 +173,7 @@ class Checkpoints(Checkpoint):
                 lr, loss = trainer.optimizers[0].param_groups[0]["lr"], trainer.callback_metrics.get("train_loss")
                 raise NonFiniteError(
                     f"the weight {name} is not finite at step {trainer.global_step}, with lr {lr:g}; "
-                    f"the last finite loss was {'before the first log point' if loss is None else f'{loss:.4f}'}: "
+                    f"the last finite loss was {'never logged' if loss is None else f'{loss:.4f}'}: "
                     "the checkpoint before is kept; lower --model.lr"
                 )
         if trainer.is_global_zero:

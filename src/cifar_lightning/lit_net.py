@@ -93,7 +93,7 @@ class LitNet(LightningModule):
         self.example_input_array = torch.zeros(2, 3, 32, 32)
         self.last_evaluation: dict[str, Tensor] = {}
         self._loss_sum, self._loss_count = torch.zeros(()), 0  # since the last log point
-        self._last_train_loss = math.nan
+        self._last_train_loss: float | None = None
         metrics = MetricCollection(
             {
                 # "micro" counts images; torchmetrics' default, "macro", is the mean over the classes
@@ -206,7 +206,7 @@ class LitNet(LightningModule):
         sums = [self._loss_sum.item()] * self.trainer.world_size
         if self.trainer.world_size > 1:
             torch.distributed.all_gather_object(sums, self._loss_sum.item())
-        checkpoint["train_loss_window"] = {"sums": sums, "count": self._loss_count}
+        checkpoint["train_loss_window"] = {"sums": sums, "count": self._loss_count, "last": self._last_train_loss}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes up the running loss."""
@@ -214,15 +214,17 @@ class LitNet(LightningModule):
         sums, world_size = window["sums"], self._trainer.world_size if self._trainer else 1
         mine = sums[self.global_rank] if len(sums) == world_size else sum(sums) / len(sums)
         self._loss_sum, self._loss_count = torch.tensor(mine, device=self.device), window["count"]
+        self._last_train_loss = window.get("last")
 
     def _log_train_loss(self) -> None:
         # Every rank has the same number of images, so the mean over ranks is that over images.
         mean = self.trainer.strategy.reduce(self._loss_sum / self._loss_count, reduce_op="mean").item()
         lr = self.trainer.optimizers[0].param_groups[0]["lr"]
         if not math.isfinite(mean):
+            last = "never logged" if self._last_train_loss is None else f"{self._last_train_loss:.4f}"
             raise NonFiniteError(
                 f"the training loss is {mean} at step {self.trainer.global_step}, with lr {lr:g}; "
-                f"the last finite loss was {self._last_train_loss:.4f}: lower --model.lr"
+                f"the last finite loss was {last}: lower --model.lr"
             )
         self.log_dict({"train_loss": mean, "lr": lr}, prog_bar=True)
         self._last_train_loss = mean

@@ -13,7 +13,8 @@ process that is no rank: a job on one device, or the launcher. PLACE is one of
     report   while the figures are written
 
 and N says the how many'th time that the process comes there, from 1. With `FAULT_PLAIN=1` the figures are not drawn,
-which no fault but `report` needs and which takes most of a small job's time.
+which no fault but `report` needs and which takes most of a small job's time. With `FAULT_SUSPENDED=S` a rank may be
+suspended for S seconds.
 
 Python imports a module of this name at its start; the package knows nothing of it.
 """
@@ -67,13 +68,14 @@ def install():
     """Puts the places of faults into the package, whose modules are imported."""
     import torch
 
-    from cifar_lightning import results, storage
+    from cifar_lightning import launch, results, storage
     from cifar_lightning.datamodule import CIFAR10DataModule
     from cifar_lightning.lit_net import LitNet
 
     for method, place in (("training_step", "train"), ("validation_step", "val"), ("test_step", "test")):
         setattr(LitNet, method, _step(getattr(LitNet, method), place))
     CIFAR10DataModule.setup = _before(CIFAR10DataModule.setup, "data")
+    launch.SUSPENDED_SECONDS = float(os.environ.get("FAULT_SUSPENDED", launch.SUSPENDED_SECONDS))
     torch.save = _half(torch.save)
     storage.publish = _around(storage.publish)
     draw = (lambda *args: None) if os.environ.get("FAULT_PLAIN") else results.draw
