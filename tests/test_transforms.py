@@ -53,7 +53,7 @@ def test_cutout_blanks_one_square():
     images = torch.ones(3, 2, 8, 8)
     top, left = torch.tensor([0, 5, -2]), torch.tensor([1, 6, -2])
     transforms.cutout(images, top, left, 4)
-    for image, t, l in zip(images, top.tolist(), left.tolist(), strict=True):
+    for image, row, column in zip(images, top.tolist(), left.tolist(), strict=True):
         expected = torch.ones(8, 8)
-        expected[max(t, 0) : t + 4, max(l, 0) : l + 4] = 0
+        expected[max(row, 0) : row + 4, max(column, 0) : column + 4] = 0
         assert torch.equal(image, expected.expand(2, 8, 8))

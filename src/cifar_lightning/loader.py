@@ -139,9 +139,7 @@ class BatchLoader:
             start = stop
 
     def _draw_epoch(self) -> tuple[Tensor, ...]:
-        """For each position in the epoch: which image; of its crop, the first row and column; whether it is mirrored;
-        of its blanked square, the first row and column.
-        """
+        """For each position in the epoch: which image, its crop's first row and column, mirrored or not, its hole's."""
         generator = epoch_generator(self.seed, self._epoch)
         count = len(self.labels)
         order = torch.randperm(count, generator=generator)
