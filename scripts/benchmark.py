@@ -215,7 +215,7 @@ def compare_overhead(job: Job) -> list[Table]:
             for name, side in found.items()
         ]
         note = (
-            f"The tutorial's network, batch 4, one thread; {steps:,} steps with the checkpoint that follows them. "
+            f"The tutorial's network, batch 4, one thread, without oneDNN; {steps:,} steps with the checkpoint that follows them. "
             "Waits: operations for which the host must wait for the device."
         )
         tables.append(Table(f"overhead of a training step, {accelerator}", rows, note))
@@ -615,6 +615,7 @@ def step_costs(accelerator: str, steps: int, repeats: int, waits: bool = True) -
     import torch
 
     torch.set_num_threads(1)
+    torch.backends.mkldnn.enabled = False  # both as fit sets them for so small a step
     sides = {"bare loop": bare_loop, "our fit": our_fit, "Lightning's defaults": lightning_defaults}
 
     def cost(side: Callable[..., None]) -> tuple[float, float]:
@@ -764,12 +765,13 @@ def our_fit(accelerator: str, steps: int, max_steps: int, augment: bool = False)
 
     from cifar_lightning import fit
 
-    threads = torch.get_num_threads()
+    threads, onednn = torch.get_num_threads(), torch.backends.mkldnn.enabled
     data = _small_data(accelerator, steps) | {"augment": augment}
     # the figures after the test are no part of the training
     with tempfile.TemporaryDirectory() as root, mock.patch("cifar_lightning.results.draw"):
         fit(data, accelerator=accelerator, devices=1, max_epochs=3, max_steps=max_steps, default_root_dir=root)
     torch.set_num_threads(threads)
+    torch.backends.mkldnn.enabled = onednn
 
 
 def lightning_defaults(accelerator: str, steps: int, max_steps: int) -> None:
@@ -810,12 +812,15 @@ def step_times(
     from cifar_lightning import TutorialNet
 
     cores = torch.get_num_threads()
-    places = {"1 thread": ("cpu", 1)} | ({f"{cores} threads": ("cpu", cores)} if cores > 1 else {})
+    places = {"1 thread, no oneDNN": ("cpu", 1, False), "1 thread": ("cpu", 1, True)}
+    if cores > 1:
+        places[f"{cores} threads"] = ("cpu", cores, True)
     if "cuda" in devices:
-        places["cuda"] = ("cuda", cores)
+        places["cuda"] = ("cuda", cores, True)
 
-    def milliseconds(width: int, batch_size: int, device: str, threads: int) -> float:
+    def milliseconds(width: int, batch_size: int, device: str, threads: int, onednn: bool) -> float:
         torch.set_num_threads(threads)
+        torch.backends.mkldnn.enabled = onednn
         net = TutorialNet(width=width).to(device)
         optimizer = torch.optim.SGD(net.parameters(), lr=0.001, momentum=0.9, fused=True)
         images = torch.randn(batch_size, 3, 32, 32, device=device).to(memory_format=torch.channels_last)

@@ -34,9 +34,10 @@ def benchmark():
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())  # or there would be no bar to pay for
-    threads = torch.get_num_threads()
+    threads, onednn = torch.get_num_threads(), torch.backends.mkldnn.enabled
     yield
     torch.set_num_threads(threads)
+    torch.backends.mkldnn.enabled = onednn
 
 
 def test_a_step_costs_little_more_than_a_bare_loops(benchmark):

@@ -92,6 +92,22 @@ def test_evaluate_gives_what_fit_gave(finished, results, run):
         assert np.array_equal(ours, theirs), name
 
 
+def test_evaluate_computes_in_the_precision_of_the_training(call, tmp_path):
+    small = ("--data.synthetic_size", "1000", "--data.batch_size", "20", "--max_epochs", "1", "--model.lr", "0.01")
+    code, out, err = call("fit", *SYNTHETIC, *small, "--precision", "bf16-mixed")
+    assert code == 0, err
+    run = tmp_path / "lightning_logs" / "version_0"
+    fitted = json.loads((run / "results.json").read_text())
+    losses = {}
+    for precision in ((), ("--precision", "32-true")):
+        code, out, err = call("evaluate", run, "--accelerator", "cpu", *precision)
+        assert code == 0, err
+        results = json.loads((run / "evaluation" / "results.json").read_text())
+        losses[results["precision"]] = results["test_loss"]
+    assert fitted["precision"] == "bf16-mixed"
+    assert losses["bf16-mixed"] == fitted["test_loss"] != losses["32-true"]
+
+
 def test_evaluate_on_other_data(finished, call, tmp_path):
     code, out, err = call(
         "evaluate", finished.folder / "checkpoints" / "best.ckpt", "--accelerator", "cpu",

@@ -1,6 +1,8 @@
 """Which devices a job runs on, and what its ranks share before Lightning takes over."""
 
+import ctypes
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -15,8 +17,9 @@ from cifar_lightning.errors import InputError
 
 # A rank that hears nothing from the others for so long gives up: a checkpoint takes seconds, an evaluation a minute.
 RANK_TIMEOUT = timedelta(minutes=5)
-# Operations of a step's forward pass below which one thread is faster than two: measured, see docs/performance.md.
-SMALL_STEP = 50e6
+# Operations of a step's forward pass up to which the CPU is quicker with less: measured, see docs/performance.md.
+TINY_STEP = 8e6  # without oneDNN, whose convolutions cost some 50 µs before they begin
+SMALL_STEP = 50e6  # with one thread: threads that share a small step wait for each other longer than they work
 
 
 def resolve_devices(accelerator: str, devices: str | int) -> tuple[str, int]:
@@ -61,36 +64,47 @@ def _device_list(devices: str | int, available: int) -> list[int]:
 
 
 def resolve_precision(precision: str, accelerator: str) -> str:
-    """What `auto` stands for here: bfloat16 where the device computes in it, else float32."""
+    """What `auto` stands for here: bfloat16 where the device computes in it, else float32.
+
+    On a CPU, where torch has no mixed float16, `16-mixed` is mixed bfloat16, as the Trainer has it.
+    """
     if precision != "auto":
-        return precision
+        return "bf16-mixed" if (precision, accelerator) == ("16-mixed", "cpu") else precision
     if accelerator in ("gpu", "cuda"):
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
     abilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return "bf16-mixed" if any(abilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else "32-true"
 
 
-def fit_threads(model: LightningModule, images: int) -> int:
-    """Sets how many threads this process computes with on the CPU: its share of the cores, or 1 for little work.
-
-    Threads that share a step of a tiny network wait for each other longer than they work.
+def fit_cpu(model: LightningModule, images: int) -> None:
+    """Sets how this process computes on the CPU, by the work there is in a step: see TINY_STEP and SMALL_STEP.
 
     Args:
         model: With an `example_input_array`.
         images: Per step in this process.
-
-    Returns:
-        The number of threads.
     """
     assert isinstance(model.example_input_array, Tensor)
     model.eval()  # or the batch norms would take the example for data
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(model.example_input_array[:1])
     model.train()
+    work = images * counter.get_total_flops()
     share = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    threads = share if images * counter.get_total_flops() > SMALL_STEP else 1
-    torch.set_num_threads(threads)
-    return threads
+    torch.set_num_threads(share if work > SMALL_STEP else 1)
+    torch.backends.mkldnn.enabled = work > TINY_STEP
+    _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
+    """Has glibc keep the memory of freed tensors for the next ones, as torch does on GPUs.
+
+    By default it hands every large one back to the system, which clears its pages for the next: a fifth of a step's
+    time. Source of the numbers: https://man7.org/linux/man-pages/man3/mallopt.3.html and glibc's malloc.h.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(-4, 0)  # M_MMAP_MAX: no memory from outside the heap
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: no trimming of the heap's end below 2 GB
 
 
 def is_first_rank() -> bool:

@@ -202,11 +202,12 @@ class LitNet(LightningModule):
         self._log_evaluation(self.test_metrics)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the running loss of every rank: a resumed run logs the same figures."""
+        """Keeps the running loss of every rank, so that a resumed run logs the same figures, and the precision."""
         sums = [self._loss_sum.item()] * self.trainer.world_size
         if self.trainer.world_size > 1:
             torch.distributed.all_gather_object(sums, self._loss_sum.item())
         checkpoint["train_loss_window"] = {"sums": sums, "count": self._loss_count, "last": self._last_train_loss}
+        checkpoint["precision"] = self.trainer.precision
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes up the running loss."""

@@ -51,6 +51,7 @@ def report(
         "confusion": confusion.tolist(),
         "test_views": model.hparams["test_views"],
         **facts,
+        "precision": trainer.precision,
         "devices": trainer.world_size,
         "accelerator": {"cuda": "gpu"}.get(trainer.strategy.root_device.type, trainer.strategy.root_device.type),
         **{name: importlib.metadata.version(name) for name in ("torch", "torchvision", "lightning")},

@@ -69,3 +69,12 @@ def data_of(path: Path, changes: Mapping[str, Any]) -> CIFAR10DataModule:
     arguments = load_checkpoint(path).get("datamodule_hyper_parameters", {})
     known = inspect.signature(CIFAR10DataModule).parameters
     return CIFAR10DataModule(**{k: v for k, v in {**arguments, **changes}.items() if k in known})
+
+
+def precision_of(path: Path) -> str:
+    """The precision that a checkpoint's network was trained in.
+
+    Raises:
+        InputError: The checkpoint cannot be read.
+    """
+    return str(load_checkpoint(path).get("precision", "32-true"))

@@ -29,7 +29,7 @@ from cifar_lightning.checkpoint import (
 from cifar_lightning.datamodule import CIFAR10DataModule
 from cifar_lightning.devices import (
     RANK_TIMEOUT,
-    fit_threads,
+    fit_cpu,
     from_first_rank,
     is_first_rank,
     process_group,
@@ -44,7 +44,7 @@ from cifar_lightning.loader import check_batch_size
 from cifar_lightning.metrics_csv import MetricsCSV
 from cifar_lightning.results import report
 from cifar_lightning.run_folder import Settings, changed_settings, held, new_folder, read_settings, write_settings
-from cifar_lightning.saved import data_of, load_model, select_checkpoint
+from cifar_lightning.saved import data_of, load_model, precision_of, select_checkpoint
 
 OURS = ("callbacks", "enable_checkpointing", "enable_progress_bar", "logger", "plugins")  # arguments of the Trainer
 
@@ -266,7 +266,7 @@ def run(folder: str | None, resume: bool) -> str:
         data.setup("fit")
         seed_everything(settings["seed"], verbose=False)
         model = LitNet(**settings["model"], classes=data.classes)
-        fit_threads(model, data.hparams["batch_size"] // world_size())
+        fit_cpu(model, data.hparams["batch_size"] // world_size())
         metrics = MetricsCSV(Path(folder) / "metrics.csv")
         checkpoints = Checkpoints(Path(folder) / "checkpoints", metrics, settings["checkpoint_every_n_steps"])
         trainer = Trainer(
@@ -285,6 +285,7 @@ def run(folder: str | None, resume: bool) -> str:
             best = checkpoints.folder / "best.ckpt"
             if len(data.val_indices) and best.exists():
                 model.load_state_dict(load_checkpoint(best)["state_dict"])
+            fit_cpu(model, data.hparams["eval_batch_size"])
             trainer.test(model, data, verbose=False)
             if trainer.is_global_zero:
                 facts = {
@@ -314,7 +315,7 @@ def evaluate(
     *,
     accelerator: str = "auto",
     devices: str | int = "auto",
-    precision: str = "32-true",
+    precision: str | None = None,
     test_views: Literal["one", "mirror", "six"] | None = None,
     output_dir: str | None = None,
 ) -> dict[str, Any]:
@@ -325,7 +326,7 @@ def evaluate(
         data: Arguments of CIFAR10DataModule in place of those the network was trained with.
         accelerator: As for `fit`.
         devices: As for `fit`.
-        precision: As for `fit`.
+        precision: As for `fit`; by default that of the training.
         test_views: What to average over, as for LitNet; by default as in the training.
         output_dir: Where to write results.json and figures/; by default `evaluation/` in the run's folder, or beside
             the .ckpt file.
@@ -339,7 +340,8 @@ def evaluate(
     signals.next_step = ""
     quiet.install()
     path = select_checkpoint(Path(checkpoint))
-    _, processes = resolve_devices(accelerator, devices)
+    accelerator, processes = resolve_devices(accelerator, devices)
+    precision = resolve_precision(precision or precision_of(path), accelerator)
     _check_trainer({"accelerator": accelerator, "precision": precision})
     model, module = load_model(path), data_of(path, data or {})
     module.prepare_data()
@@ -374,7 +376,7 @@ def run_evaluation(
     with process_group():
         model, module = load_model(Path(checkpoint)), data_of(Path(checkpoint), data)
         model.hparams["test_views"] = test_views
-        fit_threads(model, module.hparams["eval_batch_size"])
+        fit_cpu(model, module.hparams["eval_batch_size"])
         tester = Trainer(
             **_trainer_arguments(trainer),
             logger=False,
