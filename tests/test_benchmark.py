@@ -12,19 +12,19 @@ def run(*arguments):
 
 def test_it_measures_both_sides_and_writes_the_figures(tmp_path):
     path = tmp_path / "figures.json"
-    process = run("loader", "overhead", "--quick", "--repeats", "1", "--json", str(path))
+    process = run("loader", "width", "--quick", "--repeats", "1", "--json", str(path))
     assert process.returncode == 0, process.stderr
     report = json.loads(path.read_text())
     assert report["machine"].keys() >= {"cpu", "cores", "gpu", "torch", "lightning"}
     assert report["quick"] is True
-    loader, overhead = (report["comparisons"][name][0] for name in ("loader", "overhead"))
+    loader, width = (report["comparisons"][name][0] for name in ("loader", "width"))
     cpu = [row for row in loader["rows"] if row["device"] == "cpu"]
     assert [row["batch size"] for row in cpu] == [4, 128, 2048]
     for row in cpu:
         assert row["ratio"] == [row["ours, images"][0] / row["torchvision, images"][0]]
-    assert [row[""] for row in overhead["rows"]] == ["bare loop", "our fit", "Lightning's defaults"]
-    assert all(row["CPU µs/step"][0] > 0 for row in overhead["rows"])
-    for table in (loader, overhead):
+    assert [row["width"] for row in width["rows"]] == [6, 32, 128]
+    assert all(row["batch 128"][0] > row["batch 4"][0] > 0 for row in width["rows"])
+    for table in (loader, width):
         assert table["title"] in process.stdout
 
 

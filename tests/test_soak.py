@@ -1,4 +1,4 @@
-"""Faults at random: `pytest -m soak`. SOAK_SEED repeats one; SOAK_FAULTS says how many, SOAK_DEVICES on what."""
+"""Faults at random: `pytest -n 0 -m soak`. SOAK_SEED repeats one; SOAK_FAULTS says how many, SOAK_DEVICES on what."""
 
 import os
 import random
