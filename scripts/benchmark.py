@@ -19,6 +19,7 @@ the columns in CPU time. Needs Linux or macOS: what is measured runs in a termin
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import pty
@@ -48,6 +49,7 @@ from cifar_lightning.errors import InputError, RunError
 SCRIPTS = Path(__file__).resolve().parent
 RECIPES = Path(cifar_lightning.__file__).parent / "recipes"
 LEVELS = (0.54, 0.80, 0.85, 0.89)
+OTHER_LENGTHS = ("quick:0.25", "quick:4")  # epochs
 QUICK_STEPS = 1_500
 
 Row = dict[str, Any]  # by column; a list of numbers stands for repeats of one measurement
@@ -120,23 +122,23 @@ def compare_tutorial(job: Job) -> list[Table]:
 
 
 def compare_to_accuracy(job: Job) -> list[Table]:
-    """Training time and accuracy of the tutorial's script and of the recipes.
+    """Training time and accuracy of the tutorial's script and of the recipes, some of them shortened or prolonged.
 
     Nobody looks at the test images during training: a recipe reaches a level if it ends there.
     """
+    count = job.machine["train_images"]
     limit = {"images": 4 * QUICK_STEPS, "epochs": 1} if job.quick else {}
     flags = ("--max_steps", "10") if job.quick else ()
     turns = interleaved(
         job.repeats,
         {
             "tutorial's script": lambda: call("tutorial_script", data=job.data, **limit),
-            **{recipe: partial(fit, job, "--recipe", recipe, *flags) for recipe in job.recipes},
+            **{run: partial(fit, job, *recipe_flags(run, count), *flags) for run in job.recipes},
         },
     )
-    count = job.machine["train_images"]
 
     def seconds(name: str) -> list[float]:
-        epochs = 2 if name == "tutorial's script" else recipe_settings(name)["max_epochs"]
+        epochs = 2.0 if name == "tutorial's script" else recipe_epochs(name)
         rest = [epochs * count / run["images_seen"] if job.quick else 1 for run in turns[name]]
         return [run["fit_seconds"] * factor for run, factor in zip(turns[name], rest, strict=True)]
 
@@ -215,7 +217,7 @@ def compare_overhead(job: Job) -> list[Table]:
             for name, side in found.items()
         ]
         note = (
-            f"The tutorial's network, batch 4, one thread, without oneDNN; {steps:,} steps with the checkpoint that follows them. "
+            f"The tutorial's network, batch 4, one thread, without oneDNN; {steps:,} steps and their checkpoint. "
             "Waits: operations for which the host must wait for the device."
         )
         tables.append(Table(f"overhead of a training step, {accelerator}", rows, note))
@@ -906,8 +908,24 @@ def recipe_settings(name: str) -> dict[str, Any]:
     return settings
 
 
+def recipe_epochs(run: str) -> float:
+    """How long `to-accuracy` trains: "quick" for the epochs of that recipe, "quick:0.25" for a quarter of one.
+
+    The learning rate's schedule is as long as the run.
+    """
+    name, _, epochs = run.partition(":")
+    return float(epochs or recipe_settings(name)["max_epochs"])
+
+
+def recipe_flags(run: str, images: int) -> list[str]:
+    """The flags of fit.py for it."""
+    epochs, name = recipe_epochs(run), run.partition(":")[0]
+    steps = round(epochs * images / recipe_settings(name)["data"]["batch_size"])
+    return ["--recipe", name, "--max_epochs", str(math.ceil(epochs))] + ["--max_steps", str(steps)] * (epochs % 1 > 0)
+
+
 def recipes_for(machine: dict[str, Any], chosen: str | None) -> list[str]:
-    """The recipes to run: those chosen, or all whose own command this machine can run.
+    """The recipes to run: those chosen, or all whose own command this machine can run, and `quick` at other lengths.
 
     Raises:
         InputError: There is no such recipe.
@@ -915,11 +933,16 @@ def recipes_for(machine: dict[str, Any], chosen: str | None) -> list[str]:
     every = sorted(path.stem for path in RECIPES.glob("*.yaml"))
     if chosen is not None:
         names = chosen.split(",")
-        if unknown := sorted(set(names) - set(every)):
+        if unknown := sorted({name.partition(":")[0] for name in names} - set(every)):
             raise InputError(f"recipe {unknown[0]!r} is not known: give some of {','.join(every)}")
+        for run in names:
+            try:
+                assert recipe_epochs(run) > 0
+            except (ValueError, AssertionError):
+                raise InputError(f"recipe {run!r} has no number of epochs: give it like quick or quick:0.25") from None
         return names
     needs_gpu = [name for name in every if "--accelerator gpu" in (RECIPES / f"{name}.yaml").read_text()]
-    return [name for name in every if machine["gpu"] or name not in needs_gpu]
+    return [*OTHER_LENGTHS, *(name for name in every if machine["gpu"] or name not in needs_gpu)]
 
 
 def script(arguments: Sequence[str]) -> None:
@@ -933,7 +956,7 @@ def script(arguments: Sequence[str]) -> None:
     parser.add_argument("comparisons", nargs="*", default=[], help="which; all by default")
     parser.add_argument("--quick", action="store_true", help="fewer steps and sizes, for a rough idea")
     parser.add_argument("--repeats", type=int, default=3, help="turns that each side takes")
-    parser.add_argument("--recipes", type=str, default=None, help="of to-accuracy: names, separated by commas")
+    parser.add_argument("--recipes", type=str, default=None, help="of to-accuracy: e.g. quick,quick:4 (epochs)")
     parser.add_argument("--json", type=str, default=None, help="file to write the figures to")
     parser.add_argument("--data.source", type=str, default=None, help="as fit.py has it; drawn images by default")
     parser.add_argument("--data.data_dir", type=str, default=None, help="as fit.py has it")

@@ -18,6 +18,7 @@ COMMANDS = [
     for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
     for line in block.splitlines()
 ]
+RECIPES = Path(run_folder.__file__).parent / "recipes"
 SCRIPTS = [command for command in COMMANDS if command[0] in ("python", "torchrun") and "-m" not in command]
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
@@ -58,8 +59,8 @@ def test_flags(command, call, monkeypatch, tmp_path):
         monkeypatch.setattr(training, name, recorded(getattr(training, name)))
     monkeypatch.setattr(run_folder, "newest_unfinished", lambda root: None)
     (script,) = [word for word in command if word.startswith("scripts/")]
-    if script == "scripts/predict.py":
-        pytest.skip("run for real below")
+    if script in ("scripts/predict.py", "scripts/benchmark.py"):
+        pytest.skip("run for real, below and in test_benchmark.py")
     arguments = command[command.index(script) + 1 :]
     code, _, err = call(Path(script).stem, *arguments)
     assert code == 0, err
@@ -88,3 +89,13 @@ def test_python(number, tried, monkeypatch, tmp_path):
     for name, function in names.items():
         if name.startswith("test_"):
             function(tmp_path)
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipes_say_what_to_expect(path):
+    """Their command, which the README's table names too, and figures that were measured or none."""
+    header = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
+    assert path.read_text().startswith(header)
+    assert f"#   python scripts/fit.py --recipe {path.stem}" in header
+    assert "not measured" in header or "%" in header
+    assert f"| `{path.stem}` |" in README

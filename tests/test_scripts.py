@@ -94,13 +94,13 @@ def test_evaluate_gives_what_fit_gave(finished, results, run):
 
 def test_evaluate_computes_in_the_precision_of_the_training(call, tmp_path):
     small = ("--data.synthetic_size", "1000", "--data.batch_size", "20", "--max_epochs", "1", "--model.lr", "0.01")
-    code, out, err = call("fit", *SYNTHETIC, *small, "--precision", "bf16-mixed")
+    code, _, err = call("fit", *SYNTHETIC, *small, "--precision", "bf16-mixed")
     assert code == 0, err
     run = tmp_path / "lightning_logs" / "version_0"
     fitted = json.loads((run / "results.json").read_text())
     losses = {}
     for precision in ((), ("--precision", "32-true")):
-        code, out, err = call("evaluate", run, "--accelerator", "cpu", *precision)
+        code, _, err = call("evaluate", run, "--accelerator", "cpu", *precision)
         assert code == 0, err
         results = json.loads((run / "evaluation" / "results.json").read_text())
         losses[results["precision"]] = results["test_loss"]
