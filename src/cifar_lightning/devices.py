@@ -19,7 +19,7 @@ from cifar_lightning.errors import InputError
 RANK_TIMEOUT = timedelta(minutes=5)
 # Operations of a step's forward pass up to which the CPU is quicker with less: measured, see docs/performance.md.
 TINY_STEP = 8e6  # without oneDNN, whose convolutions cost some 50 µs before they begin
-SMALL_STEP = 50e6  # with one thread: threads that share a small step wait for each other longer than they work
+SMALL_STEP = 20e6  # with one thread: threads that share a small step wait for each other longer than they work
 
 
 def resolve_devices(accelerator: str, devices: str | int) -> tuple[str, int]:
