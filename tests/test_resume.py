@@ -27,7 +27,7 @@ def interrupted(cwd, devices, fault, *arguments):
         (1, "kill@-:rename:3", -9, "goes on from step-7.ckpt"),
         (1, "kill@-:renamed:3", -9, "goes on from step-14.ckpt"),
         (2, "kill@1:train:13", 1, "goes on from step-7.ckpt"),
-        (2, "kill@0:write:4", 1, "goes on from step-14.ckpt"),
+        pytest.param(2, "kill@0:write:4", 1, "goes on from step-14.ckpt", marks=pytest.mark.soak),
     ],
 )
 def test_a_killed_run_goes_on_exactly(whole, tmp_path, devices, fault, code, goes_on):

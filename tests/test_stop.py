@@ -27,7 +27,7 @@ def wait_for(condition, seconds=60):
         (1, "term@-:write:3", 143),
         (1, "term@-:report:1", 143),
         (2, "term@1:train:3", 143),
-        (2, "int-parent@0:val:1", 130),
+        pytest.param(2, "int-parent@0:val:1", 130, marks=pytest.mark.soak),
         (2, "term-all@0:test:1", 143),
     ],
 )
