@@ -912,9 +912,18 @@ def recipe_epochs(run: str) -> float:
     """How long `to-accuracy` trains: "quick" for the epochs of that recipe, "quick:0.25" for a quarter of one.
 
     The learning rate's schedule is as long as the run.
+
+    Raises:
+        InputError: That is no number of epochs.
     """
-    name, _, epochs = run.partition(":")
-    return float(epochs or recipe_settings(name)["max_epochs"])
+    name, _, text = run.partition(":")
+    try:
+        epochs = float(text or recipe_settings(name)["max_epochs"])
+    except ValueError:
+        epochs = math.nan
+    if not 0 < epochs < math.inf:
+        raise InputError(f"recipe {run!r} has no number of epochs: give it like quick or quick:0.25")
+    return epochs
 
 
 def recipe_flags(run: str, images: int) -> list[str]:
@@ -928,7 +937,7 @@ def recipes_for(machine: dict[str, Any], chosen: str | None) -> list[str]:
     """The recipes to run: those chosen, or all whose own command this machine can run, and `quick` at other lengths.
 
     Raises:
-        InputError: There is no such recipe.
+        InputError: There is no such recipe, or no such length of it.
     """
     every = sorted(path.stem for path in RECIPES.glob("*.yaml"))
     if chosen is not None:
@@ -936,10 +945,7 @@ def recipes_for(machine: dict[str, Any], chosen: str | None) -> list[str]:
         if unknown := sorted({name.partition(":")[0] for name in names} - set(every)):
             raise InputError(f"recipe {unknown[0]!r} is not known: give some of {','.join(every)}")
         for run in names:
-            try:
-                assert recipe_epochs(run) > 0
-            except (ValueError, AssertionError):
-                raise InputError(f"recipe {run!r} has no number of epochs: give it like quick or quick:0.25") from None
+            recipe_epochs(run)
         return names
     needs_gpu = [name for name in every if "--accelerator gpu" in (RECIPES / f"{name}.yaml").read_text()]
     return [*OTHER_LENGTHS, *(name for name in every if machine["gpu"] or name not in needs_gpu)]

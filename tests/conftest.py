@@ -102,6 +102,17 @@ def whole(tmp_path_factory):
     return runs
 
 
+@pytest.fixture
+def cpu_settings():
+    """Leaves torch's settings of the CPU as they were."""
+    import torch
+
+    threads, onednn = torch.get_num_threads(), torch.backends.mkldnn.enabled
+    yield
+    torch.set_num_threads(threads)
+    torch.backends.mkldnn.enabled = onednn
+
+
 def one_line(code, out, err):
     """The one line of a user's mistake."""
     assert code == 2, err

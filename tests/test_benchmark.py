@@ -12,19 +12,19 @@ def run(*arguments):
 
 def test_it_measures_both_sides_and_writes_the_figures(tmp_path):
     path = tmp_path / "figures.json"
-    process = run("loader", "width", "--quick", "--repeats", "1", "--json", str(path))
+    process = run("loader", "overhead", "--quick", "--repeats", "1", "--json", str(path))
     assert process.returncode == 0, process.stderr
     report = json.loads(path.read_text())
     assert report["machine"].keys() >= {"cpu", "cores", "gpu", "torch", "lightning"}
     assert report["quick"] is True
-    loader, width = (report["comparisons"][name][0] for name in ("loader", "width"))
+    loader, overhead = (report["comparisons"][name][0] for name in ("loader", "overhead"))
     cpu = [row for row in loader["rows"] if row["device"] == "cpu"]
     assert [row["batch size"] for row in cpu] == [4, 128, 2048]
     for row in cpu:
         assert row["ratio"] == [row["ours, images"][0] / row["torchvision, images"][0]]
-    assert [row["width"] for row in width["rows"]] == [6, 32, 128]
-    assert all(row["batch 128"][0] > row["batch 4"][0] > 0 for row in width["rows"])
-    for table in (loader, width):
+    assert [row[""] for row in overhead["rows"]] == ["bare loop", "our fit", "Lightning's defaults"]
+    assert all(row["CPU µs/step"][0] > 0 for row in overhead["rows"])
+    for table in (loader, overhead):
         assert table["title"] in process.stdout
 
 
@@ -33,3 +33,9 @@ def test_an_unknown_comparison_is_one_line():
     assert process.returncode == 2
     assert process.stderr.startswith("error: comparison 'loder' is not known: give some of tutorial, ")
     assert process.stderr.count("\n") == 1
+
+
+def test_a_length_that_is_none_is_one_line():
+    process = run("to-accuracy", "--recipes", "quick:0")
+    assert process.returncode == 2
+    assert process.stderr == "error: recipe 'quick:0' has no number of epochs: give it like quick or quick:0.25\n"

@@ -67,19 +67,11 @@ def test_an_optimisers_own_zero_grad_is_called():
     assert Counted.count == 20
 
 
-@pytest.fixture
-def restored():
-    threads, onednn = torch.get_num_threads(), torch.backends.mkldnn.enabled
-    yield
-    torch.set_num_threads(threads)
-    torch.backends.mkldnn.enabled = onednn
-
-
 @pytest.mark.parametrize(
     ("images", "threads", "onednn"),
     [(4, 1, False), (12, 1, True), (1_000, 2, True)],
 )
-def test_the_cpu_computes_as_suits_the_work(restored, monkeypatch, images, threads, onednn):
+def test_the_cpu_computes_as_suits_the_work(cpu_settings, monkeypatch, images, threads, onednn):
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     model = LitNet()
     expected = model.net(torch.ones(2, 3, 32, 32))

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
 # In CPU time, of the cheapest of some repeats. On a busy machine our step has taken 1.0 to 1.25 times a bare loop's,
@@ -32,12 +31,8 @@ def benchmark():
 
 
 @pytest.fixture(autouse=True)
-def one_thread(monkeypatch):
+def terminal(monkeypatch, cpu_settings):
     monkeypatch.setattr(sys, "stderr", Terminal())  # or there would be no bar to pay for
-    threads, onednn = torch.get_num_threads(), torch.backends.mkldnn.enabled
-    yield
-    torch.set_num_threads(threads)
-    torch.backends.mkldnn.enabled = onednn
 
 
 def test_a_step_costs_little_more_than_a_bare_loops(benchmark):
