@@ -11,6 +11,8 @@ overhead     what a step costs besides the network: a bare loop, our fit, Lightn
 width        a step's time against the network's width and the batch size; CPU beside GPU
 devices      one process and two
 growth       time and memory against batch size, images and epochs; start-up
+airbench     the fastest scripts there are, and our recipes for them, on a GPU; needs --airbench DIR, a checkout of
+             https://github.com/KellerJordan/cifar10-airbench
 
 The sides of a comparison take turns, --repeats times; tables give the median (least–most). Ratios are of the
 measurements that stand side by side, so a machine that slows down for a while slows both. On a busy machine trust
@@ -49,7 +51,8 @@ from cifar_lightning.errors import InputError, RunError
 SCRIPTS = Path(__file__).resolve().parent
 RECIPES = Path(cifar_lightning.__file__).parent / "recipes"
 LEVELS = (0.54, 0.80, 0.85, 0.89)
-OTHER_LENGTHS = ("quick:0.25", "quick:4")  # epochs
+OTHER_LENGTHS = ("quick:1.8", "quick:5.5")  # epochs
+AIRBENCH = {"airbench94_muon.py": "speed94", "airbench96_faster.py": "speed96"}
 QUICK_STEPS = 1_500
 
 Row = dict[str, Any]  # by column; a list of numbers stands for repeats of one measurement
@@ -66,6 +69,8 @@ class Job:
         quick: Fewer steps and sizes.
         recipes: Those of `to-accuracy`.
         folder: For the runs, temporary.
+        airbench: Where airbench's scripts are.
+        runs: Turns that `airbench` takes.
     """
 
     data: dict[str, Any]
@@ -74,6 +79,8 @@ class Job:
     quick: bool
     recipes: list[str]
     folder: Path
+    airbench: str | None = None
+    runs: int = 20
 
 
 @dataclass
@@ -331,6 +338,56 @@ def compare_growth(job: Job) -> list[Table]:
     ]
 
 
+def compare_airbench(job: Job) -> list[Table]:
+    """Airbench's scripts, unmodified, and our recipes for the same accuracies."""
+    assert job.airbench is not None
+    tables = []
+    for script, recipe in AIRBENCH.items():
+        path = Path(job.airbench).resolve() / script
+        found = call("airbench_race", data=job.data, script=str(path), recipe=recipe, runs=job.runs)
+        theirs, ours = found["airbench"], found["ours"]
+        rows = [
+            {
+                "": what,
+                "airbench": [run[key] for run in theirs],
+                "ours": [run[key] for run in ours],
+                "ratio": quotients([run[key] for run in ours], [run[key] for run in theirs]),
+            }
+            for what, key in (("seconds, training + evaluation", "clock"), ("seconds, whole call", "wall"))
+        ]
+        rows.append(
+            {
+                "": "trainer.fit / our own clock of the training",
+                "airbench": None,
+                "ours": None,
+                "ratio": quotients([run["wall"] for run in ours], [run["fit"] for run in ours]),
+            }
+        )
+        cold = [
+            fit(job, "--recipe", recipe, "--accelerator", "gpu", "--devices", "1", "--model.test_views", "six")
+            for _ in range(job.repeats)
+        ]
+        rows.append(
+            {
+                "": "seconds, a process from its start to its results",
+                "airbench": None,
+                "ours": [run["process_seconds"] for run in cold],
+                "ratio": None,
+            }
+        )
+        accuracies = [
+            {"": name, "test accuracy, %": 100 * mean, "± 95 %": 100 * half, "n": len(runs)}
+            for name, runs in found.items()
+            for mean, half in [mean_and_interval([run["acc"] for run in runs])]
+        ]
+        note = "In turns in one process, on the same images, after a turn that is not counted; six views on both sides."
+        tables += [
+            Table(f"airbench: {script} and --recipe {recipe}, seconds", rows, note),
+            Table(f"airbench: {script} and --recipe {recipe}, accuracy", accuracies),
+        ]
+    return tables
+
+
 COMPARISONS: dict[str, Callable[[Job], list[Table]]] = {
     "tutorial": compare_tutorial,
     "to-accuracy": compare_to_accuracy,
@@ -339,6 +396,7 @@ COMPARISONS: dict[str, Callable[[Job], list[Table]]] = {
     "width": compare_width,
     "devices": compare_devices,
     "growth": compare_growth,
+    "airbench": compare_airbench,
 }
 
 
@@ -602,6 +660,15 @@ def loader_rates(data: dict[str, Any], device: str, quick: bool, repeats: int) -
     return rates
 
 
+def airbench_race(data: dict[str, Any], script: str, recipe: str, runs: int) -> dict[str, list[dict[str, float]]]:
+    """See airbench_race.py."""
+    from airbench_race import race
+
+    with tempfile.TemporaryDirectory() as folder:
+        data = {**data, "data_dir": str(Path(data["data_dir"]).resolve())} if "data_dir" in data else data
+        return race(data, script, recipe_settings(recipe), runs, folder, "gpu")
+
+
 def step_costs(accelerator: str, steps: int, repeats: int, waits: bool = True) -> dict[str, dict[str, Any]]:
     """What a training step costs in a bare loop, in our fit and in Lightning's defaults: same network, same loader.
 
@@ -858,6 +925,12 @@ def quotients(above: Sequence[float], below: Sequence[float]) -> list[float]:
     return [a / b for a, b in zip(above, below, strict=True)]
 
 
+def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The mean, and half of its 95 % interval (normal; infinite for one value)."""
+    half = 1.96 * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else math.inf
+    return statistics.mean(values), half
+
+
 def straight_line(points: dict[int, list[float]], unit: str) -> Row:
     """The line through the medians."""
     values = {n: statistics.median(values) for n, values in points.items()}
@@ -963,16 +1036,26 @@ def script(arguments: Sequence[str]) -> None:
     parser.add_argument("--quick", action="store_true", help="fewer steps and sizes, for a rough idea")
     parser.add_argument("--repeats", type=int, default=3, help="turns that each side takes")
     parser.add_argument("--recipes", type=str, default=None, help="of to-accuracy: e.g. quick,quick:4 (epochs)")
+    parser.add_argument("--airbench", type=str, default=None, help="folder of airbench's scripts")
+    parser.add_argument("--runs", type=int, default=20, help="turns that airbench's comparison takes")
     parser.add_argument("--json", type=str, default=None, help="file to write the figures to")
     parser.add_argument("--data.source", type=str, default=None, help="as fit.py has it; drawn images by default")
     parser.add_argument("--data.data_dir", type=str, default=None, help="as fit.py has it")
     flags = parse(parser, arguments)
-    names = flags.comparisons or list(COMPARISONS)
+    names = flags.comparisons or [name for name in COMPARISONS if name != "airbench" or flags.airbench]
     for name in names:
         if name not in COMPARISONS:
             raise InputError(f"comparison {name!r} is not known: give some of {', '.join(COMPARISONS)}")
-    if flags.repeats < 1:
-        raise InputError(f"repeats {flags.repeats} is out of range: give 1 or more")
+    for name in ("repeats", "runs"):
+        if flags[name] < 1:
+            raise InputError(f"{name} {flags[name]} is out of range: give 1 or more")
+    if "airbench" in names:
+        missing = [name for name in AIRBENCH if not (Path(flags.airbench or "") / name).is_file()]
+        if flags.airbench is None or missing:
+            raise InputError(
+                f"airbench {flags.airbench}: give --airbench DIR, a checkout of "
+                f"https://github.com/KellerJordan/cifar10-airbench with {' and '.join(AIRBENCH)}"
+            )
 
     data: dict[str, Any]
     if flags.data.data_dir is None and flags.data.source in (None, "synthetic"):
@@ -984,6 +1067,8 @@ def script(arguments: Sequence[str]) -> None:
     machine = call("describe_machine", data=data)
     print("  ".join(f"{name} {value}" for name, value in machine.items() if value))
     if not machine["gpu"]:
+        if "airbench" in names:
+            raise InputError("airbench: its scripts need an NVIDIA GPU, and torch sees none here: leave it out")
         print("no GPU here: its rows are left out")
     if machine["load"] > 0.5:
         print(f"the machine is busy (load {machine['load']:.1f}): trust the columns in CPU time only")
@@ -992,7 +1077,7 @@ def script(arguments: Sequence[str]) -> None:
     report["comparisons"] = {}
     with tempfile.TemporaryDirectory() as folder:
         recipes = recipes_for(machine, flags.recipes)
-        job = Job(data, machine, flags.repeats, flags.quick, recipes, Path(folder))
+        job = Job(data, machine, flags.repeats, flags.quick, recipes, Path(folder), flags.airbench, flags.runs)
         for name in names:
             print(f"{name} …", file=sys.stderr, flush=True)
             tables = COMPARISONS[name](job)

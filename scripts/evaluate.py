@@ -8,19 +8,20 @@ python scripts/evaluate.py lightning_logs/version_0 --data.source folder --data.
 from collections.abc import Sequence
 
 from cifar_lightning.cli import main, new_parser, parse, plain
+from cifar_lightning.signatures import signature_of
 
 
 def script(arguments: Sequence[str]) -> None:
     """Evaluates a checkpoint."""
-    from cifar_lightning import CIFAR10DataModule
-    from cifar_lightning.training import evaluate
-
     parser = new_parser("evaluate.py", __doc__)
-    parser.add_function_arguments(evaluate, skip={"data"}, as_positional=True)
+    parser.add_function_arguments(signature_of("training", "evaluate"), skip={"data"}, as_positional=True)
     # Only what is given: all else is as it was in the training.
-    parser.add_class_arguments(CIFAR10DataModule, "data", skip={"seed", "device"})
+    parser.add_function_arguments(signature_of("datamodule", "CIFAR10DataModule"), "data", skip={"seed", "device"})
     settings = plain(parse(parser, arguments))
     given = plain(parse(parser, arguments, defaults=False))
+
+    from cifar_lightning.training import evaluate  # not before: it imports torch and Lightning, which takes seconds
+
     evaluate(**{**settings, "data": given.get("data", {})})
 
 

@@ -10,17 +10,12 @@ python scripts/fit.py --resume lightning_logs/version_0  # go on with an interru
 from collections.abc import Sequence
 
 from cifar_lightning.cli import main, new_parser, parse, plain, recipes, value_of, with_recipe
+from cifar_lightning.signatures import signature_of
 
 
 def script(arguments: Sequence[str]) -> None:
     """Fits, or resumes a run."""
     from jsonargparse import ActionConfigFile
-
-    from cifar_lightning import CIFAR10DataModule, LitNet
-    from cifar_lightning.devices import is_first_rank
-    from cifar_lightning.networks import NETWORKS
-    from cifar_lightning.run_folder import RunInUseError, newest_unfinished
-    from cifar_lightning.training import fit, join, resume
 
     parser = new_parser("fit.py", __doc__)
     parser.add_argument(
@@ -28,17 +23,19 @@ def script(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--recipe", type=str, default=None, help=f"Named settings: {', '.join(recipes())}.")
     parser.add_argument("--resume", type=str, default=None, help="A run's folder; auto: the newest unfinished run.")
-    parser.add_function_arguments(fit, skip={"data", "model"})
-    parser.add_class_arguments(CIFAR10DataModule, "data", skip={"seed", "device"})
-    parser.add_class_arguments(LitNet, "model", skip={"classes", "net"})
-    # LitNet takes any module; a flag can only name one
-    parser.groups["model"].add_argument(
-        "--model.net", default="tutorial", choices=sorted(NETWORKS), help="The network."
-    )
+    parser.add_function_arguments(signature_of("training", "fit"), skip={"data", "model"})
+    parser.add_function_arguments(signature_of("datamodule", "CIFAR10DataModule"), "data", skip={"seed", "device"})
+    parser.add_function_arguments(signature_of("lit_net", "LitNet"), "model", skip={"classes"})
 
     run = value_of("--resume", arguments)
+    given = parse(parser, with_recipe(arguments), defaults=run is None)
+
+    # Not before: these import torch and Lightning, which takes seconds.
+    from cifar_lightning.devices import is_first_rank
+    from cifar_lightning.run_folder import RunInUseError, newest_unfinished
+    from cifar_lightning.training import fit, join, resume
+
     if run is not None:
-        given = parse(parser, with_recipe(arguments), defaults=False)
         flags = {key: value for key, value in given.items() if key not in ("resume", "config", "recipe")}
     if run == "auto" and not is_first_rank():
         join()  # the first rank chooses
@@ -55,7 +52,7 @@ def script(arguments: Sequence[str]) -> None:
     if run is not None:
         resume(run, flags)
         return
-    settings = plain(parse(parser, with_recipe(arguments)))
+    settings = plain(given)
     for name in ("config", "recipe", "resume"):
         settings.pop(name, None)
     fit(**settings)

@@ -39,3 +39,46 @@ def test_a_length_that_is_none_is_one_line():
     process = run("to-accuracy", "--recipes", "quick:0")
     assert process.returncode == 2
     assert process.stderr == "error: recipe 'quick:0' has no number of epochs: give it like quick or quick:0.25\n"
+
+
+AIRBENCH = """
+import torch
+
+class CifarNet(torch.nn.Module):
+    def cuda(self):
+        return self
+
+def print_training_details(variables, is_final_entry):
+    raise AssertionError("the race reads the clock in its place")
+
+def main(run, model):
+    train = torch.load("cifar10/train.pt")
+    assert (train["images"].shape, train["images"].dtype) == ((400, 32, 32, 3), torch.uint8)
+    time_seconds = 1.0 if run == "warmup" else 2.0 + run
+    print_training_details(locals(), is_final_entry=True)
+    return 0.5 + run / 100 if run != "warmup" else 0.0
+"""
+
+
+def test_the_race_times_both_sides_on_the_same_images(tmp_path, monkeypatch, cpu_settings):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    monkeypatch.chdir(tmp_path)
+    from airbench_race import race
+
+    script = tmp_path / "airbench94_muon.py"
+    script.write_text(AIRBENCH)
+    data = {"source": "synthetic", "synthetic_size": 400}
+    settings = {"max_epochs": 1, "data": {"batch_size": 50}, "model": {"net": "speed", "width": 8}}
+    found = race(data, str(script), settings, 2, str(tmp_path), "cpu")
+    assert [(run["acc"], run["clock"]) for run in found["airbench"]] == [(0.51, 3.0), (0.52, 4.0)]
+    for run, number in zip(found["ours"], (1, 2), strict=True):
+        assert 0 < run["fit"] < run["clock"]
+        assert run["fit"] < run["wall"]
+        results = json.loads((tmp_path / "lightning_logs" / f"version_{number}" / "results.json").read_text())
+        assert (results["test_acc"], results["test_views"]) == (run["acc"], "six")
+
+
+def test_the_race_needs_airbench():
+    process = run("airbench")
+    assert process.returncode == 2
+    assert process.stderr.startswith("error: airbench None: give --airbench DIR, a checkout of https://github.com/")

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from cifar_lightning import CLASSES, InputError, LitNet, TutorialNet, fake_data
 from cifar_lightning.errors import NonFiniteError
+from cifar_lightning.lit_net import shrunk
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`isinstance.treespec", "ignore:The number of training batches", "ignore:.*does not have many workers"
@@ -194,6 +195,63 @@ def test_one_cycle_per_step():
 
 def test_the_schedule_counts_optimizer_steps():
     assert rates("cosine", max_epochs=2, accumulate_grad_batches=5)[::5] == pytest.approx([0.1, 0.05])
+
+
+# --- progressive resizing --------------------------------------------------------------------------------
+
+
+def test_images_grow_in_the_course_of_a_fit():
+    class Noting(LitNet):
+        sides = ()
+
+        def forward(self, images):
+            self.sides += (images.shape[-1],)
+            assert images.is_contiguous(memory_format=torch.channels_last)
+            return super().forward(images)
+
+    model = Noting(net="speed", width=8, sizes=[16, 24])
+    fitter = trainer(max_epochs=2)
+    fitter.fit(model, fake_data(100))
+    assert model.sides == (16,) * 3 + (24,) * 3 + (32,) * 4
+    model.sides = ()
+    fitter.test(model, fake_data(100), verbose=False)
+    assert set(model.sides) == {32}
+
+
+def test_a_small_image_is_the_mean_of_its_pixels():
+    images = torch.arange(16.0).view(1, 1, 4, 4)
+    assert shrunk(images, [2], 0.0).tolist() == [[[[2.5, 4.5], [10.5, 12.5]]]]
+    assert shrunk(images, [2], 0.6) is images
+
+
+# --- compilation -----------------------------------------------------------------------------------------
+
+
+def test_a_compiled_network_is_ready_before_the_first_step_and_learns_the_same():
+    from torch._dynamo.utils import counters
+
+    def fitted(compile):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.AvgPool2d(4), nn.BatchNorm2d(3), nn.Flatten(), nn.LazyLinear(10))
+        net(torch.zeros(2, 3, 32, 32))
+        model, data = Counting(net=net, lr=0.1, compile=compile), fake_data(200, eval_batch_size=5)
+        fitter = trainer(max_epochs=2)
+        fitter.fit(model, data)
+        fitter.test(model, data, verbose=False)
+        return model
+
+    class Counting(LitNet):
+        def on_train_start(self):
+            super().on_train_start()
+            self.graphs = counters["stats"]["unique_graphs"]
+
+    plain, compiled = fitted("none"), fitted("default")
+    assert plain.graphs == 0
+    assert compiled.graphs >= 2  # a step's and an evaluation's
+    assert counters["stats"]["unique_graphs"] == compiled.graphs
+    for name, weight in plain.state_dict().items():
+        torch.testing.assert_close(compiled.state_dict()[name], weight, msg=name)
+    assert fitted("auto").graphs == compiled.graphs  # nothing on a CPU
 
 
 # --- checkpoints -----------------------------------------------------------------------------------------

@@ -84,7 +84,11 @@ def new_parser(script: str, doc: str | None) -> "ArgumentParser":
 
         def _get_default_metavar_for_optional(self, action: "Action") -> str:
             name = (self._get_type_str(action) or "").removesuffix(" | null").replace(" | ", "|")
-            return "DICT" if "[" in name else name.upper()
+            if "list[" in name:
+                return "[INT,…]"
+            if "Literal[" in name:
+                return "{" + ",".join(re.findall(r"'(\w+)'", name)) + "}"
+            return "DICT" if "dict[" in name else name.upper()
 
         def _get_help_string(self, action: "Action") -> str:
             help_ = action.help or ""
@@ -135,7 +139,8 @@ def _in_our_words(error: str) -> str:
         return f"{error}; see --help"
     flag, expected, value = parts[1], parts[2], parts[5]
     words = {"int": "a whole number", "float": "a number", "bool": "true or false", "dict": "--trainer.KEY VALUE"}
-    types = [words.get(name, name) for name in re.findall(r"<class '(\w+)'>", expected)]
+    words["list"] = "a list such as [16,24]"
+    types = [words.get(name, name) for name in re.findall(r"<class '(\w+)'>", expected) if name != "NoneType"]
     choices = types or re.findall(r"'([^']+)'", expected)
     return f"--{flag} {value} is not valid: give {' or '.join(dict.fromkeys(choices))}"
 

@@ -94,11 +94,13 @@ class CIFAR10DataModule(LightningDataModule):
         self._archive = {"mirror": mirror, "sha256": sha256}
         self._mean, self._std = normalization_constants(normalization, source)
         self._sets: dict[str, ImageSet] = {}
+        self._prepared = False
 
     def prepare_data(self) -> None:
         """Downloads what is not there yet. Safe to call from several processes at once."""
-        if self.hparams["source"] != "synthetic":
+        if self.hparams["source"] != "synthetic" and not self._prepared:  # a Trainer calls it before all that it does
             sources.prepare(self.hparams["source"], self.hparams["data_dir"], **self._archive)
+            self._prepared = True
 
     def setup(self, stage: str | None = None) -> None:
         """Loads the images that `stage` needs: fit, validate, test, predict, or None for all."""

@@ -85,8 +85,8 @@ def fit_cpu(model: LightningModule, images: int) -> None:
     """
     assert isinstance(model.example_input_array, Tensor)
     model.eval()  # or the batch norms would take the example for data
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(model.example_input_array[:1])
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+        model(model.example_input_array[:1].to(model.dtype))
     model.train()
     work = images * counter.get_total_flops()
     share = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -51,6 +51,11 @@ class EpochLoop(_TrainingEpochLoop):
         }
         assert isinstance(self.automatic_optimization, Optimization)
         self.automatic_optimization.prepare()
+        precision = trainer.precision_plugin
+        # The loader's batches are float32 already, which is what all but the "true" half precisions take.
+        ready = type(precision) is Precision or isinstance(precision, MixedPrecision)
+        self._convert = None if ready else precision.convert_input
+        self._validates = trainer.enable_validation
         iter(data_fetcher)  # the loader knows where to begin
         if self.resumed and progress.current.ready:
             self._validate_if_due(data_fetcher)
@@ -63,6 +68,8 @@ class EpochLoop(_TrainingEpochLoop):
         """Trains on one batch, which the loader has made ready on this device."""
         trainer, progress = self.trainer, self.batch_progress
         batch, _, _ = next(data_fetcher)
+        if self._convert is not None:
+            batch = self._convert(batch)
         batch_idx = progress.current.ready
         progress.increment_ready()
         progress.is_last_batch = progress.current.ready >= trainer.num_training_batches
@@ -93,7 +100,7 @@ class EpochLoop(_TrainingEpochLoop):
         return bool(every) and (self._batches_that_stepped + 1) % every == 0
 
     def _validate_if_due(self, data_fetcher: _DataFetcher) -> None:
-        if not self._should_check_val_fx(data_fetcher):
+        if not self._validates or not self._should_check_val_fx(data_fetcher):
             return
         trainer = self.trainer
         trainer.validating = True

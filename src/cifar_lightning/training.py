@@ -42,6 +42,7 @@ from cifar_lightning.launch import launch, launched
 from cifar_lightning.lit_net import LitNet
 from cifar_lightning.loader import check_batch_size
 from cifar_lightning.metrics_csv import MetricsCSV
+from cifar_lightning.precision import StaticHalf
 from cifar_lightning.results import report
 from cifar_lightning.run_folder import Settings, changed_settings, held, new_folder, read_settings, write_settings
 from cifar_lightning.saved import data_of, load_model, precision_of, select_checkpoint
@@ -170,7 +171,7 @@ def _check(settings: Settings) -> int:
     ):
         if not ok:
             raise InputError(f"{name} {settings[name]} is out of range: give {range_}")
-    _, devices = resolve_devices(settings["accelerator"], settings["devices"])
+    _, devices = resolve_devices(settings["accelerator"], settings.get("devices", "auto"))
     ranks = devices * settings["num_nodes"]
     if settings["num_nodes"] > 1 and not launched():
         raise InputError(
@@ -183,6 +184,7 @@ def _check(settings: Settings) -> int:
             "give --devices and --num_nodes that make as many"
         )
     _check_trainer(settings)
+    LitNet(**settings["model"])  # before a download, whose classes it needs
     data = CIFAR10DataModule(**settings["data"])
     data.prepare_data()
     data.setup("fit")
@@ -219,6 +221,11 @@ def _trainer_arguments(settings: Settings) -> dict[str, Any]:
         "default_root_dir", "log_every_n_steps",
     )  # fmt: skip
     arguments: dict[str, Any] = {name: settings[name] for name in names if name in settings}
+    arguments["plugins"] = [AtomicCheckpointIO()]
+    if arguments.get("precision") == "16-mixed":
+        del arguments["precision"]
+        accelerator, _ = resolve_devices(settings["accelerator"], settings.get("devices", "auto"))
+        arguments["plugins"].append(StaticHalf({"gpu": "cuda"}.get(accelerator, accelerator)))
     if world_size() > 1 and arguments.get("strategy", "auto") in ("auto", "ddp"):
         arguments["strategy"] = DDPStrategy(timeout=RANK_TIMEOUT)
     return {
@@ -273,7 +280,6 @@ def run(folder: str | None, resume: bool) -> str:
             **_trainer_arguments(settings),
             logger=[metrics, *_tensorboard(Path(folder))],
             callbacks=[checkpoints, StopOnSignal(checkpoints), ProgressBar()],
-            plugins=[AtomicCheckpointIO()],
         )
         metrics.trainer = trainer
         loop.install(trainer)

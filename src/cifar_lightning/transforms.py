@@ -19,13 +19,16 @@ def reflect_pad(images: Tensor, padding: int) -> Tensor:
     Returns:
         `(N, H + 2 * padding, W + 2 * padding, 3)`.
     """
-
-    def mirrored(size: int) -> Tensor:
-        inside = torch.arange(-padding, size + padding, device=images.device).abs()
-        return torch.minimum(inside, 2 * (size - 1) - inside)
-
-    rows, columns = mirrored(images.shape[1]), mirrored(images.shape[2])
-    return images.index_select(1, rows).index_select(2, columns)
+    n, height, width, channels = images.shape
+    bottom, right = padding + height, padding + width
+    padded = images.new_empty(n, height + 2 * padding, width + 2 * padding, channels)
+    padded[:, padding:bottom, padding:right] = images
+    # first the sides, then whole rows, whose ends are there by then; copies of rows take half the time of an index
+    padded[:, padding:bottom, :padding] = images[:, :, 1 : padding + 1].flip(2)
+    padded[:, padding:bottom, right:] = images[:, :, width - 1 - padding : width - 1].flip(2)
+    padded[:, :padding] = padded[:, padding + 1 : 2 * padding + 1].flip(1)
+    padded[:, bottom:] = padded[:, bottom - 1 - padding : bottom - 1].flip(1)
+    return padded
 
 
 def crop(padded: Tensor, index: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:

@@ -6,15 +6,16 @@ from torch import nn
 
 from cifar_lightning.errors import InputError
 from cifar_lightning.networks.resnet import ResNet18
-from cifar_lightning.networks.speed import SpeedNet, speed96
+from cifar_lightning.networks.speed import SpeedNet, speed54, speed96
 from cifar_lightning.networks.tutorial import TutorialNet
 
-__all__ = ["NETWORKS", "ResNet18", "SpeedNet", "TutorialNet", "build", "speed96"]
+__all__ = ["NETWORKS", "ResNet18", "SpeedNet", "TutorialNet", "build", "speed54", "speed96"]
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "tutorial": TutorialNet,
     "resnet18": ResNet18,
     "speed": SpeedNet,
+    "speed54": speed54,
     "speed96": speed96,
 }
 

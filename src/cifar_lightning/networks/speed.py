@@ -24,6 +24,8 @@ class SpeedNet(nn.Module):
         growth: See `width`.
         convs: Convolutions in a block, 2 or 3; with 3, a shortcut bridges the last two.
         whiten: Begin with the whitening layer; otherwise with a 3x3 convolution that is learnt as the others are.
+        stride: Of that first layer. With 2 the whitening layer's patches do not overlap: they hold all of the image in
+            a quarter of the pixels, and every later layer does a quarter of the work.
         scale: The logits' factor, which sets how fast the last layer learns.
     """
 
@@ -34,12 +36,13 @@ class SpeedNet(nn.Module):
         growth: Sequence[float] = (4, 4),
         convs: int = 2,
         whiten: bool = True,
+        stride: int = 1,
         scale: float = 1 / 9,
     ) -> None:
         super().__init__()
         widths = [width, *(int(width * factor) for factor in growth)]
         first = 24  # 2 x 2 x 3 eigenvectors, each with both signs
-        self.whiten = nn.Conv2d(3, first, 2) if whiten else nn.Conv2d(3, first, 3, padding=1)
+        self.whiten = nn.Conv2d(3, first, 2, stride) if whiten else nn.Conv2d(3, first, 3, stride, padding=1)
         if whiten:
             self.whiten.weight.requires_grad_(False)
         channels = [first, *widths]
@@ -49,10 +52,9 @@ class SpeedNet(nn.Module):
         self.to(memory_format=torch.channels_last)  # as the images lie; saves the convolutions a re-ordering
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits `(N, num_classes)`."""
+        """Logits `(N, num_classes)` of images of any size from 16 up."""
         x = self.blocks(F.gelu(self.whiten(x)))
-        x = F.max_pool2d(x, 3).flatten(1)
-        logits: Tensor = self.head(x) * self.scale
+        logits: Tensor = self.head(x.amax((2, 3))) * self.scale
         return logits
 
     @torch.no_grad()
@@ -60,7 +62,7 @@ class SpeedNet(nn.Module):
         """Sets the first layer so that its outputs are uncorrelated and of unit variance.
 
         Args:
-            images: Normalised, `(N, 3, H, W)`; some thousands are enough.
+            images: Normalised, `(N, 3, H, W)`, on any device; a thousand are enough.
         """
         if self.whiten.weight.requires_grad:
             return
@@ -109,6 +111,11 @@ def _norm(channels: int) -> BatchNorm2d:
     assert norm.weight is not None
     norm.weight.requires_grad_(False)
     return norm
+
+
+def speed54(num_classes: int = 10, width: int = 16) -> SpeedNet:
+    """The SpeedNet that passes the tutorial's 54 % soonest on a CPU: a seventieth of the 94 % one's operations."""
+    return SpeedNet(num_classes, width, growth=(2, 2), stride=2)
 
 
 def speed96(num_classes: int = 10, width: int = 128) -> SpeedNet:

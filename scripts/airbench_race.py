@@ -1,0 +1,150 @@
+"""The two sides of benchmark.py's comparison `airbench`: its scripts, unmodified, and our recipes, in one process."""
+
+import importlib.util
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+from cifar_lightning import CIFAR10DataModule, LitNet, fit
+
+Run = dict[str, float]
+
+
+def race(
+    data: dict[str, Any], script: str, settings: dict[str, Any], runs: int, folder: str, accelerator: str
+) -> dict[str, list[Run]]:
+    """Trains both, in turns, on the same images; the first turn, which compiles, is not counted.
+
+    Args:
+        data: Arguments of CIFAR10DataModule that say where the images are.
+        script: Path of one of airbench's scripts.
+        settings: Those of our recipe.
+        runs: Turns that count.
+        folder: Where the runs may write.
+        accelerator: gpu; or cpu, to try the race itself on a script that runs there.
+
+    Returns:
+        For `airbench` and `ours`, of each run: `acc`, averaged over six views of each test image; `clock`, the seconds
+        of training and of that evaluation, without compilation, loading and checks in between, which is how airbench
+        counts; `wall`, those that trainer.fit, or airbench's main, took. Ours also has `fit`, the part of `clock` that
+        is training.
+    """
+    os.chdir(folder)
+    _write_images(data, Path(folder) / "cifar10")
+    theirs = _their_side(Path(script))
+    sides: dict[str, Callable[[int], Run]] = {
+        "airbench": theirs,
+        "ours": lambda seed: _our_run(data, settings, seed, folder, accelerator),
+    }
+    found: dict[str, list[Run]] = {name: [] for name in sides}
+    for turn in range(runs + 1):
+        for name, side in sides.items():
+            result = side(turn)
+            if turn:
+                found[name].append(result)
+            print(f"  {name}, {turn or 'warm-up'} of {runs}: {result}", file=sys.stderr, flush=True)
+    return found
+
+
+def _write_images(data: dict[str, Any], folder: Path) -> None:
+    """The files that airbench's loaders read in place of a download."""
+    folder.mkdir(parents=True, exist_ok=True)
+    module = CIFAR10DataModule(**data)
+    for split in ("train", "test"):
+        images = module.image_set(split)
+        content = {"images": images.images.permute(0, 2, 3, 1).contiguous(), "labels": images.labels}
+        torch.save({**content, "classes": list(images.classes)}, folder / f"{split}.pt")
+
+
+def _their_side(script: Path) -> Callable[[int], Run]:
+    """Airbench's networks, made and compiled as its own last lines do, and its `main` with its own clock."""
+    spec = importlib.util.spec_from_file_location(script.stem, script)
+    assert spec is not None
+    assert spec.loader is not None
+    module: Any = importlib.util.module_from_spec(spec)
+    with mock.patch.object(sys, "argv", [str(script)]):  # it reads its own source
+        spec.loader.exec_module(module)
+    last: dict[str, Any] = {}
+    module.print_training_details = lambda variables, is_final_entry: last.update(variables)
+    if hasattr(module, "CifarNet"):
+        model = module.CifarNet().cuda().to(memory_format=torch.channels_last)
+        model.compile(mode="max-autotune")
+        arguments: tuple[Any, ...] = (model,)
+    else:
+        nets = [module.make_net(module.hyp[name]) for name in ("proxy", "net", "net")]
+        for net in (nets[0], nets[2]):
+            net[0].bias.requires_grad = False
+        arguments = (module.hyp, *(torch.compile(net, mode="max-autotune") for net in nets))
+
+    def run(turn: int) -> Run:
+        start = _now()
+        acc = module.main(turn if turn or len(arguments) > 1 else "warmup", *arguments)
+        wall = _now() - start
+        return {"acc": acc, "clock": last.get("time_seconds", last.get("total_time_seconds")), "wall": wall}
+
+    return run
+
+
+def _our_run(data: dict[str, Any], settings: dict[str, Any], seed: int, folder: str, accelerator: str) -> Run:
+    with _clocks() as seconds:
+        results = fit(
+            data={**settings["data"], **data},
+            model={**settings["model"], "test_views": "six"},
+            accelerator=accelerator,
+            devices=1,
+            seed=seed,
+            default_root_dir=folder,
+            **{name: value for name, value in settings.items() if name not in ("data", "model")},
+        )
+    clock = seconds["train"] + seconds["test"]
+    return {"acc": results["test_acc"], "clock": clock, "wall": seconds["trainer.fit"], "fit": seconds["train"]}
+
+
+@contextmanager
+def _clocks() -> Iterator[dict[str, float]]:
+    """Measures, within it, Trainer.fit, and in it the training from the first step to the last, and the test."""
+    from lightning.pytorch import Trainer
+
+    from cifar_lightning import training
+
+    seconds: dict[str, float] = {}
+    trainer_fit = Trainer.fit
+
+    def timed_fit(*args: Any, **kwargs: Any) -> None:
+        start = _now()
+        trainer_fit(*args, **kwargs)
+        seconds["trainer.fit"] = _now() - start
+
+    class Timed(LitNet):
+        def on_train_start(self) -> None:
+            super().on_train_start()
+            seconds["train"] = -_now()
+
+        def on_train_end(self) -> None:
+            seconds["train"] += _now()
+
+        def on_test_start(self) -> None:
+            seconds["test"] = -_now()
+
+        def on_test_epoch_end(self) -> None:
+            super().on_test_epoch_end()
+            seconds["test"] += _now()
+
+    with ExitStack() as patches:
+        patches.enter_context(mock.patch.object(Trainer, "fit", timed_fit))
+        patches.enter_context(mock.patch.object(training, "LitNet", Timed))
+        patches.enter_context(mock.patch("cifar_lightning.results.draw"))  # no part of either
+        yield seconds
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()

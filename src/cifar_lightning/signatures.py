@@ -1,0 +1,45 @@
+"""Signatures of this package's functions and classes, from their source alone.
+
+A script's flags are the arguments of what it calls, and importing that takes seconds (torch, Lightning). A flag's help,
+or what is wrong with it, need not wait for them.
+"""
+
+import ast
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
+
+from cifar_lightning.cifar10 import CLASSES
+
+# What annotations and defaults may name. A flag can only name a module of networks.
+NAMES = {
+    "Any": Any,
+    "CLASSES": CLASSES,
+    "Literal": Literal,
+    "Mapping": Mapping,
+    "Path": Path,
+    "Sequence": Sequence,
+    "nn": SimpleNamespace(Module=str),
+}
+
+
+def signature_of(module: str, name: str) -> Callable[..., None]:
+    """An empty function with the arguments, types, defaults and docstring of a function or class.
+
+    Args:
+        module: A module of this package.
+        name: Of the function, or of the class whose constructor is meant.
+    """
+    tree = ast.parse(Path(__file__).with_name(f"{module}.py").read_text())
+    (found,) = (node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name)
+    doc = ast.Expr(ast.Constant(ast.get_docstring(found)))
+    if isinstance(found, ast.ClassDef):
+        (found,) = (node for node in found.body if isinstance(node, ast.FunctionDef) and node.name == "__init__")
+        del found.args.args[0]  # self
+    found.name, found.body, found.decorator_list, found.returns = name, [doc], [], None
+    stub = ast.fix_missing_locations(ast.Module([found], []))
+    names: dict[str, Any] = {**NAMES, "__name__": __package__}  # jsonargparse would import the module itself
+    exec(compile(stub, f"signature of {name}", "exec"), names)
+    function: Callable[..., None] = names[name]
+    return function

@@ -1,0 +1,44 @@
+import pytest
+import torch
+
+from cifar_lightning.muon import SGDWithMuon, orthogonal
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 40), (2, 40, 8)])
+def test_an_orthogonal_update_keeps_the_directions_and_evens_their_lengths(shape):
+    torch.manual_seed(0)
+    matrices = torch.randn(shape)
+    result = orthogonal(matrices, steps=5)
+    for matrix, update in zip(matrices, result, strict=True):
+        u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+        lengths = u.T @ update @ v.T
+        assert lengths.diag().min() > 0.5
+        assert lengths.diag().max() < 1.5
+        assert (lengths - lengths.diag().diag()).abs().max() < 1e-4
+
+
+def test_the_groups_without_muon_step_as_torchs_sgd():
+    torch.manual_seed(0)
+    ours, theirs = torch.nn.Linear(5, 3), torch.nn.Linear(5, 3)
+    theirs.load_state_dict(ours.state_dict())
+    options = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "nesterov": True}
+    optimizers = (
+        SGDWithMuon([{"params": list(ours.parameters())}], **options),
+        torch.optim.SGD(theirs.parameters(), **options),
+    )
+    for _ in range(3):
+        x = torch.randn(4, 5)
+        for net, optimizer in zip((ours, theirs), optimizers, strict=True):
+            optimizer.zero_grad()
+            net(x).square().sum().backward()
+            optimizer.step()
+    for weight, expected in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(weight, expected)
+
+
+def test_a_filter_bank_is_scaled_before_it_steps():
+    bank = torch.nn.Parameter(torch.randn(6, 3, 3, 3))
+    optimizer = SGDWithMuon([{"params": [bank], "muon": True, "momentum": 0.0}], lr=0.0)
+    bank.grad = torch.randn_like(bank)
+    optimizer.step()
+    torch.testing.assert_close(bank.norm().item(), 6**0.5)

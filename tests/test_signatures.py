@@ -1,0 +1,34 @@
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cifar_lightning import CIFAR10DataModule, LitNet, datamodule, evaluate, fit, lit_net, training
+from cifar_lightning.signatures import signature_of
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+@pytest.mark.parametrize("real", [fit, evaluate, CIFAR10DataModule, LitNet])
+def test_it_is_that_of_the_thing_itself(real):
+    module = {training.__name__: "training", datamodule.__name__: "datamodule", lit_net.__name__: "lit_net"}
+    stub = signature_of(module[real.__module__], real.__name__)
+    ours, theirs = inspect.signature(stub).parameters, inspect.signature(real).parameters
+    assert {n: p.default for n, p in ours.items()} == {n: p.default for n, p in theirs.items()}
+    same = [name for name in ours if ours[name].annotation == theirs[name].annotation]
+    assert [name for name in ours if name not in same] == (["net"] if real is LitNet else [])
+    assert inspect.getdoc(stub) == inspect.getdoc(real)
+
+
+@pytest.mark.parametrize("script", ["fit", "evaluate"])
+@pytest.mark.parametrize("flag", ["--help", "--unknown"])
+def test_help_and_typing_errors_wait_for_no_torch(script, flag):
+    code = (
+        "import sys, runpy, atexit; sys.argv = [sys.argv[1], sys.argv[2]]\n"
+        "atexit.register(lambda: print(sorted({'torch', 'lightning'} & set(sys.modules))))\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code, SCRIPTS / f"{script}.py", flag], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
