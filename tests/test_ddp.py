@@ -11,8 +11,13 @@ SMALL = (*SYNTHETIC, "--data.synthetic_size", 505, "--data.batch_size", 12, "--m
 SMALL += ("--data.augment", "true", "--data.eval_batch_size", 8, "--model.lr", 0.01)
 
 
-def fit_on(devices, home, run, launcher=()):
-    code, out, err = run("fit", *SMALL, "--devices", devices, cwd=home, launcher=launcher)
+# What a recipe of the speed runs adds: batch norm, Muon, rates of its own for each kind of weight, small images first.
+SPEED = ("--model.net", "speed", "--model.width", 8, "--model.muon_lr", 0.1, "--model.bias_lr", 0.1, "--max_steps", 12)
+SPEED += ("--model.sizes", "[16]")
+
+
+def fit_on(devices, home, run, launcher=(), flags=()):
+    code, out, err = run("fit", *SMALL, *flags, "--devices", devices, cwd=home, launcher=launcher)
     assert code == 0, err
     folder = home / "lightning_logs" / "version_0"
     with (folder / "metrics.csv").open() as file:
@@ -50,6 +55,17 @@ def test_two_devices_train_as_one(on):
     assert two["results"]["devices"] == 2
     assert two["results"]["global_batch_size"] == one["results"]["global_batch_size"] == 12
     assert two["results"]["images_seen"] == one["results"]["images_seen"] == 504
+
+
+@pytest.mark.soak
+def test_two_devices_train_the_speed_runs_network_as_one(run, tmp_path):
+    homes = {n: tmp_path / f"on{n}" for n in (1, 2)}
+    for home in homes.values():
+        home.mkdir()
+    one, two = (fit_on(n, home, run, flags=SPEED)["losses"] for n, home in homes.items())
+    assert len(one) == 12
+    assert two[:10] == pytest.approx(one[:10], abs=1e-4)
+    assert max(one) - min(one) > 1e-2
 
 
 def test_figures_count_every_image_once(on):

@@ -36,7 +36,12 @@ class Watch(Callback):
 
 @pytest.mark.parametrize(
     ("plain", "options"),
-    [(True, {}), (False, {"gradient_clip_val": 0.1}), (False, {"accumulate_grad_batches": 2})],
+    [
+        (True, {}),
+        (False, {"gradient_clip_val": 0.1}),
+        (False, {"accumulate_grad_batches": 2}),
+        (False, {"precision": "bf16-true"}),  # whose batches are not float32
+    ],
 )
 def test_the_weights_are_those_of_lightnings_loop(plain, options):
     ours, theirs = trained(True, **options), trained(False, **options)
