@@ -176,7 +176,7 @@ def test_only_the_two_newest_are_kept(trained):
     ]
 
 
-@pytest.mark.parametrize("devices", [1, 7])
+@pytest.mark.parametrize("devices", [1, pytest.param(7, marks=pytest.mark.soak)])
 def test_counts_are_true_on_devices_that_do_not_divide_the_images(finished, tmp_path, devices):
     arguments = ("--data.synthetic_size", 535, "--accelerator", "cpu", "--devices", devices, "--output_dir", tmp_path)
     done = job("evaluate", finished.folder, *arguments, cwd=tmp_path)
