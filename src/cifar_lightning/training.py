@@ -171,7 +171,7 @@ def _check(settings: Settings) -> int:
     ):
         if not ok:
             raise InputError(f"{name} {settings[name]} is out of range: give {range_}")
-    _, devices = resolve_devices(settings["accelerator"], settings.get("devices", "auto"))
+    _, devices = resolve_devices(settings["accelerator"], settings["devices"])
     ranks = devices * settings["num_nodes"]
     if settings["num_nodes"] > 1 and not launched():
         raise InputError(
