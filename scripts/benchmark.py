@@ -145,7 +145,7 @@ def compare_to_accuracy(job: Job) -> list[Table]:
     )
 
     def seconds(name: str) -> list[float]:
-        epochs = 2.0 if name == "tutorial's script" else recipe_epochs(name)
+        epochs = 2.0 if name == "tutorial's script" else recipe_epochs(name, count)
         rest = [epochs * count / run["images_seen"] if job.quick else 1 for run in turns[name]]
         return [run["fit_seconds"] * factor for run, factor in zip(turns[name], rest, strict=True)]
 
@@ -981,8 +981,8 @@ def recipe_settings(name: str) -> dict[str, Any]:
     return settings
 
 
-def recipe_epochs(run: str) -> float:
-    """How long `to-accuracy` trains: "quick" for the epochs of that recipe, "quick:0.25" for a quarter of one.
+def recipe_epochs(run: str, images: int) -> float:
+    """How long `to-accuracy` trains: "quick" as long as that recipe does, "quick:0.25" for a quarter of an epoch.
 
     The learning rate's schedule is as long as the run.
 
@@ -990,8 +990,10 @@ def recipe_epochs(run: str) -> float:
         InputError: That is no number of epochs.
     """
     name, _, text = run.partition(":")
+    settings = recipe_settings(name)
+    most = settings.get("max_steps", math.inf) * settings["data"]["batch_size"] / images
     try:
-        epochs = float(text or recipe_settings(name)["max_epochs"])
+        epochs = float(text or min(settings["max_epochs"], most))
     except ValueError:
         epochs = math.nan
     if not 0 < epochs < math.inf:
@@ -1001,9 +1003,9 @@ def recipe_epochs(run: str) -> float:
 
 def recipe_flags(run: str, images: int) -> list[str]:
     """The flags of fit.py for it."""
-    epochs, name = recipe_epochs(run), run.partition(":")[0]
+    epochs, name = recipe_epochs(run, images), run.partition(":")[0]
     steps = round(epochs * images / recipe_settings(name)["data"]["batch_size"])
-    return ["--recipe", name, "--max_epochs", str(math.ceil(epochs))] + ["--max_steps", str(steps)] * (epochs % 1 > 0)
+    return ["--recipe", name, "--max_epochs", str(math.ceil(epochs)), "--max_steps", str(steps)]
 
 
 def recipes_for(machine: dict[str, Any], chosen: str | None) -> list[str]:
@@ -1018,7 +1020,7 @@ def recipes_for(machine: dict[str, Any], chosen: str | None) -> list[str]:
         if unknown := sorted({name.partition(":")[0] for name in names} - set(every)):
             raise InputError(f"recipe {unknown[0]!r} is not known: give some of {','.join(every)}")
         for run in names:
-            recipe_epochs(run)
+            recipe_epochs(run, machine["train_images"])
         return names
     needs_gpu = [name for name in every if "--accelerator gpu" in (RECIPES / f"{name}.yaml").read_text()]
     return [*OTHER_LENGTHS, *(name for name in every if machine["gpu"] or name not in needs_gpu)]
