@@ -4,7 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torch.distributed as dist
 from conftest import SYNTHETIC
+from torch.distributed.distributed_c10d import BackendConfig
+
+from cifar_lightning.devices import _backends
 
 # 505 training and 101 test images: no number of devices divides them.
 SMALL = (*SYNTHETIC, "--data.synthetic_size", 505, "--data.batch_size", 12, "--max_epochs", 1, "--log_every_n_steps", 1)
@@ -108,3 +113,13 @@ def test_torchrun(on, run, tmp_path):
     assert run_by_torchrun["results"]["confusion"] == on(2)["results"]["confusion"]
     assert run_by_torchrun["out"].count("Accuracy") == 1
     assert len(list((tmp_path / "lightning_logs").iterdir())) == 1
+
+
+@pytest.mark.parametrize("gpus", [False, True])
+def test_ranks_agree_on_the_cpu_whatever_the_machine_has(monkeypatch, gpus):
+    """Left to itself torch connects the GPUs alone where there are any, and the ranks also share objects."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus)
+    monkeypatch.setattr(dist, "is_nccl_available", lambda: gpus)
+    carriers = BackendConfig(_backends()).get_device_backend_map()
+    assert carriers["cpu"] == "gloo"
+    assert carriers["cuda"] == ("nccl" if gpus else "gloo")

@@ -126,11 +126,16 @@ def process_group() -> Iterator[None]:
     if world_size() == 1:
         yield
         return
-    dist.init_process_group(timeout=RANK_TIMEOUT)  # gloo for tensors on the CPU, NCCL for those on a GPU
+    dist.init_process_group(_backends(), timeout=RANK_TIMEOUT)
     yield
     dist.all_reduce(torch.zeros(1))  # the first rank has written the results, which all go on to read
     # Not after an error: it could wait for ranks that are gone, and theirs would break before this one has said why.
     dist.destroy_process_group()
+
+
+def _backends() -> str:
+    """What carries the ranks' tensors: without a name torch connects GPUs alone where there are any, and no CPUs."""
+    return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
 
 
 def from_first_rank(values: list[str | None]) -> list[str | None]:
