@@ -56,6 +56,28 @@ def test_a_callbacks_hook_is_called_in_every_step():
     assert watch.seen == 20
 
 
+@pytest.mark.parametrize(("accumulated", "kept"), [(1, [False] * 4), (4, [True, False] * 2)])
+def test_a_validation_finds_only_gradients_that_are_still_to_be_used(accumulated, kept):
+    class Looking(LitNet):
+        kept = ()
+
+        def on_validation_start(self):
+            self.kept += (self.net.fc3.weight.grad is not None,)
+
+    def gradients(ours):
+        trainer = Trainer(
+            accelerator="cpu", devices=1, max_epochs=2, logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, val_check_interval=5,
+            accumulate_grad_batches=accumulated,
+        )  # fmt: skip
+        if ours:
+            loop.install(trainer)
+        trainer.fit(model := Looking(), fake_data(220, batch_size=20, val_split=20))
+        return list(model.kept)
+
+    assert gradients(ours=True) == gradients(ours=False) == kept
+
+
 def test_an_optimisers_own_zero_grad_is_called():
     class Counted(torch.optim.SGD):
         count = 0

@@ -105,6 +105,8 @@ class EpochLoop(_TrainingEpochLoop):
         trainer = self.trainer
         trainer.validating = True
         first = trainer._logger_connector._first_loop_iter
+        if not self._should_accumulate():
+            self._call_module("on_validation_model_zero_grad")
         self.val_loop.run()
         trainer.training = True
         trainer._logger_connector._first_loop_iter = first
