@@ -4,7 +4,7 @@ import importlib.util
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,23 +18,23 @@ Run = dict[str, float]
 
 
 def race(
-    data: dict[str, Any], script: str, settings: dict[str, Any], runs: int, folder: str, accelerator: str
+    data: dict[str, Any], script: str, settings: dict[str, Any], turns: Sequence[int], folder: str, accelerator: str
 ) -> dict[str, list[Run]]:
-    """Trains both, in turns, on the same images; the first turn, which compiles, is not counted.
+    """Trains both, in turns, on the same images, after a turn that compiles and is not counted.
 
     Args:
         data: Arguments of CIFAR10DataModule that say where the images are.
         script: Path of one of airbench's scripts.
         settings: Those of our recipe.
-        runs: Turns that count.
+        turns: Numbers of the turns that count, from 1; those are also our seeds.
         folder: Where the runs may write.
         accelerator: gpu; or cpu, to try the race itself on a script that runs there.
 
     Returns:
         For `airbench` and `ours`, of each run: `acc`, averaged over six views of each test image; `clock`, the seconds
-        of training and of that evaluation, without compilation, loading and checks in between, which is how airbench
-        counts; `wall`, those that trainer.fit, or airbench's main, took. Ours also has `fit`, the part of `clock` that
-        is training.
+        of training and of that evaluation, without compilation, loading, and checks and checkpoints in between, which
+        is how airbench counts; `wall`, those that trainer.fit, or airbench's main, took, with all of that. Ours also
+        has `fit`, the part of `clock` that is training.
     """
     os.chdir(folder)
     _write_images(data, Path(folder) / "cifar10")
@@ -44,12 +44,12 @@ def race(
         "ours": lambda seed: _our_run(data, settings, seed, folder, accelerator),
     }
     found: dict[str, list[Run]] = {name: [] for name in sides}
-    for turn in range(runs + 1):
+    for turn in (0, *turns):
         for name, side in sides.items():
             result = side(turn)
             if turn:
                 found[name].append(result)
-            print(f"  {name}, {turn or 'warm-up'} of {runs}: {result}", file=sys.stderr, flush=True)
+            print(f"  {name}, {f'turn {turn}' if turn else 'warm-up'}: {result}", file=sys.stderr, flush=True)
     return found
 
 
@@ -103,34 +103,43 @@ def _our_run(data: dict[str, Any], settings: dict[str, Any], seed: int, folder: 
             default_root_dir=folder,
             **{name: value for name, value in settings.items() if name not in ("data", "model")},
         )
-    clock = seconds["train"] + seconds["test"]
-    return {"acc": results["test_acc"], "clock": clock, "wall": seconds["trainer.fit"], "fit": seconds["train"]}
+    training = seconds["train"] - seconds["checkpoints"]
+    clock = training + seconds["test"]
+    return {"acc": results["test_acc"], "clock": clock, "wall": seconds["trainer.fit"], "fit": training}
 
 
 @contextmanager
 def _clocks() -> Iterator[dict[str, float]]:
-    """Measures, within it, Trainer.fit, and in it the training from the first step to the last, and the test."""
+    """Measures, within it, Trainer.fit, in it the training from the first step to the last, checkpoints, the test."""
     from lightning.pytorch import Trainer
 
     from cifar_lightning import training
+    from cifar_lightning.checkpoint import Checkpoints
 
-    seconds: dict[str, float] = {}
-    trainer_fit = Trainer.fit
+    seconds = {"checkpoints": 0.0}
+    trainer_fit, save = Trainer.fit, Checkpoints.save
 
     def timed_fit(*args: Any, **kwargs: Any) -> None:
         start = _now()
         trainer_fit(*args, **kwargs)
         seconds["trainer.fit"] = _now() - start
 
+    def timed_save(*args: Any, **kwargs: Any) -> None:
+        start = _now()
+        save(*args, **kwargs)
+        seconds["checkpoints"] += _now() - start
+
     class Timed(LitNet):
         def on_train_start(self) -> None:
             super().on_train_start()
+            seconds["checkpoints"] = 0.0  # the one of the start came before
             seconds["train"] = -_now()
 
         def on_train_end(self) -> None:
             seconds["train"] += _now()
 
         def on_test_start(self) -> None:
+            super().on_test_start()
             seconds["test"] = -_now()
 
         def on_test_epoch_end(self) -> None:
@@ -139,6 +148,7 @@ def _clocks() -> Iterator[dict[str, float]]:
 
     with ExitStack() as patches:
         patches.enter_context(mock.patch.object(Trainer, "fit", timed_fit))
+        patches.enter_context(mock.patch.object(Checkpoints, "save", timed_save))
         patches.enter_context(mock.patch.object(training, "LitNet", Timed))
         patches.enter_context(mock.patch("cifar_lightning.results.draw"))  # no part of either
         yield seconds
