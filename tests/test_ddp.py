@@ -63,11 +63,13 @@ def test_two_devices_train_as_one(on):
 
 
 @pytest.mark.soak
-def test_two_devices_train_the_speed_runs_network_as_one(run, tmp_path):
+@pytest.mark.parametrize("flags", [(), ("--model.compile", "default")])
+def test_two_devices_train_the_speed_runs_network_as_one(run, tmp_path, flags):
     homes = {n: tmp_path / f"on{n}" for n in (1, 2)}
     for home in homes.values():
         home.mkdir()
-    one, two = (fit_on(n, home, run, flags=SPEED)["losses"] for n, home in homes.items())
+    one = fit_on(1, homes[1], run, flags=SPEED)["losses"]
+    two = fit_on(2, homes[2], run, flags=(*SPEED, *flags))["losses"]
     assert len(one) == 12
     assert two[:10] == pytest.approx(one[:10], abs=1e-4)
     assert max(one) - min(one) > 1e-2

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from cifar_lightning import CLASSES, InputError, LitNet, TutorialNet, fake_data
 from cifar_lightning.errors import NonFiniteError
 from cifar_lightning.lit_net import shrunk
+from cifar_lightning.results import draw
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`isinstance.treespec", "ignore:The number of training batches", "ignore:.*does not have many workers"
@@ -227,31 +228,83 @@ def test_a_small_image_is_the_mean_of_its_pixels():
 # --- compilation -----------------------------------------------------------------------------------------
 
 
-def test_a_compiled_network_is_ready_before_the_first_step_and_learns_the_same():
+def test_a_compiled_network_is_ready_before_the_first_step_and_learns_the_same(tmp_path):
     from torch._dynamo.utils import counters
 
     def fitted(compile):
         torch.manual_seed(0)
         net = nn.Sequential(nn.AvgPool2d(4), nn.BatchNorm2d(3), nn.Flatten(), nn.LazyLinear(10))
         net(torch.zeros(2, 3, 32, 32))
-        model, data = Counting(net=net, lr=0.1, compile=compile), fake_data(200, eval_batch_size=5)
+        # 42 held out: ten batches of 4 and one of 2
+        model, data = Counting(net=net, lr=0.1, compile=compile, test_views="six"), fake_data(200, val_split=42)
         fitter = trainer(max_epochs=2)
         fitter.fit(model, data)
         fitter.test(model, data, verbose=False)
+        draw(model, data, model.last_evaluation["confusion"], tmp_path, tmp_path / "metrics.csv")
         return model
+
+    def graphs():
+        return counters["stats"]["unique_graphs"]
 
     class Counting(LitNet):
         def on_train_start(self):
             super().on_train_start()
-            self.graphs = counters["stats"]["unique_graphs"]
+            self.before_fit = graphs()
 
+        def on_train_end(self):
+            self.after_fit = graphs()
+
+        def on_test_start(self):
+            super().on_test_start()
+            self.before_test = graphs()
+
+    counters.clear()
     plain, compiled = fitted("none"), fitted("default")
-    assert plain.graphs == 0
-    assert compiled.graphs >= 2  # a step's and an evaluation's
-    assert counters["stats"]["unique_graphs"] == compiled.graphs
+    assert plain.before_test == 0
+    assert compiled.before_fit >= 3  # a step's, and one for each size of batch in a validation
+    assert compiled.after_fit == compiled.before_fit
+    assert graphs() == compiled.before_test  # neither in the test nor for the figures
     for name, weight in plain.state_dict().items():
         torch.testing.assert_close(compiled.state_dict()[name], weight, msg=name)
-    assert fitted("auto").graphs == compiled.graphs  # nothing on a CPU
+    assert fitted("auto").before_test == compiled.before_test  # nothing on a CPU
+
+
+def test_a_compiled_network_takes_a_true_half_precision():
+    model, data = LitNet(width=8, lr=0.01, compile="default"), fake_data(100)
+    fitter = trainer(max_epochs=1, precision="bf16-true")
+    fitter.fit(model, data)
+    fitter.test(model, data, verbose=False)
+    assert all(weight.isfinite().all() for weight in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("accumulated", "mode", "taken"),
+    [
+        (1, "reduce-overhead", "reduce-overhead"),
+        (2, "reduce-overhead", "default"),
+        (2, "max-autotune", "max-autotune-no-cudagraphs"),
+        (2, "default", "default"),
+    ],
+)
+def test_gradients_that_accumulate_are_not_those_of_a_cuda_graph(monkeypatch, accumulated, mode, taken):
+    model, modes = LitNet(lr=0.01, compile=mode), []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, mode, dynamic: modes.append(mode))
+    trainer(max_epochs=1, accumulate_grad_batches=accumulated).fit(model, fake_data(100))
+    assert modes == [taken]
+
+
+def test_an_evaluation_alone_compiles_nothing(monkeypatch):
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: pytest.fail("compiled"))
+    trainer().test(LitNet(compile="default"), fake_data(100), verbose=False)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradients_are_clipped(precision):
+    model, data = LitNet(lr=1.0, momentum=0.0), fake_data(100, batch_size=100)
+    before = [weight.detach().clone() for weight in model.parameters()]
+    trainer(max_epochs=1, precision=precision, gradient_clip_val=1e-3).fit(model, data)
+    steps = [weight.detach() - old for weight, old in zip(model.parameters(), before, strict=True)]
+    assert torch.cat([step.flatten() for step in steps]).norm().item() == pytest.approx(1e-3, rel=1e-2)
 
 
 # --- checkpoints -----------------------------------------------------------------------------------------

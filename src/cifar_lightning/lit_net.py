@@ -1,7 +1,7 @@
 """LitNet: the loss, the optimiser, its schedule and the metrics around a network."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -106,10 +106,10 @@ class LitNet(LightningModule):
         metrics = MetricCollection(
             {
                 # "micro" counts images; torchmetrics' default, "macro", is the mean over the classes
-                "acc": MulticlassAccuracy(len(classes), average="micro"),
-                "acc_per_class": MulticlassAccuracy(len(classes), average=None),
-                "confusion": MulticlassConfusionMatrix(len(classes)),
-                "loss": MeanMetric(),
+                "acc": MulticlassAccuracy(len(classes), average="micro", validate_args=False),
+                "acc_per_class": MulticlassAccuracy(len(classes), average=None, validate_args=False),
+                "confusion": MulticlassConfusionMatrix(len(classes), validate_args=False),
+                "loss": MeanMetric(nan_strategy="disable"),
             }
         )
         self.val_metrics, self.test_metrics = metrics.clone(prefix="val_"), metrics.clone(prefix="test_")
@@ -159,8 +159,13 @@ class LitNet(LightningModule):
         mode = self.hparams["compile"]
         if mode == "auto":
             mode = "max-autotune" if self.trainer.strategy.root_device.type == "cuda" else "none"
-        if mode != "none" and not self._compiled:
-            self.net.compile(mode=mode)  # the network alone: this class logs while it computes
+        if self.trainer.accumulate_grad_batches > 1:
+            mode = WITHOUT_GRAPHS.get(mode, mode)
+        if stage == "fit" and mode != "none" and not self._compiled:
+            torch._inductor.config.autotune_num_choices_displayed = 0  # it prints the times of every kernel it tries
+            # The network alone: this class logs while it computes. Each size of images has its own code, which is
+            # faster than one for all sizes.
+            self.net.compile(mode=mode, dynamic=False)
             self._compiled = True
         init, data = getattr(self.net, "init_from_images", None), self.trainer.datamodule  # type: ignore[attr-defined]
         if stage == "fit" and init is not None and hasattr(data, "sample"):
@@ -182,7 +187,11 @@ class LitNet(LightningModule):
         weights = [p for p in self.parameters() if p.requires_grad]
         if h["muon_lr"] is None and h["bias_lr"] is None and h["head_lr"] is None:
             # fused: one kernel for all weights
-            return torch.optim.SGD(weights, h["lr"], weight_decay=h["weight_decay"], fused=True, **options)
+            sgd = torch.optim.SGD(weights, h["lr"], weight_decay=h["weight_decay"], fused=True, **options)
+            # It may leave the scaling of float16's gradients to others; Lightning else refuses to clip them
+            # (https://github.com/Lightning-AI/pytorch-lightning/issues/21435).
+            sgd._step_supports_amp_scaling = False
+            return sgd
         of_dimension = {n: [p for p in weights if p.dim() == n] for n in {p.dim() for p in weights}}
         rates = {1: h["bias_lr"], 2: h["head_lr"], 4: h["muon_lr"]}
         groups = []
@@ -216,6 +225,12 @@ class LitNet(LightningModule):
         if self._loss_count:
             self._log_train_loss()
 
+    def on_test_start(self) -> None:
+        """Has the network compiled for it; after a fit the weights have moved in memory, too."""
+        trainer: Any = self.trainer
+        if self._compiled and hasattr(trainer.datamodule, "sample"):
+            self._warm_up_evaluation(trainer.test_dataloaders)
+
     def on_validation_epoch_end(self) -> None:
         """Logs the validation metrics."""
         self._log_evaluation(self.val_metrics)
@@ -241,27 +256,34 @@ class LitNet(LightningModule):
         self._last_train_loss = window.get("last")
 
     def _warm_up(self) -> None:
-        """Runs a step of each size of images, and an evaluation, and leaves no trace of it but the compiled code."""
+        """Runs a step of each size of images, and a validation, and leaves no trace of it but the compiled code."""
         trainer: Any = self.trainer
         data = trainer.datamodule
         if not hasattr(data, "sample"):
             return  # the first step compiles
         before = {name: value.clone() for name, value in self.net.state_dict().items()}
         images = data.sample(data.hparams["batch_size"] // trainer.world_size).to(self.device)
+        images = trainer.precision_plugin.convert_input(images)
         labels = torch.zeros(len(images), dtype=torch.int64, device=self.device)
         for size in [*(self.hparams["sizes"] or []), None]:
-            for _ in range(3):  # CUDA graphs are recorded in the second run
+            for _ in range(WARM_UP_RUNS):
                 with trainer.precision_plugin.forward_context():
                     loss = F.cross_entropy(self(images if size is None else _resized(images, size)), labels)
                 loss.backward()  # type: ignore[no-untyped-call]
                 self.zero_grad()
         self.eval()
-        images = data.sample(data.hparams["eval_batch_size"]).to(self.device)
-        for _ in range(3):
-            with torch.inference_mode(), trainer.precision_plugin.forward_context():
-                self.logits(images.clone())  # made in inference mode, as an evaluation's images are
+        with torch.no_grad():  # as a validation within a fit has it, where a test is in inference mode
+            self._warm_up_evaluation(data.val_dataloader())
         self.train()
         self.net.load_state_dict(before)
+
+    def _warm_up_evaluation(self, loader: Iterable[Batch]) -> None:
+        """Runs a batch of each size that `loader` gives."""
+        precision: Any = self.trainer.precision_plugin
+        for images in {len(images): images for images, _ in loader}.values():
+            for _ in range(WARM_UP_RUNS):
+                with precision.forward_context():
+                    self.logits(precision.convert_input(images.to(self.device, copy=True)))
 
     def _log_train_loss(self) -> None:
         # Every rank has the same number of images, so the mean over ranks is that over images.
@@ -281,7 +303,7 @@ class LitNet(LightningModule):
     def _evaluate(self, metrics: MetricCollection, batch: Batch) -> None:
         images, labels = batch
         logits = self.logits(images)
-        metrics["loss"].update(F.cross_entropy(logits, labels), len(labels))
+        metrics["loss"].update(F.cross_entropy(logits, labels, reduction="none"))
         for name in ("acc", "acc_per_class", "confusion"):
             metrics[name].update(logits.argmax(1), labels)
 
@@ -302,7 +324,11 @@ class LitNet(LightningModule):
         metrics.reset()
 
 
+# CUDA graphs give every backward pass the same memory for its gradients, so nothing can be added to them
+# (https://github.com/pytorch/pytorch/issues/169545).
+WITHOUT_GRAPHS = {"reduce-overhead": "default", "max-autotune": "max-autotune-no-cudagraphs"}
 COMPILE_MODES = ("none", "auto", "default", "reduce-overhead", "max-autotune")
+WARM_UP_RUNS = 3  # CUDA graphs are recorded in the second
 WHOLE_SHARE = 0.4  # of the fit, its end, that sees the images in their own size
 
 
@@ -327,7 +353,8 @@ def _mirror_views(images: Tensor) -> list[tuple[float, Tensor]]:
 
 def _six_views(images: Tensor) -> list[tuple[float, Tensor]]:
     padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
-    shifted = [padded[:, :, 2:, 2:], padded[:, :, :-2, :-2]]
+    # In the others' memory format, so that one compiled network serves all.
+    shifted = [x.contiguous(memory_format=torch.channels_last) for x in (padded[:, :, 2:, 2:], padded[:, :, :-2, :-2])]
     return [
         *((0.25, view) for view in (images, images.flip(3))),
         *((0.125, view) for shift in shifted for view in (shift, shift.flip(3))),

@@ -69,7 +69,8 @@ def draw(model: LitNet, data: CIFAR10DataModule, confusion: Tensor, folder: Path
 
     images, labels = _spread(data.image_set("train"))
     test_images, test_labels = _spread(data.image_set("test"))
-    predicted, _ = model.predict(data.normalize(test_images))
+    with torch.compiler.set_stance("force_eager"):  # what was compiled for a GPU is on the CPU by now
+        predicted, _ = model.predict(data.normalize(test_images))
     figures = {
         "training_images": plots.image_grid(images, labels, model.classes),
         "test_predictions": plots.prediction_grid(test_images, test_labels, predicted, model.classes),
