@@ -35,6 +35,13 @@ MISTAKES = {
     ("--model.sizes", "small"): "--model.sizes small is not valid: give a list such as [16,24]",
     ("--model.compile", "quick"): "--model.compile quick is not valid: give none or auto or default",
     ("--max_epochs", "0"): "max_epochs 0 is out of range: give 1 or more",
+    ("--trainer.limit_test_batches", "0"): "trainer.limit_test_batches 0: give a number of batches, 1 or more",
+    (
+        "--trainer.val_check_interval",
+        "900",
+        "--data.val_split",
+        "20",
+    ): "trainer.val_check_interval 900 is more than the",
     ("--max_steps", "0"): "max_steps 0 is out of range: give 1 or more, or -1 for no limit",
     ("--num_nodes", "0"): "num_nodes 0 is out of range: give 1 or more",
     ("--num_nodes", "2"): "num_nodes 2: start the script with torchrun on each machine",

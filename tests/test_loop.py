@@ -40,6 +40,7 @@ class Watch(Callback):
         (True, {}),
         (False, {"gradient_clip_val": 0.1}),
         (False, {"accumulate_grad_batches": 2}),
+        (False, {"profiler": "simple"}),  # which would have nothing to report of a step
         (False, {"precision": "bf16-true"}),  # whose batches are not float32
     ],
 )

@@ -81,6 +81,33 @@ def test_a_limit_of_steps_may_be_raised(whole, tmp_path):
     assert differences(run, run.with_name("version_1")) == []
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("--max_steps", 25),  # as the recipes cpu and speed54 have it
+        ("--max_steps", 25, "--data.val_split", 0),
+        ("--trainer.reload_dataloaders_every_n_epochs", 1),
+    ],
+)
+def test_a_killed_run_of_other_settings_goes_on_exactly(tmp_path, settings):
+    done, killed = (tmp_path / name / "lightning_logs" / "version_0" for name in ("done", "killed"))
+    settings = (*SMALL, *settings, "--default_root_dir")
+    assert job("fit", *settings, tmp_path / "done", cwd=tmp_path).code == 0
+    for resume, fault in (((), "kill@-:train:13"), (("--resume", killed), "kill@-:train:16")):
+        first = () if resume else (*settings, tmp_path / "killed")
+        assert job("fit", *first, *resume, cwd=tmp_path, fault=fault).code == -9
+    assert job("fit", "--resume", killed, cwd=tmp_path).code == 0
+    assert step_of(killed) == step_of(done)
+    assert differences(killed, done) == []
+
+
+def test_what_is_tested_can_be_loaded_wherever_the_time_was_up(tmp_path):
+    limit = ("--trainer.max_time", "00:00:00:01", "--max_epochs", 1_000_000, "--model.schedule", "constant")
+    assert job("fit", *SMALL, *limit, "--data.val_split", 0, cwd=tmp_path).code == 0
+    run = tmp_path / "lightning_logs" / "version_0"
+    assert step_of(run) * 20 == json.loads((run / "results.json").read_text())["images_seen"]
+
+
 def test_accumulated_gradients_are_not_cut_in_two(tmp_path):
     settings = (*SMALL, "--trainer.accumulate_grad_batches", 3, "--default_root_dir")
     done, killed = (tmp_path / name / "lightning_logs" / "version_0" for name in ("done", "killed"))
@@ -90,6 +117,7 @@ def test_accumulated_gradients_are_not_cut_in_two(tmp_path):
     assert job("fit", "--resume", killed, cwd=tmp_path, fault="kill@-:train:5").code == -9
     assert job("fit", "--resume", killed, cwd=tmp_path).code == 0
     assert differences(killed, done) == []
+    assert json.loads((killed / "results.json").read_text())["images_seen"] == 2 * 18 * 20
 
 
 def test_nothing_to_resume(whole, tmp_path):

@@ -152,6 +152,10 @@ class Checkpoints(Checkpoint):
         if due or batch_idx + 1 >= trainer.num_training_batches or trainer.global_step == trainer.max_steps:
             self.save(trainer)
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves what is going to be tested, wherever training has ended: a Trainer's max_time ends it in an epoch."""
+        self.save(trainer)
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keeps the best, by the accuracy on the validation split."""
         acc = trainer.callback_metrics.get("val_acc")

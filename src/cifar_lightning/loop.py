@@ -15,10 +15,12 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loops.fetchers import _DataFetcher
 from lightning.pytorch.loops.fit_loop import _FitLoop
+from lightning.pytorch.loops.loop import _Loop
 from lightning.pytorch.loops.optimization.automatic import _AutomaticOptimization
 from lightning.pytorch.loops.progress import _ProcessedTracker
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.profilers import PassThroughProfiler
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -145,6 +147,7 @@ class Optimization(_AutomaticOptimization):
             and getattr(precision, "scaler", None) is None
             and trainer.gradient_clip_val is None
             and trainer.accumulate_grad_batches == 1
+            and type(trainer.profiler) is PassThroughProfiler
             and not trainer.strategy.handles_gradient_accumulation
         )
 
@@ -193,13 +196,15 @@ class FitLoop(_FitLoop):
         self.epoch_progress.current = _ProcessedTracker(epoch, epoch, epoch, epoch)
         self.epoch_progress.total = _ProcessedTracker(epoch, epoch, epoch, epoch)
         self.epoch_loop.batch_progress.current = _ProcessedTracker(batch, batch, batch, batch)
-        self.restarting = False  # of this loop and of those in it
+        # Of this loop and of those in it. This class's own setter makes it True wherever there is a max_steps.
+        _Loop.restarting.fset(self, False)  # type: ignore[attr-defined]
         self._restarting = True  # of this loop alone: without it `setup_data` would not give the loader its position
         assert isinstance(self.epoch_loop, EpochLoop)
         self.epoch_loop.resumed = True
         # A schedule that asks for its length has made the loader before the checkpoint is read: Lightning would then
         # leave it at the start of the epoch.
         self._load_combined_loader_states()
+        self._last_train_dl_reload_epoch = epoch  # that loader is the one of this epoch
 
     def update_restart_stage(self) -> None:
         """Leaves the stage at none: the position says all."""

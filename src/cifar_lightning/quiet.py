@@ -9,11 +9,15 @@ def install() -> None:
     # Which accelerators there are not, an advertisement, and notes on its own arguments: the banner says the rest.
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # its report, for those who ask for one
     # train_loss is logged at the end of an epoch too.
     warnings.filterwarnings("ignore", "The number of training batches .* is smaller than the logging interval")
     # The ranks have the same figures already: LitNet has reduced them.
     warnings.filterwarnings("ignore", r"It is recommended to use `self.log\('(train_loss|lr)', ..., sync_dist=True\)`")
     # Lightning 2.6 calls torch by a deprecated name: https://github.com/Lightning-AI/pytorch-lightning/issues/21326
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+    # Lightning 2.6 wraps the network for DDP in a CUDA stream that the training then leaves:
+    # https://github.com/Lightning-AI/pytorch-lightning/issues/21567
+    warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match", UserWarning)
     # A 1x1 filter has two equivalent layouts, and torch wonders: https://github.com/pytorch/pytorch/issues/47163
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)

@@ -189,6 +189,14 @@ def _check(settings: Settings) -> int:
     data.prepare_data()
     data.setup("fit")
     check_batch_size(data.hparams["batch_size"], len(data.train_indices), ranks)
+    batches = len(data.train_indices) // data.hparams["batch_size"]
+    interval = settings.get("trainer", {}).get("val_check_interval")
+    by_epoch = settings.get("trainer", {}).get("check_val_every_n_epoch", 1) is not None
+    if isinstance(interval, int) and interval > batches and by_epoch and len(data.val_indices):
+        raise InputError(
+            f"trainer.val_check_interval {interval} is more than the {batches} batches of an epoch: give at most that, "
+            "or also --trainer.check_val_every_n_epoch null"
+        )
     LitNet(**settings["model"], classes=data.classes)
     return devices
 
@@ -205,6 +213,9 @@ def _check_trainer(settings: Settings) -> None:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean --trainer.{near[0]}?" if near else "Lightning's Trainer has no such argument"
             raise InputError(f"unknown flag --trainer.{name}: {hint}")
+    limit = settings.get("trainer", {}).get("limit_test_batches", 1)
+    if limit != 1 and (isinstance(limit, float) or limit < 1):
+        raise InputError(f"trainer.limit_test_batches {limit}: give a number of batches, 1 or more, or leave it out")
     if any(word in settings.get("strategy", "") for word in ("spawn", "fork", "notebook")):
         raise InputError(f"strategy {settings['strategy']} starts processes of its own: give ddp")
     try:
@@ -296,7 +307,7 @@ def run(folder: str | None, resume: bool) -> str:
             if trainer.is_global_zero:
                 facts = {
                     "fit_seconds": round(seconds, 3),
-                    "images_seen": trainer.global_step * data.hparams["batch_size"],
+                    "images_seen": trainer.fit_loop.epoch_loop.batch_progress.total.ready * data.hparams["batch_size"],
                     "seed": settings["seed"],
                     "global_batch_size": data.hparams["batch_size"],
                 }
