@@ -79,21 +79,34 @@ def test_in_an_unrelated_module(val_split):
     assert predicted.shape == (40,)
 
 
+class Noting(TheirModule):
+    """Keeps the labels of every batch that it learns from."""
+
+    def __init__(self):
+        super().__init__()
+        self.orders = []
+
+    def training_step(self, batch, batch_idx):
+        self.orders.append(batch[1].tolist())
+        return super().training_step(batch, batch_idx)
+
+
 def test_lightning_asks_for_a_new_order_every_epoch():
-    orders = []
-
-    class Noting(TheirModule):
-        def training_step(self, batch, batch_idx):
-            orders.append(batch[1].tolist())
-            return super().training_step(batch, batch_idx)
-
-    quiet_trainer(max_epochs=2).fit(Noting(), data := fake_data(60))
+    module = Noting()
+    quiet_trainer(max_epochs=2).fit(module, data := fake_data(60))
     alone = fake_data(60)
     alone.setup("fit")
     loader = alone.train_dataloader()
-    assert orders == [y.tolist() for _ in range(2) for _, y in loader]
-    assert orders[:3] != orders[3:]
+    assert module.orders == [y.tolist() for _ in range(2) for _, y in loader]
+    assert module.orders[:3] != module.orders[3:]
     assert data.train_dataloader() is not loader
+
+
+def test_overfit_batches_are_the_same_in_every_epoch():
+    module = Noting()
+    quiet_trainer(max_epochs=3, overfit_batches=1).fit(module, fake_data(60, augment=True))
+    assert len(module.orders) == 3
+    assert module.orders == [module.orders[0]] * 3
 
 
 @pytest.mark.parametrize("stage", STAGES)

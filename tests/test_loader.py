@@ -107,6 +107,13 @@ def test_alternating_flip_shows_an_image_mirrored_in_every_other_epoch(images):
         assert first[image] == third[image]
 
 
+def test_an_epoch_may_be_repeated(images):
+    repeated = loader(images, repeat=True, flip="alternating", crop_padding=2, cutout=4)
+    first, second, third = (torch.cat([x for x, _ in repeated]) for _ in range(3))
+    assert torch.equal(first, second)
+    assert torch.equal(first, third)
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_ranks_share_the_same_global_batches(images, world_size):
     whole = list(loader(images, **AUGMENTED))

@@ -153,7 +153,10 @@ class CIFAR10DataModule(LightningDataModule):
         """Shuffled, augmented batches of the training images that are not held out."""
         h = self.hparams
         augmentation = {name: h[name] for name in ("crop_padding", "flip", "cutout")} if h["augment"] else {}
-        return self._loader("train", self.train_indices, h["batch_size"], train=True, seed=h["seed"], **augmentation)
+        overfit = getattr(self.trainer, "overfit_batches", 0)  # of a Trainer: to learn the same few batches by heart
+        return self._loader(
+            "train", self.train_indices, h["batch_size"], train=True, seed=h["seed"], repeat=overfit > 0, **augmentation
+        )
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
         """The held-out training images, once each, unaugmented; none (an empty list) without a `val_split`."""

@@ -50,6 +50,7 @@ class BatchLoader:
         cutout: In training, side of a square that is blanked in each image, with its centre anywhere in it; 0 for none.
         rank: This process's index.
         world_size: Number of processes.
+        repeat: In training, make every epoch as the first: the same batches, augmented alike.
 
     Raises:
         InputError: `batch_size` is less than 1, more than the images, or not a multiple of `world_size`.
@@ -70,6 +71,7 @@ class BatchLoader:
         cutout: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        repeat: bool = False,
     ) -> None:
         self.images = images.permute(0, 2, 3, 1).contiguous()
         self.size = self.images.shape[1]
@@ -79,7 +81,7 @@ class BatchLoader:
         self.train, self.seed, self.flip = train, seed, flip
         self.crop_padding = crop_padding if train else 0
         self.cutout = cutout if train else 0
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.repeat = rank, world_size, repeat
         if train:
             check_batch_size(batch_size, len(labels), world_size)
             self.batch_size = batch_size
@@ -140,7 +142,8 @@ class BatchLoader:
 
     def _draw_epoch(self) -> tuple[Tensor, ...]:
         """For each position in the epoch: which image, its crop's first row and column, mirrored or not, its hole's."""
-        generator = epoch_generator(self.seed, self._epoch)
+        epoch = 0 if self.repeat else self._epoch
+        generator = epoch_generator(self.seed, epoch)
         count = len(self.labels)
         order = torch.randperm(count, generator=generator)
         top, left = torch.randint(0, 2 * self.crop_padding + 1, (2, count), generator=generator)
@@ -149,7 +152,7 @@ class BatchLoader:
             mirrored = torch.rand(count, generator=generator) < 0.5
         elif self.flip == "alternating":
             first = torch.rand(count, generator=epoch_generator(self.seed, 0)) < 0.5
-            mirrored = (first ^ bool(self._epoch % 2))[order]
+            mirrored = (first ^ bool(epoch % 2))[order]
         hole_top, hole_left = torch.randint(0, self.size, (2, count), generator=generator) - self.cutout // 2
         return order, top, left, mirrored, hole_top, hole_left
 
