@@ -45,8 +45,9 @@ class LitNet(LightningModule):
         head_lr: Learning rate of linear layers' weights, where it is not lr.
         sizes: Sides that training images are shrunk to, smaller ones first, for equal shares of the first 60 % of the
             fit: they cost less and teach nearly as much (https://arxiv.org/abs/2104.00298, section 4).
-        compile: The network, in this mode of torch.compile, before the first step; auto: max-autotune, with CUDA
-            graphs, on a GPU.
+        compile: The network, in this mode of torch.compile, before the first step; auto: reduce-overhead, with CUDA
+            graphs, on a GPU. In place of the modes with CUDA graphs, that and max-autotune (which tries many kernels
+            first), it is default where gradients accumulate or several devices share a step.
         test_views: What an evaluation or prediction averages the logits of: one, the image as it is; mirror, also its
             mirror image; six, these two and their shifts by a pixel up-left and down-right, with half the weight
             (https://arxiv.org/abs/2404.00498, section 3.5).
@@ -158,14 +159,15 @@ class LitNet(LightningModule):
         """Gives a network that begins from the data some of it: the same images whatever the seed and the rank."""
         mode = self.hparams["compile"]
         if mode == "auto":
-            mode = "max-autotune" if self.trainer.strategy.root_device.type == "cuda" else "none"
-        if self.trainer.accumulate_grad_batches > 1:
-            mode = WITHOUT_GRAPHS.get(mode, mode)
+            mode = "reduce-overhead" if self.trainer.strategy.root_device.type == "cuda" else "none"
+        if mode in GRAPH_MODES and (self.trainer.accumulate_grad_batches > 1 or self.trainer.world_size > 1):
+            mode = "default"
         if stage == "fit" and mode != "none" and not self._compiled:
             torch._inductor.config.autotune_num_choices_displayed = 0  # it prints the times of every kernel it tries
-            # The network alone: this class logs while it computes. Each size of images has its own code, which is
-            # faster than one for all sizes.
-            self.net.compile(mode=mode, dynamic=False)
+            # Each size of images and of batches has its own code, which is faster than one for all sizes, and torch
+            # would give up at the ninth in a process.
+            torch._dynamo.config.recompile_limit = 64
+            self.net.compile(mode=mode, dynamic=False)  # the network alone: this class logs while it computes
             self._compiled = True
         init, data = getattr(self.net, "init_from_images", None), self.trainer.datamodule  # type: ignore[attr-defined]
         if stage == "fit" and init is not None and hasattr(data, "sample"):
@@ -225,8 +227,13 @@ class LitNet(LightningModule):
         if self._loss_count:
             self._log_train_loss()
 
+    def on_validation_start(self) -> None:
+        """Has the losses summed in float32, in a true half precision too."""
+        self.val_metrics["loss"].set_dtype(torch.float32)
+
     def on_test_start(self) -> None:
-        """Has the network compiled for it; after a fit the weights have moved in memory, too."""
+        """Likewise; and has the network compiled for a test: after a fit the weights have moved in memory."""
+        self.test_metrics["loss"].set_dtype(torch.float32)
         trainer: Any = self.trainer
         if self._compiled and hasattr(trainer.datamodule, "sample"):
             self._warm_up_evaluation(trainer.test_dataloaders)
@@ -325,8 +332,9 @@ class LitNet(LightningModule):
 
 
 # CUDA graphs give every backward pass the same memory for its gradients, so nothing can be added to them
-# (https://github.com/pytorch/pytorch/issues/169545).
-WITHOUT_GRAPHS = {"reduce-overhead": "default", "max-autotune": "max-autotune-no-cudagraphs"}
+# (https://github.com/pytorch/pytorch/issues/169545), and DDP has hung and crashed on these modes
+# (https://github.com/pytorch/pytorch/issues/140395, https://github.com/pytorch/pytorch/issues/139207).
+GRAPH_MODES = ("reduce-overhead", "max-autotune")
 COMPILE_MODES = ("none", "auto", "default", "reduce-overhead", "max-autotune")
 WARM_UP_RUNS = 3  # CUDA graphs are recorded in the second
 WHOLE_SHARE = 0.4  # of the fit, its end, that sees the images in their own size
