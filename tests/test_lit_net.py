@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import math
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from cifar_lightning import CLASSES, InputError, LitNet, TutorialNet, fake_data
+from cifar_lightning import CLASSES, CIFAR10DataModule, InputError, LitNet, TutorialNet, fake_data
 from cifar_lightning.errors import NonFiniteError
 from cifar_lightning.lit_net import shrunk
 from cifar_lightning.results import draw
@@ -225,6 +226,20 @@ def test_a_small_image_is_the_mean_of_its_pixels():
     assert shrunk(images, [2], 0.6) is images
 
 
+def test_the_speed_runs_network_needs_images_to_begin_with():
+    data, model = fake_data(100), LitNet(net="speed", width=8)
+    with pytest.raises(InputError, match="begins from the images"):
+        trainer(max_epochs=1).fit(model, DataLoader(TensorDataset(torch.zeros(4, 3, 32, 32), torch.zeros(4).long())))
+    trainer(max_epochs=1).fit(model, data)
+    learnt = {name: weight.clone() for name, weight in model.net.whiten.state_dict().items()}
+    assert learnt["bias"].any()
+    for again in (model, LitNet(net="speed", width=8)):
+        again.load_state_dict(model.state_dict())
+        fitter = trainer(max_steps=1, limit_train_batches=0)
+        fitter.fit(again, data)  # fine-tuning goes on from what there is
+        assert all(torch.equal(weight, learnt[name]) for name, weight in again.net.whiten.state_dict().items())
+
+
 # --- compilation -----------------------------------------------------------------------------------------
 
 
@@ -324,6 +339,73 @@ def test_gradients_are_clipped(precision):
     trainer(max_epochs=1, precision=precision, gradient_clip_val=1e-3).fit(model, data)
     steps = [weight.detach() - old for weight, old in zip(model.parameters(), before, strict=True)]
     assert torch.cat([step.flatten() for step in steps]).norm().item() == pytest.approx(1e-3, rel=1e-2)
+
+
+# --- what goes with what ---------------------------------------------------------------------------------
+
+
+def test_images_of_other_classes_are_refused():
+    data = CIFAR10DataModule(source="synthetic", synthetic_size=100)
+    for classes in (CLASSES[:9], [*CLASSES, "unicorn"]):
+        with pytest.raises(InputError, match="the images have the 10 classes airplane, …, the network the"):
+            trainer(max_epochs=1).fit(LitNet(classes=classes), data)
+    data._sets["train"] = dataclasses.replace(data.image_set("train"), classes=tuple("abcdefghij"))
+    with pytest.raises(InputError, match=r"10 classes a, …, the network the 10 classes airplane, …: make it LitNet\("):
+        trainer(max_epochs=1).fit(LitNet(), data)
+
+
+@pytest.mark.parametrize("options", [{"schedule": "linear"}, {"sizes": [16], "net": "speed"}])
+def test_a_schedule_needs_an_end(options):
+    with pytest.raises(InputError, match="need a length: give max_epochs or max_steps"):
+        trainer(max_epochs=-1, max_time="00:00:00:01").fit(LitNet(**options), fake_data(100))
+
+
+def test_a_longer_schedule_goes_on_as_if_it_had_been_longer(tmp_path):
+    class Noting(LitNet):
+        rates_seen = ()
+
+        def training_step(self, batch, batch_idx):
+            self.rates_seen += (self.trainer.optimizers[0].param_groups[0]["lr"],)
+            return super().training_step(batch, batch_idx)
+
+    data = fake_data(100, batch_size=20)
+    shorter = trainer(max_epochs=1)
+    shorter.fit(Noting(lr=0.1, schedule="linear"), data)
+    shorter.save_checkpoint(tmp_path / "end.ckpt")
+    model = Noting(lr=0.1, schedule="linear")
+    trainer(max_epochs=2).fit(model, data, ckpt_path=tmp_path / "end.ckpt")
+    assert model.rates_seen == pytest.approx([0.05, 0.04, 0.03, 0.02, 0.01])
+
+
+def test_the_logged_rate_is_lr_whatever_the_groups_have(tmp_path):
+    model = LitNet(net="speed", width=8, lr=0.1, bias_lr=0.5, head_lr=0.3, muon_lr=0.2, schedule="linear")
+    trainer(tmp_path, max_epochs=1, log_every_n_steps=2).fit(model, fake_data(80, batch_size=20))
+    with (tmp_path / "metrics.csv").open() as file:
+        rates = [float(row["lr"]) for row in csv.DictReader(file) if row["lr"]]
+    assert rates == pytest.approx([0.1 * 2 / 4, 0.0], abs=0.026)
+    assert model.rates == "--model.lr, --model.muon_lr, --model.bias_lr, --model.head_lr"
+
+
+def test_accumulated_batches_are_logged_together(tmp_path):
+    losses = []
+
+    class Noting(LitNet):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            losses.append(loss.item())
+            return loss
+
+    fitter = trainer(tmp_path, max_epochs=1, accumulate_grad_batches=3, log_every_n_steps=1)
+    fitter.fit(Noting(), fake_data(120, batch_size=20))
+    with (tmp_path / "metrics.csv").open() as file:
+        logged = [float(row["train_loss"]) for row in csv.DictReader(file) if row["train_loss"]]
+    assert logged == pytest.approx([sum(losses[:3]) / 3, sum(losses[3:]) / 3])
+
+
+def test_a_class_without_images_has_no_accuracy():
+    images, labels = torch.zeros(4, 3, 32, 32), torch.tensor([0, 1, 2, 3])
+    (results,) = trainer().test(LitNet(), DataLoader(TensorDataset(images, labels)), verbose=False)
+    assert {name for name in results if name.startswith("test_acc/")} == {f"test_acc/{name}" for name in CLASSES[:4]}
 
 
 # --- checkpoints -----------------------------------------------------------------------------------------

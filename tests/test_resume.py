@@ -82,23 +82,40 @@ def test_a_limit_of_steps_may_be_raised(whole, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "faults"),
     [
-        ("--max_steps", 25),  # as the recipes cpu and speed54 have it
-        ("--max_steps", 25, "--data.val_split", 0),
-        ("--trainer.reload_dataloaders_every_n_epochs", 1),
+        (("--max_steps", 25), ("kill@-:train:13", "kill@-:train:16")),  # as the recipes cpu and speed54 have it
+        (("--max_steps", 25, "--data.val_split", 0), ("kill@-:train:13", "kill@-:train:16")),
+        (("--max_steps", 23), ("kill@-:test:1",)),  # the log of the last steps is still to be written
+        (("--max_steps", 36), ("kill@-:val:11",)),  # and here the last validation
+        (("--trainer.reload_dataloaders_every_n_epochs", 1), ("kill@-:train:13", "kill@-:train:16")),
     ],
 )
-def test_a_killed_run_of_other_settings_goes_on_exactly(tmp_path, settings):
+def test_a_killed_run_of_other_settings_goes_on_exactly(tmp_path, settings, faults):
     done, killed = (tmp_path / name / "lightning_logs" / "version_0" for name in ("done", "killed"))
     settings = (*SMALL, *settings, "--default_root_dir")
     assert job("fit", *settings, tmp_path / "done", cwd=tmp_path).code == 0
-    for resume, fault in (((), "kill@-:train:13"), (("--resume", killed), "kill@-:train:16")):
-        first = () if resume else (*settings, tmp_path / "killed")
-        assert job("fit", *first, *resume, cwd=tmp_path, fault=fault).code == -9
+    arguments = (*settings, tmp_path / "killed")
+    for fault in faults:
+        assert job("fit", *arguments, cwd=tmp_path, fault=fault).code == -9
+        arguments = ("--resume", killed)
     assert job("fit", "--resume", killed, cwd=tmp_path).code == 0
     assert step_of(killed) == step_of(done)
     assert differences(killed, done) == []
+
+
+def test_the_same_command_starts_a_recipe_and_goes_on_with_it(tmp_path):
+    command = ("fit", "--recipe", "cpu", *SMALL, "--model.width", 8, "--model.sizes", "[16]", "--resume", "auto")
+    assert job(*command, cwd=tmp_path, fault="kill@-:train:13").code == -9
+    done = job(*command, cwd=tmp_path)
+    assert done.code == 0, done.text
+    assert done.lines[0] == "resuming lightning_logs/version_0"
+
+
+def test_a_run_stopped_in_a_validation_within_an_epoch_loses_nothing(tmp_path):
+    settings = (*SMALL, "--checkpoint_every_n_steps", 100, "--trainer.val_check_interval", 9)
+    assert job("fit", *settings, cwd=tmp_path, fault="term@-:val:3").code == 143
+    assert step_of(tmp_path / "lightning_logs" / "version_0") == 9
 
 
 def test_what_is_tested_can_be_loaded_wherever_the_time_was_up(tmp_path):

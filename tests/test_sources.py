@@ -77,7 +77,7 @@ def test_data_dir_may_be_the_archive_itself(tmp_path):
 
 
 def test_load_without_prepare(tmp_path):
-    with pytest.raises(InputError, match=r"gz cannot be read \(No such file or directory\): prepare\(\) fetches"):
+    with pytest.raises(InputError, match=r"gz cannot be read \(No such file or directory\): prepare_data\(\) fetches"):
         sources.load("cifar10", "train", tmp_path)
     digest = write_archive(tmp_path / NAME)
     check_set(sources.load("cifar10", "train", tmp_path, sha256=digest), 100, CLASSES)

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from cifar_lightning import signals
 from cifar_lightning.checkpoint import Checkpoints
+from cifar_lightning.devices import RANK_TIMEOUT
 from cifar_lightning.errors import Stopped
 
 POLL_SECONDS = 1.0
@@ -37,7 +38,7 @@ class StopOnSignal(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Makes the group."""
         if trainer.world_size > 1:
-            group = dist.new_group(backend="gloo")
+            group = dist.new_group(backend="gloo", timeout=RANK_TIMEOUT)
             assert isinstance(group, dist.ProcessGroup)
             self._group = group
         self._last_poll = time.monotonic()
@@ -55,7 +56,7 @@ class StopOnSignal(Callback):
             raise Stopped(signum)
 
     def on_validation_batch_end(self, *args: Any) -> None:
-        """Stops between two batches; the epoch's checkpoint is there already."""
+        """Stops between two batches; a checkpoint of this step is there already."""
         signals.raise_if_requested()
 
     def on_test_batch_end(self, *args: Any) -> None:

@@ -152,6 +152,11 @@ class Checkpoints(Checkpoint):
         if due or batch_idx + 1 >= trainer.num_training_batches or trainer.global_step == trainer.max_steps:
             self.save(trainer)
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves before a validation in the middle of an epoch, too: it can be stopped, or choose the best."""
+        if not trainer.sanity_checking and not trainer.fit_loop._should_accumulate():
+            self.save(trainer)
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves what is going to be tested, wherever training has ended: a Trainer's max_time ends it in an epoch."""
         self.save(trainer)
@@ -174,11 +179,12 @@ class Checkpoints(Checkpoint):
             return
         for name, weight in trainer.lightning_module.state_dict().items():
             if isinstance(weight, Tensor) and weight.is_floating_point() and not weight.isfinite().all():
-                lr, loss = trainer.optimizers[0].param_groups[0]["lr"], trainer.callback_metrics.get("train_loss")
+                model: Any = trainer.lightning_module
+                loss = trainer.callback_metrics.get("train_loss")
                 raise NonFiniteError(
-                    f"the weight {name} is not finite at step {trainer.global_step}, with lr {lr:g}; "
+                    f"the weight {name} is not finite at step {trainer.global_step}, with lr {model.current_lr:g}; "
                     f"the last finite loss was {'never logged' if loss is None else f'{loss:.4f}'}: "
-                    "the checkpoint before is kept; lower --model.lr"
+                    f"the checkpoint before is kept; lower {model.rates}"
                 )
         if trainer.is_global_zero:
             self.metrics.flush()  # the checkpoint counts on its rows, even after a power failure

@@ -46,6 +46,8 @@ def resolve_devices(accelerator: str, devices: str | int) -> tuple[str, int]:
                 f"devices {devices}: this machine has {gpus} GPU{'s' * (gpus > 1)}; give at most that many"
             )
         return accelerator, len(chosen)
+    if "," in str(devices) or str(devices).strip() == "-1":
+        raise InputError(f"devices {devices}: only GPUs can be chosen one by one; give a number of processes, or auto")
     return accelerator, len(_device_list(devices, 1))
 
 

@@ -12,7 +12,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
+from cifar_lightning import signals
 from cifar_lightning.cifar10 import CLASSES
+from cifar_lightning.datamodule import CIFAR10DataModule
 from cifar_lightning.errors import InputError, NonFiniteError
 from cifar_lightning.muon import SGDWithMuon
 from cifar_lightning.networks import build
@@ -23,9 +25,9 @@ Batch = tuple[Tensor, Tensor]
 class LitNet(LightningModule):
     """An image classifier: cross-entropy, SGD with momentum, overall and per-class accuracy.
 
-    It logs `train_loss` (the mean since the last log point) and `lr` every `log_every_n_steps` steps of the Trainer,
-    and `{val,test}_loss`, `{val,test}_acc` and `{val,test}_acc/<class>` at the end of an evaluation. The tensors of the
-    last evaluation stay in `last_evaluation`.
+    It logs `train_loss` (the mean since the last log point) and `lr` (that of the next step) every `log_every_n_steps`
+    steps of the Trainer, and `{val,test}_loss`, `{val,test}_acc` and, of classes with images, `{val,test}_acc/<class>`
+    at the end of an evaluation. The tensors of the last evaluation stay in `last_evaluation`.
 
     Args:
         net: tutorial, resnet18, speed, speed54 or speed96; or any module from images to logits, kept in no checkpoint.
@@ -45,9 +47,8 @@ class LitNet(LightningModule):
         head_lr: Learning rate of linear layers' weights, where it is not lr.
         sizes: Sides that training images are shrunk to, smaller ones first, for equal shares of the first 60 % of the
             fit: they cost less and teach nearly as much (https://arxiv.org/abs/2104.00298, section 4).
-        compile: The network, in this mode of torch.compile, before the first step; auto: reduce-overhead, with CUDA
-            graphs, on a GPU. In place of the modes with CUDA graphs, that and max-autotune (which tries many kernels
-            first), it is default where gradients accumulate or several devices share a step.
+        compile: The network, in this mode of torch.compile; auto: reduce-overhead on a GPU; several devices or
+            accumulation go without CUDA graphs.
         test_views: What an evaluation or prediction averages the logits of: one, the image as it is; mirror, also its
             mirror image; six, these two and their shifts by a pixel up-left and down-right, with half the weight
             (https://arxiv.org/abs/2404.00498, section 3.5).
@@ -155,6 +156,19 @@ class LitNet(LightningModule):
         self.eval()
         return self.predict_step(images.to(self.dtype))
 
+    @property
+    def current_lr(self) -> float:
+        """The learning rate of this step; those of other groups stand in the same proportion to it as at the start."""
+        group = self.trainer.optimizers[0].param_groups[0]
+        factor: float = group["lr"] / group.get("initial_lr", group["lr"])
+        return float(self.hparams["lr"]) * factor
+
+    @property
+    def rates(self) -> str:
+        """The flags of the learning rates that this network has, for a message."""
+        others = [name for name in ("muon_lr", "bias_lr", "head_lr") if self.hparams[name] is not None]
+        return ", ".join(f"--model.{name}" for name in ("lr", *others))
+
     def setup(self, stage: str) -> None:
         """Gives a network that begins from the data some of it: the same images whatever the seed and the rank."""
         mode = self.hparams["compile"]
@@ -169,19 +183,39 @@ class LitNet(LightningModule):
             torch._dynamo.config.recompile_limit = 64
             self.net.compile(mode=mode, dynamic=False)  # the network alone: this class logs while it computes
             self._compiled = True
-        init, data = getattr(self.net, "init_from_images", None), self.trainer.datamodule  # type: ignore[attr-defined]
-        if stage == "fit" and init is not None and hasattr(data, "sample"):
-            init(data.sample(2_000).to(self.trainer.strategy.root_device))
+        data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by a connector
+        if isinstance(data, CIFAR10DataModule):
+            self._check_classes(data.classes)
+        if stage == "fit" and getattr(self.net, "begins_from_images", False):
+            if not isinstance(data, CIFAR10DataModule):
+                raise InputError(
+                    f"net {self.hparams.get('net')} begins from the images: fit it with a CIFAR10DataModule, or call "
+                    "model.net.init_from_images(images) first"
+                )
+            self.net.init_from_images(data.sample(2_000).to(self.trainer.strategy.root_device))  # type: ignore[operator]
 
     def configure_optimizers(self) -> Any:
         """The optimiser, and a schedule as long as the Trainer will fit."""
         h = self.hparams
-        optimizer = self._optimizer()
+        optimizer, total = self._optimizer(), self.trainer.estimated_stepping_batches
+        if total == math.inf and (h["schedule"] != "constant" or h["sizes"]):
+            raise InputError(
+                f"schedule {h['schedule']}, sizes {h['sizes']} need a length: give max_epochs or max_steps"
+            )
         if h["schedule"] == "constant":
             return optimizer
-        factor, total = SCHEDULES[h["schedule"]], int(self.trainer.estimated_stepping_batches)
+        factor = SCHEDULES[h["schedule"]]
         scheduler = LambdaLR(optimizer, lambda step: factor(step / total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _check_classes(self, classes: Sequence[str]) -> None:
+        """Refuses images of other classes, which would go by wrong names; own names for the same number are fine."""
+        unnamed = self.classes == list(CLASSES) != list(classes)
+        if len(classes) != len(self.classes) or unnamed:
+            raise InputError(
+                f"the images have the {len(classes)} classes {classes[0]}, …, the network the {len(self.classes)} "
+                f"classes {self.classes[0]}, …: make it LitNet(classes=data.classes)"
+            )
 
     def _optimizer(self) -> torch.optim.Optimizer:
         h = self.hparams
@@ -212,14 +246,21 @@ class LitNet(LightningModule):
             self._warm_up()
 
     def on_train_start(self) -> None:
-        """Notes how long the fit is, of which the images' size is a function."""
+        """Notes how long the fit is, of which the images' size is a function, and the learning rate."""
         self._total_steps = float(self.trainer.estimated_stepping_batches)
+        for config in self.trainer.lr_scheduler_configs:
+            if isinstance(scheduler := config.scheduler, LambdaLR):
+                # A checkpoint brings the rates of the fit as long as it was; this one may be longer.
+                rates = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+                for group, (base, factor) in zip(scheduler.optimizer.param_groups, rates, strict=True):
+                    group["lr"] = base * factor(scheduler.last_epoch)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Logs the running loss at the log points."""
-        # A multiple of accumulated batches shares a global step: only the last of them has stepped.
+        # Batches that accumulate share a global step: only the last of them has stepped.
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
-        if every and self.trainer.global_step % every == 0 and self._loss_count:
+        stepped = not self.trainer.fit_loop._should_accumulate()
+        if every and stepped and self.trainer.global_step % every == 0 and self._loss_count:
             self._log_train_loss()
 
     def on_train_epoch_end(self) -> None:
@@ -235,7 +276,7 @@ class LitNet(LightningModule):
         """Likewise; and has the network compiled for a test: after a fit the weights have moved in memory."""
         self.test_metrics["loss"].set_dtype(torch.float32)
         trainer: Any = self.trainer
-        if self._compiled and hasattr(trainer.datamodule, "sample"):
+        if self._compiled and isinstance(trainer.datamodule, CIFAR10DataModule):
             self._warm_up_evaluation(trainer.test_dataloaders)
 
     def on_validation_epoch_end(self) -> None:
@@ -266,7 +307,7 @@ class LitNet(LightningModule):
         """Runs a step of each size of images, and a validation, and leaves no trace of it but the compiled code."""
         trainer: Any = self.trainer
         data = trainer.datamodule
-        if not hasattr(data, "sample"):
+        if not isinstance(data, CIFAR10DataModule):
             return  # the first step compiles
         before = {name: value.clone() for name, value in self.net.state_dict().items()}
         images = data.sample(data.hparams["batch_size"] // trainer.world_size).to(self.device)
@@ -274,6 +315,7 @@ class LitNet(LightningModule):
         labels = torch.zeros(len(images), dtype=torch.int64, device=self.device)
         for size in [*(self.hparams["sizes"] or []), None]:
             for _ in range(WARM_UP_RUNS):
+                signals.raise_if_requested()  # compilation takes a while
                 with trainer.precision_plugin.forward_context():
                     loss = F.cross_entropy(self(images if size is None else _resized(images, size)), labels)
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -284,23 +326,24 @@ class LitNet(LightningModule):
         self.train()
         self.net.load_state_dict(before)
 
-    def _warm_up_evaluation(self, loader: Iterable[Batch]) -> None:
+    def _warm_up_evaluation(self, loader: Iterable[Any]) -> None:
         """Runs a batch of each size that `loader` gives."""
         precision: Any = self.trainer.precision_plugin
         for images in {len(images): images for images, _ in loader}.values():
             for _ in range(WARM_UP_RUNS):
+                signals.raise_if_requested()
                 with precision.forward_context():
                     self.logits(precision.convert_input(images.to(self.device, copy=True)))
 
     def _log_train_loss(self) -> None:
         # Every rank has the same number of images, so the mean over ranks is that over images.
         mean = self.trainer.strategy.reduce(self._loss_sum / self._loss_count, reduce_op="mean").item()
-        lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+        lr = self.current_lr
         if not math.isfinite(mean):
             last = "never logged" if self._last_train_loss is None else f"{self._last_train_loss:.4f}"
             raise NonFiniteError(
                 f"the training loss is {mean} at step {self.trainer.global_step}, with lr {lr:g}; "
-                f"the last finite loss was {last}: lower --model.lr"
+                f"the last finite loss was {last}: lower {self.rates}"
             )
         self.log_dict({"train_loss": mean, "lr": lr}, prog_bar=True)
         self._last_train_loss = mean
@@ -318,12 +361,14 @@ class LitNet(LightningModule):
         values = metrics.compute()  # over all ranks
         prefix = metrics.prefix or ""
         self.last_evaluation = {name.removeprefix(prefix): value.cpu() for name, value in values.items()}
-        per_class = zip(self.classes, self.last_evaluation["acc_per_class"], strict=True)
+        # A class without images has no accuracy, which is not one of 0.
+        counts = self.last_evaluation["confusion"].sum(1)
+        rows = zip(self.classes, self.last_evaluation["acc_per_class"], counts, strict=True)
         self.log_dict(
             {
                 f"{prefix}loss": values[f"{prefix}loss"],
                 f"{prefix}acc": values[f"{prefix}acc"],
-                **{f"{prefix}acc/{name}": accuracy for name, accuracy in per_class},
+                **{f"{prefix}acc/{name}": accuracy for name, accuracy, count in rows if count},
             },
             sync_dist=True,  # the ranks have the same figures already; Lightning warns without it
             reduce_fx="max",  # of equal figures, exactly those; their mean may be rounded

@@ -177,6 +177,16 @@ class FitLoop(_FitLoop):
     """The epochs, with a position that a checkpoint states outright: epochs finished, and batches of the next one."""
 
     @property
+    def done(self) -> bool:
+        """Whether to leave the loop: never before the end of an epoch in which the run was interrupted.
+
+        With a max_steps Lightning would leave at once where the last step is done, and the epoch's validation and log
+        are not.
+        """
+        pending = self.epoch_loop.resumed and self.epoch_loop.batch_progress.current.ready
+        return not pending and super().done
+
+    @property
     def position(self) -> tuple[int, int]:
         """Epochs finished, and batches done of the epoch after them; all batches where its validation is to come."""
         epochs, batches = self.epoch_progress.current, self.epoch_loop.batch_progress.current

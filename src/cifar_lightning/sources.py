@@ -117,7 +117,7 @@ def _plan(source: str, split: str, data_dir: str | Path, sha256: str | None) -> 
     try:
         stat = path.stat()
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): prepare() fetches the archive") from error
+        raise InputError(f"{path} cannot be read ({error.strerror}): prepare_data() fetches the archive") from error
 
     def decode() -> Decoded:
         archive.check_digest(path, expected)

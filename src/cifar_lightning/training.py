@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
@@ -125,20 +126,30 @@ def resume(run: str | Path, changes: Mapping[str, Any] | None = None) -> dict[st
     quiet.install()
     folder = Path(run)
     before = read_settings(folder)
-    changed_settings(before, changes or {})
+    changes = dict(changes or {})
+    if changes.get("precision") == "auto":
+        del changes["precision"]  # as the run has it
+    elif "precision" in changes:
+        where = {"accelerator": before["accelerator"], "devices": before["devices"], **changes}
+        accelerator, _ = resolve_devices(where["accelerator"], where["devices"])
+        changes["precision"] = resolve_precision(changes["precision"], accelerator)
+    changed_settings(before, changes)
     if not is_first_rank():
-        _check(changed_settings(before, changes or {}))
+        _check(changed_settings(before, changes))
         return join()
     with held(folder) as lock:
         before = read_settings(folder)
-        settings = changed_settings(before, changes or {})
+        settings = changed_settings(before, changes)
         if (folder / "results.json").exists() and all(settings[k] == before[k] for k in ("max_epochs", "max_steps")):
             raise InputError(
                 f"nothing to resume: {folder} has finished; give a higher --max_epochs to train it further"
             )
-        if step_checkpoints(folder / "checkpoints"):
-            newest_readable(folder / "checkpoints")  # else: stopped before its first step
         processes = _check(settings)
+        if step_checkpoints(folder / "checkpoints"):  # else: stopped before its first step
+            newest, _ = newest_readable(folder / "checkpoints")
+            if settings["data"] != before["data"]:
+                data = CIFAR10DataModule(**settings["data"])
+                data.load_state_dict(load_checkpoint(newest)["CIFAR10DataModule"])  # are they the same images?
         for part in folder.rglob(".*.part"):  # of a process that was killed while it wrote
             part.unlink()
         (folder / "results.json").unlink(missing_ok=True)
@@ -197,7 +208,16 @@ def _check(settings: Settings) -> int:
             f"trainer.val_check_interval {interval} is more than the {batches} batches of an epoch: give at most that, "
             "or also --trainer.check_val_every_n_epoch null"
         )
-    LitNet(**settings["model"], classes=data.classes)
+    model = LitNet(**settings["model"], classes=data.classes).eval()
+    for size in model.hparams["sizes"] or []:
+        try:
+            with torch.no_grad():
+                model(torch.zeros(1, 3, size, size))
+        except RuntimeError as error:
+            raise InputError(
+                f"sizes {model.hparams['sizes']}: the network {model.hparams['net']} takes no images of {size} pixels "
+                "a side; leave them out, or give larger ones or another --model.net"
+            ) from error
     return devices
 
 

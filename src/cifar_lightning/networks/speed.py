@@ -18,6 +18,9 @@ class SpeedNet(nn.Module):
 
     `init_from_images` sets the first layer from the data; LitNet calls it at the start of a fit.
 
+    Attributes:
+        begins_from_images: Whether that is still to be done: until then, or until weights are loaded.
+
     Args:
         num_classes: Number of logits.
         width: Channels of the first block; the later two have `growth` times as many.
@@ -45,6 +48,8 @@ class SpeedNet(nn.Module):
         self.whiten = nn.Conv2d(3, first, 2, stride) if whiten else nn.Conv2d(3, first, 3, stride, padding=1)
         if whiten:
             self.whiten.weight.requires_grad_(False)
+        self.begins_from_images = whiten
+        self.register_load_state_dict_post_hook(_has_begun)  # type: ignore[no-untyped-call]
         channels = [first, *widths]
         self.blocks = nn.Sequential(*(SpeedBlock(channels[i], channels[i + 1], convs) for i in range(3)))
         self.head = nn.Linear(widths[-1], num_classes, bias=False)
@@ -66,12 +71,17 @@ class SpeedNet(nn.Module):
         """
         if self.whiten.weight.requires_grad:
             return
+        self.begins_from_images = False
         patches = F.unfold(images.float(), 2).transpose(1, 2).reshape(-1, 12)  # as a 2x2 convolution sees them
         values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
         filters = (vectors / (values + 5e-4).sqrt()).T.flip(0).reshape(12, 3, 2, 2)  # the strongest first
         self.whiten.weight.copy_(torch.cat([filters, -filters]))
         assert self.whiten.bias is not None
         self.whiten.bias.zero_()
+
+
+def _has_begun(net: SpeedNet, incompatible_keys: object) -> None:
+    net.begins_from_images = False
 
 
 class SpeedBlock(nn.Module):
