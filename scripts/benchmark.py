@@ -136,12 +136,16 @@ def compare_to_accuracy(job: Job) -> list[Table]:
     """
     count = job.machine["train_images"]
     limit = {"images": 4 * QUICK_STEPS, "epochs": 1} if job.quick else {}
-    flags = ("--max_steps", "10") if job.quick else ()
+
+    def flags(run: str) -> tuple[str, ...]:
+        steps = 4 * QUICK_STEPS // recipe_settings(run.partition(":")[0])["data"]["batch_size"]  # as many images, or
+        return ("--max_steps", str(max(10, steps))) if job.quick else ()
+
     turns = interleaved(
         job.repeats,
         {
             "tutorial's script": lambda: call("tutorial_script", data=job.data, **limit),
-            **{run: partial(fit, job, *recipe_flags(run, count), "--devices", "1", *flags) for run in job.recipes},
+            **{run: partial(fit, job, *recipe_flags(run, count), "--devices", "1", *flags(run)) for run in job.recipes},
         },
     )
 
@@ -443,7 +447,7 @@ def execute(arguments: Sequence[str]) -> dict[str, float]:
     if process.returncode:
         text = shown.decode(errors="replace").strip()
         raise RunError(f"{' '.join(arguments)} ended with {process.returncode}:\n{text}")
-    unit = 1e6 if sys.platform == "darwin" else 1e3  # ru_maxrss is in bytes there, in kB here
+    unit = 1e6 if sys.platform == "darwin" else 1e6 / 1024  # ru_maxrss is in bytes there, in KiB here
     return {
         "process_seconds": seconds,
         "cpu_seconds": usage.ru_utime + usage.ru_stime,

@@ -56,17 +56,23 @@ def prediction_grid(images: Tensor, labels: Tensor, predictions: Tensor, classes
     return figure
 
 
-def curves(rows: Rows) -> Figure:
+def curves(rows: Rows, label_smoothing: float = 0.0) -> Figure:
     """Plot losses (left) and accuracies (right) against optimiser steps.
 
     Args:
         rows: the lines of a metrics.csv in order: `step` and any of `train_loss`, `val_loss`, `val_acc`,
             `test_loss`, `test_acc` (0..1). A row without a step belongs to the last one seen.
+        label_smoothing: that of `train_loss`, which is the higher for it; the other losses are without.
     """
     figure = _figure(12, 4.5)
     loss, accuracy = figure.subplots(1, 2, sharex=True)
 
-    _line(loss, *_series(rows, "train_loss"), BLUE, "train (running mean)")
+    _line(
+        loss,
+        *_series(rows, "train_loss"),
+        BLUE,
+        "train (running mean)" if not label_smoothing else f"train (labels smoothed by {label_smoothing:g})",
+    )
     _line(loss, *_series(rows, "val_loss"), ORANGE, "validation")
     _star(loss, *_series(rows, "test_loss"), "test {:.3f}")
     loss.set(title="Loss", ylabel="cross-entropy")

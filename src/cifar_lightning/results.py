@@ -78,7 +78,7 @@ def draw(model: LitNet, data: CIFAR10DataModule, confusion: Tensor, folder: Path
         "per_class_accuracy": plots.per_class_bars(confusion, model.classes),
     }
     if rows := read_rows(metrics):
-        figures["curves"] = plots.curves(rows)
+        figures["curves"] = plots.curves(rows, model.hparams["label_smoothing"])
     for name, figure in figures.items():
         signals.raise_if_requested()
         write_atomically(folder / f"{name}.png", partial(figure.savefig, format="png"))
