@@ -26,7 +26,7 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["cifar_lightning.training", "jsonargparse", "matplotlib.pyplot"])
 
 
-def start(script, *arguments, cwd, fault="", env=None, plain=True, user=None):
+def start(script, *arguments, cwd, fault="", env=None, user=None):
     """Starts scripts/SCRIPT.py with a fault, as this user or another (an id).
 
     Gives the process, which has `log`, the file of all that it prints.
@@ -38,7 +38,7 @@ def start(script, *arguments, cwd, fault="", env=None, plain=True, user=None):
             "PYTHONPATH": os.pathsep.join([str(FAULTS), os.environ.get("PYTHONPATH", "")]),
             "COLUMNS": "100",
         },
-        **({"FAULT_PLAIN": "1"} if plain else {}),
+        **({} if ":report:" in fault else {"FAULT_PLAIN": "1"}),  # figures take time, in which that fault strikes
         **(env or {}),
     }
     process = _context.Process(target=_main, args=(script, [str(a) for a in arguments], str(cwd), env, str(log), user))

@@ -158,10 +158,10 @@ class LitNet(LightningModule):
 
     @property
     def current_lr(self) -> float:
-        """The learning rate of this step; those of other groups stand in the same proportion to it as at the start."""
-        group = self.trainer.optimizers[0].param_groups[0]
-        factor: float = group["lr"] / group.get("initial_lr", group["lr"])
-        return float(self.hparams["lr"]) * factor
+        """The learning rate, where the schedule is, of the weights that have no rate of their own."""
+        groups = self.trainer.optimizers[0].param_groups
+        own = (g for g in groups if g.get("initial_lr", g["lr"]) == self.hparams["lr"])
+        return float(next(own, groups[0])["lr"])
 
     @property
     def rates(self) -> str:
