@@ -17,7 +17,10 @@ from cifar_lightning.lit_net import shrunk
 from cifar_lightning.results import draw
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:`isinstance.treespec", "ignore:The number of training batches", "ignore:.*does not have many workers"
+    "ignore:`isinstance.treespec",
+    "ignore:The number of training batches",
+    "ignore:.*does not have many workers",
+    "ignore:You defined a `validation_step`",
 )
 
 
