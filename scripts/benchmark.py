@@ -137,15 +137,21 @@ def compare_to_accuracy(job: Job) -> list[Table]:
     count = job.machine["train_images"]
     limit = {"images": 4 * QUICK_STEPS, "epochs": 1} if job.quick else {}
 
-    def flags(run: str) -> tuple[str, ...]:
-        steps = 4 * QUICK_STEPS // recipe_settings(run.partition(":")[0])["data"]["batch_size"]  # as many images, or
-        return ("--max_steps", str(max(10, steps))) if job.quick else ()
+    def shortened(run: str) -> tuple[str, ...]:
+        """As many images as the script trains on, and no less than ten steps."""
+        if not job.quick:
+            return ()
+        batch_size = recipe_settings(run.partition(":")[0])["data"]["batch_size"]
+        return "--max_steps", str(max(10, limit["images"] // batch_size))
 
     turns = interleaved(
         job.repeats,
         {
             "tutorial's script": lambda: call("tutorial_script", data=job.data, **limit),
-            **{run: partial(fit, job, *recipe_flags(run, count), "--devices", "1", *flags(run)) for run in job.recipes},
+            **{
+                run: partial(fit, job, *recipe_flags(run, count), "--devices", "1", *shortened(run))
+                for run in job.recipes
+            },
         },
     )
 

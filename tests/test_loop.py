@@ -10,15 +10,21 @@ from cifar_lightning.devices import fit_cpu
 pytestmark = pytest.mark.filterwarnings("ignore:`isinstance.treespec", "ignore:.*`num_workers`")
 
 
-def trained(ours, model=None, callbacks=(), **options):
-    torch.manual_seed(0)
-    model = model or LitNet(lr=0.01, schedule="cosine")
+def two_epochs(ours, **options):
+    """A Trainer with our loop, or with Lightning's."""
     trainer = Trainer(
         accelerator="cpu", devices=1, max_epochs=2, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, callbacks=list(callbacks), **options,
+        enable_progress_bar=False, enable_model_summary=False, **options,
     )  # fmt: skip
     if ours:
         loop.install(trainer)
+    return trainer
+
+
+def trained(ours, model=None, callbacks=(), **options):
+    torch.manual_seed(0)
+    model = model or LitNet(lr=0.01, schedule="cosine")
+    trainer = two_epochs(ours, callbacks=list(callbacks), **options)
     trainer.fit(model, fake_data(200, batch_size=20))
     assert trainer.global_step == 20 // options.get("accumulate_grad_batches", 1)
     if ours:
@@ -66,13 +72,7 @@ def test_a_validation_finds_only_gradients_that_are_still_to_be_used(accumulated
             self.kept += (self.net.fc3.weight.grad is not None,)
 
     def gradients(ours):
-        trainer = Trainer(
-            accelerator="cpu", devices=1, max_epochs=2, logger=False, enable_checkpointing=False,
-            enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, val_check_interval=5,
-            accumulate_grad_batches=accumulated,
-        )  # fmt: skip
-        if ours:
-            loop.install(trainer)
+        trainer = two_epochs(ours, num_sanity_val_steps=0, val_check_interval=5, accumulate_grad_batches=accumulated)
         trainer.fit(model := Looking(), fake_data(220, batch_size=20, val_split=20))
         return list(model.kept)
 

@@ -67,12 +67,8 @@ def curves(rows: Rows, label_smoothing: float = 0.0) -> Figure:
     figure = _figure(12, 4.5)
     loss, accuracy = figure.subplots(1, 2, sharex=True)
 
-    _line(
-        loss,
-        *_series(rows, "train_loss"),
-        BLUE,
-        "train (running mean)" if not label_smoothing else f"train (labels smoothed by {label_smoothing:g})",
-    )
+    train = f"train (labels smoothed by {label_smoothing:g})" if label_smoothing else "train (running mean)"
+    _line(loss, *_series(rows, "train_loss"), BLUE, train)
     _line(loss, *_series(rows, "val_loss"), ORANGE, "validation")
     _star(loss, *_series(rows, "test_loss"), "test {:.3f}")
     loss.set(title="Loss", ylabel="cross-entropy")

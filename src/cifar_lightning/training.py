@@ -130,9 +130,9 @@ def resume(run: str | Path, changes: Mapping[str, Any] | None = None) -> dict[st
     if changes.get("precision") == "auto":
         del changes["precision"]  # as the run has it
     elif "precision" in changes:
-        where = {"accelerator": before["accelerator"], "devices": before["devices"], **changes}
-        accelerator, _ = resolve_devices(where["accelerator"], where["devices"])
-        changes["precision"] = resolve_precision(changes["precision"], accelerator)
+        after = {**before, **changes}
+        accelerator, _ = resolve_devices(after["accelerator"], after["devices"])
+        changes["precision"] = resolve_precision(after["precision"], accelerator)
     changed_settings(before, changes)
     if not is_first_rank():
         _check(changed_settings(before, changes))
@@ -201,8 +201,8 @@ def _check(settings: Settings) -> int:
     data.setup("fit")
     check_batch_size(data.hparams["batch_size"], len(data.train_indices), ranks)
     batches = len(data.train_indices) // data.hparams["batch_size"]
-    interval = settings.get("trainer", {}).get("val_check_interval")
-    by_epoch = settings.get("trainer", {}).get("check_val_every_n_epoch", 1) is not None
+    trainer = settings.get("trainer", {})
+    interval, by_epoch = trainer.get("val_check_interval"), trainer.get("check_val_every_n_epoch", 1) is not None
     if isinstance(interval, int) and interval > batches and by_epoch and len(data.val_indices):
         raise InputError(
             f"trainer.val_check_interval {interval} is more than the {batches} batches of an epoch: give at most that, "

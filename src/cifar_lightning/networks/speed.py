@@ -18,9 +18,6 @@ class SpeedNet(nn.Module):
 
     `init_from_images` sets the first layer from the data; LitNet calls it at the start of a fit.
 
-    Attributes:
-        begins_from_images: Whether that is still to be done: until then, or until weights are loaded.
-
     Args:
         num_classes: Number of logits.
         width: Channels of the first block; the later two have `growth` times as many.
@@ -30,6 +27,9 @@ class SpeedNet(nn.Module):
         stride: Of that first layer. With 2 the whitening layer's patches do not overlap: they hold all of the image in
             a quarter of the pixels, and every later layer does a quarter of the work.
         scale: The logits' factor, which sets how fast the last layer learns.
+
+    Attributes:
+        begins_from_images: Whether `init_from_images` is still to come: until it has, or weights are loaded.
     """
 
     def __init__(
