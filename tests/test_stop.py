@@ -1,9 +1,13 @@
 """Told to stop, a job stops; and where it must die, it says of what."""
 
+import fcntl
 import os
+import pty
+import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 
 import pytest
@@ -24,6 +28,7 @@ def wait_for(condition, seconds=60):
         (1, "int@-:train:19", 130),
         (1, "term@-:val:2", 143),
         (1, "int@-:test:2", 130),
+        (1, "hup@-:train:12", 129),
         (1, "term@-:write:3", 143),
         (1, "term@-:report:1", 143),
         (2, "term@1:train:3", 143),
@@ -35,7 +40,7 @@ def test_a_signal_stops_with_a_checkpoint(whole, tmp_path, devices, fault, code)
     """To the process, to one rank, the other, the launcher or all; in training, evaluation, saving and reporting."""
     done = job("fit", *SMALL, "--devices", devices, cwd=tmp_path, fault=fault, timeout=60)
     run = tmp_path / "lightning_logs" / "version_0"
-    name = "SIGTERM" if code == 143 else "SIGINT"
+    name = {129: "SIGHUP", 130: "SIGINT", 143: "SIGTERM"}[code]
     assert done.code == code, done.text
     assert [line for line in done.lines if "stopped" in line or "Error" in line] == [
         f"stopped by {name}; go on with --resume lightning_logs/version_0"
@@ -93,6 +98,58 @@ def test_a_signal_that_comes_twice_is_one_request(tmp_path):
     assert end(process, timeout=30).code in (143, 130)
     assert step_of(run) % 7 or step_of(run) % 18  # saved where it was
     assert process.log.read_text().count("stopped by") == 1
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_closed_terminal_stops_with_a_checkpoint(tmp_path, devices):
+    """The bar can be drawn no more, which must not keep the run from saving."""
+    terminal, end_of_it = pty.openpty()
+
+    def own_session():
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    # One checkpoint an epoch, which takes a while: the next is the one that the stop writes.
+    long = ("--data.synthetic_size", 20_000, "--data.batch_size", 2, "--checkpoint_every_n_steps", "null")
+    arguments = [str(part) for part in (*SMALL, *long, "--devices", devices)]
+    process = subprocess.Popen(
+        [sys.executable, SCRIPTS / "fit.py", *arguments],
+        cwd=tmp_path,
+        stdin=end_of_it,
+        stdout=end_of_it,
+        stderr=end_of_it,
+        preexec_fn=own_session,
+    )
+    os.close(end_of_it)
+    run = tmp_path / "lightning_logs" / "version_0"
+    shown = b""
+
+    def is_under_way():
+        nonlocal shown
+        if select.select([terminal], [], [], 0)[0]:
+            shown += os.read(terminal, 4096)
+        return b"epoch 1/2" in shown
+
+    wait_for(is_under_way)
+    assert step_of(run) == 0
+    os.close(terminal)
+    assert process.wait(timeout=60) == 129
+    assert step_of(run) > 0
+    assert processes_of(tmp_path) == []
+
+
+def test_a_hangup_that_nohup_ignores_is_ignored(tmp_path):
+    arguments = [str(part) for part in SMALL]
+    done = subprocess.run(
+        ["nohup", sys.executable, SCRIPTS / "fit.py", *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "FAULT": "hup@-:train:3", "FAULT_PLAIN": "1", "PYTHONPATH": str(FAULTS)},
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert (tmp_path / "lightning_logs" / "version_0" / "results.json").exists()
 
 
 def test_a_rank_that_fails_is_named_last(tmp_path):

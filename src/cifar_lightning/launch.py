@@ -29,7 +29,7 @@ SUSPENDED_SECONDS = 20.0  # that a rank may be suspended (SIGSTOP) while the oth
 POLL_SECONDS = 0.05
 REPORT_BYTES = 60_000  # a pipe takes 64 KiB without a reader
 
-STOPS = (128 + signal.SIGTERM, 128 + signal.SIGINT)  # exit codes of a process that was told to stop
+STOPS = tuple(128 + signum for signum in signals.STOPS)  # exit codes of a process that was told to stop
 
 
 def launched() -> bool:

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: the first asks the job to stop, a second ends it at once.
+"""SIGTERM, SIGINT and SIGHUP: the first asks the job to stop, a second ends it at once.
 
 While there is something to save or to end in order (inside `deferred()`: training, evaluation, watching over ranks),
 the first signal only raises a flag, which the callback `StopOnSignal` reads between batches: a handler that did more
@@ -16,6 +16,9 @@ from types import FrameType
 
 from cifar_lightning.errors import Stopped
 
+# Of a terminal that is closed; Windows has none.
+SIGHUP = getattr(signal, "SIGHUP", None)
+STOPS = tuple(signum for signum in (signal.SIGTERM, signal.SIGINT, SIGHUP) if signum is not None)
 # A shell's `timeout` and some schedulers send a signal to a process and again to its group: that is one request.
 ECHO_SECONDS = 0.3
 
@@ -26,18 +29,21 @@ _first_at = float("-inf")
 _deferred = False
 _done = False
 _silent = False
+_terminals: list[int] = []
 
 
 def install(silent: bool = False) -> None:
-    """Handles SIGTERM and SIGINT from now on. Main thread only.
+    """Handles these signals from now on, but a SIGHUP that `nohup` has this process ignore. Main thread only.
 
     Args:
         silent: Another process says that the job was stopped; so does the first rank for the others.
     """
     global _silent
     _silent = silent or os.environ.get("RANK", "0") != "0"
-    signal.signal(signal.SIGTERM, _handle)
-    signal.signal(signal.SIGINT, _handle)
+    _terminals[:] = [fd for fd in (1, 2) if os.isatty(fd)]
+    for signum in STOPS:
+        if signum != SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:
+            signal.signal(signum, _handle)
 
 
 def message(signum: int) -> str:
@@ -47,8 +53,11 @@ def message(signum: int) -> str:
 
 def _handle(signum: int, frame: FrameType | None) -> None:
     global _first_at, requested
+    _leave_terminal(signum)
     now = time.monotonic()
     if _done or (_deferred and now - _first_at < ECHO_SECONDS):
+        return
+    if signum == SIGHUP and requested:  # from the kernel, and again from the shell as it ends: a second is no order
         return
     if not _deferred or _first_at > float("-inf"):
         _end(signum)
@@ -67,11 +76,21 @@ def _end(signum: int) -> None:
 def request(signum: int) -> None:
     """Asks this process to stop, from another thread: what the launcher passes on. Never counts as a second signal."""
     global requested
+    _leave_terminal(signum)
     if _done:
         return
     if not _deferred:
         _end(signum)
     requested = requested or signum
+
+
+def _leave_terminal(signum: int) -> None:
+    """After a SIGHUP the terminal is gone: whatever this process went on to print there would be an error."""
+    if signum == SIGHUP and _terminals:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        while _terminals:
+            os.dup2(nowhere, _terminals.pop())
+        os.close(nowhere)
 
 
 @contextmanager
