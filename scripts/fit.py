@@ -19,7 +19,10 @@ def script(arguments: Sequence[str]) -> None:
 
     parser = new_parser("fit.py", __doc__)
     parser.add_argument(
-        "--config", action=ActionConfigFile, metavar="FILE", help="YAML file of settings, such as a run's config.yaml."
+        "--config",
+        action=ActionConfigFile,
+        metavar="FILE",
+        help="YAML file of settings, e.g. a run's config.yaml; later flags win.",
     )
     parser.add_argument("--recipe", type=str, default=None, help=f"Named settings: {', '.join(recipes())}.")
     parser.add_argument("--resume", type=str, default=None, help="A run's folder; auto: the newest unfinished run.")

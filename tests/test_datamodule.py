@@ -6,10 +6,11 @@ import pytest
 import torch
 from archives import batches, write_archive
 from lightning import LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 from torch import nn
 
-from cifar_lightning import CIFAR10DataModule, InputError, fake_data
+from cifar_lightning import CIFAR10DataModule, InputError, LitNet, fake_data, load_model
 from cifar_lightning.cifar10 import CIFAR100_CLASSES, CIFAR100_MEAN, CIFAR100_STD, CLASSES, MEAN, STD
 
 pytestmark = pytest.mark.filterwarnings("ignore:`isinstance.treespec")
@@ -93,13 +94,12 @@ class Noting(TheirModule):
 
 def test_lightning_asks_for_a_new_order_every_epoch():
     module = Noting()
-    quiet_trainer(max_epochs=2).fit(module, data := fake_data(60))
+    quiet_trainer(max_epochs=2).fit(module, fake_data(60))
     alone = fake_data(60)
     alone.setup("fit")
     loader = alone.train_dataloader()
     assert module.orders == [y.tolist() for _ in range(2) for _, y in loader]
     assert module.orders[:3] != module.orders[3:]
-    assert data.train_dataloader() is not loader
 
 
 def test_overfit_batches_are_the_same_in_every_epoch():
@@ -236,9 +236,68 @@ def test_normalize_is_what_the_loaders_do(normalization):
 
 def test_a_resumed_run_refuses_other_images():
     state = fake_data(200).state_dict()
-    fake_data(200).load_state_dict(state)
+    fake_data(200).check_images(state)
     with pytest.raises(InputError, match="are not those that the run began with"):
-        fake_data(210).load_state_dict(state)
+        fake_data(210).check_images(state)
+
+
+def test_it_loads_from_a_checkpoint_before_its_images_are_there(tmp_path):
+    write_folders(tmp_path / "here", {"dog": 8, "cat": 8}, size=32)
+    data = CIFAR10DataModule(tmp_path / "here", source="folder", batch_size=4)
+    trainer = quiet_trainer(max_epochs=1)
+    trainer.fit(LitNet(classes=["cat", "dog"]), data)
+    trainer.save_checkpoint(tmp_path / "it.ckpt")
+    (tmp_path / "here").rename(tmp_path / "elsewhere")
+    assert CIFAR10DataModule.load_from_checkpoint(tmp_path / "it.ckpt").hparams["batch_size"] == 4
+
+
+def test_its_arguments_are_its_own(tmp_path):
+    """Lightning would also take those of a constructor that calls this one."""
+
+    class Own(CIFAR10DataModule):
+        def __init__(self, folder, batch_size=32, val_split="none"):
+            super().__init__(folder, batch_size=batch_size * 2, val_split=0.1, source="synthetic")
+
+    class Module(LightningModule):
+        def __init__(self, batch_size=7, seed=99, flip="no such"):
+            super().__init__()
+            self.data = fake_data(100, batch_size=10, val_split=20)
+            self.net = LitNet(momentum=0.5)
+
+    class Net(LitNet):
+        def __init__(self, lr=1.0, path=tmp_path):
+            super().__init__(lr=lr / 2)
+
+    own, module, net = Own(tmp_path), Module(), Net()
+    assert own.hparams["batch_size"] == 64
+    assert own.hparams["val_split"] == 0.1
+    assert own.hparams["data_dir"] == str(tmp_path)
+    assert set(own.hparams) == set(module.data.hparams)
+    assert (module.data.hparams["seed"], module.data.hparams["flip"]) == (0, "random")
+    assert set(module.net.hparams) == set(LitNet().hparams) == set(net.hparams)
+    assert net._optimizer().param_groups[0]["lr"] == 0.5
+
+
+def test_it_fits_a_module_that_has_hyperparameters_of_the_same_names(tmp_path):
+    class Theirs(LitNet):
+        def __init__(self, batch_size=64, seed=None):
+            super().__init__()
+            self.save_hyperparameters()
+
+    data = fake_data(60)
+    trainer = Trainer(
+        max_epochs=1, logger=CSVLogger(tmp_path), accelerator="cpu", enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
+    )  # fmt: skip
+    trainer.fit(Theirs(), data)
+    assert trainer.global_step == 3
+
+
+def test_a_sample_holds_no_held_out_image():
+    data = fake_data(100, val_split=0.5)
+    train = data.normalize(data.image_set("train").images[data.train_indices])
+    sample = data.sample(1_000)
+    assert torch.equal(sample, train)
 
 
 # --- mistakes --------------------------------------------------------------------------------------------
@@ -256,7 +315,7 @@ def test_a_resumed_run_refuses_other_images():
         ("synthetic_size", 5, "synthetic_size 5 is out of range: give 10 or more"),
         ("source", "imagenet", "source imagenet is out of range: give cifar10 or cifar100 or folder or synthetic"),
         ("flip", "upwards", "flip upwards is out of range: give none or random or alternating"),
-        ("normalization", "whole", "normalization whole is out of range: give half or dataset"),
+        ("normalization", "whole", "normalization whole is out of range: give half or dataset or cifar10 or cifar100"),
     ],
 )
 def test_values_out_of_range(name, value, message):
@@ -295,4 +354,5 @@ LightningCLI(LitNet, CIFAR10DataModule, save_config_callback=None)
         [sys.executable, "-c", program, *flags], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert len(list(tmp_path.rglob("*.ckpt"))) == 1
+    (checkpoint,) = tmp_path.rglob("*.ckpt")
+    assert load_model(checkpoint).hparams["lr"] == 0.01

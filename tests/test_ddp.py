@@ -1,5 +1,7 @@
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -125,3 +127,34 @@ def test_ranks_agree_on_the_cpu_whatever_the_machine_has(monkeypatch, gpus):
     carriers = BackendConfig(_backends()).get_device_backend_map()
     assert carriers["cpu"] == "gloo"
     assert carriers["cuda"] == ("nccl" if gpus else "gloo")
+
+
+LOADERS = """
+import torch
+from lightning.pytorch import Trainer
+from cifar_lightning import LitNet, fake_data
+
+data = fake_data(101, batch_size=10)
+data.prepare_data()
+data.setup()
+torch.manual_seed(0)
+model = LitNet()
+trainer = Trainer(
+    accelerator="cpu", devices=2, strategy="ddp", max_epochs=1, logger=False, enable_checkpointing=False,
+    enable_progress_bar=False, enable_model_summary=False,
+)
+trainer.fit(model, data.train_dataloader())
+trainer.test(model, data.test_dataloader(), verbose=False)
+if trainer.is_global_zero:
+    print(trainer.global_step, int(model.last_evaluation["confusion"].sum()))
+"""
+
+
+def test_loaders_without_their_module_are_shared_too(tmp_path):
+    """Lightning gives a sampler to a DataLoader of torch's only."""
+    (tmp_path / "own.py").write_text(LOADERS)
+    done = subprocess.run(
+        [sys.executable, "own.py"], cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["10", "20"]

@@ -182,8 +182,10 @@ def test_mirror_is_a_local_archive(payload, tmp_path, monkeypatch, of_folder):
 def test_bad_mirrors(payload, tmp_path):
     (tmp_path / "bad.tar.gz").write_bytes(payload[:-1])
     for mirror, message in [
-        ("http://example.com/x", "mirror http://example.com/x is not https: name an https address"),
-        ("ftp://127.0.0.1/x", "mirror ftp://127.0.0.1/x is not https"),
+        ("http://example.com/x", "mirror http://example.com/x is no https address: name one"),
+        ("ftp://127.0.0.1/x", "mirror ftp://127.0.0.1/x is no https address"),
+        ("https://[x/", "mirror https://[x/ is no https address"),
+        ("~nobody-of-this-name/x", "mirror ~nobody-of-this-name/x: no file ~nobody-of-this-name/x"),
         (str(tmp_path / "none"), f"mirror {tmp_path / 'none'}: no file {tmp_path / 'none'}"),
         (str(tmp_path / "bad.tar.gz"), f"{tmp_path / 'bad.tar.gz'} (has SHA-256 "),
     ]:

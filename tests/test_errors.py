@@ -1,18 +1,27 @@
 """A mistake ends in one line that names the value, the cause and the next step, and leaves nothing behind."""
 
+import os
 import socket
 
 import pytest
 import torch
 from conftest import SYNTHETIC, one_line
+from jobs import job
 from PIL import Image
+
+from cifar_lightning import InputError, training
+from cifar_lightning.run_folder import newest_unfinished
 
 FIT = (*SYNTHETIC, "--data.synthetic_size", "100")
 
 # flags: what the line says
 MISTAKES = {
     ("--data.batchsize", "8"): "unknown flag --data.batchsize: did you mean --data.batch_size?",
-    ("--learning_rate", "8"): "unknown flag --learning_rate: see --help",
+    (
+        "--learning_rate",
+        "8",
+    ): "unknown flag --learning_rate: see --help; an argument of Lightning's Trainer is given as "
+    "--trainer.learning_rate",
     ("--devcies=2",): "unknown flag --devcies: did you mean --devices?",
     ("stray",): "unrecognized arguments: stray; see --help",
     ("--data.batch_size",): "argument --data.batch_size: expected one argument; see --help",
@@ -22,6 +31,20 @@ MISTAKES = {
     ("--data.batch_size", "101"): "batch_size 101 is more than the 100 training images: give at most 100",
     ("--data.batch_size", "10", "--devices", "3"): "batch_size 10 cannot be shared by 3 devices: it is the global "
     "batch, images per step over all devices; give 9 or 12",
+    (
+        "--data.batch_size",
+        "10",
+        "--devices",
+        "2",
+        "--data.val_split",
+        "1",
+    ): "devices: 2 are more than the 1 image of an evaluation: give at most 1, or more images",
+    ("--data.batch_size", "42", "--devices", "21"): "devices: 21 are more than the 20 images of an evaluation: give at "
+    "most 20, or more images",
+    ("--lr", "3"): "unknown flag --lr: did you mean --model.lr?",
+    ("--gradient_clip_val", "1"): "unknown flag --gradient_clip_val: see --help; an argument of Lightning's Trainer is "
+    "given as --trainer.gradient_clip_val",
+    ("--model.lr", ""): "--model.lr (nothing) is not valid: give a number",
     ("--data.val_split", "-1"): "val_split -1 is out of range: give a count, or a fraction from 0 to 1",
     ("--data.val_split", "1.5"): "val_split 1.5 is out of range: give a fraction below 1",
     ("--data.val_split", "100"): "val_split 100 leaves none of the 100 training images: give less",
@@ -73,6 +96,50 @@ def test_fit(call, tmp_path, flags):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max_epochs:\nseed: 0\n", "--max_epochs null is not valid: give a value, or leave it out"),
+        ("model: {lr: null}\n", "--model.lr null is not valid: give a value, or leave it out"),
+        ("model: {net: 5}\n", "--model.net 5 is not valid: give text (in quotes)"),
+        ("recipe: quick\n", "recipe quick in a file of settings does nothing: give --recipe quick as a flag"),
+        ("resume: auto\n", "resume auto in a file of settings does nothing: give --resume auto as a flag"),
+        ("\udcff\udcfe", "a file given with --config is no text (invalid start byte): give a YAML file"),
+    ],
+)
+def test_a_file_of_settings(call, tmp_path, text, message):
+    (tmp_path / "mine.yaml").write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert one_line(*call("fit", *FIT, "--config", "mine.yaml")) == f"error: {message}\n"
+    assert not (tmp_path / "lightning_logs").exists()
+
+
+def test_another_programs_folder_is_no_run_to_resume(call, tmp_path):
+    """Lightning's own command line writes such a one."""
+    theirs = tmp_path / "lightning_logs" / "version_0"
+    theirs.mkdir(parents=True)
+    (theirs / "config.yaml").write_text("seed_everything: 0\ntrainer: {max_epochs: 3}\nmodel: {}\ndata: {}\n")
+    line = one_line(*call("fit", "--resume", theirs))
+    assert line == f"error: nothing to resume: {theirs / 'config.yaml'} is not the settings of a run of fit.py\n"
+    assert newest_unfinished(tmp_path) is None
+
+
+# --- from Python -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"data": {"seed": 1}}, "data.seed is not set here: give seed, that of the run"),
+        ({"model": {"classes": ["a"]}}, "model.classes is not set here: the names of the classes are those of the"),
+        ({"model": {"net": torch.nn.Flatten()}}, r"model.net Flatten\(.*\) cannot be kept in config.yaml: give text"),
+    ],
+)
+def test_fit_from_python(tmp_path, arguments, message):
+    with pytest.raises(InputError, match=message):
+        training.fit(default_root_dir=tmp_path, **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
 # --- folders ---------------------------------------------------------------------------------------------
 
 
@@ -106,6 +173,24 @@ def test_folder_with_a_file_that_is_no_image(call, tmp_path):
     line = fit_folder(call, "d")
     assert line == "error: d/test/a/notes.txt is not an image: remove it, or hide it with a leading dot\n"
     assert not (tmp_path / "lightning_logs").exists()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs to become another user")
+@pytest.mark.parametrize("locked", [".", "train", "train/a"])
+def test_folder_that_may_not_be_read(tmp_path, locked):
+    home = tmp_path / "data"
+    make_folders(home, "train/a/x.png", "test/a/x.png")
+    tmp_path.chmod(0o777)
+    for parent in tmp_path.parents[:3]:
+        parent.chmod(parent.stat().st_mode | 0o055)
+    (home / locked).chmod(0o700)
+    done = job("fit", "--data.source", "folder", "--data.data_dir", home, cwd=tmp_path, user=65534)
+    assert done.code == 2
+    assert done.lines[-1].startswith(f"error: data_dir {home}: {home / locked}")
+    assert done.lines[-1].endswith(
+        "cannot be read (Permission denied): make it readable, or name another --data.data_dir"
+    )
+    assert not any("Traceback" in line for line in done.lines)
 
 
 def test_folder_that_is_not_there(call):

@@ -9,11 +9,11 @@ from lightning import Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from cifar_lightning import CLASSES, CIFAR10DataModule, InputError, LitNet, TutorialNet, fake_data
 from cifar_lightning.errors import NonFiniteError
-from cifar_lightning.lit_net import shrunk
+from cifar_lightning.lit_net import SCHEDULES, shrunk
 from cifar_lightning.results import draw
 
 pytestmark = pytest.mark.filterwarnings(
@@ -128,6 +128,58 @@ def test_evaluating_twice_counts_once():
         assert model.last_evaluation["confusion"].sum() == 20
 
 
+def test_an_evaluation_that_was_cut_short_counts_in_no_other():
+    class Breaking(LitNet):
+        breaks = True
+
+        def validation_step(self, batch, batch_idx):
+            if self.breaks and batch_idx == 3:
+                raise MemoryError
+            super().validation_step(batch, batch_idx)
+
+        def test_step(self, batch, batch_idx):
+            super().test_step(batch, batch_idx)
+            if self.breaks:
+                raise MemoryError
+
+    data, model = fake_data(100, val_split=40), Breaking()
+    for evaluate in (trainer().validate, trainer().test):
+        model.breaks = True
+        with pytest.raises(MemoryError):
+            evaluate(model, data, verbose=False)
+        model.breaks = False
+        evaluate(model, data, verbose=False)
+        assert model.last_evaluation["confusion"].sum() == (40 if evaluate.__name__ == "validate" else 20)
+
+
+def test_six_views():
+    """The image, shifted by a pixel towards two corners, and the mirror images of these three."""
+
+    class Pixel(nn.Module):
+        def forward(self, x):
+            return x[:, 0, 10, 10:20]
+
+    x = torch.randn(1, 3, 32, 32)
+    mirror = x.flip(3)
+    expected = (x[0, 0, 10, 10:20] + mirror[0, 0, 10, 10:20]) / 4
+    for rows, columns in ((11, 1), (9, -1)):
+        shifted = x.roll(-columns, 3)
+        expected += (shifted[0, 0, rows, 10:20] + shifted.flip(3)[0, 0, rows, 10:20]) / 8
+    torch.testing.assert_close(LitNet(net=Pixel(), test_views="six").logits(x)[0], expected)
+
+
+def test_views_are_averaged_in_float32():
+    """In bfloat16, of eight bits, the means of different logits are often equal."""
+
+    class Half(nn.Module):
+        def forward(self, x):
+            return x[:, 0, 0, :10].bfloat16()
+
+    logits = LitNet(net=Half(), test_views="mirror").logits(torch.randn(4, 3, 32, 32))
+    assert logits.dtype == torch.float32
+    assert not torch.equal(logits, logits.bfloat16().float())
+
+
 # --- the log ---------------------------------------------------------------------------------------------
 
 
@@ -172,6 +224,62 @@ def test_a_stock_trainer_has_nothing_to_warn_of(tmp_path):
 def test_a_loss_that_is_not_finite_ends_the_fit():
     with pytest.raises(NonFiniteError, match=r"training loss is nan at step .* lower --model.lr"):
         trainer(max_epochs=4, log_every_n_steps=1).fit(LitNet(lr=1e6), fake_data(200))
+
+
+def test_labels_are_smoothed_in_training_only():
+    model, data = LitNet(label_smoothing=0.2), fake_data(40)
+    data.setup()
+    images, labels = next(iter(data.train_dataloader()))
+    logits = model(images)
+    target = F.one_hot(labels, 10) * 0.8 + 0.02
+    expected = -(target * logits.log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(model.training_step((images, labels), 0), expected)
+    tester = trainer()
+    tester.test(model, data, verbose=False)
+    plain = torch.cat([F.cross_entropy(model(x), y, reduction="none") for x, y in data.test_dataloader()]).mean()
+    torch.testing.assert_close(model.last_evaluation["loss"], plain)
+
+
+def test_each_kind_of_weight_has_its_rate():
+    """The decay takes the same share of every weight a step; Muon's filters keep their size."""
+    model = LitNet(net="speed", width=8, lr=2.0, bias_lr=3.0, head_lr=0.5, muon_lr=0.1, weight_decay=0.01)
+    groups = {group["params"][0].dim(): group for group in model._optimizer().param_groups}
+    assert {n: {p.dim() for p in group["params"]} for n, group in groups.items()} == {1: {1}, 2: {2}, 4: {4}}
+    assert {n: group["lr"] for n, group in groups.items()} == {1: 3.0, 2: 0.5, 4: 0.1}
+    assert groups[1]["lr"] * groups[1]["weight_decay"] == pytest.approx(0.02)
+    assert groups[2]["lr"] * groups[2]["weight_decay"] == pytest.approx(0.02)
+    assert (groups[4]["weight_decay"], groups[4]["muon"], groups[1]["muon"]) == (0, True, False)
+
+
+def test_a_loaded_network_begins_its_log_anew(tmp_path):
+    first = trainer(max_epochs=1, limit_train_batches=3, log_every_n_steps=50)
+
+    class Saving(LitNet):
+        def on_train_batch_end(self, *args):
+            super().on_train_batch_end(*args)
+            self.trainer.save_checkpoint(tmp_path / "it.ckpt")
+
+    first.fit(Saving(), fake_data(100))
+    loaded = LitNet.load_from_checkpoint(tmp_path / "it.ckpt")
+    assert (loaded._loss_sum, loaded._loss_count) == (0, 0)
+
+    class Breaking(LitNet):
+        counts = ()
+
+        def on_train_start(self):
+            super().on_train_start()
+            self.counts += (self._loss_count,)
+
+        def on_train_batch_end(self, *args):
+            super().on_train_batch_end(*args)
+            raise MemoryError
+
+    model = Breaking()
+    for _ in range(2):
+        with pytest.raises(MemoryError):
+            trainer(max_epochs=1).fit(model, fake_data(100))
+        assert model._loss_count == 1
+    assert model.counts == (0, 0)
 
 
 # --- schedules -------------------------------------------------------------------------------------------
@@ -366,8 +474,28 @@ def test_images_of_other_classes_are_refused():
 
 @pytest.mark.parametrize("options", [{"schedule": "linear"}, {"sizes": [16], "net": "speed"}])
 def test_a_schedule_needs_an_end(options):
-    with pytest.raises(InputError, match="need a length: give max_epochs or max_steps"):
+    with pytest.raises(InputError, match="need a length: give max_epochs, or max_steps where"):
         trainer(max_epochs=-1, max_time="00:00:00:01").fit(LitNet(**options), fake_data(100))
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "cosine", "linear"])
+def test_a_schedule_needs_a_length(schedule):
+    """Lightning's number of steps is -1 for a loader without one."""
+
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter([(torch.zeros(3, 32, 32), 0)] * 4)
+
+    with pytest.raises(InputError, match="max_steps where the loader has no length either"):
+        trainer(max_epochs=2).fit(LitNet(schedule=schedule), DataLoader(Stream(), batch_size=2))
+    trainer(max_epochs=2, max_steps=4).fit(LitNet(schedule=schedule), DataLoader(Stream(), batch_size=2))
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "cosine", "linear"])
+def test_no_rate_is_negative_past_the_end(schedule):
+    """Where a fit goes on with larger batches, it is further on than its steps say."""
+    assert SCHEDULES[schedule](1.0) == pytest.approx(0)
+    assert SCHEDULES[schedule](1.5) == 0
 
 
 def test_a_longer_schedule_goes_on_as_if_it_had_been_longer(tmp_path):
@@ -444,9 +572,17 @@ def test_predict_step():
     assert torch.equal(model.train().predict(x)[0], classes)
 
 
-def test_example_input():
+@pytest.mark.parametrize("precision", ["32-true", "bf16-true", "64-true"])
+def test_example_input(precision):
+    """Lightning's summary passes it through the network, in the network's precision."""
     model = LitNet()
     assert model(model.example_input_array).shape == (len(model.example_input_array), 10)
+    stock = Trainer(
+        accelerator="cpu", max_epochs=1, precision=precision, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False,
+    )  # fmt: skip
+    stock.fit(model, fake_data(40))
+    assert stock.global_step == 2
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+import weakref
+
 import pytest
 import torch
 
@@ -171,6 +173,28 @@ def test_calling_iter_more_often_than_iterating_does_no_harm(images):
     iter(twice)
     iter(twice)
     assert same(twice, loader(images))
+
+
+def test_a_batch_is_the_users_own(images):
+    """What is done to it is not done to the images."""
+    for train in (True, False):
+        for x, y in loader(images, train=train):
+            x.fill_(9)
+            y.fill_(9)
+    assert images[1].tolist() == list(range(COUNT))
+    assert not (next(iter(loader(images, train=False)))[0] == 9).any()
+
+
+def test_it_is_gone_when_nobody_holds_it(images):
+    """Its images may lie on a GPU, whose memory Python's collector of cycles does not look at."""
+    gone = weakref.ref(loader(images))
+    assert gone() is None
+
+
+def test_fewer_images_than_ranks(images):
+    few = (images[0][:3], images[1][:3])
+    with pytest.raises(InputError, match="4 are more than the 3 images of an evaluation: give at most 3, or more"):
+        loader(few, train=False, rank=0, world_size=4)
 
 
 @pytest.mark.parametrize(

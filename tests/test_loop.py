@@ -1,11 +1,15 @@
 """Our loop trains as Lightning's does, only faster; and a CPU computes as suits the work."""
 
+from contextlib import suppress
+
 import pytest
 import torch
 from lightning import Callback, Trainer
 
 from cifar_lightning import LitNet, fake_data, loop
-from cifar_lightning.devices import fit_cpu
+from cifar_lightning.devices import available_threads, fit_cpu
+from cifar_lightning.errors import NonFiniteError
+from cifar_lightning.training import fit
 
 pytestmark = pytest.mark.filterwarnings("ignore:`isinstance.treespec", "ignore:.*`num_workers`")
 
@@ -99,12 +103,43 @@ def test_an_optimisers_own_zero_grad_is_called():
     ("images", "threads", "onednn"),
     [(4, 1, False), (12, 1, True), (1_000, 2, True)],
 )
-def test_the_cpu_computes_as_suits_the_work(cpu_settings, monkeypatch, images, threads, onednn):
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+def test_the_cpu_computes_as_suits_the_work(cpu_settings, images, threads, onednn):
     model = LitNet()
     expected = model.net(torch.ones(2, 3, 32, 32))
-    fit_cpu(model, images)
+    fit_cpu(model, images, 2)
     assert torch.get_num_threads() == threads
     assert torch.backends.mkldnn.enabled is onednn
     assert model.training
     torch.testing.assert_close(model.net(torch.ones(2, 3, 32, 32)), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("env", "threads"),
+    [
+        ({}, 6),
+        ({"LOCAL_WORLD_SIZE": "2"}, 3),
+        ({"LOCAL_WORLD_SIZE": "8"}, 1),
+        ({"LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "6"}, 6),  # the user's, for each process
+        ({"LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1", "TORCHELASTIC_RESTART_COUNT": "0"}, 4),  # torchrun's
+    ],
+)
+def test_threads_are_those_there_are(cpu_settings, monkeypatch, env, threads):
+    for name in ("LOCAL_WORLD_SIZE", "OMP_NUM_THREADS", "TORCHELASTIC_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    torch.set_num_threads(6)
+    assert available_threads() == threads
+
+
+@pytest.mark.parametrize("lr", [0.001, 1e6])
+def test_a_fit_leaves_the_process_as_it_was(cpu_settings, tmp_path, lr):
+    torch.set_num_threads(3)
+    torch.backends.mkldnn.enabled = True
+    data = {"source": "synthetic", "synthetic_size": 40}
+    with suppress(NonFiniteError):
+        fit(data, {"lr": lr}, accelerator="cpu", max_epochs=1, log_every_n_steps=1, default_root_dir=tmp_path)
+    assert (tmp_path / "lightning_logs" / "version_0" / "results.json").exists() is (lr < 1)
+    assert torch.get_num_threads() == 3
+    assert torch.backends.mkldnn.enabled

@@ -42,3 +42,27 @@ def test_a_filter_bank_is_scaled_before_it_steps():
     bank.grad = torch.randn_like(bank)
     optimizer.step()
     torch.testing.assert_close(bank.norm().item(), 6**0.5)
+
+
+def test_two_steps_of_muon_written_out():
+    """By https://kellerjordan.github.io/posts/muon/, with the renormalisation of the 94 % speed run."""
+    torch.manual_seed(0)
+    banks = [torch.nn.Parameter(torch.randn(6, 3, 3, 3)), torch.nn.Parameter(torch.randn(40, 3, 1, 1))]
+    expected = [bank.detach().clone() for bank in banks]
+    optimizer = SGDWithMuon([{"params": banks, "muon": True, "momentum": 0.6}], lr=0.1)
+    buffers = [torch.zeros_like(bank) for bank in banks]
+    for _ in range(2):
+        grads = [torch.randn_like(bank) for bank in banks]
+        for bank, grad in zip(banks, grads, strict=True):
+            bank.grad = grad.clone()
+        optimizer.step()
+        for weight, buffer, grad in zip(expected, buffers, grads, strict=True):
+            buffer.mul_(0.6).add_(grad)
+            x = (grad + 0.6 * buffer).flatten(1)  # Nesterov's
+            x /= x.norm()
+            for _ in range(3):
+                x = 3.4445 * x + (-4.7750 * x @ x.T + 2.0315 * x @ x.T @ x @ x.T) @ x
+            weight.mul_(len(weight) ** 0.5 / weight.norm())
+            weight.sub_(0.1 * x.view_as(weight))
+    for bank, weight in zip(banks, expected, strict=True):
+        torch.testing.assert_close(bank.detach(), weight, atol=1e-5, rtol=1e-4)

@@ -1,9 +1,12 @@
 import pytest
 import torch
+import torch.distributed as dist
+from torch import nn
 from torch.nn import functional as F
 
-from cifar_lightning import InputError, ResNet18, TutorialNet
-from cifar_lightning.networks import NETWORKS, build
+from cifar_lightning import InputError, ResNet18, TutorialNet, fake_data
+from cifar_lightning.networks import NETWORKS, SpeedNet, build
+from cifar_lightning.networks.norm import BatchNorm2d
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
@@ -58,6 +61,34 @@ def test_resnet18_is_the_one_for_small_images():
     sizes = [tuple((x := layer(x)).shape[1:]) for layer in net]
     assert sizes[:3] == [(64, 32, 32)] * 3  # no pooling in the stem
     assert (512, 4, 4) in sizes
+
+
+def test_the_first_layer_whitens():
+    """What it gives of the images' patches is uncorrelated, of unit variance, and there with both signs."""
+    data = fake_data(500, normalization="dataset")
+    net, images = SpeedNet(), data.sample(500)
+    net.init_from_images(images)
+    outputs = net.whiten(images).transpose(0, 1).flatten(1).double()
+    torch.testing.assert_close(outputs[12:], -outputs[:12])
+    second_moments = outputs[:12] @ outputs[:12].T / outputs.shape[1]
+    strong = second_moments.diag() > 0.9  # the weakest directions are damped, which else were mostly noise
+    assert strong.sum() >= 6
+    assert second_moments.diag().max() < 1.001
+    assert (second_moments - second_moments.diag().diag()).abs().max() < 1e-3
+
+
+def test_batch_norms_average_as_the_speed_runs_do():
+    for name, momentum in (("speed", 0.4), ("speed96", 0.1)):
+        assert {m.momentum for m in build(name, 10, 8).modules() if isinstance(m, nn.BatchNorm2d)} == {momentum}
+
+
+def test_a_channel_that_never_changes_stays_finite_on_several_ranks(monkeypatch):
+    """Its variance, a difference of rounded means, may come out below zero."""
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_reduce", lambda x: x.mul_(2))  # as if the other rank had the same images
+    constants = torch.linspace(0.1, 1.7, 100).view(1, 100, 1, 1).expand(8, 100, 15, 15)
+    assert BatchNorm2d(100, eps=1e-12)(constants).isfinite().all()
 
 
 def test_mistakes():

@@ -201,7 +201,7 @@ def test_jobs_started_together_get_a_folder_each(tmp_path):
 def test_a_run_is_in_one_job_at_a_time(tmp_path):
     run = tmp_path / "lightning_logs" / "version_0"
     run.mkdir(parents=True)
-    (run / "config.yaml").write_text(yaml.safe_dump({"seed": 0}))
+    (run / "config.yaml").write_text(yaml.safe_dump({"max_epochs": 2, "data": {}, "model": {}, "trainer": {}}))
     with held(run), pytest.raises(RunInUseError, match="in use by another job"), held(run, seconds=0):
         pass
     assert issubclass(RunInUseError, InputError)

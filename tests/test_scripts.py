@@ -5,10 +5,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import SYNTHETIC
+from archives import write_archive
+from conftest import SYNTHETIC, one_line
+from jsonargparse import ActionConfigFile, ArgumentParser
 from PIL import Image
 
-from cifar_lightning import CLASSES
+from cifar_lightning import CLASSES, CIFAR10DataModule, cli
+from cifar_lightning.saved import data_of, select_checkpoint
+from cifar_lightning.signatures import signature_of
 
 KEYS = {
     "test_acc", "test_loss", "test_count", "per_class_acc", "confusion", "fit_seconds", "images_seen", "devices",
@@ -215,6 +219,7 @@ def test_a_flag_overrules_a_file_and_a_file_a_recipe(call, tmp_path):
     assert code == 0, err
     settings = yaml.safe_load((tmp_path / "lightning_logs" / "version_0" / "config.yaml").read_text())
     assert settings["model"]["lr"] == 0.25
+    assert settings["model"]["width"] == 8  # what comes later wins
     assert settings["model"]["momentum"] == 0.5
     assert settings["data"]["batch_size"] == 50
 
@@ -232,3 +237,91 @@ def test_any_argument_of_the_trainer(call, tmp_path):
     )  # fmt: skip
     assert code == 0, err
     assert json.loads((tmp_path / "lightning_logs" / "version_0" / "results.json").read_text())["images_seen"] == 30
+
+
+@pytest.mark.parametrize(
+    ("flags", "length"),
+    [
+        (("--recipe", "cpu"), (12, 575)),
+        (("--recipe", "cpu", "--max_epochs", "40"), (40, -1)),
+        (("--recipe=cpu", "--max_epochs=40", "--max_steps=7"), (40, 7)),
+        (("--recipe", "cpu", "--recipe", "speed94"), (8, -1)),
+        (("--max_epochs", "1", "--config", "mine.yaml", "--recipe", "cpu"), (1, 9)),
+    ],
+)
+def test_how_long_a_recipe_trains(tmp_path, monkeypatch, flags, length):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("max_steps: 9\n")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action=ActionConfigFile)
+    parser.add_argument("--recipe", type=str)
+    parser.add_argument("--resume", type=str)
+    parser.add_function_arguments(signature_of("training", "fit"), skip={"data", "model"})
+    parser.add_function_arguments(signature_of("datamodule", "CIFAR10DataModule"), "data")
+    parser.add_function_arguments(signature_of("lit_net", "LitNet"), "model")
+    settings = cli.parse(parser, cli.with_recipe(flags))
+    assert (settings.max_epochs, settings.max_steps) == length
+
+
+def test_the_banner_and_the_way_on_name_what_ends_the_run(call, tmp_path):
+    small = (*SYNTHETIC, "--data.synthetic_size", "100", "--data.batch_size", "10")
+    code, out, err = call("fit", *small, "--max_epochs", "3", "--max_steps", "15")
+    assert code == 0, err
+    assert out.splitlines()[0].endswith("3 epochs, at most 15 steps")
+    run = tmp_path / "lightning_logs" / "version_0"
+    for flags in ((), ("--max_epochs", "5")):
+        line = one_line(*call("fit", "--resume", run, *flags))
+        assert line.endswith("has finished; give a higher --max_steps than 15 to train it further\n")
+    code, _, err = call("fit", "--resume", run, "--max_steps", "30")
+    assert code == 0, err
+    line = one_line(*call("fit", "--resume", run))
+    assert line.endswith("give a higher --max_steps than 30 to train it further\n")
+    code, out, err = call("fit", *small, "--max_epochs", "1")
+    assert code == 0, err
+    assert out.splitlines()[0].endswith("1 epochs")
+    line = one_line(*call("fit", "--resume", tmp_path / "lightning_logs" / "version_1"))
+    assert line.endswith("give a higher --max_epochs than 1 to train it further\n")
+
+
+def test_evaluate_normalises_as_the_training_did(call, tmp_path):
+    """A folder's images by the mean and std of CIFAR-100, if it was that which the network has learnt from."""
+    digest = write_archive(tmp_path / "archive.tar.gz", source="cifar100", classes=100)
+    data = ("--data.source", "cifar100", "--data.data_dir", tmp_path / "archive.tar.gz", "--data.sha256", digest)
+    code, _, err = call("fit", *data, "--data.normalization", "dataset", "--accelerator", "cpu", "--max_steps", "1")
+    assert code == 0, err
+    run = tmp_path / "lightning_logs" / "version_0"
+    checkpoint = select_checkpoint(run)
+    image = torch.arange(256, dtype=torch.uint8).repeat(12).view(1, 3, 32, 32)
+    expected = CIFAR10DataModule(source="cifar100", normalization="dataset").normalize(image)
+    assert torch.equal(data_of(checkpoint, {"source": "folder"}).normalize(image), expected)
+    assert torch.equal(data_of(checkpoint, {}).normalize(image), expected)
+    other = CIFAR10DataModule(source="folder", normalization="dataset").normalize(image)
+    assert torch.equal(data_of(checkpoint, {"normalization": "dataset", "source": "folder"}).normalize(image), other)
+    assert not torch.equal(other, expected)
+
+
+def test_names_in_other_letters(call, tmp_path, recwarn):
+    """The tables show them; the figures do where there is a font. Nobody is warned, and no encoding is too small."""
+    for part in ("train/猫", "train/dog", "test/猫", "test/dog"):
+        (tmp_path / "pets" / part).mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (32, 32), (i * 60, 0, 0)).save(tmp_path / "pets" / part / f"{i}.png")
+    flags = ("--data.source", "folder", "--data.data_dir", tmp_path / "pets", "--accelerator", "cpu")
+    code, out, err = call("fit", *flags, "--max_epochs", "1")
+    assert code == 0, err
+    assert "猫" in out
+    assert [str(warning.message) for warning in recwarn if "Glyph" in str(warning.message)] == []
+
+
+def test_help_in_a_small_encoding(run):
+    code, out, err = run("fit", "--help", env={"PYTHONIOENCODING": "ascii"})
+    assert (code, err) == (0, "")
+    assert "[INT,?]" in out
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_evaluate_under_torchrun_takes_as_many_devices_as_processes(finished, run):
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
+    code, _, err = run("evaluate", finished.folder, "--accelerator", "cpu", launcher=launcher)
+    assert code != 0
+    assert err.count("devices auto: the launcher has started 2 processes; give --devices as many") == 1

@@ -13,6 +13,12 @@ import time
 import pytest
 from jobs import FAULTS, SCRIPTS, SMALL, differences, end, job, processes_of, start, step_of
 
+# One checkpoint an epoch, which takes a while: the one after the first is that of a stop.
+LONG_EPOCH = (
+    *(*SMALL, "--data.synthetic_size", 20_000, "--data.batch_size", 2),
+    *("--checkpoint_every_n_steps", "null", "--max_epochs", 2),
+)
+
 
 def wait_for(condition, seconds=60):
     deadline = time.monotonic() + seconds
@@ -90,13 +96,14 @@ def test_a_second_signal_ends_it_at_once(tmp_path, devices):
 
 def test_a_signal_that_comes_twice_is_one_request(tmp_path):
     """As `timeout` sends it: to the process, and to its group."""
-    process = start("fit", *SMALL, "--max_epochs", 500, cwd=tmp_path)
+    process = start("fit", *LONG_EPOCH, cwd=tmp_path)
     run = tmp_path / "lightning_logs" / "version_0"
-    wait_for(lambda: step_of(run) > 0)
+    wait_for(lambda: step_of(run) == 0)
+    time.sleep(1)
     os.kill(process.pid, signal.SIGTERM)
     os.kill(process.pid, signal.SIGINT)
     assert end(process, timeout=30).code in (143, 130)
-    assert step_of(run) % 7 or step_of(run) % 18  # saved where it was
+    assert step_of(run) > 0  # saved where it was
     assert process.log.read_text().count("stopped by") == 1
 
 
@@ -109,9 +116,7 @@ def test_a_closed_terminal_stops_with_a_checkpoint(tmp_path, devices):
         os.setsid()
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
-    # One checkpoint an epoch, which takes a while: the next is the one that the stop writes.
-    long = ("--data.synthetic_size", 20_000, "--data.batch_size", 2, "--checkpoint_every_n_steps", "null")
-    arguments = [str(part) for part in (*SMALL, *long, "--devices", devices)]
+    arguments = [str(part) for part in (*LONG_EPOCH, "--devices", devices)]
     process = subprocess.Popen(
         [sys.executable, SCRIPTS / "fit.py", *arguments],
         cwd=tmp_path,

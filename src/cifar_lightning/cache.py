@@ -77,34 +77,29 @@ def _file(place: Path, name: str) -> Path:
 
 
 def _read(path: Path, key: str) -> Decoded | None:
-    if _key(path) != key:
-        return None
     try:
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            classes = tuple(str(name) for name in file["classes"])
-            return Decoded(file["images"], file["labels"], classes)
-    except _UNREADABLE:
+        with zipfile.ZipFile(path) as file:
+            if str(_array(file, "key")) != key:
+                return None
+            classes = tuple(str(name) for name in _array(file, "classes"))
+            return Decoded(_array(file, "images"), _array(file, "labels"), classes)
+    except Exception:  # missing, forbidden, cut short, or with a bit flipped: zip and numpy raise what they like
         return None
 
 
 def _key(path: Path) -> str | None:
     try:
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            return str(file["key"])
-    except _UNREADABLE:
+        with zipfile.ZipFile(path) as file:
+            return str(_array(file, "key"))
+    except Exception:  # as in `_read`
         return None
 
 
-# Missing, forbidden, cut short, or with a bit flipped (BadZipFile: the CRC; others: a header hit before it).
-_UNREADABLE: Any = (
-    OSError,
-    EOFError,
-    KeyError,
-    ValueError,
-    TypeError,
-    NotImplementedError,
-    zipfile.BadZipFile,
-)
+def _array(file: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
+    with file.open(f"{name}.npy") as member:
+        array = np.lib.format.read_array(member, allow_pickle=False)
+        member.read()  # to its end, where zip compares the CRC: np.load believes a header that lies about the size
+    return array
 
 
 def _write(path: Path, key: str, decoded: Decoded) -> None:

@@ -1,6 +1,7 @@
 """What the scripts have in common: flags from typed functions, and errors as one line with an exit code."""
 
 import difflib
+import io
 import os
 import re
 import shutil
@@ -29,6 +30,9 @@ def main(script: Callable[[Sequence[str]], int | None]) -> NoReturn:
     Exit codes: 0; 1 for a failed run; 2 for a user's mistake; 3 for NaN; 128 + the signal for one that was stopped.
     """
     signals.install()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name or a sign that the terminal's encoding lacks is a "?"
+            stream.reconfigure(errors="replace")
     try:
         code = script(sys.argv[1:]) or 0
     except (InputError, NonFiniteError, RunError) as error:
@@ -124,22 +128,37 @@ def parse(parser: "ArgumentParser", arguments: Sequence[str], defaults: bool = T
         flag = argument.partition("=")[0]
         # --trainer.KEY takes any key: the Trainer checks it
         if flag.startswith("--") and flag not in known and not flag.startswith("--trainer."):
-            near = difflib.get_close_matches(flag, known, n=1, cutoff=0.6)
-            raise InputError(f"unknown flag {flag}: " + (f"did you mean {near[0]}?" if near else "see --help"))
+            flags = [option for option in known if option not in ("-h", "--help")]
+            near = [option for option in flags if option.endswith("." + flag[2:])]
+            near = near or difflib.get_close_matches(flag, flags, n=1, cutoff=0.6)
+            hint = f"did you mean {near[0]}?" if near else "see --help"
+            if not near and "--trainer" in known:
+                hint += f"; an argument of Lightning's Trainer is given as --trainer.{flag[2:]}"
+            raise InputError(f"unknown flag {flag}: {hint}")
     try:
-        return parser.parse_args(list(arguments), defaults=defaults)
+        parsed = parser.parse_args(list(arguments), defaults=defaults)
     except ArgumentError as error:
         raise InputError(_in_our_words(" ".join(str(error).split()))) from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"a file given with --config is no text ({error.reason}): give a YAML file") from error
+    for action in parser._actions:
+        # jsonargparse takes an empty value in a file for one of any type
+        if action.default is not None and parsed.get(action.dest, action.default) is None:
+            raise InputError(f"--{action.dest} null is not valid: give a value, or leave it out")
+    for name in ("recipe", "resume"):
+        if (given := parsed.get(name)) != value_of(f"--{name}", arguments):
+            raise InputError(f"{name} {given} in a file of settings does nothing: give --{name} {given} as a flag")
+    return parsed
 
 
 def _in_our_words(error: str) -> str:
     """Jsonargparse's message for a value of the wrong type, without Python's names; any other as it is."""
-    parts = re.fullmatch(r'Parser key "(\S+)": (.+?)( Given value type: .+?)?\.? (Got|Given) value: (.*)', error)
+    parts = re.fullmatch(r'Parser key "(\S+)": (.+?)( Given value type: .+?)?\.? (Got|Given) value: ?(.*)', error)
     if parts is None:
         return f"{error}; see --help"
-    flag, expected, value = parts[1], parts[2], parts[5]
-    words = {"int": "a whole number", "float": "a number", "bool": "true or false", "dict": "--trainer.KEY VALUE"}
-    words["list"] = "a list such as [16,24]"
+    flag, expected, value = parts[1], parts[2], parts[5] or "(nothing)"
+    words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text (in quotes)"}
+    words |= {"dict": "--trainer.KEY VALUE", "list": "a list such as [16,24]"}
     types = [words.get(name, name) for name in re.findall(r"<class '(\w+)'>", expected) if name != "NoneType"]
     choices = types or re.findall(r"'([^']+)'", expected)
     return f"--{flag} {value} is not valid: give {' or '.join(dict.fromkeys(choices))}"
@@ -147,6 +166,8 @@ def _in_our_words(error: str) -> str:
 
 def with_recipe(arguments: Sequence[str]) -> list[str]:
     """Puts the settings of `--recipe NAME` before all others, which then overrule them.
+
+    With a --max_epochs and no --max_steps, a recipe's own max_steps does not count.
 
     Raises:
         InputError: There is no such recipe.
@@ -157,7 +178,8 @@ def with_recipe(arguments: Sequence[str]) -> list[str]:
     if name not in recipes():
         raise InputError(f"recipe {name!r} is not known: give one of {', '.join(recipes())}")
     path = RECIPES / f"{name}.yaml"
-    return ["--config", str(path), *arguments]
+    endless = value_of("--max_epochs", arguments) is not None and value_of("--max_steps", arguments) is None
+    return ["--config", str(path), *(["--max_steps", "-1"] if endless else []), *arguments]
 
 
 def recipes() -> list[str]:
@@ -166,13 +188,14 @@ def recipes() -> list[str]:
 
 
 def value_of(flag: str, arguments: Sequence[str]) -> str | None:
-    """The value of `flag`, before the arguments are parsed; None where it is not given."""
+    """The last value of `flag`, before the arguments are parsed; None where it is not given."""
+    value = None
     for i, argument in enumerate(arguments):
         if argument == flag and i + 1 < len(arguments):
-            return arguments[i + 1]
-        if argument.startswith(f"{flag}="):
-            return argument.partition("=")[2]
-    return None
+            value = arguments[i + 1]
+        elif argument.startswith(f"{flag}="):
+            value = argument.partition("=")[2]
+    return value
 
 
 def plain(namespace: "Namespace") -> dict[str, Any]:

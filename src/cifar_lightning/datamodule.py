@@ -16,7 +16,7 @@ from cifar_lightning.loader import BatchLoader, epoch_generator
 from cifar_lightning.sources import ImageSet
 
 FLIPS = ("none", "random", "alternating")
-NORMALIZATIONS = ("half", "dataset")
+NORMALIZATIONS = ("half", "dataset", "cifar10", "cifar100")
 
 
 class CIFAR10DataModule(LightningDataModule):
@@ -34,8 +34,9 @@ class CIFAR10DataModule(LightningDataModule):
         augment: Shift and mirror the training images at random.
         crop_padding: Pixels that `augment` may shift by, each way; what comes in is the image's reflection.
         flip: How `augment` mirrors: random, each time with probability 1/2; alternating, every other epoch; none.
-        cutout: Side of the square that `augment` blanks in each image; 0 for none.
-        normalization: `half` maps 0..1 to -1..1, as the tutorial does; `dataset` uses CIFAR's mean and std.
+        cutout: Side of the square that `augment` blanks in each image; 0: none.
+        normalization: half maps 0..1 to -1..1, as the tutorial does; cifar10, cifar100: by the mean and std of these;
+            dataset: by those of the source.
         eval_batch_size: Images per batch in an evaluation, at most an eighth of them.
         seed: Of the order and the augmentation.
         split_seed: Of the validation split, which is thus the same in runs of different seeds.
@@ -65,7 +66,7 @@ class CIFAR10DataModule(LightningDataModule):
         crop_padding: int = 4,
         flip: Literal["none", "random", "alternating"] = "random",
         cutout: int = 0,
-        normalization: Literal["half", "dataset"] = "half",
+        normalization: Literal["half", "dataset", "cifar10", "cifar100"] = "half",
         eval_batch_size: int = 500,
         seed: int = 0,
         split_seed: int = 0,
@@ -74,9 +75,12 @@ class CIFAR10DataModule(LightningDataModule):
         synthetic_size: int = 10_000,
         device: str = "cpu",
     ) -> None:
+        # Those of this class alone: left to itself, Lightning takes also those of whoever's constructor calls this one,
+        # and those win. Plain values only: a Path makes a checkpoint that weights_only refuses.
+        given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
-        data_dir = str(data_dir)  # plain values only: a Path makes a checkpoint that weights_only refuses
-        self.save_hyperparameters()
+        # not to the logger: Lightning ends a fit whose LightningModule has another `batch_size`, say, among its own
+        self.save_hyperparameters({**given, "data_dir": str(data_dir)}, logger=False)
         for name, value, ok, range_ in (
             ("source", source, source in sources.SOURCES, " or ".join(sources.SOURCES)),
             ("batch_size", batch_size, batch_size >= 1, "1 or more"),
@@ -147,9 +151,9 @@ class CIFAR10DataModule(LightningDataModule):
         return transforms.normalize(images.permute(0, 2, 3, 1), mean, std)
 
     def sample(self, count: int) -> Tensor:
-        """At most `count` normalised training images, evenly spread over the set: the same whatever the seed."""
-        images = self.image_set("train").images
-        return self.normalize(images[torch.linspace(0, len(images) - 1, min(count, len(images))).long()])
+        """At most `count` normalised training images that are not held out, evenly spread: the same for any seed."""
+        images, index = self.image_set("train").images, self.train_indices
+        return self.normalize(images[index[torch.linspace(0, len(index) - 1, min(count, len(index))).long()]])
 
     def train_dataloader(self) -> BatchLoader:
         """Shuffled, augmented batches of the training images that are not held out."""
@@ -181,13 +185,13 @@ class CIFAR10DataModule(LightningDataModule):
         return {"fingerprint": self._fingerprint}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Checks that a resumed run has the images that it began with.
+        """Checks that a fit that goes on has the images that it began with; see `check_images`."""
+        # a test may be of other images; and without a Trainer, as in load_from_checkpoint, none need be there yet
+        if self.trainer is not None and self.trainer.state.fn == "fit":
+            self.check_images(state_dict)
 
-        Raises:
-            InputError: It has not.
-        """
-        if self.trainer is not None and self.trainer.state.fn != "fit":
-            return  # a test may be of other images
+    def check_images(self, state_dict: dict[str, Any]) -> None:
+        """Raises an InputError where the training images are not those that `state_dict` was taken with."""
         if state_dict["fingerprint"] != self._fingerprint:
             raise InputError(
                 f"the training images in {self.hparams['data_dir']} are not those that the run began with: "
@@ -217,8 +221,8 @@ class CIFAR10DataModule(LightningDataModule):
             batch_size,
             mean=self._mean,
             std=self._std,
-            rank=trainer.global_rank if trainer else 0,
-            world_size=trainer.world_size if trainer else 1,
+            rank=trainer.global_rank if trainer else None,
+            world_size=trainer.world_size if trainer else None,
             **kwargs,
         )
 
@@ -227,7 +231,7 @@ def normalization_constants(normalization: str, source: str) -> tuple[tuple[floa
     """Per-channel mean and std, for images scaled to 0..1, by the name the DataModule gives them."""
     if normalization == "half":
         return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-    if source == "cifar100":
+    if (source if normalization == "dataset" else normalization) == "cifar100":
         return cifar10.CIFAR100_MEAN, cifar10.CIFAR100_STD
     return cifar10.MEAN, cifar10.STD
 

@@ -65,34 +65,61 @@ def _device_list(devices: str | int, available: int) -> list[int]:
     raise InputError(f"devices {devices}: give a number, a list such as 0,1, or auto")
 
 
-def resolve_precision(precision: str, accelerator: str) -> str:
+def resolve_precision(precision: str | int, accelerator: str) -> str:
     """What `auto` stands for here: bfloat16 where the device computes in it, else float32.
 
     On a CPU, where torch has no mixed float16, `16-mixed` is mixed bfloat16, as the Trainer has it.
     """
     if precision != "auto":
-        return "bf16-mixed" if (precision, accelerator) == ("16-mixed", "cpu") else precision
+        return "bf16-mixed" if (precision, accelerator) == ("16-mixed", "cpu") else str(precision)
     if accelerator in ("gpu", "cuda"):
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
     abilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return "bf16-mixed" if any(abilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else "32-true"
 
 
-def fit_cpu(model: LightningModule, images: int) -> None:
+@contextmanager
+def restored_cpu() -> Iterator[None]:
+    """Within it `fit_cpu` may set how this process computes; after it all is as it was."""
+    threads, onednn = torch.get_num_threads(), torch.backends.mkldnn.enabled
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.backends.mkldnn.enabled = onednn
+
+
+def available_threads() -> int:
+    """How many threads this rank may compute on.
+
+    torch's own number, which knows of OMP_NUM_THREADS and of the cores that the process may use, shared with the ranks
+    beside it where OMP_NUM_THREADS, which is meant for each, does not say it.
+    """
+    ranks, given = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), os.environ.get("OMP_NUM_THREADS")
+    if given == "1" and "TORCHELASTIC_RESTART_COUNT" in os.environ:  # torchrun's default, for want of a better
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    elif given:
+        return torch.get_num_threads()
+    else:
+        cores = torch.get_num_threads()
+    return max(1, cores // ranks)
+
+
+def fit_cpu(model: LightningModule, images: int, threads: int) -> None:
     """Sets how this process computes on the CPU, by the work there is in a step: see TINY_STEP and SMALL_STEP.
 
     Args:
         model: With an `example_input_array`.
         images: Per step in this process.
+        threads: At most.
     """
     assert isinstance(model.example_input_array, Tensor)
     model.eval()  # or the batch norms would take the example for data
     with torch.no_grad(), torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
-        model(model.example_input_array[:1].to(model.dtype))
+        model(model.example_input_array[:1])
     model.train()
     work = images * counter.get_total_flops()
-    share = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    torch.set_num_threads(share if work > SMALL_STEP else 1)
+    torch.set_num_threads(threads if work > SMALL_STEP else 1)
     torch.backends.mkldnn.enabled = work > TINY_STEP
     _keep_freed_memory()
 

@@ -2,14 +2,13 @@
 
 import http.client
 import os
-import shutil
 import ssl
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit, urlunsplit
 from urllib.request import HTTPRedirectHandler, HTTPSHandler, ProxyHandler, Request, build_opener
@@ -27,6 +26,7 @@ MIN_SPEED = 200_000.0  # bytes per second; a slower source is left for the next
 CRAWL_SPEED = 5_000.0  # enough the second time, when no source was quicker: it may be the user's own line
 MAX_ASKS = 3  # of one source; again only where it can go on from what is there
 CHUNK = 2**16
+T = TypeVar("T")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -99,14 +99,18 @@ def _obtain(source: str, part: Path, size: int | None, sha256: str, speed: float
 
 
 def _copy(source: Path, part: Path) -> None:
-    with _disk(part), open(part, "wb") as out:
-        try:
-            with open(source, "rb") as file:
-                shutil.copyfileobj(file, out, 2**20)
-        except OSError as error:
-            if error.filename is None:  # the writing failed
-                raise
-            raise _Refused(error.strerror or str(error)) from error
+    with ExitStack() as files:
+        file = _reading(lambda: files.enter_context(open(source, "rb")))
+        with _disk(part), open(part, "wb") as out:
+            while chunk := _reading(lambda: file.read(2**20)):
+                out.write(chunk)
+
+
+def _reading(read: Callable[[], T]) -> T:
+    try:
+        return read()
+    except OSError as error:
+        raise _Refused(error.strerror or str(error)) from error
 
 
 def _transfer(url: str, part: Path, size: int | None, speed: float) -> None:
@@ -192,7 +196,10 @@ class _NoDowngrade(HTTPRedirectHandler):
 
 
 def _is_safe(url: str) -> bool:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
     return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
 
 
@@ -220,13 +227,13 @@ def _explain(error: BaseException) -> str:
 def _place(mirror: str, name: str) -> str:
     """The archive's URL or path, from that of the archive or of the folder that holds it."""
     if "://" not in mirror:
-        path = Path(mirror).expanduser()
+        path = Path(os.path.expanduser(mirror))
         path = path / name if path.is_dir() else path
         if not path.is_file():
             raise InputError(f"mirror {mirror}: no file {path}; name an archive, its folder, or an https address")
         return str(path)
     if not _is_safe(mirror):
-        raise InputError(f"mirror {mirror} is not https: name an https address, an archive, or its folder")
+        raise InputError(f"mirror {mirror} is no https address: name one, or an archive on this machine, or its folder")
     parts = urlsplit(mirror)
     if not parts.path.endswith((".gz", ".tgz")):
         parts = parts._replace(path=f"{parts.path.rstrip('/')}/{name}")

@@ -155,6 +155,8 @@ def _to_pixels(image: "Image.Image") -> npt.NDArray[np.uint8]:
     from PIL import Image, ImageOps
 
     ImageOps.exif_transpose(image, in_place=True)
+    if image.mode in ("I", "F") and image.format not in ("PNG", "PPM"):  # 16 bits of these may also come as "I"
+        raise ValueError("it has 32 bits a pixel, and nothing says which of their values is white")
     if image.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip at 255
         image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
     if image.has_transparency_data:

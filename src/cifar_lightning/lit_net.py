@@ -34,8 +34,8 @@ class LitNet(LightningModule):
         width: Channels of the network's first convolution, where not its default.
         lr: Learning rate; with a schedule, its highest.
         momentum: Of SGD, 0 to 1.
-        weight_decay: L2 penalty on all weights; where groups have other rates, scaled so that it takes the same share
-            of every weight a step.
+        weight_decay: L2 penalty, on all weights but Muon's; where groups have other rates, scaled so that it takes the
+            same share of every weight a step.
         nesterov: Whether the momentum is Nesterov's.
         label_smoothing: Part of each label spread over all classes, 0 to 1. Evaluation losses are without it.
         schedule: Of the learning rate, per step over the whole fit: constant; one-cycle (linear from lr / 25 to lr in
@@ -77,9 +77,14 @@ class LitNet(LightningModule):
         test_views: Literal["one", "mirror", "six"] = "one",
         classes: Sequence[str] = CLASSES,
     ) -> None:
+        classes = list(classes)
+        # Those of this class alone: left to itself, Lightning takes also those of whoever's constructor calls this one,
+        # and those win. Plain values only: anything else makes a checkpoint that weights_only refuses.
+        given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        if isinstance(net, nn.Module):
+            del given["net"]
         super().__init__()
-        classes = list(classes)  # plain values only: anything else makes a checkpoint that weights_only refuses
-        self.save_hyperparameters(ignore=["net"] if isinstance(net, nn.Module) else [])
+        self.save_hyperparameters(given)
         for name, value, ok, range_ in (
             ("lr", lr, lr > 0, "more than 0"),
             ("momentum", momentum, 0 <= momentum < 1, "0 to 1, without 1"),
@@ -99,7 +104,6 @@ class LitNet(LightningModule):
                 raise InputError(f"{name} {value} is out of range: give {range_}")
         self.net = build(net, len(classes), width) if isinstance(net, str) else net
         self.classes = classes
-        self.example_input_array = torch.zeros(2, 3, 32, 32)
         self.last_evaluation: dict[str, Tensor] = {}
         self._loss_sum, self._loss_count = torch.zeros(()), 0  # since the last log point
         self._last_train_loss: float | None = None
@@ -116,15 +120,22 @@ class LitNet(LightningModule):
         )
         self.val_metrics, self.test_metrics = metrics.clone(prefix="val_"), metrics.clone(prefix="test_")
 
+    @property  # type: ignore[misc]  # Lightning's can be set
+    def example_input_array(self) -> Tensor:
+        """Two images, in the network's precision: for Lightning's summary, and to count a step's operations."""
+        return torch.zeros(2, 3, 32, 32).type(self.dtype)
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits `(N, len(classes))` of normalised images `(N, 3, 32, 32)`."""
         logits: Tensor = self.net(images)
         return logits
 
     def logits(self, images: Tensor) -> Tensor:
-        """Logits over the views that an evaluation takes of each image; see `test_views`."""
-        views = VIEWS[self.hparams["test_views"]](images)
-        return torch.stack([weight * self(view) for weight, view in views]).sum(0)
+        """Logits over the views that an evaluation takes of each image, at least float32; see `test_views`."""
+        views = [(weight, self(view)) for weight, view in VIEWS[self.hparams["test_views"]](images)]
+        # in bfloat16, of eight bits, a mean would make ties
+        dtype = torch.promote_types(views[0][1].dtype, torch.float32)
+        return torch.stack([weight * logits.to(dtype) for weight, logits in views]).sum(0)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The mean cross-entropy of a batch."""
@@ -171,6 +182,9 @@ class LitNet(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Gives a network that begins from the data some of it: the same images whatever the seed and the rank."""
+        if stage == "fit":
+            self._loss_count = 0  # what a fit before it has left; a checkpoint brings its own, later
+            self._loss_sum.zero_()
         mode = self.hparams["compile"]
         if mode == "auto":
             mode = "reduce-overhead" if self.trainer.strategy.root_device.type == "cuda" else "none"
@@ -198,9 +212,11 @@ class LitNet(LightningModule):
         """The optimiser, and a schedule as long as the Trainer will fit."""
         h = self.hparams
         optimizer, total = self._optimizer(), self.trainer.estimated_stepping_batches
-        if total == math.inf and (h["schedule"] != "constant" or h["sizes"]):
+        # Lightning's word for a length that it does not know is infinity, or -1
+        if not 0 < total < math.inf and (h["schedule"] != "constant" or h["sizes"]):
             raise InputError(
-                f"schedule {h['schedule']}, sizes {h['sizes']} need a length: give max_epochs or max_steps"
+                f"schedule {h['schedule']}, sizes {h['sizes']} need a length: give max_epochs, or max_steps where the "
+                "loader has no length either"
             )
         if h["schedule"] == "constant":
             return optimizer
@@ -269,11 +285,13 @@ class LitNet(LightningModule):
             self._log_train_loss()
 
     def on_validation_start(self) -> None:
-        """Has the losses summed in float32, in a true half precision too."""
+        """Forgets an evaluation that was cut short; has the losses summed in float32, in a true half precision too."""
+        self.val_metrics.reset()
         self.val_metrics["loss"].set_dtype(torch.float32)
 
     def on_test_start(self) -> None:
         """Likewise; and has the network compiled for a test: after a fit the weights have moved in memory."""
+        self.test_metrics.reset()
         self.test_metrics["loss"].set_dtype(torch.float32)
         trainer: Any = self.trainer
         if self._compiled and isinstance(trainer.datamodule, CIFAR10DataModule):
@@ -296,9 +314,11 @@ class LitNet(LightningModule):
         checkpoint["precision"] = self.trainer.precision
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes up the running loss."""
+        """Takes up the running loss, where a fit goes on."""
+        if self._trainer is None or self._trainer.state.fn != "fit":
+            return
         window = checkpoint.get("train_loss_window", {"sums": [0.0], "count": 0})
-        sums, world_size = window["sums"], self._trainer.world_size if self._trainer else 1
+        sums, world_size = window["sums"], self._trainer.world_size
         mine = sums[self.global_rank] if len(sums) == world_size else sum(sums) / len(sums)
         self._loss_sum, self._loss_count = torch.tensor(mine, device=self.device), window["count"]
         self._last_train_loss = window.get("last")
@@ -437,5 +457,5 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda progress: 1.0,
     "one-cycle": _one_cycle,
     "cosine": _cosine,
-    "linear": lambda progress: 1.0 - progress,
+    "linear": lambda progress: max(0.0, 1.0 - progress),
 }

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from cifar_lightning import transforms
@@ -48,12 +49,13 @@ class BatchLoader:
             epoch, and from then on shows each image mirrored in every other epoch (https://arxiv.org/abs/2404.00498,
             section 3.6).
         cutout: In training, side of a square that is blanked in each image, with its centre anywhere in it; 0 for none.
-        rank: This process's index.
-        world_size: Number of processes.
+        rank: This process's index; by default that in torch's process group, if there is one by the time it iterates.
+        world_size: Number of processes; likewise.
         repeat: In training, make every epoch as the first: the same batches, augmented alike.
 
     Raises:
-        InputError: `batch_size` is less than 1, more than the images, or not a multiple of `world_size`.
+        InputError: `batch_size` is less than 1, more than the images, or not a multiple of `world_size`; or, in
+            evaluation, there are fewer images than ranks. Without a `world_size`, once it iterates.
     """
 
     def __init__(
@@ -69,8 +71,8 @@ class BatchLoader:
         crop_padding: int = 0,
         flip: Literal["none", "random", "alternating"] = "none",
         cutout: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
+        rank: int | None = None,
+        world_size: int | None = None,
         repeat: bool = False,
     ) -> None:
         self.images = images.permute(0, 2, 3, 1).contiguous()
@@ -81,18 +83,39 @@ class BatchLoader:
         self.train, self.seed, self.flip = train, seed, flip
         self.crop_padding = crop_padding if train else 0
         self.cutout = cutout if train else 0
-        self.rank, self.world_size, self.repeat = rank, world_size, repeat
-        if train:
-            check_batch_size(batch_size, len(labels), world_size)
-            self.batch_size = batch_size
-        else:
-            # At least 8 batches, so that up to 8 ranks share the same ones and their figures agree to the last bit.
-            self.batch_size = max(1, min(batch_size, len(labels) // max(8, world_size)))
+        self._rank, self._world_size, self.repeat = rank, world_size, repeat
+        self._batch_size = batch_size
+        self.batch_size  # noqa: B018  # is it one that the ranks can share?
         if self.crop_padding:
             self.images = transforms.reflect_pad(self.images, crop_padding)
         self._epoch, self._position = 0, 0
         self._next = (0, 0)  # (epoch, position) that the next iteration starts from
-        self.batch_sampler = SimpleNamespace(sampler=self)  # where Lightning looks for `set_epoch`
+
+    @property
+    def rank(self) -> int:
+        """This process's index."""
+        return (dist.get_rank() if _connected() else 0) if self._rank is None else self._rank
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes that share the batches."""
+        return (dist.get_world_size() if _connected() else 1) if self._world_size is None else self._world_size
+
+    @property
+    def batch_size(self) -> int:
+        """Images per batch over all ranks; in evaluation, over one."""
+        images, world_size = len(self.labels), self.world_size
+        if self.train:
+            check_batch_size(self._batch_size, images, world_size)
+            return self._batch_size
+        check_evaluation(images, world_size)
+        # At least 8 batches, so that up to 8 ranks share the same ones and their figures agree to the last bit.
+        return max(1, min(self._batch_size, images // max(8, world_size)))
+
+    @property
+    def batch_sampler(self) -> SimpleNamespace:
+        """Where Lightning looks for `set_epoch`."""
+        return SimpleNamespace(sampler=self)
 
     def set_epoch(self, epoch: int) -> None:
         """Makes the next iteration that of `epoch`. Lightning calls it; a plain loop need not: epochs follow on."""
@@ -127,15 +150,16 @@ class BatchLoader:
     def _train_batches(self) -> Iterator[Batch]:
         """This rank's slices of the global batches of this epoch, from the current position on."""
         draws = self._draw_epoch()
-        share = self.batch_size // self.world_size
+        batches, batch_size = len(self), self.batch_size
+        share = batch_size // self.world_size
         per_chunk = max(1, CHUNK // share)
         start = self._position
-        while start < len(self):
-            stop = min(start + per_chunk, len(self))
+        while start < batches:
+            stop = min(start + per_chunk, batches)
             # rows are global batches; this rank's columns of them
-            rows = slice(start * self.batch_size, stop * self.batch_size)
+            rows = slice(start * batch_size, stop * batch_size)
             columns = slice(self.rank * share, (self.rank + 1) * share)
-            mine = [x[rows].view(-1, self.batch_size)[:, columns].reshape(-1) for x in draws]
+            mine = [x[rows].view(-1, batch_size)[:, columns].reshape(-1) for x in draws]
             images, labels = self._prepare(*mine)
             yield from zip(torch.split(images, share), torch.split(labels, share), strict=True)
             start = stop
@@ -160,7 +184,7 @@ class BatchLoader:
         self, index: Tensor, top: Tensor, left: Tensor, mirrored: Tensor, hole_top: Tensor, hole_left: Tensor
     ) -> Batch:
         device = self.labels.device
-        index, top, left = (x.to(device, non_blocking=True) for x in (index, top, left))
+        index, top, left = (transforms.to_device(x, device) for x in (index, top, left))
         if self.crop_padding:
             images = transforms.crop(self.images, index, top, left, self.size)
         else:
@@ -169,14 +193,27 @@ class BatchLoader:
             images = transforms.flip(images, mirrored)
         images = transforms.normalize(images, self.mean, self.std)
         if self.cutout:
-            hole_top, hole_left = (x.to(device, non_blocking=True) for x in (hole_top, hole_left))
+            hole_top, hole_left = (transforms.to_device(x, device) for x in (hole_top, hole_left))
             images = transforms.cutout(images, hole_top, hole_left, self.cutout)
         return images, self.labels[index]
 
     def _eval_batches(self) -> Iterator[Batch]:
-        images, labels = torch.split(self.images, self.batch_size), torch.split(self.labels, self.batch_size)
+        images, labels = (torch.split(x, self.batch_size) for x in (self.images, self.labels))
         for i in range(self.rank + self._position * self.world_size, len(images), self.world_size):
-            yield transforms.normalize(images[i], self.mean, self.std), labels[i]
+            yield transforms.normalize(images[i], self.mean, self.std), labels[i].clone()
+
+
+def _connected() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def check_evaluation(images: int, world_size: int) -> None:
+    """Raises an InputError where some of the ranks would have no image: Lightning cannot evaluate then."""
+    if images < world_size:
+        raise InputError(
+            f"devices: {world_size} are more than the {images} image{'s' * (images != 1)} of an evaluation: "
+            f"give at most {images}, or more images"
+        )
 
 
 def check_batch_size(batch_size: int, images: int, world_size: int) -> None:

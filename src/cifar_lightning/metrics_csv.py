@@ -73,7 +73,7 @@ class MetricsCSV(Logger):
         else:
             self.rows.append(row)
             try:
-                with self.path.open("a", newline="") as file:
+                with self.path.open("a", encoding="utf-8", newline="") as file:
                     csv.DictWriter(file, self.columns).writerow(row)
             except OSError as error:
                 raise RunError(
@@ -109,7 +109,7 @@ def read_rows(path: Path) -> list[Row]:
     """The rows of a metrics.csv, empty cells as None. A last line that was cut short is left out."""
     if not path.exists():
         return []
-    text = path.read_text()
+    text = path.read_text("utf-8")
     text = text[: text.rfind("\n") + 1]
     return [{key: _number(cell) for key, cell in row.items()} for row in csv.DictReader(io.StringIO(text))]
 

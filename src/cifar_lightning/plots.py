@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.font_manager import get_font_names
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
@@ -17,8 +18,19 @@ BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 DPI = 120
 GRID_WIDTH = 10.0  # inches
 LONGEST_NAME = 24  # characters; class folders can carry any name
+# For the letters that matplotlib's own font lacks: those that come with Linux, macOS and Windows.
+OTHER_FONTS = (
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "WenQuanYi Zen Hei", "Droid Sans Fallback",
+    "Arial Unicode MS", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Noto Sans Devanagari", "Noto Sans Thai",
+)  # fmt: skip
 
 Rows = Sequence[Mapping[str, float | int | None]]
+
+
+def fonts() -> list[str]:
+    """Font families with which the figures can show names in more of the world's letters."""
+    installed = set(get_font_names())
+    return ["DejaVu Sans", *(name for name in OTHER_FONTS if name in installed)]
 
 
 def image_grid(images: Tensor, labels: Tensor, classes: Sequence[str]) -> Figure:

@@ -19,5 +19,7 @@ def install() -> None:
     # Lightning 2.6 wraps the network for DDP in a CUDA stream that the training then leaves:
     # https://github.com/Lightning-AI/pytorch-lightning/issues/21567
     warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match", UserWarning)
+    # A class's name is in letters that no font here has: the tables show it, the figures show boxes.
+    warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
     # A 1x1 filter has two equivalent layouts, and torch wonders: https://github.com/pytorch/pytorch/issues/47163
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)

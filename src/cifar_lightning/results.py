@@ -65,23 +65,26 @@ def report(
 
 def draw(model: LitNet, data: CIFAR10DataModule, confusion: Tensor, folder: Path, metrics: Path) -> None:
     """Writes the figures into `folder`; see `report`."""
-    from cifar_lightning import plots  # matplotlib takes a second to import
+    import matplotlib  # not before: it takes a second
+
+    from cifar_lightning import plots
 
     images, labels = _spread(data.image_set("train"))
     test_images, test_labels = _spread(data.image_set("test"))
     with torch.compiler.set_stance("force_eager"):  # what was compiled for a GPU is on the CPU by now
         predicted, _ = model.predict(data.normalize(test_images))
-    figures = {
-        "training_images": plots.image_grid(images, labels, model.classes),
-        "test_predictions": plots.prediction_grid(test_images, test_labels, predicted, model.classes),
-        "confusion_matrix": plots.confusion_matrix(confusion, model.classes),
-        "per_class_accuracy": plots.per_class_bars(confusion, model.classes),
-    }
-    if rows := read_rows(metrics):
-        figures["curves"] = plots.curves(rows, model.hparams["label_smoothing"])
-    for name, figure in figures.items():
-        signals.raise_if_requested()
-        write_atomically(folder / f"{name}.png", partial(figure.savefig, format="png"))
+    with matplotlib.rc_context({"font.family": plots.fonts()}):
+        figures = {
+            "training_images": plots.image_grid(images, labels, model.classes),
+            "test_predictions": plots.prediction_grid(test_images, test_labels, predicted, model.classes),
+            "confusion_matrix": plots.confusion_matrix(confusion, model.classes),
+            "per_class_accuracy": plots.per_class_bars(confusion, model.classes),
+        }
+        if rows := read_rows(metrics):
+            figures["curves"] = plots.curves(rows, model.hparams["label_smoothing"])
+        for name, figure in figures.items():
+            signals.raise_if_requested()
+            write_atomically(folder / f"{name}.png", partial(figure.savefig, format="png"))
 
 
 def _spread(images: ImageSet) -> tuple[Tensor, Tensor]:

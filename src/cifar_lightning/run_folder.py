@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from cifar_lightning.errors import InputError
@@ -24,6 +25,11 @@ class RunInUseError(InputError):
     """Another job is in the run's folder."""
 
 
+# Arguments of the data module and the network that a run sets itself.
+FROM_ELSEWHERE = {
+    "data.seed": "give seed, that of the run",
+    "model.classes": "the names of the classes are those of the images",
+}
 # Settings that say where and how a run goes on, not what it computes.
 FREE = {
     "accelerator", "devices", "num_nodes", "strategy", "default_root_dir", "checkpoint_every_n_steps",
@@ -59,6 +65,31 @@ def _is_longer(value: int, before: int | None) -> bool:
     return before is not None and before != -1 and (value == -1 or value > before)  # -1 is no limit
 
 
+def plain_settings(settings: Mapping[str, Any], group: str = "") -> Settings:
+    """`settings` as config.yaml and the ranks take them: paths as text, numbers as Python's own.
+
+    Raises:
+        InputError: A value is none of text, numbers, lists and dictionaries; or it is set from elsewhere.
+    """
+    plain: Settings = {}
+    for key, value in settings.items():
+        name = f"{group}.{key}" if group else key
+        if name in FROM_ELSEWHERE:
+            raise InputError(f"{name} is not set here: {FROM_ELSEWHERE[name]}")
+        if isinstance(value, os.PathLike):
+            value = os.fspath(value)
+        elif isinstance(value, Mapping):
+            value = plain_settings(value, name)
+        elif isinstance(value, np.generic):
+            value = value.item()
+        elif isinstance(value, list | tuple):
+            value = list(plain_settings({str(i): item for i, item in enumerate(value)}, name).values())
+        elif not isinstance(value, str | int | float | None):
+            raise InputError(f"{name} {value!r} cannot be kept in config.yaml: give text, a number or a list of them")
+        plain[key] = value
+    return plain
+
+
 def read_settings(folder: Path) -> Settings:
     """The settings of a run, from its config.yaml.
 
@@ -66,12 +97,13 @@ def read_settings(folder: Path) -> Settings:
         InputError: There is no such run.
     """
     try:
-        settings = yaml.safe_load((folder / "config.yaml").read_text())
-    except (OSError, yaml.YAMLError) as error:
+        settings = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"nothing to resume: {folder} is no run's folder (it has no readable config.yaml)") from error
-    if not isinstance(settings, dict):
-        raise InputError(f"nothing to resume: {folder / 'config.yaml'} is no run's settings")
-    return settings
+    groups = [settings.get(name) for name in ("data", "model", "trainer")] if isinstance(settings, dict) else []
+    if not groups or not all(isinstance(group, dict) for group in groups) or "max_epochs" not in settings:
+        raise InputError(f"nothing to resume: {folder / 'config.yaml'} is not the settings of a run of fit.py")
+    return settings  # type: ignore[no-any-return]  # it is a dictionary
 
 
 @contextmanager
@@ -111,15 +143,19 @@ def _lock(descriptor: int) -> bool:
 
 def newest_unfinished(default_root_dir: str | Path) -> Path | None:
     """The newest run of a log folder that has begun and not finished, and that no job is in, if there is one."""
-    runs = [path for path in (Path(default_root_dir) / "lightning_logs").glob("version_*") if path.is_dir()]
+    logs = Path(os.path.expanduser(default_root_dir)) / "lightning_logs"
+    runs = [path for path in logs.glob("version_*") if path.is_dir()]
     runs = [run for run in runs if run.name.removeprefix("version_").isdigit()]
     unfinished = [run for run in runs if (run / "config.yaml").exists() and not (run / "results.json").exists()]
     for run in sorted(unfinished, key=lambda run: int(run.name.removeprefix("version_")), reverse=True):
         try:
+            read_settings(run)
             with held(run):
                 return run
         except RunInUseError:
             continue
+        except InputError as error:  # that of another program, such as Lightning's own command line
+            print(f"passing over {run}: {error}", file=sys.stderr, flush=True)
     return None
 
 

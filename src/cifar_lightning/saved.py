@@ -67,6 +67,8 @@ def data_of(path: Path, changes: Mapping[str, Any]) -> CIFAR10DataModule:
         InputError: The checkpoint cannot be read, or an argument is wrong.
     """
     arguments = load_checkpoint(path).get("datamodule_hyper_parameters", {})
+    if arguments.get("normalization") == "dataset":  # of the images it has learnt from, whatever it is tested on
+        arguments["normalization"] = "cifar100" if arguments.get("source") == "cifar100" else "cifar10"
     known = inspect.signature(CIFAR10DataModule).parameters
     return CIFAR10DataModule(**{k: v for k, v in {**arguments, **changes}.items() if k in known})
 

@@ -31,7 +31,7 @@ def signature_of(module: str, name: str) -> Callable[..., None]:
         module: A module of this package.
         name: Of the function, or of the class whose constructor is meant.
     """
-    tree = ast.parse(Path(__file__).with_name(f"{module}.py").read_text())
+    tree = ast.parse(Path(__file__).with_name(f"{module}.py").read_text("utf-8"))
     (found,) = (node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name)
     doc = ast.Expr(ast.Constant(ast.get_docstring(found)))
     if isinstance(found, ast.ClassDef):

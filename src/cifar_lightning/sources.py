@@ -1,7 +1,9 @@
 """Where images come from: an official archive, class folders, or a drawing hand. All become an ImageSet."""
 
+import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,12 +52,13 @@ def prepare(source: str, data_dir: str | Path, *, mirror: str | None = None, sha
     _check(source, sha256)
     if source == "synthetic":
         return
-    if source in ARCHIVES:
-        download.fetch(ARCHIVES[source], _archive_path(source, data_dir), mirror=mirror, sha256=_lower(sha256))
-    for split in SPLITS:
-        home, key, build = _plan(source, split, data_dir, _lower(sha256))
-        if not cache.has(home, f"{source}-{split}", key):
-            cache.cached(home, f"{source}-{split}", key, build)
+    with _naming(data_dir):
+        if source in ARCHIVES:
+            download.fetch(ARCHIVES[source], _archive_path(source, data_dir), mirror=mirror, sha256=_lower(sha256))
+        for split in SPLITS:
+            home, key, build = _plan(source, split, data_dir, _lower(sha256))
+            if not cache.has(home, f"{source}-{split}", key):
+                cache.cached(home, f"{source}-{split}", key, build)
 
 
 def load(
@@ -78,8 +81,21 @@ def load(
         raise InputError(f"split {split!r} is unknown: use train or test")
     if source == "synthetic":
         return synthetic(split)
-    home, key, build = _plan(source, split, data_dir, _lower(sha256))
-    return _image_set(cache.cached(home, f"{source}-{split}", key, build))
+    with _naming(data_dir):
+        home, key, build = _plan(source, split, data_dir, _lower(sha256))
+        return _image_set(cache.cached(home, f"{source}-{split}", key, build))
+
+
+@contextmanager
+def _naming(data_dir: str | Path) -> Iterator[None]:
+    """Says which folder it is that the system does not let this user into."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"data_dir {data_dir}: {error.filename or 'it'} cannot be read ({error.strerror or error}): "
+            "make it readable, or name another --data.data_dir"
+        ) from error
 
 
 def synthetic(
@@ -109,7 +125,7 @@ def _image_set(decoded: Decoded) -> ImageSet:
 def _plan(source: str, split: str, data_dir: str | Path, sha256: str | None) -> tuple[Path, str, Callable[[], Decoded]]:
     """Where to cache a split, the key that says the cache is still true, and how to decode it."""
     if source == "folder":
-        home = Path(data_dir).expanduser()
+        home = Path(os.path.expanduser(data_dir))
         listing = folder.scan(home, split)
         return home, listing.fingerprint, lambda: folder.read(listing)
 
@@ -128,7 +144,7 @@ def _plan(source: str, split: str, data_dir: str | Path, sha256: str | None) -> 
 
 
 def _archive_path(source: str, data_dir: str | Path) -> Path:
-    path = Path(data_dir).expanduser()
+    path = Path(os.path.expanduser(data_dir))
     return path if path.is_file() or path.name.endswith((".tar.gz", ".tgz")) else path / ARCHIVES[source].name
 
 

@@ -7,6 +7,7 @@ process per device, now or after an interruption, takes its orders from there.
 import difflib
 import inspect
 import json
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -30,22 +31,32 @@ from cifar_lightning.checkpoint import (
 from cifar_lightning.datamodule import CIFAR10DataModule
 from cifar_lightning.devices import (
     RANK_TIMEOUT,
+    available_threads,
     fit_cpu,
     from_first_rank,
     is_first_rank,
     process_group,
     resolve_devices,
     resolve_precision,
+    restored_cpu,
     world_size,
 )
 from cifar_lightning.errors import InputError, RunError
 from cifar_lightning.launch import launch, launched
 from cifar_lightning.lit_net import LitNet
-from cifar_lightning.loader import check_batch_size
+from cifar_lightning.loader import check_batch_size, check_evaluation
 from cifar_lightning.metrics_csv import MetricsCSV
 from cifar_lightning.precision import StaticHalf
 from cifar_lightning.results import report
-from cifar_lightning.run_folder import Settings, changed_settings, held, new_folder, read_settings, write_settings
+from cifar_lightning.run_folder import (
+    Settings,
+    changed_settings,
+    held,
+    new_folder,
+    plain_settings,
+    read_settings,
+    write_settings,
+)
 from cifar_lightning.saved import data_of, load_model, precision_of, select_checkpoint
 
 OURS = ("callbacks", "enable_checkpointing", "enable_progress_bar", "logger", "plugins")  # arguments of the Trainer
@@ -59,17 +70,19 @@ def fit(
     devices: str | int = "auto",
     num_nodes: int = 1,
     strategy: str = "auto",
-    precision: str = "32-true",
+    precision: str | int = "32-true",
     max_epochs: int = 2,
     max_steps: int = -1,
     fast_dev_run: bool = False,
-    default_root_dir: str = ".",
+    default_root_dir: str | Path = ".",
     seed: int = 0,
     checkpoint_every_n_steps: int | None = None,
     log_every_n_steps: int = 50,
     trainer: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Trains, tests, draws and reports, in a new folder `default_root_dir/lightning_logs/version_N`.
+
+    It leaves the process as it was, but for the memory that glibc keeps and for warnings that it has silenced.
 
     Args:
         data: Arguments of CIFAR10DataModule.
@@ -97,9 +110,9 @@ def fit(
         RunError: The run failed for a reason outside it, such as a full disk.
     """
     quiet.install()
-    settings = {name: value for name, value in locals().items() if name not in ("data", "model", "trainer")}
+    settings = plain_settings({**locals(), "data": data or {}, "model": model or {}, "trainer": trainer or {}})
     settings["precision"] = resolve_precision(precision, resolve_devices(accelerator, devices)[0])
-    settings |= {"data": dict(data or {}), "model": dict(model or {}), "trainer": dict(trainer or {})}
+    settings["default_root_dir"] = os.path.expanduser(default_root_dir)
     processes = _check(settings)
     if not is_first_rank():
         return join()
@@ -124,9 +137,9 @@ def resume(run: str | Path, changes: Mapping[str, Any] | None = None) -> dict[st
         InputError: There is nothing to resume, or a change would change the result.
     """
     quiet.install()
-    folder = Path(run)
+    folder = Path(os.path.expanduser(run))
     before = read_settings(folder)
-    changes = dict(changes or {})
+    changes = plain_settings(changes or {})
     if changes.get("precision") == "auto":
         del changes["precision"]  # as the run has it
     elif "precision" in changes:
@@ -140,16 +153,18 @@ def resume(run: str | Path, changes: Mapping[str, Any] | None = None) -> dict[st
     with held(folder) as lock:
         before = read_settings(folder)
         settings = changed_settings(before, changes)
-        if (folder / "results.json").exists() and all(settings[k] == before[k] for k in ("max_epochs", "max_steps")):
+        steps = max((int(path.stem[5:]) for path in step_checkpoints(folder / "checkpoints")), default=0)
+        limit = "max_steps" if 0 < before["max_steps"] <= steps else "max_epochs"
+        if (folder / "results.json").exists() and settings[limit] == before[limit]:
             raise InputError(
-                f"nothing to resume: {folder} has finished; give a higher --max_epochs to train it further"
+                f"nothing to resume: {folder} has finished; give a higher --{limit} than {before[limit]} to train it "
+                "further"
             )
         processes = _check(settings)
         if step_checkpoints(folder / "checkpoints"):  # else: stopped before its first step
             newest, _ = newest_readable(folder / "checkpoints")
             if settings["data"] != before["data"]:
-                data = CIFAR10DataModule(**settings["data"])
-                data.load_state_dict(load_checkpoint(newest)["CIFAR10DataModule"])  # are they the same images?
+                CIFAR10DataModule(**settings["data"]).check_images(load_checkpoint(newest)["CIFAR10DataModule"])
         for part in folder.rglob(".*.part"):  # of a process that was killed while it wrote
             part.unlink()
         (folder / "results.json").unlink(missing_ok=True)
@@ -189,17 +204,17 @@ def _check(settings: Settings) -> int:
             f"num_nodes {settings['num_nodes']}: start the script with torchrun on each machine, "
             "e.g. torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST scripts/fit.py"
         )
-    if launched() and world_size() != ranks:
-        raise InputError(
-            f"devices {settings['devices']}: the launcher has started {world_size()} processes; "
-            "give --devices and --num_nodes that make as many"
-        )
+    _check_ranks(ranks, settings["devices"], "--devices and --num_nodes that make as many")
     _check_trainer(settings)
     LitNet(**settings["model"])  # before a download, whose classes it needs
     data = CIFAR10DataModule(**settings["data"])
     data.prepare_data()
     data.setup("fit")
     check_batch_size(data.hparams["batch_size"], len(data.train_indices), ranks)
+    if len(data.val_indices):
+        check_evaluation(len(data.val_indices), ranks)
+    if ranks > 1:
+        check_evaluation(len(data.image_set("test").labels), ranks)
     batches = len(data.train_indices) // data.hparams["batch_size"]
     trainer = settings.get("trainer", {})
     interval, by_epoch = trainer.get("val_check_interval"), trainer.get("check_val_every_n_epoch", 1) is not None
@@ -219,6 +234,12 @@ def _check(settings: Settings) -> int:
                 "a side; leave them out, or give larger ones or another --model.net"
             ) from error
     return devices
+
+
+def _check_ranks(ranks: int, devices: str | int, next_step: str) -> None:
+    """Raises an InputError where a launcher has started another number of processes than there are devices."""
+    if launched() and world_size() != ranks:
+        raise InputError(f"devices {devices}: the launcher has started {world_size()} processes; give {next_step}")
 
 
 def _check_trainer(settings: Settings) -> None:
@@ -294,7 +315,8 @@ def run(folder: str | None, resume: bool) -> str:
         The run's folder.
     """
     quiet.install()
-    with process_group():
+    with process_group(), restored_cpu():
+        threads = available_threads()
         start = _newest_checkpoint(Path(folder)) if folder and resume else None
         folder, start = from_first_rank([folder, start])
         assert folder is not None
@@ -304,7 +326,7 @@ def run(folder: str | None, resume: bool) -> str:
         data.setup("fit")
         seed_everything(settings["seed"], verbose=False)
         model = LitNet(**settings["model"], classes=data.classes)
-        fit_cpu(model, data.hparams["batch_size"] // world_size())
+        fit_cpu(model, data.hparams["batch_size"] // world_size(), threads)
         metrics = MetricsCSV(Path(folder) / "metrics.csv")
         checkpoints = Checkpoints(Path(folder) / "checkpoints", metrics, settings["checkpoint_every_n_steps"])
         trainer = Trainer(
@@ -322,7 +344,7 @@ def run(folder: str | None, resume: bool) -> str:
             best = checkpoints.folder / "best.ckpt"
             if len(data.val_indices) and best.exists():
                 model.load_state_dict(load_checkpoint(best)["state_dict"])
-            fit_cpu(model, data.hparams["eval_batch_size"])
+            fit_cpu(model, data.hparams["eval_batch_size"], threads)
             trainer.test(model, data, verbose=False)
             if trainer.is_global_zero:
                 facts = {
@@ -352,7 +374,7 @@ def evaluate(
     *,
     accelerator: str = "auto",
     devices: str | int = "auto",
-    precision: str | None = None,
+    precision: str | int | None = None,
     test_views: Literal["one", "mirror", "six"] | None = None,
     output_dir: str | None = None,
 ) -> dict[str, Any]:
@@ -376,22 +398,26 @@ def evaluate(
     """
     signals.next_step = ""
     quiet.install()
-    path = select_checkpoint(Path(checkpoint))
+    path = select_checkpoint(Path(os.path.expanduser(checkpoint)))
     accelerator, processes = resolve_devices(accelerator, devices)
+    _check_ranks(processes, devices, "--devices as many")
+    data = plain_settings({"data": data or {}})["data"]
     precision = resolve_precision(precision or precision_of(path), accelerator)
     _check_trainer({"accelerator": accelerator, "precision": precision})
-    model, module = load_model(path), data_of(path, data or {})
+    model, module = load_model(path), data_of(path, data)
     module.prepare_data()
     if list(module.classes) != model.classes:
         raise InputError(
             f"checkpoint {path} was trained on the classes {_some(model.classes)}, "
             f"and these images have {_some(module.classes)}: give the data that belongs to it"
         )
+    if processes > 1:
+        check_evaluation(len(module.image_set("test").labels), processes)
     home = path.parent.parent if path.parent.name == "checkpoints" else path.parent
     output = Path(output_dir) if output_dir is not None else home / "evaluation"
     job: dict[str, Any] = {
         "checkpoint": str(path),
-        "data": dict(data or {}),
+        "data": data,
         "trainer": {"accelerator": accelerator, "devices": devices, "precision": precision},
         "test_views": test_views or model.hparams["test_views"],
         "output": str(output),
@@ -410,10 +436,10 @@ def run_evaluation(
 ) -> None:
     """One rank of an evaluation; see `evaluate`."""
     quiet.install()
-    with process_group():
+    with process_group(), restored_cpu():
         model, module = load_model(Path(checkpoint)), data_of(Path(checkpoint), data)
         model.hparams["test_views"] = test_views
-        fit_cpu(model, module.hparams["eval_batch_size"])
+        fit_cpu(model, module.hparams["eval_batch_size"], available_threads())
         tester = Trainer(
             **_trainer_arguments(trainer),
             logger=False,
@@ -447,4 +473,5 @@ def _banner(settings: Settings, trainer: Trainer, batch_size: int, folder: str, 
     share = f" = {ranks} x {batch_size // ranks}" if ranks > 1 else ""
     begin = f"goes on from {Path(start).name}" if start else "starts"
     device = trainer.strategy.root_device.type
-    return f"{folder} {begin}: {ranks} x {device}, batch {batch_size}{share}, {settings['max_epochs']} epochs"
+    limit = f", at most {settings['max_steps']} steps" if settings["max_steps"] != -1 else ""
+    return f"{folder} {begin}: {ranks} x {device}, batch {batch_size}{share}, {settings['max_epochs']} epochs{limit}"

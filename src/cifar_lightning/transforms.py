@@ -9,6 +9,15 @@ import torch
 from torch import Tensor
 
 
+def to_device(x: Tensor, device: torch.device) -> Tensor:
+    """`x`, which lies on the CPU, on `device`; without waiting for a GPU of NVIDIA's.
+
+    An Apple GPU reads the bytes later, when they may be another tensor's
+    (https://github.com/pytorch/pytorch/issues/83015); CUDA has read them when the call returns.
+    """
+    return x.to(device, non_blocking=device.type == "cuda")
+
+
 def reflect_pad(images: Tensor, padding: int) -> Tensor:
     """Mirrors the border of `images` outwards, without repeating the edge pixels.
 
@@ -51,7 +60,7 @@ def crop(padded: Tensor, index: Tensor, top: Tensor, left: Tensor, size: int) ->
 
 def flip(images: Tensor, mirrored: Tensor) -> Tensor:
     """Mirrors left and right, in place, the images `(N, H, W, 3)` where `mirrored` `(N,)`, on the CPU, is true."""
-    chosen = mirrored.nonzero().squeeze(1).to(images.device, non_blocking=True)  # on a GPU, nonzero would wait for it
+    chosen = to_device(mirrored.nonzero().squeeze(1), images.device)  # on a GPU, nonzero would wait for it
     images[chosen] = images[chosen].flip(2)
     return images
 

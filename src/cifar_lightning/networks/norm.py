@@ -21,7 +21,7 @@ class BatchNorm2d(nn.BatchNorm2d):
         x32 = x.to(torch.promote_types(x.dtype, torch.float32))
         moments = torch.stack([x32.mean((0, 2, 3)), x32.square().mean((0, 2, 3))])
         mean, square = _SumOverRanks.apply(moments) / dist.get_world_size()
-        variance = square - mean.square()
+        variance = (square - mean.square()).clamp(min=0)  # rounding may take it below
         with torch.no_grad():
             count = x.numel() / x.shape[1] * dist.get_world_size()
             assert self.running_mean is not None

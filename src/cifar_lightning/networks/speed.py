@@ -5,6 +5,7 @@ https://myrtle.ai/learn/how-to-train-your-resnet/ (whitening, part 8; frozen bat
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ class SpeedNet(nn.Module):
         stride: Of that first layer. With 2 the whitening layer's patches do not overlap: they hold all of the image in
             a quarter of the pixels, and every later layer does a quarter of the work.
         scale: The logits' factor, which sets how fast the last layer learns.
+        norm_momentum: Share of the newest batch in the batch norms' running statistics.
 
     Attributes:
         begins_from_images: Whether `init_from_images` is still to come: until it has, or weights are loaded.
@@ -41,6 +43,7 @@ class SpeedNet(nn.Module):
         whiten: bool = True,
         stride: int = 1,
         scale: float = 1 / 9,
+        norm_momentum: float = 0.4,
     ) -> None:
         super().__init__()
         widths = [width, *(int(width * factor) for factor in growth)]
@@ -51,7 +54,7 @@ class SpeedNet(nn.Module):
         self.begins_from_images = whiten
         self.register_load_state_dict_post_hook(_has_begun)  # type: ignore[no-untyped-call]
         channels = [first, *widths]
-        self.blocks = nn.Sequential(*(SpeedBlock(channels[i], channels[i + 1], convs) for i in range(3)))
+        self.blocks = nn.Sequential(*(SpeedBlock(i, o, convs, norm_momentum) for i, o in pairwise(channels)))
         self.head = nn.Linear(widths[-1], num_classes, bias=False)
         self.scale = scale
         self.to(memory_format=torch.channels_last)  # as the images lie; saves the convolutions a re-ordering
@@ -87,11 +90,11 @@ def _has_begun(net: SpeedNet, incompatible_keys: object) -> None:
 class SpeedBlock(nn.Module):
     """Convolve, halve the size, then one or two more convolutions, each with a batch norm and GELU."""
 
-    def __init__(self, channels_in: int, channels_out: int, convs: int) -> None:
+    def __init__(self, channels_in: int, channels_out: int, convs: int, norm_momentum: float) -> None:
         super().__init__()
         ins = [channels_in] + [channels_out] * (convs - 1)
         self.convs = nn.ModuleList(_dirac_conv(channels, channels_out) for channels in ins)
-        self.norms = nn.ModuleList(_norm(channels_out) for _ in ins)
+        self.norms = nn.ModuleList(_norm(channels_out, norm_momentum) for _ in ins)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features `(N, channels_out, H // 2, W // 2)`."""
@@ -115,9 +118,9 @@ def _dirac_conv(channels_in: int, channels_out: int) -> nn.Conv2d:
     return conv
 
 
-def _norm(channels: int) -> BatchNorm2d:
-    """A batch norm with its scale fixed at 1; it averages over the last few batches."""
-    norm = BatchNorm2d(channels, eps=1e-12, momentum=0.4)
+def _norm(channels: int, momentum: float) -> BatchNorm2d:
+    """A batch norm with its scale fixed at 1."""
+    norm = BatchNorm2d(channels, eps=1e-12, momentum=momentum)
     assert norm.weight is not None
     norm.weight.requires_grad_(False)
     return norm
@@ -130,4 +133,4 @@ def speed54(num_classes: int = 10, width: int = 16) -> SpeedNet:
 
 def speed96(num_classes: int = 10, width: int = 128) -> SpeedNet:
     """The wider and deeper SpeedNet that reaches 96 %: 128, 384 and 512 channels, three convolutions a block."""
-    return SpeedNet(num_classes, width, growth=(3, 4), convs=3)
+    return SpeedNet(num_classes, width, growth=(3, 4), convs=3, norm_momentum=0.1)
