@@ -10,6 +10,7 @@ python scripts/fit.py --resume lightning_logs/version_0  # go on with an interru
 from collections.abc import Sequence
 
 from cifar_lightning.cli import main, new_parser, parse, plain, recipes, value_of, with_recipe
+from cifar_lightning.errors import InputError
 from cifar_lightning.signatures import signature_of
 
 
@@ -32,6 +33,9 @@ def script(arguments: Sequence[str]) -> None:
 
     run = value_of("--resume", arguments)
     given = parse(parser, with_recipe(arguments), defaults=run is None)
+    for name in ("recipe", "resume"):  # read before the others: a file is too late
+        if (value := given.get(name)) != value_of(f"--{name}", arguments):
+            raise InputError(f"{name} {value} in a file of settings does nothing: give --{name} {value} as a flag")
 
     # Not before: these import torch and Lightning, which takes seconds.
     from cifar_lightning.devices import is_first_rank

@@ -265,17 +265,24 @@ def test_its_arguments_are_its_own(tmp_path):
             self.net = LitNet(momentum=0.5)
 
     class Net(LitNet):
-        def __init__(self, lr=1.0, path=tmp_path):
-            super().__init__(lr=lr / 2)
+        def __init__(self, depth, lr=1.0, temperature=1.0, **kwargs):
+            super().__init__(lr=lr / 2, **kwargs)
 
-    own, module, net = Own(tmp_path), Module(), Net()
+    own, module, net = Own(tmp_path), Module(), Net(3, temperature=5.0, momentum=0.5)
     assert own.hparams["batch_size"] == 64
     assert own.hparams["val_split"] == 0.1
     assert own.hparams["data_dir"] == str(tmp_path)
-    assert set(own.hparams) == set(module.data.hparams)
     assert (module.data.hparams["seed"], module.data.hparams["flip"]) == (0, "random")
-    assert set(module.net.hparams) == set(LitNet().hparams) == set(net.hparams)
+    assert set(module.data.hparams) == set(fake_data().hparams)
+    assert set(module.net.hparams) == set(LitNet().hparams)
     assert net._optimizer().param_groups[0]["lr"] == 0.5
+    # those of a subclass are kept too, or it could not be made again
+    trainer = quiet_trainer(max_epochs=1)
+    trainer.fit(net, fake_data(40))
+    trainer.save_checkpoint(tmp_path / "it.ckpt")
+    loaded = Net.load_from_checkpoint(tmp_path / "it.ckpt")
+    assert [loaded.hparams[name] for name in ("depth", "temperature", "momentum")] == [3, 5.0, 0.5]
+    assert "kwargs" not in loaded.hparams
 
 
 def test_it_fits_a_module_that_has_hyperparameters_of_the_same_names(tmp_path):

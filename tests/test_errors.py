@@ -20,8 +20,7 @@ MISTAKES = {
     (
         "--learning_rate",
         "8",
-    ): "unknown flag --learning_rate: see --help; an argument of Lightning's Trainer is given as "
-    "--trainer.learning_rate",
+    ): "unknown flag --learning_rate: see --help; for an argument of Lightning's Trainer give --trainer.NAME",
     ("--devcies=2",): "unknown flag --devcies: did you mean --devices?",
     ("stray",): "unrecognized arguments: stray; see --help",
     ("--data.batch_size",): "argument --data.batch_size: expected one argument; see --help",
@@ -42,8 +41,8 @@ MISTAKES = {
     ("--data.batch_size", "42", "--devices", "21"): "devices: 21 are more than the 20 images of an evaluation: give at "
     "most 20, or more images",
     ("--lr", "3"): "unknown flag --lr: did you mean --model.lr?",
-    ("--gradient_clip_val", "1"): "unknown flag --gradient_clip_val: see --help; an argument of Lightning's Trainer is "
-    "given as --trainer.gradient_clip_val",
+    ("--gradient_clip_val", "1"): "unknown flag --gradient_clip_val: see --help; for an argument of Lightning's "
+    "Trainer give --trainer.NAME",
     ("--model.lr", ""): "--model.lr (nothing) is not valid: give a number",
     ("--data.val_split", "-1"): "val_split -1 is out of range: give a count, or a fraction from 0 to 1",
     ("--data.val_split", "1.5"): "val_split 1.5 is out of range: give a fraction below 1",
@@ -81,7 +80,7 @@ MISTAKES = {
     ("--strategy", "ddp_spawn"): "strategy ddp_spawn starts processes of its own: give ddp",
     ("--trainer.gradient_clip", "1"): "unknown flag --trainer.gradient_clip: did you mean --trainer.gradient_clip_val?",
     ("--trainer.max_epochs", "1"): "--trainer.max_epochs is a flag of its own: give --max_epochs",
-    ("--trainer.logger", "true"): "--trainer.logger is set by this package: leave it out",
+    ("--trainer.logger", "true"): "trainer.logger is set by this package: leave it out",
     ("--recipe", "cake"): "recipe 'cake' is not known: give one of ",
     ("--config", "none.yaml"): 'Parser key "config": File does not exist: ',
     ("--default_root_dir", "/proc/none"): "default_root_dir /proc/none: No such file or directory; give another",
@@ -129,8 +128,8 @@ def test_another_programs_folder_is_no_run_to_resume(call, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"data": {"seed": 1}}, "data.seed is not set here: give seed, that of the run"),
-        ({"model": {"classes": ["a"]}}, "model.classes is not set here: the names of the classes are those of the"),
+        ({"data": {"seed": 1}}, "data.seed is set by the run's seed: give that"),
+        ({"model": {"classes": ["a"]}}, "model.classes is set by the images: leave it out"),
         ({"model": {"net": torch.nn.Flatten()}}, r"model.net Flatten\(.*\) cannot be kept in config.yaml: give text"),
     ],
 )

@@ -168,6 +168,25 @@ def test_six_views():
     torch.testing.assert_close(LitNet(net=Pixel(), test_views="six").logits(x)[0], expected)
 
 
+@pytest.mark.parametrize("views", ["one", "mirror", "six"])
+def test_each_views_logits_are_read_before_the_next(views):
+    """A CUDA graph gives them all the same memory."""
+
+    class Replayed(nn.Module):
+        memory = torch.zeros(4, 10)
+
+        def forward(self, x):
+            return self.memory.copy_(x[:, 0, 5, 5:15])
+
+    class Fresh(nn.Module):
+        def forward(self, x):
+            return x[:, 0, 5, 5:15]
+
+    images = torch.randn(4, 3, 32, 32)
+    fresh, replayed = (LitNet(net=net, test_views=views).logits(images) for net in (Fresh(), Replayed()))
+    torch.testing.assert_close(replayed, fresh)
+
+
 def test_views_are_averaged_in_float32():
     """In bfloat16, of eight bits, the means of different logits are often equal."""
 
@@ -583,6 +602,8 @@ def test_example_input(precision):
     )  # fmt: skip
     stock.fit(model, fake_data(40))
     assert stock.global_step == 2
+    model.example_input_array = torch.zeros(1, 3, 64, 64)
+    assert model.example_input_array.shape == (1, 3, 64, 64)
 
 
 @pytest.mark.parametrize(

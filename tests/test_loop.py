@@ -121,6 +121,7 @@ def test_the_cpu_computes_as_suits_the_work(cpu_settings, images, threads, onedn
         ({"LOCAL_WORLD_SIZE": "8"}, 1),
         ({"LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "6"}, 6),  # the user's, for each process
         ({"LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1", "TORCHELASTIC_RESTART_COUNT": "0"}, 4),  # torchrun's
+        ({"OMP_NUM_THREADS": "1", "TORCHELASTIC_RESTART_COUNT": "0"}, 6),  # of one rank torchrun leaves it alone
     ],
 )
 def test_threads_are_those_there_are(cpu_settings, monkeypatch, env, threads):

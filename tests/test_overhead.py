@@ -43,11 +43,11 @@ def test_a_step_costs_little_more_than_a_bare_loops(benchmark):
 
 @pytest.mark.parametrize("augment", [False, True])
 def test_no_step_waits_for_the_device_between_log_points(benchmark, augment):
-    waits = benchmark.count_waits(partial(benchmark.our_fit, "cpu", augment=augment), every=50)
+    waits = benchmark.count_waits(partial(benchmark.our_fit, augment=augment), "cpu", every=50)
     assert waits["waits_between_log_points"] == 0
     assert waits["waits_at_log_points"] > 0  # it does count
 
 
 def test_lightnings_defaults_wait_in_every_step(benchmark):
-    waits = benchmark.count_waits(partial(benchmark.lightning_defaults, "cpu"), every=50)
+    waits = benchmark.count_waits(benchmark.lightning_defaults, "cpu", every=50)
     assert waits["waits_between_log_points"] >= 1

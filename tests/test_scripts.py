@@ -246,6 +246,7 @@ def test_any_argument_of_the_trainer(call, tmp_path):
         (("--recipe", "cpu", "--max_epochs", "40"), (40, -1)),
         (("--recipe=cpu", "--max_epochs=40", "--max_steps=7"), (40, 7)),
         (("--recipe", "cpu", "--recipe", "speed94"), (8, -1)),
+        (("--resume", "auto", "--recipe", "cpu", "--max_epochs", "40"), (40, 575)),  # the run has its own
         (("--max_epochs", "1", "--config", "mine.yaml", "--recipe", "cpu"), (1, 9)),
     ],
 )
@@ -271,11 +272,13 @@ def test_the_banner_and_the_way_on_name_what_ends_the_run(call, tmp_path):
     run = tmp_path / "lightning_logs" / "version_0"
     for flags in ((), ("--max_epochs", "5")):
         line = one_line(*call("fit", "--resume", run, *flags))
-        assert line.endswith("has finished; give a higher --max_steps than 15 to train it further\n")
+        assert line.endswith(
+            "has finished; give a higher --max_steps than 15, and --max_epochs if need be, to train it further\n"
+        )
     code, _, err = call("fit", "--resume", run, "--max_steps", "30")
     assert code == 0, err
     line = one_line(*call("fit", "--resume", run))
-    assert line.endswith("give a higher --max_steps than 30 to train it further\n")
+    assert line.endswith("give a higher --max_steps than 30, and --max_epochs if need be, to train it further\n")
     code, out, err = call("fit", *small, "--max_epochs", "1")
     assert code == 0, err
     assert out.splitlines()[0].endswith("1 epochs")
@@ -300,7 +303,7 @@ def test_evaluate_normalises_as_the_training_did(call, tmp_path):
     assert not torch.equal(other, expected)
 
 
-def test_names_in_other_letters(call, tmp_path, recwarn):
+def test_names_in_other_letters(call, run, tmp_path, recwarn):
     """The tables show them; the figures do where there is a font. Nobody is warned, and no encoding is too small."""
     for part in ("train/猫", "train/dog", "test/猫", "test/dog"):
         (tmp_path / "pets" / part).mkdir(parents=True)
@@ -311,6 +314,9 @@ def test_names_in_other_letters(call, tmp_path, recwarn):
     assert code == 0, err
     assert "猫" in out
     assert [str(warning.message) for warning in recwarn if "Glyph" in str(warning.message)] == []
+    code, out, err = run("fit", *flags, "--max_epochs", "1", "--devices", "2", env={"PYTHONIOENCODING": "ascii"})
+    assert code == 0, err
+    assert sum(line.startswith("? ") for line in out.splitlines()) == 1
 
 
 def test_help_in_a_small_encoding(run):

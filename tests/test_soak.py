@@ -11,7 +11,7 @@ from jobs import SMALL, differences, job, leftovers, processes_of, step_of
 
 EVERY = 7  # steps between two checkpoints in a SMALL run
 
-CODES = {"kill": -9, "term": 143, "int": 130, "crash": 1, "enospc": 1, "nan": 3}
+CODES = {"kill": -9, "term": 143, "int": 130, "hup": 129, "crash": 1, "enospc": 1, "nan": 3}
 
 
 def draw(rng, devices):
@@ -20,9 +20,9 @@ def draw(rng, devices):
     places = {"train": 36, "val": 16 // devices, "test": 8 // devices, "data": 2, "write": 9, "rename": 9, "renamed": 9}
     places |= {"report": 1}
     place = rng.choice(list(places))
-    kinds = ["kill", "kill", "term", "int", "crash"]
+    kinds = ["kill", "kill", "term", "int", "hup", "crash"]
     if devices == 2:
-        kinds += ["kill-parent", "term-parent", "int-parent", "term-all"]
+        kinds += ["kill-parent", "term-parent", "int-parent", "hup-parent", "term-all"]
     if place == "train":
         kinds += ["nan"]
     if place == "write":
@@ -82,7 +82,7 @@ def one(home, devices, fault, code, whole):
     place, steps = where.split(":")[1], int(where.split(":")[2])
     if kind in ("kill", "nan") and place == "train" and step_of(run) < steps - EVERY:
         return f"it was at step {steps}, and goes on from {step_of(run)}", ""
-    if kind in ("term", "int") and place == "train" and step_of(run) < steps:
+    if kind in ("term", "int", "hup") and place == "train" and step_of(run) < steps:
         return f"it was stopped at step {steps}, and goes on from {step_of(run)}", ""
     done = job("fit", *arguments, cwd=home)
     if done.code:

@@ -134,9 +134,13 @@ class Checkpoints(Checkpoint):
         self._resumed = True
         self.metrics.truncate(state_dict["rows"], state_dict["last_row"])
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Starts the clock: before the loader and the network take what they need of the images, and compilation."""
+        if stage == "fit":
+            self._started = time.monotonic()
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the start: a run that was ever under way can always be resumed."""
-        self._started = time.monotonic()
         if self._resumed:
             self._saved_step = trainer.global_step
         else:
@@ -177,15 +181,14 @@ class Checkpoints(Checkpoint):
         """
         if self._saved_step == trainer.global_step:
             return
-        for name, weight in trainer.lightning_module.state_dict().items():
-            if isinstance(weight, Tensor) and weight.is_floating_point() and not weight.isfinite().all():
-                model: Any = trainer.lightning_module
-                loss = trainer.callback_metrics.get("train_loss")
-                raise NonFiniteError(
-                    f"the weight {name} is not finite at step {trainer.global_step}, with lr {model.current_lr:g}; "
-                    f"the last finite loss was {'never logged' if loss is None else f'{loss:.4f}'}: "
-                    f"the checkpoint before is kept; lower {model.rates}"
-                )
+        if name := _not_finite(trainer.lightning_module):
+            model: Any = trainer.lightning_module
+            loss = trainer.callback_metrics.get("train_loss")
+            raise NonFiniteError(
+                f"the weight {name} is not finite at step {trainer.global_step}, with lr {model.current_lr:g}; "
+                f"the last finite loss was {'never logged' if loss is None else f'{loss:.4f}'}: "
+                f"the checkpoint before is kept; lower {model.rates}"
+            )
         if trainer.is_global_zero:
             self.metrics.flush()  # the checkpoint counts on its rows, even after a power failure
         path = self.folder / f"step-{trainer.global_step}.ckpt"
@@ -197,3 +200,12 @@ class Checkpoints(Checkpoint):
             # What lies ahead could not be read when the run was resumed.
             for old in [*paths[: max(here + 1 - KEEP, 0)], *paths[here + 1 :]]:
                 old.unlink(missing_ok=True)
+
+
+def _not_finite(module: LightningModule) -> str | None:
+    """The name of a weight or buffer that is NaN or infinite, if there is one. It waits for the device once."""
+    values = {name: x for name, x in module.state_dict().items() if isinstance(x, Tensor) and x.is_floating_point()}
+    if not values:
+        return None
+    finite = torch.stack([x.isfinite().all() for x in values.values()]).tolist()
+    return next((name for name, ok in zip(values, finite, strict=True) if not ok), None)

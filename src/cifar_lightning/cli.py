@@ -1,7 +1,6 @@
 """What the scripts have in common: flags from typed functions, and errors as one line with an exit code."""
 
 import difflib
-import io
 import os
 import re
 import shutil
@@ -12,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from cifar_lightning import signals
+from cifar_lightning import quiet, signals
 from cifar_lightning.errors import InputError, NonFiniteError, RunError, Stopped, exit_code
 
 if TYPE_CHECKING:
@@ -30,9 +29,7 @@ def main(script: Callable[[Sequence[str]], int | None]) -> NoReturn:
     Exit codes: 0; 1 for a failed run; 2 for a user's mistake; 3 for NaN; 128 + the signal for one that was stopped.
     """
     signals.install()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a name or a sign that the terminal's encoding lacks is a "?"
-            stream.reconfigure(errors="replace")
+    quiet.print_anything()
     try:
         code = script(sys.argv[1:]) or 0
     except (InputError, NonFiniteError, RunError) as error:
@@ -133,7 +130,7 @@ def parse(parser: "ArgumentParser", arguments: Sequence[str], defaults: bool = T
             near = near or difflib.get_close_matches(flag, flags, n=1, cutoff=0.6)
             hint = f"did you mean {near[0]}?" if near else "see --help"
             if not near and "--trainer" in known:
-                hint += f"; an argument of Lightning's Trainer is given as --trainer.{flag[2:]}"
+                hint += "; for an argument of Lightning's Trainer give --trainer.NAME"
             raise InputError(f"unknown flag {flag}: {hint}")
     try:
         parsed = parser.parse_args(list(arguments), defaults=defaults)
@@ -145,9 +142,6 @@ def parse(parser: "ArgumentParser", arguments: Sequence[str], defaults: bool = T
         # jsonargparse takes an empty value in a file for one of any type
         if action.default is not None and parsed.get(action.dest, action.default) is None:
             raise InputError(f"--{action.dest} null is not valid: give a value, or leave it out")
-    for name in ("recipe", "resume"):
-        if (given := parsed.get(name)) != value_of(f"--{name}", arguments):
-            raise InputError(f"{name} {given} in a file of settings does nothing: give --{name} {given} as a flag")
     return parsed
 
 
@@ -178,8 +172,8 @@ def with_recipe(arguments: Sequence[str]) -> list[str]:
     if name not in recipes():
         raise InputError(f"recipe {name!r} is not known: give one of {', '.join(recipes())}")
     path = RECIPES / f"{name}.yaml"
-    endless = value_of("--max_epochs", arguments) is not None and value_of("--max_steps", arguments) is None
-    return ["--config", str(path), *(["--max_steps", "-1"] if endless else []), *arguments]
+    given = {flag for flag in ("--max_epochs", "--max_steps", "--resume") if value_of(flag, arguments) is not None}
+    return ["--config", str(path), *(["--max_steps", "-1"] if given == {"--max_epochs"} else []), *arguments]
 
 
 def recipes() -> list[str]:

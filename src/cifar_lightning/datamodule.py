@@ -13,6 +13,7 @@ from torch import Tensor
 from cifar_lightning import cifar10, sources, transforms
 from cifar_lightning.errors import InputError
 from cifar_lightning.loader import BatchLoader, epoch_generator
+from cifar_lightning.signatures import arguments_of
 from cifar_lightning.sources import ImageSet
 
 FLIPS = ("none", "random", "alternating")
@@ -23,7 +24,8 @@ class CIFAR10DataModule(LightningDataModule):
     """CIFAR-10, or images like it, downloaded, split, augmented, normalised and batched.
 
     In a Trainer the batches are on the Trainer's device and shared by its ranks. Without one:
-    `dm.prepare_data(); dm.setup("fit"); for images, labels in dm.train_dataloader(): ...`.
+    `dm.prepare_data(); dm.setup("fit"); for images, labels in dm.train_dataloader(): ...`; where torch.distributed is
+    initialised, its ranks share them likewise.
 
     Args:
         data_dir: Folder of the archive, which is downloaded into it once, or of the class folders.
@@ -36,10 +38,10 @@ class CIFAR10DataModule(LightningDataModule):
         flip: How `augment` mirrors: random, each time with probability 1/2; alternating, every other epoch; none.
         cutout: Side of the square that `augment` blanks in each image; 0: none.
         normalization: half maps 0..1 to -1..1, as the tutorial does; cifar10, cifar100: by the mean and std of these;
-            dataset: by those of the source.
+            dataset: as cifar100 for that source, else as cifar10.
         eval_batch_size: Images per batch in an evaluation, at most an eighth of them.
         seed: Of the order and the augmentation.
-        split_seed: Of the validation split, which is thus the same in runs of different seeds.
+        split_seed: Of the validation split: the same in runs of different seeds.
         mirror: Where to get the archive in place of its official mirrors: an https address, or a local file.
         sha256: Digest of the archive, where it is not the official one.
         synthetic_size: Training images that the synthetic source draws; it draws a fifth as many for the test.
@@ -75,12 +77,11 @@ class CIFAR10DataModule(LightningDataModule):
         synthetic_size: int = 10_000,
         device: str = "cpu",
     ) -> None:
-        # Those of this class alone: left to itself, Lightning takes also those of whoever's constructor calls this one,
-        # and those win. Plain values only: a Path makes a checkpoint that weights_only refuses.
-        given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        data_dir = str(data_dir)  # plain values only: a Path makes a checkpoint that weights_only refuses
+        arguments = arguments_of(self)
         super().__init__()
         # not to the logger: Lightning ends a fit whose LightningModule has another `batch_size`, say, among its own
-        self.save_hyperparameters({**given, "data_dir": str(data_dir)}, logger=False)
+        self.save_hyperparameters(arguments, logger=False)
         for name, value, ok, range_ in (
             ("source", source, source in sources.SOURCES, " or ".join(sources.SOURCES)),
             ("batch_size", batch_size, batch_size >= 1, "1 or more"),

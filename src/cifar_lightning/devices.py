@@ -71,7 +71,9 @@ def resolve_precision(precision: str | int, accelerator: str) -> str:
     On a CPU, where torch has no mixed float16, `16-mixed` is mixed bfloat16, as the Trainer has it.
     """
     if precision != "auto":
-        return "bf16-mixed" if (precision, accelerator) == ("16-mixed", "cpu") else str(precision)
+        short = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}  # as the Trainer has it
+        precision = short.get(str(precision), str(precision))
+        return "bf16-mixed" if (precision, accelerator) == ("16-mixed", "cpu") else precision
     if accelerator in ("gpu", "cuda"):
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
     abilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
@@ -93,10 +95,11 @@ def available_threads() -> int:
     """How many threads this rank may compute on.
 
     torch's own number, which knows of OMP_NUM_THREADS and of the cores that the process may use, shared with the ranks
-    beside it where OMP_NUM_THREADS, which is meant for each, does not say it.
+    beside it where OMP_NUM_THREADS, which is meant for each, does not say it. A 1 under torchrun does not: torchrun
+    itself sets it for several ranks.
     """
     ranks, given = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), os.environ.get("OMP_NUM_THREADS")
-    if given == "1" and "TORCHELASTIC_RESTART_COUNT" in os.environ:  # torchrun's default, for want of a better
+    if given == "1" and ranks > 1 and "TORCHELASTIC_RESTART_COUNT" in os.environ:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     elif given:
         return torch.get_num_threads()

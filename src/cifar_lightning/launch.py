@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Any
 
-from cifar_lightning import signals
+from cifar_lightning import quiet, signals
 from cifar_lightning.errors import InputError, NonFiniteError, RunError, Stopped, exit_code
 
 STOP_SECONDS = 20.0  # to save a checkpoint and leave, once told to stop
@@ -213,6 +213,7 @@ def _listen() -> None:
 
 def _rank_main() -> None:
     signals.install(silent=True)
+    quiet.print_anything()
     job = json.loads(sys.argv[1])
     threading.Thread(target=_listen, daemon=True).start()
     try:

@@ -18,6 +18,7 @@ from cifar_lightning.datamodule import CIFAR10DataModule
 from cifar_lightning.errors import InputError, NonFiniteError
 from cifar_lightning.muon import SGDWithMuon
 from cifar_lightning.networks import build
+from cifar_lightning.signatures import arguments_of
 
 Batch = tuple[Tensor, Tensor]
 
@@ -77,14 +78,12 @@ class LitNet(LightningModule):
         test_views: Literal["one", "mirror", "six"] = "one",
         classes: Sequence[str] = CLASSES,
     ) -> None:
-        classes = list(classes)
-        # Those of this class alone: left to itself, Lightning takes also those of whoever's constructor calls this one,
-        # and those win. Plain values only: anything else makes a checkpoint that weights_only refuses.
-        given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        classes = list(classes)  # plain values only: anything else makes a checkpoint that weights_only refuses
+        arguments = arguments_of(self)
         if isinstance(net, nn.Module):
-            del given["net"]
+            del arguments["net"]
         super().__init__()
-        self.save_hyperparameters(given)
+        self.save_hyperparameters(arguments)
         for name, value, ok, range_ in (
             ("lr", lr, lr > 0, "more than 0"),
             ("momentum", momentum, 0 <= momentum < 1, "0 to 1, without 1"),
@@ -120,10 +119,17 @@ class LitNet(LightningModule):
         )
         self.val_metrics, self.test_metrics = metrics.clone(prefix="val_"), metrics.clone(prefix="test_")
 
-    @property  # type: ignore[misc]  # Lightning's can be set
+    @property
     def example_input_array(self) -> Tensor:
-        """Two images, in the network's precision: for Lightning's summary, and to count a step's operations."""
-        return torch.zeros(2, 3, 32, 32).type(self.dtype)
+        """Images in the network's precision: for Lightning's summary, and to count a step's operations."""
+        images = (
+            self._example_input_array if isinstance(self._example_input_array, Tensor) else torch.zeros(2, 3, 32, 32)
+        )
+        return images.type(self.dtype)
+
+    @example_input_array.setter
+    def example_input_array(self, images: Any) -> None:
+        self._example_input_array = images
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `(N, len(classes))` of normalised images `(N, 3, 32, 32)`."""
@@ -132,10 +138,8 @@ class LitNet(LightningModule):
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits over the views that an evaluation takes of each image, at least float32; see `test_views`."""
-        views = [(weight, self(view)) for weight, view in VIEWS[self.hparams["test_views"]](images)]
-        # in bfloat16, of eight bits, a mean would make ties
-        dtype = torch.promote_types(views[0][1].dtype, torch.float32)
-        return torch.stack([weight * logits.to(dtype) for weight, logits in views]).sum(0)
+        views = VIEWS[self.hparams["test_views"]](images)
+        return torch.stack([weight * _float32(self(view)) for weight, view in views]).sum(0)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The mean cross-entropy of a batch."""
@@ -409,6 +413,14 @@ def shrunk(images: Tensor, sizes: Sequence[int], progress: float) -> Tensor:
     """`images` `(N, C, H, W)` in the size that they have at `progress`, 0 to 1 of the fit; see LitNet's `sizes`."""
     index = int(progress / (1 - WHOLE_SHARE) * len(sizes))
     return _resized(images, sizes[index]) if index < len(sizes) else images
+
+
+def _float32(logits: Tensor) -> Tensor:
+    """`logits` in a precision of at least 32 bits: in bfloat16, of eight digits, their mean would make ties.
+
+    To be asked for one view's before the next is computed: a CUDA graph gives them all the same memory.
+    """
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _resized(images: Tensor, size: int) -> Tensor:

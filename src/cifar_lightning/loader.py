@@ -209,7 +209,7 @@ def _connected() -> bool:
 
 def check_evaluation(images: int, world_size: int) -> None:
     """Raises an InputError where some of the ranks would have no image: Lightning cannot evaluate then."""
-    if images < world_size:
+    if 0 < images < world_size:
         raise InputError(
             f"devices: {world_size} are more than the {images} image{'s' * (images != 1)} of an evaluation: "
             f"give at most {images}, or more images"

@@ -1,7 +1,16 @@
-"""What Lightning says on every run that is not about the run."""
+"""What is said: nothing that is not about the run, and all of it whatever the terminal can show."""
 
+import io
 import logging
+import sys
 import warnings
+
+
+def print_anything() -> None:
+    """Has a name or a sign that the terminal's encoding lacks be printed as a "?", in place of an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def install() -> None:

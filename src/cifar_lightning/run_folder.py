@@ -25,10 +25,14 @@ class RunInUseError(InputError):
     """Another job is in the run's folder."""
 
 
-# Arguments of the data module and the network that a run sets itself.
+# Arguments of the data module, the network and the Trainer that a run sets itself, and what to do.
 FROM_ELSEWHERE = {
-    "data.seed": "give seed, that of the run",
-    "model.classes": "the names of the classes are those of the images",
+    "data.seed": "by the run's seed: give that",
+    "model.classes": "by the images: leave it out",
+    **{
+        f"trainer.{name}": "by this package: leave it out"
+        for name in ("callbacks", "enable_checkpointing", "enable_progress_bar", "logger", "plugins")
+    },
 }
 # Settings that say where and how a run goes on, not what it computes.
 FREE = {
@@ -75,7 +79,7 @@ def plain_settings(settings: Mapping[str, Any], group: str = "") -> Settings:
     for key, value in settings.items():
         name = f"{group}.{key}" if group else key
         if name in FROM_ELSEWHERE:
-            raise InputError(f"{name} is not set here: {FROM_ELSEWHERE[name]}")
+            raise InputError(f"{name} is set {FROM_ELSEWHERE[name]}")
         if isinstance(value, os.PathLike):
             value = os.fspath(value)
         elif isinstance(value, Mapping):

@@ -19,6 +19,7 @@ def select_checkpoint(path: Path) -> Path:
     Raises:
         InputError: There is none.
     """
+    path = path.expanduser() if path.parts[:1] == ("~",) else path
     if not path.is_dir():
         return path  # `load_checkpoint` says what is wrong with it, if anything is
     folder = path / "checkpoints"

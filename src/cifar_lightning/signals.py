@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT and SIGHUP: the first asks the job to stop, a second ends it at once.
+"""SIGTERM, SIGINT and SIGHUP: the first asks the job to stop, a second (but of SIGHUP) ends it at once.
 
 While there is something to save or to end in order (inside `deferred()`: training, evaluation, watching over ranks),
 the first signal only raises a flag, which the callback `StopOnSignal` reads between batches: a handler that did more

@@ -1,13 +1,14 @@
-"""Signatures of this package's functions and classes, from their source alone.
+"""Arguments: what functions and classes of this package take, from their source alone; what a constructor was given.
 
 A script's flags are the arguments of what it calls, and importing that takes seconds (torch, Lightning). A flag's help,
 or what is wrong with it, need not wait for them.
 """
 
 import ast
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
+from types import FrameType, SimpleNamespace
 from typing import Any, Literal
 
 from cifar_lightning.cifar10 import CLASSES
@@ -43,3 +44,22 @@ def signature_of(module: str, name: str) -> Callable[..., None]:
     exec(compile(stub, f"signature of {name}", "exec"), names)
     function: Callable[..., None] = names[name]
     return function
+
+
+def arguments_of(module: object) -> dict[str, Any]:
+    """The arguments with which `module` is being made: of the constructor that calls this, and of its subclasses'.
+
+    Where both have one of the same name it is the former's, which is what it works with. Lightning's
+    `save_hyperparameters` takes the latter, and also those of any other module whose constructor makes this one.
+    """
+    arguments: dict[str, Any] = {}
+    frame: FrameType | None = inspect.currentframe()
+    frame = frame and frame.f_back
+    while frame is not None:
+        names, _, keywords, values = inspect.getargvalues(frame)
+        if frame.f_code.co_name != "__init__" or not names or values[names[0]] is not module:
+            break
+        given = {name: values[name] for name in names[1:]} | (values[keywords] if keywords else {})
+        arguments = {**given, **arguments}
+        frame = frame.f_back
+    return arguments

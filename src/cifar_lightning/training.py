@@ -59,8 +59,6 @@ from cifar_lightning.run_folder import (
 )
 from cifar_lightning.saved import data_of, load_model, precision_of, select_checkpoint
 
-OURS = ("callbacks", "enable_checkpointing", "enable_progress_bar", "logger", "plugins")  # arguments of the Trainer
-
 
 def fit(
     data: Mapping[str, Any] | None = None,
@@ -82,7 +80,7 @@ def fit(
 ) -> dict[str, Any]:
     """Trains, tests, draws and reports, in a new folder `default_root_dir/lightning_logs/version_N`.
 
-    It leaves the process as it was, but for the memory that glibc keeps and for warnings that it has silenced.
+    The process's threads and oneDNN are afterwards as they were; the random seed is that of the run.
 
     Args:
         data: Arguments of CIFAR10DataModule.
@@ -153,15 +151,14 @@ def resume(run: str | Path, changes: Mapping[str, Any] | None = None) -> dict[st
     with held(folder) as lock:
         before = read_settings(folder)
         settings = changed_settings(before, changes)
-        steps = max((int(path.stem[5:]) for path in step_checkpoints(folder / "checkpoints")), default=0)
-        limit = "max_steps" if 0 < before["max_steps"] <= steps else "max_epochs"
+        saved = step_checkpoints(folder / "checkpoints")
+        by_steps = bool(saved) and 0 < before["max_steps"] <= int(saved[-1].stem[5:])
+        limit = "max_steps" if by_steps else "max_epochs"
         if (folder / "results.json").exists() and settings[limit] == before[limit]:
-            raise InputError(
-                f"nothing to resume: {folder} has finished; give a higher --{limit} than {before[limit]} to train it "
-                "further"
-            )
+            higher = f"a higher --{limit} than {before[limit]}{', and --max_epochs if need be,' * by_steps}"
+            raise InputError(f"nothing to resume: {folder} has finished; give {higher} to train it further")
         processes = _check(settings)
-        if step_checkpoints(folder / "checkpoints"):  # else: stopped before its first step
+        if saved:  # else: stopped before its first step
             newest, _ = newest_readable(folder / "checkpoints")
             if settings["data"] != before["data"]:
                 CIFAR10DataModule(**settings["data"]).check_images(load_checkpoint(newest)["CIFAR10DataModule"])
@@ -248,8 +245,6 @@ def _check_trainer(settings: Settings) -> None:
     for name in settings.get("trainer", {}):
         if name in settings:
             raise InputError(f"--trainer.{name} is a flag of its own: give --{name}")
-        if name in OURS:
-            raise InputError(f"--trainer.{name} is set by this package: leave it out")
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean --trainer.{near[0]}?" if near else "Lightning's Trainer has no such argument"
@@ -279,7 +274,8 @@ def _trainer_arguments(settings: Settings) -> dict[str, Any]:
         accelerator, _ = resolve_devices(settings["accelerator"], settings.get("devices", "auto"))
         arguments["plugins"].append(StaticHalf({"gpu": "cuda"}.get(accelerator, accelerator)))
     if world_size() > 1 and arguments.get("strategy", "auto") in ("auto", "ddp"):
-        arguments["strategy"] = DDPStrategy(timeout=RANK_TIMEOUT)
+        # The batch norms keep their buffers equal: see norm.py.
+        arguments["strategy"] = DDPStrategy(timeout=RANK_TIMEOUT, broadcast_buffers=False)
     return {
         **arguments,
         "num_sanity_val_steps": 0,  # a second look at the first validation batches has no user here
@@ -398,10 +394,10 @@ def evaluate(
     """
     signals.next_step = ""
     quiet.install()
-    path = select_checkpoint(Path(os.path.expanduser(checkpoint)))
+    path = select_checkpoint(Path(checkpoint))
     accelerator, processes = resolve_devices(accelerator, devices)
     _check_ranks(processes, devices, "--devices as many")
-    data = plain_settings({"data": data or {}})["data"]
+    data = plain_settings(data or {})
     precision = resolve_precision(precision or precision_of(path), accelerator)
     _check_trainer({"accelerator": accelerator, "precision": precision})
     model, module = load_model(path), data_of(path, data)
@@ -414,7 +410,7 @@ def evaluate(
     if processes > 1:
         check_evaluation(len(module.image_set("test").labels), processes)
     home = path.parent.parent if path.parent.name == "checkpoints" else path.parent
-    output = Path(output_dir) if output_dir is not None else home / "evaluation"
+    output = Path(os.path.expanduser(output_dir)) if output_dir is not None else home / "evaluation"
     job: dict[str, Any] = {
         "checkpoint": str(path),
         "data": data,
