@@ -90,6 +90,7 @@ class BatchLoader:
             self.images = transforms.reflect_pad(self.images, crop_padding)
         self._epoch, self._position = 0, 0
         self._next = (0, 0)  # (epoch, position) that the next iteration starts from
+        self._ahead: tuple[int, tuple[Tensor, ...]] | None = None  # an epoch, and what has been drawn for it already
 
     @property
     def rank(self) -> int:
@@ -149,7 +150,8 @@ class BatchLoader:
 
     def _train_batches(self) -> Iterator[Batch]:
         """This rank's slices of the global batches of this epoch, from the current position on."""
-        draws = self._draw_epoch()
+        ahead, self._ahead = self._ahead, None
+        draws = ahead[1] if ahead and ahead[0] == self._epoch else self._draw_epoch(self._epoch)
         batches, batch_size = len(self), self.batch_size
         share = batch_size // self.world_size
         per_chunk = max(1, CHUNK // share)
@@ -161,12 +163,14 @@ class BatchLoader:
             columns = slice(self.rank * share, (self.rank + 1) * share)
             mine = [x[rows].view(-1, batch_size)[:, columns].reshape(-1) for x in draws]
             images, labels = self._prepare(*mine)
+            if stop == batches:  # while a GPU has steps left to do: it would wait for this between two epochs
+                self._ahead = self._epoch + 1, self._draw_epoch(self._epoch + 1)
             yield from zip(torch.split(images, share), torch.split(labels, share), strict=True)
             start = stop
 
-    def _draw_epoch(self) -> tuple[Tensor, ...]:
+    def _draw_epoch(self, epoch: int) -> tuple[Tensor, ...]:
         """For each position in the epoch: which image, its crop's first row and column, mirrored or not, its hole's."""
-        epoch = 0 if self.repeat else self._epoch
+        epoch = 0 if self.repeat else epoch
         generator = epoch_generator(self.seed, epoch)
         count = len(self.labels)
         order = torch.randperm(count, generator=generator)
