@@ -988,6 +988,8 @@ def print_table(table: Table) -> None:
     for row in table.rows:
         cells.add_row(*map(shown, row.values()))
     console = Console(width=None if terminal else 1_000, highlight=False)
+    if console.measure(cells).maximum > console.width:
+        console = Console(width=1_000, highlight=False)  # lines that a narrow terminal folds, but no figure cut off
     console.print(f"\n{table.title}", style="bold")
     console.print(cells)
     if table.note:

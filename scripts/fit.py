@@ -55,6 +55,8 @@ def script(arguments: Sequence[str]) -> None:
                 resume(run, flags)
             except RunInUseError:  # another job was faster: look again
                 script(arguments)
+            except InputError as error:
+                raise InputError(f"{error}; --resume auto goes on with {run} as long as it is there") from error
             return
     if run is not None:
         resume(run, flags)

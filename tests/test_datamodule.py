@@ -307,6 +307,14 @@ def test_a_sample_holds_no_held_out_image():
     assert torch.equal(sample, train)
 
 
+def test_it_prints_as_what_makes_it():
+    data = fake_data(50, val_split=0.2)
+    again = eval(str(data))
+    assert again.hparams == data.hparams
+    data.setup()
+    assert repr(data) == str(data) == str(again)
+
+
 # --- mistakes --------------------------------------------------------------------------------------------
 
 

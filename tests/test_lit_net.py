@@ -115,7 +115,7 @@ def test_an_absent_class_has_no_accuracy_in_the_results(tmp_path):
     data._sets["test"] = type(image_set)(image_set.images[kept], image_set.labels[kept], image_set.classes)
     model, tester = LitNet(), trainer()
     tester.test(model, data, verbose=False)
-    report(tester, model, data, {}, tmp_path, tmp_path / "metrics.csv")
+    report(tester, model, data, {"checkpoint": "a.ckpt", "step": 1}, tmp_path, tmp_path / "metrics.csv")
     text = (tmp_path / "results.json").read_text()
     assert '"deer": null' in text
     assert text.count("null") == 1
@@ -392,7 +392,7 @@ def test_a_compiled_network_is_ready_before_the_first_step_and_learns_the_same(t
         fitter = trainer(max_epochs=2)
         fitter.fit(model, data)
         fitter.test(model, data, verbose=False)
-        draw(model, data, model.last_evaluation["confusion"], tmp_path, tmp_path / "metrics.csv")
+        draw(model, data, model.last_evaluation["confusion"], tmp_path, tmp_path / "metrics.csv", {})
         return model
 
     def graphs():
@@ -589,6 +589,18 @@ def test_predict_step():
         torch.testing.assert_close(probabilities, F.softmax(model(x), 1))
         assert torch.equal(classes, probabilities.argmax(1))
     assert torch.equal(model.train().predict(x)[0], classes)
+
+
+def test_a_network_of_other_outputs_is_refused_at_its_first_images():
+    model = LitNet(net=nn.Sequential(nn.Flatten(), nn.Linear(3072, 1_000)))
+    with pytest.raises(InputError, match="gives 1000 logits for an image, and there are 10 classes: give it as many"):
+        trainer(max_epochs=1).fit(model, fake_data(40))
+
+
+def test_bytes_are_no_images_to_predict():
+    """Which would else be named with confidence, and wrongly."""
+    with pytest.raises(InputError, match=r"images of torch.uint8 are not normalised: give CIFAR10DataModule.normalize"):
+        LitNet().predict(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-true", "64-true"])

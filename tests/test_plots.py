@@ -104,20 +104,25 @@ def test_long_names_do_not_run_into_each_other(count):
     assert not any(a.overlaps(b) for index, a in enumerate(boxes) for b in boxes[:index])
 
 
+TEST = {"step": 60, "test_loss": 1.234, "test_acc": 0.5432}
+
+
 def test_curves_without_validation_mark_the_test_accuracy():
-    figure = plots.curves(list(history(12)))
+    figure = plots.curves(list(history(12)), test=TEST)
     loss, accuracy = figure.axes
     assert list(loss.lines[0].get_xdata()) == [10 * row for row in range(1, 13)]
     level = [line for line in accuracy.lines if line.get_linestyle() == "--"]
     assert level[0].get_ydata()[0] == pytest.approx(54.32)
     assert "test 54.32 %" in texts(figure)
     assert "test 1.234" in texts(figure)
+    for axes in figure.axes:  # the star is where the network was that was tested
+        assert [list(line.get_xdata()) for line in axes.lines if line.get_marker() == "*"] == [[60]]
     assert "validation" not in texts(figure)
     assert_nothing_clipped(figure)
 
 
 def test_curves_with_validation():
-    figure = plots.curves(list(history(500, val_every=50)))
+    figure = plots.curves(list(history(500, val_every=50)), test=TEST)
     loss, accuracy = figure.axes
     assert [len(line.get_xdata()) for line in loss.lines] == [500, 10, 1]
     assert list(accuracy.lines[0].get_ydata())[-1] == pytest.approx(90)
@@ -130,20 +135,20 @@ def test_curves_with_validation():
     [
         ([], "not measured"),
         ([{"step": 0, "train_loss": 2.3}], "not measured"),
-        ([{"step": 3, "train_loss": 2.3, "val_acc": 0.1}, {"test_acc": 0.25}], "test 25.00 %"),
+        ([{"step": 3, "train_loss": 2.3, "val_acc": 0.1}], "test 54.32 %"),
         ([{"step": 3, "train_loss": math.nan, "val_acc": 0.1, "val_loss": math.inf}], "validation"),
     ],
 )
 @pytest.mark.filterwarnings("error")
 def test_curves_of_little(rows, said):
-    figure = plots.curves(rows)
+    figure = plots.curves(rows, test=TEST if "test" in said else None)
     assert said in texts(figure)
     assert_nothing_clipped(figure)
 
 
 def test_a_row_without_a_step_belongs_to_the_last_one():
-    _, accuracy = plots.curves([{"step": 7, "val_acc": 0.1}, {"step": None, "test_acc": 0.25}]).axes
-    assert list(accuracy.lines[1].get_xdata()) == [7]
+    _, accuracy = plots.curves([{"step": 7, "train_loss": 0.1}, {"step": None, "val_acc": 0.25}]).axes
+    assert list(accuracy.lines[0].get_xdata()) == [7]
 
 
 @pytest.mark.parametrize("classes", [2, 10, 13, 100, 120])

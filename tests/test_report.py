@@ -15,6 +15,8 @@ def results(classes, confusion):
     return {
         "test_acc": counts.trace() / counts.sum(),
         "test_loss": 1.23456,
+        "checkpoint": "run/checkpoints/step-5.ckpt",
+        "step": 5,
         "test_count": int(counts.sum()),
         "per_class_acc": {
             name: counts[index, index] / images[index] if images[index] else None for index, name in enumerate(classes)

@@ -11,6 +11,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser
 from PIL import Image
 
 from cifar_lightning import CLASSES, CIFAR10DataModule, cli
+from cifar_lightning.metrics_csv import read_rows
 from cifar_lightning.saved import data_of, select_checkpoint
 from cifar_lightning.signatures import signature_of
 
@@ -65,7 +66,22 @@ def test_fit_says_what_it_has_done(finished, results):
     # where standard error is no terminal: a line an epoch, and no warnings
     lines = finished.err.splitlines()
     assert [line.split()[1] for line in lines] == ["1/3", "2/3", "3/3"]
-    assert all("loss" in line and "val accuracy" in line for line in lines[1:])
+    assert all("loss" in line and "val accuracy" in line for line in lines)
+    # the figures of the epoch's own end, as the log has them
+    rows = [
+        row for row in read_rows(finished.folder / "metrics.csv") if "val_acc" in row and row["val_acc"] is not None
+    ]
+    for line, row in zip(lines, rows, strict=True):
+        assert f"step {row['step']:.0f}  loss {row['train_loss']:.3f}  val loss {row['val_loss']:.3f}" in line
+
+
+def test_results_say_what_was_tested(finished, results):
+    best = finished.folder / "checkpoints" / "best.ckpt"
+    step = torch.load(best, weights_only=True)["global_step"]
+    assert results["checkpoint"].endswith("checkpoints/best.ckpt")
+    assert results["step"] == step
+    assert f"(best.ckpt, step {step:,})" in finished.out
+    assert results["data"] == {"source": "synthetic", "data_dir": "data", "normalization": "half"}
 
 
 def test_config_repeats_the_run(finished, results, call, tmp_path):

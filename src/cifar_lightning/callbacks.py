@@ -86,6 +86,7 @@ class ProgressBar(LightningProgressBar):
 
     def __init__(self) -> None:
         super().__init__()
+        self._due = ""
         self._bar: Progress | None = None
         self._task = TaskID(0)
 
@@ -123,13 +124,19 @@ class ProgressBar(LightningProgressBar):
             self._bar.update(self._task, completed=step, epoch=epoch)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prints the epoch's figures where there is no bar."""
+        """Notes that an epoch's figures are due where there is no bar; some of them are logged after this."""
         if self._bar is None and trainer.is_global_zero:
-            epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-            print(f"{epoch}  step {trainer.global_step}  {_figures(trainer)}", file=sys.stderr, flush=True)
+            self._due = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  step {trainer.global_step}"
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prints the figures of the epoch before."""
+        if self._due:
+            print(f"{self._due}  {_figures(trainer)}".rstrip(), file=sys.stderr, flush=True)
+            self._due = ""
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leaves the bar as it stands."""
+        """Prints the last epoch's figures, or leaves the bar as it stands."""
+        self.on_train_epoch_start(trainer, pl_module)
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

@@ -115,6 +115,12 @@ class CIFAR10DataModule(LightningDataModule):
         for split in splits.get(stage or "", ["train", "test"]):
             self.image_set(split)
 
+    def __repr__(self) -> str:
+        """The class and its arguments: Lightning's would ask the loaders for what a DataLoader has."""
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.hparams.items())})"
+
+    __str__ = __repr__
+
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the labels. Loads the images if they are not loaded yet."""

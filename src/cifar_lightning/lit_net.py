@@ -134,6 +134,11 @@ class LitNet(LightningModule):
     def forward(self, images: Tensor) -> Tensor:
         """Logits `(N, len(classes))` of normalised images `(N, 3, 32, 32)`."""
         logits: Tensor = self.net(images)
+        if logits.shape[1] != len(self.classes):
+            raise InputError(
+                f"the network gives {logits.shape[1]} logits for an image, and there are {len(self.classes)} classes: "
+                "give it as many outputs, or LitNet(classes=...)"
+            )
         return logits
 
     def logits(self, images: Tensor) -> Tensor:
@@ -167,7 +172,13 @@ class LitNet(LightningModule):
 
     @torch.inference_mode()
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """`predict_step` without a Trainer, in evaluation mode."""
+        """`predict_step` without a Trainer, in evaluation mode.
+
+        Raises:
+            InputError: The images are bytes, which no network here has learnt from.
+        """
+        if not images.is_floating_point():
+            raise InputError(f"images of {images.dtype} are not normalised: give CIFAR10DataModule.normalize(images)")
         self.eval()
         return self.predict_step(images.to(self.dtype))
 

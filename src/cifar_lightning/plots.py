@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -68,13 +69,14 @@ def prediction_grid(images: Tensor, labels: Tensor, predictions: Tensor, classes
     return figure
 
 
-def curves(rows: Rows, label_smoothing: float = 0.0) -> Figure:
+def curves(rows: Rows, label_smoothing: float = 0.0, test: Mapping[str, Any] | None = None) -> Figure:
     """Plot losses (left) and accuracies (right) against optimiser steps.
 
     Args:
-        rows: the lines of a metrics.csv in order: `step` and any of `train_loss`, `val_loss`, `val_acc`,
-            `test_loss`, `test_acc` (0..1). A row without a step belongs to the last one seen.
+        rows: the lines of a metrics.csv in order: `step` and any of `train_loss`, `val_loss`, `val_acc` (0..1). A row
+            without a step belongs to the last one seen.
         label_smoothing: that of `train_loss`, which is the higher for it; the other losses are without.
+        test: `test_loss` and `test_acc` (0..1) of the network as it was at `step`, for a star.
     """
     figure = _figure(12, 4.5)
     loss, accuracy = figure.subplots(1, 2, sharex=True)
@@ -82,16 +84,17 @@ def curves(rows: Rows, label_smoothing: float = 0.0) -> Figure:
     train = f"train (labels smoothed by {label_smoothing:g})" if label_smoothing else "train (running mean)"
     _line(loss, *_series(rows, "train_loss"), BLUE, train)
     _line(loss, *_series(rows, "val_loss"), ORANGE, "validation")
-    _star(loss, *_series(rows, "test_loss"), "test {:.3f}")
+    if test is not None:
+        _star(loss, test["step"], test["test_loss"], "test {:.3f}")
     loss.set(title="Loss", ylabel="cross-entropy")
 
     val_steps, val = _series(rows, "val_acc")
-    test_steps, test = _series(rows, "test_acc")
-    val, test = [100 * value for value in val], [100 * value for value in test]
+    val = [100 * value for value in val]
     _line(accuracy, val_steps, val, ORANGE, "validation")
-    _star(accuracy, test_steps, test, "test {:.2f} %")
-    if test and not val:  # one number is all there is: make it a level to compare with
-        accuracy.axhline(test[-1], color=GREEN, linestyle="--", linewidth=1)
+    if test is not None:
+        _star(accuracy, test["step"], 100 * test["test_acc"], "test {:.2f} %")
+        if not val:  # one number is all there is: make it a level to compare with
+            accuracy.axhline(100 * test["test_acc"], color=GREEN, linestyle="--", linewidth=1)
     accuracy.set(title="Accuracy", ylabel="%")
     if not val:
         accuracy.set_ylim(0, 102)
@@ -236,8 +239,6 @@ def _line(axes: Axes, steps: list[float], values: list[float], color: str, label
         axes.plot(steps, values, color=color, label=label, marker=marker, markersize=4)
 
 
-def _star(axes: Axes, steps: list[float], values: list[float], label: str) -> None:
-    """Mark the last value, its figure in the legend."""
-    if values:
-        label = label.format(values[-1])
-        axes.plot(steps[-1:], values[-1:], "*", color=GREEN, markersize=13, label=label, clip_on=False, zorder=5)
+def _star(axes: Axes, step: float, value: float, label: str) -> None:
+    """Mark a value, its figure in the legend."""
+    axes.plot([step], [value], "*", color=GREEN, markersize=13, label=label.format(value), clip_on=False, zorder=5)

@@ -27,7 +27,8 @@ def print_report(results: Mapping[str, Any], paths: Sequence[Path], console: Con
     console = console or Console()
     # Two digits are exact for CIFAR's 10,000 test images, and one for the 1,000 or 100 of a class.
     overall = f"Accuracy {100 * results['test_acc']:.2f} % on {results['test_count']:,} test images"
-    console.print(Text.assemble((overall, "bold"), f", loss {results['test_loss']:.3f}"), soft_wrap=True)
+    tested = f" ({Path(results['checkpoint']).name}, step {results['step']:,})"
+    console.print(Text.assemble((overall, "bold"), f", loss {results['test_loss']:.3f}", tested), soft_wrap=True)
 
     rows = [
         (name, f"{sum(counts):,}", f"{counts[index]:,}", _percent(accuracy))

@@ -34,7 +34,7 @@ def report(
         trainer: It.
         model: What it has tested.
         data: What it has tested it on.
-        facts: Further entries of results.json.
+        facts: Further entries of results.json, with `checkpoint`, what was tested, and its `step`.
         output: The folder to write into.
         metrics: The metrics.csv of the training, for its curves; they are left out where there is none.
     """
@@ -50,20 +50,23 @@ def report(
         "per_class_acc": {name: r / n if n else None for name, r, n in zip(model.classes, right, counts, strict=True)},
         "confusion": confusion.tolist(),
         "test_views": model.hparams["test_views"],
+        "data": {name: data.hparams[name] for name in ("source", "data_dir", "normalization")},
         **facts,
         "precision": trainer.precision,
         "devices": trainer.world_size,
         "accelerator": {"cuda": "gpu"}.get(trainer.strategy.root_device.type, trainer.strategy.root_device.type),
         **{name: importlib.metadata.version(name) for name in ("torch", "torchvision", "lightning")},
     }
-    draw(model, data, confusion, output / "figures", metrics)
+    draw(model, data, confusion, output / "figures", metrics, results)
     signals.raise_if_requested()
     text = json.dumps(results, indent=2) + "\n"
     write_atomically(output / "results.json", lambda file: file.write(text.encode()))
     print_report(results, [output / "results.json", *sorted((output / "figures").glob("*.png"))])
 
 
-def draw(model: LitNet, data: CIFAR10DataModule, confusion: Tensor, folder: Path, metrics: Path) -> None:
+def draw(
+    model: LitNet, data: CIFAR10DataModule, confusion: Tensor, folder: Path, metrics: Path, results: dict[str, Any]
+) -> None:
     """Writes the figures into `folder`; see `report`."""
     import matplotlib  # not before: it takes a second
 
@@ -81,7 +84,7 @@ def draw(model: LitNet, data: CIFAR10DataModule, confusion: Tensor, folder: Path
             "per_class_accuracy": plots.per_class_bars(confusion, model.classes),
         }
         if rows := read_rows(metrics):
-            figures["curves"] = plots.curves(rows, model.hparams["label_smoothing"])
+            figures["curves"] = plots.curves(rows, model.hparams["label_smoothing"], results)
         for name, figure in figures.items():
             signals.raise_if_requested()
             write_atomically(folder / f"{name}.png", partial(figure.savefig, format="png"))

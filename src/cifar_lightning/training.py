@@ -274,8 +274,7 @@ def _trainer_arguments(settings: Settings) -> dict[str, Any]:
         accelerator, _ = resolve_devices(settings["accelerator"], settings.get("devices", "auto"))
         arguments["plugins"].append(StaticHalf({"gpu": "cuda"}.get(accelerator, accelerator)))
     if world_size() > 1 and arguments.get("strategy", "auto") in ("auto", "ddp"):
-        # The batch norms keep their buffers equal: see norm.py.
-        arguments["strategy"] = DDPStrategy(timeout=RANK_TIMEOUT, broadcast_buffers=False)
+        arguments["strategy"] = DDPStrategy(timeout=RANK_TIMEOUT)
     return {
         **arguments,
         "num_sanity_val_steps": 0,  # a second look at the first validation batches has no user here
@@ -338,12 +337,17 @@ def run(folder: str | None, resume: bool) -> str:
             trainer.fit(model, data, ckpt_path=start)
             seconds = checkpoints.seconds
             best = checkpoints.folder / "best.ckpt"
+            selected, step = checkpoints.folder / f"step-{trainer.global_step}.ckpt", trainer.global_step
             if len(data.val_indices) and best.exists():
-                model.load_state_dict(load_checkpoint(best)["state_dict"])
+                chosen = load_checkpoint(best)
+                model.load_state_dict(chosen["state_dict"])
+                selected, step = best, chosen["global_step"]
             fit_cpu(model, data.hparams["eval_batch_size"], threads)
             trainer.test(model, data, verbose=False)
             if trainer.is_global_zero:
                 facts = {
+                    "checkpoint": str(selected),
+                    "step": step,
                     "fit_seconds": round(seconds, 3),
                     "images_seen": trainer.fit_loop.epoch_loop.batch_progress.total.ready * data.hparams["batch_size"],
                     "seed": settings["seed"],
@@ -447,7 +451,8 @@ def run_evaluation(
         with signals.deferred():
             tester.test(model, module, verbose=False)
             if tester.is_global_zero:
-                facts = {"checkpoint": checkpoint, "seed": module.hparams["seed"]}
+                step = load_checkpoint(checkpoint)["global_step"]
+                facts = {"checkpoint": checkpoint, "step": step, "seed": module.hparams["seed"]}
                 report(tester, model, module, facts, Path(output), Path(metrics))
             signals.ignore()
 
