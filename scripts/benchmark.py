@@ -362,23 +362,21 @@ def compare_airbench(job: Job) -> list[Table]:
             for name, side in found.items():
                 side += part[name]
         theirs, ours = found["airbench"], found["ours"]
-        rows = [
+        clocks = [run["clock"] for run in theirs], [run["clock"] for run in ours]
+        rows: list[Row] = [
             {
-                "": what,
-                "airbench": [run[key] for run in theirs],
-                "ours": [run[key] for run in ours],
-                "ratio": quotients([run[key] for run in ours], [run[key] for run in theirs]),
-            }
-            for what, key in (("seconds, training + evaluation", "clock"),)
-        ]
-        rows.append(
+                "": "seconds, training + evaluation",
+                "airbench": clocks[0],
+                "ours": clocks[1],
+                "ratio": quotients(clocks[1], clocks[0]),
+            },
             {
                 "": "trainer.fit / our own clock of the training",
                 "airbench": None,
                 "ours": None,
                 "ratio": quotients([run["wall"] for run in ours], [run["fit"] for run in ours]),
-            }
-        )
+            },
+        ]
         cold = [
             fit(job, "--recipe", recipe, "--accelerator", "gpu", "--devices", "1", "--model.test_views", "six")
             for _ in range(job.repeats)
@@ -1034,8 +1032,12 @@ def recipe_flags(run: str, images: int) -> list[str]:
 
 def device_flags(run: str) -> list[str]:
     """The flags of fit.py for the device that a recipe's own command names; the script that it meets is on the CPU."""
-    text = (RECIPES / f"{run.partition(':')[0]}.yaml").read_text()
-    return ["--devices", "1", "--accelerator", "gpu" if "--accelerator gpu" in text else "cpu"]
+    return ["--devices", "1", "--accelerator", "gpu" if needs_gpu(run.partition(":")[0]) else "cpu"]
+
+
+def needs_gpu(recipe: str) -> bool:
+    """Whether a recipe's own command asks for a GPU."""
+    return "--accelerator gpu" in (RECIPES / f"{recipe}.yaml").read_text()
 
 
 def recipes_for(machine: dict[str, Any], chosen: str | None) -> list[str]:
@@ -1052,8 +1054,7 @@ def recipes_for(machine: dict[str, Any], chosen: str | None) -> list[str]:
         for run in names:
             recipe_epochs(run, machine["train_images"])
         return names
-    needs_gpu = [name for name in every if "--accelerator gpu" in (RECIPES / f"{name}.yaml").read_text()]
-    return [*OTHER_LENGTHS, *(name for name in every if machine["gpu"] or name not in needs_gpu)]
+    return [*OTHER_LENGTHS, *(name for name in every if machine["gpu"] or not needs_gpu(name))]
 
 
 def script(arguments: Sequence[str]) -> None:

@@ -105,12 +105,10 @@ def whole(tmp_path_factory):
 @pytest.fixture
 def cpu_settings():
     """Leaves torch's settings of the CPU as they were."""
-    import torch
+    from cifar_lightning.devices import restored_cpu
 
-    threads, onednn = torch.get_num_threads(), torch.backends.mkldnn.enabled
-    yield
-    torch.set_num_threads(threads)
-    torch.backends.mkldnn.enabled = onednn
+    with restored_cpu():
+        yield
 
 
 def one_line(code, out, err):

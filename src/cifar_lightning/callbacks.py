@@ -130,13 +130,11 @@ class ProgressBar(LightningProgressBar):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints the figures of the epoch before."""
-        if self._due:
-            print(f"{self._due}  {_figures(trainer)}".rstrip(), file=sys.stderr, flush=True)
-            self._due = ""
+        self._print_due(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints the last epoch's figures, or leaves the bar as it stands."""
-        self.on_train_epoch_start(trainer, pl_module)
+        self._print_due(trainer)
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
@@ -144,6 +142,11 @@ class ProgressBar(LightningProgressBar):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leaves the terminal in order."""
         self.on_train_end(trainer, pl_module)
+
+    def _print_due(self, trainer: Trainer) -> None:
+        if self._due:
+            print(f"{self._due}  {_figures(trainer)}".rstrip(), file=sys.stderr, flush=True)
+            self._due = ""
 
 
 def _figures(trainer: Trainer) -> str:

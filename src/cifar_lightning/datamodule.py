@@ -234,11 +234,18 @@ class CIFAR10DataModule(LightningDataModule):
         )
 
 
+def data_set_of(normalization: str, source: str) -> str:
+    """Whose mean and std `normalization` means of images from `source`: cifar10's, cifar100's; or half, neither's."""
+    if normalization == "dataset":
+        return "cifar100" if source == "cifar100" else "cifar10"
+    return normalization
+
+
 def normalization_constants(normalization: str, source: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Per-channel mean and std, for images scaled to 0..1, by the name the DataModule gives them."""
     if normalization == "half":
         return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-    if (source if normalization == "dataset" else normalization) == "cifar100":
+    if data_set_of(normalization, source) == "cifar100":
         return cifar10.CIFAR100_MEAN, cifar10.CIFAR100_STD
     return cifar10.MEAN, cifar10.STD
 

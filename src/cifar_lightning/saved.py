@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cifar_lightning.checkpoint import load_checkpoint, newest_readable
-from cifar_lightning.datamodule import CIFAR10DataModule
+from cifar_lightning.datamodule import CIFAR10DataModule, data_set_of
 from cifar_lightning.errors import InputError
 from cifar_lightning.lit_net import LitNet
 
@@ -68,8 +68,8 @@ def data_of(path: Path, changes: Mapping[str, Any]) -> CIFAR10DataModule:
         InputError: The checkpoint cannot be read, or an argument is wrong.
     """
     arguments = load_checkpoint(path).get("datamodule_hyper_parameters", {})
-    if arguments.get("normalization") == "dataset":  # of the images it has learnt from, whatever it is tested on
-        arguments["normalization"] = "cifar100" if arguments.get("source") == "cifar100" else "cifar10"
+    if "normalization" in arguments:  # of the images it has learnt from, whatever it is tested on
+        arguments["normalization"] = data_set_of(arguments["normalization"], arguments.get("source", "cifar10"))
     known = inspect.signature(CIFAR10DataModule).parameters
     return CIFAR10DataModule(**{k: v for k, v in {**arguments, **changes}.items() if k in known})
 
