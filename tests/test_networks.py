@@ -2,10 +2,13 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.backends import nnpack
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cifar_lightning import InputError, ResNet18, TutorialNet, fake_data
 from cifar_lightning.networks import NETWORKS, SpeedNet, build
+from cifar_lightning.networks.conv import Conv2d
 from cifar_lightning.networks.norm import BatchNorm2d
 
 
@@ -52,6 +55,52 @@ def test_the_tutorials_exercise_widens_the_first_convolution():
     net = build("tutorial", 10, 12)
     assert net.conv1.weight.shape == (12, 3, 5, 5)
     assert net.conv2.weight.shape == (16, 12, 5, 5)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.randn(4, 3, 32, 32),
+        torch.randn(1, 3, 32, 32),
+        torch.randn(20, 3, 9, 7),
+        torch.randn(4, 3, 32, 32).contiguous(memory_format=torch.channels_last),
+        torch.randn(3, 32, 32),
+        torch.randn(0, 3, 32, 32),
+        torch.randn(4, 3, 32, 32, dtype=torch.float64),
+    ],
+    ids=["4 images", "1 image", "small", "channels_last", "unbatched", "none", "float64"],
+)
+def test_a_convolution_without_onednn_is_the_same(cpu_settings, x):
+    torch.manual_seed(0)
+    conv = Conv2d(3, 6, 5).to(x.dtype)
+    results = []
+    for onednn in (True, False):
+        images = x.clone().requires_grad_()
+        torch.backends.mkldnn.enabled = onednn
+        y = conv(images)
+        results.append([y, *torch.autograd.grad(y.square().sum() / 1000, [images, conv.weight, conv.bias])])
+    torch.testing.assert_close(*results, atol=1e-5, rtol=1e-4)
+
+
+def test_a_convolution_in_bfloat16_is_computed_in_bfloat16(cpu_settings):
+    for onednn in (True, False):
+        torch.backends.mkldnn.enabled = onednn
+        with torch.autocast("cpu", torch.bfloat16):
+            assert Conv2d(3, 6, 5)(torch.zeros(4, 3, 32, 32)).dtype == torch.bfloat16
+
+
+@pytest.mark.skipif(not nnpack.is_available(), reason="this torch has no NNPACK")
+def test_a_convolution_of_a_few_images_is_nnpacks(cpu_settings):
+    class Operations(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            names.add(func.name())
+            return func(*args, **kwargs or {})
+
+    names = set()
+    torch.backends.mkldnn.enabled = False
+    with Operations():
+        Conv2d(3, 6, 5)(torch.zeros(4, 3, 32, 32))
+    assert "aten::_nnpack_spatial_convolution" in names
 
 
 def test_resnet18_is_the_one_for_small_images():
