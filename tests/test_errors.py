@@ -61,6 +61,7 @@ MISTAKES = {
     ("--accelerator", "cpu", "--devices", "0,1"): "devices 0,1: only GPUs can be chosen one by one",
     ("--model.compile", "quick"): "--model.compile quick is not valid: give none or auto or default",
     ("--max_epochs", "0"): "max_epochs 0 is out of range: give 1 or more",
+    ("--trainer.limit_train_batches", "0"): "trainer.limit_train_batches 0 trains nothing: give a number of batches",
     ("--trainer.limit_test_batches", "0"): "trainer.limit_test_batches 0: give a number of batches, 1 or more",
     (
         "--trainer.val_check_interval",
@@ -315,6 +316,24 @@ def test_no_network_and_no_data(call, monkeypatch, tmp_path):
     assert "--data.source synthetic" in line
     assert not (tmp_path / "lightning_logs").exists()
     assert not list(tmp_path.rglob("*.tar.gz*"))
+
+
+# --- launchers -------------------------------------------------------------------------------------------
+
+
+def test_tasks_of_srun_that_would_each_start_all_processes(call, monkeypatch, tmp_path):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    line = one_line(*call("fit", *FIT, "--devices", 2, "--data.batch_size", 4))
+    assert line.startswith("error: devices 2: srun has started 2 tasks, each of which would start 2 processes: give ")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("variable", ["RANK", "WORLD_SIZE"])
+def test_half_of_what_a_launcher_sets_is_none(call, monkeypatch, tmp_path, variable):
+    monkeypatch.setenv(variable, "3")
+    code, _, err = call("fit", *FIT, "--max_steps", 1)
+    assert code == 0, err
+    assert (tmp_path / "lightning_logs" / "version_0" / "results.json").exists()
 
 
 # --- as a user sees it -----------------------------------------------------------------------------------

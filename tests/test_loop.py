@@ -1,5 +1,7 @@
 """Our loop trains as Lightning's does, only faster; and a CPU computes as suits the work."""
 
+import logging
+import warnings
 from contextlib import suppress
 
 import pytest
@@ -113,6 +115,15 @@ def test_the_cpu_computes_as_suits_the_work(cpu_settings, images, threads, onedn
     torch.testing.assert_close(model.net(torch.ones(2, 3, 32, 32)), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_the_cpu_is_fitted_to_each_work_anew(cpu_settings):
+    """A test after a fit of tiny steps, which has switched oneDNN off."""
+    model = LitNet()
+    fit_cpu(model, 4, 2)
+    fit_cpu(model, 50, 2)
+    assert torch.get_num_threads() == 2
+    assert torch.backends.mkldnn.enabled
+
+
 @pytest.mark.parametrize(
     ("env", "threads"),
     [
@@ -138,9 +149,13 @@ def test_threads_are_those_there_are(cpu_settings, monkeypatch, env, threads):
 def test_a_fit_leaves_the_process_as_it_was(cpu_settings, tmp_path, lr):
     torch.set_num_threads(3)
     torch.backends.mkldnn.enabled = True
+    filters, logger = list(warnings.filters), logging.getLogger("lightning.pytorch")
+    level = logger.level
     data = {"source": "synthetic", "synthetic_size": 40}
     with suppress(NonFiniteError):
         fit(data, {"lr": lr}, accelerator="cpu", max_epochs=1, log_every_n_steps=1, default_root_dir=tmp_path)
     assert (tmp_path / "lightning_logs" / "version_0" / "results.json").exists() is (lr < 1)
     assert torch.get_num_threads() == 3
     assert torch.backends.mkldnn.enabled
+    assert warnings.filters == filters
+    assert logger.level == level

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
 # In CPU time, of the cheapest of some repeats. On a busy machine our step has taken 1.0 to 1.25 times a bare loop's,
@@ -46,6 +47,15 @@ def test_no_step_waits_for_the_device_between_log_points(benchmark, augment):
     waits = benchmark.count_waits(partial(benchmark.our_fit, augment=augment), "cpu", every=50)
     assert waits["waits_between_log_points"] == 0
     assert waits["waits_at_log_points"] > 0  # it does count
+
+
+def test_what_would_wait_is_counted(benchmark):
+    x = torch.arange(4.0)
+    with benchmark.counted_waits("cpu") as count:
+        x[torch.tensor([0, 1])].add_(1).sum()
+        assert count() == 0
+        _ = x[x > 1], x.sum().item(), x.nonzero(), x.tolist()
+        assert count() == 4
 
 
 def test_lightnings_defaults_wait_in_every_step(benchmark):

@@ -1,11 +1,13 @@
 """Whatever ends a run, it goes on as if nothing had happened. faults/sitecustomize.py explains the faults' names."""
 
 import json
+from contextlib import ExitStack
 
 import pytest
 import yaml
 from jobs import SMALL, differences, end, job, leftovers, processes_of, start, step_of
 
+from cifar_lightning import run_folder
 from cifar_lightning.errors import InputError
 from cifar_lightning.run_folder import RunInUseError, held, newest_unfinished
 
@@ -206,6 +208,20 @@ def test_a_run_is_in_one_job_at_a_time(tmp_path):
         pass
     assert issubclass(RunInUseError, InputError)
     assert newest_unfinished(tmp_path) == run
+
+
+def test_the_search_for_a_free_run_waits_once(tmp_path, monkeypatch, capsys):
+    """However many there are that other jobs are in."""
+    runs = [tmp_path / "lightning_logs" / f"version_{i}" for i in range(4)]
+    for run in runs:
+        run.mkdir(parents=True)
+        (run / "config.yaml").write_text(yaml.safe_dump({"max_epochs": 2, "data": {}, "model": {}, "trainer": {}}))
+    monkeypatch.setattr(run_folder, "HELD_SECONDS", 0.3)
+    with ExitStack() as jobs:
+        for run in runs:
+            jobs.enter_context(held(run))
+        assert newest_unfinished(tmp_path) is None
+    assert capsys.readouterr().err == f"waiting for the job that is in {runs[-1]}\n"
 
 
 def test_metrics_hold_every_step_once(whole):

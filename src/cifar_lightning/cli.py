@@ -172,7 +172,7 @@ def with_recipe(arguments: Sequence[str]) -> list[str]:
     if name not in recipes():
         raise InputError(f"recipe {name!r} is not known: give one of {', '.join(recipes())}")
     path = RECIPES / f"{name}.yaml"
-    given = {flag for flag in ("--max_epochs", "--max_steps", "--resume") if value_of(flag, arguments) is not None}
+    given = {flag for flag in ("--max_epochs", "--max_steps") if value_of(flag, arguments) is not None}
     return ["--config", str(path), *(["--max_steps", "-1"] if given == {"--max_epochs"} else []), *arguments]
 
 

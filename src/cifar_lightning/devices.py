@@ -117,6 +117,7 @@ def fit_cpu(model: LightningModule, images: int, threads: int) -> None:
         threads: At most.
     """
     assert isinstance(model.example_input_array, Tensor)
+    torch.backends.mkldnn.enabled = True  # type: ignore[assignment]  # NNPACK's convolutions are not counted
     model.eval()  # or the batch norms would take the example for data
     with torch.no_grad(), torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
         model(model.example_input_array[:1])
@@ -139,14 +140,19 @@ def _keep_freed_memory() -> None:
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: no trimming of the heap's end below 2 GB
 
 
+def launched() -> bool:
+    """Whether this process is a rank that a launcher (ours or torchrun) has started."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
 def is_first_rank() -> bool:
     """Whether this process is the one of the job that makes folders."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return not launched() or int(os.environ["RANK"]) == 0
 
 
 def world_size() -> int:
     """Ranks of the job that this process is one of."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return int(os.environ["WORLD_SIZE"]) if launched() else 1
 
 
 @contextmanager

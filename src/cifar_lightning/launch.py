@@ -32,11 +32,6 @@ REPORT_BYTES = 60_000  # a pipe takes 64 KiB without a reader
 STOPS = tuple(128 + signum for signum in signals.STOPS)  # exit codes of a process that was told to stop
 
 
-def launched() -> bool:
-    """Whether this process is a rank that a launcher (this one or torchrun) has started."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
-
-
 def launch(target: str, kwargs: dict[str, Any], processes: int, inherit: Sequence[int] = ()) -> None:
     """Calls `target` ("module:function") with `kwargs` in `processes` ranks, and returns when all have ended well.
 

@@ -4,6 +4,8 @@ import io
 import logging
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def print_anything() -> None:
@@ -13,12 +15,31 @@ def print_anything() -> None:
             stream.reconfigure(errors="replace")
 
 
-def install() -> None:
-    """Silences, in this process, what has no use for our users; each with its reason."""
-    # Which accelerators there are not, an advertisement, and notes on its own arguments: the banner says the rest.
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # its report, for those who ask for one
+# Of Lightning's loggers: which accelerators there are not, an advertisement, and notes on its own arguments, of which
+# the banner says what matters; but a profiler's report, for those who ask for one.
+LEVELS = {
+    "lightning.pytorch": logging.WARNING,
+    "lightning.fabric": logging.WARNING,
+    "lightning.pytorch.profilers": logging.INFO,
+}
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Silences, within it, what has no use for our users; each with its reason."""
+    before = {name: logging.getLogger(name).level for name in LEVELS}
+    with warnings.catch_warnings():
+        _ignore_warnings()
+        for name, level in LEVELS.items():
+            logging.getLogger(name).setLevel(level)
+        try:
+            yield
+        finally:
+            for name, level in before.items():
+                logging.getLogger(name).setLevel(level)
+
+
+def _ignore_warnings() -> None:
     # train_loss is logged at the end of an epoch too.
     warnings.filterwarnings("ignore", "The number of training batches .* is smaller than the logging interval")
     # The ranks have the same figures already: LitNet has reduced them.

@@ -151,10 +151,11 @@ def newest_unfinished(default_root_dir: str | Path) -> Path | None:
     runs = [path for path in logs.glob("version_*") if path.is_dir()]
     runs = [run for run in runs if run.name.removeprefix("version_").isdigit()]
     unfinished = [run for run in runs if (run / "config.yaml").exists() and not (run / "results.json").exists()]
+    deadline = time.monotonic() + HELD_SECONDS
     for run in sorted(unfinished, key=lambda run: int(run.name.removeprefix("version_")), reverse=True):
         try:
             read_settings(run)
-            with held(run):
+            with held(run, max(0.0, deadline - time.monotonic())):
                 return run
         except RunInUseError:
             continue

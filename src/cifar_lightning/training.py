@@ -35,6 +35,7 @@ from cifar_lightning.devices import (
     fit_cpu,
     from_first_rank,
     is_first_rank,
+    launched,
     process_group,
     resolve_devices,
     resolve_precision,
@@ -42,7 +43,7 @@ from cifar_lightning.devices import (
     world_size,
 )
 from cifar_lightning.errors import InputError, RunError
-from cifar_lightning.launch import launch, launched
+from cifar_lightning.launch import launch
 from cifar_lightning.lit_net import LitNet
 from cifar_lightning.loader import check_batch_size, check_evaluation
 from cifar_lightning.metrics_csv import MetricsCSV
@@ -60,6 +61,7 @@ from cifar_lightning.run_folder import (
 from cifar_lightning.saved import data_of, load_model, precision_of, select_checkpoint
 
 
+@quiet.quietly()
 def fit(
     data: Mapping[str, Any] | None = None,
     model: Mapping[str, Any] | None = None,
@@ -80,7 +82,7 @@ def fit(
 ) -> dict[str, Any]:
     """Trains, tests, draws and reports, in a new folder `default_root_dir/lightning_logs/version_N`.
 
-    The process's threads and oneDNN are afterwards as they were; the random seed is that of the run.
+    The process's threads, oneDNN, warnings and loggers are afterwards as they were; the random seed is that of the run.
 
     Args:
         data: Arguments of CIFAR10DataModule.
@@ -107,7 +109,6 @@ def fit(
         NonFiniteError: The loss became NaN or infinite.
         RunError: The run failed for a reason outside it, such as a full disk.
     """
-    quiet.install()
     settings = plain_settings({**locals(), "data": data or {}, "model": model or {}, "trainer": trainer or {}})
     settings["precision"] = resolve_precision(precision, resolve_devices(accelerator, devices)[0])
     settings["default_root_dir"] = os.path.expanduser(default_root_dir)
@@ -120,6 +121,7 @@ def fit(
         return _launch_or_run(folder, processes, resume=False, inherit=[lock])
 
 
+@quiet.quietly()
 def resume(run: str | Path, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Goes on with an interrupted run, in its own folder, from its newest readable checkpoint.
 
@@ -134,7 +136,6 @@ def resume(run: str | Path, changes: Mapping[str, Any] | None = None) -> dict[st
     Raises:
         InputError: There is nothing to resume, or a change would change the result.
     """
-    quiet.install()
     folder = Path(os.path.expanduser(run))
     before = read_settings(folder)
     changes = plain_settings(changes or {})
@@ -235,6 +236,12 @@ def _check(settings: Settings) -> int:
 
 def _check_ranks(ranks: int, devices: str | int, next_step: str) -> None:
     """Raises an InputError where a launcher has started another number of processes than there are devices."""
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    if ranks > 1 and not launched() and tasks != "1":
+        raise InputError(
+            f"devices {devices}: srun has started {tasks} tasks, each of which would start {ranks} processes: "
+            "give srun --ntasks 1 on one machine, or one torchrun on each"
+        )
     if launched() and world_size() != ranks:
         raise InputError(f"devices {devices}: the launcher has started {world_size()} processes; give {next_step}")
 
@@ -249,6 +256,8 @@ def _check_trainer(settings: Settings) -> None:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean --trainer.{near[0]}?" if near else "Lightning's Trainer has no such argument"
             raise InputError(f"unknown flag --trainer.{name}: {hint}")
+    if settings.get("trainer", {}).get("limit_train_batches", 1) == 0:
+        raise InputError("trainer.limit_train_batches 0 trains nothing: give a number of batches, 1 or more")
     limit = settings.get("trainer", {}).get("limit_test_batches", 1)
     if limit != 1 and (isinstance(limit, float) or limit < 1):
         raise InputError(f"trainer.limit_test_batches {limit}: give a number of batches, 1 or more, or leave it out")
@@ -299,6 +308,7 @@ def _launch_or_run(folder: Path | None, processes: int, resume: bool, inherit: S
     return results
 
 
+@quiet.quietly()
 def run(folder: str | None, resume: bool) -> str:
     """One rank of a run: trains, then tests what training has selected.
 
@@ -309,7 +319,6 @@ def run(folder: str | None, resume: bool) -> str:
     Returns:
         The run's folder.
     """
-    quiet.install()
     with process_group(), restored_cpu():
         threads = available_threads()
         start = _newest_checkpoint(Path(folder)) if folder and resume else None
@@ -368,6 +377,7 @@ def _newest_checkpoint(folder: Path) -> str | None:
     return str(path)
 
 
+@quiet.quietly()
 def evaluate(
     checkpoint: str | Path,
     data: Mapping[str, Any] | None = None,
@@ -397,7 +407,6 @@ def evaluate(
         InputError: The checkpoint or the images cannot be had, or do not belong together.
     """
     signals.next_step = ""
-    quiet.install()
     path = select_checkpoint(Path(checkpoint))
     accelerator, processes = resolve_devices(accelerator, devices)
     _check_ranks(processes, devices, "--devices as many")
@@ -431,11 +440,11 @@ def evaluate(
     return results
 
 
+@quiet.quietly()
 def run_evaluation(
     checkpoint: str, data: Settings, trainer: Settings, test_views: str, output: str, metrics: str
 ) -> None:
     """One rank of an evaluation; see `evaluate`."""
-    quiet.install()
     with process_group(), restored_cpu():
         model, module = load_model(Path(checkpoint)), data_of(Path(checkpoint), data)
         model.hparams["test_views"] = test_views
