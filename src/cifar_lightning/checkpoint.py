@@ -4,6 +4,7 @@ A run's `checkpoints/` holds `step-S.ckpt`, the newest two, and `best.ckpt`, tha
 where there is a validation split. Any of them is a plain Lightning checkpoint.
 """
 
+import math
 import os
 import re
 import time
@@ -22,6 +23,7 @@ from cifar_lightning.metrics_csv import MetricsCSV
 from cifar_lightning.storage import write_atomically
 
 KEEP = 2
+WORTH = 50  # times what a checkpoint takes must have passed since the last before the end of an epoch is worth one
 _STEP = re.compile(r"step-(\d+)\.ckpt")
 
 
@@ -98,7 +100,10 @@ def step_checkpoints(folder: Path) -> list[Path]:
 
 
 class Checkpoints(Checkpoint):
-    """Saves at the first step, after the last batch of every epoch (before its validation), and every n steps.
+    """Saves at the first step, before every validation, every n steps, at the end, and after the epochs.
+
+    On a GPU an epoch may take a tenth of a second, and a checkpoint a fifth of that: where all the ends of epochs would
+    take more than a fiftieth of the time, some go without.
 
     Args:
         folder: Where to write.
@@ -114,6 +119,7 @@ class Checkpoints(Checkpoint):
         self.best_acc = -1.0
         self._seconds_before, self._started = 0.0, time.monotonic()
         self._saved_step, self._resumed = -1, False
+        self._saved_at, self._saving_took = -math.inf, 0.0
 
     @property
     def seconds(self) -> float:  # noqa: D102
@@ -153,7 +159,7 @@ class Checkpoints(Checkpoint):
         if trainer.fit_loop._should_accumulate():
             return  # gradients are under way, which no checkpoint holds
         due = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
-        if due or batch_idx + 1 >= trainer.num_training_batches or trainer.global_step == trainer.max_steps:
+        if due or (batch_idx + 1 >= trainer.num_training_batches and self._is_worth_it(trainer)):
             self.save(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -172,6 +178,11 @@ class Checkpoints(Checkpoint):
             self.best_acc = float(acc)
             trainer.save_checkpoint(self.folder / "best.ckpt")
 
+    def _is_worth_it(self, trainer: Trainer) -> bool:
+        """Whether enough time has passed for another checkpoint: the first rank's word, for all save together."""
+        worth = time.monotonic() - self._saved_at >= WORTH * self._saving_took
+        return bool(trainer.strategy.broadcast(worth))
+
     def save(self, trainer: Trainer) -> None:
         """Writes `step-S.ckpt` of the current step, on all ranks together, and removes those no longer kept.
 
@@ -189,6 +200,7 @@ class Checkpoints(Checkpoint):
                 f"the last finite loss was {'never logged' if loss is None else f'{loss:.4f}'}: "
                 f"the checkpoint before is kept; lower {model.rates}"
             )
+        start = time.monotonic()  # a GPU has finished its steps by now
         if trainer.is_global_zero:
             self.metrics.flush()  # the checkpoint counts on its rows, even after a power failure
         path = self.folder / f"step-{trainer.global_step}.ckpt"
@@ -200,6 +212,8 @@ class Checkpoints(Checkpoint):
             # What lies ahead could not be read when the run was resumed.
             for old in [*paths[: max(here + 1 - KEEP, 0)], *paths[here + 1 :]]:
                 old.unlink(missing_ok=True)
+        self._saved_at = time.monotonic()
+        self._saving_took = self._saved_at - start
 
 
 def _not_finite(module: LightningModule) -> str | None:
