@@ -14,6 +14,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from cifar_lightning import checkpoint, saved, storage
 from cifar_lightning.errors import InputError, RunError
+from cifar_lightning.training import fit
 
 root = pytest.mark.skipif(os.getuid() != 0, reason="only root may mount a file system or become another user")
 NOBODY = 65534
@@ -168,6 +169,26 @@ def test_no_checkpoint_at_all(tmp_path):
     for name, reason in {"none": "does not exist", "text": "is damaged or no checkpoint", "other": "not one"}.items():
         with pytest.raises(InputError, match=reason):
             checkpoint.load_checkpoint(tmp_path / f"{name}.ckpt")
+
+
+@pytest.mark.parametrize(("worth", "steps"), [(0, [0, 10, 20, 30]), (1e9, [0, 30])])
+def test_ends_of_epochs_are_saved_where_it_takes_little_of_the_time(monkeypatch, tmp_path, worth, steps):
+    saved = []
+    monkeypatch.setattr(checkpoint, "WORTH", worth)
+    monkeypatch.setattr(checkpoint.AtomicCheckpointIO, "save_checkpoint", note(saved))
+    data = {"source": "synthetic", "synthetic_size": 100, "batch_size": 10}
+    fit(data, accelerator="cpu", max_epochs=3, default_root_dir=tmp_path)
+    assert saved == steps
+
+
+def note(saved):
+    save = checkpoint.AtomicCheckpointIO.save_checkpoint
+
+    def noting(self, state, path, storage_options=None):
+        saved.append(state["global_step"])
+        save(self, state, path, storage_options)
+
+    return noting
 
 
 def test_only_the_two_newest_are_kept(trained):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from archives import batches, write_archive
 from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 from torch import nn
@@ -100,6 +101,37 @@ def test_lightning_asks_for_a_new_order_every_epoch():
     loader = alone.train_dataloader()
     assert module.orders == [y.tolist() for _ in range(2) for _, y in loader]
     assert module.orders[:3] != module.orders[3:]
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+@pytest.mark.parametrize("lightnings_own", [True, False])
+def test_a_fit_in_anybodys_trainer_goes_on_within_an_epoch(tmp_path, lightnings_own):
+    """Also where a schedule has asked for the length of the fit, and so for a loader, before the checkpoint is read."""
+
+    class Scheduled(Noting):
+        def configure_optimizers(self):
+            optimizer = torch.optim.SGD(self.parameters(), 0.01)
+            if lightnings_own:
+                return optimizer
+            scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, self.trainer.estimated_stepping_batches)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    whole, rest = Scheduled(), Scheduled()
+    saving = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=4, save_top_k=-1)
+    trainer = Trainer(
+        accelerator="cpu", devices=1, max_epochs=2, logger=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[saving],
+    )  # fmt: skip
+    trainer.fit(whole, fake_data(200))
+    for step in (4, 16):
+        rest.orders = []
+        quiet_trainer(max_epochs=2).fit(rest, fake_data(200), ckpt_path=tmp_path / f"step={step}.ckpt")
+        assert rest.orders == whole.orders[step:]
+    data = fake_data(200)  # and a fit that begins anew begins at the start, whatever has been tested before
+    quiet_trainer().test(rest, data, ckpt_path=tmp_path / "step=4.ckpt", verbose=False)
+    rest.orders = []
+    quiet_trainer(max_epochs=1).fit(rest, data)
+    assert rest.orders == whole.orders[:10]
 
 
 def test_overfit_batches_are_the_same_in_every_epoch():

@@ -144,6 +144,7 @@ def test_evaluation_covers_every_image_once_in_the_same_batches(images, world_si
     assert labels.sort().values.tolist() == list(range(COUNT))
     batches = sorted((batch for share in ranks for batch in share), key=lambda batch: int(batch[1][0]))
     assert same(batches, loader(images, batch_size, train=False))
+    assert max(len(y) for _, y in batches) <= batch_size
     assert [len(share) for share in ranks] == [
         len(loader(images, batch_size, train=False, rank=rank, world_size=world_size)) for rank in range(world_size)
     ]
@@ -209,3 +210,18 @@ def test_fewer_images_than_ranks(images):
 def test_batch_sizes_that_cannot_be(images, batch_size, world_size, message):
     with pytest.raises(InputError, match=message):
         loader(images, batch_size, world_size=world_size)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize(("images", "batch_size"), [(10_000, 500), (5_000, 500), (10_000, 1_250), (999, 7)])
+def test_ranks_evaluate_equally_many_batches(world_size, images, batch_size):
+    """A collective in somebody's test step would else wait for a batch that never comes."""
+    x, y = torch.zeros(images, 3, 1, 1, dtype=torch.uint8), torch.zeros(images, dtype=torch.int64)
+    shares = [
+        BatchLoader(x, y, batch_size, mean=(0.5,) * 3, std=(0.5,) * 3, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    assert len({len(share) for share in shares}) == 1
+    sizes = [len(labels) for share in shares for _, labels in share]
+    assert sum(sizes) == images
+    assert max(sizes) <= batch_size

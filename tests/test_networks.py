@@ -140,6 +140,17 @@ def test_a_channel_that_never_changes_stays_finite_on_several_ranks(monkeypatch)
     assert BatchNorm2d(100, eps=1e-12)(constants).isfinite().all()
 
 
+def test_a_batch_norm_without_momentum_averages_over_all_batches_on_several_ranks(monkeypatch):
+    """As torch.optim.swa_utils.update_bn and Lightning's StochasticWeightAveraging have it."""
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_reduce", lambda x: x.mul_(2))  # as if the other rank had the same images
+    norm, batches = BatchNorm2d(4, momentum=None), torch.randn(3, 8, 4, 5, 5)
+    for batch in batches:
+        norm(batch)
+    torch.testing.assert_close(norm.running_mean, batches.mean((0, 1, 3, 4)))
+
+
 def test_mistakes():
     with pytest.raises(InputError, match="net 'vgg' is not known: give one of tutorial, resnet18"):
         build("vgg", 10)

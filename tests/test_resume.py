@@ -128,6 +128,20 @@ def test_what_is_tested_can_be_loaded_wherever_the_time_was_up(tmp_path):
     assert step_of(run) * 20 == json.loads((run / "results.json").read_text())["images_seen"]
 
 
+def test_a_run_whose_time_was_up_goes_on_with_more(tmp_path):
+    limit = ("--max_epochs", 1_000_000, "--model.schedule", "constant", "--data.val_split", 0)
+    assert job("fit", *SMALL, *limit, "--trainer.max_time", "00:00:00:01", cwd=tmp_path).code == 0
+    run = tmp_path / "lightning_logs" / "version_0"
+    step = step_of(run)
+    done = job("fit", "--resume", run, cwd=tmp_path)
+    assert done.code == 2
+    assert "give a longer --trainer.max_time than 00:00:00:01, or a higher --max_epochs" in done.lines[0]
+    assert job("fit", "--resume", run, "--trainer.max_time", "00:00:00:02", cwd=tmp_path).code == 0
+    assert step_of(run) > step
+    done = job("fit", "--resume", run, "--trainer.gradient_clip_val", 1, cwd=tmp_path)
+    assert "--trainer.gradient_clip_val (the run has None, not 1) would change the result" in done.lines[0]
+
+
 def test_accumulated_gradients_are_not_cut_in_two(tmp_path):
     settings = (*SMALL, "--trainer.accumulate_grad_batches", 3, "--default_root_dir")
     done, killed = (tmp_path / name / "lightning_logs" / "version_0" for name in ("done", "killed"))

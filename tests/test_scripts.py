@@ -75,6 +75,20 @@ def test_fit_says_what_it_has_done(finished, results):
         assert f"step {row['step']:.0f}  loss {row['train_loss']:.3f}  val loss {row['val_loss']:.3f}" in line
 
 
+def test_an_epochs_line_has_no_other_epochs_validation(call):
+    flags = ("--data.synthetic_size", 100, "--data.batch_size", 10, "--data.val_split", 20, "--max_epochs", 4)
+    code, _, err = call("fit", *SYNTHETIC, *flags, "--trainer.check_val_every_n_epoch", 2)
+    assert code == 0, err
+    assert ["val accuracy" in line for line in err.splitlines()] == [False, True, False, True]
+
+
+def test_the_log_has_the_test_in_the_last_steps_row(finished, results):
+    last = read_rows(finished.folder / "metrics.csv")[-1]
+    assert last["test_acc"] == pytest.approx(results["test_acc"])
+    assert last["epoch"] == 2
+    assert last["step"] == 3 * 125
+
+
 def test_results_say_what_was_tested(finished, results):
     best = finished.folder / "checkpoints" / "best.ckpt"
     step = torch.load(best, weights_only=True)["global_step"]

@@ -89,6 +89,7 @@ class ProgressBar(LightningProgressBar):
         self._due = ""
         self._bar: Progress | None = None
         self._task = TaskID(0)
+        self._validated_step = -1
 
     def disable(self) -> None:
         """Does nothing: Lightning calls it on the ranks that are not the first, which have no bar."""
@@ -123,6 +124,10 @@ class ProgressBar(LightningProgressBar):
             epoch = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
             self._bar.update(self._task, completed=step, epoch=epoch)
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes the step: Lightning keeps the figures of a validation until the next one."""
+        self._validated_step = trainer.global_step
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes that an epoch's figures are due where there is no bar; some of them are logged after this."""
         if self._bar is None and trainer.is_global_zero:
@@ -145,11 +150,14 @@ class ProgressBar(LightningProgressBar):
 
     def _print_due(self, trainer: Trainer) -> None:
         if self._due:
-            print(f"{self._due}  {_figures(trainer)}".rstrip(), file=sys.stderr, flush=True)
+            validated = self._validated_step == trainer.global_step
+            print(f"{self._due}  {_figures(trainer, validated)}".rstrip(), file=sys.stderr, flush=True)
             self._due = ""
 
 
-def _figures(trainer: Trainer) -> str:
-    names = {"train_loss": "loss {:.3f}", "val_loss": "val loss {:.3f}", "val_acc": "val accuracy {:.2%}"}
+def _figures(trainer: Trainer, validated: bool = True) -> str:
+    names = {"train_loss": "loss {:.3f}"}
+    if validated:
+        names |= {"val_loss": "val loss {:.3f}", "val_acc": "val accuracy {:.2%}"}
     metrics = trainer.callback_metrics
     return "  ".join(text.format(float(metrics[name])) for name, text in names.items() if name in metrics)

@@ -102,6 +102,8 @@ class CIFAR10DataModule(LightningDataModule):
         self._mean, self._std = normalization_constants(normalization, source)
         self._sets: dict[str, ImageSet] = {}
         self._prepared = False
+        self._train_loader: BatchLoader | None = None
+        self._position: dict[str, Any] | None = None  # where a checkpoint has the next training loader begin
 
     def prepare_data(self) -> None:
         """Downloads what is not there yet. Safe to call from several processes at once."""
@@ -167,9 +169,14 @@ class CIFAR10DataModule(LightningDataModule):
         h = self.hparams
         augmentation = {name: h[name] for name in ("crop_padding", "flip", "cutout")} if h["augment"] else {}
         overfit = getattr(self.trainer, "overfit_batches", 0)  # of a Trainer: to learn the same few batches by heart
-        return self._loader(
+        loader = self._loader(
             "train", self.train_indices, h["batch_size"], train=True, seed=h["seed"], repeat=overfit > 0, **augmentation
         )
+        if self._position is not None:
+            loader.load_state_dict(self._position)
+            self._position = None
+        self._train_loader = loader
+        return loader
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
         """The held-out training images, once each, unaugmented; none (an empty list) without a `val_split`."""
@@ -188,14 +195,20 @@ class CIFAR10DataModule(LightningDataModule):
         return self.test_dataloader()
 
     def state_dict(self) -> dict[str, Any]:
-        """What tells the training images from others, for a resumed run."""
-        return {"fingerprint": self._fingerprint}
+        """What tells the training images from others, and the position in the epoch, for a resumed run.
+
+        Lightning, too, keeps the position, but leaves a loader at the start of the epoch that it has made before it
+        reads the checkpoint: for a schedule that asks for its length, say.
+        """
+        position = self._train_loader.state_dict() if self._train_loader is not None else None
+        return {"fingerprint": self._fingerprint, "position": position}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Checks that a fit that goes on has the images that it began with; see `check_images`."""
         # a test may be of other images; and without a Trainer, as in load_from_checkpoint, none need be there yet
         if self.trainer is not None and self.trainer.state.fn == "fit":
             self.check_images(state_dict)
+            self._position = state_dict["position"]
 
     def check_images(self, state_dict: dict[str, Any]) -> None:
         """Raises an InputError where the training images are not those that `state_dict` was taken with."""

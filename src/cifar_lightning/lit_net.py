@@ -152,6 +152,8 @@ class LitNet(LightningModule):
         if self.hparams["sizes"]:
             images = shrunk(images, self.hparams["sizes"], self.trainer.global_step / self._total_steps)
         loss = F.cross_entropy(self(images), labels, label_smoothing=self.hparams["label_smoothing"])
+        if self._loss_sum.device != loss.device:
+            self._loss_sum = self._loss_sum.to(loss.device)
         self._loss_sum.add_(loss.detach())  # stays on the device: reading it here would make the host wait
         self._loss_count += 1
         return loss
@@ -271,8 +273,7 @@ class LitNet(LightningModule):
         return SGDWithMuon(groups, h["lr"], **options)
 
     def on_fit_start(self) -> None:
-        """Moves the running loss to where the losses are, and has the network compiled before the first step."""
-        self._loss_sum = self._loss_sum.to(self.device)
+        """Has the network compiled before the first step."""
         if self._compiled:
             self._warm_up()
 
@@ -297,7 +298,8 @@ class LitNet(LightningModule):
     def on_train_epoch_end(self) -> None:
         """Logs what the steps since the last log point have left."""
         if self._loss_count:
-            self._log_train_loss()
+            # The ranks have the same figures already, and any of those is right; Lightning warns without it.
+            self._log_train_loss(sync_dist=True, reduce_fx="max")
 
     def on_validation_start(self) -> None:
         """Forgets an evaluation that was cut short; has the losses summed in float32, in a true half precision too."""
@@ -370,7 +372,7 @@ class LitNet(LightningModule):
                 with precision.forward_context():
                     self.logits(precision.convert_input(images.to(self.device, copy=True)))
 
-    def _log_train_loss(self) -> None:
+    def _log_train_loss(self, **options: Any) -> None:
         # Every rank has the same number of images, so the mean over ranks is that over images.
         mean = self.trainer.strategy.reduce(self._loss_sum / self._loss_count, reduce_op="mean").item()
         lr = self.current_lr
@@ -380,7 +382,7 @@ class LitNet(LightningModule):
                 f"the training loss is {mean} at step {self.trainer.global_step}, with lr {lr:g}; "
                 f"the last finite loss was {last}: lower {self.rates}"
             )
-        self.log_dict({"train_loss": mean, "lr": lr}, prog_bar=True)
+        self.log_dict({"train_loss": mean, "lr": lr}, prog_bar=True, **options)
         self._last_train_loss = mean
         self._loss_sum.zero_()
         self._loss_count = 0
@@ -396,9 +398,10 @@ class LitNet(LightningModule):
         values = metrics.compute()  # over all ranks
         prefix = metrics.prefix or ""
         self.last_evaluation = {name.removeprefix(prefix): value.cpu() for name, value in values.items()}
-        # A class without images has no accuracy, which is not one of 0.
+        # A class without images has no accuracy, which is not one of 0. The figures stay on their device: NCCL takes no
+        # others.
         counts = self.last_evaluation["confusion"].sum(1)
-        rows = zip(self.classes, self.last_evaluation["acc_per_class"], counts, strict=True)
+        rows = zip(self.classes, values[f"{prefix}acc_per_class"], counts, strict=True)
         self.log_dict(
             {
                 f"{prefix}loss": values[f"{prefix}loss"],

@@ -110,8 +110,12 @@ class BatchLoader:
             check_batch_size(self._batch_size, images, world_size)
             return self._batch_size
         check_evaluation(images, world_size)
-        # At least 8 batches, so that up to 8 ranks share the same ones and their figures agree to the last bit.
-        return max(1, min(self._batch_size, images // max(8, world_size)))
+        return -(-images // max(1, self._eval_count))
+
+    @property
+    def _eval_count(self) -> int:
+        """Evaluation batches over all ranks."""
+        return evaluation_batches(len(self.labels), self._batch_size, self.world_size)
 
     @property
     def batch_sampler(self) -> SimpleNamespace:
@@ -136,8 +140,7 @@ class BatchLoader:
     def __len__(self) -> int:
         if self.train:
             return len(self.labels) // self.batch_size
-        batches = -(-len(self.labels) // self.batch_size)
-        return len(range(self.rank, batches, self.world_size))
+        return len(range(self.rank, self._eval_count, self.world_size))
 
     def __iter__(self) -> Iterator[Batch]:
         # A generator does nothing before its first `next`, and Lightning calls `iter` once more than it iterates.
@@ -202,13 +205,25 @@ class BatchLoader:
         return images, self.labels[index]
 
     def _eval_batches(self) -> Iterator[Batch]:
-        images, labels = (torch.split(x, self.batch_size) for x in (self.images, self.labels))
-        for i in range(self.rank + self._position * self.world_size, len(images), self.world_size):
+        count = self._eval_count
+        images, labels = (torch.tensor_split(x, max(1, count)) for x in (self.images, self.labels))
+        for i in range(self.rank + self._position * self.world_size, count, self.world_size):
             yield transforms.normalize(images[i], self.mean, self.std), labels[i].clone()
 
 
 def _connected() -> bool:
     return dist.is_available() and dist.is_initialized()
+
+
+def evaluation_batches(images: int, batch_size: int, world_size: int) -> int:
+    """How many batches, of at most `batch_size`, an evaluation of `images` takes.
+
+    A multiple of 8, so that up to 8 ranks share the same ones, and their figures agree to the last bit; 1, 2, 4 and 8
+    ranks have equally many each, or collectives in somebody's test step would wait for ever. With more ranks, a
+    multiple of those. Where there are fewer images, one each.
+    """
+    multiple = max(8, world_size)
+    return min(images, multiple * -(-images // (multiple * batch_size)))
 
 
 def check_evaluation(images: int, world_size: int) -> None:

@@ -47,9 +47,11 @@ class MetricsCSV(Logger):
         return self.path.parent.name
 
     @property
-    def log_dir(self) -> str:
-        """The run's folder, with its path."""
+    def save_dir(self) -> str:
+        """The run's folder, with its path: where Lightning's profilers write."""
         return str(self.path.parent)
+
+    log_dir = save_dir
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
@@ -65,7 +67,7 @@ class MetricsCSV(Logger):
         new = [key for key in row if key not in self.columns]
         self.columns += new
         if self.rows and self.rows[-1]["step"] == step:
-            self.rows[-1] |= row
+            self.rows[-1] |= row | {"epoch": self.rows[-1]["epoch"]}  # that of the step: a test comes after the last
             self._write_all()
         elif new or not self.path.exists():
             self.rows.append(row)

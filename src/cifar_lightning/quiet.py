@@ -42,8 +42,6 @@ def quietly() -> Iterator[None]:
 def _ignore_warnings() -> None:
     # train_loss is logged at the end of an epoch too.
     warnings.filterwarnings("ignore", "The number of training batches .* is smaller than the logging interval")
-    # The ranks have the same figures already: LitNet has reduced them.
-    warnings.filterwarnings("ignore", r"It is recommended to use `self.log\('(train_loss|lr)', ..., sync_dist=True\)`")
     # Lightning 2.6 calls torch by a deprecated name: https://github.com/Lightning-AI/pytorch-lightning/issues/21326
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
     # Lightning 2.6 wraps the network for DDP in a CUDA stream that the training then leaves:

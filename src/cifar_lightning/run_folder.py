@@ -37,7 +37,7 @@ FROM_ELSEWHERE = {
 # Settings that say where and how a run goes on, not what it computes.
 FREE = {
     "accelerator", "devices", "num_nodes", "strategy", "default_root_dir", "checkpoint_every_n_steps",
-    "data.data_dir", "data.mirror", "data.device",
+    "data.data_dir", "data.mirror", "data.device", "trainer.max_time",
 }  # fmt: skip
 
 
@@ -49,6 +49,8 @@ def changed_settings(settings: Settings, changes: Mapping[str, Any]) -> Settings
     """
     settings = copy.deepcopy(settings)
     refused = []
+    changes = dict(changes)
+    changes |= {f"trainer.{name}": value for name, value in changes.pop("trainer", {}).items()}
     for name, value in changes.items():
         group, _, key = name.rpartition(".")
         target = settings[group] if group else settings

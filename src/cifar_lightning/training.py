@@ -45,7 +45,7 @@ from cifar_lightning.devices import (
 from cifar_lightning.errors import InputError, RunError
 from cifar_lightning.launch import launch
 from cifar_lightning.lit_net import LitNet
-from cifar_lightning.loader import check_batch_size, check_evaluation
+from cifar_lightning.loader import check_batch_size, check_evaluation, evaluation_batches
 from cifar_lightning.metrics_csv import MetricsCSV
 from cifar_lightning.precision import StaticHalf
 from cifar_lightning.results import report
@@ -141,7 +141,7 @@ def resume(run: str | Path, changes: Mapping[str, Any] | None = None) -> dict[st
     changes = plain_settings(changes or {})
     if changes.get("precision") == "auto":
         del changes["precision"]  # as the run has it
-    elif "precision" in changes:
+    elif {"precision", "accelerator"} & set(changes):
         after = {**before, **changes}
         accelerator, _ = resolve_devices(after["accelerator"], after["devices"])
         changes["precision"] = resolve_precision(after["precision"], accelerator)
@@ -155,17 +155,23 @@ def resume(run: str | Path, changes: Mapping[str, Any] | None = None) -> dict[st
         saved = step_checkpoints(folder / "checkpoints")
         by_steps = bool(saved) and 0 < before["max_steps"] <= int(saved[-1].stem[5:])
         limit = "max_steps" if by_steps else "max_epochs"
-        if (folder / "results.json").exists() and settings[limit] == before[limit]:
+        longer = settings[limit] != before[limit] or settings["trainer"] != before["trainer"]  # its max_time
+        if (folder / "results.json").exists() and not longer:
             higher = f"a higher --{limit} than {before[limit]}{', and --max_epochs if need be,' * by_steps}"
+            if max_time := before["trainer"].get("max_time"):
+                higher = f"a longer --trainer.max_time than {max_time}, or {higher}"
             raise InputError(f"nothing to resume: {folder} has finished; give {higher} to train it further")
         processes = _check(settings)
         if saved:  # else: stopped before its first step
             newest, _ = newest_readable(folder / "checkpoints")
             if settings["data"] != before["data"]:
                 CIFAR10DataModule(**settings["data"]).check_images(load_checkpoint(newest)["CIFAR10DataModule"])
-        for part in folder.rglob(".*.part"):  # of a process that was killed while it wrote
-            part.unlink()
-        (folder / "results.json").unlink(missing_ok=True)
+        try:
+            for part in folder.rglob(".*.part"):  # of a process that was killed while it wrote
+                part.unlink()
+            (folder / "results.json").unlink(missing_ok=True)
+        except OSError as error:
+            raise RunError(f"could not write to {folder}: {error.strerror}; mend the folder") from error
         write_settings(folder, settings)
         return _launch_or_run(folder, processes, resume=True, inherit=[lock])
 
@@ -203,7 +209,7 @@ def _check(settings: Settings) -> int:
             "e.g. torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST scripts/fit.py"
         )
     _check_ranks(ranks, settings["devices"], "--devices and --num_nodes that make as many")
-    _check_trainer(settings)
+    trainer = _check_trainer(settings)
     LitNet(**settings["model"])  # before a download, whose classes it needs
     data = CIFAR10DataModule(**settings["data"])
     data.prepare_data()
@@ -213,14 +219,7 @@ def _check(settings: Settings) -> int:
         check_evaluation(len(data.val_indices), ranks)
     if ranks > 1:
         check_evaluation(len(data.image_set("test").labels), ranks)
-    batches = len(data.train_indices) // data.hparams["batch_size"]
-    trainer = settings.get("trainer", {})
-    interval, by_epoch = trainer.get("val_check_interval"), trainer.get("check_val_every_n_epoch", 1) is not None
-    if isinstance(interval, int) and interval > batches and by_epoch and len(data.val_indices):
-        raise InputError(
-            f"trainer.val_check_interval {interval} is more than the {batches} batches of an epoch: give at most that, "
-            "or also --trainer.check_val_every_n_epoch null"
-        )
+    _check_batches(trainer, data, ranks)
     model = LitNet(**settings["model"], classes=data.classes).eval()
     for size in model.hparams["sizes"] or []:
         try:
@@ -246,8 +245,41 @@ def _check_ranks(ranks: int, devices: str | int, next_step: str) -> None:
         raise InputError(f"devices {devices}: the launcher has started {world_size()} processes; give {next_step}")
 
 
-def _check_trainer(settings: Settings) -> None:
-    """Looks for settings that the Trainer does not take."""
+def _check_batches(trainer: Trainer, data: CIFAR10DataModule, ranks: int) -> None:
+    """Looks for settings of the Trainer that would only fail, or do nothing, once it has the loaders."""
+    options: Any = trainer  # connectors set them
+    counts = {
+        "train": len(data.train_indices) // data.hparams["batch_size"],
+        "val": evaluation_batches(len(data.val_indices), data.hparams["eval_batch_size"], ranks) // ranks,
+    }
+    for name, count in counts.items():
+        limit = getattr(trainer, f"limit_{name}_batches")
+        counts[name] = int(count * limit) if isinstance(limit, float) else min(count, limit)
+        if count and not counts[name] and (limit or name == "train"):
+            raise InputError(f"trainer.limit_{name}_batches {limit} leaves none of {count} batches: give 1 or more")
+    interval, every = getattr(trainer, "val_check_interval", None), options.check_val_every_n_epoch
+    for option, value, ok, range_ in (
+        ("accumulate_grad_batches", options.accumulate_grad_batches, options.accumulate_grad_batches >= 1, "1 or more"),
+        ("check_val_every_n_epoch", every, every is None or every >= 1, "1 or more, or null"),
+        ("val_check_interval", interval, interval is None or interval > 0, "more than 0"),
+        (
+            "val_check_interval",
+            "by the clock",
+            ranks == 1 or getattr(trainer, "_val_check_time_interval", None) is None,
+            "a number of steps, or one device: the clocks of several differ",
+        ),
+    ):
+        if not ok:
+            raise InputError(f"trainer.{option} {value} is out of range: give {range_}")
+    if isinstance(interval, int) and interval > counts["train"] and every is not None and counts["val"]:
+        raise InputError(
+            f"trainer.val_check_interval {interval} is more than the {counts['train']} batches of an epoch: give at "
+            "most that, or also --trainer.check_val_every_n_epoch null"
+        )
+
+
+def _check_trainer(settings: Settings) -> Trainer:
+    """A Trainer of these settings for one device, if it takes them."""
     known = inspect.signature(Trainer).parameters
     for name in settings.get("trainer", {}):
         if name in settings:
@@ -256,8 +288,6 @@ def _check_trainer(settings: Settings) -> None:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean --trainer.{near[0]}?" if near else "Lightning's Trainer has no such argument"
             raise InputError(f"unknown flag --trainer.{name}: {hint}")
-    if settings.get("trainer", {}).get("limit_train_batches", 1) == 0:
-        raise InputError("trainer.limit_train_batches 0 trains nothing: give a number of batches, 1 or more")
     limit = settings.get("trainer", {}).get("limit_test_batches", 1)
     if limit != 1 and (isinstance(limit, float) or limit < 1):
         raise InputError(f"trainer.limit_test_batches {limit}: give a number of batches, 1 or more, or leave it out")
@@ -265,7 +295,7 @@ def _check_trainer(settings: Settings) -> None:
         raise InputError(f"strategy {settings['strategy']} starts processes of its own: give ddp")
     try:
         arguments = {**_trainer_arguments(settings), "devices": 1, "num_nodes": 1}
-        Trainer(**arguments, logger=False, enable_checkpointing=False)
+        return Trainer(**arguments, logger=False, enable_checkpointing=False)
     except Exception as error:  # what it raises for a wrong value differs from argument to argument
         reason = " ".join(str(error).split())
         raise InputError(f"the Trainer does not take these settings: {reason}; give another value") from error
