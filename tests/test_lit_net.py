@@ -12,9 +12,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from cifar_lightning import CLASSES, CIFAR10DataModule, InputError, LitNet, TutorialNet, fake_data
+from cifar_lightning.compilation import resolve_mode
 from cifar_lightning.errors import NonFiniteError
-from cifar_lightning.lit_net import SCHEDULES, shrunk
+from cifar_lightning.lit_net import shrunk
 from cifar_lightning.results import draw
+from cifar_lightning.schedules import SCHEDULES
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`isinstance.treespec",
@@ -462,6 +464,22 @@ def test_gradients_that_accumulate_are_not_those_of_a_cuda_graph(monkeypatch, ac
     monkeypatch.setattr(nn.Module, "compile", lambda self, mode, dynamic: modes.append(mode))
     trainer(max_epochs=1, accumulate_grad_batches=accumulated).fit(model, fake_data(100))
     assert modes == [taken]
+
+
+def test_auto_compiles_where_there_is_a_gpu_and_a_c_compiler(monkeypatch, tmp_path):
+    monkeypatch.delenv("CC", raising=False)
+    (tmp_path / "Python.h").touch()
+    monkeypatch.setattr("sysconfig.get_path", lambda name: tmp_path)
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    assert resolve_mode("auto", on_gpu=True, graphs=True) == "reduce-overhead"
+    assert resolve_mode("auto", on_gpu=True, graphs=False) == "default"
+    assert resolve_mode("auto", on_gpu=False, graphs=True) == "none"
+    assert resolve_mode("max-autotune", on_gpu=False, graphs=True) == "max-autotune"
+    (tmp_path / "Python.h").unlink()
+    assert resolve_mode("auto", on_gpu=True, graphs=True) == "none"
+    (tmp_path / "Python.h").touch()
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert resolve_mode("auto", on_gpu=True, graphs=True) == "none"
 
 
 def test_an_evaluation_alone_compiles_nothing(monkeypatch):

@@ -360,4 +360,4 @@ def test_evaluate_under_torchrun_takes_as_many_devices_as_processes(finished, ru
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
     code, _, err = run("evaluate", finished.folder, "--accelerator", "cpu", launcher=launcher)
     assert code != 0
-    assert err.count("devices auto: the launcher has started 2 processes; give --devices as many") == 1
+    assert err.count("devices 1: the launcher has started 2 processes; give --devices as many") == 1

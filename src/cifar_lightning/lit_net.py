@@ -1,7 +1,8 @@
 """LitNet: the loss, the optimiser, its schedule and the metrics around a network."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -14,11 +15,14 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 
 from cifar_lightning import signals
 from cifar_lightning.cifar10 import CLASSES
+from cifar_lightning.compilation import MODES, resolve_mode
 from cifar_lightning.datamodule import CIFAR10DataModule
 from cifar_lightning.errors import InputError, NonFiniteError
 from cifar_lightning.muon import SGDWithMuon
 from cifar_lightning.networks import build
+from cifar_lightning.schedules import SCHEDULES
 from cifar_lightning.signatures import arguments_of
+from cifar_lightning.views import VIEWS
 
 Batch = tuple[Tensor, Tensor]
 
@@ -48,8 +52,8 @@ class LitNet(LightningModule):
         head_lr: Learning rate of linear layers' weights, where it is not lr.
         sizes: Sides that training images are shrunk to, smaller ones first, for equal shares of the first 60 % of the
             fit: they cost less and teach nearly as much (https://arxiv.org/abs/2104.00298, section 4).
-        compile: The network, in this mode of torch.compile; auto: reduce-overhead on a GPU; several devices or
-            accumulation go without CUDA graphs.
+        compile: The network, in this mode of torch.compile; auto: reduce-overhead on a GPU if there is a C compiler,
+            and no test; several devices or accumulation go without CUDA graphs.
         test_views: What an evaluation or prediction averages the logits of: one, the image as it is; mirror, also its
             mirror image; six, these two and their shifts by a pixel up-left and down-right, with half the weight
             (https://arxiv.org/abs/2404.00498, section 3.5).
@@ -96,7 +100,7 @@ class LitNet(LightningModule):
             ("bias_lr", bias_lr, bias_lr is None or bias_lr > 0, "more than 0"),
             ("head_lr", head_lr, head_lr is None or head_lr > 0, "more than 0"),
             ("sizes", sizes, all(size > 0 for size in sizes or []), "sides of 1 pixel or more"),
-            ("compile", compile, compile in COMPILE_MODES, " or ".join(COMPILE_MODES)),
+            ("compile", compile, compile in MODES, " or ".join(MODES)),
             ("test_views", test_views, test_views in VIEWS, " or ".join(VIEWS)),
         ):
             if not ok:
@@ -164,7 +168,8 @@ class LitNet(LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Counts a batch into the test metrics."""
-        self._evaluate(self.test_metrics, batch)
+        with torch.compiler.set_stance("force_eager") if self.hparams["compile"] == "auto" else nullcontext():
+            self._evaluate(self.test_metrics, batch)
 
     def predict_step(self, batch: Tensor | Batch, batch_idx: int = 0) -> tuple[Tensor, Tensor]:
         """The predicted class `(N,)` and the probabilities `(N, len(classes))` of a batch, with or without labels."""
@@ -182,7 +187,8 @@ class LitNet(LightningModule):
         if not images.is_floating_point():
             raise InputError(f"images of {images.dtype} are not normalised: give CIFAR10DataModule.normalize(images)")
         self.eval()
-        return self.predict_step(images.to(self.dtype))
+        with torch.compiler.set_stance("force_eager"):  # what a fit has compiled is for its device
+            return self.predict_step(images.to(self.dtype))
 
     @property
     def current_lr(self) -> float:
@@ -202,11 +208,11 @@ class LitNet(LightningModule):
         if stage == "fit":
             self._loss_count = 0  # what a fit before it has left; a checkpoint brings its own, later
             self._loss_sum.zero_()
-        mode = self.hparams["compile"]
-        if mode == "auto":
-            mode = "reduce-overhead" if self.trainer.strategy.root_device.type == "cuda" else "none"
-        if mode in GRAPH_MODES and (self.trainer.accumulate_grad_batches > 1 or self.trainer.world_size > 1):
-            mode = "default"
+        mode = resolve_mode(
+            self.hparams["compile"],
+            on_gpu=self.trainer.strategy.root_device.type == "cuda",
+            graphs=self.trainer.accumulate_grad_batches == 1 and self.trainer.world_size == 1,
+        )
         if stage == "fit" and mode != "none" and not self._compiled:
             torch._inductor.config.autotune_num_choices_displayed = 0  # it prints the times of every kernel it tries
             # Each size of images and of batches has its own code, which is faster than one for all sizes, and torch
@@ -311,7 +317,7 @@ class LitNet(LightningModule):
         self.test_metrics.reset()
         self.test_metrics["loss"].set_dtype(torch.float32)
         trainer: Any = self.trainer
-        if self._compiled and isinstance(trainer.datamodule, CIFAR10DataModule):
+        if self._compiled and self.hparams["compile"] != "auto" and isinstance(trainer.datamodule, CIFAR10DataModule):
             self._warm_up_evaluation(trainer.test_dataloaders)
 
     def on_validation_epoch_end(self) -> None:
@@ -414,11 +420,6 @@ class LitNet(LightningModule):
         metrics.reset()
 
 
-# CUDA graphs give every backward pass the same memory for its gradients, so nothing can be added to them
-# (https://github.com/pytorch/pytorch/issues/169545), and DDP has hung and crashed on these modes
-# (https://github.com/pytorch/pytorch/issues/140395, https://github.com/pytorch/pytorch/issues/139207).
-GRAPH_MODES = ("reduce-overhead", "max-autotune")
-COMPILE_MODES = ("none", "auto", "default", "reduce-overhead", "max-autotune")
 WARM_UP_RUNS = 3  # CUDA graphs are recorded in the second
 WHOLE_SHARE = 0.4  # of the fit, its end, that sees the images in their own size
 
@@ -440,48 +441,3 @@ def _float32(logits: Tensor) -> Tensor:
 def _resized(images: Tensor, size: int) -> Tensor:
     small = F.interpolate(images, size=(size, size), mode="area")
     return small.contiguous(memory_format=torch.channels_last)
-
-
-def _one_view(images: Tensor) -> list[tuple[float, Tensor]]:
-    return [(1.0, images)]
-
-
-def _mirror_views(images: Tensor) -> list[tuple[float, Tensor]]:
-    return [(0.5, images), (0.5, images.flip(3))]
-
-
-def _six_views(images: Tensor) -> list[tuple[float, Tensor]]:
-    padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
-    # In the others' memory format, so that one compiled network serves all.
-    shifted = [x.contiguous(memory_format=torch.channels_last) for x in (padded[:, :, 2:, 2:], padded[:, :, :-2, :-2])]
-    return [
-        *((0.25, view) for view in (images, images.flip(3))),
-        *((0.125, view) for shift in shifted for view in (shift, shift.flip(3))),
-    ]
-
-
-VIEWS: dict[str, Callable[[Tensor], list[tuple[float, Tensor]]]] = {
-    "one": _one_view,
-    "mirror": _mirror_views,
-    "six": _six_views,
-}
-
-
-def _one_cycle(progress: float) -> float:
-    """Factor of the highest lr at `progress`, 0 to 1 of the fit (https://arxiv.org/abs/1708.07120)."""
-    if progress < 0.3:
-        return 1 / 25 + (1 - 1 / 25) * progress / 0.3
-    return _cosine((progress - 0.3) / 0.7)
-
-
-def _cosine(progress: float) -> float:
-    """Factor of the highest lr at `progress`, 0 to 1 of the fit (https://arxiv.org/abs/1608.03983)."""
-    return (1 + math.cos(math.pi * min(progress, 1.0))) / 2
-
-
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "constant": lambda progress: 1.0,
-    "one-cycle": _one_cycle,
-    "cosine": _cosine,
-    "linear": lambda progress: max(0.0, 1.0 - progress),
-}

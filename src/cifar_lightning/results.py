@@ -74,8 +74,7 @@ def draw(
 
     images, labels = _spread(data.image_set("train"))
     test_images, test_labels = _spread(data.image_set("test"))
-    with torch.compiler.set_stance("force_eager"):  # what was compiled for a GPU is on the CPU by now
-        predicted, _ = model.predict(data.normalize(test_images))
+    predicted, _ = model.predict(data.normalize(test_images))
     with matplotlib.rc_context({"font.family": plots.fonts()}):
         figures = {
             "training_images": plots.image_grid(images, labels, model.classes),

@@ -67,7 +67,7 @@ def fit(
     model: Mapping[str, Any] | None = None,
     *,
     accelerator: str = "auto",
-    devices: str | int = "auto",
+    devices: str | int = 1,
     num_nodes: int = 1,
     strategy: str = "auto",
     precision: str | int = "32-true",
@@ -310,7 +310,7 @@ def _trainer_arguments(settings: Settings) -> dict[str, Any]:
     arguments["plugins"] = [AtomicCheckpointIO()]
     if arguments.get("precision") == "16-mixed":
         del arguments["precision"]
-        accelerator, _ = resolve_devices(settings["accelerator"], settings.get("devices", "auto"))
+        accelerator, _ = resolve_devices(settings["accelerator"], settings.get("devices", 1))
         arguments["plugins"].append(StaticHalf({"gpu": "cuda"}.get(accelerator, accelerator)))
     if world_size() > 1 and arguments.get("strategy", "auto") in ("auto", "ddp"):
         arguments["strategy"] = DDPStrategy(timeout=RANK_TIMEOUT)
@@ -358,6 +358,7 @@ def run(folder: str | None, resume: bool) -> str:
         data = CIFAR10DataModule(**settings["data"], seed=settings["seed"])
         data.prepare_data()
         data.setup("fit")
+        data.fingerprint  # noqa: B018  # for the checkpoints: now, not while a GPU waits for the first
         seed_everything(settings["seed"], verbose=False)
         model = LitNet(**settings["model"], classes=data.classes)
         fit_cpu(model, data.hparams["batch_size"] // world_size(), threads)
@@ -413,7 +414,7 @@ def evaluate(
     data: Mapping[str, Any] | None = None,
     *,
     accelerator: str = "auto",
-    devices: str | int = "auto",
+    devices: str | int = 1,
     precision: str | int | None = None,
     test_views: Literal["one", "mirror", "six"] | None = None,
     output_dir: str | None = None,

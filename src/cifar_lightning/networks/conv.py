@@ -17,7 +17,7 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features `(N, out_channels, H - kernel_size + 1, W - kernel_size + 1)` of `x`, `(N, in_channels, H, W)`."""
-        if torch.backends.mkldnn.enabled or torch.compiler.is_compiling():
+        if torch.backends.mkldnn.enabled or x.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(x)
         x = x.contiguous()  # neither NNPACK nor torch's own convolution is quick with channels_last
         if _nnpack_takes(x):
@@ -27,5 +27,5 @@ class Conv2d(nn.Conv2d):
 
 def _nnpack_takes(x: Tensor) -> bool:
     available: bool = nnpack.is_available()  # type: ignore[no-untyped-call]  # this initializes it, too
-    whole = x.device.type == "cpu" and x.dtype == torch.float32 and x.dim() == 4 and x.numel() > 0
+    whole = x.dtype == torch.float32 and x.dim() == 4 and x.numel() > 0
     return available and whole and not torch.is_autocast_enabled("cpu")
