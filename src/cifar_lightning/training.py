@@ -88,7 +88,7 @@ def fit(
         data: Arguments of CIFAR10DataModule.
         model: Arguments of LitNet.
         accelerator: cpu, gpu, mps or auto, as the Trainer has it.
-        devices: How many, or which ("0,1"); auto takes every GPU, or the CPU as one device.
+        devices: How many, or which ("0,1"); auto: every GPU, or the one CPU.
         num_nodes: Machines; more than one need torchrun on each.
         strategy: The Trainer's; auto is DDP where there are several devices.
         precision: The Trainer's, e.g. bf16-mixed; auto takes bfloat16 where the device computes in it.
