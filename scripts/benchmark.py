@@ -278,6 +278,7 @@ def compare_devices(job: Job) -> list[Table]:
     rows = []
     for accelerator in ["cpu", "gpu"][: 1 + (job.machine["gpus"] > 1)]:
         flags = ["--accelerator", accelerator, "--max_epochs", "1", "--data.batch_size", "256", "--model.width", "64"]
+        flags += ["--model.lr", "0.05"]
         flags += ["--max_steps", "10"] if job.quick else []
         sides = {str(n): partial(fit, job, *flags, "--devices", str(n)) for n in (1, 2)}
         turns = interleaved(job.repeats, sides)
@@ -293,7 +294,7 @@ def compare_devices(job: Job) -> list[Table]:
                     "test accuracy, %": [100 * run["test_acc"] for run in runs],
                 }
             )
-    note = "Batch 256 over all processes, width 64." + (" 10 steps." if job.quick else " 1 epoch.")
+    note = "Batch 256 over all processes, width 64, learning rate 0.05." + (" 10 steps." if job.quick else " 1 epoch.")
     return [Table("devices: one process and two", rows, note)]
 
 
