@@ -1,5 +1,6 @@
 import weakref
 
+import numpy as np
 import pytest
 import torch
 
@@ -80,6 +81,21 @@ def test_crops_are_windows_of_the_padded_image_in_all_places(images):
             assert len(found) == 1
             places.add(found[0])
     assert len(places) > 20  # of 25, with 96 images
+
+
+def test_the_whole_chain_is_that_of_each_image_alone(images):
+    """Crop, flip, normalise and cut out, by numpy, one image at a time."""
+    mean, std, cutout = (0.1, 0.5, 0.9), (0.2, 0.3, 0.4), 6
+    ours = BatchLoader(*images, 8, mean=mean, std=std, train=True, crop_padding=3, flip="random", cutout=cutout)
+    pixels, draws = images[0].permute(0, 2, 3, 1).numpy(), zip(*(x.tolist() for x in ours._draw_epoch(0)), strict=True)
+    found = [(image, int(label)) for x, y in ours for image, label in zip(x, y, strict=True)]
+    assert len(found) == 96
+    for (image, label), (index, top, left, mirrored, row, column) in zip(found, draws, strict=False):
+        assert label == index
+        crop = np.pad(pixels[index], ((3, 3), (3, 3), (0, 0)), "reflect")[top : top + 32, left : left + 32]
+        expected = ((crop[:, ::-1] if mirrored else crop) / 255 - mean) / std
+        expected[max(row, 0) : max(row + cutout, 0), max(column, 0) : max(column + cutout, 0)] = 0
+        np.testing.assert_allclose(image.permute(1, 2, 0).numpy(), expected, atol=2e-6)
 
 
 def flips_of(loader, images):

@@ -75,6 +75,17 @@ def test_fit_says_what_it_has_done(finished, results):
         assert f"step {row['step']:.0f}  loss {row['train_loss']:.3f}  val loss {row['val_loss']:.3f}" in line
 
 
+@pytest.mark.parametrize("recipe", cli.recipes())
+def test_every_recipe_trains(call, tmp_path, recipe):
+    """A few small steps of it, in its own precision."""
+    small = ("--data.source", "synthetic", "--data.synthetic_size", 100, "--data.batch_size", 10, "--max_steps", 3)
+    code, _, err = call("fit", "--recipe", recipe, *small, "--accelerator", "cpu", "--model.lr", 0.01)
+    assert code == 0, err
+    results = json.loads((tmp_path / "lightning_logs" / "version_0" / "results.json").read_text())
+    assert results["images_seen"] == 30
+    assert results["test_count"] == 20
+
+
 def test_an_epochs_line_has_no_other_epochs_validation(call):
     flags = ("--data.synthetic_size", 100, "--data.batch_size", 10, "--data.val_split", 20, "--max_epochs", 4)
     code, _, err = call("fit", *SYNTHETIC, *flags, "--trainer.check_val_every_n_epoch", 2)
@@ -150,6 +161,16 @@ def test_evaluate_on_other_data(finished, call, tmp_path):
     assert code == 0, err
     assert "on 30 test images" in out
     assert json.loads((tmp_path / "out" / "results.json").read_text())["test_count"] == 30
+
+
+def test_evaluate_averages_over_views_and_says_so(finished, results, call, tmp_path):
+    flags = ("--accelerator", "cpu", "--test_views", "six", "--output_dir", tmp_path / "six")
+    code, _, err = call("evaluate", finished.folder, *flags)
+    assert code == 0, err
+    six = json.loads((tmp_path / "six" / "results.json").read_text())
+    assert (results["test_views"], six["test_views"]) == ("one", "six")
+    assert six["test_count"] == results["test_count"]
+    assert six["test_loss"] != results["test_loss"]
 
 
 # --- predict ---------------------------------------------------------------------------------------------
