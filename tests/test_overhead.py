@@ -10,8 +10,8 @@ import pytest
 import torch
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
-# In CPU time, of the cheapest of some repeats: a third of a millisecond on a step of one. On a busy machine our step has
-# taken 1.0 to 1.25 times a bare loop's, and one of Lightning's defaults 1.75 to 2.6 times.
+# In CPU time, of the cheapest of some repeats: a third of a millisecond on a step of one. On a busy machine our step
+# has taken 1.0 to 1.25 times a bare loop's, and one of Lightning's defaults 1.75 to 2.6 times.
 MOST = 1.35
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what Lightning's defaults say of themselves
