@@ -130,8 +130,12 @@ def test_a_fit_in_anybodys_trainer_goes_on_within_an_epoch(tmp_path, lightnings_
     data = fake_data(200)  # and a fit that begins anew begins at the start, whatever has been tested before
     quiet_trainer().test(rest, data, ckpt_path=tmp_path / "step=4.ckpt", verbose=False)
     rest.orders = []
+    quiet_trainer(max_epochs=1, limit_train_batches=5).fit(rest, data)
     quiet_trainer(max_epochs=1).fit(rest, data)
-    assert rest.orders == whole.orders[:10]
+    assert rest.orders == whole.orders[:5] + whole.orders[:10]
+    assert data.state_dict()["position"] == {"epoch": 0, "position": 10}
+    data.setup("fit")
+    assert data.state_dict()["position"] is None  # that of a fit before is not that of the next
 
 
 def test_overfit_batches_are_the_same_in_every_epoch():

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 
 import pytest
 import torch
@@ -65,11 +66,28 @@ MISTAKES = {
     ("--trainer.limit_train_batches", "0.01"): "trainer.limit_train_batches 0.01 leaves none of 25 batches",
     ("--trainer.limit_val_batches", "0.1", "--data.val_split", "20"): "trainer.limit_val_batches 0.1 leaves none of 8",
     ("--trainer.overfit_batches", "0.01"): "trainer.limit_train_batches 0.01 leaves none of 25 batches",
+    ("--trainer.accumulate_grad_batches", "null"): "trainer.accumulate_grad_batches None is out of range: give 1 or",
     ("--trainer.accumulate_grad_batches", "0"): "trainer.accumulate_grad_batches 0 is out of range: give 1 or more",
-    ("--trainer.check_val_every_n_epoch", "0"): "trainer.check_val_every_n_epoch 0 is out of range: give 1 or more, or",
-    ("--trainer.val_check_interval", "0"): "trainer.val_check_interval 0 is out of range: give more than 0",
-    ("--trainer.val_check_interval", "00:00:00:05", "--devices", "2"): "trainer.val_check_interval by the clock is out "
-    "of range: give a number of steps, or one device",
+    (
+        "--trainer.check_val_every_n_epoch",
+        "0",
+        "--data.val_split",
+        "20",
+    ): "trainer.check_val_every_n_epoch 0 is out of range: give 1 or more, or",
+    (
+        "--trainer.val_check_interval",
+        "0",
+        "--data.val_split",
+        "20",
+    ): "trainer.val_check_interval 0 is out of range: give 1 or more",
+    (
+        "--trainer.val_check_interval",
+        "00:00:00:05",
+        "--devices",
+        "2",
+        "--data.val_split",
+        "20",
+    ): "trainer.val_check_interval by the clock is out of range: give a number of steps, or one device",
     (
         "--trainer.limit_train_batches",
         "10",
@@ -344,12 +362,20 @@ def test_tasks_of_srun_that_would_each_start_all_processes(call, monkeypatch, tm
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("variable", ["RANK", "WORLD_SIZE"])
-def test_half_of_what_a_launcher_sets_is_none(call, monkeypatch, tmp_path, variable):
-    monkeypatch.setenv(variable, "3")
-    code, _, err = call("fit", *FIT, "--max_steps", 1)
-    assert code == 0, err
-    assert (tmp_path / "lightning_logs" / "version_0" / "results.json").exists()
+def test_a_shell_of_srun_is_one_task(call, monkeypatch, tmp_path):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    monkeypatch.setenv("SLURM_JOB_NAME", "bash")
+    line = one_line(*call("fit", *FIT, "--devices", 2, "--data.batch_size", 5))
+    assert "batch_size 5 cannot be shared by 2 devices" in line
+
+
+@pytest.mark.parametrize(("variable", "other"), [("RANK", "WORLD_SIZE"), ("WORLD_SIZE", "RANK")])
+def test_half_of_what_a_launcher_sets(call, monkeypatch, tmp_path, variable, other):
+    monkeypatch.setenv(variable, "0")
+    monkeypatch.setattr("os._exit", sys.exit)  # how a rank ends
+    line = one_line(*call("fit", *FIT, "--max_steps", 1))
+    assert line == f"error: the environment has {variable} 0 and no {other}: unset it, or use torchrun\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- as a user sees it -----------------------------------------------------------------------------------

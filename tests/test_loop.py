@@ -101,6 +101,30 @@ def test_an_optimisers_own_zero_grad_is_called():
     assert Counted.count == 20
 
 
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
+def test_a_loader_of_ones_own_goes_on_within_an_epoch(tmp_path):
+    """One that a schedule has had made before the checkpoint is read, and that no data module positions."""
+
+    class Noting(LitNet):
+        def training_step(self, batch, batch_idx):
+            seen.append(batch[1].tolist())
+            return super().training_step(batch, batch_idx)
+
+    data = fake_data(100)
+    data.setup("fit")
+    seen, path = [], tmp_path / "step-3.ckpt"
+
+    class Saving(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            if trainer.global_step == 3 and not path.exists():
+                trainer.save_checkpoint(path)
+
+    for start in (None, path):
+        trainer = two_epochs(True, callbacks=[Saving()])
+        trainer.fit(Noting(lr=0.01, schedule="cosine"), data.train_dataloader(), ckpt_path=start)
+    assert seen[10:] == seen[3:10]
+
+
 @pytest.mark.parametrize(
     ("images", "threads", "onednn"),
     [(4, 1, False), (12, 1, True), (1_000, 2, True)],

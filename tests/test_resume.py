@@ -10,6 +10,7 @@ from jobs import SMALL, differences, end, job, leftovers, processes_of, start, s
 from cifar_lightning import run_folder
 from cifar_lightning.errors import InputError
 from cifar_lightning.run_folder import RunInUseError, held, newest_unfinished
+from cifar_lightning.training import fit, resume
 
 
 def interrupted(cwd, devices, fault, *arguments):
@@ -73,11 +74,25 @@ def test_a_longer_run_equals_one_that_was_never_shorter(tmp_path):
     assert differences(extended, longer) == []
 
 
+def test_a_run_goes_on_after_an_epoch_whose_end_had_no_checkpoint(tmp_path, monkeypatch):
+    """Epochs so short that not every end is saved; and the end of the run, which is, comes after that of its epoch."""
+    monkeypatch.setattr("cifar_lightning.checkpoint.WORTH", 1e9)
+    data = {"source": "synthetic", "synthetic_size": 200, "batch_size": 20, "augment": True}
+    runs = [tmp_path / name / "lightning_logs" / "version_0" for name in ("whole", "extended")]
+    for run, epochs in zip(runs, (4, 2), strict=True):
+        root = run.parents[1]
+        fit(data, accelerator="cpu", max_epochs=epochs, log_every_n_steps=7, default_root_dir=root)
+    with pytest.raises(InputError, match="would change the result"):
+        resume(runs[1], {"trainer": {"gradient_clip_val": 1}})
+    resume(runs[1], {"max_epochs": 4, "trainer": None})
+    assert differences(*runs) == []
+
+
 def test_a_limit_of_steps_may_be_raised(whole, tmp_path):
     run = tmp_path / "lightning_logs" / "version_0"
     constant = (*SMALL, "--model.schedule", "constant")
-    assert job("fit", *constant, "--max_steps", 25, cwd=tmp_path).code == 0
-    assert step_of(run) == 25
+    assert job("fit", *constant, "--max_steps", 23, cwd=tmp_path).code == 0  # no log point
+    assert step_of(run) == 23
     assert job("fit", "--resume", run, "--max_steps", -1, cwd=tmp_path).code == 0
     assert job("fit", *constant, cwd=tmp_path).code == 0
     assert differences(run, run.with_name("version_1")) == []

@@ -119,7 +119,7 @@ class Checkpoints(Checkpoint):
         self.best_acc = -1.0
         self._seconds_before, self._started = 0.0, time.monotonic()
         self._saved_step, self._resumed = -1, False
-        self._saved_at, self._saving_took = -math.inf, 0.0
+        self._saved_at, self._saving_took = -math.inf, math.inf
 
     @property
     def seconds(self) -> float:  # noqa: D102
@@ -159,6 +159,7 @@ class Checkpoints(Checkpoint):
         if trainer.fit_loop._should_accumulate():
             return  # gradients are under way, which no checkpoint holds
         due = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
+        due = due or trainer.global_step == trainer.max_steps
         if due or (batch_idx + 1 >= trainer.num_training_batches and self._is_worth_it(trainer)):
             self.save(trainer)
 
@@ -213,7 +214,7 @@ class Checkpoints(Checkpoint):
             for old in [*paths[: max(here + 1 - KEEP, 0)], *paths[here + 1 :]]:
                 old.unlink(missing_ok=True)
         self._saved_at = time.monotonic()
-        self._saving_took = self._saved_at - start
+        self._saving_took = min(self._saving_took, self._saved_at - start)  # a disk that stalls once is not slow
 
 
 def _not_finite(module: LightningModule) -> str | None:

@@ -113,6 +113,8 @@ class CIFAR10DataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Loads the images that `stage` needs: fit, validate, test, predict, or None for all."""
+        if stage == "fit":  # a fit before has left them
+            self._train_loader = self._position = None
         splits = {"fit": ["train"], "validate": ["train"], "test": ["test"], "predict": ["test"]}
         for split in splits.get(stage or "", ["train", "test"]):
             self.image_set(split)
@@ -208,7 +210,7 @@ class CIFAR10DataModule(LightningDataModule):
         # a test may be of other images; and without a Trainer, as in load_from_checkpoint, none need be there yet
         if self.trainer is not None and self.trainer.state.fn == "fit":
             self.check_images(state_dict)
-            self._position = state_dict["position"]
+            self._position = state_dict.get("position")
 
     def check_images(self, state_dict: dict[str, Any]) -> None:
         """Raises an InputError where the training images are not those that `state_dict` was taken with."""

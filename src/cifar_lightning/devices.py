@@ -141,8 +141,16 @@ def _keep_freed_memory() -> None:
 
 
 def launched() -> bool:
-    """Whether this process is a rank that a launcher (ours or torchrun) has started."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    """Whether this process is a rank that a launcher (ours or torchrun) has started.
+
+    Raises:
+        InputError: Half of what a launcher sets is set; Lightning would take it for one half of the time.
+    """
+    rank, world_size = ("RANK" in os.environ), ("WORLD_SIZE" in os.environ)
+    if rank != world_size:
+        name, other = ("RANK", "WORLD_SIZE") if rank else ("WORLD_SIZE", "RANK")
+        raise InputError(f"the environment has {name} {os.environ[name]} and no {other}: unset it, or use torchrun")
+    return rank
 
 
 def is_first_rank() -> bool:

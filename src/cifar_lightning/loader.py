@@ -109,12 +109,12 @@ class BatchLoader:
         if self.train:
             check_batch_size(self._batch_size, images, world_size)
             return self._batch_size
-        check_evaluation(images, world_size)
         return -(-images // max(1, self._eval_count))
 
     @property
     def _eval_count(self) -> int:
         """Evaluation batches over all ranks."""
+        check_evaluation(len(self.labels), self.world_size)
         return evaluation_batches(len(self.labels), self._batch_size, self.world_size)
 
     @property

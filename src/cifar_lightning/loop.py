@@ -44,7 +44,7 @@ class EpochLoop(_TrainingEpochLoop):
     def run(self, data_fetcher: _DataFetcher) -> None:
         """Trains to the end of the epoch, or to where the Trainer is told to stop."""
         trainer, progress = self.trainer, self.batch_progress
-        if not self.resumed:
+        if not (self.resumed and progress.current.ready):
             for counters in (progress, self.scheduler_progress, self.automatic_optimization.optim_progress):
                 counters.reset_on_run()
         self._hooks = {
@@ -210,6 +210,9 @@ class FitLoop(_FitLoop):
         _Loop.restarting.fset(self, False)  # type: ignore[attr-defined]
         assert isinstance(self.epoch_loop, EpochLoop)
         self.epoch_loop.resumed = True
+        # A loader made before the checkpoint is read, for a schedule that asks for its length, has no position yet.
+        if self._combined_loader is not None and self._combined_loader_states_to_load:
+            self._combined_loader._load_state_dicts(self._combined_loader_states_to_load)
         self._last_train_dl_reload_epoch = epoch  # that loader is the one of this epoch
 
     def update_restart_stage(self) -> None:

@@ -50,7 +50,7 @@ def changed_settings(settings: Settings, changes: Mapping[str, Any]) -> Settings
     settings = copy.deepcopy(settings)
     refused = []
     changes = dict(changes)
-    changes |= {f"trainer.{name}": value for name, value in changes.pop("trainer", {}).items()}
+    changes |= {f"trainer.{name}": value for name, value in (changes.pop("trainer", None) or {}).items()}
     for name, value in changes.items():
         group, _, key = name.rpartition(".")
         target = settings[group] if group else settings

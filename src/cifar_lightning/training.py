@@ -97,7 +97,7 @@ def fit(
         fast_dev_run: Run one batch of everything, to see that it runs.
         default_root_dir: Where `lightning_logs/` goes.
         seed: Of the weights, the order and the augmentation.
-        checkpoint_every_n_steps: Save this often, besides the end of every epoch.
+        checkpoint_every_n_steps: Save this often, besides the ends of epochs.
         log_every_n_steps: Steps between two rows of metrics.csv.
         trainer: Any other argument of the Trainer, by name: --trainer.gradient_clip_val 1
 
@@ -128,7 +128,7 @@ def resume(run: str | Path, changes: Mapping[str, Any] | None = None) -> dict[st
     Args:
         run: The run's folder.
         changes: Settings to change, by the names of `fit`'s arguments ("data.data_dir" for one of the data's): only
-            those that do not change the result, and a higher max_epochs.
+            those that do not change the result, and a higher max_epochs, max_steps or trainer.max_time.
 
     Returns:
         The contents of results.json.
@@ -141,10 +141,16 @@ def resume(run: str | Path, changes: Mapping[str, Any] | None = None) -> dict[st
     changes = plain_settings(changes or {})
     if changes.get("precision") == "auto":
         del changes["precision"]  # as the run has it
-    elif {"precision", "accelerator"} & set(changes):
-        after = {**before, **changes}
-        accelerator, _ = resolve_devices(after["accelerator"], after["devices"])
-        changes["precision"] = resolve_precision(after["precision"], accelerator)
+    after = {**before, **changes}
+    accelerator, _ = resolve_devices(after["accelerator"], after["devices"])
+    precision = resolve_precision(after["precision"], accelerator)
+    if "precision" in changes:
+        changes["precision"] = precision
+    elif precision != before["precision"]:
+        raise InputError(
+            f"accelerator {accelerator} does not compute in {before['precision']}, in which {folder} began: "
+            "resume it where it ran, or start a new run"
+        )
     changed_settings(before, changes)
     if not is_first_rank():
         _check(changed_settings(before, changes))
@@ -155,10 +161,11 @@ def resume(run: str | Path, changes: Mapping[str, Any] | None = None) -> dict[st
         saved = step_checkpoints(folder / "checkpoints")
         by_steps = bool(saved) and 0 < before["max_steps"] <= int(saved[-1].stem[5:])
         limit = "max_steps" if by_steps else "max_epochs"
-        longer = settings[limit] != before[limit] or settings["trainer"] != before["trainer"]  # its max_time
+        max_time = before["trainer"].get("max_time")
+        longer = settings[limit] != before[limit] or (max_time and settings["trainer"].get("max_time") != max_time)
         if (folder / "results.json").exists() and not longer:
             higher = f"a higher --{limit} than {before[limit]}{', and --max_epochs if need be,' * by_steps}"
-            if max_time := before["trainer"].get("max_time"):
+            if max_time:
                 higher = f"a longer --trainer.max_time than {max_time}, or {higher}"
             raise InputError(f"nothing to resume: {folder} has finished; give {higher} to train it further")
         processes = _check(settings)
@@ -236,6 +243,8 @@ def _check(settings: Settings) -> int:
 def _check_ranks(ranks: int, devices: str | int, next_step: str) -> None:
     """Raises an InputError where a launcher has started another number of processes than there are devices."""
     tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    if os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive"):
+        tasks = "1"  # a shell, as Lightning's SLURMEnvironment has it
     if ranks > 1 and not launched() and tasks != "1":
         raise InputError(
             f"devices {devices}: srun has started {tasks} tasks, each of which would start {ranks} processes: "
@@ -257,11 +266,16 @@ def _check_batches(trainer: Trainer, data: CIFAR10DataModule, ranks: int) -> Non
         counts[name] = int(count * limit) if isinstance(limit, float) else min(count, limit)
         if count and not counts[name] and (limit or name == "train"):
             raise InputError(f"trainer.limit_{name}_batches {limit} leaves none of {count} batches: give 1 or more")
+    if (options.accumulate_grad_batches or 0) < 1:
+        raise InputError(
+            f"trainer.accumulate_grad_batches {options.accumulate_grad_batches} is out of range: give 1 or more"
+        )
+    if not trainer.limit_val_batches:
+        return
     interval, every = getattr(trainer, "val_check_interval", None), options.check_val_every_n_epoch
     for option, value, ok, range_ in (
-        ("accumulate_grad_batches", options.accumulate_grad_batches, options.accumulate_grad_batches >= 1, "1 or more"),
         ("check_val_every_n_epoch", every, every is None or every >= 1, "1 or more, or null"),
-        ("val_check_interval", interval, interval is None or interval > 0, "more than 0"),
+        ("val_check_interval", interval, interval is None or interval > 0 or isinstance(interval, float), "1 or more"),
         (
             "val_check_interval",
             "by the clock",
@@ -271,7 +285,7 @@ def _check_batches(trainer: Trainer, data: CIFAR10DataModule, ranks: int) -> Non
     ):
         if not ok:
             raise InputError(f"trainer.{option} {value} is out of range: give {range_}")
-    if isinstance(interval, int) and interval > counts["train"] and every is not None and counts["val"]:
+    if isinstance(interval, int) and interval > counts["train"] and every is not None:
         raise InputError(
             f"trainer.val_check_interval {interval} is more than the {counts['train']} batches of an epoch: give at "
             "most that, or also --trainer.check_val_every_n_epoch null"
