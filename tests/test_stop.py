@@ -39,7 +39,7 @@ def wait_for(condition, seconds=60):
         (1, "term@-:report:1", 143),
         (2, "term@1:train:3", 143),
         pytest.param(2, "int-parent@0:val:1", 130, marks=pytest.mark.soak),
-        (2, "term-all@0:test:1", 143),
+        pytest.param(2, "term-all@0:test:1", 143, marks=pytest.mark.soak),
     ],
 )
 def test_a_signal_stops_with_a_checkpoint(whole, tmp_path, devices, fault, code):
@@ -107,7 +107,7 @@ def test_a_signal_that_comes_twice_is_one_request(tmp_path):
     assert process.log.read_text().count("stopped by") == 1
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.soak)])
 def test_a_closed_terminal_stops_with_a_checkpoint(tmp_path, devices):
     """The bar can be drawn no more, which must not keep the run from saving."""
     terminal, end_of_it = pty.openpty()
