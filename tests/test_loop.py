@@ -101,14 +101,18 @@ def test_an_optimisers_own_zero_grad_is_called():
     assert Counted.count == 20
 
 
+@pytest.mark.parametrize("scheduled", [True, False])
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
-def test_a_loader_of_ones_own_goes_on_within_an_epoch(tmp_path):
-    """One that a schedule has had made before the checkpoint is read, and that no data module positions."""
+def test_a_loader_of_ones_own_goes_on_within_an_epoch(tmp_path, scheduled):
+    """One that no data module positions, whether or not a schedule has had it made before the checkpoint is read."""
 
     class Noting(LitNet):
         def training_step(self, batch, batch_idx):
             seen.append(batch[1].tolist())
             return super().training_step(batch, batch_idx)
+
+        def configure_optimizers(self):
+            return super().configure_optimizers() if scheduled else torch.optim.SGD(self.parameters(), 0.01)
 
     data = fake_data(100)
     data.setup("fit")

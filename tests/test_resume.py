@@ -229,10 +229,16 @@ def test_jobs_started_together_get_a_folder_each(tmp_path):
     assert differences(*runs) == []
 
 
-def test_a_run_is_in_one_job_at_a_time(tmp_path):
-    run = tmp_path / "lightning_logs" / "version_0"
+def unfinished(home, number):
+    """A run's folder that a job has begun in."""
+    run = home / "lightning_logs" / f"version_{number}"
     run.mkdir(parents=True)
     (run / "config.yaml").write_text(yaml.safe_dump({"max_epochs": 2, "data": {}, "model": {}, "trainer": {}}))
+    return run
+
+
+def test_a_run_is_in_one_job_at_a_time(tmp_path):
+    run = unfinished(tmp_path, 0)
     with held(run), pytest.raises(RunInUseError, match="in use by another job"), held(run, seconds=0):
         pass
     assert issubclass(RunInUseError, InputError)
@@ -241,10 +247,7 @@ def test_a_run_is_in_one_job_at_a_time(tmp_path):
 
 def test_the_search_for_a_free_run_waits_once(tmp_path, monkeypatch, capsys):
     """However many there are that other jobs are in."""
-    runs = [tmp_path / "lightning_logs" / f"version_{i}" for i in range(4)]
-    for run in runs:
-        run.mkdir(parents=True)
-        (run / "config.yaml").write_text(yaml.safe_dump({"max_epochs": 2, "data": {}, "model": {}, "trainer": {}}))
+    runs = [unfinished(tmp_path, i) for i in range(4)]
     monkeypatch.setattr(run_folder, "HELD_SECONDS", 0.3)
     with ExitStack() as jobs:
         for run in runs:

@@ -119,7 +119,7 @@ class Checkpoints(Checkpoint):
         self.best_acc = -1.0
         self._seconds_before, self._started = 0.0, time.monotonic()
         self._saved_step, self._resumed = -1, False
-        self._saved_at, self._saving_took = -math.inf, math.inf
+        self._saved_at, self._saving_took = -math.inf, math.inf  # none here yet: the next is worth it
 
     @property
     def seconds(self) -> float:  # noqa: D102

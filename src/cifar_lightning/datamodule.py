@@ -206,7 +206,7 @@ class CIFAR10DataModule(LightningDataModule):
         return {"fingerprint": self.fingerprint, "position": position}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Checks that a fit that goes on has the images that it began with; see `check_images`."""
+        """Has a fit go on where it was, if it has the images that it began with; see `check_images`."""
         # a test may be of other images; and without a Trainer, as in load_from_checkpoint, none need be there yet
         if self.trainer is not None and self.trainer.state.fn == "fit":
             self.check_images(state_dict)

@@ -144,7 +144,7 @@ def launched() -> bool:
     """Whether this process is a rank that a launcher (ours or torchrun) has started.
 
     Raises:
-        InputError: Half of what a launcher sets is set; Lightning would take it for one half of the time.
+        InputError: Half of what a launcher sets is set: parts of Lightning would take it for a whole.
     """
     rank, world_size = ("RANK" in os.environ), ("WORLD_SIZE" in os.environ)
     if rank != world_size:

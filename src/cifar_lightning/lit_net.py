@@ -53,7 +53,7 @@ class LitNet(LightningModule):
         sizes: Sides that training images are shrunk to, smaller ones first, for equal shares of the first 60 % of the
             fit: they cost less and teach nearly as much (https://arxiv.org/abs/2104.00298, section 4).
         compile: The network, in this mode of torch.compile; auto: reduce-overhead on a GPU if there is a C compiler,
-            and no test; several devices or accumulation go without CUDA graphs.
+            not for tests; several devices or accumulation go without CUDA graphs.
         test_views: What an evaluation or prediction averages the logits of: one, the image as it is; mirror, also its
             mirror image; six, these two and their shifts by a pixel up-left and down-right, with half the weight
             (https://arxiv.org/abs/2404.00498, section 3.5).

@@ -208,11 +208,12 @@ class FitLoop(_FitLoop):
         self.epoch_loop.batch_progress.current = _ProcessedTracker(batch, batch, batch, batch)
         # Of this loop and of those in it. This class's own setter makes it True wherever there is a max_steps.
         _Loop.restarting.fset(self, False)  # type: ignore[attr-defined]
+        self._restarting = True  # of this loop alone: without it `setup_data` would not give the loader its position
         assert isinstance(self.epoch_loop, EpochLoop)
         self.epoch_loop.resumed = True
-        # A loader made before the checkpoint is read, for a schedule that asks for its length, has no position yet.
-        if self._combined_loader is not None and self._combined_loader_states_to_load:
-            self._combined_loader._load_state_dicts(self._combined_loader_states_to_load)
+        # A schedule that asks for its length has made the loader before the checkpoint is read: Lightning would then
+        # leave it at the start of the epoch.
+        self._load_combined_loader_states()
         self._last_train_dl_reload_epoch = epoch  # that loader is the one of this epoch
 
     def update_restart_stage(self) -> None:

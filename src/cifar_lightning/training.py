@@ -266,26 +266,21 @@ def _check_batches(trainer: Trainer, data: CIFAR10DataModule, ranks: int) -> Non
         counts[name] = int(count * limit) if isinstance(limit, float) else min(count, limit)
         if count and not counts[name] and (limit or name == "train"):
             raise InputError(f"trainer.limit_{name}_batches {limit} leaves none of {count} batches: give 1 or more")
-    if (options.accumulate_grad_batches or 0) < 1:
-        raise InputError(
-            f"trainer.accumulate_grad_batches {options.accumulate_grad_batches} is out of range: give 1 or more"
-        )
-    if not trainer.limit_val_batches:
-        return
-    interval, every = getattr(trainer, "val_check_interval", None), options.check_val_every_n_epoch
-    for option, value, ok, range_ in (
-        ("check_val_every_n_epoch", every, every is None or every >= 1, "1 or more, or null"),
-        ("val_check_interval", interval, interval is None or interval > 0 or isinstance(interval, float), "1 or more"),
-        (
-            "val_check_interval",
-            "by the clock",
-            ranks == 1 or getattr(trainer, "_val_check_time_interval", None) is None,
-            "a number of steps, or one device: the clocks of several differ",
-        ),
-    ):
+    accumulate, every = options.accumulate_grad_batches, options.check_val_every_n_epoch
+    interval = getattr(trainer, "val_check_interval", None)  # none where it is by the clock
+    by_clock = getattr(trainer, "_val_check_time_interval", None) is not None
+    checks = [("accumulate_grad_batches", accumulate, (accumulate or 0) >= 1, "1 or more")]
+    if validates := bool(trainer.limit_val_batches):
+        one_clock = "a number of steps, or one device: the clocks of several differ"
+        checks += [
+            ("check_val_every_n_epoch", every, every is None or every >= 1, "1 or more, or null"),
+            ("val_check_interval", interval, not isinstance(interval, int) or interval > 0, "1 or more"),
+            ("val_check_interval", "by the clock", ranks == 1 or not by_clock, one_clock),
+        ]
+    for option, value, ok, range_ in checks:
         if not ok:
             raise InputError(f"trainer.{option} {value} is out of range: give {range_}")
-    if isinstance(interval, int) and interval > counts["train"] and every is not None:
+    if validates and isinstance(interval, int) and interval > counts["train"] and every is not None:
         raise InputError(
             f"trainer.val_check_interval {interval} is more than the {counts['train']} batches of an epoch: give at "
             "most that, or also --trainer.check_val_every_n_epoch null"
