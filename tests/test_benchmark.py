@@ -1,13 +1,16 @@
 import json
+import statistics
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
 
 
 def run(*arguments):
-    return subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, timeout=300)
+    return subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, timeout=600)
 
 
 def test_it_measures_both_sides_and_writes_the_figures(tmp_path):
@@ -35,6 +38,12 @@ def test_an_unknown_comparison_is_one_line():
     assert process.stderr.count("\n") == 1
 
 
+def test_a_place_that_is_none_for_the_figures_is_one_line(tmp_path):
+    process = run("loader", "--json", str(tmp_path / "none" / "figures.json"))
+    assert process.returncode == 2
+    assert process.stderr.startswith(f"error: json {tmp_path}/none/figures.json: there is no folder {tmp_path}/none: ")
+
+
 def test_a_length_that_is_none_is_one_line():
     process = run("to-accuracy", "--recipes", "quick:0")
     assert process.returncode == 2
@@ -55,6 +64,30 @@ def test_a_recipe_trains_as_long_as_it_says_or_as_it_is_told(monkeypatch):
         flags = ["--recipe", run.partition(":")[0], "--max_epochs", str(whole), "--max_steps", str(steps)]
         assert (recipe_epochs(run, 50_000), recipe_flags(run, 50_000)) == (epochs, flags)
     assert recipe_epochs("speed54", 10_000) == 1
+
+
+def test_intervals_are_students(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    from benchmark_tables import mean_and_interval
+
+    for count, t in ((5, 2.776), (20, 2.093), (100, 1.984)):  # 97.5 % quantiles for count - 1 degrees of freedom
+        values = [float(i % 2) for i in range(count)]
+        mean, half = mean_and_interval(values)
+        assert mean == pytest.approx(statistics.mean(values))
+        assert half == pytest.approx(t * statistics.stdev(values) / count**0.5, rel=0.02)
+    assert mean_and_interval([1.0, 2.0]) == (1.5, None)
+
+
+@pytest.mark.soak
+def test_the_longer_comparisons(tmp_path):
+    path, names = tmp_path / "figures.json", ("tutorial", "to-accuracy", "width", "devices", "growth")
+    process = run(*names, "--quick", "--repeats", "1", "--recipes", "quick,speed54:1", "--json", str(path))
+    assert process.returncode == 0, process.stderr
+    report = json.loads(path.read_text())
+    assert tuple(report["comparisons"]) == names
+    for table in (table for tables in report["comparisons"].values() for table in tables):
+        assert table["rows"]
+        assert table["title"] in process.stdout
 
 
 AIRBENCH = """
