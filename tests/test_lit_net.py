@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from lightning import Trainer
+from lightning import LightningDataModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.nn import functional as F
@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from cifar_lightning import CLASSES, CIFAR10DataModule, InputError, LitNet, TutorialNet, fake_data
 from cifar_lightning.compilation import resolve_mode
 from cifar_lightning.errors import NonFiniteError
-from cifar_lightning.lit_net import shrunk
 from cifar_lightning.results import draw
 from cifar_lightning.schedules import SCHEDULES
+from cifar_lightning.transforms import shrink
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`isinstance.treespec",
@@ -361,8 +361,8 @@ def test_images_grow_in_the_course_of_a_fit():
 
 def test_a_small_image_is_the_mean_of_its_pixels():
     images = torch.arange(16.0).view(1, 1, 4, 4)
-    assert shrunk(images, [2], 0.0).tolist() == [[[[2.5, 4.5], [10.5, 12.5]]]]
-    assert shrunk(images, [2], 0.6) is images
+    assert shrink(images, 2).tolist() == [[[[2.5, 4.5], [10.5, 12.5]]]]
+    assert shrink(images, None) is images
 
 
 def test_the_speed_runs_network_needs_images_to_begin_with():
@@ -562,7 +562,29 @@ def test_the_logged_rate_is_lr_whatever_other_groups_have(tmp_path):
     trainer(tmp_path, max_epochs=1, log_every_n_steps=2).fit(model, fake_data(80, batch_size=20))
     rates = [float(row["lr"]) for row in rows(tmp_path) if row["lr"]]
     assert rates == pytest.approx([0.05, 0.0])  # of the next step
-    assert model.rates == "--model.lr, --model.muon_lr, --model.bias_lr"
+    assert model.diverged("it").endswith("lower --model.lr, --model.muon_lr, --model.bias_lr")
+
+
+class Plain(LightningDataModule):
+    """Somebody's own, that names its classes and does no more."""
+
+    classes = ("no", "yes")
+
+    def train_dataloader(self):
+        return DataLoader(TensorDataset(torch.zeros(4, 3, 32, 32), torch.tensor([0, 1, 0, 1])), batch_size=2)
+
+    test_dataloader = train_dataloader
+
+
+def test_any_data_module_will_do():
+    model = LitNet(classes=Plain.classes)
+    fitter = trainer(max_epochs=1)
+    fitter.fit(model, Plain())
+    assert set(fitter.test(model, Plain(), verbose=False)[0]) >= {"test_acc", "test_acc/no", "test_acc/yes"}
+    with pytest.raises(InputError, match="the images have the 2 classes no, …, the network the 10 classes airplane"):
+        trainer(max_epochs=1).fit(LitNet(), Plain())
+    with pytest.raises(InputError, match="begins from the images"):
+        trainer(max_epochs=1).fit(LitNet(net="speed", width=8, classes=Plain.classes), Plain())
 
 
 def test_a_class_without_images_has_no_accuracy():

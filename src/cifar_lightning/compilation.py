@@ -1,15 +1,28 @@
-"""Which mode of torch.compile a network is compiled in, if any."""
+"""torch.compile of a network: in which mode, if any, and all of it before the first step."""
 
 import os
 import shutil
 import sysconfig
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from cifar_lightning import signals
+from cifar_lightning.transforms import shrink
+
+if TYPE_CHECKING:
+    from cifar_lightning.lit_net import LitNet
 
 MODES = ("none", "auto", "default", "reduce-overhead", "max-autotune")
 # CUDA graphs give every backward pass the same memory for its gradients, so nothing can be added to them
 # (https://github.com/pytorch/pytorch/issues/169545), and DDP has hung and crashed on these modes
 # (https://github.com/pytorch/pytorch/issues/140395, https://github.com/pytorch/pytorch/issues/139207).
 GRAPH_MODES = ("reduce-overhead", "max-autotune")
+WARM_UP_RUNS = 3  # CUDA graphs are recorded in the second
 
 
 def resolve_mode(mode: str, on_gpu: bool, graphs: bool) -> str:
@@ -32,3 +45,56 @@ def _can_compile() -> bool:
     """
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
     return bool(compiler) and Path(sysconfig.get_path("include"), "Python.h").exists()
+
+
+def compile_network(net: nn.Module, mode: str) -> None:
+    """Has `net` compiled in `mode` when it first runs, in place: its weights keep their names."""
+    torch._inductor.config.autotune_num_choices_displayed = 0  # it prints the times of every kernel it tries
+    # Each size of images and of batches has its own code, which is faster than one for all sizes, and torch would give
+    # up at the ninth in a process.
+    torch._dynamo.config.recompile_limit = 64
+    net.compile(mode=mode, dynamic=False)
+
+
+def warm_up(model: "LitNet") -> None:
+    """Runs a step of each size of images, and a validation, and leaves no trace of it but the compiled code.
+
+    Without a data module that shows a `sample` of its images it does nothing: the first step compiles.
+    """
+    trainer: Any = model.trainer
+    data = trainer.datamodule
+    if not hasattr(data, "sample"):
+        return
+    before = {name: value.clone() for name, value in model.net.state_dict().items()}
+    images = data.sample(data.hparams["batch_size"] // trainer.world_size).to(model.device)
+    images = trainer.precision_plugin.convert_input(images)
+    labels = torch.zeros(len(images), dtype=torch.int64, device=model.device)
+    for size in [*(model.hparams["sizes"] or []), None]:
+        for _ in range(WARM_UP_RUNS):
+            signals.raise_if_requested()  # compilation takes a while
+            with trainer.precision_plugin.forward_context():
+                loss = F.cross_entropy(model(shrink(images, size)), labels)
+            loss.backward()  # type: ignore[no-untyped-call]
+            model.zero_grad()
+    model.eval()
+    with torch.no_grad():  # as a validation within a fit has it, where a test is in inference mode
+        _warm_up_evaluation(model, data.val_dataloader())
+    model.train()
+    model.net.load_state_dict(before)
+
+
+def warm_up_test(model: "LitNet") -> None:
+    """Likewise for a test."""
+    trainer: Any = model.trainer
+    if hasattr(trainer.datamodule, "sample"):
+        _warm_up_evaluation(model, trainer.test_dataloaders)
+
+
+def _warm_up_evaluation(model: "LitNet", loader: Iterable[Any]) -> None:
+    """Runs a batch of each size that `loader` gives."""
+    precision: Any = model.trainer.precision_plugin
+    for images in {len(images): images for images, _ in loader}.values():
+        for _ in range(WARM_UP_RUNS):
+            signals.raise_if_requested()
+            with precision.forward_context():
+                model.logits(precision.convert_input(images.to(model.device, copy=True)))

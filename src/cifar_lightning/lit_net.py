@@ -1,7 +1,7 @@
 """LitNet: the loss, the optimiser, its schedule and the metrics around a network."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, Literal
 
@@ -13,15 +13,14 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from cifar_lightning import signals
 from cifar_lightning.cifar10 import CLASSES
-from cifar_lightning.compilation import MODES, resolve_mode
-from cifar_lightning.datamodule import CIFAR10DataModule
+from cifar_lightning.compilation import MODES, compile_network, resolve_mode, warm_up, warm_up_test
 from cifar_lightning.errors import InputError, NonFiniteError
 from cifar_lightning.muon import SGDWithMuon
 from cifar_lightning.networks import build
-from cifar_lightning.schedules import SCHEDULES
+from cifar_lightning.schedules import SCHEDULES, size_at
 from cifar_lightning.signatures import arguments_of
+from cifar_lightning.transforms import shrink
 from cifar_lightning.views import VIEWS
 
 Batch = tuple[Tensor, Tensor]
@@ -102,6 +101,7 @@ class LitNet(LightningModule):
             ("sizes", sizes, all(size > 0 for size in sizes or []), "sides of 1 pixel or more"),
             ("compile", compile, compile in MODES, " or ".join(MODES)),
             ("test_views", test_views, test_views in VIEWS, " or ".join(VIEWS)),
+            ("classes", classes, len(classes) >= 2, "two or more"),
         ):
             if not ok:
                 raise InputError(f"{name} {value} is out of range: give {range_}")
@@ -154,7 +154,7 @@ class LitNet(LightningModule):
         """The mean cross-entropy of a batch."""
         images, labels = batch
         if self.hparams["sizes"]:
-            images = shrunk(images, self.hparams["sizes"], self.trainer.global_step / self._total_steps)
+            images = shrink(images, size_at(self.trainer.global_step / self._total_steps, self.hparams["sizes"]))
         loss = F.cross_entropy(self(images), labels, label_smoothing=self.hparams["label_smoothing"])
         if self._loss_sum.device != loss.device:
             self._loss_sum = self._loss_sum.to(loss.device)
@@ -197,11 +197,14 @@ class LitNet(LightningModule):
         own = (g for g in groups if g.get("initial_lr", g["lr"]) == self.hparams["lr"])
         return float(next(own, groups[0])["lr"])
 
-    @property
-    def rates(self) -> str:
-        """The flags of the learning rates that this network has, for a message."""
-        others = [name for name in ("muon_lr", "bias_lr", "head_lr") if self.hparams[name] is not None]
-        return ", ".join(f"--model.{name}" for name in ("lr", *others))
+    def diverged(self, what: str) -> str:
+        """The message that `what` is so, with the learning rate, the last loss and the flags of the rates."""
+        last = "never logged" if self._last_train_loss is None else f"{self._last_train_loss:.4f}"
+        rates = ["lr", *(name for name in ("muon_lr", "bias_lr", "head_lr") if self.hparams[name] is not None)]
+        return (
+            f"{what} at step {self.trainer.global_step}, with lr {self.current_lr:g}; the last finite loss was {last}: "
+            f"lower {', '.join(f'--model.{name}' for name in rates)}"
+        )
 
     def setup(self, stage: str) -> None:
         """Gives a network that begins from the data some of it: the same images whatever the seed and the rank."""
@@ -214,17 +217,13 @@ class LitNet(LightningModule):
             graphs=self.trainer.accumulate_grad_batches == 1 and self.trainer.world_size == 1,
         )
         if stage == "fit" and mode != "none" and not self._compiled:
-            torch._inductor.config.autotune_num_choices_displayed = 0  # it prints the times of every kernel it tries
-            # Each size of images and of batches has its own code, which is faster than one for all sizes, and torch
-            # would give up at the ninth in a process.
-            torch._dynamo.config.recompile_limit = 64
-            self.net.compile(mode=mode, dynamic=False)  # the network alone: this class logs while it computes
+            compile_network(self.net, mode)  # that alone: this class logs while it computes
             self._compiled = True
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by a connector
-        if isinstance(data, CIFAR10DataModule):
+        if hasattr(data, "classes"):
             self._check_classes(data.classes)
         if stage == "fit" and getattr(self.net, "begins_from_images", False):
-            if not isinstance(data, CIFAR10DataModule):
+            if not hasattr(data, "sample"):
                 raise InputError(
                     f"net {self.hparams.get('net')} begins from the images: fit it with a CIFAR10DataModule, or call "
                     "model.net.init_from_images(images) first"
@@ -281,7 +280,7 @@ class LitNet(LightningModule):
     def on_fit_start(self) -> None:
         """Has the network compiled before the first step."""
         if self._compiled:
-            self._warm_up()
+            warm_up(self)
 
     def on_train_start(self) -> None:
         """Notes how long the fit is, of which the images' size is a function, and the learning rate."""
@@ -316,9 +315,8 @@ class LitNet(LightningModule):
         """Likewise; and has the network compiled for a test: after a fit the weights have moved in memory."""
         self.test_metrics.reset()
         self.test_metrics["loss"].set_dtype(torch.float32)
-        trainer: Any = self.trainer
-        if self._compiled and self.hparams["compile"] != "auto" and isinstance(trainer.datamodule, CIFAR10DataModule):
-            self._warm_up_evaluation(trainer.test_dataloaders)
+        if self._compiled and self.hparams["compile"] != "auto":
+            warm_up_test(self)
 
     def on_validation_epoch_end(self) -> None:
         """Logs the validation metrics."""
@@ -346,49 +344,12 @@ class LitNet(LightningModule):
         self._loss_sum, self._loss_count = torch.tensor(mine, device=self.device), window["count"]
         self._last_train_loss = window.get("last")
 
-    def _warm_up(self) -> None:
-        """Runs a step of each size of images, and a validation, and leaves no trace of it but the compiled code."""
-        trainer: Any = self.trainer
-        data = trainer.datamodule
-        if not isinstance(data, CIFAR10DataModule):
-            return  # the first step compiles
-        before = {name: value.clone() for name, value in self.net.state_dict().items()}
-        images = data.sample(data.hparams["batch_size"] // trainer.world_size).to(self.device)
-        images = trainer.precision_plugin.convert_input(images)
-        labels = torch.zeros(len(images), dtype=torch.int64, device=self.device)
-        for size in [*(self.hparams["sizes"] or []), None]:
-            for _ in range(WARM_UP_RUNS):
-                signals.raise_if_requested()  # compilation takes a while
-                with trainer.precision_plugin.forward_context():
-                    loss = F.cross_entropy(self(images if size is None else _resized(images, size)), labels)
-                loss.backward()  # type: ignore[no-untyped-call]
-                self.zero_grad()
-        self.eval()
-        with torch.no_grad():  # as a validation within a fit has it, where a test is in inference mode
-            self._warm_up_evaluation(data.val_dataloader())
-        self.train()
-        self.net.load_state_dict(before)
-
-    def _warm_up_evaluation(self, loader: Iterable[Any]) -> None:
-        """Runs a batch of each size that `loader` gives."""
-        precision: Any = self.trainer.precision_plugin
-        for images in {len(images): images for images, _ in loader}.values():
-            for _ in range(WARM_UP_RUNS):
-                signals.raise_if_requested()
-                with precision.forward_context():
-                    self.logits(precision.convert_input(images.to(self.device, copy=True)))
-
     def _log_train_loss(self, **options: Any) -> None:
         # Every rank has the same number of images, so the mean over ranks is that over images.
         mean = self.trainer.strategy.reduce(self._loss_sum / self._loss_count, reduce_op="mean").item()
-        lr = self.current_lr
         if not math.isfinite(mean):
-            last = "never logged" if self._last_train_loss is None else f"{self._last_train_loss:.4f}"
-            raise NonFiniteError(
-                f"the training loss is {mean} at step {self.trainer.global_step}, with lr {lr:g}; "
-                f"the last finite loss was {last}: lower {self.rates}"
-            )
-        self.log_dict({"train_loss": mean, "lr": lr}, prog_bar=True, **options)
+            raise NonFiniteError(self.diverged(f"the training loss is {mean}"))
+        self.log_dict({"train_loss": mean, "lr": self.current_lr}, prog_bar=True, **options)
         self._last_train_loss = mean
         self._loss_sum.zero_()
         self._loss_count = 0
@@ -396,9 +357,10 @@ class LitNet(LightningModule):
     def _evaluate(self, metrics: MetricCollection, batch: Batch) -> None:
         images, labels = batch
         logits = self.logits(images)
+        predicted = logits.argmax(1)
         metrics["loss"].update(F.cross_entropy(logits, labels, reduction="none"))
         for name in ("acc", "acc_per_class", "confusion"):
-            metrics[name].update(logits.argmax(1), labels)
+            metrics[name].update(predicted, labels)
 
     def _log_evaluation(self, metrics: MetricCollection) -> None:
         values = metrics.compute()  # over all ranks
@@ -420,24 +382,9 @@ class LitNet(LightningModule):
         metrics.reset()
 
 
-WARM_UP_RUNS = 3  # CUDA graphs are recorded in the second
-WHOLE_SHARE = 0.4  # of the fit, its end, that sees the images in their own size
-
-
-def shrunk(images: Tensor, sizes: Sequence[int], progress: float) -> Tensor:
-    """`images` `(N, C, H, W)` in the size that they have at `progress`, 0 to 1 of the fit; see LitNet's `sizes`."""
-    index = int(progress / (1 - WHOLE_SHARE) * len(sizes))
-    return _resized(images, sizes[index]) if index < len(sizes) else images
-
-
 def _float32(logits: Tensor) -> Tensor:
     """`logits` in a precision of at least 32 bits: in bfloat16, of eight digits, their mean would make ties.
 
     To be asked for one view's before the next is computed: a CUDA graph gives them all the same memory.
     """
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
-def _resized(images: Tensor, size: int) -> Tensor:
-    small = F.interpolate(images, size=(size, size), mode="area")
-    return small.contiguous(memory_format=torch.channels_last)

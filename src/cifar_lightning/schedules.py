@@ -1,7 +1,7 @@
-"""The learning rate's schedules, by name: factors of the highest rate at a progress of 0 to 1 of the fit."""
+"""What changes with the progress of a fit, 0 to 1: the learning rate, and the size of the training images."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 
 def _one_cycle(progress: float) -> float:
@@ -16,9 +16,19 @@ def _cosine(progress: float) -> float:
     return (1 + math.cos(math.pi * min(progress, 1.0))) / 2
 
 
+# Of the learning rate, by name: factors of the highest. Not torch's schedulers, which keep the length that they were
+# made with, where a resumed fit may be longer.
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda progress: 1.0,
     "one-cycle": _one_cycle,
     "cosine": _cosine,
     "linear": lambda progress: max(0.0, 1.0 - progress),
 }
+
+WHOLE_SHARE = 0.4  # of the fit, its end, that sees the images in their own size
+
+
+def size_at(progress: float, sizes: Sequence[int]) -> int | None:
+    """The side of the training images at `progress`; None for their own. See LitNet's `sizes`."""
+    index = int(progress / (1 - WHOLE_SHARE) * len(sizes))
+    return sizes[index] if index < len(sizes) else None

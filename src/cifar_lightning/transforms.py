@@ -7,6 +7,7 @@ rows, and convolutions on the result need no re-ordering.
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:
@@ -99,3 +100,13 @@ def cutout(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
     in_rows = (rows >= top[:, None]) & (rows < top[:, None] + size)
     in_columns = (columns >= left[:, None]) & (columns < left[:, None] + size)
     return images.masked_fill_((in_rows[:, :, None] & in_columns[:, None, :])[:, None], 0)
+
+
+def shrink(images: Tensor, size: int | None) -> Tensor:
+    """Float images `(N, C, H, W)` as `(N, C, size, size)`, channels_last, each pixel the mean of those it stands for.
+
+    With None they are as they were.
+    """
+    if size is None:
+        return images
+    return F.interpolate(images, size=(size, size), mode="area").contiguous(memory_format=torch.channels_last)
