@@ -5,6 +5,7 @@ python scripts/predict.py lightning_logs/version_0 cat.jpg --json
 """
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,12 +24,14 @@ def script(arguments: Sequence[str]) -> int:
 
     import torch
 
+    from cifar_lightning.checkpoint import load_checkpoint
     from cifar_lightning.folder import read_image
     from cifar_lightning.report import predictions_table
-    from cifar_lightning.saved import data_of, load_model, select_checkpoint
+    from cifar_lightning.saved import data_of, model_of, select_checkpoint
 
-    checkpoint = select_checkpoint(Path(settings.checkpoint))
-    model, data = load_model(checkpoint), data_of(checkpoint, {})
+    path = select_checkpoint(Path(settings.checkpoint))
+    saved = load_checkpoint(path)
+    model, data = model_of(saved, path), data_of(saved, {})
     rows, unread = [], 0
     for file in _files(settings.images):
         try:
@@ -54,8 +57,11 @@ def script(arguments: Sequence[str]) -> int:
 def _files(paths: Sequence[str]) -> list[Path]:
     files: list[Path] = []
     for path in map(Path, paths):
-        if path.is_dir():
-            found = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+        if os.path.isdir(path):  # False, where Path's raises, for one that this user may not see
+            try:
+                found = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+            except OSError as error:
+                raise InputError(f"{path} cannot be read ({error.strerror}): make it readable") from error
             if not found:
                 raise InputError(f"{path} holds no files: give an image, or a folder of images")
             files += found

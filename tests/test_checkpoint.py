@@ -204,7 +204,7 @@ def test_counts_are_true_on_devices_that_do_not_divide_the_images(finished, tmp_
     assert done.code == 0, done.text
     results = json.loads((tmp_path / "results.json").read_text())
     path = saved.select_checkpoint(finished.folder)
-    model, data = saved.load_model(path), saved.data_of(path, {"synthetic_size": 535})
+    model, data = saved.load_model(path), saved.data_of(checkpoint.load_checkpoint(path), {"synthetic_size": 535})
     images = data.image_set("test")
     predicted, _ = model.predict(data.normalize(images.images))
     oracle = multiclass_confusion_matrix(predicted, images.labels, 10)

@@ -66,8 +66,9 @@ MISTAKES = {
     ("--trainer.limit_train_batches", "0.01"): "trainer.limit_train_batches 0.01 leaves none of 25 batches",
     ("--trainer.limit_val_batches", "0.1", "--data.val_split", "20"): "trainer.limit_val_batches 0.1 leaves none of 8",
     ("--trainer.overfit_batches", "0.01"): "trainer.limit_train_batches 0.01 leaves none of 25 batches",
-    ("--trainer.accumulate_grad_batches", "null"): "trainer.accumulate_grad_batches None is out of range: give 1 or",
-    ("--trainer.accumulate_grad_batches", "0"): "trainer.accumulate_grad_batches 0 is out of range: give 1 or more",
+    ("--trainer.accumulate_grad_batches", "null"): "trainer.accumulate_grad_batches None is out of range: give a",
+    ("--trainer.accumulate_grad_batches", "0"): "trainer.accumulate_grad_batches 0 is out of range: give a whole",
+    ("--trainer.accumulate_grad_batches", "2.5"): "trainer.accumulate_grad_batches 2.5 is out of range: give a whole",
     (
         "--trainer.check_val_every_n_epoch",
         "0",
@@ -97,6 +98,7 @@ MISTAKES = {
         "20",
     ): "trainer.val_check_interval 20 is more than the 10 batches of an epoch: give at most",
     ("--trainer.limit_test_batches", "0"): "trainer.limit_test_batches 0: give a number of batches, 1 or more",
+    ("--trainer.limit_test_batches", "10%"): "trainer.limit_test_batches 10%: give a number of batches, 1 or more",
     (
         "--trainer.val_check_interval",
         "900",
@@ -202,7 +204,7 @@ def test_folder_without_images(call, tmp_path):
 
 
 def test_folder_with_a_file_that_is_no_image(call, tmp_path):
-    make_folders(tmp_path / "d", "train/a/1.png", "test/a/1.png")
+    make_folders(tmp_path / "d", "train/a/1.png", "test/a/1.png", "train/b/1.png", "test/b/1.png")
     (tmp_path / "d" / "test" / "a" / "notes.txt").write_text("a note")
     line = fit_folder(call, "d")
     assert line == "error: d/test/a/notes.txt is not an image: remove it, or hide it with a leading dot\n"

@@ -1,7 +1,10 @@
 """Whatever ends a run, it goes on as if nothing had happened. faults/sitecustomize.py explains the faults' names."""
 
 import json
+import os
+import shutil
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 import yaml
@@ -9,6 +12,7 @@ from jobs import SMALL, differences, end, job, leftovers, processes_of, start, s
 
 from cifar_lightning import run_folder
 from cifar_lightning.errors import InputError
+from cifar_lightning.metrics_csv import read_rows
 from cifar_lightning.run_folder import RunInUseError, held, newest_unfinished
 from cifar_lightning.training import fit, resume
 
@@ -136,6 +140,30 @@ def test_a_run_stopped_in_a_validation_within_an_epoch_loses_nothing(tmp_path):
     assert step_of(tmp_path / "lightning_logs" / "version_0") == 9
 
 
+def test_a_run_stopped_in_a_validation_between_accumulated_gradients_goes_on_to_their_step(tmp_path):
+    settings = (*SMALL, "--checkpoint_every_n_steps", 100, "--trainer.val_check_interval", 10)
+    done = job("fit", *settings, "--trainer.accumulate_grad_batches", 3, cwd=tmp_path, fault="term@-:val:3")
+    assert done.code == 143
+    assert step_of(tmp_path / "lightning_logs" / "version_0") == 4
+
+
+@pytest.mark.parametrize("gone", ["step-*.ckpt", "metrics.csv"])
+def test_a_run_of_which_files_are_gone(whole, tmp_path, gone):
+    run = tmp_path / "run"
+    shutil.copytree(whole[1], run)
+    for path in run.rglob(gone):
+        path.unlink()
+    before = {path: path.read_bytes() for path in run.rglob("*.*")}
+    done = job("fit", "--resume", run, "--max_epochs", 3, cwd=tmp_path)
+    if gone == "metrics.csv":
+        assert done.code == 0, done.text
+        assert {row["step"] for row in read_rows(run / "metrics.csv")} == {35, 36, 40, 45, 50, 54}
+    else:
+        assert done.code == 2
+        assert done.lines[-1].endswith("but holds no checkpoints/step-*.ckpt any more: start a new run")
+        assert before == {path: path.read_bytes() for path in run.rglob("*.*")}
+
+
 def test_what_is_tested_can_be_loaded_wherever_the_time_was_up(tmp_path):
     limit = ("--trainer.max_time", "00:00:00:01", "--max_epochs", 1_000_000, "--model.schedule", "constant")
     assert job("fit", *SMALL, *limit, "--data.val_split", 0, cwd=tmp_path).code == 0
@@ -150,7 +178,7 @@ def test_a_run_whose_time_was_up_goes_on_with_more(tmp_path):
     step = step_of(run)
     done = job("fit", "--resume", run, cwd=tmp_path)
     assert done.code == 2
-    assert "give a longer --trainer.max_time than 00:00:00:01, or a higher --max_epochs" in done.lines[0]
+    assert "give a longer --trainer.max_time than 00:00:00:01, and a higher --max_epochs" in done.lines[0]
     assert job("fit", "--resume", run, "--trainer.max_time", "00:00:00:02", cwd=tmp_path).code == 0
     assert step_of(run) > step
     done = job("fit", "--resume", run, "--trainer.gradient_clip_val", 1, cwd=tmp_path)
@@ -186,6 +214,29 @@ def test_auto_resumes_the_newest_unfinished_run_or_starts_one(whole, tmp_path):
     assert done.code == 0
     assert differences(tmp_path / "lightning_logs" / "version_0", whole[1]) == []
     assert newest_unfinished(tmp_path) is None
+
+
+def test_auto_knows_what_a_run_has_by_default(tmp_path):
+    command = ("fit", *SMALL, "--resume", "auto")
+    assert job(*command, cwd=tmp_path, fault="kill@-:train:13").code == -9
+    settings = yaml.safe_load((tmp_path / "lightning_logs" / "version_0" / "config.yaml").read_text())
+    assert (settings["data"]["cutout"], settings["model"]["net"]) == (0, "tutorial")
+    assert job(*command, "--data.cutout", 0, "--recipe", "tutorial", *SMALL, cwd=tmp_path).code == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a second user")
+def test_auto_passes_over_the_runs_of_others(tmp_path):
+    theirs = tmp_path / "lightning_logs" / "version_3"
+    theirs.mkdir(parents=True, mode=0o700)
+    tmp_path.chmod(0o777)
+    theirs.parent.chmod(0o777)
+    for parent in tmp_path.parents:
+        if parent.stat().st_uid == os.geteuid() and parent != Path("/"):
+            parent.chmod(parent.stat().st_mode | 0o055)
+    done = job("fit", *SMALL, "--resume", "auto", cwd=tmp_path, user=65534)
+    assert done.code == 0, done.text
+    assert done.lines[0].startswith("passing over lightning_logs/version_3: [Errno 13] Permission denied")
+    assert done.lines[1] == "no unfinished run: starting a new one"
 
 
 def test_changed_settings_are_refused_by_name(tmp_path):

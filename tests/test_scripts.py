@@ -1,5 +1,6 @@
 import importlib.metadata
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser
 from PIL import Image
 
 from cifar_lightning import CLASSES, CIFAR10DataModule, cli
+from cifar_lightning.checkpoint import load_checkpoint
 from cifar_lightning.metrics_csv import read_rows
 from cifar_lightning.saved import data_of, select_checkpoint
 from cifar_lightning.signatures import signature_of
@@ -151,6 +153,22 @@ def test_evaluate_computes_in_the_precision_of_the_training(call, tmp_path):
         losses[results["precision"]] = results["test_loss"]
     assert fitted["precision"] == "bf16-mixed"
     assert losses["bf16-mixed"] == fitted["test_loss"] != losses["32-true"]
+
+
+def test_evaluate_from_within_a_run(finished, call, monkeypatch, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished.folder, run)
+    monkeypatch.chdir(run / "checkpoints")
+    code, out, err = call("evaluate", "best.ckpt", "--accelerator", "cpu")
+    assert (code, err) == (0, "")
+    assert (run / "evaluation" / "figures" / "curves.png").exists()
+    shutil.copy("best.ckpt", tmp_path / "alone.ckpt")  # of which no curves are known
+    code, out, err = call(
+        "evaluate", tmp_path / "alone.ckpt", "--accelerator", "cpu", "--output_dir", run / "evaluation"
+    )
+    assert (code, err) == (0, "")
+    assert not (run / "evaluation" / "figures" / "curves.png").exists()
+    assert "curves.png" not in out
 
 
 def test_evaluate_on_other_data(finished, call, tmp_path):
@@ -344,7 +362,7 @@ def test_evaluate_normalises_as_the_training_did(call, tmp_path):
     code, _, err = call("fit", *data, "--data.normalization", "dataset", "--accelerator", "cpu", "--max_steps", "1")
     assert code == 0, err
     run = tmp_path / "lightning_logs" / "version_0"
-    checkpoint = select_checkpoint(run)
+    checkpoint = load_checkpoint(select_checkpoint(run))
     image = torch.arange(256, dtype=torch.uint8).repeat(12).view(1, 3, 32, 32)
     expected = CIFAR10DataModule(source="cifar100", normalization="dataset").normalize(image)
     assert torch.equal(data_of(checkpoint, {"source": "folder"}).normalize(image), expected)

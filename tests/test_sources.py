@@ -18,7 +18,7 @@ from archives import batches, write_archive, write_tar
 from PIL import Image
 from servers import serve
 
-from cifar_lightning import archive, cache, download, folder, sources
+from cifar_lightning import archive, download, folder, sources, storage
 from cifar_lightning.cifar10 import ARCHIVES, CIFAR100_CLASSES, CLASSES
 from cifar_lightning.errors import InputError
 
@@ -348,12 +348,12 @@ def test_full_disk_leaves_the_images_in_memory(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cache, "publish", full)
+    monkeypatch.setattr(storage, "publish", full)
     digest = write_archive(tmp_path / NAME)
     sources.prepare("cifar10", tmp_path, sha256=digest)
     check_set(sources.load("cifar10", "test", tmp_path, sha256=digest), 20, CLASSES)
     assert not list(tmp_path.rglob("*.npz"))
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert not list(tmp_path.rglob("*.part"))
 
 
 # --- class folders ----------------------------------------------------------------------------------------
@@ -487,8 +487,14 @@ def test_bad_trees(tmp_path):
     check(f"{data / 'test'} lacks the class a, which train/ has: both need the same")
     (data / "test" / "a").mkdir()
     check(f"{data / 'train'} has no images: {layout}")
+    (data / "train" / "a" / "1.png").touch()
+    check(f"{data / 'train'} has one class only, a: give two or more; {layout}")
     (data / "test" / "b").mkdir()
     check(f"{data / 'train'} lacks the class b, which test/ has: both need the same")
+    (data / "train" / "b").mkdir()
+    for split in ("train", "test"):
+        (data / split / os.fsdecode(b"caf\xe9")).mkdir()
+    check(f"{data / 'train'} has a folder 'caf\\udce9', whose name is not UTF-8: rename it")
 
 
 # --- synthetic --------------------------------------------------------------------------------------------

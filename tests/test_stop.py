@@ -191,3 +191,33 @@ def test_nan_ends_the_run_and_leaves_a_finite_checkpoint(tmp_path, fault):
     step = int(done.lines[-1].partition(" at step ")[2].partition(",")[0])
     assert int(fault.rpartition(":")[2]) <= step <= int(fault.rpartition(":")[2]) + 5  # log_every_n_steps
     assert step_of(run) == (14 if "13" in fault and step > 14 else 7)
+
+
+def test_a_reader_who_leaves_ends_no_run(tmp_path):
+    """As `fit.py 2>&1 | head -1` does."""
+    command = [sys.executable, SCRIPTS / "fit.py", *SMALL]
+    with subprocess.Popen(
+        [str(part) for part in command], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert "starts: 1 x cpu" in process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(120) == 0
+    assert (tmp_path / "lightning_logs" / "version_0" / "results.json").exists()
+
+
+def test_a_terminal_that_is_gone_without_a_signal_ends_no_run(tmp_path):
+    """As that of a job in the background, of which the shell has been told to forget."""
+    leader, follower = pty.openpty()
+    command = [sys.executable, SCRIPTS / "fit.py", *SMALL, "--max_epochs", 20]
+    process = subprocess.Popen(
+        [str(part) for part in command], cwd=tmp_path, stdout=follower, stderr=follower, start_new_session=True
+    )
+    os.close(follower)
+    shown = b""
+    while b"epoch" not in shown.partition(b"starts:")[2].partition(b"\n")[2]:
+        shown += os.read(leader, 4_096)
+    os.close(leader)
+    assert process.wait(120) == 0
+    run = tmp_path / "lightning_logs" / "version_0"
+    assert (run / "results.json").exists()
+    assert step_of(run) == 20 * 18

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cifar_lightning.storage import HIDDEN, locked, publish
+from cifar_lightning.errors import RunError
+from cifar_lightning.storage import HIDDEN, locked, write_atomically
 
 
 class Decoded(NamedTuple):
@@ -52,7 +53,7 @@ def cached(home: Path, name: str, key: str, build: Callable[[], Decoded]) -> Dec
                 built = built or build()
                 _write(_file(place, name), key, built)
                 return built
-        except OSError:  # read-only, full, or no locks: the next place
+        except (OSError, RunError):  # read-only, full, or no locks: the next place
             continue
     return built or build()
 
@@ -103,17 +104,5 @@ def _array(file: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
 
 
 def _write(path: Path, key: str, decoded: Decoded) -> None:
-    temporary = path.with_suffix(".tmp")  # only ever one: the caller holds the lock
-    try:
-        with open(temporary, "wb") as file:
-            np.savez(
-                file,
-                key=np.array(key),
-                images=decoded.images,
-                labels=decoded.labels,
-                classes=np.array(decoded.classes),
-            )
-        publish(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    images, labels, classes = decoded
+    write_atomically(path, lambda file: np.savez(file, key=key, images=images, labels=labels, classes=classes))

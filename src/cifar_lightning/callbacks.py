@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from cifar_lightning import signals
+from cifar_lightning import quiet, signals
 from cifar_lightning.checkpoint import Checkpoints
 from cifar_lightning.devices import RANK_TIMEOUT
 from cifar_lightning.errors import Stopped
@@ -55,9 +55,10 @@ class StopOnSignal(Callback):
                 self.checkpoints.save(trainer)
             raise Stopped(signum)
 
-    def on_validation_batch_end(self, *args: Any) -> None:
-        """Stops between two batches; a checkpoint of this step is there already."""
-        signals.raise_if_requested()
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        """Stops between two batches; a checkpoint of this step is there already, unless gradients are under way."""
+        if not trainer.fit_loop._should_accumulate():
+            signals.raise_if_requested()
 
     def on_test_batch_end(self, *args: Any) -> None:
         """Stops between two batches."""
@@ -140,19 +141,21 @@ class ProgressBar(LightningProgressBar):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints the last epoch's figures, or leaves the bar as it stands."""
         self._print_due(trainer)
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        bar, self._bar = self._bar, None
+        if bar is not None:
+            with quiet.console(2):
+                bar.stop()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leaves the terminal in order."""
         self.on_train_end(trainer, pl_module)
 
     def _print_due(self, trainer: Trainer) -> None:
-        if self._due:
+        due, self._due = self._due, ""
+        if due:
             validated = self._validated_step == trainer.global_step
-            print(f"{self._due}  {_figures(trainer, validated)}".rstrip(), file=sys.stderr, flush=True)
-            self._due = ""
+            with quiet.console(2):
+                print(f"{due}  {_figures(trainer, validated)}".rstrip(), file=sys.stderr, flush=True)
 
 
 def _figures(trainer: Trainer, validated: bool = True) -> str:

@@ -58,7 +58,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     if re.match(r"\w{2,}:/", str(path)):  # a Path has made one slash of two
         raise InputError(f"checkpoint {path} is an address: download it, and give the file's path")
-    if not Path(path).is_file():
+    if not os.path.isfile(path):  # False, where Path's raises, for one that this user may not see
         raise InputError(f"checkpoint {path} does not exist: give a run's folder or a .ckpt file")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -195,12 +195,7 @@ class Checkpoints(Checkpoint):
             return
         if name := _not_finite(trainer.lightning_module):
             model: Any = trainer.lightning_module
-            loss = trainer.callback_metrics.get("train_loss")
-            raise NonFiniteError(
-                f"the weight {name} is not finite at step {trainer.global_step}, with lr {model.current_lr:g}; "
-                f"the last finite loss was {'never logged' if loss is None else f'{loss:.4f}'}: "
-                f"the checkpoint before is kept; lower {model.rates}"
-            )
+            raise NonFiniteError(f"{model.diverged(f'the weight {name} is not finite')}; the checkpoint before is kept")
         start = time.monotonic()  # a GPU has finished its steps by now
         if trainer.is_global_zero:
             self.metrics.flush()  # the checkpoint counts on its rows, even after a power failure

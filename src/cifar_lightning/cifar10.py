@@ -11,8 +11,6 @@ MEAN = (0.4914, 0.4822, 0.4465)
 STD = (0.2470, 0.2435, 0.2616)
 
 IMAGE_SHAPE = (3, 32, 32)
-TRAIN_COUNT = 50_000
-TEST_COUNT = 10_000
 
 # The fine labels 0..99, which are in alphabetical order.
 _FINE_LABELS = """

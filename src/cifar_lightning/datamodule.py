@@ -56,7 +56,7 @@ class CIFAR10DataModule(LightningDataModule):
         InputError: A value is out of its range, or the images cannot be had.
     """
 
-    dims = (3, 32, 32)
+    dims = cifar10.IMAGE_SHAPE
 
     def __init__(
         self,
@@ -98,7 +98,6 @@ class CIFAR10DataModule(LightningDataModule):
         ):
             if not ok:
                 raise InputError(f"{name} {value} is out of range: give {range_}")
-        self._archive = {"mirror": mirror, "sha256": sha256}
         self._mean, self._std = normalization_constants(normalization, source)
         self._sets: dict[str, ImageSet] = {}
         self._prepared = False
@@ -107,8 +106,9 @@ class CIFAR10DataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Downloads what is not there yet. Safe to call from several processes at once."""
-        if self.hparams["source"] != "synthetic" and not self._prepared:  # a Trainer calls it before all that it does
-            sources.prepare(self.hparams["source"], self.hparams["data_dir"], **self._archive)
+        h = self.hparams
+        if not self._prepared:  # a Trainer calls it before all that it does
+            sources.prepare(h["source"], h["data_dir"], mirror=h["mirror"], sha256=h["sha256"])
             self._prepared = True
 
     def setup(self, stage: str | None = None) -> None:
@@ -149,11 +149,9 @@ class CIFAR10DataModule(LightningDataModule):
         """The images of `train` or `test`, as they are, on the CPU."""
         if split not in self._sets:
             h = self.hparams
-            if h["source"] == "synthetic":
-                count = h["synthetic_size"] if split == "train" else max(10, h["synthetic_size"] // 5)
-                self._sets[split] = sources.synthetic(split, count)
-            else:
-                self._sets[split] = sources.load(h["source"], split, h["data_dir"], **self._archive)
+            self._sets[split] = sources.load(
+                h["source"], split, h["data_dir"], sha256=h["sha256"], synthetic_size=h["synthetic_size"]
+            )
         return self._sets[split]
 
     def normalize(self, images: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ def resolve_precision(precision: str | int, accelerator: str) -> str:
 
 @contextmanager
 def restored_cpu() -> Iterator[None]:
-    """Within it `fit_cpu` may set how this process computes; after it all is as it was."""
+    """Within it `fit_cpu` may set how this process computes; after it threads and oneDNN are as they were."""
     threads, onednn = torch.get_num_threads(), torch.backends.mkldnn.enabled
     try:
         yield

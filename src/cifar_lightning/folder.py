@@ -61,6 +61,10 @@ def scan(data_dir: Path, split: str) -> Listing:
     classes = next((c for c in (CLASSES, CIFAR100_CLASSES) if set(c) == names[split]), None)
     classes = classes or tuple(sorted(names[split]))
 
+    for name in classes:
+        if any("\ud800" <= letter <= "\udfff" for letter in name):  # bytes that Python could not read as UTF-8
+            raise InputError(f"{data_dir / split} has a folder {name!r}, whose name is not UTF-8: rename it")
+
     paths, labels, size, digest = [], [], 0, hashlib.sha256(repr(classes).encode())
     for label, name in enumerate(classes):
         entries = os.scandir(data_dir / split / name)
@@ -76,6 +80,8 @@ def scan(data_dir: Path, split: str) -> Listing:
             size += stat.st_size
     if not paths:
         raise InputError(f"{data_dir / split} has no images: {LAYOUT}")
+    if len(classes) == 1:
+        raise InputError(f"{data_dir / split} has one class only, {classes[0]}: give two or more; {LAYOUT}")
     return Listing(paths, np.array(labels, dtype=np.int64), classes, digest.hexdigest(), size)
 
 

@@ -97,6 +97,7 @@ class MetricsCSV(Logger):
         self.rows = [{key: value for key, value in row.items() if value is not None} for row in rows[:count]]
         if last is not None:
             self.rows[count - 1 :] = [last]
+            self.columns += [key for key in last if key not in self.columns]  # where the file is gone
         self._write_all()
 
     def _write_all(self) -> None:

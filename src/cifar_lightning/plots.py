@@ -25,7 +25,7 @@ OTHER_FONTS = (
     "Arial Unicode MS", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Noto Sans Devanagari", "Noto Sans Thai",
 )  # fmt: skip
 
-Rows = Sequence[Mapping[str, float | int | None]]
+Rows = Sequence[Mapping[str, Any]]
 
 
 def fonts() -> list[str]:
@@ -35,12 +35,12 @@ def fonts() -> list[str]:
 
 
 def image_grid(images: Tensor, labels: Tensor, classes: Sequence[str]) -> Figure:
-    """Show images with their class names.
+    """Shows images with their class names.
 
     Args:
         images: uint8, (N, 3, H, W), N at least 1.
         labels: int64, (N,).
-        classes: the name of each label.
+        classes: The name of each label.
     """
     captions = [_short(classes[label]) for label in labels.tolist()]
     figure, _ = _grid(images, captions)
@@ -48,13 +48,13 @@ def image_grid(images: Tensor, labels: Tensor, classes: Sequence[str]) -> Figure
 
 
 def prediction_grid(images: Tensor, labels: Tensor, predictions: Tensor, classes: Sequence[str]) -> Figure:
-    """Show images with their true and predicted class names; wrong ones are framed and crossed.
+    """Shows images with their true and predicted class names; wrong ones are framed and crossed.
 
     Args:
         images: uint8, (N, 3, H, W), N at least 1.
         labels: int64, (N,).
         predictions: int64, (N,).
-        classes: the name of each label.
+        classes: The name of each label.
     """
     pairs = list(zip(labels.tolist(), predictions.tolist(), strict=True))
     captions = [
@@ -70,12 +70,11 @@ def prediction_grid(images: Tensor, labels: Tensor, predictions: Tensor, classes
 
 
 def curves(rows: Rows, label_smoothing: float = 0.0, test: Mapping[str, Any] | None = None) -> Figure:
-    """Plot losses (left) and accuracies (right) against optimiser steps.
+    """Plots losses (left) and accuracies (right) against optimiser steps.
 
     Args:
-        rows: the lines of a metrics.csv in order: `step` and any of `train_loss`, `val_loss`, `val_acc` (0..1). A row
-            without a step belongs to the last one seen.
-        label_smoothing: that of `train_loss`, which is the higher for it; the other losses are without.
+        rows: The rows of a metrics.csv in order: `step` and any of `train_loss`, `val_loss`, `val_acc` (0..1).
+        label_smoothing: That of `train_loss`, which is the higher for it; the other losses are without.
         test: `test_loss` and `test_acc` (0..1) of the network as it was at `step`, for a star.
     """
     figure = _figure(12, 4.5)
@@ -115,11 +114,11 @@ def curves(rows: Rows, label_smoothing: float = 0.0, test: Mapping[str, Any] | N
 
 
 def confusion_matrix(confusion: Tensor, classes: Sequence[str]) -> Figure:
-    """Show how often each class is taken for each other, coloured by the share of the true class.
+    """Shows how often each class is taken for each other, coloured by the share of the true class.
 
     Args:
         confusion: int64 counts, (K, K), rows = true class.
-        classes: the K names.
+        classes: The K names.
     """
     counts = confusion.cpu().numpy()
     size = len(classes)
@@ -153,11 +152,11 @@ def confusion_matrix(confusion: Tensor, classes: Sequence[str]) -> Figure:
 
 
 def per_class_bars(confusion: Tensor, classes: Sequence[str]) -> Figure:
-    """Show each class's accuracy, and the overall accuracy as a line; a class without images is n/a.
+    """Shows each class's accuracy, and the overall accuracy as a line; a class without images is n/a.
 
     Args:
         confusion: int64 counts, (K, K), rows = true class.
-        classes: the K names.
+        classes: The K names.
     """
     counts = confusion.cpu().numpy()
     correct, images = counts.diagonal(), counts.sum(axis=1)
@@ -194,7 +193,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _grid(images: Tensor, captions: Sequence[str]) -> tuple[Figure, list[Axes]]:
-    """Lay images out in as square a block as their number allows, a caption under each."""
+    """Lays images out in as square a block as their number allows, a caption under each."""
     rows = math.isqrt(len(captions))
     columns = math.ceil(len(captions) / rows)
     cell = GRID_WIDTH / columns
@@ -220,17 +219,9 @@ def _short(name: str) -> str:
 
 
 def _series(rows: Rows, key: str) -> tuple[list[float], list[float]]:
-    """Pick one metric: the steps at which it was measured, and its values."""
-    steps, values = [], []
-    step: float = 0
-    for row in rows:
-        known = row.get("step")
-        step = step if known is None else known
-        value = row.get(key)
-        if value is not None:
-            steps.append(step)
-            values.append(float(value))
-    return steps, values
+    """Picks one metric: the steps at which it was measured, and its values."""
+    measured = [row for row in rows if row.get(key) is not None]
+    return [row["step"] for row in measured], [row[key] for row in measured]
 
 
 def _line(axes: Axes, steps: list[float], values: list[float], color: str, label: str) -> None:
@@ -240,5 +231,5 @@ def _line(axes: Axes, steps: list[float], values: list[float], color: str, label
 
 
 def _star(axes: Axes, step: float, value: float, label: str) -> None:
-    """Mark a value, its figure in the legend."""
+    """Marks a value, its figure in the legend."""
     axes.plot([step], [value], "*", color=GREEN, markersize=13, label=label.format(value), clip_on=False, zorder=5)

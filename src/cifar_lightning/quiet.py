@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -13,6 +14,20 @@ def print_anything() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+
+
+@contextmanager
+def console(descriptor: int) -> Iterator[None]:
+    """For what is printed to standard output (1) or error (2): one that nobody reads any more ends no run.
+
+    A terminal may be closed without a signal, and `head` has seen enough: what comes after goes nowhere.
+    """
+    try:
+        yield
+    except (OSError, SystemExit):  # the latter is rich's for a broken pipe: see its Console.on_broken_pipe
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, descriptor)
+        os.close(nowhere)
 
 
 # Of Lightning's loggers: which accelerators there are not, an advertisement, and notes on its own arguments, of which

@@ -17,12 +17,12 @@ ONE_COLUMN = 20  # classes up to which the table stays a single column
 
 
 def print_report(results: Mapping[str, Any], paths: Sequence[Path], console: Console | None = None) -> None:
-    """Print the overall accuracy, the accuracy per class, and where the files are.
+    """Prints the overall accuracy, the accuracy per class, and where the files are.
 
     Args:
-        results: the contents of results.json.
-        paths: the files and folders written.
-        console: standard output if None.
+        results: The contents of results.json.
+        paths: The files and folders written.
+        console: Standard output if None.
     """
     console = console or Console()
     # Two digits are exact for CIFAR's 10,000 test images, and one for the 1,000 or 100 of a class.
@@ -52,12 +52,12 @@ def print_report(results: Mapping[str, Any], paths: Sequence[Path], console: Con
 
 
 def predictions_table(rows: Iterable[Mapping[str, Any]], console: Console | None = None) -> None:
-    """Print a table of predictions, a line a file.
+    """Prints a table of predictions, a line a file.
 
     Args:
         rows: `{"file": str, "class": str, "top": [{"class": str, "probability": 0..1}, …]}` each, the most
             probable first.
-        console: standard output if None.
+        console: Standard output if None.
     """
     console = console or Console()
     table = Table("file", "class", "probability", "second", "third", **PLAIN, collapse_padding=True)

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from cifar_lightning import signals
+from cifar_lightning import quiet, signals
 from cifar_lightning.datamodule import CIFAR10DataModule
 from cifar_lightning.lit_net import LitNet
 from cifar_lightning.metrics_csv import read_rows
@@ -61,7 +61,8 @@ def report(
     signals.raise_if_requested()
     text = json.dumps(results, indent=2) + "\n"
     write_atomically(output / "results.json", lambda file: file.write(text.encode()))
-    print_report(results, [output / "results.json", *sorted((output / "figures").glob("*.png"))])
+    with quiet.console(1):
+        print_report(results, [output / "results.json", *sorted((output / "figures").glob("*.png"))])
 
 
 def draw(
@@ -84,6 +85,8 @@ def draw(
         }
         if rows := read_rows(metrics):
             figures["curves"] = plots.curves(rows, model.hparams["label_smoothing"], results)
+        else:  # there may be those of another network that was tested into this folder
+            (folder / "curves.png").unlink(missing_ok=True)
         for name, figure in figures.items():
             signals.raise_if_requested()
             write_atomically(folder / f"{name}.png", partial(figure.savefig, format="png"))

@@ -2,6 +2,7 @@
 
 import copy
 import fcntl
+import inspect
 import os
 import sys
 import time
@@ -34,6 +35,7 @@ FROM_ELSEWHERE = {
         for name in ("callbacks", "enable_checkpointing", "enable_progress_bar", "logger", "plugins")
     },
 }
+NO_FLAGS = {*FROM_ELSEWHERE, "data.device"}
 # Settings that say where and how a run goes on, not what it computes.
 FREE = {
     "accelerator", "devices", "num_nodes", "strategy", "default_root_dir", "checkpoint_every_n_steps",
@@ -96,6 +98,12 @@ def plain_settings(settings: Mapping[str, Any], group: str = "") -> Settings:
     return plain
 
 
+def with_defaults(settings: Settings, group: str, signature: inspect.Signature) -> Settings:
+    """A group's `settings`, and what the others are by default: config.yaml has them all, whoever starts the run."""
+    defaults = {name: parameter.default for name, parameter in signature.parameters.items()}
+    return {name: value for name, value in defaults.items() if f"{group}.{name}" not in NO_FLAGS} | settings
+
+
 def read_settings(folder: Path) -> Settings:
     """The settings of a run, from its config.yaml.
 
@@ -152,16 +160,18 @@ def newest_unfinished(default_root_dir: str | Path) -> Path | None:
     logs = Path(os.path.expanduser(default_root_dir)) / "lightning_logs"
     runs = [path for path in logs.glob("version_*") if path.is_dir()]
     runs = [run for run in runs if run.name.removeprefix("version_").isdigit()]
-    unfinished = [run for run in runs if (run / "config.yaml").exists() and not (run / "results.json").exists()]
     deadline = time.monotonic() + HELD_SECONDS
-    for run in sorted(unfinished, key=lambda run: int(run.name.removeprefix("version_")), reverse=True):
+    for run in sorted(runs, key=lambda run: int(run.name.removeprefix("version_")), reverse=True):
         try:
+            if not (run / "config.yaml").exists() or (run / "results.json").exists():
+                continue
             read_settings(run)
             with held(run, max(0.0, deadline - time.monotonic())):
                 return run
         except RunInUseError:
             continue
-        except InputError as error:  # that of another program, such as Lightning's own command line
+        # that of another program, such as Lightning's own command line, or of another user
+        except (InputError, OSError) as error:
             print(f"passing over {run}: {error}", file=sys.stderr, flush=True)
     return None
 

@@ -1,6 +1,7 @@
 """Trained networks, from their checkpoints: checked before they are used."""
 
 import inspect
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,17 @@ def select_checkpoint(path: Path) -> Path:
     Raises:
         InputError: There is none.
     """
-    path = path.expanduser() if path.parts[:1] == ("~",) else path
-    if not path.is_dir():
-        return path  # `load_checkpoint` says what is wrong with it, if anything is
+    path = Path(os.path.expanduser(path))
     folder = path / "checkpoints"
-    best = folder / "best.ckpt"
-    if best.exists():
-        return best
     try:
-        return newest_readable(folder)[0]
+        if not path.is_dir():
+            return path  # `load_checkpoint` says what is wrong with it, if anything is
+        best = folder / "best.ckpt"
+        return best if best.exists() else newest_readable(folder)[0]
     except InputError as error:
         raise InputError(f"{path} holds no readable checkpoint: give a run's folder or a .ckpt file") from error
+    except OSError as error:  # another user's, or a name too long
+        raise InputError(f"{path} cannot be read ({error.strerror}): make it readable, or give another") from error
 
 
 def load_model(path: str | Path) -> LitNet:
@@ -39,7 +40,19 @@ def load_model(path: str | Path) -> LitNet:
         InputError: It cannot be read, or is not one of a LitNet with a named network.
     """
     path = select_checkpoint(Path(path))
-    checkpoint = load_checkpoint(path)
+    return model_of(load_checkpoint(path), path)
+
+
+def model_of(checkpoint: Mapping[str, Any], path: Path) -> LitNet:
+    """The network of a checkpoint, in evaluation mode, on the CPU.
+
+    Args:
+        checkpoint: What `load_checkpoint` has read.
+        path: Where from, for a message.
+
+    Raises:
+        InputError: It is not one of a LitNet with a named network.
+    """
     arguments = checkpoint["hyper_parameters"]
     if "classes" in arguments and "net" not in arguments:
         raise InputError(
@@ -61,23 +74,14 @@ def load_model(path: str | Path) -> LitNet:
     return model.eval()
 
 
-def data_of(path: Path, changes: Mapping[str, Any]) -> CIFAR10DataModule:
+def data_of(checkpoint: Mapping[str, Any], changes: Mapping[str, Any]) -> CIFAR10DataModule:
     """The data module that the network of a checkpoint was trained with, with `changes` of its arguments.
 
     Raises:
-        InputError: The checkpoint cannot be read, or an argument is wrong.
+        InputError: An argument is wrong.
     """
-    arguments = load_checkpoint(path).get("datamodule_hyper_parameters", {})
+    arguments = {**checkpoint.get("datamodule_hyper_parameters", {})}
     if "normalization" in arguments:  # of the images it has learnt from, whatever it is tested on
         arguments["normalization"] = data_set_of(arguments["normalization"], arguments.get("source", "cifar10"))
     known = inspect.signature(CIFAR10DataModule).parameters
     return CIFAR10DataModule(**{k: v for k, v in {**arguments, **changes}.items() if k in known})
-
-
-def precision_of(path: Path) -> str:
-    """The precision that a checkpoint's network was trained in.
-
-    Raises:
-        InputError: The checkpoint cannot be read.
-    """
-    return str(load_checkpoint(path).get("precision", "32-true"))

@@ -62,7 +62,7 @@ def prepare(source: str, data_dir: str | Path, *, mirror: str | None = None, sha
 
 
 def load(
-    source: str, split: str, data_dir: str | Path, *, mirror: str | None = None, sha256: str | None = None
+    source: str, split: str, data_dir: str | Path, *, sha256: str | None = None, synthetic_size: int = 10_000
 ) -> ImageSet:
     """Reads one split into memory, after `prepare`.
 
@@ -70,8 +70,8 @@ def load(
         source: One of SOURCES.
         split: "train" or "test".
         data_dir: As in `prepare`.
-        mirror: As in `prepare`; unused here.
         sha256: As in `prepare`.
+        synthetic_size: Training images that the synthetic source draws; it draws a fifth as many for the test.
 
     Raises:
         InputError: The data is not there, or is not what it should be.
@@ -80,7 +80,7 @@ def load(
     if split not in SPLITS:
         raise InputError(f"split {split!r} is unknown: use train or test")
     if source == "synthetic":
-        return synthetic(split)
+        return synthetic(split, synthetic_size if split == "train" else max(10, synthetic_size // 5))
     with _naming(data_dir):
         home, key, build = _plan(source, split, data_dir, _lower(sha256))
         return _image_set(cache.cached(home, f"{source}-{split}", key, build))
@@ -98,21 +98,17 @@ def _naming(data_dir: str | Path) -> Iterator[None]:
         ) from error
 
 
-def synthetic(
-    split: str = "train", count: int | None = None, seed: int = 0, classes: Sequence[str] = CLASSES
-) -> ImageSet:
+def synthetic(split: str = "train", count: int = 10_000, seed: int = 0, classes: Sequence[str] = CLASSES) -> ImageSet:
     """Draws images: see `shapes` for what they are and how hard.
 
     Args:
         split: "train" or "test": other images of the same kind.
-        count: How many; 10,000 for training and 2,000 for testing by default. Fewer are the first of more.
+        count: How many. Fewer are the first of more.
         seed: The same seed draws the same images.
         classes: Names of the classes, ten at most.
     """
     if split not in SPLITS:
         raise InputError(f"split {split!r} is unknown: use train or test")
-    if count is None:
-        count = 10_000 if split == "train" else 2_000
     images, labels = shapes.draw(count, len(classes), (seed, SPLITS.index(split)))
     return _image_set(Decoded(images, labels, tuple(classes)))
 

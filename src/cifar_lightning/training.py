@@ -56,9 +56,10 @@ from cifar_lightning.run_folder import (
     new_folder,
     plain_settings,
     read_settings,
+    with_defaults,
     write_settings,
 )
-from cifar_lightning.saved import data_of, load_model, precision_of, select_checkpoint
+from cifar_lightning.saved import data_of, model_of, select_checkpoint
 
 
 @quiet.quietly()
@@ -82,7 +83,8 @@ def fit(
 ) -> dict[str, Any]:
     """Trains, tests, draws and reports, in a new folder `default_root_dir/lightning_logs/version_N`.
 
-    The process's threads, oneDNN, warnings and loggers are afterwards as they were; the random seed is that of the run.
+    The process's threads, oneDNN, warnings and loggers are afterwards as they were; the random seed is that of the run,
+    and glibc goes on keeping freed memory (see `devices.fit_cpu`).
 
     Args:
         data: Arguments of CIFAR10DataModule.
@@ -110,6 +112,8 @@ def fit(
         RunError: The run failed for a reason outside it, such as a full disk.
     """
     settings = plain_settings({**locals(), "data": data or {}, "model": model or {}, "trainer": trainer or {}})
+    for group, kind in (("data", CIFAR10DataModule), ("model", LitNet)):
+        settings[group] = with_defaults(settings[group], group, inspect.signature(kind))
     settings["precision"] = resolve_precision(precision, resolve_devices(accelerator, devices)[0])
     settings["default_root_dir"] = os.path.expanduser(default_root_dir)
     processes = _check(settings)
@@ -159,6 +163,12 @@ def resume(run: str | Path, changes: Mapping[str, Any] | None = None) -> dict[st
         before = read_settings(folder)
         settings = changed_settings(before, changes)
         saved = step_checkpoints(folder / "checkpoints")
+        traces = ("results.json", "metrics.csv", "checkpoints/best.ckpt")
+        if not saved and any((folder / name).exists() for name in traces):
+            raise InputError(
+                f"nothing to resume: {folder} has been trained, but holds no checkpoints/step-*.ckpt any more: "
+                "start a new run"
+            )
         by_steps = bool(saved) and 0 < before["max_steps"] <= int(saved[-1].stem[5:])
         limit = "max_steps" if by_steps else "max_epochs"
         max_time = before["trainer"].get("max_time")
@@ -166,7 +176,7 @@ def resume(run: str | Path, changes: Mapping[str, Any] | None = None) -> dict[st
         if (folder / "results.json").exists() and not longer:
             higher = f"a higher --{limit} than {before[limit]}{', and --max_epochs if need be,' * by_steps}"
             if max_time:
-                higher = f"a longer --trainer.max_time than {max_time}, or {higher}"
+                higher = f"a longer --trainer.max_time than {max_time}, and {higher} if need be,"
             raise InputError(f"nothing to resume: {folder} has finished; give {higher} to train it further")
         processes = _check(settings)
         if saved:  # else: stopped before its first step
@@ -269,7 +279,8 @@ def _check_batches(trainer: Trainer, data: CIFAR10DataModule, ranks: int) -> Non
     accumulate, every = options.accumulate_grad_batches, options.check_val_every_n_epoch
     interval = getattr(trainer, "val_check_interval", None)  # none where it is by the clock
     by_clock = getattr(trainer, "_val_check_time_interval", None) is not None
-    checks = [("accumulate_grad_batches", accumulate, (accumulate or 0) >= 1, "1 or more")]
+    whole = type(accumulate) is int and accumulate >= 1
+    checks = [("accumulate_grad_batches", accumulate, whole, "a whole number, 1 or more")]
     if validates := bool(trainer.limit_val_batches):
         one_clock = "a number of steps, or one device: the clocks of several differ"
         checks += [
@@ -298,7 +309,7 @@ def _check_trainer(settings: Settings) -> Trainer:
             hint = f"did you mean --trainer.{near[0]}?" if near else "Lightning's Trainer has no such argument"
             raise InputError(f"unknown flag --trainer.{name}: {hint}")
     limit = settings.get("trainer", {}).get("limit_test_batches", 1)
-    if limit != 1 and (isinstance(limit, float) or limit < 1):
+    if limit not in (None, 1.0) and not (type(limit) is int and limit >= 1):
         raise InputError(f"trainer.limit_test_batches {limit}: give a number of batches, 1 or more, or leave it out")
     if any(word in settings.get("strategy", "") for word in ("spawn", "fork", "notebook")):
         raise InputError(f"strategy {settings['strategy']} starts processes of its own: give ddp")
@@ -381,7 +392,8 @@ def run(folder: str | None, resume: bool) -> str:
         metrics.trainer = trainer
         loop.install(trainer)
         if trainer.is_global_zero:
-            print(_banner(settings, trainer, data.hparams["batch_size"], folder, start), flush=True)
+            with quiet.console(1):
+                print(_banner(settings, trainer, data.hparams["batch_size"], folder, start), flush=True)
         with signals.deferred():
             trainer.fit(model, data, ckpt_path=start)
             seconds = checkpoints.seconds
@@ -451,9 +463,10 @@ def evaluate(
     accelerator, processes = resolve_devices(accelerator, devices)
     _check_ranks(processes, devices, "--devices as many")
     data = plain_settings(data or {})
-    precision = resolve_precision(precision or precision_of(path), accelerator)
+    saved = load_checkpoint(path)
+    precision = resolve_precision(precision or saved.get("precision", "32-true"), accelerator)
     _check_trainer({"accelerator": accelerator, "precision": precision})
-    model, module = load_model(path), data_of(path, data)
+    model, module = model_of(saved, path), data_of(saved, data)
     module.prepare_data()
     if list(module.classes) != model.classes:
         raise InputError(
@@ -462,7 +475,8 @@ def evaluate(
         )
     if processes > 1:
         check_evaluation(len(module.image_set("test").labels), processes)
-    home = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    home = path.absolute().parent
+    home = home.parent if home.name == "checkpoints" else home
     output = Path(os.path.expanduser(output_dir)) if output_dir is not None else home / "evaluation"
     job: dict[str, Any] = {
         "checkpoint": str(path),
@@ -486,7 +500,8 @@ def run_evaluation(
 ) -> None:
     """One rank of an evaluation; see `evaluate`."""
     with process_group(), restored_cpu():
-        model, module = load_model(Path(checkpoint)), data_of(Path(checkpoint), data)
+        saved = load_checkpoint(checkpoint)
+        model, module = model_of(saved, Path(checkpoint)), data_of(saved, data)
         model.hparams["test_views"] = test_views
         fit_cpu(model, module.hparams["eval_batch_size"], available_threads())
         tester = Trainer(
@@ -500,8 +515,7 @@ def run_evaluation(
         with signals.deferred():
             tester.test(model, module, verbose=False)
             if tester.is_global_zero:
-                step = load_checkpoint(checkpoint)["global_step"]
-                facts = {"checkpoint": checkpoint, "step": step, "seed": module.hparams["seed"]}
+                facts = {"checkpoint": checkpoint, "step": saved["global_step"], "seed": module.hparams["seed"]}
                 report(tester, model, module, facts, Path(output), Path(metrics))
             signals.ignore()
 
