@@ -13,7 +13,7 @@ from cifar_lightning.signatures import signature_of
 
 def script(arguments: Sequence[str]) -> None:
     """Evaluates a checkpoint."""
-    parser = new_parser("evaluate.py", __doc__)
+    parser = new_parser("evaluate.py CHECKPOINT [flags]", __doc__, elsewhere="data.")
     parser.add_function_arguments(signature_of("training", "evaluate"), skip={"data"}, as_positional=True)
     # Only what is given: all else is as it was in the training.
     parser.add_function_arguments(signature_of("datamodule", "CIFAR10DataModule"), "data", skip={"seed", "device"})

@@ -18,7 +18,7 @@ def script(arguments: Sequence[str]) -> None:
     """Fits, or resumes a run."""
     from jsonargparse import ActionConfigFile
 
-    parser = new_parser("fit.py", __doc__)
+    parser = new_parser("fit.py [flags]", __doc__)
     parser.add_argument(
         "--config",
         action=ActionConfigFile,

@@ -16,7 +16,7 @@ from cifar_lightning.errors import InputError
 
 def script(arguments: Sequence[str]) -> int:
     """Predicts; returns 1 where some of the images could not be read."""
-    parser = new_parser("predict.py", __doc__)
+    parser = new_parser("predict.py CHECKPOINT IMAGE ... [flags]", __doc__)
     parser.add_argument("checkpoint", type=str, help="a run's folder, or a .ckpt file")
     parser.add_argument("images", type=str, nargs="+", help="image files of any kind and size, or folders of them")
     parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
@@ -51,6 +51,7 @@ def script(arguments: Sequence[str]) -> int:
         print(json.dumps(rows, indent=2))
     elif rows:
         predictions_table(rows)
+        print(f"\nby {path}, step {saved['global_step']:,}")
     return 1 if unread else 0
 
 

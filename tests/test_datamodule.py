@@ -209,6 +209,15 @@ def test_split_keeps_the_shares_of_unequal_classes(tmp_path):
     data.prepare_data()
     data.setup("fit")
     assert torch.bincount(data.image_set("train").labels[data.val_indices]).tolist() == [10, 5, 1]
+    half = data.image_set("train").labels[data.val_indices[:8]]  # for those who validate on less
+    assert torch.bincount(half, minlength=3).tolist() in ([5, 3, 0], [5, 2, 1])
+
+
+def test_only_bytes_are_normalised():
+    data, images = fake_data(20), torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    for wrong in (images / 255, images[0]):
+        with pytest.raises(InputError, match="give uint8"):
+            data.normalize(wrong)
 
 
 def test_validation_images_are_not_augmented():

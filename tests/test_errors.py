@@ -109,6 +109,7 @@ MISTAKES = {
     ("--num_nodes", "0"): "num_nodes 0 is out of range: give 1 or more",
     ("--num_nodes", "2"): "num_nodes 2: start the script with torchrun on each machine",
     ("--seed", "-1"): "seed -1 is out of range: give 0 to 4294967295",
+    ("--optimizer", "adam"): "unknown flag --optimizer: see --help; for an argument of Lightning's Trainer give --tr",
     ("--devices", "0"): "devices 0: give a number, a list such as 0,1, or auto",
     ("--devices", "two"): "devices two: give a number, a list such as 0,1, or auto",
     ("--accelerator", "abacus"): "accelerator abacus is not known: give cpu, gpu, mps or auto",
@@ -119,7 +120,7 @@ MISTAKES = {
     ("--trainer.max_epochs", "1"): "--trainer.max_epochs is a flag of its own: give --max_epochs",
     ("--trainer.logger", "true"): "trainer.logger is set by this package: leave it out",
     ("--recipe", "cake"): "recipe 'cake' is not known: give one of ",
-    ("--config", "none.yaml"): 'Parser key "config": File does not exist: ',
+    ("--config", "none.yaml"): "--config /",
     ("--default_root_dir", "/proc/none"): "default_root_dir /proc/none: No such file or directory; give another",
     ("--resume", "nowhere"): "nothing to resume: nowhere is no run's folder",
 }
@@ -167,13 +168,28 @@ def test_another_programs_folder_is_no_run_to_resume(call, tmp_path):
     [
         ({"data": {"seed": 1}}, "data.seed is set by the run's seed: give that"),
         ({"model": {"classes": ["a"]}}, "model.classes is set by the images: leave it out"),
+        ({"max_epochs": 2.0}, "max_epochs 2.0 is no whole number: give one"),
+        ({"max_steps": "10"}, "max_steps '10' is no whole number: give one"),
         ({"model": {"net": torch.nn.Flatten()}}, r"model.net Flatten\(.*\) cannot be kept in config.yaml: give text"),
     ],
 )
 def test_fit_from_python(tmp_path, arguments, message):
     with pytest.raises(InputError, match=message):
-        training.fit(default_root_dir=tmp_path, **arguments)
+        training.fit(**{"data": {"source": "synthetic"}, "default_root_dir": tmp_path, **arguments})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"data": {"sourc": "cifar100"}}, "data.sourc is no argument of CIFAR10DataModule: give some of data_dir, "),
+        ({"test_views": "five"}, "test_views five is out of range: give one or mirror or six"),
+    ],
+)
+def test_evaluate_from_python(checkpoint, tmp_path, arguments, message):
+    with pytest.raises(InputError, match=message):
+        training.evaluate(checkpoint, accelerator="cpu", output_dir=str(tmp_path / "out"), **arguments)
+    assert not (tmp_path / "out").exists()
 
 
 # --- folders ---------------------------------------------------------------------------------------------
@@ -201,6 +217,12 @@ def test_folder_without_images(call, tmp_path):
     for split in ("train", "test"):
         (tmp_path / "d" / split / "a").mkdir(parents=True)
     assert fit_folder(call, "d").startswith("error: d/train has no images: ")
+
+
+def test_folder_with_a_class_without_images(call, tmp_path):
+    make_folders(tmp_path / "d", "train/a/1.png", "test/a/1.png", "test/b/1.png")
+    (tmp_path / "d" / "train" / "b").mkdir()
+    assert fit_folder(call, "d") == "error: d/train/b has no images: give some, or remove the class\n"
 
 
 def test_folder_with_a_file_that_is_no_image(call, tmp_path):

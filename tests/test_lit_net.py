@@ -621,6 +621,8 @@ def test_any_module_as_the_network(tmp_path):
     other = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 10))
     loaded = LitNet.load_from_checkpoint(tmp_path / "a.ckpt", net=other)
     assert torch.equal(loaded.net[2].weight, net[2].weight)
+    with pytest.raises(InputError, match=r"give LitNet.load_from_checkpoint\(path, net=...\)"):
+        LitNet.load_from_checkpoint(tmp_path / "a.ckpt")
 
 
 # --- prediction ------------------------------------------------------------------------------------------

@@ -92,6 +92,12 @@ def test_a_run_goes_on_after_an_epoch_whose_end_had_no_checkpoint(tmp_path, monk
     assert differences(*runs) == []
 
 
+def test_a_run_too_short_for_its_validation_says_so(tmp_path):
+    done = job("fit", *SMALL, "--max_steps", 5, cwd=tmp_path)
+    assert done.code == 0
+    assert "note: the training ended before its first validation" in done.lines
+
+
 def test_a_limit_of_steps_may_be_raised(whole, tmp_path):
     run = tmp_path / "lightning_logs" / "version_0"
     constant = (*SMALL, "--model.schedule", "constant")

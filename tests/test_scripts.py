@@ -262,7 +262,7 @@ def test_an_unreadable_image_stops_no_other(finished, call, tmp_path):
     table = out.splitlines()
     assert table[0].split() == ["file", "class", "probability", "second", "third"]
     assert table[2].startswith("good.png ")
-    assert len(table) == 3
+    assert table[3:] == ["", f"by {finished.folder}/checkpoints/best.ckpt, step 375"]
 
 
 # --- flags -----------------------------------------------------------------------------------------------
@@ -277,6 +277,14 @@ def test_help_fits_two_screens(call):
     fixed += " config recipe resume data.source data.data_dir data.batch_size data.val_split data.augment model.net"
     for name in (*fixed.split(), "model.lr", "checkpoint_every_n_steps"):
         assert out.count(f"\n  --{name} ") == 1, name
+
+
+def test_help_of_an_evaluation_says_no_defaults_that_a_run_overrules(call):
+    code, out, _ = call("evaluate", "--help")
+    assert code == 0
+    assert "usage: evaluate.py CHECKPOINT [flags]" in out
+    assert "--precision STR|INT " in out
+    assert "[" not in out.partition("\n  --data.data_dir")[2]
 
 
 def test_a_flag_overrules_a_file_and_a_file_a_recipe(call, tmp_path):

@@ -66,15 +66,20 @@ def _mismatch() -> str:
     )
 
 
-def new_parser(script: str, doc: str | None) -> "ArgumentParser":
-    """A parser whose help opens with the script's docstring as it is laid out there, and takes a line or two a flag."""
+def new_parser(usage: str, doc: str | None, elsewhere: str = "-") -> "ArgumentParser":
+    """A parser whose help opens with the script's docstring as it is laid out there, and takes a line or two a flag.
+
+    Args:
+        usage: The script's name, and how it is called.
+        doc: Its docstring.
+        elsewhere: How the flags begin that are by default not what the signature says, but as they were in a run.
+    """
     from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
     class Formatter(DefaultHelpFormatter):
         def __init__(self, prog: str) -> None:
-            super().__init__(  # type: ignore[no-untyped-call]
-                prog, max_help_position=32, width=max(100, shutil.get_terminal_size().columns - 2)
-            )
+            width = shutil.get_terminal_size().columns - 2 if sys.stdout.isatty() else 100
+            super().__init__(prog, max_help_position=32, width=width)  # type: ignore[no-untyped-call]
 
         def _fill_text(self, text: str, width: int, indent: str) -> str:
             return text.rstrip()
@@ -84,7 +89,8 @@ def new_parser(script: str, doc: str | None) -> "ArgumentParser":
                 super().add_argument(action)
 
         def _get_default_metavar_for_optional(self, action: "Action") -> str:
-            name = (self._get_type_str(action) or "").removesuffix(" | null").replace(" | ", "|")
+            name = (self._get_type_str(action) or "").replace(", ", "|").replace(" | ", "|")
+            name = name.removeprefix("Union[").removesuffix("]" * name.startswith("Union[")).removesuffix("|null")
             if "list[" in name:
                 return "[INT,…]"
             if "Literal[" in name:
@@ -93,11 +99,12 @@ def new_parser(script: str, doc: str | None) -> "ArgumentParser":
 
         def _get_help_string(self, action: "Action") -> str:
             help_ = action.help or ""
-            return help_ if action.default in (None, "==SUPPRESS==") else f"{help_.rstrip('.')} [%(default)s]"
+            unsaid = action.default in (None, "==SUPPRESS==", []) or action.dest.startswith(elsewhere)
+            return help_ if unsaid else f"{help_.rstrip('.')} [%(default)s]"
 
     return ArgumentParser(
-        prog=script,
-        usage=f"{script} [flags]",
+        prog=usage.partition(" ")[0],
+        usage=usage,
         description=doc,
         formatter_class=Formatter,
         exit_on_error=False,
@@ -127,6 +134,7 @@ def parse(parser: "ArgumentParser", arguments: Sequence[str], defaults: bool = T
         if flag.startswith("--") and flag not in known and not flag.startswith("--trainer."):
             flags = [option for option in known if option not in ("-h", "--help")]
             near = [option for option in flags if option.endswith("." + flag[2:])]
+            flags = [option for option in flags if option != "--trainer"]  # it is no flag without a name of its own
             near = near or difflib.get_close_matches(flag, flags, n=1, cutoff=0.6)
             hint = f"did you mean {near[0]}?" if near else "see --help"
             if not near and "--trainer" in known:
@@ -147,6 +155,8 @@ def parse(parser: "ArgumentParser", arguments: Sequence[str], defaults: bool = T
 
 def _in_our_words(error: str) -> str:
     """Jsonargparse's message for a value of the wrong type, without Python's names; any other as it is."""
+    if missing := re.search(r"File does not exist: '(.+)'", error):
+        return f"--config {missing[1]} does not exist: give the path of a YAML file"
     parts = re.fullmatch(r'Parser key "(\S+)": (.+?)( Given value type: .+?)?\.? (Got|Given) value: ?(.*)', error)
     if parts is None:
         return f"{error}; see --help"

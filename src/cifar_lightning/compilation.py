@@ -66,7 +66,8 @@ def warm_up(model: "LitNet") -> None:
     if not hasattr(data, "sample"):
         return
     before = {name: value.clone() for name, value in model.net.state_dict().items()}
-    images = data.sample(data.hparams["batch_size"] // trainer.world_size).to(model.device)
+    image = data.sample(1, model.device).expand(data.hparams["batch_size"] // trainer.world_size, -1, -1, -1)
+    images = image.contiguous(memory_format=torch.channels_last)  # as the loader's; what is in them does not matter
     images = trainer.precision_plugin.convert_input(images)
     labels = torch.zeros(len(images), dtype=torch.int64, device=model.device)
     for size in [*(model.hparams["sizes"] or []), None]:

@@ -142,7 +142,7 @@ class CIFAR10DataModule(LightningDataModule):
 
     @property
     def val_indices(self) -> Tensor:
-        """Indices of the training images that are."""
+        """Indices of the training images that are, in an order of which every part has all classes alike."""
         return self._split[1]
 
     def image_set(self, split: str) -> ImageSet:
@@ -155,14 +155,23 @@ class CIFAR10DataModule(LightningDataModule):
         return self._sets[split]
 
     def normalize(self, images: Tensor) -> Tensor:
-        """What a network takes, float32 `(N, 3, 32, 32)`, of uint8 images of that shape."""
+        """What a network takes, float32 `(N, 3, 32, 32)`, of uint8 images of that shape.
+
+        Raises:
+            InputError: They are none.
+        """
+        if images.dtype != torch.uint8 or images.dim() != 4:
+            raise InputError(
+                f"images of {images.dtype} and {images.dim()} dimensions: give uint8 (N, 3, 32, 32), bytes of 0 to 255"
+            )
         mean, std = (torch.tensor(x, device=images.device) for x in (self._mean, self._std))
         return transforms.normalize(images.permute(0, 2, 3, 1), mean, std)
 
-    def sample(self, count: int) -> Tensor:
+    def sample(self, count: int, device: torch.device | str = "cpu") -> Tensor:
         """At most `count` normalised training images that are not held out, evenly spread: the same for any seed."""
         images, index = self.image_set("train").images, self.train_indices
-        return self.normalize(images[index[torch.linspace(0, len(index) - 1, min(count, len(index))).long()]])
+        index = index[torch.linspace(0, len(index) - 1, min(count, len(index))).long()]
+        return self.normalize(images[index].to(device))
 
     def train_dataloader(self) -> BatchLoader:
         """Shuffled, augmented batches of the training images that are not held out."""
@@ -273,7 +282,7 @@ def stratified_split(labels: Tensor, val_split: int | float, seed: int) -> tuple
         seed: The split is a function of it and of the labels.
 
     Returns:
-        The sorted indices of the rest and of the held-out images.
+        The indices of the rest, sorted, and of the held-out images, of which any first part is stratified too.
 
     Raises:
         InputError: It would hold out all images.
@@ -289,7 +298,7 @@ def stratified_split(labels: Tensor, val_split: int | float, seed: int) -> tuple
     ordered = labels[by_class]
     position = torch.arange(len(labels)) - starts[ordered]
     order = by_class[torch.sort((position + 0.5) / sizes[ordered], stable=True).indices]
-    return order[count:].sort().values, order[:count].sort().values
+    return order[count:].sort().values, order[:count]
 
 
 def fake_data(size: int = 200, **kwargs: Any) -> CIFAR10DataModule:

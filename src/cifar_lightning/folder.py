@@ -80,6 +80,8 @@ def scan(data_dir: Path, split: str) -> Listing:
             size += stat.st_size
     if not paths:
         raise InputError(f"{data_dir / split} has no images: {LAYOUT}")
+    if split == "train" and len(empty := set(range(len(classes))) - set(labels)):
+        raise InputError(f"{data_dir / split / classes[min(empty)]} has no images: give some, or remove the class")
     if len(classes) == 1:
         raise InputError(f"{data_dir / split} has one class only, {classes[0]}: give two or more; {LAYOUT}")
     return Listing(paths, np.array(labels, dtype=np.int64), classes, digest.hexdigest(), size)

@@ -49,12 +49,12 @@ class LitNet(LightningModule):
         muon_momentum: Muon's momentum, 0 to 1.
         bias_lr: Learning rate of biases and norms, where it is not lr.
         head_lr: Learning rate of linear layers' weights, where it is not lr.
-        sizes: Sides that training images are shrunk to, smaller ones first, for equal shares of the first 60 % of the
-            fit: they cost less and teach nearly as much (https://arxiv.org/abs/2104.00298, section 4).
+        sizes: Progressive resizing: sides that training images are shrunk to, smaller ones first, for equal shares of
+            the first 60 % of the fit. They teach nearly as much (https://arxiv.org/abs/2104.00298).
         compile: The network, in this mode of torch.compile; auto: reduce-overhead on a GPU if there is a C compiler,
             not for tests; several devices or accumulation go without CUDA graphs.
-        test_views: What an evaluation or prediction averages the logits of: one, the image as it is; mirror, also its
-            mirror image; six, these two and their shifts by a pixel up-left and down-right, with half the weight
+        test_views: Test-time augmentation, the mean logits of views: one, the image as it is; mirror, also its mirror
+            image; six, these two and their shifts by a pixel up-left and down-right, with half the weight
             (https://arxiv.org/abs/2404.00498, section 3.5).
         classes: Names of the classes, in the order of the labels. Stored in checkpoints.
 
@@ -228,7 +228,7 @@ class LitNet(LightningModule):
                     f"net {self.hparams.get('net')} begins from the images: fit it with a CIFAR10DataModule, or call "
                     "model.net.init_from_images(images) first"
                 )
-            self.net.init_from_images(data.sample(2_000).to(self.trainer.strategy.root_device))  # type: ignore[operator]
+            self.net.init_from_images(data.sample(2_000, self.trainer.strategy.root_device))  # type: ignore[operator]
 
     def configure_optimizers(self) -> Any:
         """The optimiser, and a schedule as long as the Trainer will fit."""
@@ -335,7 +335,16 @@ class LitNet(LightningModule):
         checkpoint["precision"] = self.trainer.precision
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes up the running loss, where a fit goes on."""
+        """Takes up the running loss, where a fit goes on.
+
+        Raises:
+            InputError: The checkpoint is of a network of one's own, and this one has been built by name.
+        """
+        if "net" in self.hparams and "net" not in checkpoint.get("hyper_parameters", {"net": None}):
+            raise InputError(
+                "the checkpoint is of a network of your own, which it does not hold: "
+                "give LitNet.load_from_checkpoint(path, net=...)"
+            )
         if self._trainer is None or self._trainer.state.fn != "fit":
             return
         window = checkpoint.get("train_loss_window", {"sums": [0.0], "count": 0})

@@ -64,8 +64,9 @@ class SGDWithMuon(torch.optim.Optimizer):
         torch._foreach_mul_(momenta, group["momentum"])
         torch._foreach_add_(momenta, grads)
         updates = list(torch._foreach_add(grads, momenta, alpha=group["momentum"]))
-        norms = torch._foreach_norm(params)
-        torch._foreach_mul_(params, [len(p) ** 0.5 / n for p, n in zip(params, norms, strict=True)])
+        norms = list(torch._foreach_norm(params))
+        torch._foreach_div_(norms, [len(p) ** 0.5 for p in params])
+        torch._foreach_div_(params, norms)
         for shape in dict.fromkeys(p.shape for p in params):
             same = [i for i, p in enumerate(params) if p.shape == shape]
             banks = torch.stack([updates[i] for i in same]).flatten(2)
@@ -101,6 +102,7 @@ def orthogonal(matrices: Tensor, steps: int = 3) -> Tensor:
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        # a * x + (b * gram + c * gram @ gram) @ x, in two kernels
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     result: Tensor = (x.mT if tall else x).to(matrices.dtype)
     return result

@@ -28,7 +28,9 @@ def select_checkpoint(path: Path) -> Path:
         best = folder / "best.ckpt"
         return best if best.exists() else newest_readable(folder)[0]
     except InputError as error:
-        raise InputError(f"{path} holds no readable checkpoint: give a run's folder or a .ckpt file") from error
+        others = [other.name for other in sorted(folder.glob("*.ckpt"))]  # such as a stock Trainer's
+        found = f"{', '.join(others)} in {folder.name}/ by its path" if others else "a run's folder or a .ckpt file"
+        raise InputError(f"{path} holds no readable checkpoint: give {found}") from error
     except OSError as error:  # another user's, or a name too long
         raise InputError(f"{path} cannot be read ({error.strerror}): make it readable, or give another") from error
 
@@ -80,8 +82,10 @@ def data_of(checkpoint: Mapping[str, Any], changes: Mapping[str, Any]) -> CIFAR1
     Raises:
         InputError: An argument is wrong.
     """
-    arguments = {**checkpoint.get("datamodule_hyper_parameters", {})}
+    known = inspect.signature(CIFAR10DataModule).parameters
+    arguments = {k: v for k, v in checkpoint.get("datamodule_hyper_parameters", {}).items() if k in known}
     if "normalization" in arguments:  # of the images it has learnt from, whatever it is tested on
         arguments["normalization"] = data_set_of(arguments["normalization"], arguments.get("source", "cifar10"))
-    known = inspect.signature(CIFAR10DataModule).parameters
-    return CIFAR10DataModule(**{k: v for k, v in {**arguments, **changes}.items() if k in known})
+    if unknown := sorted(set(changes) - set(known)):
+        raise InputError(f"data.{unknown[0]} is no argument of CIFAR10DataModule: give some of {', '.join(known)}")
+    return CIFAR10DataModule(**{**arguments, **changes})

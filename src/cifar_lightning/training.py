@@ -60,6 +60,7 @@ from cifar_lightning.run_folder import (
     write_settings,
 )
 from cifar_lightning.saved import data_of, model_of, select_checkpoint
+from cifar_lightning.views import VIEWS
 
 
 @quiet.quietly()
@@ -208,6 +209,9 @@ def _check(settings: Settings) -> int:
     Returns:
         How many processes the run takes on this machine.
     """
+    for name in ("max_epochs", "max_steps", "num_nodes", "log_every_n_steps", "checkpoint_every_n_steps", "seed"):
+        if type(settings[name]) is not int and (name, settings[name]) != ("checkpoint_every_n_steps", None):
+            raise InputError(f"{name} {settings[name]!r} is no whole number: give one")
     for name, ok, range_ in (
         ("max_epochs", settings["max_epochs"] >= 1, "1 or more"),
         ("max_steps", settings["max_steps"] == -1 or settings["max_steps"] >= 1, "1 or more, or -1 for no limit"),
@@ -403,6 +407,8 @@ def run(folder: str | None, resume: bool) -> str:
                 chosen = load_checkpoint(best)
                 model.load_state_dict(chosen["state_dict"])
                 selected, step = best, chosen["global_step"]
+            elif len(data.val_indices) and trainer.is_global_zero:
+                print("note: the training ended before its first validation", file=sys.stderr, flush=True)
             fit_cpu(model, data.hparams["eval_batch_size"], threads)
             trainer.test(model, data, verbose=False)
             if trainer.is_global_zero:
@@ -459,6 +465,8 @@ def evaluate(
         InputError: The checkpoint or the images cannot be had, or do not belong together.
     """
     signals.next_step = ""
+    if test_views not in (None, *VIEWS):
+        raise InputError(f"test_views {test_views} is out of range: give {' or '.join(VIEWS)}")
     path = select_checkpoint(Path(checkpoint))
     accelerator, processes = resolve_devices(accelerator, devices)
     _check_ranks(processes, devices, "--devices as many")
