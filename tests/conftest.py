@@ -105,7 +105,7 @@ def whole(tmp_path_factory):
 @pytest.fixture
 def cpu_settings():
     """Leaves torch's settings of the CPU as they were."""
-    from cifar_lightning.devices import restored_cpu
+    from cifar_lightning.cpu import restored_cpu
 
     with restored_cpu():
         yield

@@ -9,7 +9,7 @@ import torch
 from lightning import Callback, Trainer
 
 from cifar_lightning import LitNet, fake_data, loop
-from cifar_lightning.devices import available_threads, fit_cpu
+from cifar_lightning.cpu import available_threads, configure_cpu
 from cifar_lightning.errors import NonFiniteError
 from cifar_lightning.training import fit
 
@@ -136,7 +136,7 @@ def test_a_loader_of_ones_own_goes_on_within_an_epoch(tmp_path, scheduled):
 def test_the_cpu_computes_as_suits_the_work(cpu_settings, images, threads, onednn):
     model = LitNet()
     expected = model.net(torch.ones(2, 3, 32, 32))
-    fit_cpu(model, images, 2)
+    configure_cpu(model, images, 2)
     assert torch.get_num_threads() == threads
     assert torch.backends.mkldnn.enabled is onednn
     assert model.training
@@ -146,8 +146,8 @@ def test_the_cpu_computes_as_suits_the_work(cpu_settings, images, threads, onedn
 def test_the_cpu_is_fitted_to_each_work_anew(cpu_settings):
     """A test after a fit of tiny steps, which has switched oneDNN off."""
     model = LitNet()
-    fit_cpu(model, 4, 2)
-    fit_cpu(model, 50, 2)
+    configure_cpu(model, 4, 2)
+    configure_cpu(model, 50, 2)
     assert torch.get_num_threads() == 2
     assert torch.backends.mkldnn.enabled
 

@@ -350,17 +350,17 @@ def test_the_banner_and_the_way_on_name_what_ends_the_run(call, tmp_path):
     for flags in ((), ("--max_epochs", "5")):
         line = one_line(*call("fit", "--resume", run, *flags))
         assert line.endswith(
-            "has finished; give a higher --max_steps than 15, and --max_epochs if need be, to train it further\n"
+            "to train it further, give a higher --max_steps than 15, and if need be a higher --max_epochs\n"
         )
     code, _, err = call("fit", "--resume", run, "--max_steps", "30")
     assert code == 0, err
     line = one_line(*call("fit", "--resume", run))
-    assert line.endswith("give a higher --max_steps than 30, and --max_epochs if need be, to train it further\n")
+    assert line.endswith("give a higher --max_steps than 30, and if need be a higher --max_epochs\n")
     code, out, err = call("fit", *small, "--max_epochs", "1")
     assert code == 0, err
     assert out.splitlines()[0].endswith("1 epochs")
     line = one_line(*call("fit", "--resume", tmp_path / "lightning_logs" / "version_1"))
-    assert line.endswith("give a higher --max_epochs than 1 to train it further\n")
+    assert line.endswith("to train it further, give a higher --max_epochs than 1\n")
 
 
 def test_evaluate_normalises_as_the_training_did(call, tmp_path):

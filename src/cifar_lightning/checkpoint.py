@@ -24,7 +24,7 @@ from cifar_lightning.storage import write_atomically
 
 KEEP = 2
 WORTH = 50  # times what a checkpoint takes must have passed since the last before the end of an epoch is worth one
-_STEP = re.compile(r"step-(\d+)\.ckpt")
+_STEP = re.compile(r"step-\d+\.ckpt")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -95,8 +95,12 @@ def newest_readable(folder: Path) -> tuple[Path, list[str]]:
 
 def step_checkpoints(folder: Path) -> list[Path]:
     """The `step-S.ckpt` of `folder`, in the order of their steps."""
-    found = [(int(match[1]), path) for path in folder.glob("step-*.ckpt") if (match := _STEP.fullmatch(path.name))]
-    return [path for _, path in sorted(found)]
+    return sorted((path for path in folder.glob("step-*.ckpt") if _STEP.fullmatch(path.name)), key=step_of)
+
+
+def step_of(path: Path) -> int:
+    """The S of a `step-S.ckpt`."""
+    return int(path.stem.removeprefix("step-"))
 
 
 class Checkpoints(Checkpoint):

@@ -1,4 +1,4 @@
-"""Mixed float16 with a constant loss scale."""
+"""Which precision `auto` stands for, and mixed float16 with a constant loss scale."""
 
 from typing import Any
 
@@ -10,6 +10,21 @@ from torch import Tensor
 # The smallest positive float16 is 6e-8, and the gradients of a mean over a thousand images come near it. Sums of the
 # losses of 2,000 images, a like factor, train in float16: https://github.com/KellerJordan/cifar10-airbench
 LOSS_SCALE = 1_024.0
+
+
+def resolve_precision(precision: str | int, accelerator: str) -> str:
+    """What `auto` stands for here: bfloat16 where the device computes in it, else float32.
+
+    On a CPU, where torch has no mixed float16, `16-mixed` is mixed bfloat16, as the Trainer has it.
+    """
+    if precision != "auto":
+        short = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}  # as the Trainer has it
+        precision = short.get(str(precision), str(precision))
+        return "bf16-mixed" if (precision, accelerator) == ("16-mixed", "cpu") else precision
+    if accelerator in ("gpu", "cuda"):
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    abilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return "bf16-mixed" if any(abilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else "32-true"
 
 
 class StaticHalf(MixedPrecision):

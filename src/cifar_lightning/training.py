@@ -4,7 +4,6 @@ A run is a folder. `fit` makes it, with all its settings in config.yaml; whateve
 process per device, now or after an interruption, takes its orders from there.
 """
 
-import difflib
 import inspect
 import json
 import os
@@ -14,40 +13,35 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from lightning.pytorch.strategies import DDPStrategy
 
 from cifar_lightning import loop, quiet, signals
 from cifar_lightning.callbacks import ProgressBar, StopOnSignal
 from cifar_lightning.checkpoint import (
-    AtomicCheckpointIO,
     Checkpoints,
     load_checkpoint,
     newest_readable,
     step_checkpoints,
+    step_of,
 )
+from cifar_lightning.checks import check_ranks, check_settings, check_trainer, trainer_arguments
+from cifar_lightning.cpu import available_threads, configure_cpu, restored_cpu
 from cifar_lightning.datamodule import CIFAR10DataModule
 from cifar_lightning.devices import (
-    RANK_TIMEOUT,
-    available_threads,
-    fit_cpu,
     from_first_rank,
     is_first_rank,
     launched,
     process_group,
     resolve_devices,
-    resolve_precision,
-    restored_cpu,
     world_size,
 )
 from cifar_lightning.errors import InputError, RunError
 from cifar_lightning.launch import launch
 from cifar_lightning.lit_net import LitNet
-from cifar_lightning.loader import check_batch_size, check_evaluation, evaluation_batches
+from cifar_lightning.loader import check_evaluation
 from cifar_lightning.metrics_csv import MetricsCSV
-from cifar_lightning.precision import StaticHalf
+from cifar_lightning.precision import resolve_precision
 from cifar_lightning.results import report
 from cifar_lightning.run_folder import (
     Settings,
@@ -85,7 +79,7 @@ def fit(
     """Trains, tests, draws and reports, in a new folder `default_root_dir/lightning_logs/version_N`.
 
     The process's threads, oneDNN, warnings and loggers are afterwards as they were; the random seed is that of the run,
-    and glibc goes on keeping freed memory (see `devices.fit_cpu`).
+    and glibc goes on keeping freed memory (see `cpu.configure_cpu`).
 
     Args:
         data: Arguments of CIFAR10DataModule.
@@ -117,7 +111,7 @@ def fit(
         settings[group] = with_defaults(settings[group], group, inspect.signature(kind))
     settings["precision"] = resolve_precision(precision, resolve_devices(accelerator, devices)[0])
     settings["default_root_dir"] = os.path.expanduser(default_root_dir)
-    processes = _check(settings)
+    processes = check_settings(settings)
     if not is_first_rank():
         return join()
     folder = new_folder(settings["default_root_dir"])
@@ -156,31 +150,16 @@ def resume(run: str | Path, changes: Mapping[str, Any] | None = None) -> dict[st
             f"accelerator {accelerator} does not compute in {before['precision']}, in which {folder} began: "
             "resume it where it ran, or start a new run"
         )
-    changed_settings(before, changes)
+    settings = changed_settings(before, changes)
     if not is_first_rank():
-        _check(changed_settings(before, changes))
+        check_settings(settings)
         return join()
     with held(folder) as lock:
-        before = read_settings(folder)
+        before = read_settings(folder)  # the job that was in it may have changed them
         settings = changed_settings(before, changes)
-        saved = step_checkpoints(folder / "checkpoints")
-        traces = ("results.json", "metrics.csv", "checkpoints/best.ckpt")
-        if not saved and any((folder / name).exists() for name in traces):
-            raise InputError(
-                f"nothing to resume: {folder} has been trained, but holds no checkpoints/step-*.ckpt any more: "
-                "start a new run"
-            )
-        by_steps = bool(saved) and 0 < before["max_steps"] <= int(saved[-1].stem[5:])
-        limit = "max_steps" if by_steps else "max_epochs"
-        max_time = before["trainer"].get("max_time")
-        longer = settings[limit] != before[limit] or (max_time and settings["trainer"].get("max_time") != max_time)
-        if (folder / "results.json").exists() and not longer:
-            higher = f"a higher --{limit} than {before[limit]}{', and --max_epochs if need be,' * by_steps}"
-            if max_time:
-                higher = f"a longer --trainer.max_time than {max_time}, and {higher} if need be,"
-            raise InputError(f"nothing to resume: {folder} has finished; give {higher} to train it further")
-        processes = _check(settings)
-        if saved:  # else: stopped before its first step
+        _check_unfinished(folder, before, settings)
+        processes = check_settings(settings)
+        if step_checkpoints(folder / "checkpoints"):  # else: stopped before its first step
             newest, _ = newest_readable(folder / "checkpoints")
             if settings["data"] != before["data"]:
                 CIFAR10DataModule(**settings["data"]).check_images(load_checkpoint(newest)["CIFAR10DataModule"])
@@ -194,6 +173,26 @@ def resume(run: str | Path, changes: Mapping[str, Any] | None = None) -> dict[st
         return _launch_or_run(folder, processes, resume=True, inherit=[lock])
 
 
+def _check_unfinished(folder: Path, before: Settings, settings: Settings) -> None:
+    """Raises an InputError where a run has nothing to go on with, or nothing to go on from."""
+    saved = step_checkpoints(folder / "checkpoints")
+    traces = ("results.json", "metrics.csv", "checkpoints/best.ckpt")
+    if not saved and any((folder / name).exists() for name in traces):
+        raise InputError(
+            f"nothing to resume: {folder} has been trained, but holds no checkpoints/step-*.ckpt any more: "
+            "start a new run"
+        )
+    by_steps = bool(saved) and 0 < before["max_steps"] <= step_of(saved[-1])
+    limit = "max_steps" if by_steps else "max_epochs"
+    max_time = before["trainer"].get("max_time")
+    longer = settings[limit] != before[limit] or (max_time and settings["trainer"].get("max_time") != max_time)
+    if (folder / "results.json").exists() and not longer:
+        needs = [f"a longer --trainer.max_time than {max_time}"] if max_time else []
+        needs += [f"a higher --{limit} than {before[limit]}", *(["a higher --max_epochs"] if by_steps else [])]
+        give = ", and if need be ".join(needs)
+        raise InputError(f"nothing to resume: {folder} has finished; to train it further, give {give}")
+
+
 def join() -> dict[str, Any]:
     """Takes part in what the first rank does, in a rank that torchrun has started.
 
@@ -201,151 +200,6 @@ def join() -> dict[str, Any]:
         The contents of results.json.
     """
     return _launch_or_run(None, world_size(), resume=False)
-
-
-def _check(settings: Settings) -> int:
-    """Looks for the user's mistakes before anything is written; downloads and reads the images.
-
-    Returns:
-        How many processes the run takes on this machine.
-    """
-    for name in ("max_epochs", "max_steps", "num_nodes", "log_every_n_steps", "checkpoint_every_n_steps", "seed"):
-        if type(settings[name]) is not int and (name, settings[name]) != ("checkpoint_every_n_steps", None):
-            raise InputError(f"{name} {settings[name]!r} is no whole number: give one")
-    for name, ok, range_ in (
-        ("max_epochs", settings["max_epochs"] >= 1, "1 or more"),
-        ("max_steps", settings["max_steps"] == -1 or settings["max_steps"] >= 1, "1 or more, or -1 for no limit"),
-        ("num_nodes", settings["num_nodes"] >= 1, "1 or more"),
-        ("log_every_n_steps", settings["log_every_n_steps"] >= 1, "1 or more"),
-        ("checkpoint_every_n_steps", (settings["checkpoint_every_n_steps"] or 1) >= 1, "1 or more"),
-        ("seed", 0 <= settings["seed"] < 2**32, f"0 to {2**32 - 1}"),
-    ):
-        if not ok:
-            raise InputError(f"{name} {settings[name]} is out of range: give {range_}")
-    _, devices = resolve_devices(settings["accelerator"], settings["devices"])
-    ranks = devices * settings["num_nodes"]
-    if settings["num_nodes"] > 1 and not launched():
-        raise InputError(
-            f"num_nodes {settings['num_nodes']}: start the script with torchrun on each machine, "
-            "e.g. torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST scripts/fit.py"
-        )
-    _check_ranks(ranks, settings["devices"], "--devices and --num_nodes that make as many")
-    trainer = _check_trainer(settings)
-    LitNet(**settings["model"])  # before a download, whose classes it needs
-    data = CIFAR10DataModule(**settings["data"])
-    data.prepare_data()
-    data.setup("fit")
-    check_batch_size(data.hparams["batch_size"], len(data.train_indices), ranks)
-    if len(data.val_indices):
-        check_evaluation(len(data.val_indices), ranks)
-    if ranks > 1:
-        check_evaluation(len(data.image_set("test").labels), ranks)
-    _check_batches(trainer, data, ranks)
-    model = LitNet(**settings["model"], classes=data.classes).eval()
-    for size in model.hparams["sizes"] or []:
-        try:
-            with torch.no_grad():
-                model(torch.zeros(1, 3, size, size))
-        except RuntimeError as error:
-            raise InputError(
-                f"sizes {model.hparams['sizes']}: the network {model.hparams['net']} takes no images of {size} pixels "
-                "a side; leave them out, or give larger ones or another --model.net"
-            ) from error
-    return devices
-
-
-def _check_ranks(ranks: int, devices: str | int, next_step: str) -> None:
-    """Raises an InputError where a launcher has started another number of processes than there are devices."""
-    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
-    if os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive"):
-        tasks = "1"  # a shell, as Lightning's SLURMEnvironment has it
-    if ranks > 1 and not launched() and tasks != "1":
-        raise InputError(
-            f"devices {devices}: srun has started {tasks} tasks, each of which would start {ranks} processes: "
-            "give srun --ntasks 1 on one machine, or one torchrun on each"
-        )
-    if launched() and world_size() != ranks:
-        raise InputError(f"devices {devices}: the launcher has started {world_size()} processes; give {next_step}")
-
-
-def _check_batches(trainer: Trainer, data: CIFAR10DataModule, ranks: int) -> None:
-    """Looks for settings of the Trainer that would only fail, or do nothing, once it has the loaders."""
-    options: Any = trainer  # connectors set them
-    counts = {
-        "train": len(data.train_indices) // data.hparams["batch_size"],
-        "val": evaluation_batches(len(data.val_indices), data.hparams["eval_batch_size"], ranks) // ranks,
-    }
-    for name, count in counts.items():
-        limit = getattr(trainer, f"limit_{name}_batches")
-        counts[name] = int(count * limit) if isinstance(limit, float) else min(count, limit)
-        if count and not counts[name] and (limit or name == "train"):
-            raise InputError(f"trainer.limit_{name}_batches {limit} leaves none of {count} batches: give 1 or more")
-    accumulate, every = options.accumulate_grad_batches, options.check_val_every_n_epoch
-    interval = getattr(trainer, "val_check_interval", None)  # none where it is by the clock
-    by_clock = getattr(trainer, "_val_check_time_interval", None) is not None
-    whole = type(accumulate) is int and accumulate >= 1
-    checks = [("accumulate_grad_batches", accumulate, whole, "a whole number, 1 or more")]
-    if validates := bool(trainer.limit_val_batches):
-        one_clock = "a number of steps, or one device: the clocks of several differ"
-        checks += [
-            ("check_val_every_n_epoch", every, every is None or every >= 1, "1 or more, or null"),
-            ("val_check_interval", interval, not isinstance(interval, int) or interval > 0, "1 or more"),
-            ("val_check_interval", "by the clock", ranks == 1 or not by_clock, one_clock),
-        ]
-    for option, value, ok, range_ in checks:
-        if not ok:
-            raise InputError(f"trainer.{option} {value} is out of range: give {range_}")
-    if validates and isinstance(interval, int) and interval > counts["train"] and every is not None:
-        raise InputError(
-            f"trainer.val_check_interval {interval} is more than the {counts['train']} batches of an epoch: give at "
-            "most that, or also --trainer.check_val_every_n_epoch null"
-        )
-
-
-def _check_trainer(settings: Settings) -> Trainer:
-    """A Trainer of these settings for one device, if it takes them."""
-    known = inspect.signature(Trainer).parameters
-    for name in settings.get("trainer", {}):
-        if name in settings:
-            raise InputError(f"--trainer.{name} is a flag of its own: give --{name}")
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean --trainer.{near[0]}?" if near else "Lightning's Trainer has no such argument"
-            raise InputError(f"unknown flag --trainer.{name}: {hint}")
-    limit = settings.get("trainer", {}).get("limit_test_batches", 1)
-    if limit not in (None, 1.0) and not (type(limit) is int and limit >= 1):
-        raise InputError(f"trainer.limit_test_batches {limit}: give a number of batches, 1 or more, or leave it out")
-    if any(word in settings.get("strategy", "") for word in ("spawn", "fork", "notebook")):
-        raise InputError(f"strategy {settings['strategy']} starts processes of its own: give ddp")
-    try:
-        arguments = {**_trainer_arguments(settings), "devices": 1, "num_nodes": 1}
-        return Trainer(**arguments, logger=False, enable_checkpointing=False)
-    except Exception as error:  # what it raises for a wrong value differs from argument to argument
-        reason = " ".join(str(error).split())
-        raise InputError(f"the Trainer does not take these settings: {reason}; give another value") from error
-
-
-def _trainer_arguments(settings: Settings) -> dict[str, Any]:
-    names = (
-        "accelerator", "devices", "num_nodes", "strategy", "precision", "max_epochs", "max_steps", "fast_dev_run",
-        "default_root_dir", "log_every_n_steps",
-    )  # fmt: skip
-    arguments: dict[str, Any] = {name: settings[name] for name in names if name in settings}
-    arguments["plugins"] = [AtomicCheckpointIO()]
-    if arguments.get("precision") == "16-mixed":
-        del arguments["precision"]
-        accelerator, _ = resolve_devices(settings["accelerator"], settings.get("devices", 1))
-        arguments["plugins"].append(StaticHalf({"gpu": "cuda"}.get(accelerator, accelerator)))
-    if world_size() > 1 and arguments.get("strategy", "auto") in ("auto", "ddp"):
-        arguments["strategy"] = DDPStrategy(timeout=RANK_TIMEOUT)
-    return {
-        **arguments,
-        "num_sanity_val_steps": 0,  # a second look at the first validation batches has no user here
-        "enable_model_summary": False,
-        "limit_val_batches": 1.0 if settings.get("data", {}).get("val_split") else 0,
-        "use_distributed_sampler": False,  # the loaders share the images themselves
-        **settings.get("trainer", {}),
-    }
 
 
 def _launch_or_run(folder: Path | None, processes: int, resume: bool, inherit: Sequence[int] = ()) -> dict[str, Any]:
@@ -385,11 +239,11 @@ def run(folder: str | None, resume: bool) -> str:
         data.fingerprint  # noqa: B018  # for the checkpoints: now, not while a GPU waits for the first
         seed_everything(settings["seed"], verbose=False)
         model = LitNet(**settings["model"], classes=data.classes)
-        fit_cpu(model, data.hparams["batch_size"] // world_size(), threads)
+        configure_cpu(model, data.hparams["batch_size"] // world_size(), threads)
         metrics = MetricsCSV(Path(folder) / "metrics.csv")
         checkpoints = Checkpoints(Path(folder) / "checkpoints", metrics, settings["checkpoint_every_n_steps"])
         trainer = Trainer(
-            **_trainer_arguments(settings),
+            **trainer_arguments(settings),
             logger=[metrics, *_tensorboard(Path(folder))],
             callbacks=[checkpoints, StopOnSignal(checkpoints), ProgressBar()],
         )
@@ -409,7 +263,7 @@ def run(folder: str | None, resume: bool) -> str:
                 selected, step = best, chosen["global_step"]
             elif len(data.val_indices) and trainer.is_global_zero:
                 print("note: the training ended before its first validation", file=sys.stderr, flush=True)
-            fit_cpu(model, data.hparams["eval_batch_size"], threads)
+            configure_cpu(model, data.hparams["eval_batch_size"], threads)
             trainer.test(model, data, verbose=False)
             if trainer.is_global_zero:
                 facts = {
@@ -469,11 +323,11 @@ def evaluate(
         raise InputError(f"test_views {test_views} is out of range: give {' or '.join(VIEWS)}")
     path = select_checkpoint(Path(checkpoint))
     accelerator, processes = resolve_devices(accelerator, devices)
-    _check_ranks(processes, devices, "--devices as many")
+    check_ranks(processes, devices, "--devices as many")
     data = plain_settings(data or {})
     saved = load_checkpoint(path)
     precision = resolve_precision(precision or saved.get("precision", "32-true"), accelerator)
-    _check_trainer({"accelerator": accelerator, "precision": precision})
+    check_trainer({"accelerator": accelerator, "precision": precision})
     model, module = model_of(saved, path), data_of(saved, data)
     module.prepare_data()
     if list(module.classes) != model.classes:
@@ -511,9 +365,9 @@ def run_evaluation(
         saved = load_checkpoint(checkpoint)
         model, module = model_of(saved, Path(checkpoint)), data_of(saved, data)
         model.hparams["test_views"] = test_views
-        fit_cpu(model, module.hparams["eval_batch_size"], available_threads())
+        configure_cpu(model, module.hparams["eval_batch_size"], available_threads())
         tester = Trainer(
-            **_trainer_arguments(trainer),
+            **trainer_arguments(trainer),
             logger=False,
             callbacks=[StopOnSignal()],
             enable_checkpointing=False,

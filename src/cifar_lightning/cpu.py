@@ -1,0 +1,76 @@
+"""How a process computes on the CPU: threads, oneDNN and memory, fitted to the work that there is in a step."""
+
+import ctypes
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+# Operations of a step's forward pass up to which the CPU is quicker with less: measured, see docs/performance.md.
+TINY_STEP = 8e6  # without oneDNN, whose convolutions cost some 50 µs before they begin
+SMALL_STEP = 20e6  # with one thread: threads that share a small step wait for each other longer than they work
+
+
+@contextmanager
+def restored_cpu() -> Iterator[None]:
+    """Within it `configure_cpu` may set how this process computes; after it threads and oneDNN are as they were."""
+    threads, onednn = torch.get_num_threads(), torch.backends.mkldnn.enabled
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.backends.mkldnn.enabled = onednn
+
+
+def available_threads() -> int:
+    """How many threads this rank may compute on.
+
+    torch's own number, which knows of OMP_NUM_THREADS and of the cores that the process may use, shared with the ranks
+    beside it where OMP_NUM_THREADS, which is meant for each, does not say it. A 1 under torchrun does not: torchrun
+    itself sets it for several ranks.
+    """
+    ranks, given = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), os.environ.get("OMP_NUM_THREADS")
+    if given == "1" and ranks > 1 and "TORCHELASTIC_RESTART_COUNT" in os.environ:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    elif given:
+        return torch.get_num_threads()
+    else:
+        cores = torch.get_num_threads()
+    return max(1, cores // ranks)
+
+
+def configure_cpu(model: LightningModule, images: int, threads: int) -> None:
+    """Sets how this process computes on the CPU, by the work there is in a step: see TINY_STEP and SMALL_STEP.
+
+    Args:
+        model: With an `example_input_array`.
+        images: Per step in this process.
+        threads: At most.
+    """
+    assert isinstance(model.example_input_array, Tensor)
+    torch.backends.mkldnn.enabled = True  # type: ignore[assignment]  # NNPACK's convolutions are not counted
+    model.eval()  # or the batch norms would take the example for data
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+        model(model.example_input_array[:1])
+    model.train()
+    work = images * counter.get_total_flops()
+    torch.set_num_threads(threads if work > SMALL_STEP else 1)
+    torch.backends.mkldnn.enabled = work > TINY_STEP
+    _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
+    """Has glibc keep the memory of freed tensors for the next ones, as torch does on GPUs.
+
+    By default it hands every large one back to the system, which clears its pages for the next: a fifth of a step's
+    time. Source of the numbers: https://man7.org/linux/man-pages/man3/mallopt.3.html and glibc's malloc.h.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(-4, 0)  # M_MMAP_MAX: no memory from outside the heap
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: no trimming of the heap's end below 2 GB
