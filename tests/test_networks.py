@@ -131,20 +131,40 @@ def test_batch_norms_average_as_the_speed_runs_do():
         assert {m.momentum for m in build(name, 10, 8).modules() if isinstance(m, nn.BatchNorm2d)} == {momentum}
 
 
-def test_a_channel_that_never_changes_stays_finite_on_several_ranks(monkeypatch):
-    """Its variance, a difference of rounded means, may come out below zero."""
+@pytest.fixture
+def twin(monkeypatch):
+    """As if there were another rank, and it had the same images."""
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(dist, "all_reduce", lambda x: x.mul_(2))  # as if the other rank had the same images
+    monkeypatch.setattr(dist, "all_reduce", lambda x: x.mul_(2))
+
+
+def test_a_batch_norm_over_two_ranks_is_torchs_over_all_their_images(twin):
+    images = torch.randn(6, 4, 5, 5, dtype=torch.float64)
+    ours, theirs = BatchNorm2d(4, dtype=torch.float64), nn.BatchNorm2d(4, dtype=torch.float64)
+    for norm in (ours, theirs):
+        nn.init.uniform_(norm.weight, generator=torch.Generator().manual_seed(0))
+    half, both = images.clone().requires_grad_(), torch.cat([images, images]).requires_grad_()
+    weights = torch.randn(6, 4, 5, 5, dtype=torch.float64)
+    outputs = ours(half), theirs(both)
+    (outputs[0] * weights).sum().backward()
+    (outputs[1] * torch.cat([weights, weights])).sum().backward()
+    torch.testing.assert_close(outputs[0], outputs[1][:6])
+    torch.testing.assert_close(half.grad, both.grad[:6])
+    for name, parameter in ours.named_parameters():  # DDP sums those of the ranks
+        torch.testing.assert_close(2 * parameter.grad, theirs.get_parameter(name).grad)
+    for name, buffer in ours.named_buffers():
+        torch.testing.assert_close(buffer, theirs.get_buffer(name))
+
+
+def test_a_channel_that_never_changes_stays_finite_on_several_ranks(twin):
+    """Its variance, a difference of rounded means, may come out below zero."""
     constants = torch.linspace(0.1, 1.7, 100).view(1, 100, 1, 1).expand(8, 100, 15, 15)
     assert BatchNorm2d(100, eps=1e-12)(constants).isfinite().all()
 
 
-def test_a_batch_norm_without_momentum_averages_over_all_batches_on_several_ranks(monkeypatch):
+def test_a_batch_norm_without_momentum_averages_over_all_batches_on_several_ranks(twin):
     """As torch.optim.swa_utils.update_bn and Lightning's StochasticWeightAveraging have it."""
-    monkeypatch.setattr(dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(dist, "all_reduce", lambda x: x.mul_(2))  # as if the other rank had the same images
     norm, batches = BatchNorm2d(4, momentum=None), torch.randn(3, 8, 4, 5, 5)
     for batch in batches:
         norm(batch)

@@ -8,14 +8,12 @@ import torch
 import yaml
 from archives import write_archive
 from conftest import SYNTHETIC, one_line
-from jsonargparse import ActionConfigFile, ArgumentParser
 from PIL import Image
 
-from cifar_lightning import CLASSES, CIFAR10DataModule, cli
+from cifar_lightning import CLASSES, CIFAR10DataModule, cli, run_folder, training
 from cifar_lightning.checkpoint import load_checkpoint
 from cifar_lightning.metrics_csv import read_rows
 from cifar_lightning.saved import data_of, select_checkpoint
-from cifar_lightning.signatures import signature_of
 
 KEYS = {
     "test_acc", "test_loss", "test_count", "per_class_acc", "confusion", "fit_seconds", "images_seen", "devices",
@@ -327,18 +325,14 @@ def test_any_argument_of_the_trainer(call, tmp_path):
         (("--max_epochs", "1", "--config", "mine.yaml", "--recipe", "cpu"), (1, 9)),
     ],
 )
-def test_how_long_a_recipe_trains(tmp_path, monkeypatch, flags, length):
-    monkeypatch.chdir(tmp_path)
+def test_how_long_a_recipe_trains(call, tmp_path, monkeypatch, flags, length):
     (tmp_path / "mine.yaml").write_text("max_steps: 9\n")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--config", action=ActionConfigFile)
-    parser.add_argument("--recipe", type=str)
-    parser.add_argument("--resume", type=str)
-    parser.add_function_arguments(signature_of("training", "fit"), skip={"data", "model"})
-    parser.add_function_arguments(signature_of("datamodule", "CIFAR10DataModule"), "data")
-    parser.add_function_arguments(signature_of("lit_net", "LitNet"), "model")
-    settings = cli.parse(parser, cli.with_recipe(flags))
-    assert (settings.max_epochs, settings.max_steps) == length
+    given = []
+    monkeypatch.setattr(training, "fit", lambda **settings: given.append(settings))
+    monkeypatch.setattr(run_folder, "newest_unfinished", lambda root: None)
+    code, _, err = call("fit", *flags)
+    assert (code, err) == (0, "")
+    assert (given[0].get("max_epochs", 2), given[0].get("max_steps", -1)) == length
 
 
 def test_the_banner_and_the_way_on_name_what_ends_the_run(call, tmp_path):
