@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from cifar_lightning.cli import main, new_parser, parse, plain
 from cifar_lightning.signatures import signature_of
+from cifar_lightning.startup import importing
 
 
 def script(arguments: Sequence[str]) -> None:
@@ -20,7 +21,8 @@ def script(arguments: Sequence[str]) -> None:
     settings = plain(parse(parser, arguments))
     given = plain(parse(parser, arguments, defaults=False))
 
-    from cifar_lightning.training import evaluate  # not before: it imports torch and Lightning, which takes seconds
+    with importing():  # not before: torch and Lightning take seconds
+        from cifar_lightning.training import evaluate
 
     evaluate(**{**settings, "data": given.get("data", {})})
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from cifar_lightning.cli import main, new_parser, parse, plain, recipes, value_of, with_recipe
 from cifar_lightning.errors import InputError
 from cifar_lightning.signatures import signature_of
+from cifar_lightning.startup import importing
 
 
 def script(arguments: Sequence[str]) -> None:
@@ -37,10 +38,10 @@ def script(arguments: Sequence[str]) -> None:
         if (value := given.get(name)) != value_of(f"--{name}", arguments):
             raise InputError(f"{name} {value} in a file of settings does nothing: give --{name} {value} as a flag")
 
-    # Not before: these import torch and Lightning, which takes seconds.
-    from cifar_lightning.devices import is_first_rank
-    from cifar_lightning.run_folder import RunInUseError, newest_unfinished
-    from cifar_lightning.training import fit, join, resume
+    with importing():  # not before: torch and Lightning take seconds
+        from cifar_lightning.devices import is_first_rank
+        from cifar_lightning.run_folder import RunInUseError, newest_unfinished
+        from cifar_lightning.training import fit, join, resume
 
     if run is not None:
         flags = {key: value for key, value in given.items() if key not in ("resume", "config", "recipe")}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cifar_lightning.cli import main, new_parser, parse
 from cifar_lightning.errors import InputError
+from cifar_lightning.startup import importing
 
 
 def script(arguments: Sequence[str]) -> int:
@@ -22,12 +23,13 @@ def script(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
     settings = parse(parser, arguments)
 
-    import torch
+    with importing():  # not before: torch and Lightning take seconds
+        import torch
 
-    from cifar_lightning.checkpoint import load_checkpoint
-    from cifar_lightning.folder import read_image
-    from cifar_lightning.report import predictions_table
-    from cifar_lightning.saved import data_of, model_of, select_checkpoint
+        from cifar_lightning.checkpoint import load_checkpoint
+        from cifar_lightning.folder import read_image
+        from cifar_lightning.report import predictions_table
+        from cifar_lightning.saved import data_of, model_of, select_checkpoint
 
     path = select_checkpoint(Path(settings.checkpoint))
     saved = load_checkpoint(path)

@@ -14,8 +14,6 @@ from torch import nn
 from cifar_lightning import CIFAR10DataModule, InputError, LitNet, fake_data, load_model
 from cifar_lightning.cifar10 import CIFAR100_CLASSES, CIFAR100_MEAN, CIFAR100_STD, CLASSES, MEAN, STD
 
-pytestmark = pytest.mark.filterwarnings("ignore:`isinstance.treespec")
-
 STAGES = ["fit", "validate", "test", "predict", None]
 
 
@@ -65,7 +63,6 @@ def quiet_trainer(**kwargs):
 # --- in somebody's Trainer, and without any --------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("error", "ignore:`isinstance.treespec")
 @pytest.mark.parametrize("val_split", [0, 40])
 def test_in_an_unrelated_module(val_split):
     module, data = TheirModule(), fake_data(200, val_split=val_split)

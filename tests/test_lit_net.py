@@ -19,7 +19,6 @@ from cifar_lightning.schedules import SCHEDULES
 from cifar_lightning.transforms import shrink
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:`isinstance.treespec",
     "ignore:The number of training batches",
     "ignore:.*does not have many workers",
     "ignore:You defined a `validation_step`",

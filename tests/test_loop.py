@@ -13,7 +13,7 @@ from cifar_lightning.cpu import available_threads, configure_cpu
 from cifar_lightning.errors import NonFiniteError
 from cifar_lightning.training import fit
 
-pytestmark = pytest.mark.filterwarnings("ignore:`isinstance.treespec", "ignore:.*`num_workers`")
+pytestmark = pytest.mark.filterwarnings("ignore:.*`num_workers`")
 
 
 def two_epochs(ours, **options):

@@ -7,7 +7,7 @@ from lightning import Trainer
 from cifar_lightning import LitNet, fake_data, loop
 from cifar_lightning.precision import StaticHalf
 
-pytestmark = pytest.mark.filterwarnings("ignore:`isinstance.treespec", "ignore:.*`num_workers`")
+pytestmark = pytest.mark.filterwarnings("ignore:.*`num_workers`")
 
 
 def trained(**options):

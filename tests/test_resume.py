@@ -321,12 +321,10 @@ def test_metrics_hold_every_step_once(whole):
 
 def test_the_best_checkpoint_follows_the_validation_split(whole):
     """Of the accuracies on the validation split, the first highest: never those on the test images."""
-    import csv
-
     import torch
 
-    rows = list(csv.DictReader((whole[1] / "metrics.csv").open()))
-    accuracies = {int(row["step"]): float(row["val_acc"]) for row in rows if row["val_acc"]}
+    rows = read_rows(whole[1] / "metrics.csv")
+    accuracies = {row["step"]: row["val_acc"] for row in rows if row["val_acc"] is not None}
     best = max(accuracies, key=accuracies.get)
     checkpoint = torch.load(whole[1] / "checkpoints" / "best.ckpt", weights_only=True)
     assert checkpoint["global_step"] == best

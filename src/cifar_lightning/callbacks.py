@@ -82,7 +82,8 @@ class StopOnSignal(Callback):
 class ProgressBar(LightningProgressBar):
     """A bar of the run's steps with the running mean loss, redrawn twice a second whatever a step takes.
 
-    Where standard error is no terminal it prints a line at the end of every epoch instead.
+    Where standard error is no terminal it prints a line at the end of every epoch instead. Lightning's bars read every
+    metric from the device in every batch.
     """
 
     def __init__(self) -> None:

@@ -4,6 +4,9 @@ The ranks see the environment that torchrun would give them (RANK, LOCAL_RANK, W
 alike. The parent is no rank: it passes signals on, takes the others down when a rank dies, and names the rank and its
 error last. Each rank's standard input is a pipe from the parent: it carries "stop", and its end tells a rank that the
 parent is gone. Another pipe carries a rank's last words to the parent.
+
+Lightning's own launcher makes the first rank of the user's process, so that nobody is left to notice its death or to
+name the rank that failed; torchrun's agent does, with its log around every message and 1 for every exit code.
 """
 
 import importlib
@@ -17,11 +20,13 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property, partial
 from typing import Any
 
 from cifar_lightning import quiet, signals
 from cifar_lightning.errors import InputError, NonFiniteError, RunError, Stopped, exit_code
+from cifar_lightning.startup import importing
 
 STOP_SECONDS = 20.0  # to save a checkpoint and leave, once told to stop
 DEATH_SECONDS = 5.0  # to leave, once another rank has died: there is nothing left to do together
@@ -54,11 +59,13 @@ def launch(target: str, kwargs: dict[str, Any], processes: int, inherit: Sequenc
     with signals.deferred():
         signals.at_once = partial(_kill, ranks)
         try:
-            for rank in range(processes):
-                ranks.append(_Rank(target, kwargs, rank, processes, store.port, inherit))
+            for number in range(processes):
+                ranks.append(_Rank(target, kwargs, number, processes, store.port, inherit))
             _watch(ranks)
         finally:
             _kill(ranks)
+            for rank in ranks:
+                rank.close()
             signals.at_once = None
 
 
@@ -122,11 +129,16 @@ class _Rank:
     def tell(self, signum: int) -> None:
         """Tells the rank to stop."""
         assert self.process.stdin is not None
-        try:
+        with suppress(OSError):  # it may have ended
             self.process.stdin.write(f"{int(signum)}\n".encode())
             self.process.stdin.flush()
-        except OSError:
-            pass  # it has ended
+
+    def close(self) -> None:
+        """Closes the pipes to and from a rank that has ended."""
+        assert self.process.stdin is not None
+        with suppress(OSError):  # words that it has not heard
+            self.process.stdin.close()
+        os.close(self._words)
 
     def suspended(self) -> bool:
         """Whether it has been suspended for too long. To be asked once a poll.
@@ -212,8 +224,10 @@ def _rank_main() -> None:
     job = json.loads(sys.argv[1])
     threading.Thread(target=_listen, daemon=True).start()
     try:
-        module, _, function = job["target"].partition(":")
-        getattr(importlib.import_module(module), function)(**job["kwargs"])
+        name, _, function = job["target"].partition(":")
+        with importing():
+            module = importlib.import_module(name)
+        getattr(module, function)(**job["kwargs"])
         code = 0
     except BaseException as error:
         code = exit_code(error)

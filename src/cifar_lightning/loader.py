@@ -119,7 +119,7 @@ class BatchLoader:
 
     @property
     def batch_sampler(self) -> SimpleNamespace:
-        """Where Lightning looks for `set_epoch`."""
+        """Where Lightning looks for `set_epoch`; not `sampler`, of which it would warn with `overfit_batches`."""
         return SimpleNamespace(sampler=self)
 
     def set_epoch(self, epoch: int) -> None:

@@ -186,8 +186,9 @@ def per_class_bars(confusion: Tensor, classes: Sequence[str]) -> Figure:
     return figure
 
 
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.07, h_pad=0.07))
+def _figure(width: float, height: float, laid_out: bool = True) -> Figure:
+    layout = ConstrainedLayoutEngine(w_pad=0.07, h_pad=0.07) if laid_out else None
+    figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)
     FigureCanvasAgg(figure)
     return figure
 
@@ -199,9 +200,15 @@ def _grid(images: Tensor, captions: Sequence[str]) -> tuple[Figure, list[Axes]]:
     cell = GRID_WIDTH / columns
     lines = [line for caption in captions for line in caption.split("\n")]
     points = min(11.0, 0.92 * cell * 72 / (0.65 * max(map(len, lines))))  # a letter is about 0.65 of its height wide
-    text = points * 1.4 * (captions[0].count("\n") + 1) / 72
-    figure = _figure(GRID_WIDTH, rows * (min(cell, 3.5) * 0.95 + text))
-    cells: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
+    text = points * 1.4 * (captions[0].count("\n") + 1) / 72 + 0.14
+    side = min(0.9 * cell, 3.5)
+    width, height = GRID_WIDTH, rows * (side + text) + 0.15
+    # Places that are known: a layout engine would draw everything twice to find them.
+    figure = _figure(width, height, laid_out=False)
+    margin = (cell - side) / 2 / width
+    places = {"left": margin, "right": 1 - margin, "bottom": (0.05 + text) / height, "top": 1 - 0.1 / height}
+    places |= {"wspace": cell / side - 1, "hspace": text / side}
+    cells: list[Axes] = list(figure.subplots(rows, columns, squeeze=False, gridspec_kw=places).flat)
     for axes in cells[len(captions) :]:
         axes.remove()
     cells = cells[: len(captions)]

@@ -39,7 +39,10 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """The sum of a tensor over all ranks; its gradient is the sum of theirs."""
+    """The sum of a tensor over all ranks; its gradient is the sum of theirs.
+
+    torch.distributed.nn.functional.all_reduce would be this, but is deprecated and cannot be compiled.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
