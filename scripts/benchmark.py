@@ -41,7 +41,7 @@ from cifar_lightning.cli import RECIPES, main, new_parser, parse, recipes
 from cifar_lightning.errors import InputError, RunError
 
 # This process imports no torch, so that it neither competes with what it measures nor adds to its peak memory.
-# Everything is measured in fresh processes: fit.py itself, or a function of benchmark_sides.py, by `call`.
+# Everything is measured in fresh processes: fit.py, the tutorial's script, or a function of benchmark_sides.py.
 
 SCRIPTS = Path(__file__).resolve().parent
 LEVELS = (0.54, 0.80, 0.85, 0.89)
@@ -464,25 +464,25 @@ def _chunks(descriptor: int) -> Iterator[bytes]:
 
 def call(name: str, **arguments: Any) -> Any:
     """Calls a function of benchmark_sides.py, by name, in a process of its own."""
-    return measure(name, **arguments)["result"]
-
-
-def measure(name: str, **arguments: Any) -> dict[str, Any]:
-    """Likewise.
-
-    Returns:
-        What `execute` measures, and what the function gives, as `result`.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "result.json"
-        run = execute([str(SCRIPTS / "benchmark_sides.py"), name, json.dumps(arguments), str(output)])
-        return {**run, "result": json.loads(output.read_text())}
+    return measure("benchmark_sides.py", name, **arguments)["result"]
 
 
 def tutorial_script(job: Job, **limit: int) -> dict[str, Any]:
     """Runs the tutorial's script, for what `fit` gives."""
-    run = measure("tutorial_script", data=job.data, **limit)
+    run = measure("tutorial_script.py", data=job.data, **limit)
     return {**run, **run["result"]}
+
+
+def measure(script: str, *words: str, **arguments: Any) -> dict[str, Any]:
+    """Runs a script of this folder that takes `words`, its arguments as JSON, and a file for what it gives.
+
+    Returns:
+        What `execute` measures, and `result`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "result.json"
+        run = execute([str(SCRIPTS / script), *words, json.dumps(arguments), str(output)])
+        return {**run, "result": json.loads(output.read_text())}
 
 
 def fit(job: Job, *flags: str) -> dict[str, Any]:
