@@ -594,7 +594,7 @@ def script(arguments: Sequence[str]) -> None:
     if flags.data.data_dir is None and flags.data.source in (None, "synthetic"):
         data = {"source": "synthetic", "synthetic_size": 10_000 if flags.quick else 50_000}
     else:
-        data_dir = flags.data.data_dir or "data"
+        data_dir = os.path.expanduser(flags.data.data_dir or "data")
         folders = (Path(data_dir) / "train").is_dir()
         source = flags.data.source or ("folder" if folders else "cifar10")
         data = {"source": source, "data_dir": str(Path(data_dir).resolve())}  # the race has a folder of its own

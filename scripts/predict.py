@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cifar_lightning import quiet
 from cifar_lightning.cli import main, new_parser, parse
 from cifar_lightning.errors import InputError
 from cifar_lightning.startup import importing
@@ -52,8 +53,9 @@ def script(arguments: Sequence[str]) -> int:
     if settings.json:
         print(json.dumps(rows, indent=2))
     elif rows:
-        predictions_table(rows)
-        print(f"\nby {path}, step {saved['global_step']:,}")
+        with quiet.console(1):
+            predictions_table(rows)
+            print(f"\nby {path}, step {saved['global_step']:,}", flush=True)
     return 1 if unread else 0
 
 

@@ -10,7 +10,7 @@ from conftest import SYNTHETIC, one_line
 from jobs import job
 from PIL import Image
 
-from cifar_lightning import InputError, training
+from cifar_lightning import CIFAR10DataModule, InputError, training
 from cifar_lightning.run_folder import newest_unfinished
 
 FIT = (*SYNTHETIC, "--data.synthetic_size", "100")
@@ -222,7 +222,14 @@ def test_folder_without_images(call, tmp_path):
 def test_folder_with_a_class_without_images(call, tmp_path):
     make_folders(tmp_path / "d", "train/a/1.png", "test/a/1.png", "test/b/1.png")
     (tmp_path / "d" / "train" / "b").mkdir()
-    assert fit_folder(call, "d") == "error: d/train/b has no images: give some, or remove the class\n"
+    line = "error: data_dir d has no training images of the class b: give some, or remove it\n"
+    assert fit_folder(call, "d") == line
+
+
+def test_folder_with_one_class(call, tmp_path):
+    make_folders(tmp_path / "d", "train/a/1.png", "test/a/1.png")
+    assert fit_folder(call, "d") == "error: data_dir d has one class only, a: give two or more\n"
+    CIFAR10DataModule(tmp_path / "d", source="folder").prepare_data()  # a module of one's own may have a use for it
 
 
 def test_folder_with_a_file_that_is_no_image(call, tmp_path):
@@ -351,6 +358,20 @@ def test_evaluate_flags(call, checkpoint):
     line = one_line(*call("evaluate", checkpoint, "--precision", "7"))
     assert line.startswith("error: the Trainer does not take these settings: Precision '7' is invalid")
     assert one_line(*call("evaluate")) == "error: the following arguments are required: checkpoint; see --help\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "give"),
+    [
+        ("epoch=0-step=20.ckpt", "epoch=0-step=20.ckpt in checkpoints/ by its path"),  # a stock Trainer's
+        ("step-10.ckpt", "a run's folder or a .ckpt file"),  # ours, and damaged
+    ],
+)
+def test_folder_of_other_checkpoints(call, tmp_path, name, give):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / name).write_text("")
+    line = one_line(*call("evaluate", "run", "--accelerator", "cpu"))
+    assert line == f"error: run holds no readable checkpoint: give {give}\n"
 
 
 def test_predict_an_empty_folder(call, tmp_path, checkpoint):

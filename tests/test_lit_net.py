@@ -580,6 +580,9 @@ def test_any_data_module_will_do():
     fitter = trainer(max_epochs=1)
     fitter.fit(model, Plain())
     assert set(fitter.test(model, Plain(), verbose=False)[0]) >= {"test_acc", "test_acc/no", "test_acc/yes"}
+    plain = Plain()
+    plain.classes = tuple("0123456789")  # names of its own for as many
+    trainer(max_epochs=1).fit(LitNet(), plain)
     with pytest.raises(InputError, match="the images have the 2 classes no, …, the network the 10 classes airplane"):
         trainer(max_epochs=1).fit(LitNet(), Plain())
     with pytest.raises(InputError, match="begins from the images"):

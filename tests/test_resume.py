@@ -234,6 +234,9 @@ def test_auto_knows_what_a_run_has_by_default(tmp_path):
 def test_auto_passes_over_the_runs_of_others(tmp_path):
     theirs = tmp_path / "lightning_logs" / "version_3"
     theirs.mkdir(parents=True, mode=0o700)
+    shown = theirs.with_name("version_4")
+    shown.mkdir(mode=0o755)  # which can be read, and not written to
+    (shown / "config.yaml").write_text("data: {}\nmodel: {}\ntrainer: {}\nmax_epochs: 1\n")
     tmp_path.chmod(0o777)
     theirs.parent.chmod(0o777)
     for parent in tmp_path.parents:

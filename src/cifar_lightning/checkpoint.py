@@ -67,7 +67,11 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         reason = "it would run code when loaded" if " GLOBAL " in str(error) else "it is damaged or no checkpoint"
         raise InputError(f"checkpoint {path} cannot be read: {reason}; give another one") from error
     parts = ("state_dict", "hyper_parameters")
-    if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(part), dict) for part in parts):
+    if (
+        not isinstance(checkpoint, dict)
+        or "global_step" not in checkpoint
+        or not all(isinstance(checkpoint.get(part), dict) for part in parts)
+    ):
         raise InputError(f"checkpoint {path} is not one that Lightning wrote: give a run's folder or a .ckpt file")
     for arguments in (checkpoint["hyper_parameters"], checkpoint.get("datamodule_hyper_parameters", {})):
         # Lightning imports and calls what these name: https://github.com/Lightning-AI/pytorch-lightning/issues/21822

@@ -51,6 +51,13 @@ def check_settings(settings: Settings) -> int:
     data = CIFAR10DataModule(**settings["data"])
     data.prepare_data()
     data.setup("fit")
+    if data.hparams["source"] == "folder":
+        lacking = set(data.classes) - {data.classes[label] for label in data.image_set("train").labels.unique()}
+        where = f"data_dir {data.hparams['data_dir']}"
+        if lacking:
+            raise InputError(f"{where} has no training images of the class {min(lacking)}: give some, or remove it")
+        if data.num_classes == 1:
+            raise InputError(f"{where} has one class only, {data.classes[0]}: give two or more")
     check_batch_size(data.hparams["batch_size"], len(data.train_indices), ranks)
     if len(data.val_indices):
         check_evaluation(len(data.val_indices), ranks)

@@ -56,14 +56,19 @@ def compile_network(net: nn.Module, mode: str) -> None:
     net.compile(mode=mode, dynamic=False)
 
 
+def can_sample(data: Any) -> bool:
+    """Whether a data module has `sample` and a `batch_size`, as CIFAR10DataModule does; anybody's may be in use."""
+    return hasattr(data, "sample") and "batch_size" in getattr(data, "hparams", {})
+
+
 def warm_up(model: "LitNet") -> None:
     """Runs a step of each size of images, and a validation, and leaves no trace of it but the compiled code.
 
-    Without a data module that shows a `sample` of its images it does nothing: the first step compiles.
+    Without a data module that `can_sample` it does nothing: the first step compiles.
     """
     trainer: Any = model.trainer
     data = trainer.datamodule
-    if not hasattr(data, "sample"):
+    if not can_sample(data):
         return
     before = {name: value.clone() for name, value in model.net.state_dict().items()}
     image = data.sample(1, model.device).expand(data.hparams["batch_size"] // trainer.world_size, -1, -1, -1)
@@ -87,7 +92,7 @@ def warm_up(model: "LitNet") -> None:
 def warm_up_test(model: "LitNet") -> None:
     """Likewise for a test."""
     trainer: Any = model.trainer
-    if hasattr(trainer.datamodule, "sample"):
+    if can_sample(trainer.datamodule):
         _warm_up_evaluation(model, trainer.test_dataloaders)
 
 

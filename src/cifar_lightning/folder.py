@@ -42,7 +42,8 @@ def scan(data_dir: Path, split: str) -> Listing:
     """Lists one split without opening a file. Hidden files and folders inside class folders are passed over.
 
     Raises:
-        InputError: A folder is missing, train and test have not the same classes, or there are no files.
+        InputError: A folder is missing, train and test have not the same classes, the name of one is not UTF-8, or
+            there are no files.
     """
     if not data_dir.is_dir():
         raise InputError(f"data_dir {data_dir} is not a folder: {LAYOUT}")
@@ -80,10 +81,6 @@ def scan(data_dir: Path, split: str) -> Listing:
             size += stat.st_size
     if not paths:
         raise InputError(f"{data_dir / split} has no images: {LAYOUT}")
-    if split == "train" and len(empty := set(range(len(classes))) - set(labels)):
-        raise InputError(f"{data_dir / split / classes[min(empty)]} has no images: give some, or remove the class")
-    if len(classes) == 1:
-        raise InputError(f"{data_dir / split} has one class only, {classes[0]}: give two or more; {LAYOUT}")
     return Listing(paths, np.array(labels, dtype=np.int64), classes, digest.hexdigest(), size)
 
 

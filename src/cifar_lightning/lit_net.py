@@ -14,7 +14,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from cifar_lightning.cifar10 import CLASSES
-from cifar_lightning.compilation import MODES, compile_network, resolve_mode, warm_up, warm_up_test
+from cifar_lightning.compilation import MODES, can_sample, compile_network, resolve_mode, warm_up, warm_up_test
 from cifar_lightning.errors import InputError, NonFiniteError
 from cifar_lightning.muon import SGDWithMuon
 from cifar_lightning.networks import build
@@ -220,10 +220,10 @@ class LitNet(LightningModule):
             compile_network(self.net, mode)  # that alone: this class logs while it computes
             self._compiled = True
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by a connector
-        if hasattr(data, "classes"):
-            self._check_classes(data.classes)
+        if isinstance(classes := getattr(data, "classes", None), list | tuple):  # anybody's data module may have some
+            self._check_classes(classes, ours=can_sample(data))
         if stage == "fit" and getattr(self.net, "begins_from_images", False):
-            if not hasattr(data, "sample"):
+            if not can_sample(data):
                 raise InputError(
                     f"net {self.hparams.get('net')} begins from the images: fit it with a CIFAR10DataModule, or call "
                     "model.net.init_from_images(images) first"
@@ -246,9 +246,9 @@ class LitNet(LightningModule):
         scheduler = LambdaLR(optimizer, lambda step: factor(step / total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _check_classes(self, classes: Sequence[str]) -> None:
+    def _check_classes(self, classes: Sequence[str], ours: bool) -> None:
         """Refuses images of other classes, which would go by wrong names; own names for the same number are fine."""
-        unnamed = self.classes == list(CLASSES) != list(classes)
+        unnamed = ours and self.classes == list(CLASSES) != list(classes)
         if len(classes) != len(self.classes) or unnamed:
             raise InputError(
                 f"the images have the {len(classes)} classes {classes[0]}, …, the network the {len(self.classes)} "

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -85,11 +86,12 @@ def draw(
         }
         if rows := read_rows(metrics):
             figures["curves"] = plots.curves(rows, model.hparams["label_smoothing"], results)
-        else:  # there may be those of another network that was tested into this folder
-            (folder / "curves.png").unlink(missing_ok=True)
         for name, figure in figures.items():
             signals.raise_if_requested()
             write_atomically(folder / f"{name}.png", partial(figure.savefig, format="png"))
+    if not rows:  # there may be the curves of another network that was tested into this folder
+        with suppress(OSError):
+            (folder / "curves.png").unlink()
 
 
 def _spread(images: ImageSet) -> tuple[Tensor, Tensor]:

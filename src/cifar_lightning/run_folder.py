@@ -98,9 +98,17 @@ def plain_settings(settings: Mapping[str, Any], group: str = "") -> Settings:
     return plain
 
 
-def with_defaults(settings: Settings, group: str, signature: inspect.Signature) -> Settings:
+def check_names(settings: Settings, group: str, kind: type) -> None:
+    """Raises an InputError where a group's `settings` name what is no argument of `kind`."""
+    known = inspect.signature(kind).parameters
+    if unknown := sorted(set(settings) - set(known)):
+        raise InputError(f"{group}.{unknown[0]} is no argument of {kind.__name__}: give some of {', '.join(known)}")
+
+
+def with_defaults(settings: Settings, group: str, kind: type) -> Settings:
     """A group's `settings`, and what the others are by default: config.yaml has them all, whoever starts the run."""
-    defaults = {name: parameter.default for name, parameter in signature.parameters.items()}
+    check_names(settings, group, kind)
+    defaults = {name: parameter.default for name, parameter in inspect.signature(kind).parameters.items()}
     return {name: value for name, value in defaults.items() if f"{group}.{name}" not in NO_FLAGS} | settings
 
 
@@ -163,14 +171,15 @@ def newest_unfinished(default_root_dir: str | Path) -> Path | None:
     deadline = time.monotonic() + HELD_SECONDS
     for run in sorted(runs, key=lambda run: int(run.name.removeprefix("version_")), reverse=True):
         try:
-            if not (run / "config.yaml").exists() or (run / "results.json").exists():
+            begun = (run / "config.yaml").exists() and os.access(run, os.W_OK)
+            if not begun or (run / "results.json").exists():
                 continue
             read_settings(run)
             with held(run, max(0.0, deadline - time.monotonic())):
                 return run
         except RunInUseError:
             continue
-        # that of another program, such as Lightning's own command line, or of another user
+        # that of another program, such as Lightning's own command line, or one that only another user can read
         except (InputError, OSError) as error:
             print(f"passing over {run}: {error}", file=sys.stderr, flush=True)
     return None

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cifar_lightning.checkpoint import load_checkpoint, newest_readable
+from cifar_lightning.checkpoint import load_checkpoint, newest_readable, step_checkpoints
 from cifar_lightning.datamodule import CIFAR10DataModule, data_set_of
 from cifar_lightning.errors import InputError
 from cifar_lightning.lit_net import LitNet
+from cifar_lightning.run_folder import check_names
 
 
 def select_checkpoint(path: Path) -> Path:
@@ -28,7 +29,8 @@ def select_checkpoint(path: Path) -> Path:
         best = folder / "best.ckpt"
         return best if best.exists() else newest_readable(folder)[0]
     except InputError as error:
-        others = [other.name for other in sorted(folder.glob("*.ckpt"))]  # such as a stock Trainer's
+        damaged = step_checkpoints(folder)
+        others = [other.name for other in sorted(folder.glob("*.ckpt")) if other not in damaged]  # a stock Trainer's
         found = f"{', '.join(others)} in {folder.name}/ by its path" if others else "a run's folder or a .ckpt file"
         raise InputError(f"{path} holds no readable checkpoint: give {found}") from error
     except OSError as error:  # another user's, or a name too long
@@ -86,6 +88,5 @@ def data_of(checkpoint: Mapping[str, Any], changes: Mapping[str, Any]) -> CIFAR1
     arguments = {k: v for k, v in checkpoint.get("datamodule_hyper_parameters", {}).items() if k in known}
     if "normalization" in arguments:  # of the images it has learnt from, whatever it is tested on
         arguments["normalization"] = data_set_of(arguments["normalization"], arguments.get("source", "cifar10"))
-    if unknown := sorted(set(changes) - set(known)):
-        raise InputError(f"data.{unknown[0]} is no argument of CIFAR10DataModule: give some of {', '.join(known)}")
+    check_names({**changes}, "data", CIFAR10DataModule)
     return CIFAR10DataModule(**{**arguments, **changes})

@@ -4,7 +4,6 @@ A run is a folder. `fit` makes it, with all its settings in config.yaml; whateve
 process per device, now or after an interruption, takes its orders from there.
 """
 
-import inspect
 import json
 import os
 import shlex
@@ -79,7 +78,7 @@ def fit(
     """Trains, tests, draws and reports, in a new folder `default_root_dir/lightning_logs/version_N`.
 
     The process's threads, oneDNN, warnings and loggers are afterwards as they were; the random seed is that of the run,
-    and glibc goes on keeping freed memory (see `cpu.configure_cpu`).
+    and glibc goes on keeping freed memory (see cpu.py).
 
     Args:
         data: Arguments of CIFAR10DataModule.
@@ -108,7 +107,7 @@ def fit(
     """
     settings = plain_settings({**locals(), "data": data or {}, "model": model or {}, "trainer": trainer or {}})
     for group, kind in (("data", CIFAR10DataModule), ("model", LitNet)):
-        settings[group] = with_defaults(settings[group], group, inspect.signature(kind))
+        settings[group] = with_defaults(settings[group], group, kind)
     settings["precision"] = resolve_precision(precision, resolve_devices(accelerator, devices)[0])
     settings["default_root_dir"] = os.path.expanduser(default_root_dir)
     processes = check_settings(settings)
@@ -261,7 +260,7 @@ def run(folder: str | None, resume: bool) -> str:
                 chosen = load_checkpoint(best)
                 model.load_state_dict(chosen["state_dict"])
                 selected, step = best, chosen["global_step"]
-            elif len(data.val_indices) and trainer.is_global_zero:
+            elif len(data.val_indices) and trainer.limit_val_batches and trainer.is_global_zero:
                 print("note: the training ended before its first validation", file=sys.stderr, flush=True)
             configure_cpu(model, data.hparams["eval_batch_size"], threads)
             trainer.test(model, data, verbose=False)
