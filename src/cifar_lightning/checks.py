@@ -52,7 +52,7 @@ def check_settings(settings: Settings) -> int:
     data.prepare_data()
     data.setup("fit")
     if data.hparams["source"] == "folder":
-        lacking = set(data.classes) - {data.classes[label] for label in data.image_set("train").labels.unique()}
+        lacking = set(data.classes) - {data.classes[label] for label in data.image_set("train").labels.unique().tolist()}
         where = f"data_dir {data.hparams['data_dir']}"
         if lacking:
             raise InputError(f"{where} has no training images of the class {min(lacking)}: give some, or remove it")
