@@ -52,7 +52,8 @@ def check_settings(settings: Settings) -> int:
     data.prepare_data()
     data.setup("fit")
     if data.hparams["source"] == "folder":
-        lacking = set(data.classes) - {data.classes[label] for label in data.image_set("train").labels.unique().tolist()}
+        present = set(data.image_set("train").labels.tolist())
+        lacking = set(data.classes) - {data.classes[label] for label in present}
         where = f"data_dir {data.hparams['data_dir']}"
         if lacking:
             raise InputError(f"{where} has no training images of the class {min(lacking)}: give some, or remove it")
