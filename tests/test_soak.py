@@ -75,11 +75,13 @@ def one(home, devices, fault, code, whole):
     home.mkdir()
     arguments = (*SMALL, "--devices", devices, "--resume", "auto")
     done = job("fit", *arguments, cwd=home, fault=fault)
-    if done.code != code:
-        return "", f"exit code {done.code}, not {code}: {done.lines[-3:]}"
     run = home / "lightning_logs" / "version_0"
     kind, _, where = fault.partition("@")
     place, steps = where.split(":")[1], int(where.split(":")[2])
+    # The ranks may have done all their work by the time that the launcher passes a signal of its own on.
+    too_late = done.code == 0 and kind.endswith("-parent") and place in ("test", "report")
+    if done.code != code and not too_late:
+        return "", f"exit code {done.code}, not {code}: {done.lines[-3:]}"
     if kind in ("kill", "nan") and place == "train" and step_of(run) < steps - EVERY:
         return f"it was at step {steps}, and goes on from {step_of(run)}", ""
     if kind in ("term", "int", "hup") and place == "train" and step_of(run) < steps:
