@@ -77,6 +77,7 @@ def test_after_training(command, call, monkeypatch, tried):
     assert out
 
 
+@pytest.mark.filterwarnings("ignore:Starting from v1.9")  # a stock Trainer's, where no TensorBoard is installed
 @pytest.mark.parametrize("number", range(len(PYTHON)))
 def test_python(number, tried, monkeypatch, tmp_path):
     """The Python runs, on drawn images in place of a download, one batch in place of 30 epochs, a narrow network."""
