@@ -470,7 +470,7 @@ def call(name: str, **arguments: Any) -> Any:
 def tutorial_script(job: Job, **limit: int) -> dict[str, Any]:
     """Runs the tutorial's script, for what `fit` gives."""
     run = measure("tutorial_script.py", data=job.data, **limit)
-    return {**run, **run["result"]}
+    return {**run.pop("result"), **run}
 
 
 def measure(script: str, *words: str, **arguments: Any) -> dict[str, Any]:

@@ -132,9 +132,9 @@ def parse(parser: "ArgumentParser", arguments: Sequence[str], defaults: bool = T
         flag = argument.partition("=")[0]
         # --trainer.KEY takes any key: the Trainer checks it
         if flag.startswith("--") and flag not in known and not flag.startswith("--trainer."):
-            flags = [option for option in known if option not in ("-h", "--help")]
+            # --trainer is no flag without a name of its own
+            flags = [option for option in known if option not in ("-h", "--help", "--trainer")]
             near = [option for option in flags if option.endswith("." + flag[2:])]
-            flags = [option for option in flags if option != "--trainer"]  # it is no flag without a name of its own
             near = near or difflib.get_close_matches(flag, flags, n=1, cutoff=0.6)
             hint = f"did you mean {near[0]}?" if near else "see --help"
             if not near and "--trainer" in known:

@@ -25,9 +25,14 @@ def console(descriptor: int) -> Iterator[None]:
     try:
         yield
     except (OSError, SystemExit):  # the latter is rich's for a broken pipe: see its Console.on_broken_pipe
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, descriptor)
-        os.close(nowhere)
+        to_nowhere(descriptor)
+
+
+def to_nowhere(descriptor: int) -> None:
+    """Whatever is printed to it from now on is dropped."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 # Of Lightning's loggers: which accelerators there are not, an advertisement, and notes on its own arguments, of which

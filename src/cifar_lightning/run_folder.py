@@ -98,7 +98,7 @@ def plain_settings(settings: Mapping[str, Any], group: str = "") -> Settings:
     return plain
 
 
-def check_names(settings: Settings, group: str, kind: type) -> None:
+def check_names(settings: Mapping[str, Any], group: str, kind: type) -> None:
     """Raises an InputError where a group's `settings` name what is no argument of `kind`."""
     known = inspect.signature(kind).parameters
     if unknown := sorted(set(settings) - set(known)):

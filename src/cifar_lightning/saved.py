@@ -88,5 +88,5 @@ def data_of(checkpoint: Mapping[str, Any], changes: Mapping[str, Any]) -> CIFAR1
     arguments = {k: v for k, v in checkpoint.get("datamodule_hyper_parameters", {}).items() if k in known}
     if "normalization" in arguments:  # of the images it has learnt from, whatever it is tested on
         arguments["normalization"] = data_set_of(arguments["normalization"], arguments.get("source", "cifar10"))
-    check_names({**changes}, "data", CIFAR10DataModule)
+    check_names(changes, "data", CIFAR10DataModule)
     return CIFAR10DataModule(**{**arguments, **changes})

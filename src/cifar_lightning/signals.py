@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from cifar_lightning.errors import Stopped
+from cifar_lightning.quiet import to_nowhere
 
 # Of a terminal that is closed; Windows has none.
 SIGHUP = getattr(signal, "SIGHUP", None)
@@ -86,11 +87,8 @@ def request(signum: int) -> None:
 
 def _leave_terminal(signum: int) -> None:
     """After a SIGHUP the terminal is gone: whatever this process went on to print there would be an error."""
-    if signum == SIGHUP and _terminals:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        while _terminals:
-            os.dup2(nowhere, _terminals.pop())
-        os.close(nowhere)
+    while signum == SIGHUP and _terminals:
+        to_nowhere(_terminals.pop())
 
 
 @contextmanager
