@@ -19,7 +19,13 @@ Run = dict[str, float]
 
 
 def race(
-    data: dict[str, Any], script: str, settings: dict[str, Any], turns: Sequence[int], folder: str, accelerator: str
+    data: dict[str, Any],
+    script: str,
+    settings: dict[str, Any],
+    turns: Sequence[int],
+    mode: str,
+    folder: str,
+    accelerator: str,
 ) -> dict[str, list[Run]]:
     """Trains both, in turns, on the same images, after a turn that compiles and is not counted.
 
@@ -28,6 +34,7 @@ def race(
         script: Path of one of airbench's scripts.
         settings: Those of our recipe.
         turns: Numbers of the turns that count, from 1; those are also our seeds.
+        mode: Of torch.compile, for both.
         folder: Where the runs may write.
         accelerator: gpu; or cpu, to try the race itself on a script that runs there.
 
@@ -39,10 +46,10 @@ def race(
     """
     os.chdir(folder)
     _write_images(data, Path(folder) / "cifar10")
-    theirs = _their_side(Path(script))
+    theirs = _their_side(Path(script), mode)
     sides: dict[str, Callable[[int], Run]] = {
         "airbench": theirs,
-        "ours": lambda seed: _our_run(data, settings, seed, folder, accelerator),
+        "ours": lambda seed: _our_run(data, settings, seed, mode, folder, accelerator),
     }
     found: dict[str, list[Run]] = {name: [] for name in sides}
     # Our seeds seed airbench too, so the warm-up's is one of this process's own.
@@ -68,8 +75,8 @@ def _write_images(data: dict[str, Any], folder: Path) -> None:
         torch.save({**content, "classes": list(images.classes)}, folder / f"{split}.pt")
 
 
-def _their_side(script: Path) -> Callable[[int], Run]:
-    """Airbench's networks, made and compiled as its own last lines do, and its `main` with its own clock."""
+def _their_side(script: Path, mode: str) -> Callable[[int], Run]:
+    """Airbench's networks, made as its own last lines do and compiled in `mode`, and its `main` with its own clock."""
     spec = importlib.util.spec_from_file_location(script.stem, script)
     assert spec is not None
     assert spec.loader is not None
@@ -82,13 +89,13 @@ def _their_side(script: Path) -> Callable[[int], Run]:
     module.print_training_details = lambda variables, is_final_entry: last.update(variables)
     if hasattr(module, "CifarNet"):
         model = module.CifarNet().cuda().to(memory_format=torch.channels_last)
-        model.compile(mode="max-autotune")
+        model.compile(mode=mode)
         arguments: tuple[Any, ...] = (model,)
     else:
         nets = [module.make_net(module.hyp[name]) for name in ("proxy", "net", "net")]
         for net in (nets[0], nets[2]):
             net[0].bias.requires_grad = False
-        arguments = (module.hyp, *(torch.compile(net, mode="max-autotune") for net in nets))
+        arguments = (module.hyp, *(torch.compile(net, mode=mode) for net in nets))
 
     def run(turn: int) -> Run:
         start = _now()
@@ -103,10 +110,10 @@ def _their_side(script: Path) -> Callable[[int], Run]:
     return run
 
 
-def _our_run(data: dict[str, Any], settings: dict[str, Any], seed: int, folder: str, accelerator: str) -> Run:
-    model = {**settings["model"], "test_views": "six"}
-    if accelerator == "gpu":
-        model["compile"] = "max-autotune"  # as they do
+def _our_run(
+    data: dict[str, Any], settings: dict[str, Any], seed: int, mode: str, folder: str, accelerator: str
+) -> Run:
+    model = {**settings["model"], "test_views": "six", "compile": mode if accelerator == "gpu" else "none"}
     with _clocks() as seconds:
         results = fit(
             data={**settings["data"], **data},

@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from benchmark_tables import Row, Table, interleaved, mean_and_interval, print_table, quotients, straight_line
@@ -47,6 +47,7 @@ SCRIPTS = Path(__file__).resolve().parent
 LEVELS = (0.54, 0.80, 0.85, 0.89)
 OTHER_LENGTHS = ("quick:1.8", "quick:5.5")  # epochs
 AIRBENCH = {"airbench94_muon.py": "speed94", "airbench96_faster.py": "speed96"}
+MODES = Literal["default", "reduce-overhead", "max-autotune"]
 QUICK_STEPS = 1_500
 RACE_TURNS = 10  # in one process: each keeps the CUDA graphs of its network
 
@@ -60,10 +61,11 @@ class Job:
         machine: What `describe_machine` has found.
         repeats: How often each side takes its turn.
         quick: Fewer steps and sizes.
-        recipes: Those of `to-accuracy`.
+        recipes: Those of `to-accuracy`; `airbench` takes those of them that it knows.
         folder: For the runs, temporary.
         airbench: Where airbench's scripts are.
         runs: Turns that `airbench` takes.
+        compile: Mode of torch.compile in `airbench`.
     """
 
     data: dict[str, Any]
@@ -74,6 +76,7 @@ class Job:
     folder: Path
     airbench: str | None = None
     runs: int = 20
+    compile: str = "max-autotune"
 
 
 # ---- the comparisons
@@ -338,11 +341,20 @@ def compare_airbench(job: Job) -> list[Table]:
     assert job.airbench is not None
     tables = []
     for script, recipe in AIRBENCH.items():
+        if recipe not in job.recipes:
+            continue
         path = Path(job.airbench).resolve() / script
         found: dict[str, list[dict[str, float]]] = {"airbench": [], "ours": []}
         for first in range(1, job.runs + 1, RACE_TURNS):
             turns = list(range(first, min(first + RACE_TURNS, job.runs + 1)))
-            part = call("airbench_race", data=job.data, script=str(path), settings=recipe_settings(recipe), turns=turns)
+            part = call(
+                "airbench_race",
+                data=job.data,
+                script=str(path),
+                settings=recipe_settings(recipe),
+                turns=turns,
+                mode=job.compile,
+            )
             for name, side in found.items():
                 side += part[name]
         theirs, ours = found["airbench"], found["ours"]
@@ -387,7 +399,7 @@ def compare_airbench(job: Job) -> list[Table]:
         ]
         note = (
             f"In turns in one process, a new one after {RACE_TURNS}, whose first turn is not counted; on the same "
-            "images; six views on both sides."
+            f"images; six views on both sides; both compiled by {job.compile}."
         )
         tables += [
             Table(f"airbench: {script} and --recipe {recipe}, seconds", rows, note),
@@ -566,9 +578,14 @@ def script(arguments: Sequence[str]) -> None:
     parser.add_argument("comparisons", nargs="*", default=[], help="which; all by default")
     parser.add_argument("--quick", action="store_true", help="fewer steps and sizes, for a rough idea")
     parser.add_argument("--repeats", type=int, default=3, help="turns that each side takes")
-    parser.add_argument("--recipes", type=str, default=None, help="of to-accuracy: e.g. quick,quick:4 (epochs)")
+    parser.add_argument(
+        "--recipes", type=str, default=None, help="of to-accuracy, e.g. quick,quick:4 (epochs); speed94"
+    )
     parser.add_argument("--airbench", type=str, default=None, help="folder of airbench's scripts")
     parser.add_argument("--runs", type=int, default=20, help="turns that airbench's comparison takes")
+    parser.add_argument(
+        "--compile", type=MODES, default="max-autotune", help="torch.compile's mode there, for both sides"
+    )
     parser.add_argument("--json", type=str, default=None, help="file to write the figures to")
     parser.add_argument("--data.source", type=str, default=None, help="as fit.py has it; drawn images by default")
     parser.add_argument("--data.data_dir", type=str, default=None, help="as fit.py has it")
@@ -611,7 +628,9 @@ def script(arguments: Sequence[str]) -> None:
     report["comparisons"] = {}
     with tempfile.TemporaryDirectory() as folder:
         runs = recipes_for(machine, flags.recipes)
-        job = Job(data, machine, flags.repeats, flags.quick, runs, Path(folder), flags.airbench, flags.runs)
+        job = Job(
+            data, machine, flags.repeats, flags.quick, runs, Path(folder), flags.airbench, flags.runs, flags.compile
+        )
         for name in names:
             print(f"{name} …", file=sys.stderr, flush=True)
             tables = COMPARISONS[name](job)

@@ -118,7 +118,7 @@ def test_the_race_times_both_sides_on_the_same_images(tmp_path, monkeypatch, cpu
     script.write_text(AIRBENCH)
     data = {"source": "synthetic", "synthetic_size": 400}
     settings = {"max_epochs": 1, "data": {"batch_size": 50}, "model": {"net": "speed", "width": 8}}
-    found = race(data, str(script), settings, [1, 2], str(tmp_path), "cpu")
+    found = race(data, str(script), settings, [1, 2], "max-autotune", str(tmp_path), "cpu")
     assert [(run["acc"], run["clock"]) for run in found["airbench"]] == [(0.51, 3.0), (0.52, 4.0)]
     for run, number in zip(found["ours"], (1, 2), strict=True):
         assert 0 < run["fit"] < run["clock"]

@@ -66,3 +66,20 @@ def test_two_steps_of_muon_written_out():
             weight.sub_(0.1 * x.view_as(weight))
     for bank, weight in zip(banks, expected, strict=True):
         torch.testing.assert_close(bank.detach(), weight, atol=1e-5, rtol=1e-4)
+
+
+def test_banks_of_several_shapes_may_go_together(monkeypatch):
+    """As they do on a GPU: the zeros around the smaller ones change nothing."""
+    torch.manual_seed(0)
+    shapes = [(6, 3, 3, 3), (40, 3, 1, 1), (8, 6, 3, 3), (6, 3, 3, 3)]
+    weights, grads = ([torch.randn(shape) for shape in shapes] for _ in range(2))
+    stepped = []
+    for together in (False, True):
+        monkeypatch.setattr("cifar_lightning.muon._together", lambda param: together)  # noqa: B023
+        banks = [torch.nn.Parameter(weight.clone().contiguous(memory_format=torch.channels_last)) for weight in weights]
+        optimizer = SGDWithMuon([{"params": banks, "muon": True, "momentum": 0.6}], lr=0.1)
+        for bank, grad in zip(banks, grads, strict=True):
+            bank.grad = grad.clone(memory_format=torch.channels_last)
+        optimizer.step()
+        stepped.append([bank.detach() for bank in banks])
+    torch.testing.assert_close(*stepped)

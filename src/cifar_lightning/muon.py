@@ -15,7 +15,7 @@ class SGDWithMuon(torch.optim.Optimizer):
     `(out, in * height * width)`, is replaced by the nearest matrix with equal singular values, which
     a few Newton-Schulz steps approximate. Before it is updated the bank is scaled to a Frobenius norm of sqrt(out), as
     the 94 % speed run does, so that the learning rate is relative to the weights. torch.optim.Muon takes matrices only
-    and does not scale them. Banks of the same shape go through the steps together.
+    and does not scale them.
 
     Args:
         params: Groups of parameters, with `lr`, `momentum`, `weight_decay` and `muon`.
@@ -67,11 +67,15 @@ class SGDWithMuon(torch.optim.Optimizer):
         norms = list(torch._foreach_norm(params))
         torch._foreach_div_(norms, [len(p) ** 0.5 for p in params])
         torch._foreach_div_(params, norms)
-        for shape in dict.fromkeys(p.shape for p in params):
-            same = [i for i, p in enumerate(params) if p.shape == shape]
-            banks = torch.stack([updates[i] for i in same]).flatten(2)
-            for i, update in zip(same, orthogonal(banks).unbind(), strict=True):
-                params[i].add_(update.view(shape), alpha=-group["lr"])
+        shapes = list(dict.fromkeys(p.shape for p in params))
+        for chosen in [shapes] if _together(params[0]) else [[shape] for shape in shapes]:
+            some = [(p, update) for p, update in zip(params, updates, strict=True) if p.shape in chosen]
+            rows, columns = max(shape[0] for shape in chosen), max(shape[1:].numel() for shape in chosen)
+            banks = params[0].new_zeros(len(some), rows, columns, dtype=_dtype(params[0]))
+            for bank, (p, update) in zip(banks, some, strict=True):
+                _corner(bank, p.shape).copy_(update)
+            for bank, (p, _) in zip(orthogonal(banks), some, strict=True):
+                p.add_(_corner(bank, p.shape), alpha=-group["lr"])
 
     def _momenta(self, params: list[Tensor]) -> list[Tensor]:
         """The running sums of gradients, zero at first."""
@@ -85,11 +89,27 @@ def _grads(params: list[Tensor]) -> list[Tensor]:
     return [p.grad for p in params if p.grad is not None]
 
 
+def _together(param: Tensor) -> bool:
+    """Whether banks of all shapes go through the steps together, padded with zeros, which stay zeros.
+
+    A GPU takes about as long for a small product as for a large one, and longer for two. A CPU would multiply the zeros
+    for nothing: there, only banks of one shape go together.
+    """
+    return param.is_cuda
+
+
+def _dtype(param: Tensor) -> torch.dtype:
+    """A GPU's tensor cores have bfloat16; on a CPU one rank and two are to agree to the rounding of their own dtype."""
+    return torch.bfloat16 if param.is_cuda else param.dtype
+
+
+def _corner(bank: Tensor, shape: torch.Size) -> Tensor:
+    """The view of a matrix's corner, at its top left, as filters of that shape."""
+    return bank[: shape[0], : shape[1:].numel()].view(shape)
+
+
 def orthogonal(matrices: Tensor, steps: int = 3) -> Tensor:
     """Each of `matrices` `(N, rows, columns)` with its singular values brought near 1, in their dtype.
-
-    It computes in bfloat16 on a GPU, whose tensor cores have it, and in the matrices' own dtype on a CPU, where it
-    takes little time and the results of one rank and of two then agree to float32's rounding.
 
     The quintic's coefficients are those of https://kellerjordan.github.io/posts/muon/, chosen for speed over
     exactness: after five steps the singular values are between about 0.7 and 1.2; after three, those that began below
@@ -98,11 +118,9 @@ def orthogonal(matrices: Tensor, steps: int = 3) -> Tensor:
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
-    x = x.bfloat16() if x.is_cuda else x
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
         # a * x + (b * gram + c * gram @ gram) @ x, in two kernels
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    result: Tensor = (x.mT if tall else x).to(matrices.dtype)
-    return result
+    return x.mT if tall else x
