@@ -10,6 +10,7 @@ from cifar_lightning import InputError, ResNet18, TutorialNet, fake_data
 from cifar_lightning.networks import NETWORKS, SpeedNet, build
 from cifar_lightning.networks.conv import Conv2d
 from cifar_lightning.networks.norm import BatchNorm2d
+from cifar_lightning.networks.speed import SpeedBlock
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
@@ -176,3 +177,27 @@ def test_mistakes():
         build("vgg", 10)
     with pytest.raises(InputError, match="width 0 is less than 1: give a positive number of channels"):
         build("tutorial", 10, 0)
+
+
+@pytest.mark.parametrize("size", [(9, 9), (8, 8), (9, 8), (8, 9)])
+def test_a_speed_block_computes_what_its_pooling_reads(size):
+    torch.manual_seed(0)
+    block, x = SpeedBlock(4, 8, convs=2, norm_momentum=0.4), torch.randn(3, 4, *size)
+    torch.testing.assert_close(F.max_pool2d(block._pooled_part(x), 2), F.max_pool2d(block.convs[0](x), 2))
+
+
+def test_a_compiled_networks_gradients_in_bfloat16_are_the_eager_ones():
+    """Compiled code keeps values that eager code rounds: a maximum of rounded ones may be none of them."""
+    torch.manual_seed(0)
+    net = SpeedNet(width=8)
+    images = torch.randn(64, 3, 32, 32).to(memory_format=torch.channels_last)
+    net.init_from_images(images)
+
+    def gradient(forward):
+        net.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            forward(images).logsumexp(1).mean().backward()
+        return torch.cat([p.grad.flatten() for p in net.parameters() if p.requires_grad])
+
+    eager, compiled = gradient(net), gradient(torch.compile(net, dynamic=False))
+    assert torch.cosine_similarity(eager, compiled, dim=0) > 0.98

@@ -156,9 +156,11 @@ class LitNet(LightningModule):
         if self.hparams["sizes"]:
             images = shrink(images, size_at(self.trainer.global_step / self._total_steps, self.hparams["sizes"]))
         loss = F.cross_entropy(self(images), labels, label_smoothing=self.hparams["label_smoothing"])
-        if self._loss_sum.device != loss.device:
-            self._loss_sum = self._loss_sum.to(loss.device)
-        self._loss_sum.add_(loss.detach())  # stays on the device: reading it here would make the host wait
+        # It stays on the device: to read it here, or to copy it there, would make the host wait for a GPU.
+        if self._loss_sum.device == loss.device:
+            self._loss_sum.add_(loss.detach())
+        else:
+            self._loss_sum = self._loss_sum + loss.detach()  # in the first step: a number from the host
         self._loss_count += 1
         return loss
 
