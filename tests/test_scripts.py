@@ -8,6 +8,8 @@ import torch
 import yaml
 from archives import write_archive
 from conftest import SYNTHETIC, one_line
+from lightning.pytorch import Trainer
+from lightning.pytorch.accelerators import CUDAAccelerator
 from PIL import Image
 
 from cifar_lightning import CLASSES, CIFAR10DataModule, cli, run_folder, training
@@ -388,6 +390,15 @@ def test_names_in_other_letters(call, run, tmp_path, recwarn):
     code, out, err = run("fit", *flags, "--max_epochs", "1", "--devices", "2", env={"PYTHONIOENCODING": "ascii"})
     assert code == 0, err
     assert sum(line.startswith("? ") for line in out.splitlines()) == 1
+
+
+def test_a_gpu_that_is_not_asked_for_is_not_spoken_of(call, monkeypatch, recwarn):
+    monkeypatch.setattr(CUDAAccelerator, "is_available", staticmethod(lambda: True))
+    code, _, err = call("fit", *SYNTHETIC, "--fast_dev_run", "true")
+    assert code == 0, err
+    assert [str(warning.message) for warning in recwarn if "GPU" in str(warning.message)] == []
+    with pytest.warns(UserWarning, match="GPU available but not used"):  # as Lightning has it elsewhere
+        Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
 
 
 def test_help_in_a_small_encoding(run):

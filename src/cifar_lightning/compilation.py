@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cifar_lightning import signals
@@ -22,7 +22,11 @@ MODES = ("none", "auto", "default", "reduce-overhead", "max-autotune")
 # (https://github.com/pytorch/pytorch/issues/169545), and DDP has hung and crashed on these modes
 # (https://github.com/pytorch/pytorch/issues/140395, https://github.com/pytorch/pytorch/issues/139207).
 GRAPH_MODES = ("reduce-overhead", "max-autotune")
-WARM_UP_RUNS = 3  # CUDA graphs are recorded in the second
+WARM_UP_RUNS = 2  # CUDA graphs are recorded in the second, at the latest
+# The weights that CUDA graphs were recorded with, where they lay. A graph tells a later network's weights from them by
+# their addresses alone, and would hand these to the backward pass, so nothing else may lie there, not even when a fit's
+# end has moved them to the CPU.
+_recorded: list[Tensor] = []
 
 
 def resolve_mode(mode: str, on_gpu: bool, graphs: bool) -> str:
@@ -66,6 +70,8 @@ def warm_up(model: "LitNet") -> None:
 
     Without a data module that `can_sample` it does nothing: the first step compiles.
     """
+    if model.device.type == "cuda":
+        _recorded.extend(model.net.state_dict().values())
     trainer: Any = model.trainer
     data = trainer.datamodule
     if not can_sample(data):

@@ -211,8 +211,8 @@ class LitNet(LightningModule):
     def setup(self, stage: str) -> None:
         """Gives a network that begins from the data some of it: the same images whatever the seed and the rank."""
         if stage == "fit":
-            self._loss_count = 0  # what a fit before it has left; a checkpoint brings its own, later
-            self._loss_sum.zero_()
+            # Not what a fit before has left, perhaps on another device. A checkpoint brings its own, later.
+            self._loss_sum, self._loss_count = torch.zeros(()), 0
         mode = resolve_mode(
             self.hparams["compile"],
             on_gpu=self.trainer.strategy.root_device.type == "cuda",

@@ -60,6 +60,10 @@ def quietly() -> Iterator[None]:
 
 
 def _ignore_warnings() -> None:
+    # The banner says what a run is on: its user may want the CPU where there is a GPU.
+    warnings.filterwarnings("ignore", "GPU available but not used", UserWarning)
+    # A compiled network computes in float32 where its user says so.
+    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores .* not enabled", UserWarning)
     # train_loss is logged at the end of an epoch too.
     warnings.filterwarnings("ignore", "The number of training batches .* is smaller than the logging interval")
     # Lightning 2.6 calls torch by a deprecated name: https://github.com/Lightning-AI/pytorch-lightning/issues/21326
