@@ -10,7 +10,7 @@ from cifar_lightning import InputError, ResNet18, TutorialNet, fake_data
 from cifar_lightning.networks import NETWORKS, SpeedNet, build
 from cifar_lightning.networks.conv import Conv2d
 from cifar_lightning.networks.norm import BatchNorm2d
-from cifar_lightning.networks.speed import SpeedBlock
+from cifar_lightning.networks.speed import PooledConv2d
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
@@ -180,10 +180,12 @@ def test_mistakes():
 
 
 @pytest.mark.parametrize("size", [(9, 9), (8, 8), (9, 8), (8, 9)])
-def test_a_speed_block_computes_what_its_pooling_reads(size):
+def test_a_convolution_before_a_pooling_computes_what_is_read(size):
     torch.manual_seed(0)
-    block, x = SpeedBlock(4, 8, convs=2, norm_momentum=0.4), torch.randn(3, 4, *size)
-    torch.testing.assert_close(F.max_pool2d(block._pooled_part(x), 2), F.max_pool2d(block.convs[0](x), 2))
+    conv, x = PooledConv2d(4, 8), torch.randn(3, 4, *size)
+    features, whole = conv(x), F.conv2d(x, conv.weight, padding=1)
+    assert features.shape[2:] == (8, 8)
+    torch.testing.assert_close(F.max_pool2d(features, 2), F.max_pool2d(whole, 2))
 
 
 def test_a_compiled_networks_gradients_in_bfloat16_are_the_eager_ones():

@@ -94,13 +94,15 @@ class SpeedBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, convs: int, norm_momentum: float) -> None:
         super().__init__()
-        ins = [channels_in] + [channels_out] * (convs - 1)
-        self.convs = nn.ModuleList(_dirac_conv(channels, channels_out) for channels in ins)
-        self.norms = nn.ModuleList(_norm(channels_out, norm_momentum) for _ in ins)
+        first = PooledConv2d(channels_in, channels_out)
+        later = [nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False) for _ in range(convs - 1)]
+        self.convs = nn.ModuleList(_from_dirac(conv) for conv in (first, *later))
+        self.norms = nn.ModuleList(_norm(channels_out, norm_momentum) for _ in range(convs))
 
     def forward(self, x: Tensor) -> Tensor:
         """Features `(N, channels_out, H // 2, W // 2)`."""
-        x = F.gelu(self.norms[0](F.max_pool2d(self._pooled_part(x), 2)))
+        x = F.max_pool2d(self.convs[0](x), 2)
+        x = F.gelu(self.norms[0](x))
         shortcut = x if len(self.convs) > 2 else None
         for conv, norm in list(zip(self.convs, self.norms, strict=True))[1:]:
             last = conv is self.convs[-1]
@@ -110,24 +112,28 @@ class SpeedBlock(nn.Module):
             x = F.gelu(x)
         return x
 
-    def _pooled_part(self, x: Tensor) -> Tensor:
-        """The first convolution, without the last of an odd number of rows and columns, which the pooling leaves out.
 
-        That is a tenth of the multiplications of the whole network, for images of 32 pixels.
-        """
+class PooledConv2d(nn.Conv2d):
+    """A 3x3 convolution before a pooling by 2, without the last of an odd number of rows, which that leaves out.
+
+    And of columns. For images of 32 pixels that saves a tenth of a SpeedNet's multiplications.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features `(N, out_channels, H // 2 * 2, W // 2 * 2)`."""
         height, width = x.shape[2:]
         if height % 2 == width % 2 == 0:
-            features: Tensor = self.convs[0](x)
-            return features
-        padded = F.pad(x, (1, 1 - width % 2, 1, 1 - height % 2))
-        return F.conv2d(padded, self.convs[0].weight)  # type: ignore[arg-type]
+            return super().forward(x)
+        return F.conv2d(F.pad(x, (1, 1 - width % 2, 1, 1 - height % 2)), self.weight)
 
 
-def _dirac_conv(channels_in: int, channels_out: int) -> nn.Conv2d:
-    """A 3x3 convolution whose first filters hand their input on."""
-    conv = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
+def _from_dirac(conv: nn.Conv2d) -> nn.Conv2d:
+    """`conv` with its first filters handing their input on."""
     with torch.no_grad():
-        nn.init.dirac_(conv.weight[:channels_in])
+        nn.init.dirac_(conv.weight[: conv.in_channels])
     return conv
 
 
@@ -140,7 +146,7 @@ def _norm(channels: int, momentum: float) -> BatchNorm2d:
 
 
 def speed54(num_classes: int = 10, width: int = 16) -> SpeedNet:
-    """The SpeedNet that passes the tutorial's 54 % soonest on a CPU: a seventieth of the 94 % one's operations."""
+    """The SpeedNet that passes the tutorial's 54 % soonest on a CPU: a sixtieth of the 94 % one's operations."""
     return SpeedNet(num_classes, width, growth=(2, 2), stride=2)
 
 
