@@ -57,7 +57,8 @@ def compile_network(net: nn.Module, mode: str) -> None:
     # Each size of images and of batches has its own code, which is faster than one for all sizes, and torch would give
     # up at the ninth in a process.
     torch._dynamo.config.recompile_limit = 64
-    net.compile(mode=mode, dynamic=False)
+    with torch._dynamo.config.patch(wrap_top_frame=True):  # torch 2.11 compiles only the parts of an nn.Sequential
+        net.compile(mode=mode, dynamic=False)
 
 
 def can_sample(data: Any) -> bool:
