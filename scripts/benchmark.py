@@ -606,6 +606,8 @@ def script(arguments: Sequence[str]) -> None:
                 f"airbench {flags.airbench}: give --airbench DIR, a checkout of "
                 f"https://github.com/KellerJordan/cifar10-airbench with {' and '.join(AIRBENCH)}"
             )
+        if flags.recipes is not None and not set(flags.recipes.split(",")) & set(AIRBENCH.values()):
+            raise InputError(f"recipes {flags.recipes}: airbench races {' and '.join(AIRBENCH.values())}: give these")
 
     data: dict[str, Any]
     if flags.data.data_dir is None and flags.data.source in (None, "synthetic"):

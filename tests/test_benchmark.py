@@ -127,7 +127,11 @@ def test_the_race_times_both_sides_on_the_same_images(tmp_path, monkeypatch, cpu
         assert (results["test_acc"], results["test_views"]) == (run["acc"], "six")
 
 
-def test_the_race_needs_airbench():
+def test_the_race_needs_airbench(tmp_path):
     process = run("airbench")
     assert process.returncode == 2
     assert process.stderr.startswith("error: airbench None: give --airbench DIR, a checkout of https://github.com/")
+    for script in ("airbench94_muon.py", "airbench96_faster.py"):
+        (tmp_path / script).touch()
+    process = run("airbench", "--airbench", str(tmp_path), "--recipes", "quick,cpu")
+    assert process.stderr == "error: recipes quick,cpu: airbench races speed94 and speed96: give these\n"

@@ -114,9 +114,9 @@ class SpeedBlock(nn.Module):
 
 
 class PooledConv2d(nn.Conv2d):
-    """A 3x3 convolution before a pooling by 2, without the last of an odd number of rows, which that leaves out.
+    """A 3x3 convolution that leaves out what the pooling by 2 after it would: an odd last row or column.
 
-    And of columns. For images of 32 pixels that saves a tenth of a SpeedNet's multiplications.
+    For images of 32 pixels that saves a tenth of a SpeedNet's multiplications.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
