@@ -129,8 +129,13 @@ def _our_run(
         wall = _now() - start
     training = seconds["begin"] + seconds["train"] - seconds["checkpoints"]
     clock = training + seconds["test"]
-    times = {"clock": clock, "wall": wall, "fit": training, "trainer.fit": seconds["trainer.fit"]}
-    return {"acc": results["test_acc"], **times}
+    return {
+        "acc": results["test_acc"],
+        "clock": clock,
+        "wall": wall,
+        "fit": training,
+        "trainer.fit": seconds["trainer.fit"],
+    }
 
 
 @contextmanager

@@ -74,9 +74,9 @@ class Job:
     quick: bool
     recipes: list[str]
     folder: Path
-    airbench: str | None = None
-    runs: int = 20
-    compile: str = "max-autotune"
+    airbench: str | None
+    runs: int
+    compile: str
 
 
 # ---- the comparisons

@@ -289,10 +289,8 @@ def step_times(
 ) -> dict[str, dict[str, list[float]]]:
     """Milliseconds of a training step of the tutorial's network, by width and batch size, then by device."""
     cores = torch.get_num_threads()
-    places: dict[str, tuple[str, int, bool]] = {}
-    if "cpu" in devices:
-        places |= {"1 thread, no oneDNN": ("cpu", 1, False), "1 thread": ("cpu", 1, True)}
-    if "cpu" in devices and cores > 1:
+    places = {"1 thread, no oneDNN": ("cpu", 1, False), "1 thread": ("cpu", 1, True)}
+    if cores > 1:
         places[f"{cores} threads"] = ("cpu", cores, True)
     if "cuda" in devices:
         places["cuda"] = ("cuda", cores, True)

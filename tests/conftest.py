@@ -1,4 +1,5 @@
 import contextlib
+import importlib
 import importlib.util
 import io
 import os
@@ -100,6 +101,13 @@ def whole(tmp_path_factory):
         assert done.code == 0, done.text
         runs[devices] = home / "lightning_logs" / "version_0"
     return runs
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """What scripts/benchmark.py measures."""
+    monkeypatch.syspath_prepend(SCRIPTS)
+    return importlib.import_module("benchmark_sides")
 
 
 @pytest.fixture

@@ -1,11 +1,9 @@
 """What only a GPU can show; skipped where there is none."""
 
-import importlib
 from functools import partial
 
 import pytest
 import torch
-from conftest import SCRIPTS
 
 from cifar_lightning import CIFAR10DataModule, evaluate, fit, resume
 from cifar_lightning.compilation import resolve_mode
@@ -16,16 +14,11 @@ pytestmark = [
 ]
 
 DATA = {"source": "synthetic", "synthetic_size": 2_000, "batch_size": 100}
+compiles = pytest.mark.skipif(resolve_mode("auto", on_gpu=True, graphs=True) == "none", reason="there is no C compiler")
 SPEED = {
     "net": "speed", "width": 16, "lr": 5.0, "head_lr": 0.08, "muon_lr": 0.2, "momentum": 0.85, "nesterov": True,
     "schedule": "linear",
 }  # fmt: skip
-
-
-@pytest.fixture
-def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(SCRIPTS)
-    return importlib.import_module("benchmark_sides")
 
 
 @pytest.mark.parametrize("augment", [False, True])
@@ -35,6 +28,7 @@ def test_no_step_waits_for_the_gpu_between_log_points(benchmark, augment):
     assert waits["waits_at_log_points"] > 0
 
 
+@compiles
 def test_no_step_of_the_speed_run_waits_for_the_gpu(benchmark, tmp_path):
     def train(accelerator, steps, max_steps):
         data = {**DATA, "synthetic_size": 100 * steps, "augment": True, "flip": "alternating", "cutout": 8}
@@ -57,10 +51,8 @@ def test_a_gpus_batches_are_the_cpus(flip):
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
-@pytest.mark.parametrize("mode", ["none", "reduce-overhead"])
+@pytest.mark.parametrize("mode", ["none", pytest.param("reduce-overhead", marks=compiles)])
 def test_a_network_learns_on_a_gpu_in_every_precision(tmp_path, precision, mode):
-    if mode != "none" and resolve_mode("auto", on_gpu=True, graphs=True) == "none":
-        pytest.skip("there is no C compiler")
     options = {"accelerator": "gpu", "max_epochs": 4, "default_root_dir": tmp_path, "precision": precision}
     results = fit(DATA, {**SPEED, "compile": mode, "test_views": "six"}, **options)
     assert results["accelerator"] == "gpu"
@@ -70,7 +62,7 @@ def test_a_network_learns_on_a_gpu_in_every_precision(tmp_path, precision, mode)
     assert on_cpu["test_acc"] == pytest.approx(results["test_acc"], abs=0.01)
 
 
-@pytest.mark.skipif(resolve_mode("auto", on_gpu=True, graphs=True) == "none", reason="there is no C compiler")
+@compiles
 def test_a_later_network_is_not_taken_for_an_earlier_one(tmp_path):
     """Where its weights lie at the same addresses, a CUDA graph would take them for those it has been recorded with."""
     options = {"accelerator": "gpu", "max_epochs": 1, "default_root_dir": tmp_path, "precision": "bf16-mixed"}

@@ -75,8 +75,8 @@ def test_banks_of_several_shapes_may_go_together(monkeypatch):
     weights, grads = ([torch.randn(shape) for shape in shapes] for _ in range(2))
     stepped = []
     for together in (False, True):
-        monkeypatch.setattr("cifar_lightning.muon._together", lambda param: together)  # noqa: B023
-        banks = [torch.nn.Parameter(weight.clone().contiguous(memory_format=torch.channels_last)) for weight in weights]
+        monkeypatch.setattr("cifar_lightning.muon._together", lambda param, together=together: together)
+        banks = [torch.nn.Parameter(weight.clone(memory_format=torch.channels_last)) for weight in weights]
         optimizer = SGDWithMuon([{"params": banks, "muon": True, "momentum": 0.6}], lr=0.1)
         for bank, grad in zip(banks, grads, strict=True):
             bank.grad = grad.clone(memory_format=torch.channels_last)

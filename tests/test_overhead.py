@@ -1,15 +1,12 @@
 """A training step costs little besides the network, and never waits for the device. See scripts/benchmark_sides.py."""
 
-import importlib
 import io
 import sys
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
 # In CPU time, of the cheapest of some repeats: a third of a millisecond on a step of one. On a busy machine our step
 # has taken 1.0 to 1.25 times a bare loop's, and one of Lightning's defaults 1.75 to 2.6 times.
 MOST = 1.35
@@ -20,13 +17,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # what Lightning's defaults s
 class Terminal(io.StringIO):
     def isatty(self):
         return True
-
-
-@pytest.fixture(scope="module")
-def benchmark():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(SCRIPTS)
-        return importlib.import_module("benchmark_sides")
 
 
 @pytest.fixture(autouse=True)

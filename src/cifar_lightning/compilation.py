@@ -23,10 +23,7 @@ MODES = ("none", "auto", "default", "reduce-overhead", "max-autotune")
 # (https://github.com/pytorch/pytorch/issues/140395, https://github.com/pytorch/pytorch/issues/139207).
 GRAPH_MODES = ("reduce-overhead", "max-autotune")
 WARM_UP_RUNS = 2  # CUDA graphs are recorded in the second, at the latest
-# The weights that CUDA graphs were recorded with, where they lay. A graph tells a later network's weights from them by
-# their addresses alone, and would hand these to the backward pass, so nothing else may lie there, not even when a fit's
-# end has moved them to the CPU.
-_recorded: list[Tensor] = []
+_recorded: list[Tensor] = []  # see keep_addresses
 
 
 def resolve_mode(mode: str, on_gpu: bool, graphs: bool) -> str:
@@ -61,6 +58,15 @@ def compile_network(net: nn.Module, mode: str) -> None:
         net.compile(mode=mode, dynamic=False)
 
 
+def keep_addresses(net: nn.Module) -> None:
+    """Has nothing else ever lie where the weights of `net` do on a GPU, not even once a fit's end has moved them away.
+
+    A CUDA graph tells a later network's weights from those it was recorded with by their addresses alone, and would
+    hand the old ones to the backward pass.
+    """
+    _recorded.extend(value for value in net.state_dict().values() if value.is_cuda)
+
+
 def can_sample(data: Any) -> bool:
     """Whether a data module has `sample` and a `batch_size`, as CIFAR10DataModule does; anybody's may be in use."""
     return hasattr(data, "sample") and "batch_size" in getattr(data, "hparams", {})
@@ -71,8 +77,6 @@ def warm_up(model: "LitNet") -> None:
 
     Without a data module that `can_sample` it does nothing: the first step compiles.
     """
-    if model.device.type == "cuda":
-        _recorded.extend(model.net.state_dict().values())
     trainer: Any = model.trainer
     data = trainer.datamodule
     if not can_sample(data):

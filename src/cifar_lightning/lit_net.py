@@ -14,7 +14,15 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from cifar_lightning.cifar10 import CLASSES
-from cifar_lightning.compilation import MODES, can_sample, compile_network, resolve_mode, warm_up, warm_up_test
+from cifar_lightning.compilation import (
+    MODES,
+    can_sample,
+    compile_network,
+    keep_addresses,
+    resolve_mode,
+    warm_up,
+    warm_up_test,
+)
 from cifar_lightning.errors import InputError, NonFiniteError
 from cifar_lightning.muon import SGDWithMuon
 from cifar_lightning.networks import build
@@ -282,6 +290,7 @@ class LitNet(LightningModule):
     def on_fit_start(self) -> None:
         """Has the network compiled before the first step."""
         if self._compiled:
+            keep_addresses(self.net)
             warm_up(self)
 
     def on_train_start(self) -> None:
