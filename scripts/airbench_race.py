@@ -27,7 +27,7 @@ def race(
     folder: str,
     accelerator: str,
 ) -> dict[str, list[Run]]:
-    """Trains both, in turns, on the same images, after a turn that compiles and is not counted.
+    """Trains both, in turns, on the same images, after a turn that compiles and is not counted: of ours, one epoch.
 
     Args:
         data: Arguments of CIFAR10DataModule that say where the images are.
@@ -50,7 +50,9 @@ def race(
     theirs = _their_side(Path(script), mode)
     sides: dict[str, Callable[[int], Run]] = {
         "airbench": theirs,
-        "ours": lambda seed: _our_run(data, settings, seed, mode, folder, accelerator),
+        "ours": lambda turn: _our_run(
+            data, settings if turn in turns else {**settings, "max_epochs": 1}, turn, mode, folder, accelerator
+        ),
     }
     found: dict[str, list[Run]] = {name: [] for name in sides}
     # Our seeds seed airbench too, so the warm-up's is one of this process's own.

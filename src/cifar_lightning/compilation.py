@@ -49,13 +49,20 @@ def _can_compile() -> bool:
 
 
 def compile_network(net: nn.Module, mode: str) -> None:
-    """Has `net` compiled in `mode` when it first runs, in place: its weights keep their names."""
-    torch._inductor.config.autotune_num_choices_displayed = 0  # it prints the times of every kernel it tries
+    """Has `net` compiled in `mode` when it first runs, in place: its weights keep their names.
+
+    Options of inductor's that suit a network are in its `compile_options`, if it has some.
+    """
+    options = {
+        **torch._inductor.list_mode_options(mode),
+        **getattr(net, "compile_options", {}),
+        "autotune_num_choices_displayed": 0,  # it prints the times of every kernel it tries
+    }
     # Each size of images and of batches has its own code, which is faster than one for all sizes, and torch would give
     # up at the ninth in a process.
     torch._dynamo.config.recompile_limit = 64
     with torch._dynamo.config.patch(wrap_top_frame=True):  # torch 2.11 compiles only the parts of an nn.Sequential
-        net.compile(mode=mode, dynamic=False)
+        net.compile(options=options, dynamic=False)
 
 
 def keep_addresses(net: nn.Module) -> None:

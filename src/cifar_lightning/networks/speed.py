@@ -6,12 +6,14 @@ https://myrtle.ai/learn/how-to-train-your-resnet/ (whitening, part 8; frozen bat
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cifar_lightning.networks.norm import BatchNorm2d
+from cifar_lightning.networks.pool import max_pool
 
 
 class SpeedNet(nn.Module):
@@ -32,7 +34,17 @@ class SpeedNet(nn.Module):
 
     Attributes:
         begins_from_images: Whether `init_from_images` is still to come: until it has, or weights are loaded.
+        compile_options: Those of inductor's that suit it.
     """
+
+    # Inductor writes parts of a long formula to memory, and the gradient of a batch norm and a GELU is one, which a GPU
+    # computes twice in less time. Only what has more than seven operands, and is done with them, is written: pooling's
+    # gradient would compute it four times. See docs/performance.md.
+    compile_options: ClassVar = {
+        "realize_opcount_threshold": 200,
+        "realize_reads_threshold": 20,
+        "realize_acc_reads_threshold": 7,
+    }
 
     def __init__(
         self,
@@ -101,7 +113,7 @@ class SpeedBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features `(N, channels_out, H // 2, W // 2)`."""
-        x = F.max_pool2d(self.convs[0](x), 2)
+        x = max_pool(self.convs[0](x))
         x = F.gelu(self.norms[0](x))
         shortcut = x if len(self.convs) > 2 else None
         for conv, norm in list(zip(self.convs, self.norms, strict=True))[1:]:
