@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from cifar_lightning import CLASSES, CIFAR10DataModule, InputError, LitNet, TutorialNet, fake_data
-from cifar_lightning.compilation import resolve_mode
+from cifar_lightning.compilation import compile_network, resolve_mode
 from cifar_lightning.errors import NonFiniteError
+from cifar_lightning.networks import SpeedNet
 from cifar_lightning.results import draw
 from cifar_lightning.schedules import SCHEDULES
 from cifar_lightning.transforms import shrink
@@ -465,9 +466,16 @@ def test_losses_are_summed_in_float32_whatever_the_precision():
 )
 def test_gradients_that_accumulate_are_not_those_of_a_cuda_graph(monkeypatch, accumulated, mode, taken):
     model, modes = LitNet(lr=0.01, compile=mode), []
-    monkeypatch.setattr(nn.Module, "compile", lambda self, mode, dynamic: modes.append(mode))
+    monkeypatch.setattr("cifar_lightning.lit_net.compile_network", lambda net, mode: modes.append(mode))
     trainer(max_epochs=1, accumulate_grad_batches=accumulated).fit(model, fake_data(100))
     assert modes == [taken]
+
+
+def test_a_network_is_compiled_with_its_own_options_and_those_of_the_mode(monkeypatch):
+    given = {}
+    monkeypatch.setattr(nn.Module, "compile", lambda self, options, dynamic: given.update(options))
+    compile_network(SpeedNet(width=8), "reduce-overhead")
+    assert given.items() >= {**SpeedNet.compile_options, "triton.cudagraphs": True}.items()
 
 
 def test_auto_compiles_where_there_is_a_gpu_and_a_c_compiler(monkeypatch, tmp_path):

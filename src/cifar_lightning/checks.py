@@ -19,11 +19,11 @@ from cifar_lightning.precision import StaticHalf
 from cifar_lightning.run_folder import Settings
 
 
-def check_settings(settings: Settings) -> int:
+def check_settings(settings: Settings) -> tuple[int, CIFAR10DataModule | None]:
     """Looks for the user's mistakes before anything is written; downloads and reads the images.
 
     Returns:
-        How many processes the run takes on this machine.
+        How many processes the run takes on this machine; and the images, if it takes this one alone.
     """
     for name in ("max_epochs", "max_steps", "num_nodes", "log_every_n_steps", "checkpoint_every_n_steps", "seed"):
         if type(settings[name]) is not int and (name, settings[name]) != ("checkpoint_every_n_steps", None):
@@ -48,7 +48,7 @@ def check_settings(settings: Settings) -> int:
     check_ranks(ranks, settings["devices"], "--devices and --num_nodes that make as many")
     trainer = check_trainer(settings)
     LitNet(**settings["model"])  # before a download, whose classes it needs
-    data = CIFAR10DataModule(**settings["data"])
+    data = CIFAR10DataModule(**settings["data"], seed=settings["seed"])
     data.prepare_data()
     data.setup("fit")
     if data.hparams["source"] == "folder":
@@ -75,7 +75,7 @@ def check_settings(settings: Settings) -> int:
                 f"sizes {model.hparams['sizes']}: the network {model.hparams['net']} takes no images of {size} pixels "
                 "a side; leave them out, or give larger ones or another --model.net"
             ) from error
-    return devices
+    return devices, data if ranks == 1 else None
 
 
 def check_ranks(ranks: int, devices: str | int, next_step: str) -> None:

@@ -110,13 +110,13 @@ def fit(
         settings[group] = with_defaults(settings[group], group, kind)
     settings["precision"] = resolve_precision(precision, resolve_devices(accelerator, devices)[0])
     settings["default_root_dir"] = os.path.expanduser(default_root_dir)
-    processes = check_settings(settings)
+    processes, images = check_settings(settings)
     if not is_first_rank():
         return join()
     folder = new_folder(settings["default_root_dir"])
     with held(folder) as lock:
         write_settings(folder, settings)
-        return _launch_or_run(folder, processes, resume=False, inherit=[lock])
+        return _launch_or_run(folder, processes, resume=False, data=images, inherit=[lock])
 
 
 @quiet.quietly()
@@ -157,7 +157,7 @@ def resume(run: str | Path, changes: Mapping[str, Any] | None = None) -> dict[st
         before = read_settings(folder)  # the job that was in it may have changed them
         settings = changed_settings(before, changes)
         _check_unfinished(folder, before, settings)
-        processes = check_settings(settings)
+        processes, images = check_settings(settings)
         if step_checkpoints(folder / "checkpoints"):  # else: stopped before its first step
             newest, _ = newest_readable(folder / "checkpoints")
             if settings["data"] != before["data"]:
@@ -169,7 +169,7 @@ def resume(run: str | Path, changes: Mapping[str, Any] | None = None) -> dict[st
         except OSError as error:
             raise RunError(f"could not write to {folder}: {error.strerror}; mend the folder") from error
         write_settings(folder, settings)
-        return _launch_or_run(folder, processes, resume=True, inherit=[lock])
+        return _launch_or_run(folder, processes, resume=True, data=images, inherit=[lock])
 
 
 def _check_unfinished(folder: Path, before: Settings, settings: Settings) -> None:
@@ -201,13 +201,19 @@ def join() -> dict[str, Any]:
     return _launch_or_run(None, world_size(), resume=False)
 
 
-def _launch_or_run(folder: Path | None, processes: int, resume: bool, inherit: Sequence[int] = ()) -> dict[str, Any]:
+def _launch_or_run(
+    folder: Path | None,
+    processes: int,
+    resume: bool,
+    data: CIFAR10DataModule | None = None,
+    inherit: Sequence[int] = (),
+) -> dict[str, Any]:
     signals.next_step = f"; go on with --resume {shlex.quote(str(folder))}"
     try:
         if processes > 1 and not launched():
             launch("cifar_lightning.training:run", {"folder": str(folder), "resume": resume}, processes, inherit)
         else:
-            folder = Path(run(str(folder) if folder else None, resume))
+            folder = Path(run(str(folder) if folder else None, resume, data))
     except RunError as error:
         raise RunError(f"{error}{signals.next_step}") from error
     assert folder is not None
@@ -216,12 +222,13 @@ def _launch_or_run(folder: Path | None, processes: int, resume: bool, inherit: S
 
 
 @quiet.quietly()
-def run(folder: str | None, resume: bool) -> str:
+def run(folder: str | None, resume: bool, data: CIFAR10DataModule | None = None) -> str:
     """One rank of a run: trains, then tests what training has selected.
 
     Args:
         folder: The run's; None where only the first rank knows it.
         resume: Go on from the newest readable checkpoint.
+        data: The run's images, where this process has read them.
 
     Returns:
         The run's folder.
@@ -232,7 +239,8 @@ def run(folder: str | None, resume: bool) -> str:
         folder, start = from_first_rank([folder, start])
         assert folder is not None
         settings = read_settings(Path(folder))
-        data = CIFAR10DataModule(**settings["data"], seed=settings["seed"])
+        if data is None:
+            data = CIFAR10DataModule(**settings["data"], seed=settings["seed"])
         data.prepare_data()
         data.setup("fit")
         data.fingerprint  # noqa: B018  # for the checkpoints: now, not while a GPU waits for the first
