@@ -190,18 +190,27 @@ def test_a_convolution_before_a_pooling_computes_what_is_read(size):
     torch.testing.assert_close(F.max_pool2d(features, 2), F.max_pool2d(whole, 2))
 
 
-def test_the_compiled_pooling_is_torchs():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_pooling_that_is_compiled_is_torchs(monkeypatch, dtype):
     """Where pixels are equal, too: the first of them takes the gradient."""
     torch.manual_seed(0)
-    x = torch.randn(4, 8, 6, 10).round().to(memory_format=torch.channels_last)
-    results = []
-    for pool in (torch.compile(max_pool, dynamic=False), lambda x: F.max_pool2d(x, 2)):
+    x = torch.randn(4, 8, 6, 10).round().to(dtype, memory_format=torch.channels_last)
+
+    def pooled(pool):
         images = x.clone().requires_grad_()
-        pooled = pool(images)
-        pooled.backward(torch.arange(pooled.numel()).view_as(pooled).float())
-        results.append((pooled, images.grad))
-    torch.testing.assert_close(*results, rtol=0, atol=0)
-    assert results[0][1].is_contiguous(memory_format=torch.channels_last)
+        y = pool(images)
+        y.backward(torch.arange(y.numel()).view_as(y).to(dtype))
+        return y, images.grad
+
+    expected, compiled = pooled(max_pool), pooled(torch.compile(max_pool, dynamic=False))
+    torch.testing.assert_close(compiled, expected, rtol=0, atol=0)
+    assert "MaxPool2D" in expected[0].grad_fn.name()
+    monkeypatch.setattr("torch.compiler.is_compiling", lambda: True)
+    ours = pooled(max_pool)
+    assert ours[0].grad_fn.name() == "_MaxPoolBackward"
+    torch.testing.assert_close(ours, expected, rtol=0, atol=0)
+    assert ours[1].is_contiguous(memory_format=torch.channels_last)
+    assert max_pool(x[:, :, 1:]).shape == (4, 8, 2, 5)
 
 
 def test_a_compiled_networks_gradients_in_bfloat16_are_the_eager_ones():

@@ -18,7 +18,7 @@ from archives import batches, write_archive, write_tar
 from PIL import Image
 from servers import serve
 
-from cifar_lightning import archive, download, folder, sources, storage
+from cifar_lightning import archive, download, fit, folder, sources, storage
 from cifar_lightning.cifar10 import ARCHIVES, CIFAR100_CLASSES, CLASSES
 from cifar_lightning.errors import InputError
 
@@ -74,6 +74,22 @@ def test_data_dir_may_be_the_archive_itself(tmp_path):
     digest = write_archive(path, classes=3)
     sources.prepare("cifar10", path, sha256=digest)
     check_set(sources.load("cifar10", "test", path, sha256=digest), 20, CLASSES[:3])
+
+
+def test_a_run_reads_each_split_once(tmp_path, monkeypatch):
+    def load(source, split, *args, **kwargs):
+        read.append(split)
+        return sources_load(source, split, *args, **kwargs)
+
+    read, sources_load = [], sources.load
+    monkeypatch.setattr(sources, "load", load)
+    fit(
+        {"source": "synthetic", "synthetic_size": 100, "batch_size": 50},
+        accelerator="cpu",
+        max_epochs=1,
+        default_root_dir=tmp_path,
+    )
+    assert sorted(read) == ["test", "train"]
 
 
 def test_load_without_prepare(tmp_path):

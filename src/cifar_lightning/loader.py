@@ -13,7 +13,7 @@ from cifar_lightning import transforms
 from cifar_lightning.errors import InputError
 
 CHUNK = 512  # images prepared at once: enough to hide the cost of a call, few enough to stay in a core's cache
-GPU_CHUNK = 10_000  # on a GPU, where a call costs the more, and there is no such cache
+GPU_CHUNK = 10_000  # on one of NVIDIA's GPUs, where a call costs the more, and there is no such cache
 
 Batch = tuple[Tensor, Tensor]
 

@@ -8,16 +8,17 @@ from torch.nn import functional as F
 
 
 def max_pool(x: Tensor) -> Tensor:
-    """The greatest of every two by two pixels of `x`, `(N, C, H, W)`: H and W are even.
+    """The greatest of every two by two pixels of `x`, `(N, C, H, W)`, as F.max_pool2d has it.
 
-    F.max_pool2d, which torch.compile gives a gradient that computes where each window lies in arithmetic that takes
-    several times as long as its memory traffic: see docs/performance.md.
+    torch.compile gives that a gradient which computes where each window lies in arithmetic that takes several times as
+    long as its memory traffic: see docs/performance.md.
     """
-    return _MaxPool.apply(x) if torch.compiler.is_compiling() else F.max_pool2d(x, 2)
+    compiled = torch.compiler.is_compiling() and x.shape[2] % 2 == x.shape[3] % 2 == 0
+    return _MaxPool.apply(x) if compiled else F.max_pool2d(x, 2)
 
 
 class _MaxPool(torch.autograd.Function):
-    """The same, with the first of equal pixels taking the gradient, as F.max_pool2d has it."""
+    """The same for even H and W: the first of equal pixels takes the gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -30,7 +31,7 @@ class _MaxPool(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         (which,), (grad,) = ctx.saved_tensors, grads
-        which, grad = (t.repeat_interleave(2, 2).repeat_interleave(2, 3) for t in (which, grad))
-        rows, columns = (torch.arange(size, device=grad.device) % 2 for size in grad.shape[2:])
-        chosen = which == 2 * rows[:, None] + columns
+        rows, columns = (torch.arange(2 * size, device=grad.device) for size in grad.shape[2:])
+        which, grad = (t[:, :, rows[:, None] // 2, columns // 2] for t in (which, grad))
+        chosen = which == 2 * (rows[:, None] % 2) + columns % 2
         return torch.where(chosen, grad, 0).contiguous(memory_format=torch.channels_last)

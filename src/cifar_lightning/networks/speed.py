@@ -37,9 +37,9 @@ class SpeedNet(nn.Module):
         compile_options: Those of inductor's that suit it.
     """
 
-    # Inductor writes parts of a long formula to memory, and the gradient of a batch norm and a GELU is one, which a GPU
-    # computes twice in less time. Only what has more than seven operands, and is done with them, is written: pooling's
-    # gradient would compute it four times. See docs/performance.md.
+    # Inductor writes parts of a long formula to memory. The gradient of a batch norm and a GELU is one, and a GPU takes
+    # less time to compute its parts twice. The whole of it, which has more than seven operands, is still written: the
+    # pooling's gradient would compute it four times. See docs/performance.md.
     compile_options: ClassVar = {
         "realize_opcount_threshold": 200,
         "realize_reads_threshold": 20,
