@@ -360,6 +360,7 @@ def compare_airbench(job: Job) -> list[Table]:
         theirs, ours = found["airbench"], found["ours"]
         clocks = [run["clock"] for run in theirs], [run["clock"] for run in ours]
         walls = [run["wall"] for run in theirs], [run["wall"] for run in ours]
+        fits = [run["trainer.fit"] for run in ours]
         rows: list[Row] = [
             {
                 "": "seconds, training + evaluation",
@@ -373,11 +374,18 @@ def compare_airbench(job: Job) -> list[Table]:
                 "ours": walls[1],
                 "ratio": quotients(walls[1], walls[0]),
             },
+            {"": "trainer.fit", "airbench": None, "ours": fits, "ratio": None},
             {
-                "": "trainer.fit / our own clock of the training",
+                "": "trainer.fit over our training",
                 "airbench": None,
                 "ours": None,
-                "ratio": quotients([run["trainer.fit"] for run in ours], [run["fit"] for run in ours]),
+                "ratio": quotients(fits, [run["fit"] for run in ours]),
+            },
+            {
+                "": "trainer.fit over our training + evaluation",
+                "airbench": None,
+                "ours": None,
+                "ratio": quotients(fits, clocks[1]),
             },
         ]
         cold = [
