@@ -1,5 +1,4 @@
 import contextlib
-import importlib
 import importlib.util
 import io
 import os

@@ -161,7 +161,8 @@ def resume(run: str | Path, changes: Mapping[str, Any] | None = None) -> dict[st
         if step_checkpoints(folder / "checkpoints"):  # else: stopped before its first step
             newest, _ = newest_readable(folder / "checkpoints")
             if settings["data"] != before["data"]:
-                CIFAR10DataModule(**settings["data"]).check_images(load_checkpoint(newest)["CIFAR10DataModule"])
+                data = images or CIFAR10DataModule(**settings["data"])
+                data.check_images(load_checkpoint(newest)["CIFAR10DataModule"])
         try:
             for part in folder.rglob(".*.part"):  # of a process that was killed while it wrote
                 part.unlink()
