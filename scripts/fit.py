@@ -28,9 +28,9 @@ def script(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--recipe", type=str, default=None, help=f"Named settings: {', '.join(recipes())}.")
     parser.add_argument("--resume", type=str, default=None, help="A run's folder; auto: the newest unfinished run.")
-    parser.add_function_arguments(signature_of("training", "fit"), skip={"data", "model"})
-    parser.add_function_arguments(signature_of("datamodule", "CIFAR10DataModule"), "data", skip={"seed", "device"})
-    parser.add_function_arguments(signature_of("lit_net", "LitNet"), "model", skip={"classes"})
+    parser.add_function_arguments(signature_of("run.training", "fit"), skip={"data", "model"})
+    parser.add_function_arguments(signature_of("data.datamodule", "CIFAR10DataModule"), "data", skip={"seed", "device"})
+    parser.add_function_arguments(signature_of("model.lit_net", "LitNet"), "model", skip={"classes"})
 
     run = value_of("--resume", arguments)
     given = parse(parser, with_recipe(arguments), defaults=run is None)
@@ -39,9 +39,9 @@ def script(arguments: Sequence[str]) -> None:
             raise InputError(f"{name} {value} in a file of settings does nothing: give --{name} {value} as a flag")
 
     with importing():  # not before: torch and Lightning take seconds
-        from cifar_lightning.devices import is_first_rank
-        from cifar_lightning.run_folder import RunInUseError, newest_unfinished
-        from cifar_lightning.training import fit, join, resume
+        from cifar_lightning.run.devices import is_first_rank
+        from cifar_lightning.run.folder import RunInUseError, newest_unfinished
+        from cifar_lightning.run.training import fit, join, resume
 
     if run is not None:
         flags = {key: value for key, value in given.items() if key not in ("resume", "config", "recipe")}

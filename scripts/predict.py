@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cifar_lightning import quiet
+from cifar_lightning import console
 from cifar_lightning.cli import main, new_parser, parse
 from cifar_lightning.errors import InputError
 from cifar_lightning.startup import importing
@@ -27,10 +27,10 @@ def script(arguments: Sequence[str]) -> int:
     with importing():  # not before: torch and Lightning take seconds
         import torch
 
-        from cifar_lightning.checkpoint import load_checkpoint
-        from cifar_lightning.folder import read_image
-        from cifar_lightning.report import predictions_table
-        from cifar_lightning.saved import data_of, model_of, select_checkpoint
+        from cifar_lightning.data.folder import read_image
+        from cifar_lightning.report.table import predictions_table
+        from cifar_lightning.run.checkpoint import load_checkpoint
+        from cifar_lightning.run.saved import data_of, model_of, select_checkpoint
 
     path = select_checkpoint(Path(settings.checkpoint))
     saved = load_checkpoint(path)
@@ -53,7 +53,7 @@ def script(arguments: Sequence[str]) -> int:
     if settings.json:
         print(json.dumps(rows, indent=2))
     elif rows:
-        with quiet.console(1):
+        with console.console(1):
             predictions_table(rows)
             print(f"\nby {path}, step {saved['global_step']:,}", flush=True)
     return 1 if unread else 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cifar_lightning.cifar10 import ARCHIVES, CIFAR100_CLASSES, CLASSES
+from cifar_lightning.data.cifar10 import ARCHIVES, CIFAR100_CLASSES, CLASSES
 
 
 def batches(images_per_batch=20, seed=0, classes=10, source="cifar10"):

@@ -13,10 +13,11 @@ import pytest
 # Tests share the cores with one another's processes: threads that wait in a spin for a core are slower than one.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from cifar_lightning import signals
 from cifar_lightning.cli import main
+from cifar_lightning.run import signals
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
+PROJECT = Path(__file__).parents[1]
+SCRIPTS, BENCHMARKS = PROJECT / "scripts", PROJECT / "benchmarks"
 
 
 @pytest.fixture(autouse=True)
@@ -104,15 +105,15 @@ def whole(tmp_path_factory):
 
 @pytest.fixture
 def benchmark(monkeypatch):
-    """What scripts/benchmark.py measures."""
-    monkeypatch.syspath_prepend(SCRIPTS)
-    return importlib.import_module("benchmark_sides")
+    """What benchmarks/benchmark.py measures."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("sides")
 
 
 @pytest.fixture
 def cpu_settings():
     """Leaves torch's settings of the CPU as they were."""
-    from cifar_lightning.cpu import restored_cpu
+    from cifar_lightning.run.cpu import restored_cpu
 
     with restored_cpu():
         yield

@@ -23,7 +23,7 @@ SMALL = (
 )
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["cifar_lightning.training", "jsonargparse", "matplotlib.pyplot"])
+_context.set_forkserver_preload(["cifar_lightning.run.training", "jsonargparse", "matplotlib.pyplot"])
 
 
 def start(script, *arguments, cwd, fault="", env=None, user=None):

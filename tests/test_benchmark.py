@@ -2,11 +2,11 @@ import json
 import statistics
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from conftest import BENCHMARKS
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
+SCRIPT = BENCHMARKS / "benchmark.py"
 
 
 def run(*arguments):
@@ -68,7 +68,7 @@ def test_a_recipe_trains_as_long_as_it_says_or_as_it_is_told(monkeypatch):
 
 def test_intervals_are_students(monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    from benchmark_tables import mean_and_interval
+    from tables import mean_and_interval
 
     for count, t in ((5, 2.776), (20, 2.093), (100, 1.984)):  # 97.5 % quantiles for count - 1 degrees of freedom
         values = [float(i % 2) for i in range(count)]

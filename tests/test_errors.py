@@ -10,8 +10,9 @@ from conftest import SYNTHETIC, one_line
 from jobs import job
 from PIL import Image
 
-from cifar_lightning import CIFAR10DataModule, InputError, training
-from cifar_lightning.run_folder import newest_unfinished
+from cifar_lightning import CIFAR10DataModule, InputError
+from cifar_lightning.run import training
+from cifar_lightning.run.folder import newest_unfinished
 
 FIT = (*SYNTHETIC, "--data.synthetic_size", "100")
 

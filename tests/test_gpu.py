@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cifar_lightning import CIFAR10DataModule, evaluate, fit, resume
-from cifar_lightning.compilation import resolve_mode
+from cifar_lightning.model.compilation import resolve_mode
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),

@@ -10,7 +10,9 @@ import pytest
 from conftest import run_script
 from PIL import Image
 
-from cifar_lightning import run_folder, training
+from cifar_lightning.cli import RECIPES
+from cifar_lightning.run import folder as run_folder
+from cifar_lightning.run import training
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 COMMANDS = [
@@ -18,7 +20,7 @@ COMMANDS = [
     for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
     for line in block.splitlines()
 ]
-RECIPES = Path(run_folder.__file__).parent / "recipes"
+
 SCRIPTS = [command for command in COMMANDS if command[0] in ("python", "torchrun") and "-m" not in command]
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
@@ -58,8 +60,8 @@ def test_flags(command, call, monkeypatch, tmp_path):
     for name in ("fit", "resume", "evaluate"):
         monkeypatch.setattr(training, name, recorded(getattr(training, name)))
     monkeypatch.setattr(run_folder, "newest_unfinished", lambda root: None)
-    (script,) = [word for word in command if word.startswith("scripts/")]
-    if script in ("scripts/predict.py", "scripts/benchmark.py"):
+    (script,) = [word for word in command if word.endswith(".py")]
+    if script in ("scripts/predict.py", "benchmarks/benchmark.py"):
         pytest.skip("run for real, below and in test_benchmark.py")
     arguments = command[command.index(script) + 1 :]
     code, _, err = call(Path(script).stem, *arguments)

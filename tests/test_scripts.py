@@ -12,10 +12,12 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator
 from PIL import Image
 
-from cifar_lightning import CLASSES, CIFAR10DataModule, cli, run_folder, training
-from cifar_lightning.checkpoint import load_checkpoint
-from cifar_lightning.metrics_csv import read_rows
-from cifar_lightning.saved import data_of, select_checkpoint
+from cifar_lightning import CLASSES, CIFAR10DataModule, cli
+from cifar_lightning.run import folder as run_folder
+from cifar_lightning.run import training
+from cifar_lightning.run.checkpoint import load_checkpoint
+from cifar_lightning.run.metrics_log import read_rows
+from cifar_lightning.run.saved import data_of, select_checkpoint
 
 KEYS = {
     "test_acc", "test_loss", "test_count", "per_class_acc", "confusion", "fit_seconds", "images_seen", "devices",

@@ -7,22 +7,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cifar_lightning.cifar10 import CLASSES, MEAN, STD
-    from cifar_lightning.datamodule import CIFAR10DataModule, fake_data
+    from cifar_lightning.data.cifar10 import CLASSES, MEAN, STD
+    from cifar_lightning.data.datamodule import CIFAR10DataModule, fake_data
     from cifar_lightning.errors import InputError
-    from cifar_lightning.lit_net import LitNet
-    from cifar_lightning.networks import ResNet18, TutorialNet
-    from cifar_lightning.saved import load_model
-    from cifar_lightning.training import evaluate, fit, resume
+    from cifar_lightning.model.lit_net import LitNet
+    from cifar_lightning.model.networks import ResNet18, TutorialNet
+    from cifar_lightning.run.saved import load_model
+    from cifar_lightning.run.training import evaluate, fit, resume
 
 _HOMES = {
-    "cifar10": ("CLASSES", "MEAN", "STD"),
-    "datamodule": ("CIFAR10DataModule", "fake_data"),
+    "data.cifar10": ("CLASSES", "MEAN", "STD"),
+    "data.datamodule": ("CIFAR10DataModule", "fake_data"),
     "errors": ("InputError",),
-    "lit_net": ("LitNet",),
-    "networks": ("ResNet18", "TutorialNet"),
-    "saved": ("load_model",),
-    "training": ("evaluate", "fit", "resume"),
+    "model.lit_net": ("LitNet",),
+    "model.networks": ("ResNet18", "TutorialNet"),
+    "run.saved": ("load_model",),
+    "run.training": ("evaluate", "fit", "resume"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 

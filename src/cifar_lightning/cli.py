@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from cifar_lightning import quiet, signals
+from cifar_lightning import console
 from cifar_lightning.errors import InputError, NonFiniteError, RunError, Stopped, exit_code
+from cifar_lightning.run import signals
 
 if TYPE_CHECKING:
     from argparse import Action
@@ -29,7 +30,7 @@ def main(script: Callable[[Sequence[str]], int | None]) -> NoReturn:
     Exit codes: 0; 1 for a failed run; 2 for a user's mistake; 3 for NaN; 128 + the signal for one that was stopped.
     """
     signals.install()
-    quiet.print_anything()
+    console.print_anything()
     try:
         code = script(sys.argv[1:]) or 0
     except (InputError, NonFiniteError, RunError) as error:

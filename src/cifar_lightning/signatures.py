@@ -5,18 +5,17 @@ or what is wrong with it, need not wait for them.
 """
 
 import ast
+import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any, Literal
 
-from cifar_lightning.cifar10 import CLASSES
-
-# What annotations and defaults may name. A flag can only name a module of networks.
+# What annotations and defaults may name, besides constants that the module imports. A flag can only name a module of
+# networks.
 NAMES = {
     "Any": Any,
-    "CLASSES": CLASSES,
     "Literal": Literal,
     "Mapping": Mapping,
     "Path": Path,
@@ -29,10 +28,10 @@ def signature_of(module: str, name: str) -> Callable[..., None]:
     """An empty function with the arguments, types, defaults and docstring of a function or class.
 
     Args:
-        module: A module of this package.
+        module: A module of this package, such as "run.training".
         name: Of the function, or of the class whose constructor is meant.
     """
-    tree = ast.parse(Path(__file__).with_name(f"{module}.py").read_text("utf-8"))
+    tree = ast.parse(Path(__file__).parent.joinpath(*module.split(".")).with_suffix(".py").read_text("utf-8"))
     (found,) = (node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name)
     doc = ast.Expr(ast.Constant(ast.get_docstring(found)))
     if isinstance(found, ast.ClassDef):
@@ -41,9 +40,18 @@ def signature_of(module: str, name: str) -> Callable[..., None]:
     found.name, found.body, found.decorator_list, found.returns = name, [doc], [], None
     stub = ast.fix_missing_locations(ast.Module([found], []))
     names: dict[str, Any] = {**NAMES, "__name__": __package__}  # jsonargparse would import the module itself
+    for default in (d for d in found.args.defaults if isinstance(d, ast.Name)):
+        names[default.id] = _imported(tree, default.id)
     exec(compile(stub, f"signature of {name}", "exec"), names)
     function: Callable[..., None] = names[name]
     return function
+
+
+def _imported(tree: ast.Module, name: str) -> Any:
+    """What a module imports by that name from a module of facts."""
+    imports = (node for node in tree.body if isinstance(node, ast.ImportFrom))
+    (home,) = (node.module for node in imports if name in [alias.name for alias in node.names])
+    return getattr(importlib.import_module(str(home)), name)
 
 
 def arguments_of(module: object) -> dict[str, Any]:

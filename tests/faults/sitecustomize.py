@@ -68,16 +68,18 @@ def install():
     """Puts the places of faults into the package, whose modules are imported."""
     import torch
 
-    from cifar_lightning import launch, results, storage
-    from cifar_lightning.datamodule import CIFAR10DataModule
-    from cifar_lightning.lit_net import LitNet
+    from cifar_lightning import files
+    from cifar_lightning.data.datamodule import CIFAR10DataModule
+    from cifar_lightning.model.lit_net import LitNet
+    from cifar_lightning.report import results
+    from cifar_lightning.run import launch
 
     for method, place in (("training_step", "train"), ("validation_step", "val"), ("test_step", "test")):
         setattr(LitNet, method, _step(getattr(LitNet, method), place))
     CIFAR10DataModule.setup = _before(CIFAR10DataModule.setup, "data")
     launch.SUSPENDED_SECONDS = float(os.environ.get("FAULT_SUSPENDED", launch.SUSPENDED_SECONDS))
     torch.save = _half(torch.save)
-    storage.publish = _around(storage.publish)
+    files.publish = _around(files.publish)
     draw = (lambda *args: None) if os.environ.get("FAULT_PLAIN") else results.draw
     results.draw = _before(draw, "report")
 
@@ -130,7 +132,7 @@ class _AfterImport(importlib.abc.MetaPathFinder):
     """Calls `install` once the package's last module is imported."""
 
     def find_spec(self, name, path, target=None):
-        if name != "cifar_lightning.training":
+        if name != "cifar_lightning.run.training":
             return None
         visit("import")
         sys.meta_path.remove(self)

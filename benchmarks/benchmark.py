@@ -1,0 +1,656 @@
+"""Measures this package beside the usual ways of doing the same, on this machine.
+
+python benchmarks/benchmark.py                          # every comparison, on drawn images: hours
+python benchmarks/benchmark.py loader overhead --quick  # two of them, roughly, in a minute
+python benchmarks/benchmark.py tutorial --data.source folder --data.data_dir DIR --json figures.json
+
+tutorial     the script of PyTorch's CIFAR-10 tutorial, and fit.py's default recipe
+to-accuracy  seconds of training to 54, 80, 85 and 89 %: the tutorial's script, and our recipes
+loader       crop, flip and normalise: torchvision through a DataLoader, and our loader
+overhead     what a step costs besides the network: a bare loop, our fit, Lightning's defaults
+width        a step's time against the network's width and the batch size; CPU beside GPU
+devices      one process and two
+growth       time and memory against batch size, images and epochs; start-up
+airbench     the fastest scripts there are, and our recipes for them, on a GPU; needs --airbench DIR, a checkout of
+             https://github.com/KellerJordan/cifar10-airbench
+
+The sides of a comparison take turns, --repeats times; tables give the median (least–most). Ratios are of the
+measurements that stand side by side, so a machine that slows down for a while slows both. On a busy machine trust
+the columns in CPU time. Needs Linux or macOS: what is measured runs in a terminal of its own.
+"""
+
+import json
+import math
+import os
+import pty
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from tables import Row, Table, interleaved, mean_and_interval, print_table, quotients, straight_line
+
+from cifar_lightning.cli import RECIPES, main, new_parser, parse, recipes
+from cifar_lightning.errors import InputError, RunError
+
+# This process imports no torch, so that it neither competes with what it measures nor adds to its peak memory.
+# Everything is measured in fresh processes: fit.py, the tutorial's script, or a function of sides.py.
+
+HERE = Path(__file__).resolve().parent
+FIT = HERE.parent / "scripts" / "fit.py"
+LEVELS = (0.54, 0.80, 0.85, 0.89)
+OTHER_LENGTHS = ("quick:1.8", "quick:5.5")  # epochs
+AIRBENCH = {"airbench94_muon.py": "speed94", "airbench96_faster.py": "speed96"}
+MODES = Literal["default", "reduce-overhead", "max-autotune"]
+QUICK_STEPS = 1_500
+RACE_TURNS = 10  # in one process: each keeps the CUDA graphs of its network
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to measure on.
+
+    Attributes:
+        data: Arguments of CIFAR10DataModule.
+        machine: What `describe_machine` has found.
+        repeats: How often each side takes its turn.
+        quick: Fewer steps and sizes.
+        recipes: Those of `to-accuracy`; `airbench` takes those of them that it knows.
+        folder: For the runs, temporary.
+        airbench: Where airbench's scripts are.
+        runs: Turns that `airbench` takes.
+        compile: Mode of torch.compile in `airbench`.
+    """
+
+    data: dict[str, Any]
+    machine: dict[str, Any]
+    repeats: int
+    quick: bool
+    recipes: list[str]
+    folder: Path
+    airbench: str | None
+    runs: int
+    compile: str
+
+
+# ---- the comparisons
+
+
+def compare_tutorial(job: Job) -> list[Table]:
+    """The tutorial's script and fit.py's default recipe."""
+    limit = {"images": 4 * QUICK_STEPS, "epochs": 1} if job.quick else {}
+    flags = ("--max_steps", str(QUICK_STEPS)) if job.quick else ()
+    turns = interleaved(
+        job.repeats,
+        {
+            "script": partial(tutorial_script, job, **limit),
+            "fit.py": lambda: fit(job, "--accelerator", "cpu", *flags),
+        },
+    )
+
+    def row(what: str, key: str, factor: float = 1.0) -> Row:
+        script, ours = ([factor * run[key] for run in runs] for runs in turns.values())
+        return {"": what, "tutorial's script": script, "fit.py": ours, "ratio": quotients(ours, script)}
+
+    if job.quick:
+        steps = 2 * job.machine["train_images"] // 4
+        rows = [
+            row(f"projected seconds, {steps:,} steps", "fit_seconds", steps / QUICK_STEPS),
+            row("ms per step", "fit_seconds", 1e3 / QUICK_STEPS),
+        ]
+    else:
+        rows = [row("seconds to train, 2 epochs", "fit_seconds")]
+    rows += [
+        row("seconds, whole process", "process_seconds"),
+        row("CPU seconds, whole process", "cpu_seconds"),
+        row("test accuracy, %", "test_acc", 100.0) | {"ratio": None},
+    ]
+    note = f"The first {QUICK_STEPS:,} steps only; seconds are projected from them." if job.quick else ""
+    return [Table("tutorial: the published script, and fit.py's default recipe", rows, note)]
+
+
+def compare_to_accuracy(job: Job) -> list[Table]:
+    """Training time and accuracy of the tutorial's script and of the recipes, some of them shortened or prolonged.
+
+    Nobody looks at the test images during training: a recipe reaches a level if it ends there.
+    """
+    count = job.machine["train_images"]
+    limit = {"images": 4 * QUICK_STEPS, "epochs": 1} if job.quick else {}
+
+    def shortened(run: str) -> tuple[str, ...]:
+        """As many images as the script trains on, and no less than ten steps."""
+        if not job.quick:
+            return ()
+        batch_size = recipe_settings(run.partition(":")[0])["data"]["batch_size"]
+        return "--max_steps", str(max(10, limit["images"] // batch_size))
+
+    turns = interleaved(
+        job.repeats,
+        {
+            "tutorial's script": partial(tutorial_script, job, **limit),
+            **{
+                run: partial(fit, job, *recipe_flags(run, count), *device_flags(run), *shortened(run))
+                for run in job.recipes
+            },
+        },
+    )
+
+    def seconds(name: str) -> list[float]:
+        epochs = 2.0 if name == "tutorial's script" else recipe_epochs(name, count)
+        rest = [epochs * count / run["images_seen"] if job.quick else 1 for run in turns[name]]
+        return [run["fit_seconds"] * factor for run, factor in zip(turns[name], rest, strict=True)]
+
+    accuracy = {name: [run["test_acc"] for run in runs] for name, runs in turns.items()}
+    kind = "projected seconds to train" if job.quick else "seconds to train"
+    runs = [
+        {
+            "": name,
+            kind: seconds(name),
+            "seconds, whole process": [run["process_seconds"] for run in turns[name]],
+            "test accuracy, %": [100 * acc for acc in accuracy[name]],
+        }
+        for name in turns
+    ]
+    title = "to-accuracy: training time and final accuracy"
+    if job.quick:
+        return [Table(title, runs, "Projected from the first steps, whose accuracy means nothing.")]
+    levels = []
+    for level in LEVELS:
+        reached = [name for name in job.recipes if statistics.median(accuracy[name]) >= level]
+        best = min(reached, key=lambda name: statistics.median(seconds(name)), default=None)
+        script = statistics.median(accuracy["tutorial's script"]) >= level
+        levels.append(
+            {
+                "level": f"{100 * level:.0f} %",
+                "tutorial's script, s": seconds("tutorial's script") if script else None,
+                "best recipe": best,
+                "its seconds": seconds(best) if best else None,
+                "ratio to the script's 2 epochs": quotients(seconds(best), seconds("tutorial's script"))
+                if best
+                else None,
+            }
+        )
+    return [Table(title, runs), Table("to-accuracy: the fastest to each level", levels)]
+
+
+def compare_loader(job: Job) -> list[Table]:
+    """Images per second of crop, flip and normalise."""
+    rows = []
+    for device in ["cpu", "cuda"][: 1 + bool(job.machine["gpu"])]:
+        rates = call("loader_rates", data=job.data, device=device, quick=job.quick, repeats=job.repeats)
+        for batch_size, (theirs, ours) in rates.items():
+            clock = "per CPU second" if device == "cpu" else "per second"
+            rows.append(
+                {
+                    "device": device,
+                    "batch size": int(batch_size),
+                    "torchvision, images": theirs,
+                    "ours, images": ours,
+                    "": clock,
+                    "ratio": quotients(ours, theirs),
+                }
+            )
+    note = "One thread, no DataLoader workers. On a GPU theirs is prepared by one CPU thread and copied there."
+    return [Table("loader: crop + flip + normalise", rows, note)]
+
+
+def compare_overhead(job: Job) -> list[Table]:
+    """Microseconds of a step, and reads of the device, in a bare loop, in our fit and in Lightning's defaults."""
+    tables = []
+    steps = 200 if job.quick else 1_250
+    for accelerator in ["cpu", "gpu"][: 1 + bool(job.machine["gpu"])]:
+        found = call("step_costs", accelerator=accelerator, steps=steps, repeats=job.repeats)
+        bare = found["bare loop"]
+        rows = [
+            {
+                "": name,
+                "CPU µs/step": side["cpu"],
+                "wall µs/step": side["wall"],
+                "CPU µs over bare": [a - b for a, b in zip(side["cpu"], bare["cpu"], strict=True)],
+                "wall µs over bare": [a - b for a, b in zip(side["wall"], bare["wall"], strict=True)],
+                "CPU ratio": quotients(side["cpu"], bare["cpu"]),
+                "waits/step": side["waits_between_log_points"],
+                "waits/log point": side["waits_at_log_points"],
+            }
+            for name, side in found.items()
+        ]
+        note = (
+            f"The tutorial's network, batch 4, one thread, without oneDNN; {steps:,} steps and their checkpoint. "
+            "Waits: operations for which the host must wait for the device."
+        )
+        tables.append(Table(f"overhead of a training step, {accelerator}", rows, note))
+    return tables
+
+
+def compare_width(job: Job) -> list[Table]:
+    """A training step's time against the width of the tutorial's network and the batch size."""
+    widths = [6, 32, 128] if job.quick else [6, 16, 32, 64, 128, 256]
+    batch_sizes = [4, 128] if job.quick else [4, 32, 128, 512]
+    devices = ["cpu", "cuda"][: 1 + bool(job.machine["gpu"])]
+    found = call("step_times", widths=widths, batch_sizes=batch_sizes, devices=devices, repeats=job.repeats)
+    tables = []
+    for column in next(iter(found.values())):
+        rows = [
+            {"width": width, **{f"batch {size}": found[f"{width} {size}"][column] for size in batch_sizes}}
+            for width in widths
+        ]
+        tables.append(Table(f"width: ms per training step, {column}", rows))
+    if len(devices) > 1:
+        cpus = [column for column in next(iter(found.values())) if column != "cuda"]
+        rows = [
+            {
+                "width": width,
+                **{
+                    f"batch {size}": min(statistics.median(found[f"{width} {size}"][cpu]) for cpu in cpus)
+                    / statistics.median(found[f"{width} {size}"]["cuda"])
+                    for size in batch_sizes
+                },
+            }
+            for width in widths
+        ]
+        tables.append(Table("width: how many times faster the GPU is than the CPU at its best", rows))
+    return tables
+
+
+def compare_devices(job: Job) -> list[Table]:
+    """The same job by one process and by two."""
+    rows = []
+    for accelerator in ["cpu", "gpu"][: 1 + (job.machine["gpus"] > 1)]:
+        flags = ["--accelerator", accelerator, "--max_epochs", "1"]
+        flags += ["--data.batch_size", "256", "--model.width", "64", "--model.lr", "0.05"]
+        flags += ["--max_steps", "10"] if job.quick else []
+        sides = {str(n): partial(fit, job, *flags, "--devices", str(n)) for n in (1, 2)}
+        turns = interleaved(job.repeats, sides)
+        for devices, runs in turns.items():
+            rows.append(
+                {
+                    "accelerator": accelerator,
+                    "processes": int(devices),
+                    "seconds to train": [run["fit_seconds"] for run in runs],
+                    "ratio": quotients(*([run["fit_seconds"] for run in turns[n]] for n in (devices, "1"))),
+                    "seconds, whole process": [run["process_seconds"] for run in runs],
+                    "images tested": [run["test_count"] for run in runs],
+                    "test accuracy, %": [100 * run["test_acc"] for run in runs],
+                }
+            )
+    note = "Batch 256 over all processes, width 64, learning rate 0.05." + (" 10 steps." if job.quick else " 1 epoch.")
+    return [Table("devices: one process and two", rows, note)]
+
+
+def compare_growth(job: Job) -> list[Table]:
+    """Time and peak memory of fit.py against what a job can have more of."""
+    steps = 10 if job.quick else 100
+    base = ("--accelerator", "cpu", "--data.source", "synthetic")
+    batch_sizes = (64, 256, 1024) if job.quick else (64, 128, 256, 512, 1024, 2048)
+    images = (10_000, 20_000, 40_000) if job.quick else (10_000, 50_000, 100_000, 200_000, 500_000)
+    epochs = (1, 2, 4) if job.quick else (1, 2, 4, 8)
+    growing: dict[str, dict[int, tuple[str, ...]]] = {
+        f"batch size ({steps} steps)": {
+            n: ("--data.batch_size", str(n), "--max_steps", str(steps), "--max_epochs", "100") for n in batch_sizes
+        },
+        "images (1 epoch, batch 500)": {
+            n: ("--data.synthetic_size", str(n), "--data.batch_size", "500", "--max_epochs", "1") for n in images
+        },
+        "epochs (10,000 images, batch 500)": {n: ("--max_epochs", str(n), "--data.batch_size", "500") for n in epochs},
+    }
+    points, lines = [], []
+    for what, settings in growing.items():
+        no_data = replace(job, data={})
+        turns = interleaved(job.repeats, {str(n): partial(fit, no_data, *base, *f) for n, f in settings.items()})
+        line: Row = {"": what}
+        for name, key in (("s", "fit_seconds"), ("MB", "peak_mb")):
+            line |= straight_line({int(n): [run[key] for run in runs] for n, runs in turns.items()}, name)
+        lines.append(line)
+        for n, runs in turns.items():
+            points.append(
+                {
+                    "": what,
+                    "n": int(n),
+                    "seconds to train": [run["fit_seconds"] for run in runs],
+                    "CPU seconds, whole process": [run["cpu_seconds"] for run in runs],
+                    "peak MB": [run["peak_mb"] for run in runs],
+                }
+            )
+    commands = {
+        "python -c pass": ["-c", "pass"],
+        "import cifar_lightning": ["-c", "import cifar_lightning"],
+        "import torch": ["-c", "import torch"],
+        "import lightning.pytorch": ["-c", "import lightning.pytorch"],
+        "fit.py --help": [str(FIT), "--help"],
+    }
+    turns = interleaved(job.repeats, {name: partial(execute, arguments) for name, arguments in commands.items()})
+    columns = {"seconds": "process_seconds", "CPU seconds": "cpu_seconds", "peak MB": "peak_mb"}
+    start = [
+        {"": n, **{column: [run[key] for run in runs] for column, key in columns.items()}} for n, runs in turns.items()
+    ]
+    return [
+        Table("growth: time and peak memory of the process", points),
+        Table("growth: as straight lines", lines, "Off: the largest distance of a median from the line."),
+        Table("growth: start-up", start),
+    ]
+
+
+def compare_airbench(job: Job) -> list[Table]:
+    """Airbench's scripts, unmodified, and our recipes for the same accuracies."""
+    assert job.airbench is not None
+    tables = []
+    for script, recipe in AIRBENCH.items():
+        if recipe not in job.recipes:
+            continue
+        path = Path(job.airbench).resolve() / script
+        found: dict[str, list[dict[str, float]]] = {"airbench": [], "ours": []}
+        for first in range(1, job.runs + 1, RACE_TURNS):
+            turns = list(range(first, min(first + RACE_TURNS, job.runs + 1)))
+            part = call(
+                "airbench_race",
+                data=job.data,
+                script=str(path),
+                settings=recipe_settings(recipe),
+                turns=turns,
+                mode=job.compile,
+            )
+            for name, side in found.items():
+                side += part[name]
+        theirs, ours = found["airbench"], found["ours"]
+        clocks = [run["clock"] for run in theirs], [run["clock"] for run in ours]
+        walls = [run["wall"] for run in theirs], [run["wall"] for run in ours]
+        fits = [run["trainer.fit"] for run in ours]
+        rows: list[Row] = [
+            {
+                "": "seconds, training + evaluation",
+                "airbench": clocks[0],
+                "ours": clocks[1],
+                "ratio": quotients(clocks[1], clocks[0]),
+            },
+            {
+                "": "seconds with all around: airbench's main; our fit(), without figures",
+                "airbench": walls[0],
+                "ours": walls[1],
+                "ratio": quotients(walls[1], walls[0]),
+            },
+            {"": "trainer.fit", "airbench": None, "ours": fits, "ratio": None},
+            {
+                "": "trainer.fit over our training",
+                "airbench": None,
+                "ours": None,
+                "ratio": quotients(fits, [run["fit"] for run in ours]),
+            },
+            {
+                "": "trainer.fit over our training + evaluation",
+                "airbench": None,
+                "ours": None,
+                "ratio": quotients(fits, clocks[1]),
+            },
+        ]
+        cold = [
+            fit(job, "--recipe", recipe, "--accelerator", "gpu", "--devices", "1", "--model.test_views", "six")
+            for _ in range(job.repeats)
+        ]
+        rows.append(
+            {
+                "": "seconds, a process from its start to its results",
+                "airbench": None,
+                "ours": [run["process_seconds"] for run in cold],
+                "ratio": None,
+            }
+        )
+        accuracies = [
+            {"": name, "test accuracy, %": 100 * mean, "± 95 %": half and 100 * half, "n": len(runs)}
+            for name, runs in found.items()
+            for mean, half in [mean_and_interval([run["acc"] for run in runs])]
+        ]
+        note = (
+            f"In turns in one process, a new one after {RACE_TURNS}, whose first turn is not counted; on the same "
+            f"images; six views on both sides; both compiled by {job.compile}."
+        )
+        tables += [
+            Table(f"airbench: {script} and --recipe {recipe}, seconds", rows, note),
+            Table(f"airbench: {script} and --recipe {recipe}, accuracy", accuracies, runs=found),
+        ]
+    return tables
+
+
+COMPARISONS: dict[str, Callable[[Job], list[Table]]] = {
+    "tutorial": compare_tutorial,
+    "to-accuracy": compare_to_accuracy,
+    "loader": compare_loader,
+    "overhead": compare_overhead,
+    "width": compare_width,
+    "devices": compare_devices,
+    "growth": compare_growth,
+    "airbench": compare_airbench,
+}
+
+
+# ---- processes
+
+
+def execute(arguments: Sequence[str]) -> dict[str, float]:
+    """Runs Python in a terminal of its own, as a user would, so that progress bars are drawn.
+
+    Returns:
+        `process_seconds`, `cpu_seconds` and `peak_mb` of the process and of those it started.
+
+    Raises:
+        RunError: It failed.
+    """
+    leader, follower = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color", "PYTHONUNBUFFERED": "1"}
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, *arguments], stdin=subprocess.DEVNULL, stdout=follower, stderr=follower, env=environment
+    )
+    os.close(follower)
+    try:
+        shown = b""
+        for chunk in _chunks(leader):
+            shown = (shown + chunk)[-4_000:]
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        seconds = time.perf_counter() - start
+    finally:
+        os.close(leader)
+        if process.returncode is None:
+            process.kill()
+            process.wait()
+    if process.returncode:
+        lines = shown.decode(errors="replace").strip().splitlines() or ["it said nothing"]
+        print("\n".join(lines), file=sys.stderr)
+        raise RunError(f"{' '.join(arguments)} ended with {process.returncode}: {lines[-1]}")
+    unit = 1e6 if sys.platform == "darwin" else 1e6 / 1024  # ru_maxrss is in bytes there, in KiB here
+    return {
+        "process_seconds": seconds,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "peak_mb": usage.ru_maxrss / unit,
+    }
+
+
+def _chunks(descriptor: int) -> Iterator[bytes]:
+    while True:
+        try:
+            chunk = os.read(descriptor, 65_536)
+        except OSError:  # how Linux says that the other end is closed
+            return
+        if not chunk:
+            return
+        yield chunk
+
+
+def call(name: str, **arguments: Any) -> Any:
+    """Calls a function of sides.py, by name, in a process of its own."""
+    return measure("sides.py", name, **arguments)["result"]
+
+
+def tutorial_script(job: Job, **limit: int) -> dict[str, Any]:
+    """Runs the tutorial's script, for what `fit` gives."""
+    run = measure("tutorial_script.py", data=job.data, **limit)
+    return {**run.pop("result"), **run}
+
+
+def measure(script: str, *words: str, **arguments: Any) -> dict[str, Any]:
+    """Runs a script of this folder that takes `words`, its arguments as JSON, and a file for what it gives.
+
+    Returns:
+        What `execute` measures, and `result`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "result.json"
+        run = execute([str(HERE / script), *words, json.dumps(arguments), str(output)])
+        return {**run, "result": json.loads(output.read_text())}
+
+
+def fit(job: Job, *flags: str) -> dict[str, Any]:
+    """Runs fit.py with `flags`.
+
+    Returns:
+        results.json, with what `execute` measures.
+    """
+    data = [part for name, value in job.data.items() for part in (f"--data.{name}", str(value))]
+    with tempfile.TemporaryDirectory(dir=job.folder) as root:
+        run = execute([str(FIT), *data, *flags, "--default_root_dir", root])
+        results = json.loads((Path(root) / "lightning_logs" / "version_0" / "results.json").read_text())
+    return {**results, **run}
+
+
+# ---- flags
+
+
+def recipe_settings(name: str) -> dict[str, Any]:
+    """A recipe's settings."""
+    settings: dict[str, Any] = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
+    return settings
+
+
+def recipe_epochs(run: str, images: int) -> float:
+    """How long `to-accuracy` trains: "quick" as long as that recipe does, "quick:0.25" for a quarter of an epoch.
+
+    The learning rate's schedule is as long as the run.
+
+    Raises:
+        InputError: That is no number of epochs.
+    """
+    name, _, text = run.partition(":")
+    settings = recipe_settings(name)
+    most = settings.get("max_steps", math.inf) * settings["data"]["batch_size"] / images
+    try:
+        epochs = float(text or min(settings["max_epochs"], most))
+    except ValueError:
+        epochs = math.nan
+    if not 0 < epochs < math.inf:
+        raise InputError(f"recipe {run!r} has no number of epochs: give it like quick or quick:0.25")
+    return epochs
+
+
+def recipe_flags(run: str, images: int) -> list[str]:
+    """The flags of fit.py for it."""
+    epochs, name = recipe_epochs(run, images), run.partition(":")[0]
+    steps = round(epochs * images / recipe_settings(name)["data"]["batch_size"])
+    return ["--recipe", name, "--max_epochs", str(math.ceil(epochs)), "--max_steps", str(steps)]
+
+
+def device_flags(run: str) -> list[str]:
+    """The flags of fit.py for the device that a recipe's own command names; the script that it meets is on the CPU."""
+    return ["--devices", "1", "--accelerator", "gpu" if needs_gpu(run.partition(":")[0]) else "cpu"]
+
+
+def needs_gpu(recipe: str) -> bool:
+    """Whether a recipe's own command asks for a GPU."""
+    return "--accelerator gpu" in (RECIPES / f"{recipe}.yaml").read_text()
+
+
+def recipes_for(machine: dict[str, Any], chosen: str | None) -> list[str]:
+    """The recipes to run: those chosen, or all whose own command this machine can run, and `quick` at other lengths.
+
+    Raises:
+        InputError: There is no such recipe, or no such length of it.
+    """
+    if chosen is not None:
+        names = chosen.split(",")
+        if unknown := sorted({name.partition(":")[0] for name in names} - set(recipes())):
+            raise InputError(f"recipe {unknown[0]!r} is not known: give some of {','.join(recipes())}")
+        for run in names:
+            recipe_epochs(run, machine["train_images"])
+        return names
+    return [*OTHER_LENGTHS, *(name for name in recipes() if machine["gpu"] or not needs_gpu(name))]
+
+
+def script(arguments: Sequence[str]) -> None:
+    """Runs the comparisons, prints their tables and writes them down."""
+    parser = new_parser("benchmark.py [COMPARISON ...] [flags]", __doc__)
+    parser.add_argument("comparisons", nargs="*", default=[], help="which; all by default")
+    parser.add_argument("--quick", action="store_true", help="fewer steps and sizes, for a rough idea")
+    parser.add_argument("--repeats", type=int, default=3, help="turns that each side takes")
+    parser.add_argument(
+        "--recipes", type=str, default=None, help="of to-accuracy, e.g. quick,quick:4 (epochs); speed94"
+    )
+    parser.add_argument("--airbench", type=str, default=None, help="folder of airbench's scripts")
+    parser.add_argument("--runs", type=int, default=20, help="turns that airbench's comparison takes")
+    parser.add_argument(
+        "--compile", type=MODES, default="max-autotune", help="torch.compile's mode there, for both sides"
+    )
+    parser.add_argument("--json", type=str, default=None, help="file to write the figures to")
+    parser.add_argument("--data.source", type=str, default=None, help="as fit.py has it; drawn images by default")
+    parser.add_argument("--data.data_dir", type=str, default=None, help="as fit.py has it")
+    flags = parse(parser, arguments)
+    names = flags.comparisons or [name for name in COMPARISONS if name != "airbench" or flags.airbench]
+    for name in names:
+        if name not in COMPARISONS:
+            raise InputError(f"comparison {name!r} is not known: give some of {', '.join(COMPARISONS)}")
+    for name in ("repeats", "runs"):
+        if flags[name] < 1:
+            raise InputError(f"{name} {flags[name]} is out of range: give 1 or more")
+    if flags.json is not None and not Path(flags.json).absolute().parent.is_dir():
+        raise InputError(f"json {flags.json}: there is no folder {Path(flags.json).parent}: make it, or give another")
+    if "airbench" in names:
+        missing = [name for name in AIRBENCH if not (Path(flags.airbench or "") / name).is_file()]
+        if flags.airbench is None or missing:
+            raise InputError(
+                f"airbench {flags.airbench}: give --airbench DIR, a checkout of "
+                f"https://github.com/KellerJordan/cifar10-airbench with {' and '.join(AIRBENCH)}"
+            )
+        if flags.recipes is not None and not set(flags.recipes.split(",")) & set(AIRBENCH.values()):
+            raise InputError(f"recipes {flags.recipes}: airbench races {' and '.join(AIRBENCH.values())}: give these")
+
+    data: dict[str, Any]
+    if flags.data.data_dir is None and flags.data.source in (None, "synthetic"):
+        data = {"source": "synthetic", "synthetic_size": 10_000 if flags.quick else 50_000}
+    else:
+        data_dir = os.path.expanduser(flags.data.data_dir or "data")
+        folders = (Path(data_dir) / "train").is_dir()
+        source = flags.data.source or ("folder" if folders else "cifar10")
+        data = {"source": source, "data_dir": str(Path(data_dir).resolve())}  # the race has a folder of its own
+    machine = call("describe_machine", data=data)
+    print("  ".join(f"{name} {value}" for name, value in machine.items() if value))
+    if not machine["gpu"]:
+        if "airbench" in names:
+            raise InputError("airbench: its scripts need an NVIDIA GPU, and torch sees none here: leave it out")
+        print("no GPU here: its rows are left out")
+    if machine["load"] > 0.5:
+        print(f"the machine is busy (load {machine['load']:.1f}): trust the columns in CPU time only")
+
+    report: dict[str, Any] = {"machine": machine, "data": data, "quick": flags.quick, "repeats": flags.repeats}
+    report["comparisons"] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        runs = recipes_for(machine, flags.recipes)
+        job = Job(
+            data, machine, flags.repeats, flags.quick, runs, Path(folder), flags.airbench, flags.runs, flags.compile
+        )
+        for name in names:
+            print(f"{name} …", file=sys.stderr, flush=True)
+            tables = COMPARISONS[name](job)
+            for table in tables:
+                print_table(table)
+            report["comparisons"][name] = [asdict(table) for table in tables]
+            if flags.json is not None:  # after each: an interrupted benchmark keeps what it has
+                Path(flags.json).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main(script)

@@ -1,0 +1,339 @@
+"""What benchmark.py measures: each function runs in a process of its own, `sides.py NAME ARGUMENTS OUTPUT`.
+
+Arguments and results are plain values, as JSON.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from tables import interleaved
+from torch import Tensor, optim
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader
+from torchvision import transforms
+from tutorial_script import Pictures
+
+from cifar_lightning import CIFAR10DataModule, TutorialNet, fit
+from cifar_lightning.data import sources
+from cifar_lightning.data.cifar10 import MEAN, STD
+from cifar_lightning.data.loader import BatchLoader
+
+
+def describe_machine(data: dict[str, Any]) -> dict[str, Any]:
+    """The machine, and how many images there are. Decodes them, so that nothing measured later has to."""
+    where = data["source"], data.get("data_dir", "")
+    count = data.get("synthetic_size")
+    if count is None:
+        sources.prepare(*where)
+        count = len(sources.load(where[0], "train", where[1]).labels)
+    return {
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpus": torch.cuda.device_count(),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in ("torch", "torchvision", "lightning")},
+        "train_images": count,
+        "load": os.getloadavg()[0],
+    }
+
+
+def _cpu_name() -> str:
+    facts = Path("/proc/cpuinfo")
+    for line in facts.read_text().splitlines() if facts.exists() else []:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def loader_rates(data: dict[str, Any], device: str, quick: bool, repeats: int) -> dict[int, list[list[float]]]:
+    """Images per second of torchvision's transforms in a DataLoader and of our loader, by batch size."""
+    torch.set_num_threads(1)
+    transform = transforms.Compose(
+        [
+            transforms.RandomCrop(32, padding=4, padding_mode="reflect"),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(MEAN, STD),
+        ]
+    )
+    pictures: Any = Pictures(data, "train", transform, 2_048 if quick else 8_192)
+
+    def rate(batches: Iterator[Any]) -> float:
+        clock = time.process_time if device == "cpu" else time.perf_counter
+        start, count = clock(), 0
+        for _, labels in batches:
+            count += len(labels)
+        if device != "cpu":
+            torch.cuda.synchronize()
+        return count / (clock() - start)
+
+    def theirs(batch_size: int) -> float:
+        loader = DataLoader(pictures, batch_size, shuffle=True, num_workers=0)
+        return rate((images.to(device), labels.to(device)) for images, labels in loader)
+
+    rates: dict[int, list[list[float]]] = {}
+    for batch_size in (4, 128, 2048):
+        module = CIFAR10DataModule(
+            **data | {"batch_size": batch_size, "augment": True, "normalization": "dataset", "device": device}
+        )
+        ours = module.train_dataloader()
+        sides: dict[str, Callable[[], float]] = {
+            "torchvision": partial(theirs, batch_size),
+            "ours": lambda ours=ours: rate(iter(ours)),  # type: ignore[misc]
+        }
+        if not rates:
+            interleaved(1, sides)  # what is slow only once
+        rates[batch_size] = list(interleaved(repeats, sides).values())
+    return rates
+
+
+def step_costs(accelerator: str, steps: int, repeats: int, waits: bool = True) -> dict[str, dict[str, Any]]:
+    """What a training step costs in a bare loop, in our fit and in Lightning's defaults: same network, same loader.
+
+    Args:
+        accelerator: cpu or gpu.
+        steps: Steps of an epoch. The second of two epochs is measured, to where the third one begins.
+        repeats: Measurements of each side.
+        waits: Also count what the host waits for.
+
+    Returns:
+        For each side: µs of CPU time and of wall time per step, of each repeat, and waits per step.
+    """
+    torch.set_num_threads(1)
+    torch.backends.mkldnn.enabled = False  # both as fit sets them for so small a step
+    sides = {"bare loop": bare_loop, "our fit": our_fit, "Lightning's defaults": lightning_defaults}
+
+    def cost(side: Callable[..., None]) -> tuple[float, float]:
+        marks: list[tuple[float, float]] = []
+
+        def mark() -> None:
+            if accelerator == "gpu":
+                torch.cuda.synchronize()
+            marks.append((time.process_time(), time.perf_counter()))
+
+        with watched_loader(on_epoch=mark):
+            side(accelerator, steps, max_steps=2 * steps + 1)
+        cpu, wall = (1e6 * (after - before) / steps for before, after in zip(*marks[1:3], strict=True))
+        return cpu, wall
+
+    turns = interleaved(repeats, {name: partial(cost, side) for name, side in sides.items()})
+    found: dict[str, dict[str, Any]] = {}
+    for name, side in sides.items():
+        cpu, wall = zip(*turns[name], strict=True)
+        found[name] = {"cpu": cpu, "wall": wall}
+        if waits:
+            found[name] |= count_waits(side, accelerator, every=50)
+    return found
+
+
+def count_waits(train: Callable[..., None], accelerator: str, every: int) -> dict[str, float]:
+    """Counts the operations for which the host must wait for the device, per step; the loader's are not counted.
+
+    Args:
+        train: Called with the accelerator, steps per epoch and `max_steps`.
+        accelerator: cpu or gpu.
+        every: Steps between two log points.
+    """
+    steps: list[int] = []
+    with counted_waits(accelerator) as count:
+
+        @contextmanager
+        def during_step() -> Iterator[None]:
+            before = count()
+            yield
+            steps.append(count() - before)
+
+        with watched_loader(during_step=during_step):
+            train(accelerator, 4 * every, max_steps=4 * every)
+    at_log_points = steps[every - 1 :: every]
+    between = [n for i, n in enumerate(steps) if (i + 1) % every]
+    return {
+        "waits_between_log_points": statistics.mean(between),
+        "waits_at_log_points": statistics.mean(at_log_points),
+    }
+
+
+@contextmanager
+def watched_loader(
+    on_epoch: Callable[[], None] | None = None, during_step: Callable[[], Any] | None = None
+) -> Iterator[None]:
+    """Within it, training loaders say when an epoch's first batch is asked for, and when a step begins and ends."""
+    iterate = BatchLoader.__iter__
+
+    def watching(loader: BatchLoader) -> Iterator[Any]:
+        if on_epoch is not None and loader.train:
+            on_epoch()
+        for batch in iterate(loader):
+            if during_step is not None and loader.train:
+                with during_step():
+                    yield batch
+            else:
+                yield batch
+
+    with mock.patch.object(BatchLoader, "__iter__", watching):
+        yield
+
+
+@contextmanager
+def counted_waits(accelerator: str) -> Iterator[Callable[[], int]]:
+    """Counts, in this thread, the operations for which the host must wait for the device.
+
+    On a GPU torch itself knows them. On the CPU, where nothing waits, those are counted that would: operations whose
+    result's value or shape the host needs, and tensors that become numbers, lists or arrays.
+    """
+    if accelerator == "gpu":
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                yield lambda: sum("synchronizing" in str(warning.message) for warning in seen)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        return
+
+    count = 0
+    tags = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+
+    class Operations(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal count
+            waits = not tags.isdisjoint(func.tags)
+            if func is torch.ops.aten.index.Tensor:  # it has the tag for the sake of the boolean ones
+                waits = any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+            count += waits
+            return func(*args, **(kwargs or {}))
+
+    class Methods(TorchFunctionMode):  # on the CPU these are no operations
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal count
+            count += func in (Tensor.cpu, Tensor.numpy, Tensor.tolist)
+            return func(*args, **(kwargs or {}))
+
+    with Operations(), Methods():
+        yield lambda: count
+
+
+def _small_data(accelerator: str, steps: int) -> dict[str, Any]:
+    device = "cuda" if accelerator == "gpu" else "cpu"
+    return {"source": "synthetic", "synthetic_size": 4 * steps, "batch_size": 4, "device": device}
+
+
+def bare_loop(accelerator: str, steps: int, max_steps: int) -> None:
+    """Trains the tutorial's network as few lines do."""
+    data = CIFAR10DataModule(**_small_data(accelerator, steps))
+    net = TutorialNet().to(data.hparams["device"])
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.001, momentum=0.9, fused=True)
+    loader = data.train_dataloader()
+    while max_steps > 0:
+        for images, labels in islice(loader, max_steps):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(net(images), labels)
+            loss.backward()
+            optimizer.step()
+        max_steps -= steps
+
+
+def our_fit(accelerator: str, steps: int, max_steps: int, augment: bool = False) -> None:
+    """Trains it as fit.py does: with the bar, the log, the checkpoints."""
+    data = _small_data(accelerator, steps) | {"augment": augment}
+    # the figures after the test are no part of the training
+    with tempfile.TemporaryDirectory() as root, mock.patch("cifar_lightning.report.results.draw"):
+        fit(data, accelerator=accelerator, devices=1, max_epochs=3, max_steps=max_steps, default_root_dir=root)
+
+
+class Plain(LightningModule):
+    """The tutorial's network in a LightningModule that logs its loss to the bar."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = TutorialNet()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: D102
+        images, labels = batch
+        loss = F.cross_entropy(self.net(images), labels)
+        self.log("train_loss", loss, prog_bar=True)
+        return loss
+
+    def configure_optimizers(self) -> optim.Optimizer:  # noqa: D102
+        return torch.optim.SGD(self.parameters(), lr=0.001, momentum=0.9, fused=True)
+
+
+def lightning_defaults(accelerator: str, steps: int, max_steps: int) -> None:
+    """Trains it as a LightningModule that logs its loss, in a Trainer without arguments."""
+    loader = CIFAR10DataModule(**_small_data(accelerator, steps)).train_dataloader()
+    with tempfile.TemporaryDirectory() as root:
+        trainer = Trainer(accelerator=accelerator, devices=1, max_epochs=3, max_steps=max_steps, default_root_dir=root)
+        trainer.fit(Plain(), loader)
+
+
+def step_times(
+    widths: list[int], batch_sizes: list[int], devices: list[str], repeats: int
+) -> dict[str, dict[str, list[float]]]:
+    """Milliseconds of a training step of the tutorial's network, by width and batch size, then by device."""
+    cores = torch.get_num_threads()
+    places = {"1 thread, no oneDNN": ("cpu", 1, False), "1 thread": ("cpu", 1, True)}
+    if cores > 1:
+        places[f"{cores} threads"] = ("cpu", cores, True)
+    if "cuda" in devices:
+        places["cuda"] = ("cuda", cores, True)
+
+    def milliseconds(width: int, batch_size: int, device: str, threads: int, onednn: bool) -> float:
+        torch.set_num_threads(threads)
+        torch.backends.mkldnn.enabled = onednn
+        net = TutorialNet(width=width).to(device)
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.001, momentum=0.9, fused=True)
+        images = torch.randn(batch_size, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
+        labels = torch.randint(10, (batch_size,), device=device)
+
+        def run(steps: int) -> float:
+            start = time.perf_counter()
+            for _ in range(steps):
+                optimizer.zero_grad()
+                F.cross_entropy(net(images), labels).backward()
+                optimizer.step()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            return time.perf_counter() - start
+
+        run(2)  # what is slow only once
+        steps = max(3, min(300, int(0.3 / run(1))))
+        return 1e3 * run(steps) / steps
+
+    found: dict[str, dict[str, list[float]]] = {}
+    for width in widths:
+        for batch_size in batch_sizes:
+            sides = {name: partial(milliseconds, width, batch_size, *place) for name, place in places.items()}
+            found[f"{width} {batch_size}"] = interleaved(repeats, sides)
+    return found
+
+
+def airbench_race(**arguments: Any) -> dict[str, list[dict[str, float]]]:
+    """See airbench_race.py."""
+    from airbench_race import race
+
+    with tempfile.TemporaryDirectory() as folder:
+        return race(**arguments, folder=folder, accelerator="gpu")
+
+
+if __name__ == "__main__":
+    _, name, values, output = sys.argv
+    Path(output).write_text(json.dumps(globals()[name](**json.loads(values))))

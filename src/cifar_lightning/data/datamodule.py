@@ -1,0 +1,309 @@
+"""CIFAR10DataModule: the images of a source, as ready batches for any LightningModule or a plain loop."""
+
+import warnings
+import zlib
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from cifar_lightning.data import cifar10, sources, transforms
+from cifar_lightning.data.loader import BatchLoader, epoch_generator
+from cifar_lightning.data.sources import ImageSet
+from cifar_lightning.errors import InputError
+from cifar_lightning.signatures import arguments_of
+
+FLIPS = ("none", "random", "alternating")
+NORMALIZATIONS = ("half", "dataset", "cifar10", "cifar100")
+
+
+class CIFAR10DataModule(LightningDataModule):
+    """CIFAR-10, or images like it, downloaded, split, augmented, normalised and batched.
+
+    In a Trainer the batches are on the Trainer's device and shared by its ranks. Without one:
+    `dm.prepare_data(); dm.setup("fit"); for images, labels in dm.train_dataloader(): ...`; where torch.distributed is
+    initialised, its ranks share them likewise.
+
+    Args:
+        data_dir: Folder of the archive, which is downloaded into it once, or of the class folders.
+        batch_size: Images per training step over all devices (the global batch).
+        source: Where the images come from: cifar10 and cifar100, the official archives; folder, any tree
+            `train/<class>/*`, `test/<class>/*` in `data_dir`; synthetic, images drawn by this package.
+        val_split: Training images held out for validation: how many, or a fraction; the same share of every class.
+        augment: Shift and mirror the training images at random.
+        crop_padding: Pixels that `augment` may shift by, each way; what comes in is the image's reflection.
+        flip: How `augment` mirrors: random, each time with probability 1/2; alternating, every other epoch; none.
+        cutout: Side of the square that `augment` blanks in each image; 0: none.
+        normalization: half maps 0..1 to -1..1, as the tutorial does; cifar10, cifar100: by the mean and std of these;
+            dataset: as cifar100 for that source, else as cifar10.
+        eval_batch_size: Images per batch in an evaluation, at most an eighth of them.
+        seed: Of the order and the augmentation.
+        split_seed: Of the validation split: the same in runs of different seeds.
+        mirror: Where to get the archive in place of its official mirrors: an https address, or a local file.
+        sha256: Digest of the archive, where it is not the official one.
+        synthetic_size: Training images that the synthetic source draws; it draws a fifth as many for the test.
+        device: Where the batches are wanted when there is no Trainer, e.g. "cuda".
+
+    Attributes:
+        dims: `(3, 32, 32)`, the shape of an image.
+        classes: Names of the classes, in the order of the labels.
+        num_classes: Their number.
+
+    Raises:
+        InputError: A value is out of its range, or the images cannot be had.
+    """
+
+    dims = cifar10.IMAGE_SHAPE
+
+    def __init__(
+        self,
+        data_dir: str | Path = "data",
+        batch_size: int = 4,
+        source: Literal["cifar10", "cifar100", "folder", "synthetic"] = "cifar10",
+        val_split: int | float = 0,
+        augment: bool = False,
+        crop_padding: int = 4,
+        flip: Literal["none", "random", "alternating"] = "random",
+        cutout: int = 0,
+        normalization: Literal["half", "dataset", "cifar10", "cifar100"] = "half",
+        eval_batch_size: int = 500,
+        seed: int = 0,
+        split_seed: int = 0,
+        mirror: str | None = None,
+        sha256: str | None = None,
+        synthetic_size: int = 10_000,
+        device: str = "cpu",
+    ) -> None:
+        data_dir = str(data_dir)  # plain values only: a Path makes a checkpoint that weights_only refuses
+        arguments = arguments_of(self)
+        super().__init__()
+        # not to the logger: Lightning ends a fit whose LightningModule has another `batch_size`, say, among its own
+        self.save_hyperparameters(arguments, logger=False)
+        for name, value, ok, range_ in (
+            ("source", source, source in sources.SOURCES, " or ".join(sources.SOURCES)),
+            ("batch_size", batch_size, batch_size >= 1, "1 or more"),
+            ("eval_batch_size", eval_batch_size, eval_batch_size >= 1, "1 or more"),
+            ("crop_padding", crop_padding, 0 <= crop_padding < 32, "0 to 31"),
+            ("cutout", cutout, 0 <= cutout <= 32, "0 to 32"),
+            ("synthetic_size", synthetic_size, synthetic_size >= 10, "10 or more"),
+            ("flip", flip, flip in FLIPS, " or ".join(FLIPS)),
+            ("normalization", normalization, normalization in NORMALIZATIONS, " or ".join(NORMALIZATIONS)),
+            ("cutout", cutout, augment or not cutout, "0, or augment true"),
+            ("flip", flip, augment or flip != "alternating", "random, or augment true"),
+            ("val_split", val_split, val_split >= 0, "a count, or a fraction from 0 to 1"),
+            ("val_split", val_split, not isinstance(val_split, float) or val_split < 1, "a fraction below 1"),
+        ):
+            if not ok:
+                raise InputError(f"{name} {value} is out of range: give {range_}")
+        self._mean, self._std = normalization_constants(normalization, source)
+        self._sets: dict[str, ImageSet] = {}
+        self._prepared = False
+        self._train_loader: BatchLoader | None = None
+        self._position: dict[str, Any] | None = None  # where a checkpoint has the next training loader begin
+
+    def prepare_data(self) -> None:
+        """Downloads what is not there yet. Safe to call from several processes at once."""
+        h = self.hparams
+        if not self._prepared:  # a Trainer calls it before all that it does
+            sources.prepare(h["source"], h["data_dir"], mirror=h["mirror"], sha256=h["sha256"])
+            self._prepared = True
+
+    def setup(self, stage: str | None = None) -> None:
+        """Loads the images that `stage` needs: fit, validate, test, predict, or None for all."""
+        if stage == "fit":  # a fit before has left them
+            self._train_loader = self._position = None
+        splits = {"fit": ["train"], "validate": ["train"], "test": ["test"], "predict": ["test"]}
+        for split in splits.get(stage or "", ["train", "test"]):
+            self.image_set(split)
+
+    def __repr__(self) -> str:
+        """The class and its arguments: Lightning's would ask the loaders for what a DataLoader has."""
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.hparams.items())})"
+
+    __str__ = __repr__
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the labels. Loads the images if they are not loaded yet."""
+        return (next(iter(self._sets.values()), None) or self.image_set("test")).classes
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+    @property
+    def train_indices(self) -> Tensor:
+        """Indices of the training images that are not held out."""
+        return self._split[0]
+
+    @property
+    def val_indices(self) -> Tensor:
+        """Indices of the training images that are, in an order of which every part has all classes alike."""
+        return self._split[1]
+
+    def image_set(self, split: str) -> ImageSet:
+        """The images of `train` or `test`, as they are, on the CPU."""
+        if split not in self._sets:
+            h = self.hparams
+            self._sets[split] = sources.load(
+                h["source"], split, h["data_dir"], sha256=h["sha256"], synthetic_size=h["synthetic_size"]
+            )
+        return self._sets[split]
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """What a network takes, float32 `(N, 3, 32, 32)`, of uint8 images of that shape.
+
+        Raises:
+            InputError: They are none.
+        """
+        if images.dtype != torch.uint8 or images.dim() != 4:
+            raise InputError(
+                f"images of {images.dtype} and {images.dim()} dimensions: give uint8 (N, 3, 32, 32), bytes of 0 to 255"
+            )
+        mean, std = (torch.tensor(x, device=images.device) for x in (self._mean, self._std))
+        return transforms.normalize(images.permute(0, 2, 3, 1), mean, std)
+
+    def sample(self, count: int, device: torch.device | str = "cpu") -> Tensor:
+        """At most `count` normalised training images that are not held out, evenly spread: the same for any seed."""
+        images, index = self.image_set("train").images, self.train_indices
+        index = index[torch.linspace(0, len(index) - 1, min(count, len(index))).long()]
+        return self.normalize(images[index].to(device))
+
+    def train_dataloader(self) -> BatchLoader:
+        """Shuffled, augmented batches of the training images that are not held out."""
+        h = self.hparams
+        augmentation = {name: h[name] for name in ("crop_padding", "flip", "cutout")} if h["augment"] else {}
+        overfit = getattr(self.trainer, "overfit_batches", 0)  # of a Trainer: to learn the same few batches by heart
+        loader = self._loader(
+            "train", self.train_indices, h["batch_size"], train=True, seed=h["seed"], repeat=overfit > 0, **augmentation
+        )
+        if self._position is not None:
+            loader.load_state_dict(self._position)
+            self._position = None
+        self._train_loader = loader
+        return loader
+
+    def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
+        """The held-out training images, once each, unaugmented; none (an empty list) without a `val_split`."""
+        if not len(self.val_indices):
+            # Lightning warns of an empty list, and has no other way to hear that there is nothing to validate on
+            warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
+            return []
+        return self._loader("train", self.val_indices, self.hparams["eval_batch_size"])
+
+    def test_dataloader(self) -> BatchLoader:
+        """The test images, once each."""
+        return self._loader("test", None, self.hparams["eval_batch_size"])
+
+    def predict_dataloader(self) -> BatchLoader:
+        """The test images, once each."""
+        return self.test_dataloader()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What tells the training images from others, and the position in the epoch, for a resumed run.
+
+        Lightning, too, keeps the position, but leaves a loader at the start of the epoch that it has made before it
+        reads the checkpoint: for a schedule that asks for its length, say.
+        """
+        position = self._train_loader.state_dict() if self._train_loader is not None else None
+        return {"fingerprint": self.fingerprint, "position": position}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Has a fit go on where it was, if it has the images that it began with; see `check_images`."""
+        # a test may be of other images; and without a Trainer, as in load_from_checkpoint, none need be there yet
+        if self.trainer is not None and self.trainer.state.fn == "fit":
+            self.check_images(state_dict)
+            self._position = state_dict.get("position")
+
+    def check_images(self, state_dict: dict[str, Any]) -> None:
+        """Raises an InputError where the training images are not those that `state_dict` was taken with."""
+        if state_dict["fingerprint"] != self.fingerprint:
+            raise InputError(
+                f"the training images in {self.hparams['data_dir']} are not those that the run began with: "
+                "bring those back, or start a new run"
+            )
+
+    @cached_property
+    def fingerprint(self) -> int:
+        """A checksum of the training images and their labels, which takes a tenth of a second."""
+        images = self.image_set("train")
+        pixels = images.images.permute(0, 2, 3, 1).contiguous()
+        return zlib.crc32(images.labels.numpy().data, zlib.crc32(pixels.numpy().data))
+
+    @cached_property
+    def _split(self) -> tuple[Tensor, Tensor]:
+        h = self.hparams
+        return stratified_split(self.image_set("train").labels, h["val_split"], h["split_seed"])
+
+    def _loader(self, split: str, index: Tensor | None, batch_size: int, **kwargs: Any) -> BatchLoader:
+        trainer, image_set = self.trainer, self.image_set(split)
+        images, labels = image_set.images, image_set.labels
+        if index is not None and len(index) < len(labels):
+            images, labels = images[index], labels[index]
+        device = trainer.strategy.root_device if trainer else torch.device(self.hparams["device"])
+        return BatchLoader(
+            images.to(device),
+            labels.to(device),
+            batch_size,
+            mean=self._mean,
+            std=self._std,
+            rank=trainer.global_rank if trainer else None,
+            world_size=trainer.world_size if trainer else None,
+            **kwargs,
+        )
+
+
+def data_set_of(normalization: str, source: str) -> str:
+    """Whose mean and std `normalization` means of images from `source`: cifar10's, cifar100's; or half, neither's."""
+    if normalization == "dataset":
+        return "cifar100" if source == "cifar100" else "cifar10"
+    return normalization
+
+
+def normalization_constants(normalization: str, source: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Per-channel mean and std, for images scaled to 0..1, by the name the DataModule gives them."""
+    if normalization == "half":
+        return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+    if data_set_of(normalization, source) == "cifar100":
+        return cifar10.CIFAR100_MEAN, cifar10.CIFAR100_STD
+    return cifar10.MEAN, cifar10.STD
+
+
+def stratified_split(labels: Tensor, val_split: int | float, seed: int) -> tuple[Tensor, Tensor]:
+    """Holds out the same share of every class.
+
+    Args:
+        labels: `(N,)` int64.
+        val_split: How many images to hold out, or a fraction of them.
+        seed: The split is a function of it and of the labels.
+
+    Returns:
+        The indices of the rest, sorted, and of the held-out images, of which any first part is stratified too.
+
+    Raises:
+        InputError: It would hold out all images.
+    """
+    count = round(val_split * len(labels)) if isinstance(val_split, float) else val_split
+    if count >= len(labels):
+        raise InputError(f"val_split {val_split} leaves none of the {len(labels)} training images: give less")
+    # Shuffle, then order by the position within the class relative to the class's size: any prefix is stratified.
+    shuffled = torch.randperm(len(labels), generator=epoch_generator(seed, 0))
+    by_class = shuffled[torch.sort(labels[shuffled], stable=True).indices]
+    sizes = torch.bincount(labels)
+    starts = sizes.cumsum(0) - sizes
+    ordered = labels[by_class]
+    position = torch.arange(len(labels)) - starts[ordered]
+    order = by_class[torch.sort((position + 0.5) / sizes[ordered], stable=True).indices]
+    return order[count:].sort().values, order[:count]
+
+
+def fake_data(size: int = 200, **kwargs: Any) -> CIFAR10DataModule:
+    """A data module of `size` drawn training images and a fifth as many test images, for unit tests.
+
+    It has CIFAR-10's classes, shapes and dtypes, and takes the arguments of `CIFAR10DataModule`.
+    """
+    return CIFAR10DataModule(source="synthetic", synthetic_size=size, **{"batch_size": 20, **kwargs})

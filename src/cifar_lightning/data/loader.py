@@ -1,0 +1,251 @@
+"""BatchLoader: ready batches from images that lie in memory as one tensor."""
+
+import random
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from cifar_lightning.data import transforms
+from cifar_lightning.errors import InputError
+
+CHUNK = 512  # images prepared at once: enough to hide the cost of a call, few enough to stay in a core's cache
+GPU_CHUNK = 10_000  # on one of NVIDIA's GPUs, where a call costs the more, and there is no such cache
+
+Batch = tuple[Tensor, Tensor]
+
+
+def epoch_generator(seed: int, epoch: int) -> torch.Generator:
+    """A CPU generator that is a function of (seed, epoch) only; neighbouring pairs are unrelated."""
+    return torch.Generator().manual_seed(random.Random(f"{seed}/{epoch}").getrandbits(63))
+
+
+class BatchLoader:
+    """Iterates `(images, labels)` batches: float32 `(B, 3, 32, 32)` in channels_last, int64 `(B,)`.
+
+    It stands where a `torch.utils.data.DataLoader` would, without workers: the images are on the device already, and
+    cropping, flipping and normalising some 500 at a time costs microseconds an image.
+
+    What it yields is a function of (seed, epoch, position in the epoch), drawn on the CPU, whatever the device and
+    the number of ranks. In training each rank takes its slice of every global batch, so that 1, 2 or 8 ranks see the
+    same sequence of global batches; images that do not fill a last global batch wait for another epoch's order. In
+    evaluation every image comes once: the batches are fixed, and the ranks take whole ones in turn.
+
+    `state_dict` and `load_state_dict` hold the position, which is what Lightning asks of a loader that can resume in
+    the middle of an epoch.
+
+    Args:
+        images: uint8 `(N, 3, H, W)` in channels_last, on the device where the batches are wanted.
+        labels: int64 `(N,)`, same device.
+        batch_size: Images per batch over all ranks (the global batch).
+        mean: Per-channel mean, for images scaled to 0..1.
+        std: Per-channel standard deviation, likewise.
+        train: Shuffle, augment and drop the last partial batch; otherwise every image once, in order.
+        seed: Of the order and the augmentation.
+        crop_padding: In training, pixels that a random crop may shift by; 0 crops nothing.
+        flip: In training: `"random"` mirrors each image with probability 1/2; `"alternating"` does so in the first
+            epoch, and from then on shows each image mirrored in every other epoch (https://arxiv.org/abs/2404.00498,
+            section 3.6).
+        cutout: In training, side of a square that is blanked in each image, with its centre anywhere in it; 0 for none.
+        rank: This process's index; by default that in torch's process group, if there is one by the time it iterates.
+        world_size: Number of processes; likewise.
+        repeat: In training, make every epoch as the first: the same batches, augmented alike.
+
+    Raises:
+        InputError: `batch_size` is less than 1, more than the images, or not a multiple of `world_size`; or, in
+            evaluation, there are fewer images than ranks. Without a `world_size`, once it iterates.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        batch_size: int,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        train: bool = False,
+        seed: int = 0,
+        crop_padding: int = 0,
+        flip: Literal["none", "random", "alternating"] = "none",
+        cutout: int = 0,
+        rank: int | None = None,
+        world_size: int | None = None,
+        repeat: bool = False,
+    ) -> None:
+        self.images = images.permute(0, 2, 3, 1).contiguous()
+        self.size = self.images.shape[1]
+        self.labels = labels
+        self.mean = torch.tensor(mean, device=images.device)
+        self.std = torch.tensor(std, device=images.device)
+        self.train, self.seed, self.flip = train, seed, flip
+        self.crop_padding = crop_padding if train else 0
+        self.cutout = cutout if train else 0
+        self._rank, self._world_size, self.repeat = rank, world_size, repeat
+        self._batch_size = batch_size
+        self.batch_size  # noqa: B018  # is it one that the ranks can share?
+        if self.crop_padding:
+            self.images = transforms.reflect_pad(self.images, crop_padding)
+        self._epoch, self._position = 0, 0
+        self._next = (0, 0)  # (epoch, position) that the next iteration starts from
+        self._ahead: tuple[int, tuple[Tensor, ...]] | None = None  # an epoch, and what has been drawn for it already
+
+    @property
+    def rank(self) -> int:
+        """This process's index."""
+        return (dist.get_rank() if _connected() else 0) if self._rank is None else self._rank
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes that share the batches."""
+        return (dist.get_world_size() if _connected() else 1) if self._world_size is None else self._world_size
+
+    @property
+    def batch_size(self) -> int:
+        """Images per batch over all ranks; in evaluation, over one."""
+        images, world_size = len(self.labels), self.world_size
+        if self.train:
+            check_batch_size(self._batch_size, images, world_size)
+            return self._batch_size
+        return -(-images // max(1, self._eval_count))
+
+    @property
+    def _eval_count(self) -> int:
+        """Evaluation batches over all ranks."""
+        check_evaluation(len(self.labels), self.world_size)
+        return evaluation_batches(len(self.labels), self._batch_size, self.world_size)
+
+    @property
+    def batch_sampler(self) -> SimpleNamespace:
+        """Where Lightning looks for `set_epoch`; not `sampler`, of which it would warn with `overfit_batches`."""
+        return SimpleNamespace(sampler=self)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Makes the next iteration that of `epoch`. Lightning calls it; a plain loop need not: epochs follow on."""
+        if epoch != self._next[0]:  # else keep the position that a checkpoint gave
+            self._next = (epoch, 0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position: how many batches of which epoch have been yielded."""
+        return {"epoch": self._epoch, "position": self._position}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Makes the next iteration go on from where `state_dict` was taken."""
+        epoch, position = state_dict["epoch"], state_dict["position"]
+        self._epoch, self._position = epoch, position
+        self._next = (epoch, position) if position < len(self) else (epoch + 1, 0)
+
+    def __len__(self) -> int:
+        if self.train:
+            return len(self.labels) // self.batch_size
+        return len(range(self.rank, self._eval_count, self.world_size))
+
+    def __iter__(self) -> Iterator[Batch]:
+        # A generator does nothing before its first `next`, and Lightning calls `iter` once more than it iterates.
+        self._epoch, self._position = self._next
+        self._next = (self._epoch + 1, 0)
+        batches = self._train_batches() if self.train else self._eval_batches()
+        for batch in batches:
+            self._position += 1
+            yield batch
+
+    def _train_batches(self) -> Iterator[Batch]:
+        """This rank's slices of the global batches of this epoch, from the current position on."""
+        ahead, self._ahead = self._ahead, None
+        draws = ahead[1] if ahead and ahead[0] == self._epoch else self._draw_epoch(self._epoch)
+        batches, batch_size = len(self), self.batch_size
+        share = batch_size // self.world_size
+        per_chunk = max(1, (GPU_CHUNK if self.labels.is_cuda else CHUNK) // share)
+        start = self._position
+        while start < batches:
+            stop = min(start + per_chunk, batches)
+            # rows are global batches; this rank's columns of them
+            rows = slice(start * batch_size, stop * batch_size)
+            columns = slice(self.rank * share, (self.rank + 1) * share)
+            mine = [x[rows].view(-1, batch_size)[:, columns].reshape(-1) for x in draws]
+            images, labels = self._prepare(*mine)
+            if stop == batches:  # while a GPU has steps left to do: it would wait for this between two epochs
+                self._ahead = self._epoch + 1, self._draw_epoch(self._epoch + 1)
+            yield from zip(torch.split(images, share), torch.split(labels, share), strict=True)
+            start = stop
+
+    def _draw_epoch(self, epoch: int) -> tuple[Tensor, ...]:
+        """For each position in the epoch: which image, its crop's first row and column, mirrored or not, its hole's."""
+        epoch = 0 if self.repeat else epoch
+        generator = epoch_generator(self.seed, epoch)
+        count = len(self.labels)
+        order = torch.randperm(count, generator=generator)
+        top, left = torch.randint(0, 2 * self.crop_padding + 1, (2, count), generator=generator)
+        mirrored = torch.zeros(count, dtype=torch.bool)
+        if self.flip == "random":
+            mirrored = torch.rand(count, generator=generator) < 0.5
+        elif self.flip == "alternating":
+            first = torch.rand(count, generator=epoch_generator(self.seed, 0)) < 0.5
+            mirrored = (first ^ bool(epoch % 2))[order]
+        hole_top, hole_left = torch.randint(0, self.size, (2, count), generator=generator) - self.cutout // 2
+        return order, top, left, mirrored, hole_top, hole_left
+
+    def _prepare(
+        self, index: Tensor, top: Tensor, left: Tensor, mirrored: Tensor, hole_top: Tensor, hole_left: Tensor
+    ) -> Batch:
+        device = self.labels.device
+        index, top, left = (transforms.to_device(x, device) for x in (index, top, left))
+        if self.crop_padding:
+            images = transforms.crop(self.images, index, top, left, self.size)
+        else:
+            images = self.images.index_select(0, index)
+        if self.flip != "none":
+            images = transforms.flip(images, mirrored)
+        images = transforms.normalize(images, self.mean, self.std)
+        if self.cutout:
+            hole_top, hole_left = (transforms.to_device(x, device) for x in (hole_top, hole_left))
+            images = transforms.cutout(images, hole_top, hole_left, self.cutout)
+        return images, self.labels[index]
+
+    def _eval_batches(self) -> Iterator[Batch]:
+        count = self._eval_count
+        images, labels = (torch.tensor_split(x, max(1, count)) for x in (self.images, self.labels))
+        for i in range(self.rank + self._position * self.world_size, count, self.world_size):
+            yield transforms.normalize(images[i], self.mean, self.std), labels[i].clone()
+
+
+def _connected() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def evaluation_batches(images: int, batch_size: int, world_size: int) -> int:
+    """How many batches, of at most `batch_size`, an evaluation of `images` takes.
+
+    A multiple of 8, so that up to 8 ranks share the same ones, and their figures agree to the last bit; 1, 2, 4 and 8
+    ranks have equally many each, or collectives in somebody's test step would wait for ever. With more ranks, a
+    multiple of those. Where there are fewer images, one each.
+    """
+    multiple = max(8, world_size)
+    return min(images, multiple * -(-images // (multiple * batch_size)))
+
+
+def check_evaluation(images: int, world_size: int) -> None:
+    """Raises an InputError where some of the ranks would have no image: Lightning cannot evaluate then."""
+    if 0 < images < world_size:
+        raise InputError(
+            f"devices: {world_size} are more than the {images} image{'s' * (images != 1)} of an evaluation: "
+            f"give at most {images}, or more images"
+        )
+
+
+def check_batch_size(batch_size: int, images: int, world_size: int) -> None:
+    """Raises an InputError where `batch_size` images cannot be shared by `world_size` ranks, or are not there."""
+    if batch_size < 1:
+        raise InputError(f"batch_size {batch_size} is less than 1: give a positive number of images")
+    if batch_size > images:
+        raise InputError(f"batch_size {batch_size} is more than the {images} training images: give at most {images}")
+    if batch_size % world_size:
+        below, above = batch_size // world_size * world_size, -(-batch_size // world_size) * world_size
+        nearest = f"{below} or {above}" if below else f"{above}"
+        raise InputError(
+            f"batch_size {batch_size} cannot be shared by {world_size} devices: it is the global batch, "
+            f"images per step over all devices; give {nearest}"
+        )

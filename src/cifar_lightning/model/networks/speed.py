@@ -1,0 +1,168 @@
+"""The network of the CIFAR-10 speed runs, from its descriptions.
+
+Sources: https://arxiv.org/abs/2404.00498 (sections 3 and A), and before it
+https://myrtle.ai/learn/how-to-train-your-resnet/ (whitening, part 8; frozen batch-norm scales, part 6).
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cifar_lightning.model.networks.norm import BatchNorm2d
+from cifar_lightning.model.networks.pool import max_pool
+
+
+class SpeedNet(nn.Module):
+    """A shallow CNN that begins with the whitened colours and edges of 2x2 patches.
+
+    `init_from_images` sets the first layer from the data; LitNet calls it at the start of a fit.
+
+    Args:
+        num_classes: Number of logits.
+        width: Channels of the first block; the later two have `growth` times as many.
+        growth: See `width`.
+        convs: Convolutions in a block, 2 or 3; with 3, a shortcut bridges the last two.
+        whiten: Begin with the whitening layer; otherwise with a 3x3 convolution that is learnt as the others are.
+        stride: Of that first layer. With 2 the whitening layer's patches do not overlap: they hold all of the image in
+            a quarter of the pixels, and every later layer does a quarter of the work.
+        scale: The logits' factor, which sets how fast the last layer learns.
+        norm_momentum: Share of the newest batch in the batch norms' running statistics.
+
+    Attributes:
+        begins_from_images: Whether `init_from_images` is still to come: until it has, or weights are loaded.
+        compile_options: Those of inductor's that suit it.
+    """
+
+    # Inductor writes parts of a long formula to memory. The gradient of a batch norm and a GELU is one, and a GPU takes
+    # less time to compute its parts twice. The whole of it, which has more than seven operands, is still written: the
+    # pooling's gradient would compute it four times. See docs/performance.md.
+    compile_options: ClassVar = {
+        "realize_opcount_threshold": 200,
+        "realize_reads_threshold": 20,
+        "realize_acc_reads_threshold": 7,
+    }
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        width: int = 64,
+        growth: Sequence[float] = (4, 4),
+        convs: int = 2,
+        whiten: bool = True,
+        stride: int = 1,
+        scale: float = 1 / 9,
+        norm_momentum: float = 0.4,
+    ) -> None:
+        super().__init__()
+        widths = [width, *(int(width * factor) for factor in growth)]
+        first = 24  # 2 x 2 x 3 eigenvectors, each with both signs
+        self.whiten = nn.Conv2d(3, first, 2, stride) if whiten else nn.Conv2d(3, first, 3, stride, padding=1)
+        if whiten:
+            self.whiten.weight.requires_grad_(False)
+        self.begins_from_images = whiten
+        self.register_load_state_dict_post_hook(_has_begun)  # type: ignore[no-untyped-call]
+        channels = [first, *widths]
+        self.blocks = nn.Sequential(*(SpeedBlock(i, o, convs, norm_momentum) for i, o in pairwise(channels)))
+        self.head = nn.Linear(widths[-1], num_classes, bias=False)
+        self.scale = scale
+        self.to(memory_format=torch.channels_last)  # as the images lie; saves the convolutions a re-ordering
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits `(N, num_classes)` of images of any size from 16 up."""
+        x = self.blocks(F.gelu(self.whiten(x)))
+        # Not amax: torch.compile computes its gradient from values that it has not rounded, of which none may equal the
+        # rounded maximum, and shares the gradient among none.
+        logits: Tensor = self.head(F.max_pool2d(x, x.shape[2:]).flatten(1)) * self.scale
+        return logits
+
+    @torch.no_grad()
+    def init_from_images(self, images: Tensor) -> None:
+        """Sets the first layer so that its outputs are uncorrelated and of unit variance.
+
+        Args:
+            images: Normalised, `(N, 3, H, W)`, on any device; a thousand are enough.
+        """
+        if self.whiten.weight.requires_grad:
+            return
+        self.begins_from_images = False
+        patches = F.unfold(images.float(), 2).transpose(1, 2).reshape(-1, 12)  # as a 2x2 convolution sees them
+        covariance = (patches.T @ patches / len(patches)).cpu()  # which a GPU takes longer to decompose
+        values, vectors = torch.linalg.eigh(covariance)
+        filters = (vectors / (values + 5e-4).sqrt()).T.flip(0).reshape(12, 3, 2, 2)  # the strongest first
+        self.whiten.weight.copy_(torch.cat([filters, -filters]))
+        assert self.whiten.bias is not None
+        self.whiten.bias.zero_()
+
+
+def _has_begun(net: SpeedNet, incompatible_keys: object) -> None:
+    net.begins_from_images = False
+
+
+class SpeedBlock(nn.Module):
+    """Convolve, halve the size, then one or two more convolutions, each with a batch norm and GELU."""
+
+    def __init__(self, channels_in: int, channels_out: int, convs: int, norm_momentum: float) -> None:
+        super().__init__()
+        first = PooledConv2d(channels_in, channels_out)
+        later = [nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False) for _ in range(convs - 1)]
+        self.convs = nn.ModuleList(_from_dirac(conv) for conv in (first, *later))
+        self.norms = nn.ModuleList(_norm(channels_out, norm_momentum) for _ in range(convs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features `(N, channels_out, H // 2, W // 2)`."""
+        x = max_pool(self.convs[0](x))
+        x = F.gelu(self.norms[0](x))
+        shortcut = x if len(self.convs) > 2 else None
+        for conv, norm in list(zip(self.convs, self.norms, strict=True))[1:]:
+            last = conv is self.convs[-1]
+            x = norm(conv(x))
+            if last and shortcut is not None:
+                x = x + shortcut
+            x = F.gelu(x)
+        return x
+
+
+class PooledConv2d(nn.Conv2d):
+    """A 3x3 convolution that leaves out what the pooling by 2 after it would: an odd last row or column.
+
+    For images of 32 pixels that saves a tenth of a SpeedNet's multiplications.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features `(N, out_channels, H // 2 * 2, W // 2 * 2)`."""
+        height, width = x.shape[2:]
+        if height % 2 == width % 2 == 0:
+            return super().forward(x)
+        return F.conv2d(F.pad(x, (1, 1 - width % 2, 1, 1 - height % 2)), self.weight)
+
+
+def _from_dirac(conv: nn.Conv2d) -> nn.Conv2d:
+    """`conv` with its first filters handing their input on."""
+    with torch.no_grad():
+        nn.init.dirac_(conv.weight[: conv.in_channels])
+    return conv
+
+
+def _norm(channels: int, momentum: float) -> BatchNorm2d:
+    """A batch norm with its scale fixed at 1."""
+    norm = BatchNorm2d(channels, eps=1e-12, momentum=momentum)
+    assert norm.weight is not None
+    norm.weight.requires_grad_(False)
+    return norm
+
+
+def speed54(num_classes: int = 10, width: int = 16) -> SpeedNet:
+    """The SpeedNet that passes the tutorial's 54 % soonest on a CPU: a sixtieth of the 94 % one's operations."""
+    return SpeedNet(num_classes, width, growth=(2, 2), stride=2)
+
+
+def speed96(num_classes: int = 10, width: int = 128) -> SpeedNet:
+    """The wider and deeper SpeedNet that reaches 96 %: 128, 384 and 512 channels, three convolutions a block."""
+    return SpeedNet(num_classes, width, growth=(3, 4), convs=3, norm_momentum=0.1)

@@ -1,0 +1,168 @@
+"""What watches over a run between its batches: the stop signal and the progress bar."""
+
+import sys
+import time
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from cifar_lightning import console
+from cifar_lightning.errors import Stopped
+from cifar_lightning.run import signals
+from cifar_lightning.run.checkpoint import Checkpoints
+from cifar_lightning.run.devices import RANK_TIMEOUT
+
+POLL_SECONDS = 1.0
+
+
+class StopOnSignal(Callback):
+    """Ends the run, once it is told to, at a step that all ranks agree on, with a checkpoint of it.
+
+    A rank must not leave while the others wait for it. In training the ranks compare their flags, over gloo so that no
+    device is waited for, about once a second: the number of steps until the next time is a function of figures that
+    all ranks share. An evaluation needs no agreement: it begins at a checkpoint, and the launcher tells every rank.
+
+    Args:
+        checkpoints: What saves; not needed for an evaluation.
+    """
+
+    def __init__(self, checkpoints: Checkpoints | None = None) -> None:
+        self.checkpoints = checkpoints
+        self._group: dist.ProcessGroup | None = None
+        self._until_poll, self._interval, self._last_poll = 1, 1, time.monotonic()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Makes the group."""
+        if trainer.world_size > 1:
+            group = dist.new_group(backend="gloo", timeout=RANK_TIMEOUT)
+            assert isinstance(group, dist.ProcessGroup)
+            self._group = group
+        self._last_poll = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stops between two steps."""
+        if trainer.fit_loop._should_accumulate():
+            return  # gradients are under way, which no checkpoint holds
+        signum = signals.requested if self._group is None else self._poll()
+        if signum:
+            if self.checkpoints is not None:
+                self.checkpoints.save(trainer)
+            raise Stopped(signum)
+
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        """Stops between two batches; a checkpoint of this step is there already, unless gradients are under way."""
+        if not trainer.fit_loop._should_accumulate():
+            signals.raise_if_requested()
+
+    def on_test_batch_end(self, *args: Any) -> None:
+        """Stops between two batches."""
+        signals.raise_if_requested()
+
+    def _poll(self) -> int:
+        """The signal that any rank has got, if it is time to ask."""
+        self._until_poll -= 1
+        if self._until_poll:
+            return 0
+        seconds = time.monotonic() - self._last_poll
+        shared = torch.tensor([float(signals.requested), seconds])
+        dist.all_reduce(shared, dist.ReduceOp.MAX, group=self._group)
+        signum, slowest = shared.tolist()
+        steps = int(self._interval * POLL_SECONDS / max(slowest, 1e-6))
+        self._interval = self._until_poll = max(1, min(steps, 2 * self._interval))
+        self._last_poll = time.monotonic()
+        return int(signum)
+
+
+class ProgressBar(LightningProgressBar):
+    """A bar of the run's steps with the running mean loss, redrawn twice a second whatever a step takes.
+
+    Where standard error is no terminal it prints a line at the end of every epoch instead. Lightning's bars read every
+    metric from the device in every batch.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._due = ""
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        self._validated_step = -1
+
+    def disable(self) -> None:
+        """Does nothing: Lightning calls it on the ranks that are not the first, which have no bar."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Shows the bar."""
+        if not trainer.is_global_zero or not sys.stderr.isatty():
+            return
+        self._bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=Console(stderr=True),
+            refresh_per_second=2,
+        )
+        total = int(trainer.estimated_stepping_batches)
+        self._task = self._bar.add_task("", total=total, completed=trainer.global_step, epoch="1", figures="")
+        self._bar.start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Notes the step; the bar's own thread draws it. The loss is read at the log points only, where it is known."""
+        if self._bar is None:
+            return
+        step = trainer.global_step
+        if step % max(trainer.log_every_n_steps, 1) == 0:  # type: ignore[attr-defined]  # set by a connector
+            self._bar.update(self._task, figures=_figures(trainer))
+        if step % 20 == 0 or trainer.is_last_batch:
+            epoch = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
+            self._bar.update(self._task, completed=step, epoch=epoch)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes the step: Lightning keeps the figures of a validation until the next one."""
+        self._validated_step = trainer.global_step
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes that an epoch's figures are due where there is no bar; some of them are logged after this."""
+        if self._bar is None and trainer.is_global_zero:
+            self._due = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  step {trainer.global_step}"
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prints the figures of the epoch before."""
+        self._print_due(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prints the last epoch's figures, or leaves the bar as it stands."""
+        self._print_due(trainer)
+        bar, self._bar = self._bar, None
+        if bar is not None:
+            with console.console(2):
+                bar.stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leaves the terminal in order."""
+        self.on_train_end(trainer, pl_module)
+
+    def _print_due(self, trainer: Trainer) -> None:
+        due, self._due = self._due, ""
+        if due:
+            validated = self._validated_step == trainer.global_step
+            with console.console(2):
+                print(f"{due}  {_figures(trainer, validated)}".rstrip(), file=sys.stderr, flush=True)
+
+
+def _figures(trainer: Trainer, validated: bool = True) -> str:
+    names = {"train_loss": "loss {:.3f}"}
+    if validated:
+        names |= {"val_loss": "val loss {:.3f}", "val_acc": "val accuracy {:.2%}"}
+    metrics = trainer.callback_metrics
+    return "  ".join(text.format(float(metrics[name])) for name, text in names.items() if name in metrics)

@@ -1,0 +1,229 @@
+"""Checkpoints that survive: written beside their place, flushed and renamed; the one before is kept until then.
+
+A run's `checkpoints/` holds `step-S.ckpt`, the newest two, and `best.ckpt`, that of the highest validation accuracy
+where there is a validation split. Any of them is a plain Lightning checkpoint.
+"""
+
+import math
+import os
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.fabric.utilities.types import _PATH
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from torch import Tensor
+
+from cifar_lightning.errors import InputError, NonFiniteError
+from cifar_lightning.files import write_atomically
+from cifar_lightning.run.metrics_log import MetricsCSV
+
+KEEP = 2
+WORTH = 50  # times what a checkpoint takes must have passed since the last before the end of an epoch is worth one
+_STEP = re.compile(r"step-\d+\.ckpt")
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint whole or not at all, and reads only what cannot run code.
+
+    Lightning 2.6 stages a checkpoint in the temporary folder and copies it over the old one, which a full disk
+    destroys (https://github.com/Lightning-AI/pytorch-lightning/issues/21253), and unpickles anything from an http
+    address.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
+        """Writes `checkpoint` to `path`; what stood there stays until the new one is on the disk."""
+        write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
+
+    def load_checkpoint(
+        self, path: _PATH, map_location: Any = "cpu", weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """Reads a local checkpoint of tensors and plain values.
+
+        Raises:
+            InputError: It is missing, damaged, or holds what only running code could restore.
+        """
+        return load_checkpoint(path)
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads a checkpoint, on the CPU, with `weights_only=True`.
+
+    Raises:
+        InputError: There is no such local file, or it is not a whole checkpoint of tensors and plain values.
+    """
+    if re.match(r"\w{2,}:/", str(path)):  # a Path has made one slash of two
+        raise InputError(f"checkpoint {path} is an address: download it, and give the file's path")
+    if not os.path.isfile(path):  # False, where Path's raises, for one that this user may not see
+        raise InputError(f"checkpoint {path} does not exist: give a run's folder or a .ckpt file")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises nearly anything on a damaged file
+        # torch names the function to call so
+        reason = "it would run code when loaded" if " GLOBAL " in str(error) else "it is damaged or no checkpoint"
+        raise InputError(f"checkpoint {path} cannot be read: {reason}; give another one") from error
+    parts = ("state_dict", "hyper_parameters")
+    if (
+        not isinstance(checkpoint, dict)
+        or "global_step" not in checkpoint
+        or not all(isinstance(checkpoint.get(part), dict) for part in parts)
+    ):
+        raise InputError(f"checkpoint {path} is not one that Lightning wrote: give a run's folder or a .ckpt file")
+    for arguments in (checkpoint["hyper_parameters"], checkpoint.get("datamodule_hyper_parameters", {})):
+        # Lightning imports and calls what these name: https://github.com/Lightning-AI/pytorch-lightning/issues/21822
+        if named := sorted({"_instantiator", "_class_path"} & set(arguments)):
+            raise InputError(f"checkpoint {path} names code to run, in {' and '.join(named)}: give one you trust")
+    return checkpoint
+
+
+def newest_readable(folder: Path) -> tuple[Path, list[str]]:
+    """The newest checkpoint of `folder` that can be read, and what is wrong with those newer than it.
+
+    Raises:
+        InputError: None can be read.
+    """
+    problems: list[str] = []
+    for path in reversed(step_checkpoints(folder)):
+        try:
+            load_checkpoint(path)
+        except InputError as error:
+            problems.append(str(error).rpartition(";")[0] or str(error))
+        else:
+            return path, problems
+    raise InputError("; ".join([f"nothing to resume: {folder} holds no readable checkpoint", *problems]))
+
+
+def step_checkpoints(folder: Path) -> list[Path]:
+    """The `step-S.ckpt` of `folder`, in the order of their steps."""
+    return sorted((path for path in folder.glob("step-*.ckpt") if _STEP.fullmatch(path.name)), key=step_of)
+
+
+def step_of(path: Path) -> int:
+    """The S of a `step-S.ckpt`."""
+    return int(path.stem.removeprefix("step-"))
+
+
+class Checkpoints(Checkpoint):
+    """Saves at the first step, before every validation, every n steps, at the end, and after the epochs.
+
+    On a GPU an epoch may take a tenth of a second, and a checkpoint a fifth of that: where all the ends of epochs would
+    take more than a fiftieth of the time, some go without.
+
+    Args:
+        folder: Where to write.
+        metrics: The run's log: a checkpoint knows how many of its rows came before it.
+        every_n_steps: Also save after each multiple of this many steps.
+
+    Attributes:
+        seconds: Spent in fitting so far, of all the sessions that an interrupted run took; without what was lost.
+    """
+
+    def __init__(self, folder: Path, metrics: MetricsCSV, every_n_steps: int | None = None) -> None:
+        self.folder, self.metrics, self.every_n_steps = folder, metrics, every_n_steps
+        self.best_acc = -1.0
+        self._seconds_before, self._started = 0.0, time.monotonic()
+        self._saved_step, self._resumed = -1, False
+        self._saved_at, self._saving_took = -math.inf, math.inf  # none here yet: the next is worth it
+
+    @property
+    def seconds(self) -> float:  # noqa: D102
+        return self._seconds_before + time.monotonic() - self._started
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run takes up besides the network and the optimiser."""
+        return {
+            "best_acc": self.best_acc,
+            "seconds": self.seconds,
+            "rows": len(self.metrics.rows),
+            "last_row": dict(self.metrics.rows[-1]) if self.metrics.rows else None,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes it up."""
+        self.best_acc, self._seconds_before = state_dict["best_acc"], state_dict["seconds"]
+        self._resumed = True
+        self.metrics.truncate(state_dict["rows"], state_dict["last_row"])
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Starts the clock: before the loader and the network take what they need of the images, and compilation."""
+        if stage == "fit":
+            self._started = time.monotonic()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves the start: a run that was ever under way can always be resumed."""
+        if self._resumed:
+            self._saved_step = trainer.global_step
+        else:
+            self.save(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves where it is due."""
+        if trainer.fit_loop._should_accumulate():
+            return  # gradients are under way, which no checkpoint holds
+        due = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
+        due = due or trainer.global_step == trainer.max_steps
+        if due or (batch_idx + 1 >= trainer.num_training_batches and self._is_worth_it(trainer)):
+            self.save(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves before a validation in the middle of an epoch, too: it can be stopped, or choose the best."""
+        if not trainer.sanity_checking and not trainer.fit_loop._should_accumulate():
+            self.save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves what is going to be tested, wherever training has ended: a Trainer's max_time ends it in an epoch."""
+        self.save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keeps the best, by the accuracy on the validation split."""
+        acc = trainer.callback_metrics.get("val_acc")
+        if acc is not None and not trainer.sanity_checking and float(acc) > self.best_acc:
+            self.best_acc = float(acc)
+            trainer.save_checkpoint(self.folder / "best.ckpt")
+
+    def _is_worth_it(self, trainer: Trainer) -> bool:
+        """Whether enough time has passed for another checkpoint: the first rank's word, for all save together."""
+        worth = time.monotonic() - self._saved_at >= WORTH * self._saving_took
+        return bool(trainer.strategy.broadcast(worth))
+
+    def save(self, trainer: Trainer) -> None:
+        """Writes `step-S.ckpt` of the current step, on all ranks together, and removes those no longer kept.
+
+        Raises:
+            NonFiniteError: A weight is NaN or infinite: what stands on the disk is better.
+            RunError: The disk does not take it.
+        """
+        if self._saved_step == trainer.global_step:
+            return
+        if name := _not_finite(trainer.lightning_module):
+            model: Any = trainer.lightning_module
+            raise NonFiniteError(f"{model.diverged(f'the weight {name} is not finite')}; the checkpoint before is kept")
+        start = time.monotonic()  # a GPU has finished its steps by now
+        if trainer.is_global_zero:
+            self.metrics.flush()  # the checkpoint counts on its rows, even after a power failure
+        path = self.folder / f"step-{trainer.global_step}.ckpt"
+        trainer.save_checkpoint(path)
+        self._saved_step = trainer.global_step
+        if trainer.is_global_zero:
+            paths = step_checkpoints(self.folder)
+            here = paths.index(path)
+            # What lies ahead could not be read when the run was resumed.
+            for old in [*paths[: max(here + 1 - KEEP, 0)], *paths[here + 1 :]]:
+                old.unlink(missing_ok=True)
+        self._saved_at = time.monotonic()
+        self._saving_took = min(self._saving_took, self._saved_at - start)  # a disk that stalls once is not slow
+
+
+def _not_finite(module: LightningModule) -> str | None:
+    """The name of a weight or buffer that is NaN or infinite, if there is one. It waits for the device once."""
+    values = {name: x for name, x in module.state_dict().items() if isinstance(x, Tensor) and x.is_floating_point()}
+    if not values:
+        return None
+    finite = torch.stack([x.isfinite().all() for x in values.values()]).tolist()
+    return next((name for name, ok in zip(values, finite, strict=True) if not ok), None)

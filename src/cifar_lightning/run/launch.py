@@ -1,0 +1,247 @@
+"""Starts one process per device, watches over them, and ends them together.
+
+The ranks see the environment that torchrun would give them (RANK, LOCAL_RANK, WORLD_SIZE, …), so Lightning treats both
+alike. The parent is no rank: it passes signals on, takes the others down when a rank dies, and names the rank and its
+error last. Each rank's standard input is a pipe from the parent: it carries "stop", and its end tells a rank that the
+parent is gone. Another pipe carries a rank's last words to the parent.
+
+Lightning's own launcher makes the first rank of the user's process, so that nobody is left to notice its death or to
+name the rank that failed; torchrun's agent does, with its log around every message and 1 for every exit code.
+"""
+
+import importlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cached_property, partial
+from typing import Any
+
+from cifar_lightning import console
+from cifar_lightning.errors import InputError, NonFiniteError, RunError, Stopped, exit_code
+from cifar_lightning.run import signals
+from cifar_lightning.startup import importing
+
+STOP_SECONDS = 20.0  # to save a checkpoint and leave, once told to stop
+DEATH_SECONDS = 5.0  # to leave, once another rank has died: there is nothing left to do together
+SUSPENDED_SECONDS = 20.0  # that a rank may be suspended (SIGSTOP) while the others wait for it
+POLL_SECONDS = 0.05
+REPORT_BYTES = 60_000  # a pipe takes 64 KiB without a reader
+
+STOPS = tuple(128 + signum for signum in signals.STOPS)  # exit codes of a process that was told to stop
+
+
+def launch(target: str, kwargs: dict[str, Any], processes: int, inherit: Sequence[int] = ()) -> None:
+    """Calls `target` ("module:function") with `kwargs` in `processes` ranks, and returns when all have ended well.
+
+    Args:
+        target: The function, by name.
+        kwargs: Its arguments, plain values.
+        processes: Number of ranks, all on this machine.
+        inherit: File descriptors that the ranks keep open.
+
+    Raises:
+        InputError, NonFiniteError, RunError: A rank ended with it; or RunError: it was killed, or hangs. The message
+            names the rank.
+        Stopped: This process, or a rank, was told to stop. The ranks have ended.
+    """
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # it is documented there
+
+    # The parent holds the store that the ranks meet at: the system picks a free port, so no two jobs can collide.
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    ranks: list[_Rank] = []
+    with signals.deferred():
+        signals.at_once = partial(_kill, ranks)
+        try:
+            for number in range(processes):
+                ranks.append(_Rank(target, kwargs, number, processes, store.port, inherit))
+            _watch(ranks)
+        finally:
+            _kill(ranks)
+            for rank in ranks:
+                rank.close()
+            signals.at_once = None
+
+
+class _Rank:
+    """A rank, as its parent sees it."""
+
+    def __init__(
+        self, target: str, kwargs: dict[str, Any], rank: int, processes: int, port: int, inherit: Sequence[int]
+    ) -> None:
+        env = {
+            **os.environ,
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "GROUP_RANK": "0",
+            "WORLD_SIZE": str(processes),
+            "LOCAL_WORLD_SIZE": str(processes),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "TORCHELASTIC_RUN_ID": "cifar_lightning",  # how Lightning knows that it need not start the ranks
+            "TORCHELASTIC_USE_AGENT_STORE": "True",  # torch: rank 0 need not open the store, it is there
+        }
+        self.rank = rank
+        self._suspended_seconds = 0.0
+        self._words, report = os.pipe()
+        # A session of its own: Ctrl-C in a terminal then reaches the parent alone, which passes it on once.
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "cifar_lightning.run.launch"),
+                json.dumps({"target": target, "kwargs": kwargs, "report": report}),
+            ],
+            env=env,
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+            pass_fds=(report, *inherit),
+        )
+        os.close(report)
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    @property
+    def failed(self) -> bool:
+        return self.process.poll() not in (None, 0)
+
+    @cached_property
+    def failure(self) -> dict[str, Any]:
+        """What a rank that failed has to say; one that was killed says nothing, and counts as the first to fail."""
+        readable = select.select([self._words], [], [], 0)[0]
+        words = os.read(self._words, REPORT_BYTES) if readable else b""
+        try:
+            report: dict[str, Any] = json.loads(words)
+        except ValueError:  # it had no time to say anything
+            code = self.process.returncode
+            name = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            # One that was told to stop in its first moments, before it could handle the signal.
+            code = 128 - code if code < 0 and 128 - code in STOPS else code
+            report = {"time": 0.0, "code": code, "message": name, "traceback": ""}
+        return report | {"rank": self.rank}
+
+    def tell(self, signum: int) -> None:
+        """Tells the rank to stop."""
+        assert self.process.stdin is not None
+        with suppress(OSError):  # it may have ended
+            self.process.stdin.write(f"{int(signum)}\n".encode())
+            self.process.stdin.flush()
+
+    def close(self) -> None:
+        """Closes the pipes to and from a rank that has ended."""
+        assert self.process.stdin is not None
+        with suppress(OSError):  # words that it has not heard
+            self.process.stdin.close()
+        os.close(self._words)
+
+    def suspended(self) -> bool:
+        """Whether it has been suspended for too long. To be asked once a poll.
+
+        Polls are counted, not seconds: a job that is suspended as a whole, as some schedulers do, may go on.
+        """
+        if not hasattr(os, "waitid"):  # macOS, before Python 3.13
+            return False
+        try:
+            state = os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:  # it has ended
+            state = None
+        self._suspended_seconds = self._suspended_seconds + POLL_SECONDS if state else 0.0
+        return self._suspended_seconds > SUSPENDED_SECONDS
+
+
+def _kill(ranks: list[_Rank]) -> None:
+    for rank in ranks:
+        rank.process.kill()
+    for rank in ranks:
+        rank.process.wait()
+
+
+def _watch(ranks: list[_Rank]) -> None:
+    """Waits for the ranks; see `launch` for what it raises."""
+    deadline, told = float("inf"), False
+    while any(rank.alive for rank in ranks) and time.monotonic() < deadline:
+        failed = [rank for rank in ranks if rank.failed]
+        code = _first_failure(failed)["code"] if failed else 0
+        signum = signals.requested or (code - 128 if code in STOPS else 0)
+        if signum and not told:
+            told = True
+            deadline = time.monotonic() + STOP_SECONDS
+            for rank in ranks:
+                rank.tell(signum)
+        elif failed and deadline == float("inf"):
+            deadline = time.monotonic() + DEATH_SECONDS
+        if suspended := [rank for rank in ranks if rank.suspended()]:
+            raise RunError(
+                f"rank {suspended[0].rank}: was suspended (SIGSTOP) for {SUSPENDED_SECONDS:g} s while the others waited"
+            )
+        time.sleep(POLL_SECONDS)
+    # Judged once more: the process that the others missed may have been seen after them.
+    failed, alive = [rank for rank in ranks if rank.failed], [rank for rank in ranks if rank.alive]
+    if failed:
+        failure = _first_failure(failed)
+        if alive and "imed out" in failure["message"]:  # whoever waits in vain fails first
+            names = ", ".join(str(rank.rank) for rank in alive)
+            raise RunError(f"rank {names}: does not answer; rank {failure['rank']} has waited ({failure['message']})")
+        _raise(failure)
+    if not alive:
+        signals.ignore()
+
+
+def _first_failure(failed: list[_Rank]) -> dict[str, Any]:
+    failures = [rank.failure for rank in failed]
+    return min(failures, key=lambda failure: failure["time"])
+
+
+def _raise(failure: dict[str, Any]) -> None:
+    code, message = failure["code"], f"rank {failure['rank']}: {failure['message']}"
+    if code in STOPS:
+        raise Stopped(code - 128)
+    if code == 2:
+        raise InputError(failure["message"])  # every rank has the same input
+    sys.stderr.write(failure["traceback"])
+    raise (NonFiniteError if code == 3 else RunError)(message)
+
+
+def _listen() -> None:
+    """In a rank: passes the parent's word on. The end of the pipe means that the parent is gone."""
+    line = sys.stdin.readline()
+    signum = int(line) if line.strip() else int(signal.SIGTERM)
+    signals.request(signum)
+    # By then a parent would have ended this process, which may hang in a collective: so it has no parent.
+    time.sleep(STOP_SECONDS + DEATH_SECONDS)
+    os._exit(128 + signum)
+
+
+def _rank_main() -> None:
+    signals.install(silent=True)
+    console.print_anything()
+    job = json.loads(sys.argv[1])
+    threading.Thread(target=_listen, daemon=True).start()
+    try:
+        name, _, function = job["target"].partition(":")
+        with importing():
+            module = importlib.import_module(name)
+        getattr(module, function)(**job["kwargs"])
+        code = 0
+    except BaseException as error:
+        code = exit_code(error)
+        expected = isinstance(error, InputError | NonFiniteError | RunError | Stopped)
+        message = str(error) if expected else "".join(traceback.format_exception_only(error)).splitlines()[0]
+        report = {"time": time.time(), "code": code, "message": message[:2_000]}
+        report["traceback"] = "" if expected else traceback.format_exc()[-8_000:]
+        os.write(job["report"], json.dumps(report).encode())
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not `sys.exit`: threads of a broken process group would be waited for.
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    _rank_main()

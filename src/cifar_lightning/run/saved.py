@@ -1,0 +1,92 @@
+"""Trained networks, from their checkpoints: checked before they are used."""
+
+import inspect
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cifar_lightning.data.datamodule import CIFAR10DataModule, data_set_of
+from cifar_lightning.errors import InputError
+from cifar_lightning.model.lit_net import LitNet
+from cifar_lightning.run.checkpoint import load_checkpoint, newest_readable, step_checkpoints
+from cifar_lightning.run.folder import check_names
+
+
+def select_checkpoint(path: Path) -> Path:
+    """The checkpoint that `path` names: a .ckpt file, or a run's folder for the one that its training selected.
+
+    That is the one of the highest validation accuracy, or the newest where there was no validation split.
+
+    Raises:
+        InputError: There is none.
+    """
+    path = Path(os.path.expanduser(path))
+    folder = path / "checkpoints"
+    try:
+        if not path.is_dir():
+            return path  # `load_checkpoint` says what is wrong with it, if anything is
+        best = folder / "best.ckpt"
+        return best if best.exists() else newest_readable(folder)[0]
+    except InputError as error:
+        damaged = step_checkpoints(folder)
+        others = [other.name for other in sorted(folder.glob("*.ckpt")) if other not in damaged]  # a stock Trainer's
+        found = f"{', '.join(others)} in {folder.name}/ by its path" if others else "a run's folder or a .ckpt file"
+        raise InputError(f"{path} holds no readable checkpoint: give {found}") from error
+    except OSError as error:  # another user's, or a name too long
+        raise InputError(f"{path} cannot be read ({error.strerror}): make it readable, or give another") from error
+
+
+def load_model(path: str | Path) -> LitNet:
+    """The network of a run's folder or a .ckpt file, in evaluation mode, on the CPU.
+
+    Raises:
+        InputError: It cannot be read, or is not one of a LitNet with a named network.
+    """
+    path = select_checkpoint(Path(path))
+    return model_of(load_checkpoint(path), path)
+
+
+def model_of(checkpoint: Mapping[str, Any], path: Path) -> LitNet:
+    """The network of a checkpoint, in evaluation mode, on the CPU.
+
+    Args:
+        checkpoint: What `load_checkpoint` has read.
+        path: Where from, for a message.
+
+    Raises:
+        InputError: It is not one of a LitNet with a named network.
+    """
+    arguments = checkpoint["hyper_parameters"]
+    if "classes" in arguments and "net" not in arguments:
+        raise InputError(
+            f"checkpoint {path} is of a network of your own, which it does not hold: "
+            "load it in Python with LitNet.load_from_checkpoint(path, net=...)"
+        )
+    unknown = sorted(set(arguments) - set(inspect.signature(LitNet).parameters))
+    if unknown or "classes" not in arguments:
+        why = f"it has {', '.join(unknown)}" if unknown else "it has no class names"
+        raise InputError(f"checkpoint {path} is of another kind of model ({why}): give one that fit.py wrote")
+    try:
+        model = LitNet(**arguments)
+        model.load_state_dict(checkpoint["state_dict"])
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"checkpoint {path} does not fit the network {arguments.get('net', 'that it was made with')!r}: "
+            f"{' '.join(str(error).split())[:200]}; give one that fit.py wrote"
+        ) from error
+    return model.eval()
+
+
+def data_of(checkpoint: Mapping[str, Any], changes: Mapping[str, Any]) -> CIFAR10DataModule:
+    """The data module that the network of a checkpoint was trained with, with `changes` of its arguments.
+
+    Raises:
+        InputError: An argument is wrong.
+    """
+    known = inspect.signature(CIFAR10DataModule).parameters
+    arguments = {k: v for k, v in checkpoint.get("datamodule_hyper_parameters", {}).items() if k in known}
+    if "normalization" in arguments:  # of the images it has learnt from, whatever it is tested on
+        arguments["normalization"] = data_set_of(arguments["normalization"], arguments.get("source", "cifar10"))
+    check_names(changes, "data", CIFAR10DataModule)
+    return CIFAR10DataModule(**{**arguments, **changes})

@@ -1,0 +1,415 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from archives import batches, write_archive
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from PIL import Image
+from torch import nn
+
+from cifar_lightning import CIFAR10DataModule, InputError, LitNet, fake_data, load_model
+from cifar_lightning.data.cifar10 import CIFAR100_CLASSES, CIFAR100_MEAN, CIFAR100_STD, CLASSES, MEAN, STD
+
+STAGES = ["fit", "validate", "test", "predict", None]
+
+
+class TheirModule(LightningModule):
+    """Knows nothing of ours; counts what it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
+        self.seen = {"train": 0, "val": 0, "test": 0}
+
+    def _loss(self, batch, stage):
+        images, labels = batch
+        self.seen[stage] += len(labels)
+        loss = nn.functional.cross_entropy(self.net(images), labels)
+        self.log(f"{stage}_loss", loss, prog_bar=True)
+        return loss
+
+    def training_step(self, batch, batch_idx):
+        return self._loss(batch, "train")
+
+    def validation_step(self, batch, batch_idx):
+        self._loss(batch, "val")
+
+    def test_step(self, batch, batch_idx):
+        self._loss(batch, "test")
+
+    def predict_step(self, batch, batch_idx):
+        return self.net(batch[0]).argmax(1)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.01)
+
+
+def quiet_trainer(**kwargs):
+    return Trainer(
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **kwargs,
+    )
+
+
+# --- in somebody's Trainer, and without any --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("val_split", [0, 40])
+def test_in_an_unrelated_module(val_split):
+    module, data = TheirModule(), fake_data(200, val_split=val_split)
+    trainer = quiet_trainer(max_epochs=2)
+    trainer.fit(module, data)
+    assert module.seen["train"] == 2 * (200 - val_split)
+    if val_split:
+        assert module.seen["val"] >= 2 * val_split  # and the sanity check
+        trainer.validate(module, data, verbose=False)
+    trainer.test(module, data, verbose=False)
+    assert module.seen["test"] == 40
+    predicted = torch.cat(trainer.predict(module, data))
+    assert predicted.shape == (40,)
+
+
+class Noting(TheirModule):
+    """Keeps the labels of every batch that it learns from."""
+
+    def __init__(self):
+        super().__init__()
+        self.orders = []
+
+    def training_step(self, batch, batch_idx):
+        self.orders.append(batch[1].tolist())
+        return super().training_step(batch, batch_idx)
+
+
+def test_lightning_asks_for_a_new_order_every_epoch():
+    module = Noting()
+    quiet_trainer(max_epochs=2).fit(module, fake_data(60))
+    alone = fake_data(60)
+    alone.setup("fit")
+    loader = alone.train_dataloader()
+    assert module.orders == [y.tolist() for _ in range(2) for _, y in loader]
+    assert module.orders[:3] != module.orders[3:]
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+@pytest.mark.parametrize("lightnings_own", [True, False])
+def test_a_fit_in_anybodys_trainer_goes_on_within_an_epoch(tmp_path, lightnings_own):
+    """Also where a schedule has asked for the length of the fit, and so for a loader, before the checkpoint is read."""
+
+    class Scheduled(Noting):
+        def configure_optimizers(self):
+            optimizer = torch.optim.SGD(self.parameters(), 0.01)
+            if lightnings_own:
+                return optimizer
+            scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, self.trainer.estimated_stepping_batches)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    whole, rest = Scheduled(), Scheduled()
+    saving = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=4, save_top_k=-1)
+    trainer = Trainer(
+        accelerator="cpu", devices=1, max_epochs=2, logger=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[saving],
+    )  # fmt: skip
+    trainer.fit(whole, fake_data(200))
+    for step in (4, 16):
+        rest.orders = []
+        quiet_trainer(max_epochs=2).fit(rest, fake_data(200), ckpt_path=tmp_path / f"step={step}.ckpt")
+        assert rest.orders == whole.orders[step:]
+    data = fake_data(200)  # and a fit that begins anew begins at the start, whatever has been tested before
+    quiet_trainer().test(rest, data, ckpt_path=tmp_path / "step=4.ckpt", verbose=False)
+    rest.orders = []
+    quiet_trainer(max_epochs=1, limit_train_batches=5).fit(rest, data)
+    quiet_trainer(max_epochs=1).fit(rest, data)
+    assert rest.orders == whole.orders[:5] + whole.orders[:10]
+    assert data.state_dict()["position"] == {"epoch": 0, "position": 10}
+    data.setup("fit")
+    assert data.state_dict()["position"] is None  # that of a fit before is not that of the next
+
+
+def test_overfit_batches_are_the_same_in_every_epoch():
+    module = Noting()
+    quiet_trainer(max_epochs=3, overfit_batches=1).fit(module, fake_data(60, augment=True))
+    assert len(module.orders) == 3
+    assert module.orders == [module.orders[0]] * 3
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_twice_without_a_trainer(stage):
+    data = fake_data(100, val_split=20)
+    for _ in range(2):
+        data.prepare_data()
+        data.setup(stage)
+        loaders = {
+            "fit": [data.train_dataloader, data.val_dataloader],
+            "validate": [data.val_dataloader],
+            "test": [data.test_dataloader],
+            "predict": [data.predict_dataloader],
+            None: [data.train_dataloader, data.val_dataloader, data.test_dataloader],
+        }[stage]
+        for loader in loaders:
+            x, y = next(iter(loader()))
+            assert (x.shape[1:], x.dtype, y.dtype) == (data.dims, torch.float32, torch.int64)
+            assert -1 <= x.min() < x.max() <= 1
+        data.teardown(stage or "fit")
+    assert data.classes == CLASSES
+    assert data.num_classes == 10
+
+
+def test_fake_data_is_the_same_each_time():
+    first, second = fake_data(), fake_data()
+    for data in (first, second):
+        data.setup()
+    assert len(first.train_dataloader()) == 10
+    assert sum(len(y) for _, y in first.test_dataloader()) == 40
+    for (x, y), (u, v) in zip(first.train_dataloader(), second.train_dataloader(), strict=True):
+        assert torch.equal(x, u)
+        assert torch.equal(y, v)
+
+
+# --- the validation split --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("val_split", "count"), [(50, 50), (0.25, 50), (7, 7), (0, 0), (0.0, 0)])
+def test_val_split(val_split, count):
+    data = fake_data(200, val_split=val_split)
+    data.setup("fit")
+    train, val = data.train_indices, data.val_indices
+    assert len(val) == count
+    assert sorted([*train.tolist(), *val.tolist()]) == list(range(200))
+    per_class = torch.bincount(data.image_set("train").labels[val], minlength=10)
+    assert per_class.max() - per_class.min() <= 1
+    assert sum(len(y) for _, y in data.val_dataloader()) == count
+
+
+def test_split_has_a_seed_of_its_own():
+    def held_out(**kwargs):
+        data = fake_data(200, val_split=50, **kwargs)
+        data.setup("fit")
+        return data.val_indices.tolist()
+
+    assert held_out(seed=1) == held_out(seed=2)
+    assert held_out(split_seed=1) != held_out(split_seed=2)
+
+
+def test_split_keeps_the_shares_of_unequal_classes(tmp_path):
+    write_folders(tmp_path, {"a": 40, "b": 20, "c": 4})
+    data = CIFAR10DataModule(tmp_path, source="folder", val_split=0.25)
+    data.prepare_data()
+    data.setup("fit")
+    assert torch.bincount(data.image_set("train").labels[data.val_indices]).tolist() == [10, 5, 1]
+    half = data.image_set("train").labels[data.val_indices[:8]]  # for those who validate on less
+    assert torch.bincount(half, minlength=3).tolist() in ([5, 3, 0], [5, 2, 1])
+
+
+def test_only_bytes_are_normalised():
+    data, images = fake_data(20), torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    for wrong in (images / 255, images[0]):
+        with pytest.raises(InputError, match="give uint8"):
+            data.normalize(wrong)
+
+
+def test_validation_images_are_not_augmented():
+    plain, augmented = (fake_data(200, val_split=50, augment=augment) for augment in (False, True))
+    for data in (plain, augmented):
+        data.setup("fit")
+    for (x, y), (u, v) in zip(plain.val_dataloader(), augmented.val_dataloader(), strict=True):
+        assert torch.equal(x, u)
+        assert torch.equal(y, v)
+    x, u = next(iter(plain.train_dataloader()))[0], next(iter(augmented.train_dataloader()))[0]
+    assert not torch.equal(x, u)
+
+
+# --- the sources -----------------------------------------------------------------------------------------
+
+
+def write_folders(root, counts, size=32):
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for name, count in counts.items():
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{i:04}.png")
+
+
+@pytest.mark.parametrize(("source", "classes"), [("cifar10", CLASSES), ("cifar100", CIFAR100_CLASSES)])
+def test_archives(tmp_path, source, classes):
+    digest = write_archive(tmp_path / "archive.tar.gz", source=source, classes=len(classes))
+    data = CIFAR10DataModule(tmp_path / "archive.tar.gz", source=source, sha256=digest, normalization="dataset")
+    data.prepare_data()
+    data.setup()
+    assert data.classes == classes
+    assert data.num_classes == len(classes)
+    name = {"cifar10": "test_batch", "cifar100": "test"}[source]
+    pixels = batches(source=source, classes=len(classes))[name]["data"].reshape(-1, 3, 32, 32) / 255
+    mean, std = {"cifar10": (MEAN, STD), "cifar100": (CIFAR100_MEAN, CIFAR100_STD)}[source]
+    expected = (pixels - np.array(mean).reshape(3, 1, 1)) / np.array(std).reshape(3, 1, 1)
+    ours = torch.cat([x for x, _ in data.test_dataloader()])
+    np.testing.assert_allclose(ours.numpy(), expected, atol=1e-5)
+
+
+def test_class_folders(tmp_path):
+    write_folders(tmp_path, {"dog": 3, "cat": 5}, size=20)
+    data = CIFAR10DataModule(tmp_path, source="folder", batch_size=4)
+    data.prepare_data()
+    data.setup()
+    assert data.classes == ("cat", "dog")
+    assert sum(len(y) for _, y in data.test_dataloader()) == 8
+    x, _ = next(iter(data.train_dataloader()))
+    assert x.shape == (4, 3, 32, 32)
+
+
+@pytest.mark.parametrize("normalization", ["half", "dataset"])
+def test_normalize_is_what_the_loaders_do(normalization):
+    data = fake_data(50, normalization=normalization)
+    data.setup("test")
+    ours = data.normalize(data.image_set("test").images)
+    assert torch.equal(ours, torch.cat([x for x, _ in data.test_dataloader()]))
+
+
+def test_a_resumed_run_refuses_other_images():
+    state = fake_data(200).state_dict()
+    fake_data(200).check_images(state)
+    with pytest.raises(InputError, match="are not those that the run began with"):
+        fake_data(210).check_images(state)
+
+
+def test_it_loads_from_a_checkpoint_before_its_images_are_there(tmp_path):
+    write_folders(tmp_path / "here", {"dog": 8, "cat": 8}, size=32)
+    data = CIFAR10DataModule(tmp_path / "here", source="folder", batch_size=4)
+    trainer = quiet_trainer(max_epochs=1)
+    trainer.fit(LitNet(classes=["cat", "dog"]), data)
+    trainer.save_checkpoint(tmp_path / "it.ckpt")
+    (tmp_path / "here").rename(tmp_path / "elsewhere")
+    assert CIFAR10DataModule.load_from_checkpoint(tmp_path / "it.ckpt").hparams["batch_size"] == 4
+
+
+def test_its_arguments_are_its_own(tmp_path):
+    """Lightning would also take those of a constructor that calls this one."""
+
+    class Own(CIFAR10DataModule):
+        def __init__(self, folder, batch_size=32, val_split="none"):
+            super().__init__(folder, batch_size=batch_size * 2, val_split=0.1, source="synthetic")
+
+    class Module(LightningModule):
+        def __init__(self, batch_size=7, seed=99, flip="no such"):
+            super().__init__()
+            self.data = fake_data(100, batch_size=10, val_split=20)
+            self.net = LitNet(momentum=0.5)
+
+    class Net(LitNet):
+        def __init__(self, depth, lr=1.0, temperature=1.0, **kwargs):
+            super().__init__(lr=lr / 2, **kwargs)
+
+    own, module, net = Own(tmp_path), Module(), Net(3, temperature=5.0, momentum=0.5)
+    assert own.hparams["batch_size"] == 64
+    assert own.hparams["val_split"] == 0.1
+    assert own.hparams["data_dir"] == str(tmp_path)
+    assert (module.data.hparams["seed"], module.data.hparams["flip"]) == (0, "random")
+    assert set(module.data.hparams) == set(fake_data().hparams)
+    assert set(module.net.hparams) == set(LitNet().hparams)
+    assert net._optimizer().param_groups[0]["lr"] == 0.5
+    # those of a subclass are kept too, or it could not be made again
+    trainer = quiet_trainer(max_epochs=1)
+    trainer.fit(net, fake_data(40))
+    trainer.save_checkpoint(tmp_path / "it.ckpt")
+    loaded = Net.load_from_checkpoint(tmp_path / "it.ckpt")
+    assert [loaded.hparams[name] for name in ("depth", "temperature", "momentum")] == [3, 5.0, 0.5]
+    assert "kwargs" not in loaded.hparams
+
+
+def test_it_fits_a_module_that_has_hyperparameters_of_the_same_names(tmp_path):
+    class Theirs(LitNet):
+        def __init__(self, batch_size=64, seed=None):
+            super().__init__()
+            self.save_hyperparameters()
+
+    data = fake_data(60)
+    trainer = Trainer(
+        max_epochs=1, logger=CSVLogger(tmp_path), accelerator="cpu", enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
+    )  # fmt: skip
+    trainer.fit(Theirs(), data)
+    assert trainer.global_step == 3
+
+
+def test_a_sample_holds_no_held_out_image():
+    data = fake_data(100, val_split=0.5)
+    train = data.normalize(data.image_set("train").images[data.train_indices])
+    sample = data.sample(1_000)
+    assert torch.equal(sample, train)
+
+
+def test_it_prints_as_what_makes_it():
+    data = fake_data(50, val_split=0.2)
+    again = eval(str(data))
+    assert again.hparams == data.hparams
+    data.setup()
+    assert repr(data) == str(data) == str(again)
+
+
+# --- mistakes --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("batch_size", 0, "batch_size 0 is out of range: give 1 or more"),
+        ("eval_batch_size", 0, "eval_batch_size 0 is out of range"),
+        ("val_split", -1, "val_split -1 is out of range: give a count, or a fraction from 0 to 1"),
+        ("val_split", 1.0, "val_split 1.0 is out of range: give a fraction below 1"),
+        ("val_split", float("nan"), "val_split nan is out of range"),
+        ("crop_padding", 32, "crop_padding 32 is out of range: give 0 to 31"),
+        ("synthetic_size", 5, "synthetic_size 5 is out of range: give 10 or more"),
+        ("source", "imagenet", "source imagenet is out of range: give cifar10 or cifar100 or folder or synthetic"),
+        ("flip", "upwards", "flip upwards is out of range: give none or random or alternating"),
+        ("normalization", "whole", "normalization whole is out of range: give half or dataset or cifar10 or cifar100"),
+    ],
+)
+def test_values_out_of_range(name, value, message):
+    with pytest.raises(InputError, match=message):
+        CIFAR10DataModule(**{"source": "synthetic", name: value})
+
+
+def test_a_split_that_leaves_nothing():
+    data = fake_data(100, val_split=100)
+    data.setup("fit")
+    with pytest.raises(InputError, match="val_split 100 leaves none of the 100 training images"):
+        data.train_dataloader()
+
+
+# --- LightningCLI ----------------------------------------------------------------------------------------
+
+
+def test_stock_lightning_cli(tmp_path):
+    program = """
+from lightning.pytorch.cli import LightningCLI
+from cifar_lightning import CIFAR10DataModule, LitNet
+LightningCLI(LitNet, CIFAR10DataModule, save_config_callback=None)
+"""
+    flags = ["fit", "--data.source", "synthetic", "--data.synthetic_size", "200", "--data.val_split", "50"]
+    flags += [
+        "--model.net",
+        "tutorial",
+        "--model.lr",
+        "0.01",
+        "--trainer.max_epochs",
+        "1",
+        "--trainer.accelerator",
+        "cpu",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *flags], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (checkpoint,) = tmp_path.rglob("*.ckpt")
+    assert load_model(checkpoint).hparams["lr"] == 0.01

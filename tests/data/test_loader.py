@@ -1,0 +1,243 @@
+import weakref
+
+import numpy as np
+import pytest
+import torch
+
+from cifar_lightning.data import transforms
+from cifar_lightning.data.loader import BatchLoader
+from cifar_lightning.errors import InputError
+
+COUNT = 103
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Each image is told from all others by its pixels, and from its mirror image."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (COUNT, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    return images.contiguous(memory_format=torch.channels_last), torch.arange(COUNT)
+
+
+def loader(images, batch_size=8, train=True, **kwargs):
+    return BatchLoader(*images, batch_size, mean=(0.5,) * 3, std=(0.5,) * 3, train=train, **kwargs)
+
+
+def same(ours, theirs):
+    ours, theirs = list(ours), list(theirs)
+    return len(ours) == len(theirs) and all(
+        torch.equal(x, u) and torch.equal(y, v) for (x, y), (u, v) in zip(ours, theirs, strict=True)
+    )
+
+
+AUGMENTED = {"crop_padding": 4, "flip": "random"}
+
+
+def test_batches_are_ready(images):
+    x, y = next(iter(loader(images, **AUGMENTED)))
+    assert (x.shape, x.dtype, y.shape, y.dtype) == ((8, 3, 32, 32), torch.float32, (8,), torch.int64)
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    assert -1 <= x.min() < -0.9
+    assert 0.9 < x.max() <= 1
+
+
+def test_a_function_of_seed_and_epoch(images):
+    first = loader(images, **AUGMENTED)
+    epochs = [list(first) for _ in range(3)]
+    assert not same(epochs[0], epochs[1])
+    again = loader(images, **AUGMENTED)
+    again.set_epoch(2)
+    assert same(again, epochs[2])
+    again.set_epoch(0)
+    assert same(again, epochs[0])
+    assert not same(loader(images, seed=1, **AUGMENTED), epochs[0])
+
+
+def test_an_epoch_holds_no_image_twice(images):
+    labels = torch.cat([y for _, y in loader(images)])
+    assert len(labels) == 96  # 12 batches; the other 7 images wait for another epoch
+    assert len(labels.unique()) == 96
+    assert labels.tolist() != sorted(labels.tolist())
+
+
+def test_without_augmentation_images_are_as_they_are(images):
+    mean = std = torch.full((3,), 0.5)
+    for x, y in loader(images):
+        assert torch.equal(x, transforms.normalize(images[0][y].permute(0, 2, 3, 1).contiguous(), mean, std))
+
+
+def test_crops_are_windows_of_the_padded_image_in_all_places(images):
+    places = set()
+    padded = transforms.reflect_pad(images[0].permute(0, 2, 3, 1), 2)
+    mean = std = torch.full((3,), 0.5)
+    windows = {
+        (top, left): transforms.normalize(padded[:, top : top + 32, left : left + 32].contiguous(), mean, std)
+        for top in range(5)
+        for left in range(5)
+    }
+    for x, y in loader(images, crop_padding=2):
+        for image, label in zip(x, y, strict=True):
+            found = [place for place, window in windows.items() if torch.equal(window[label], image)]
+            assert len(found) == 1
+            places.add(found[0])
+    assert len(places) > 20  # of 25, with 96 images
+
+
+def test_the_whole_chain_is_that_of_each_image_alone(images):
+    """Crop, flip, normalise and cut out, by numpy, one image at a time."""
+    mean, std, cutout = (0.1, 0.5, 0.9), (0.2, 0.3, 0.4), 6
+    ours = BatchLoader(*images, 8, mean=mean, std=std, train=True, crop_padding=3, flip="random", cutout=cutout)
+    pixels, draws = images[0].permute(0, 2, 3, 1).numpy(), zip(*(x.tolist() for x in ours._draw_epoch(0)), strict=True)
+    found = [(image, int(label)) for x, y in ours for image, label in zip(x, y, strict=True)]
+    assert len(found) == 96
+    for (image, label), (index, top, left, mirrored, row, column) in zip(found, draws, strict=False):
+        assert label == index
+        crop = np.pad(pixels[index], ((3, 3), (3, 3), (0, 0)), "reflect")[top : top + 32, left : left + 32]
+        expected = ((crop[:, ::-1] if mirrored else crop) / 255 - mean) / std
+        expected[max(row, 0) : max(row + cutout, 0), max(column, 0) : max(column + cutout, 0)] = 0
+        np.testing.assert_allclose(image.permute(1, 2, 0).numpy(), expected, atol=2e-6)
+
+
+def flips_of(loader, images):
+    """{label: whether it came mirrored} of the loader's next epoch."""
+    plain = transforms.normalize(images[0].permute(0, 2, 3, 1).contiguous(), loader.mean, loader.std)
+    flips = {}
+    for x, y in loader:
+        for image, label in zip(x, y, strict=True):
+            mirrored = torch.equal(image, plain[label].flip(2))
+            assert mirrored or torch.equal(image, plain[label])
+            flips[int(label)] = mirrored
+    return flips
+
+
+def test_random_flip_mirrors_half(images):
+    flips = flips_of(loader(images, flip="random"), images)
+    assert 30 < sum(flips.values()) < 66
+
+
+def test_alternating_flip_shows_an_image_mirrored_in_every_other_epoch(images):
+    alternating = loader(images, flip="alternating")
+    first, second, third = (flips_of(alternating, images) for _ in range(3))
+    assert 30 < sum(first.values()) < 66
+    for image in first.keys() & second.keys():
+        assert first[image] != second[image]
+    for image in first.keys() & third.keys():
+        assert first[image] == third[image]
+
+
+def test_an_epoch_may_be_repeated(images):
+    repeated = loader(images, repeat=True, flip="alternating", crop_padding=2, cutout=4)
+    first, second, third = (torch.cat([x for x, _ in repeated]) for _ in range(3))
+    assert torch.equal(first, second)
+    assert torch.equal(first, third)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_ranks_share_the_same_global_batches(images, world_size):
+    whole = list(loader(images, **AUGMENTED))
+    shares = [loader(images, rank=rank, world_size=world_size, **AUGMENTED) for rank in range(world_size)]
+    assert {len(share) for share in shares} == {len(whole)}
+    joined = [
+        (torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])) for parts in zip(*shares, strict=True)
+    ]
+    assert same(joined, whole)
+
+
+def test_chunks_leave_no_trace(images, monkeypatch):
+    whole = list(loader(images, **AUGMENTED))
+    monkeypatch.setattr("cifar_lightning.data.loader.CHUNK", 20)
+    assert same(loader(images, **AUGMENTED), whole)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+@pytest.mark.parametrize("batch_size", [1, 10, 500])
+def test_evaluation_covers_every_image_once_in_the_same_batches(images, world_size, batch_size):
+    ranks = [
+        list(loader(images, batch_size, train=False, rank=rank, world_size=world_size)) for rank in range(world_size)
+    ]
+    assert all(ranks)  # Lightning refuses a rank that has nothing
+    labels = torch.cat([y for batches in ranks for _, y in batches])
+    assert labels.sort().values.tolist() == list(range(COUNT))
+    batches = sorted((batch for share in ranks for batch in share), key=lambda batch: int(batch[1][0]))
+    assert same(batches, loader(images, batch_size, train=False))
+    assert max(len(y) for _, y in batches) <= batch_size
+    assert [len(share) for share in ranks] == [
+        len(loader(images, batch_size, train=False, rank=rank, world_size=world_size)) for rank in range(world_size)
+    ]
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_goes_on_from_any_position(images, train):
+    whole = loader(images, train=train, **AUGMENTED)
+    list(whole)  # the first epoch
+    batches, states = [], []
+    for batch in whole:
+        batches.append(batch)
+        states.append(whole.state_dict())
+    following = list(whole)
+    assert len(batches) == len(whole)
+    for done, state in enumerate(states, 1):
+        resumed = loader(images, train=train, **AUGMENTED)
+        resumed.load_state_dict(state)
+        if done < len(whole):
+            resumed.set_epoch(1)  # Lightning does so
+            assert same(resumed, batches[done:])
+        assert same(resumed, following)
+
+
+def test_calling_iter_more_often_than_iterating_does_no_harm(images):
+    twice = loader(images)
+    iter(twice)
+    iter(twice)
+    assert same(twice, loader(images))
+
+
+def test_a_batch_is_the_users_own(images):
+    """What is done to it is not done to the images."""
+    for train in (True, False):
+        for x, y in loader(images, train=train):
+            x.fill_(9)
+            y.fill_(9)
+    assert images[1].tolist() == list(range(COUNT))
+    assert not (next(iter(loader(images, train=False)))[0] == 9).any()
+
+
+def test_it_is_gone_when_nobody_holds_it(images):
+    """Its images may lie on a GPU, whose memory Python's collector of cycles does not look at."""
+    gone = weakref.ref(loader(images))
+    assert gone() is None
+
+
+def test_fewer_images_than_ranks(images):
+    few = (images[0][:3], images[1][:3])
+    with pytest.raises(InputError, match="4 are more than the 3 images of an evaluation: give at most 3, or more"):
+        loader(few, train=False, rank=0, world_size=4)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "world_size", "message"),
+    [
+        (0, 1, "batch_size 0 is less than 1: give a positive number of images"),
+        (104, 1, "batch_size 104 is more than the 103 training images: give at most 103"),
+        (10, 4, "batch_size 10 cannot be shared by 4 devices: .*; give 8 or 12$"),
+        (3, 4, "batch_size 3 cannot be shared by 4 devices: .*; give 4$"),
+    ],
+)
+def test_batch_sizes_that_cannot_be(images, batch_size, world_size, message):
+    with pytest.raises(InputError, match=message):
+        loader(images, batch_size, world_size=world_size)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize(("images", "batch_size"), [(10_000, 500), (5_000, 500), (10_000, 1_250), (999, 7)])
+def test_ranks_evaluate_equally_many_batches(world_size, images, batch_size):
+    """A collective in somebody's test step would else wait for a batch that never comes."""
+    x, y = torch.zeros(images, 3, 1, 1, dtype=torch.uint8), torch.zeros(images, dtype=torch.int64)
+    shares = [
+        BatchLoader(x, y, batch_size, mean=(0.5,) * 3, std=(0.5,) * 3, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    assert len({len(share) for share in shares}) == 1
+    sizes = [len(labels) for share in shares for _, labels in share]
+    assert sum(sizes) == images
+    assert max(sizes) <= batch_size

@@ -1,0 +1,574 @@
+import io
+import os
+import pickle
+import random
+import struct
+import subprocess
+import sys
+import tarfile
+import tempfile
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from archives import batches, write_archive, write_tar
+from PIL import Image
+from servers import serve
+
+from cifar_lightning import files, fit
+from cifar_lightning.data import archive, download, folder, sources
+from cifar_lightning.data.cifar10 import ARCHIVES, CIFAR100_CLASSES, CLASSES
+from cifar_lightning.errors import InputError
+
+NAME = "cifar-10-python.tar.gz"
+FOLDER = "cifar-10-batches-py"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.delenv(download.MIRROR_VARIABLE, raising=False)
+
+
+def check_set(image_set, count, classes):
+    assert image_set.images.shape == (count, 3, 32, 32)
+    assert image_set.images.dtype == torch.uint8
+    assert image_set.images.is_contiguous(memory_format=torch.channels_last)
+    assert image_set.labels.shape == (count,)
+    assert image_set.labels.dtype == torch.int64
+    assert image_set.classes == classes
+
+
+# --- archives ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "classes", "train", "test"),
+    [("cifar10", CLASSES, 100, 20), ("cifar100", CIFAR100_CLASSES, 20, 20)],
+)
+def test_archive_from_a_server_to_tensors(tmp_path, source, classes, train, test):
+    data, stage = tmp_path / "data", tmp_path / ARCHIVES[source].name
+    digest = write_archive(stage, seed=1, source=source, classes=len(classes))
+    with serve(stage.read_bytes()) as server:
+        sources.prepare(source, data, mirror=server.url, sha256=digest.upper())
+        sources.prepare(source, data, mirror=server.url, sha256=digest)
+    assert len(server.requests) == 1
+
+    content = batches(seed=1, source=source, classes=len(classes))
+    for split, count, names in [
+        ("train", train, ARCHIVES[source].train),
+        ("test", test, ARCHIVES[source].test),
+    ]:
+        loaded = sources.load(source, split, data, sha256=digest)
+        check_set(loaded, count, classes)
+        pixels = np.concatenate([content[name]["data"] for name in names]).reshape(-1, 3, 32, 32)
+        assert np.array_equal(loaded.images.numpy(), pixels)
+        labels = [label for name in names for label in content[name][ARCHIVES[source].labels_key]]
+        assert loaded.labels.tolist() == labels
+
+
+def test_data_dir_may_be_the_archive_itself(tmp_path):
+    path = tmp_path / "mine.tar.gz"
+    digest = write_archive(path, classes=3)
+    sources.prepare("cifar10", path, sha256=digest)
+    check_set(sources.load("cifar10", "test", path, sha256=digest), 20, CLASSES[:3])
+
+
+def test_a_run_reads_each_split_once(tmp_path, monkeypatch):
+    def load(source, split, *args, **kwargs):
+        read.append(split)
+        return sources_load(source, split, *args, **kwargs)
+
+    read, sources_load = [], sources.load
+    monkeypatch.setattr(sources, "load", load)
+    fit(
+        {"source": "synthetic", "synthetic_size": 100, "batch_size": 50},
+        accelerator="cpu",
+        max_epochs=1,
+        default_root_dir=tmp_path,
+    )
+    assert sorted(read) == ["test", "train"]
+
+
+def test_load_without_prepare(tmp_path):
+    with pytest.raises(InputError, match=r"gz cannot be read \(No such file or directory\): prepare_data\(\) fetches"):
+        sources.load("cifar10", "train", tmp_path)
+    digest = write_archive(tmp_path / NAME)
+    check_set(sources.load("cifar10", "train", tmp_path, sha256=digest), 100, CLASSES)
+
+
+def test_present_archive_with_another_hash_is_named_and_kept(tmp_path):
+    found = write_archive(tmp_path / NAME)
+    with pytest.raises(InputError) as error:
+        sources.prepare("cifar10", tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path / NAME} has SHA-256 {found}, expected {ARCHIVES['cifar10'].sha256}: delete it to fetch "
+        f"it anew, or pass --data.sha256 {found} if it is your own archive"
+    )
+    assert (tmp_path / NAME).exists()
+
+
+def test_pickles_of_python_2(tmp_path):
+    """The official batches: byte strings for keys and pixels, numpy's old module name."""
+    pixels = bytes(range(256)) * 24
+    python_2 = (
+        b"\x80\x02}(U\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01"
+        b"K\x02M\x00\x0c\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xff"
+        b"K\x00tb\x89T" + struct.pack("<i", len(pixels)) + pixels + b"tbU\x06labels](K\x03K\x07eu."
+    )
+    digest = write_with(tmp_path / NAME, test_batch=python_2)
+    loaded = sources.load("cifar10", "test", tmp_path, sha256=digest)
+    assert loaded.labels.tolist() == [3, 7]
+    assert loaded.images.reshape(-1).numpy().tobytes() == pixels
+
+
+def write_with(path, **changed):
+    """An archive with some batches in place of its own: bytes, or objects to pickle."""
+    members = {f"{FOLDER}/{name}": pickle.dumps(batch, 2) for name, batch in batches().items()}
+    for name, batch in changed.items():
+        members[f"{FOLDER}/{name}"] = batch if isinstance(batch, bytes) else pickle.dumps(batch, 2)
+    return write_tar(path, members)
+
+
+class Gadget:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+def batch(**changes):
+    return {**batches()["test_batch"], **changes}
+
+
+def test_hostile_pickles_run_nothing(tmp_path):
+    marker = tmp_path / "marker"
+    zip_bomb = b"\x80\x02c_codecs\nencode\n(U\x01xU\x03zipt\x85R."
+    for content, reason in [
+        ({"data": Gadget(marker)}, "it asks for posix.mkdir"),
+        (b"\x80\x02cbuiltins\neval\n(U\x011t\x85R.", "it asks for builtins.eval"),
+        (b"\x80\x02cnumpy\nload\n(U\x011t\x85R.", "it asks for numpy.load"),
+        (zip_bomb, "is no pickle of plain arrays"),
+        (b"no pickle", "is no pickle of plain arrays"),
+        (b"", "is no pickle of plain arrays"),
+        ([1], "holds a list, not a dict"),
+    ]:
+        digest = write_with(tmp_path / NAME, test_batch=content)
+        with pytest.raises(InputError) as error:
+            sources.load("cifar10", "test", tmp_path, sha256=digest)
+        assert f"{tmp_path / NAME} is refused: {FOLDER}/test_batch" in str(error.value)
+        assert reason in str(error.value)
+        assert not marker.exists()
+
+
+def test_batches_are_checked(tmp_path):
+    for content, reason in [
+        ({}, "has no 'data' of uint8 (n, 3072)"),
+        (batch(data=np.zeros((20, 3072))), "has no 'data' of uint8 (n, 3072)"),
+        (batch(data=np.zeros((20, 3071), np.uint8)), "has no 'data' of uint8 (n, 3072)"),
+        (batch(data=np.array(7, np.uint8)), "has no 'data' of uint8 (n, 3072)"),
+        (batch(labels=[0] * 19), "has no list 'labels' of one integer an image"),
+        (batch(labels=[0.5] * 20), "has no list 'labels' of one integer an image"),
+        (batch(labels=[10] * 20), "has labels outside 0..9"),
+        (batch(labels=[-1] * 20), "has labels outside 0..9"),
+    ]:
+        digest = write_with(tmp_path / NAME, test_batch=content)
+        with pytest.raises(InputError) as error:
+            sources.load("cifar10", "test", tmp_path, sha256=digest)
+        assert str(error.value) == f"{tmp_path / NAME} is refused: test_batch {reason}"
+    digest = write_with(tmp_path / NAME, **{"batches.meta": {"label_names": "abc"}})
+    with pytest.raises(InputError, match="it names no classes"):
+        sources.load("cifar10", "test", tmp_path, sha256=digest)
+
+
+def member(name, kind, target=""):
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("../outside", b"x", "points outside the archive"),
+        (f"{FOLDER}/../../outside", b"x", "points outside the archive"),
+        ("/tmp/outside", b"x", "points outside the archive"),
+        ("link", member("link", tarfile.SYMTYPE, "/etc/passwd"), "is neither a file nor a folder"),
+        ("hard", member("hard", tarfile.LNKTYPE, "/etc/passwd"), "is neither a file nor a folder"),
+        ("device", member("device", tarfile.CHRTYPE), "is neither a file nor a folder"),
+        ("pipe", member("pipe", tarfile.FIFOTYPE), "is neither a file nor a folder"),
+        ("large", bytes(archive.MAX_MEMBER_SIZE + 1), "more than any CIFAR archive holds"),
+    ],
+)
+def test_hostile_members(tmp_path, monkeypatch, name, content, reason):
+    if name == "large":
+        monkeypatch.setattr(archive, "MAX_MEMBER_SIZE", 100)
+        content = bytes(101)
+    members = {name: content, **{f"{FOLDER}/{k}": pickle.dumps(v, 2) for k, v in batches().items()}}
+    digest = write_tar(tmp_path / NAME, members)
+    before = sorted(tmp_path.parent.iterdir())
+    with pytest.raises(InputError, match=reason):
+        sources.load("cifar10", "test", tmp_path, sha256=digest)
+    assert sorted(tmp_path.parent.iterdir()) == before
+
+
+def test_archives_that_are_none(tmp_path):
+    write_archive(tmp_path / "whole.tar.gz")
+    whole = (tmp_path / "whole.tar.gz").read_bytes()
+    twice = io.BytesIO()
+    with tarfile.open(fileobj=twice, mode="w:gz") as tar:
+        for _ in range(2):
+            tar.addfile(tarfile.TarInfo(f"{FOLDER}/test_batch"))
+    for content, reason in [
+        (whole[: len(whole) // 2], "is damaged"),
+        (b"\x1f\x8bnonsense", "is damaged"),
+        (b"", "is damaged"),
+        (twice.getvalue(), "is refused"),
+    ]:
+        path = tmp_path / "bad.tar.gz"
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=reason):
+            sources.load("cifar10", "test", path, sha256=archive.digest(path))
+    digest = write_tar(tmp_path / NAME, {"readme.html": b"x"})
+    with pytest.raises(InputError, match=rf"lacks {FOLDER}/batches.meta: it is not an archive of this kind"):
+        sources.load("cifar10", "test", tmp_path, sha256=digest)
+
+
+# --- where nothing may be written -------------------------------------------------------------------------
+
+READ_ONLY = """
+import os, sys
+from cifar_lightning.data import sources  # before the rights to read them may be gone
+from cifar_lightning.data import archive, folder
+import filelock, numpy.random, pooch, PIL.Image, torch
+b"x".decode("cp437")  # a codec that zipfile wants
+data, home, digest = sys.argv[1:]
+if os.getuid() == 0:
+    os.setuid(65534)
+os.environ["XDG_CACHE_HOME"] = home
+reads = []
+real = archive.read
+archive.read = lambda *args: reads.append(1) or real(*args)
+for _ in range(2):
+    sources.prepare("cifar10", data, mirror="https://127.0.0.1:1/", sha256=digest)
+    assert len(sources.load("cifar10", "train", data, sha256=digest).labels) == 100
+print(len(reads))
+"""
+
+
+@pytest.mark.parametrize(("home_mode", "decodes"), [(0o777, 2), (0o555, 6)])
+def test_read_only_folder(home_mode, decodes):
+    with tempfile.TemporaryDirectory(dir="/tmp") as top:  # not tmp_path, which only its owner may enter
+        data, home = Path(top) / "data", Path(top) / "home"
+        os.chmod(top, 0o755)
+        data.mkdir()
+        home.mkdir()
+        digest = write_archive(data / NAME)
+        data.chmod(0o555)
+        home.chmod(home_mode)
+        command = [sys.executable, "-c", READ_ONLY, data, home, digest]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert int(done.stdout) == decodes  # each split once with a cache, each time without
+        assert [entry.name for entry in data.iterdir()] == [NAME]
+        data.chmod(0o755)
+        home.chmod(0o755)
+
+
+def test_nothing_is_written_where_all_is_there(tmp_path):
+    digest = write_archive(tmp_path / NAME)
+    sources.prepare("cifar10", tmp_path, sha256=digest)
+    (tmp_path / ".cifar_lightning" / "lock").unlink(missing_ok=True)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    sources.prepare("cifar10", tmp_path, sha256=digest)
+    sources.load("cifar10", "train", tmp_path, sha256=digest)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+# --- the cache --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """A data folder with an archive, its digest, and the list of decodings done so far."""
+    decodings = []
+    real = archive.read
+    monkeypatch.setattr(archive, "read", lambda *args: decodings.append(args) or real(*args))
+    return decodings
+
+
+def test_cache_spares_decoding_and_hashing(tmp_path, counted, monkeypatch):
+    digest = write_archive(tmp_path / NAME)
+    sources.prepare("cifar10", tmp_path, sha256=digest)
+    assert len(counted) == 2
+    monkeypatch.setattr(archive, "digest", None)
+    sources.prepare("cifar10", tmp_path, sha256=digest)
+    check_set(sources.load("cifar10", "train", tmp_path, sha256=digest), 100, CLASSES)
+    assert len(counted) == 2
+    names = sorted(path.name for path in (tmp_path / ".cifar_lightning").iterdir())
+    assert [name for name in names if name != "lock"] == ["cifar10-test.npz", "cifar10-train.npz"]
+
+
+def test_cache_follows_the_archive(tmp_path):
+    first = write_archive(tmp_path / NAME, seed=0)
+    old = sources.load("cifar10", "test", tmp_path, sha256=first)
+    second = write_archive(tmp_path / NAME, seed=1)
+    new = sources.load("cifar10", "test", tmp_path, sha256=second)
+    assert not torch.equal(old.images, new.images)
+    with pytest.raises(InputError, match="has SHA-256"):  # the key asks for the digest too
+        sources.load("cifar10", "test", tmp_path, sha256=first)
+
+
+def test_damaged_cache_is_noticed_and_rebuilt(tmp_path, counted):
+    digest = write_archive(tmp_path / NAME)
+    good = sources.load("cifar10", "test", tmp_path, sha256=digest)
+    path = tmp_path / ".cifar_lightning" / "cifar10-test.npz"
+    whole = path.read_bytes()
+    rng = random.Random(0)
+    flips = []
+    for _ in range(150):
+        at = rng.randrange(len(whole))
+        flips.append(whole[:at] + bytes([whole[at] ^ 1 << rng.randrange(8)]) + whole[at + 1 :])
+    # and every bit of the headers, of zip's and numpy's, that come first and last
+    member = whole.index(b"images.npy")
+    for at in (*range(200), *range(member - 40, member + 200), *range(len(whole) - 300, len(whole))):
+        flips.append(whole[:at] + bytes([whole[at] ^ 1 << rng.randrange(8)]) + whole[at + 1 :])
+    cuts = [whole[: rng.randrange(len(whole))] for _ in range(10)]
+    for damaged in [*flips, *cuts, b"", b"x" * len(whole)]:
+        path.write_bytes(damaged)
+        again = sources.load("cifar10", "test", tmp_path, sha256=digest)
+        assert torch.equal(again.images, good.images)
+        assert torch.equal(again.labels, good.labels)
+        assert again.classes == good.classes
+    assert len(counted) > 100  # a flip in the zip's unused fields does no harm
+    path.write_bytes(whole[:-1])
+    sources.load("cifar10", "test", tmp_path, sha256=digest)
+    assert path.read_bytes() == whole
+
+
+def test_cache_holds_no_pickles(tmp_path):
+    marker = tmp_path / "marker"
+    digest = write_archive(tmp_path / NAME)
+    sources.prepare("cifar10", tmp_path, sha256=digest)
+    path = tmp_path / ".cifar_lightning" / "cifar10-test.npz"
+    with np.load(path) as file:
+        content = {**file, "images": np.array([Gadget(marker)], dtype=object)}
+    np.savez(path, **content)
+    check_set(sources.load("cifar10", "test", tmp_path, sha256=digest), 20, CLASSES)
+    assert not marker.exists()
+
+
+def test_full_disk_leaves_the_images_in_memory(tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "publish", full)
+    digest = write_archive(tmp_path / NAME)
+    sources.prepare("cifar10", tmp_path, sha256=digest)
+    check_set(sources.load("cifar10", "test", tmp_path, sha256=digest), 20, CLASSES)
+    assert not list(tmp_path.rglob("*.npz"))
+    assert not list(tmp_path.rglob("*.part"))
+
+
+# --- class folders ----------------------------------------------------------------------------------------
+
+
+def write_folder(top, classes=("b", "a"), size=(32, 32), count=2):
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for name in classes:
+            (top / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(top / split / name / f"{i}.png")
+
+
+def test_folder(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / "train" / "a" / ".hidden").write_text("no image")
+    (tmp_path / "train" / ".git").mkdir()
+    (tmp_path / "train" / "README").write_text("no class")
+    (tmp_path / "train" / "a" / "nested").mkdir()
+    sources.prepare("folder", tmp_path)
+    loaded = sources.load("folder", "train", tmp_path)
+    check_set(loaded, 4, ("a", "b"))
+    assert loaded.labels.tolist() == [0, 0, 1, 1]
+    for image, name in zip(loaded.images, ["a/0", "a/1", "b/0", "b/1"], strict=True):
+        with Image.open(tmp_path / "train" / f"{name}.png") as file:
+            assert np.array_equal(image.permute(1, 2, 0).numpy(), np.asarray(file))
+
+
+@pytest.mark.parametrize("classes", [CLASSES, CIFAR100_CLASSES])
+def test_folder_keeps_the_official_order(tmp_path, classes):
+    write_folder(tmp_path, classes=sorted(classes, key=lambda name: name[::-1]), count=1)
+    assert sources.load("folder", "test", tmp_path).classes == classes
+
+
+def test_folder_cache_follows_the_files(tmp_path):
+    write_folder(tmp_path)
+    first = sources.load("folder", "train", tmp_path)
+    picture = tmp_path / "train" / "a" / "0.png"
+    Image.new("RGB", (32, 32), "red").save(picture)
+    second = sources.load("folder", "train", tmp_path)
+    assert second.images[0].flatten(1).float().mean(1).tolist() == [255, 0, 0]
+    assert torch.equal(first.images[1:], second.images[1:])
+    picture.unlink()
+    assert len(sources.load("folder", "train", tmp_path).labels) == 3
+
+
+def test_images_of_all_kinds(tmp_path):
+    def read(image, name="x.png", **options):
+        image.save(tmp_path / name, **options)
+        return folder.read_image(tmp_path / name)
+
+    red = Image.new("RGB", (100, 50), "red")
+    assert read(red).shape == (32, 32, 3)
+    assert (read(red) == [255, 0, 0]).all()
+    assert (read(red.convert("CMYK"), "x.jpg", quality=100)[..., 0] > 200).all()
+    assert (read(Image.new("L", (40, 40), 7)) == 7).all()
+    assert (read(Image.new("P", (40, 40), 0), "x.gif") == 0).all()
+    assert (read(Image.new("1", (40, 40), 1)) == 255).all()
+    assert (read(Image.new("RGBA", (40, 40), (255, 0, 0, 0))) == 255).all()  # transparent: white paper
+    assert (read(Image.new("LA", (40, 40), (0, 255))) == 0).all()
+    assert (read(Image.fromarray(np.full((40, 40), 32768, np.uint16))) == 128).all()
+    upright = Image.fromarray(np.repeat(np.repeat(np.array([[0], [255]], np.uint8), 16, 0), 32, 1))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    assert read(upright, "x.png", exif=exif)[0, 0, 0] == 255
+
+
+def png(width, height):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def tiff(value):
+    file = io.BytesIO()
+    Image.fromarray(np.full((40, 40), value)).save(file, "TIFF")
+    return file.getvalue()
+
+
+def test_bad_files_are_named(tmp_path):
+    write_folder(tmp_path)
+    path = tmp_path / "test" / "b" / "bad.png"
+    whole = (tmp_path / "test" / "b" / "0.png").read_bytes()
+    jpeg = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(jpeg, "JPEG")
+    for content, message in [
+        (b"hello", "is not an image: remove it, or hide it with a leading dot"),
+        (b"", "is not an image: remove it, or hide it with a leading dot"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not an image: remove it"),
+        (whole[: len(whole) // 2], "cannot be read ("),
+        (jpeg.getvalue()[:-100], "cannot be read ("),
+        (
+            tiff(np.int32(200)),
+            "cannot be read (it has 32 bits a pixel, and nothing says which of their values is white",
+        ),
+        (tiff(np.float32(0.5)), "cannot be read (it has 32 bits a pixel"),
+        (png(10_000, 10_000), "has more than 89,478,485 pixels: scale it down"),
+        (png(100_000, 100_000), "has more than 89,478,485 pixels: scale it down"),
+    ]:
+        path.write_bytes(content)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for read in (lambda: sources.prepare("folder", tmp_path), lambda: folder.read_image(path)):
+                with pytest.raises(InputError) as error:
+                    read()
+                assert str(error.value).startswith(f"{path} {message}")
+                assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match=r"none.png cannot be read \(No such file or directory\)"):
+        folder.read_image(tmp_path / "none.png")
+
+
+def test_bad_trees(tmp_path):
+    layout = "the folder source reads train/<class>/* and test/<class>/*"
+
+    def check(message):
+        with pytest.raises(InputError) as error:
+            sources.prepare("folder", tmp_path / "data")
+        assert str(error.value) == message
+
+    data = tmp_path / "data"
+    check(f"data_dir {data} is not a folder: {layout}")
+    data.mkdir()
+    check(f"data_dir {data} has no folder train/: {layout}")
+    (data / "train" / "a").mkdir(parents=True)
+    check(f"data_dir {data} has no folder test/: {layout}")
+    (data / "test").mkdir()
+    check(f"{data / 'test'} lacks the class a, which train/ has: both need the same")
+    (data / "test" / "a").mkdir()
+    check(f"{data / 'train'} has no images: {layout}")
+    (data / "test" / "b").mkdir()
+    check(f"{data / 'train'} lacks the class b, which test/ has: both need the same")
+    (data / "train" / "b").mkdir()
+    for split in ("train", "test"):
+        (data / split / os.fsdecode(b"caf\xe9")).mkdir()
+    check(f"{data / 'train'} has a folder 'caf\\udce9', whose name is not UTF-8: rename it")
+
+
+# --- synthetic --------------------------------------------------------------------------------------------
+
+
+def test_synthetic_is_a_function_of_its_seed():
+    one = sources.synthetic("train", 450, seed=3)
+    check_set(one, 450, CLASSES)
+    assert one.labels.bincount().tolist() == [45] * 10
+    assert torch.equal(one.images, sources.synthetic("train", 450, seed=3).images)
+    assert torch.equal(one.images[:123], sources.synthetic("train", 123, seed=3).images)
+    assert not torch.equal(one.images, sources.synthetic("train", 450, seed=4).images)
+    assert not torch.equal(one.images, sources.synthetic("test", 450, seed=3).images)
+    assert one.images[:3, :, 10, 10].tolist() == PINNED
+
+
+PINNED = [[91, 34, 47], [28, 81, 39], [103, 36, 82]]  # the same on every machine
+
+
+def test_synthetic_sizes():
+    check_set(sources.load("synthetic", "test", "unused"), 2_000, CLASSES)
+    check_set(sources.synthetic(count=7, classes=("x", "y", "z")), 7, ("x", "y", "z"))
+    assert sources.synthetic(count=0).images.shape == (0, 3, 32, 32)
+    with pytest.raises(InputError, match="100 classes of synthetic images: 1 to 10 can be drawn"):
+        sources.synthetic(count=7, classes=CIFAR100_CLASSES)
+    with pytest.raises(InputError, match="-1 synthetic images of seed 0: neither may be negative"):
+        sources.synthetic(count=-1)
+
+
+def test_synthetic_is_no_matter_of_single_pixels():
+    """Class means are alike, so that a linear model finds little: the nearest is seldom the right one."""
+    train, test = sources.synthetic("train", 4_000), sources.synthetic("test", 1_000)
+    pixels = train.images.flatten(1).float()
+    means = torch.stack([pixels[train.labels == label].mean(0) for label in range(10)])
+    nearest = torch.cdist(test.images.flatten(1).float(), means).argmin(1)
+    assert (nearest == test.labels).float().mean() < 0.3
+
+
+# --- arguments --------------------------------------------------------------------------------------------
+
+
+def test_bad_arguments(tmp_path):
+    for call, message in [
+        (
+            lambda: sources.prepare("cifar", tmp_path),
+            "source 'cifar' is unknown: use cifar10, cifar100, folder",
+        ),
+        (lambda: sources.load("cifar10", "val", tmp_path), "split 'val' is unknown: use train or test"),
+        (lambda: sources.synthetic("val"), "split 'val' is unknown: use train or test"),
+        (lambda: sources.prepare("cifar10", tmp_path, sha256="12"), "sha256 '12' is not a SHA-256 digest"),
+    ]:
+        with pytest.raises(InputError) as error:
+            call()
+        assert str(error.value).startswith(message)
+
+
+def test_import_is_light():
+    heavy = ["requests", "pooch", "PIL", "torchvision", "filelock", "rich"]
+    code = "import sys, torch; before = set(sys.modules); import cifar_lightning.data.sources;"
+    code += f"print(sorted(set({heavy}) & (set(sys.modules) - before)))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

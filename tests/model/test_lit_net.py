@@ -1,0 +1,696 @@
+import csv
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from lightning import LightningDataModule, Trainer
+from lightning.pytorch.loggers import CSVLogger
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from cifar_lightning import CLASSES, CIFAR10DataModule, InputError, LitNet, TutorialNet, fake_data
+from cifar_lightning.data.transforms import shrink
+from cifar_lightning.errors import NonFiniteError
+from cifar_lightning.model.compilation import compile_network, resolve_mode
+from cifar_lightning.model.networks import SpeedNet
+from cifar_lightning.model.schedules import SCHEDULES
+from cifar_lightning.report.results import draw
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The number of training batches",
+    "ignore:.*does not have many workers",
+    "ignore:You defined a `validation_step`",
+)
+
+
+def trainer(tmp_path=None, **kwargs):
+    return Trainer(
+        accelerator="cpu",
+        devices=1,
+        logger=CSVLogger(tmp_path, name="", version="") if tmp_path else False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **kwargs,
+    )
+
+
+def test_learns():
+    """Fails where the optimiser does not step."""
+    torch.manual_seed(0)
+    data, model = fake_data(3_000), LitNet(lr=0.01)
+    tester = trainer(max_epochs=4)
+    tester.fit(model, data)
+    (results,) = tester.test(model, data, verbose=False)
+    assert results["test_acc"] > 0.6  # by chance 0.1
+
+
+def test_the_first_step_is_sgd_with_momentum():
+    """Against torch's own arithmetic, written out."""
+    torch.manual_seed(0)
+    model = LitNet(lr=0.1, momentum=0.9, weight_decay=0.01)
+    data = fake_data(40)
+    data.setup("fit")
+    weights = [w.detach().clone() for w in model.parameters()]
+    reference, velocity = TutorialNet(), [torch.zeros_like(w) for w in weights]
+    reference.load_state_dict(model.net.state_dict())
+    for x, y in data.train_dataloader():  # two steps
+        reference.zero_grad()
+        F.cross_entropy(reference(x), y).backward()
+        with torch.no_grad():
+            for w, v in zip(reference.parameters(), velocity, strict=True):
+                v.mul_(0.9).add_(w.grad + 0.01 * w)
+                w -= 0.1 * v
+    trainer(max_epochs=1).fit(model, data)
+    for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+# --- metrics ---------------------------------------------------------------------------------------------
+
+
+class Fixed(nn.Module):
+    """Predicts from the image's first pixels, which the test sets."""
+
+    def __init__(self, classes=10):
+        super().__init__()
+        self.classes, self.weight = classes, nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        return x.flatten(1)[:, : self.classes] * self.weight
+
+
+def test_metrics_against_numpy():
+    rng = np.random.default_rng(0)
+    labels = rng.choice([0, 1, 2, 3, 5, 6, 7, 8, 9], 101)  # class 4 is absent
+    logits = rng.normal(size=(101, 10)).astype(np.float32)
+    logits[np.arange(101), labels] += 1
+    images = np.zeros((101, 3, 32, 32), np.float32)
+    images.reshape(101, -1)[:, :10] = logits
+    loader = DataLoader(TensorDataset(torch.tensor(images), torch.tensor(labels)), batch_size=25)
+
+    model = LitNet(net=Fixed())
+    (results,) = trainer().test(model, loader, verbose=False)
+
+    predicted = logits.argmax(1)
+    confusion = np.zeros((10, 10), int)
+    np.add.at(confusion, (labels, predicted), 1)
+    losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(101), labels]
+    assert model.last_evaluation["confusion"].tolist() == confusion.tolist()
+    assert results["test_acc"] == pytest.approx((predicted == labels).mean())
+    assert results["test_loss"] == pytest.approx(losses.mean(), rel=1e-5)
+    for i, name in enumerate(CLASSES):
+        if i != 4:
+            assert results[f"test_acc/{name}"] == pytest.approx(confusion[i, i] / confusion[i].sum())
+
+
+def test_an_absent_class_has_no_accuracy_in_the_results(tmp_path):
+    from cifar_lightning.report.results import report
+
+    data = fake_data(100)
+    data.setup()
+    kept = data.image_set("test").labels != 4
+    image_set = data.image_set("test")
+    data._sets["test"] = type(image_set)(image_set.images[kept], image_set.labels[kept], image_set.classes)
+    model, tester = LitNet(), trainer()
+    tester.test(model, data, verbose=False)
+    report(tester, model, data, {"checkpoint": "a.ckpt", "step": 1}, tmp_path, tmp_path / "metrics.csv")
+    text = (tmp_path / "results.json").read_text()
+    assert '"deer": null' in text
+    assert text.count("null") == 1
+
+
+def test_evaluating_twice_counts_once():
+    data, model = fake_data(100), LitNet()
+    for _ in range(2):
+        trainer().test(model, data, verbose=False)
+        assert model.last_evaluation["confusion"].sum() == 20
+
+
+def test_an_evaluation_that_was_cut_short_counts_in_no_other():
+    class Breaking(LitNet):
+        breaks = True
+
+        def validation_step(self, batch, batch_idx):
+            if self.breaks and batch_idx == 3:
+                raise MemoryError
+            super().validation_step(batch, batch_idx)
+
+        def test_step(self, batch, batch_idx):
+            super().test_step(batch, batch_idx)
+            if self.breaks:
+                raise MemoryError
+
+    data, model = fake_data(100, val_split=40), Breaking()
+    for evaluate in (trainer().validate, trainer().test):
+        model.breaks = True
+        with pytest.raises(MemoryError):
+            evaluate(model, data, verbose=False)
+        model.breaks = False
+        evaluate(model, data, verbose=False)
+        assert model.last_evaluation["confusion"].sum() == (40 if evaluate.__name__ == "validate" else 20)
+
+
+def test_six_views():
+    """The image, shifted by a pixel towards two corners, and the mirror images of these three."""
+
+    class Pixel(nn.Module):
+        def forward(self, x):
+            return x[:, 0, 10, 10:20]
+
+    x = torch.randn(1, 3, 32, 32)
+    mirror = x.flip(3)
+    expected = (x[0, 0, 10, 10:20] + mirror[0, 0, 10, 10:20]) / 4
+    for rows, columns in ((11, 1), (9, -1)):
+        shifted = x.roll(-columns, 3)
+        expected += (shifted[0, 0, rows, 10:20] + shifted.flip(3)[0, 0, rows, 10:20]) / 8
+    torch.testing.assert_close(LitNet(net=Pixel(), test_views="six").logits(x)[0], expected)
+
+
+@pytest.mark.parametrize("views", ["one", "mirror", "six"])
+def test_each_views_logits_are_read_before_the_next(views):
+    """A CUDA graph gives them all the same memory."""
+
+    class Replayed(nn.Module):
+        memory = torch.zeros(4, 10)
+
+        def forward(self, x):
+            return self.memory.copy_(x[:, 0, 5, 5:15])
+
+    class Fresh(nn.Module):
+        def forward(self, x):
+            return x[:, 0, 5, 5:15]
+
+    images = torch.randn(4, 3, 32, 32)
+    fresh, replayed = (LitNet(net=net, test_views=views).logits(images) for net in (Fresh(), Replayed()))
+    torch.testing.assert_close(replayed, fresh)
+
+
+def test_views_are_averaged_in_float32():
+    """In bfloat16, of eight bits, the means of different logits are often equal."""
+
+    class Half(nn.Module):
+        def forward(self, x):
+            return x[:, 0, 0, :10].bfloat16()
+
+    logits = LitNet(net=Half(), test_views="mirror").logits(torch.randn(4, 3, 32, 32))
+    assert logits.dtype == torch.float32
+    assert not torch.equal(logits, logits.bfloat16().float())
+
+
+# --- the log ---------------------------------------------------------------------------------------------
+
+
+def rows(tmp_path):
+    with (tmp_path / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    ("options", "windows"),
+    [
+        ({"log_every_n_steps": 4}, (slice(0, 4), slice(4, 8), slice(8, 10))),
+        ({"log_every_n_steps": 1, "accumulate_grad_batches": 3}, (slice(0, 3), slice(3, 6), slice(6, 9), slice(9, 10))),
+    ],
+)
+def test_train_loss_is_the_mean_since_the_last_log_point(tmp_path, options, windows):
+    losses = []
+
+    class Noting(LitNet):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            losses.append(loss.item())
+            return loss
+
+    trainer(tmp_path, max_epochs=1, **options).fit(Noting(), fake_data(200))
+    logged = [float(row["train_loss"]) for row in rows(tmp_path) if row["train_loss"]]
+    assert len(losses) == 10
+    assert logged == pytest.approx([np.mean(losses[window]) for window in windows], rel=1e-5)
+
+
+@pytest.mark.filterwarnings("error", "ignore:`isinstance.treespec", "ignore:The number of training batches")
+def test_a_stock_trainer_has_nothing_to_warn_of(tmp_path):
+    data, model = fake_data(200, val_split=50), LitNet()
+    stock = trainer(tmp_path, max_epochs=1)
+    stock.fit(model, data)
+    stock.validate(model, data, verbose=False)
+    stock.test(model, data, verbose=False)
+    stock.predict(model, data)
+    assert {"train_loss", "lr", "val_loss", "val_acc", "val_acc/cat"} <= rows(tmp_path)[0].keys()
+
+
+def test_a_loss_that_is_not_finite_ends_the_fit():
+    with pytest.raises(NonFiniteError, match=r"training loss is nan at step .* lower --model.lr"):
+        trainer(max_epochs=4, log_every_n_steps=1).fit(LitNet(lr=1e6), fake_data(200))
+
+
+def test_labels_are_smoothed_in_training_only():
+    model, data = LitNet(label_smoothing=0.2), fake_data(40)
+    data.setup()
+    images, labels = next(iter(data.train_dataloader()))
+    logits = model(images)
+    target = F.one_hot(labels, 10) * 0.8 + 0.02
+    expected = -(target * logits.log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(model.training_step((images, labels), 0), expected)
+    tester = trainer()
+    tester.test(model, data, verbose=False)
+    plain = torch.cat([F.cross_entropy(model(x), y, reduction="none") for x, y in data.test_dataloader()]).mean()
+    torch.testing.assert_close(model.last_evaluation["loss"], plain)
+
+
+def test_each_kind_of_weight_has_its_rate():
+    """The decay takes the same share of every weight a step; Muon's filters keep their size."""
+    model = LitNet(net="speed", width=8, lr=2.0, bias_lr=3.0, head_lr=0.5, muon_lr=0.1, weight_decay=0.01)
+    groups = {group["params"][0].dim(): group for group in model._optimizer().param_groups}
+    assert {n: {p.dim() for p in group["params"]} for n, group in groups.items()} == {1: {1}, 2: {2}, 4: {4}}
+    assert {n: group["lr"] for n, group in groups.items()} == {1: 3.0, 2: 0.5, 4: 0.1}
+    assert groups[1]["lr"] * groups[1]["weight_decay"] == pytest.approx(0.02)
+    assert groups[2]["lr"] * groups[2]["weight_decay"] == pytest.approx(0.02)
+    assert (groups[4]["weight_decay"], groups[4]["muon"], groups[1]["muon"]) == (0, True, False)
+
+
+def test_a_loaded_network_begins_its_log_anew(tmp_path):
+    first = trainer(max_epochs=1, limit_train_batches=3, log_every_n_steps=50)
+
+    class Saving(LitNet):
+        def on_train_batch_end(self, *args):
+            super().on_train_batch_end(*args)
+            self.trainer.save_checkpoint(tmp_path / "it.ckpt")
+
+    first.fit(Saving(), fake_data(100))
+    loaded = LitNet.load_from_checkpoint(tmp_path / "it.ckpt")
+    assert (loaded._loss_sum, loaded._loss_count) == (0, 0)
+
+    class Breaking(LitNet):
+        counts = ()
+
+        def on_train_start(self):
+            super().on_train_start()
+            self.counts += (self._loss_count,)
+
+        def on_train_batch_end(self, *args):
+            super().on_train_batch_end(*args)
+            raise MemoryError
+
+    model = Breaking()
+    for _ in range(2):
+        with pytest.raises(MemoryError):
+            trainer(max_epochs=1).fit(model, fake_data(100))
+        assert model._loss_count == 1
+    assert model.counts == (0, 0)
+
+
+# --- schedules -------------------------------------------------------------------------------------------
+
+
+def rates(schedule, **kwargs):
+    class Noting(LitNet):
+        rates = ()
+
+        def on_train_batch_start(self, batch, batch_idx):
+            self.rates += (self.trainer.optimizers[0].param_groups[0]["lr"],)
+
+    model = Noting(lr=0.1, schedule=schedule)
+    trainer(**kwargs).fit(model, fake_data(100))
+    return model.rates
+
+
+def test_constant():
+    assert rates("constant", max_epochs=2) == (0.1,) * 10
+
+
+@pytest.mark.parametrize("length", [{"max_epochs": 4}, {"max_epochs": 100, "max_steps": 20}])
+def test_cosine_per_step(length):
+    expected = [0.05 * (1 + math.cos(math.pi * step / 20)) for step in range(20)]
+    assert rates("cosine", **length) == pytest.approx(expected)
+
+
+def test_one_cycle_per_step():
+    up = [0.1 * (1 / 25 + 24 / 25 * step / 6) for step in range(6)]
+    down = [0.05 * (1 + math.cos(math.pi * (step - 6) / 14)) for step in range(6, 20)]
+    assert rates("one-cycle", max_epochs=4) == pytest.approx(up + down)
+
+
+def test_the_schedule_counts_optimizer_steps():
+    assert rates("cosine", max_epochs=2, accumulate_grad_batches=5)[::5] == pytest.approx([0.1, 0.05])
+
+
+# --- progressive resizing --------------------------------------------------------------------------------
+
+
+def test_images_grow_in_the_course_of_a_fit():
+    class Noting(LitNet):
+        sides = ()
+
+        def forward(self, images):
+            self.sides += (images.shape[-1],)
+            assert images.is_contiguous(memory_format=torch.channels_last)
+            return super().forward(images)
+
+    model = Noting(net="speed", width=8, sizes=[16, 24])
+    fitter = trainer(max_epochs=2)
+    fitter.fit(model, fake_data(100))
+    assert model.sides == (16,) * 3 + (24,) * 3 + (32,) * 4
+    model.sides = ()
+    fitter.test(model, fake_data(100), verbose=False)
+    assert set(model.sides) == {32}
+
+
+def test_a_small_image_is_the_mean_of_its_pixels():
+    images = torch.arange(16.0).view(1, 1, 4, 4)
+    assert shrink(images, 2).tolist() == [[[[2.5, 4.5], [10.5, 12.5]]]]
+    assert shrink(images, None) is images
+
+
+def test_the_speed_runs_network_needs_images_to_begin_with():
+    data, model = fake_data(100), LitNet(net="speed", width=8)
+    with pytest.raises(InputError, match="begins from the images"):
+        trainer(max_epochs=1).fit(model, DataLoader(TensorDataset(torch.zeros(4, 3, 32, 32), torch.zeros(4).long())))
+    trainer(max_epochs=1).fit(model, data)
+    learnt = {name: weight.clone() for name, weight in model.net.whiten.state_dict().items()}
+    assert learnt["bias"].any()
+    for again in (model, LitNet(net="speed", width=8)):
+        again.load_state_dict(model.state_dict())
+        fitter = trainer(max_steps=1, limit_train_batches=0)
+        fitter.fit(again, data)  # fine-tuning goes on from what there is
+        assert all(torch.equal(weight, learnt[name]) for name, weight in again.net.whiten.state_dict().items())
+
+
+# --- compilation -----------------------------------------------------------------------------------------
+
+
+def test_a_compiled_network_is_ready_before_the_first_step_and_learns_the_same(tmp_path, monkeypatch):
+    from torch._dynamo.utils import counters
+
+    def fitted(compile):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.AvgPool2d(4), nn.BatchNorm2d(3), nn.Flatten(), nn.LazyLinear(10))
+        net(torch.zeros(2, 3, 32, 32))
+        # 42 held out: eight batches, of 6 and of 5
+        model, data = Counting(net=net, lr=0.1, compile=compile, test_views="six"), fake_data(200, val_split=42)
+        fitter = trainer(max_epochs=2)
+        fitter.fit(model, data)
+        fitter.test(model, data, verbose=False)
+        draw(model, data, model.last_evaluation["confusion"], tmp_path, tmp_path / "metrics.csv", {})
+        return model
+
+    def graphs():
+        return counters["stats"]["unique_graphs"]
+
+    class Counting(LitNet):
+        def on_train_start(self):
+            super().on_train_start()
+            self.before_fit = graphs()
+
+        def on_train_end(self):
+            self.after_fit = graphs()
+
+        def on_test_start(self):
+            super().on_test_start()
+            self.before_test = graphs()
+
+    counters.clear()
+    plain, compiled = fitted("none"), fitted("default")
+    assert plain.before_test == 0
+    assert compiled.before_fit >= 3  # a step's, and one for each size of batch in a validation
+    assert compiled.after_fit == compiled.before_fit
+    assert graphs() == compiled.before_test  # neither in the test nor for the figures
+    for name, weight in plain.state_dict().items():
+        torch.testing.assert_close(compiled.state_dict()[name], weight, msg=name)
+    assert fitted("auto").before_test == compiled.before_test  # nothing on a CPU
+    monkeypatch.setattr("cifar_lightning.model.lit_net.resolve_mode", lambda *args, **kwargs: "default")
+    torch._dynamo.reset()
+    counters.clear()
+    auto = fitted("auto")  # as on a GPU: the test does without
+    assert graphs() == auto.after_fit == compiled.after_fit < compiled.before_test
+
+
+def test_a_compiled_network_takes_a_true_half_precision():
+    model, data = LitNet(width=8, lr=0.01, compile="default"), fake_data(100)
+    fitter = trainer(max_epochs=1, precision="bf16-true")
+    fitter.fit(model, data)
+    fitter.test(model, data, verbose=False)
+    assert all(weight.isfinite().all() for weight in model.parameters())
+
+
+def test_losses_are_summed_in_float32_whatever_the_precision():
+    """In bfloat16, with its eight digits, a sum over 300 images would stand at 256."""
+
+    class Alike(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.logits = nn.Parameter(torch.zeros(10))
+
+        def forward(self, images):
+            return self.logits.expand(len(images), 10)
+
+    model, data = LitNet(net=Alike(), lr=1e-9), fake_data(1_500, val_split=300, eval_batch_size=1)
+    fitter = trainer(max_epochs=1, precision="bf16-true")
+    fitter.fit(model, data)
+    assert fitter.callback_metrics["val_loss"].item() == pytest.approx(math.log(10), rel=1e-2)
+    (results,) = fitter.test(model, data, verbose=False)
+    assert results["test_loss"] == pytest.approx(math.log(10), rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("accumulated", "mode", "taken"),
+    [
+        (1, "reduce-overhead", "reduce-overhead"),
+        (2, "reduce-overhead", "default"),
+        (2, "max-autotune", "default"),
+        (2, "default", "default"),
+    ],
+)
+def test_gradients_that_accumulate_are_not_those_of_a_cuda_graph(monkeypatch, accumulated, mode, taken):
+    model, modes = LitNet(lr=0.01, compile=mode), []
+    monkeypatch.setattr("cifar_lightning.model.lit_net.compile_network", lambda net, mode: modes.append(mode))
+    trainer(max_epochs=1, accumulate_grad_batches=accumulated).fit(model, fake_data(100))
+    assert modes == [taken]
+
+
+def test_a_network_is_compiled_with_its_own_options_and_those_of_the_mode(monkeypatch):
+    given = {}
+    monkeypatch.setattr(nn.Module, "compile", lambda self, options, dynamic: given.update(options))
+    compile_network(SpeedNet(width=8), "reduce-overhead")
+    assert given.items() >= {**SpeedNet.compile_options, "triton.cudagraphs": True}.items()
+
+
+def test_auto_compiles_where_there_is_a_gpu_and_a_c_compiler(monkeypatch, tmp_path):
+    monkeypatch.delenv("CC", raising=False)
+    (tmp_path / "Python.h").touch()
+    monkeypatch.setattr("sysconfig.get_path", lambda name: tmp_path)
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    assert resolve_mode("auto", on_gpu=True, graphs=True) == "reduce-overhead"
+    assert resolve_mode("auto", on_gpu=True, graphs=False) == "default"
+    assert resolve_mode("auto", on_gpu=False, graphs=True) == "none"
+    assert resolve_mode("max-autotune", on_gpu=False, graphs=True) == "max-autotune"
+    (tmp_path / "Python.h").unlink()
+    assert resolve_mode("auto", on_gpu=True, graphs=True) == "none"
+    (tmp_path / "Python.h").touch()
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert resolve_mode("auto", on_gpu=True, graphs=True) == "none"
+
+
+def test_an_evaluation_alone_compiles_nothing(monkeypatch):
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: pytest.fail("compiled"))
+    trainer().test(LitNet(compile="default"), fake_data(100), verbose=False)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradients_are_clipped(precision):
+    model, data = LitNet(lr=1.0, momentum=0.0), fake_data(100, batch_size=100)
+    before = [weight.detach().clone() for weight in model.parameters()]
+    trainer(max_epochs=1, precision=precision, gradient_clip_val=1e-3).fit(model, data)
+    steps = [weight.detach() - old for weight, old in zip(model.parameters(), before, strict=True)]
+    assert torch.cat([step.flatten() for step in steps]).norm().item() == pytest.approx(1e-3, rel=1e-2)
+
+
+# --- what goes with what ---------------------------------------------------------------------------------
+
+
+def test_images_of_other_classes_are_refused():
+    data = CIFAR10DataModule(source="synthetic", synthetic_size=100)
+    for classes in (CLASSES[:9], [*CLASSES, "unicorn"]):
+        with pytest.raises(InputError, match="the images have the 10 classes airplane, …, the network the"):
+            trainer(max_epochs=1).fit(LitNet(classes=classes), data)
+    data._sets["train"] = dataclasses.replace(data.image_set("train"), classes=tuple("abcdefghij"))
+    with pytest.raises(InputError, match=r"10 classes a, …, the network the 10 classes airplane, …: make it LitNet\("):
+        trainer(max_epochs=1).fit(LitNet(), data)
+
+
+@pytest.mark.parametrize("options", [{"schedule": "linear"}, {"sizes": [16], "net": "speed"}])
+def test_a_schedule_needs_an_end(options):
+    with pytest.raises(InputError, match="need a length: give max_epochs, or max_steps where"):
+        trainer(max_epochs=-1, max_time="00:00:00:01").fit(LitNet(**options), fake_data(100))
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "cosine", "linear"])
+def test_a_schedule_needs_a_length(schedule):
+    """Lightning's number of steps is -1 for a loader without one."""
+
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter([(torch.zeros(3, 32, 32), 0)] * 4)
+
+    with pytest.raises(InputError, match="max_steps where the loader has no length either"):
+        trainer(max_epochs=2).fit(LitNet(schedule=schedule), DataLoader(Stream(), batch_size=2))
+    trainer(max_epochs=2, max_steps=4).fit(LitNet(schedule=schedule), DataLoader(Stream(), batch_size=2))
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "cosine", "linear"])
+def test_no_rate_is_negative_past_the_end(schedule):
+    """Where a fit goes on with larger batches, it is further on than its steps say."""
+    assert SCHEDULES[schedule](1.0) == pytest.approx(0)
+    assert SCHEDULES[schedule](1.5) == 0
+
+
+def test_a_longer_schedule_goes_on_as_if_it_had_been_longer(tmp_path):
+    class Noting(LitNet):
+        rates_seen = ()
+
+        def training_step(self, batch, batch_idx):
+            self.rates_seen += (self.trainer.optimizers[0].param_groups[0]["lr"],)
+            return super().training_step(batch, batch_idx)
+
+    data = fake_data(100, batch_size=20)
+    shorter = trainer(max_epochs=1)
+    shorter.fit(Noting(lr=0.1, schedule="linear"), data)
+    shorter.save_checkpoint(tmp_path / "end.ckpt")
+    model = Noting(lr=0.1, schedule="linear")
+    trainer(max_epochs=2).fit(model, data, ckpt_path=tmp_path / "end.ckpt")
+    assert model.rates_seen == pytest.approx([0.05, 0.04, 0.03, 0.02, 0.01])
+
+
+def test_the_logged_rate_is_lr_whatever_other_groups_have(tmp_path):
+    model = LitNet(lr=0.1, bias_lr=0.5, muon_lr=0.2, schedule="linear")
+    trainer(tmp_path, max_epochs=1, log_every_n_steps=2).fit(model, fake_data(80, batch_size=20))
+    rates = [float(row["lr"]) for row in rows(tmp_path) if row["lr"]]
+    assert rates == pytest.approx([0.05, 0.0])  # of the next step
+    assert model.diverged("it").endswith("lower --model.lr, --model.muon_lr, --model.bias_lr")
+
+
+class Plain(LightningDataModule):
+    """Somebody's own, that names its classes and does no more."""
+
+    classes = ("no", "yes")
+
+    def train_dataloader(self):
+        return DataLoader(TensorDataset(torch.zeros(4, 3, 32, 32), torch.tensor([0, 1, 0, 1])), batch_size=2)
+
+    test_dataloader = train_dataloader
+
+
+def test_any_data_module_will_do():
+    model = LitNet(classes=Plain.classes)
+    fitter = trainer(max_epochs=1)
+    fitter.fit(model, Plain())
+    assert set(fitter.test(model, Plain(), verbose=False)[0]) >= {"test_acc", "test_acc/no", "test_acc/yes"}
+    plain = Plain()
+    plain.classes = tuple("0123456789")  # names of its own for as many
+    trainer(max_epochs=1).fit(LitNet(), plain)
+    with pytest.raises(InputError, match="the images have the 2 classes no, …, the network the 10 classes airplane"):
+        trainer(max_epochs=1).fit(LitNet(), Plain())
+    with pytest.raises(InputError, match="begins from the images"):
+        trainer(max_epochs=1).fit(LitNet(net="speed", width=8, classes=Plain.classes), Plain())
+
+
+def test_a_class_without_images_has_no_accuracy():
+    images, labels = torch.zeros(4, 3, 32, 32), torch.tensor([0, 1, 2, 3])
+    (results,) = trainer().test(LitNet(), DataLoader(TensorDataset(images, labels)), verbose=False)
+    assert {name for name in results if name.startswith("test_acc/")} == {f"test_acc/{name}" for name in CLASSES[:4]}
+
+
+# --- checkpoints -----------------------------------------------------------------------------------------
+
+
+def test_checkpoint_holds_plain_values_and_loads(tmp_path):
+    data, model = fake_data(40), LitNet(lr=0.02, width=8, classes=tuple("abcdefghij"))
+    fitter = trainer(max_epochs=1)
+    fitter.fit(model, data)
+    fitter.save_checkpoint(tmp_path / "a.ckpt")
+
+    checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    assert checkpoint["hyper_parameters"]["classes"] == list("abcdefghij")
+    assert checkpoint["hyper_parameters"]["lr"] == 0.02
+    assert checkpoint["datamodule_hyper_parameters"]["source"] == "synthetic"
+    loaded = LitNet.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
+    assert loaded.classes == list("abcdefghij")
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(loaded.eval()(x), model.eval()(x))
+
+
+def test_any_module_as_the_network(tmp_path):
+    net = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 10))
+    fitter, model = trainer(max_epochs=1), LitNet(net=net, lr=0.01)
+    fitter.fit(model, fake_data(100))
+    fitter.save_checkpoint(tmp_path / "a.ckpt")
+    assert torch.load(tmp_path / "a.ckpt", weights_only=True)["hyper_parameters"]["lr"] == 0.01
+    other = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 10))
+    loaded = LitNet.load_from_checkpoint(tmp_path / "a.ckpt", net=other)
+    assert torch.equal(loaded.net[2].weight, net[2].weight)
+    with pytest.raises(InputError, match=r"give LitNet.load_from_checkpoint\(path, net=...\)"):
+        LitNet.load_from_checkpoint(tmp_path / "a.ckpt")
+
+
+# --- prediction ------------------------------------------------------------------------------------------
+
+
+def test_predict_step():
+    model = LitNet().eval()
+    x, y = torch.randn(4, 3, 32, 32), torch.zeros(4, dtype=torch.int64)
+    for batch in (x, (x, y)):
+        classes, probabilities = model.predict_step(batch)
+        torch.testing.assert_close(probabilities, F.softmax(model(x), 1))
+        assert torch.equal(classes, probabilities.argmax(1))
+    assert torch.equal(model.train().predict(x)[0], classes)
+
+
+def test_a_network_of_other_outputs_is_refused_at_its_first_images():
+    model = LitNet(net=nn.Sequential(nn.Flatten(), nn.Linear(3072, 1_000)))
+    with pytest.raises(InputError, match="gives 1000 logits for an image, and there are 10 classes: give it as many"):
+        trainer(max_epochs=1).fit(model, fake_data(40))
+
+
+def test_bytes_are_no_images_to_predict():
+    """Which would else be named with confidence, and wrongly."""
+    with pytest.raises(InputError, match=r"images of torch.uint8 are not normalised: give CIFAR10DataModule.normalize"):
+        LitNet().predict(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-true", "64-true"])
+def test_example_input(precision):
+    """Lightning's summary passes it through the network, in the network's precision."""
+    model = LitNet()
+    assert model(model.example_input_array).shape == (len(model.example_input_array), 10)
+    stock = Trainer(
+        accelerator="cpu", max_epochs=1, precision=precision, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False,
+    )  # fmt: skip
+    stock.fit(model, fake_data(40))
+    assert stock.global_step == 2
+    model.example_input_array = torch.zeros(1, 3, 64, 64)
+    assert model.example_input_array.shape == (1, 3, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("lr", 0.0, "lr 0.0 is out of range: give more than 0"),
+        ("momentum", 1.0, "momentum 1.0 is out of range"),
+        ("weight_decay", -0.1, "weight_decay -0.1 is out of range: give 0 or more"),
+        ("label_smoothing", 1.0, "label_smoothing 1.0 is out of range"),
+        ("schedule", "step", "schedule step is out of range: give constant or one-cycle or cosine"),
+        ("net", "vgg", "net 'vgg' is not known"),
+    ],
+)
+def test_values_out_of_range(name, value, message):
+    with pytest.raises(InputError, match=message):
+        LitNet(**{name: value})
+
+
+def test_nesterov_needs_momentum():
+    with pytest.raises(InputError, match="nesterov True is out of range: give false where momentum is 0"):
+        LitNet(nesterov=True, momentum=0.0)

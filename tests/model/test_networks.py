@@ -1,0 +1,232 @@
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.backends import nnpack
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cifar_lightning import InputError, ResNet18, TutorialNet, fake_data
+from cifar_lightning.model.compilation import compile_network
+from cifar_lightning.model.networks import NETWORKS, SpeedNet, build
+from cifar_lightning.model.networks.conv import Conv2d
+from cifar_lightning.model.networks.norm import BatchNorm2d
+from cifar_lightning.model.networks.pool import max_pool
+from cifar_lightning.model.networks.speed import PooledConv2d
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+@pytest.mark.parametrize("num_classes", [10, 7])
+def test_logits(name, num_classes):
+    torch.manual_seed(0)
+    net = build(name, num_classes, 8).eval()
+    x = torch.randn(3, 3, 32, 32)
+    logits = net(x)
+    assert logits.shape == (3, num_classes)
+    # each image has its own, wherever in the batch it is and however the batch lies in memory
+    torch.testing.assert_close(net(x[2:]), logits[2:], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(net(x.contiguous(memory_format=torch.channels_last)), logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_every_weight_has_a_gradient(name):
+    torch.manual_seed(0)
+    net = build(name, 10, 8)
+    F.cross_entropy(net(torch.randn(8, 3, 32, 32)), torch.arange(8)).backward()
+    without = [n for n, weight in net.named_parameters() if weight.requires_grad and not weight.grad.any()]
+    assert without == []
+
+
+def count(net):
+    return sum(weight.numel() for weight in net.parameters())
+
+
+def test_the_tutorials_network():
+    net = TutorialNet()
+    shapes = {name: tuple(weight.shape) for name, weight in net.named_parameters() if name.endswith("weight")}
+    assert shapes == {
+        "conv1.weight": (6, 3, 5, 5),
+        "conv2.weight": (16, 6, 5, 5),
+        "fc1.weight": (120, 400),
+        "fc2.weight": (84, 120),
+        "fc3.weight": (10, 84),
+    }
+    assert count(net) == 62_006
+
+
+def test_the_tutorials_exercise_widens_the_first_convolution():
+    net = build("tutorial", 10, 12)
+    assert net.conv1.weight.shape == (12, 3, 5, 5)
+    assert net.conv2.weight.shape == (16, 12, 5, 5)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.randn(4, 3, 32, 32),
+        torch.randn(1, 3, 32, 32),
+        torch.randn(20, 3, 9, 7),
+        torch.randn(4, 3, 32, 32).contiguous(memory_format=torch.channels_last),
+        torch.randn(3, 32, 32),
+        torch.randn(0, 3, 32, 32),
+        torch.randn(4, 3, 32, 32, dtype=torch.float64),
+    ],
+    ids=["4 images", "1 image", "small", "channels_last", "unbatched", "none", "float64"],
+)
+def test_a_convolution_without_onednn_is_the_same(cpu_settings, x):
+    torch.manual_seed(0)
+    conv = Conv2d(3, 6, 5).to(x.dtype)
+    results = []
+    for onednn in (True, False):
+        images = x.clone().requires_grad_()
+        torch.backends.mkldnn.enabled = onednn
+        y = conv(images)
+        results.append([y, *torch.autograd.grad(y.square().sum() / 1000, [images, conv.weight, conv.bias])])
+    torch.testing.assert_close(*results, atol=1e-5, rtol=1e-4)
+
+
+def test_a_convolution_in_bfloat16_is_computed_in_bfloat16(cpu_settings):
+    for onednn in (True, False):
+        torch.backends.mkldnn.enabled = onednn
+        with torch.autocast("cpu", torch.bfloat16):
+            assert Conv2d(3, 6, 5)(torch.zeros(4, 3, 32, 32)).dtype == torch.bfloat16
+
+
+@pytest.mark.skipif(not nnpack.is_available(), reason="this torch has no NNPACK")
+def test_a_convolution_of_a_few_images_is_nnpacks(cpu_settings):
+    class Operations(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            names.add(func.name())
+            return func(*args, **kwargs or {})
+
+    names = set()
+    torch.backends.mkldnn.enabled = False
+    with Operations():
+        Conv2d(3, 6, 5)(torch.zeros(4, 3, 32, 32))
+    assert "aten::_nnpack_spatial_convolution" in names
+
+
+def test_resnet18_is_the_one_for_small_images():
+    net = ResNet18()
+    assert count(net) == 11_173_962  # as https://github.com/kuangliu/pytorch-cifar has it
+    x = torch.zeros(2, 3, 32, 32)
+    sizes = [tuple((x := layer(x)).shape[1:]) for layer in net]
+    assert sizes[:3] == [(64, 32, 32)] * 3  # no pooling in the stem
+    assert (512, 4, 4) in sizes
+
+
+def test_the_first_layer_whitens():
+    """What it gives of the images' patches is uncorrelated, of unit variance, and there with both signs."""
+    data = fake_data(500, normalization="dataset")
+    net, images = SpeedNet(), data.sample(500)
+    net.init_from_images(images)
+    outputs = net.whiten(images).transpose(0, 1).flatten(1).double()
+    torch.testing.assert_close(outputs[12:], -outputs[:12])
+    second_moments = outputs[:12] @ outputs[:12].T / outputs.shape[1]
+    strong = second_moments.diag() > 0.9  # the weakest directions are damped, which else were mostly noise
+    assert strong.sum() >= 6
+    assert second_moments.diag().max() < 1.001
+    assert (second_moments - second_moments.diag().diag()).abs().max() < 1e-3
+
+
+def test_batch_norms_average_as_the_speed_runs_do():
+    for name, momentum in (("speed", 0.4), ("speed96", 0.1)):
+        assert {m.momentum for m in build(name, 10, 8).modules() if isinstance(m, nn.BatchNorm2d)} == {momentum}
+
+
+@pytest.fixture
+def twin(monkeypatch):
+    """As if there were another rank, and it had the same images."""
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_reduce", lambda x: x.mul_(2))
+
+
+def test_a_batch_norm_over_two_ranks_is_torchs_over_all_their_images(twin):
+    images = torch.randn(6, 4, 5, 5, dtype=torch.float64)
+    ours, theirs = BatchNorm2d(4, dtype=torch.float64), nn.BatchNorm2d(4, dtype=torch.float64)
+    for norm in (ours, theirs):
+        nn.init.uniform_(norm.weight, generator=torch.Generator().manual_seed(0))
+    half, both = images.clone().requires_grad_(), torch.cat([images, images]).requires_grad_()
+    weights = torch.randn(6, 4, 5, 5, dtype=torch.float64)
+    outputs = ours(half), theirs(both)
+    (outputs[0] * weights).sum().backward()
+    (outputs[1] * torch.cat([weights, weights])).sum().backward()
+    torch.testing.assert_close(outputs[0], outputs[1][:6])
+    torch.testing.assert_close(half.grad, both.grad[:6])
+    for name, parameter in ours.named_parameters():  # DDP sums those of the ranks
+        torch.testing.assert_close(2 * parameter.grad, theirs.get_parameter(name).grad)
+    for name, buffer in ours.named_buffers():
+        torch.testing.assert_close(buffer, theirs.get_buffer(name))
+
+
+def test_a_channel_that_never_changes_stays_finite_on_several_ranks(twin):
+    """Its variance, a difference of rounded means, may come out below zero."""
+    constants = torch.linspace(0.1, 1.7, 100).view(1, 100, 1, 1).expand(8, 100, 15, 15)
+    assert BatchNorm2d(100, eps=1e-12)(constants).isfinite().all()
+
+
+def test_a_batch_norm_without_momentum_averages_over_all_batches_on_several_ranks(twin):
+    """As torch.optim.swa_utils.update_bn and Lightning's StochasticWeightAveraging have it."""
+    norm, batches = BatchNorm2d(4, momentum=None), torch.randn(3, 8, 4, 5, 5)
+    for batch in batches:
+        norm(batch)
+    torch.testing.assert_close(norm.running_mean, batches.mean((0, 1, 3, 4)))
+
+
+def test_mistakes():
+    with pytest.raises(InputError, match="net 'vgg' is not known: give one of tutorial, resnet18"):
+        build("vgg", 10)
+    with pytest.raises(InputError, match="width 0 is less than 1: give a positive number of channels"):
+        build("tutorial", 10, 0)
+
+
+@pytest.mark.parametrize("size", [(9, 9), (8, 8), (9, 8), (8, 9)])
+def test_a_convolution_before_a_pooling_computes_what_is_read(size):
+    torch.manual_seed(0)
+    conv, x = PooledConv2d(4, 8), torch.randn(3, 4, *size)
+    features, whole = conv(x), F.conv2d(x, conv.weight, padding=1)
+    assert features.shape[2:] == (8, 8)
+    torch.testing.assert_close(F.max_pool2d(features, 2), F.max_pool2d(whole, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_pooling_that_is_compiled_is_torchs(monkeypatch, dtype):
+    """Where pixels are equal, too: the first of them takes the gradient."""
+    torch.manual_seed(0)
+    x = torch.randn(4, 8, 6, 10).round().to(dtype, memory_format=torch.channels_last)
+
+    def pooled(pool):
+        images = x.clone().requires_grad_()
+        y = pool(images)
+        y.backward(torch.arange(y.numel()).view_as(y).to(dtype))
+        return y, images.grad
+
+    expected, compiled = pooled(max_pool), pooled(torch.compile(max_pool, dynamic=False))
+    torch.testing.assert_close(compiled, expected, rtol=0, atol=0)
+    assert "MaxPool2D" in expected[0].grad_fn.name()
+    monkeypatch.setattr("torch.compiler.is_compiling", lambda: True)
+    ours = pooled(max_pool)
+    assert ours[0].grad_fn.name() == "_MaxPoolBackward"
+    torch.testing.assert_close(ours, expected, rtol=0, atol=0)
+    assert ours[1].is_contiguous(memory_format=torch.channels_last)
+    assert max_pool(x[:, :, 1:]).shape == (4, 8, 2, 5)
+
+
+def test_a_compiled_networks_gradients_in_bfloat16_are_the_eager_ones():
+    """Compiled code keeps values that eager code rounds: a maximum of rounded ones may be none of them."""
+    torch.manual_seed(0)
+    net = SpeedNet(width=8)
+    images = torch.randn(64, 3, 32, 32).to(memory_format=torch.channels_last)
+    net.init_from_images(images)
+
+    def gradient():
+        net.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            net(images).logsumexp(1).mean().backward()
+        return torch.cat([p.grad.flatten() for p in net.parameters() if p.requires_grad])
+
+    eager = gradient()
+    compile_network(net, "default")
+    compiled = gradient()
+    assert torch.cosine_similarity(eager, compiled, dim=0) > 0.98

@@ -1,0 +1,207 @@
+import math
+
+import pytest
+import torch
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
+
+from cifar_lightning.report import plots
+
+TEN = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+MANY = ["aquarium_fish", "a_folder_with_a_name_too_long_to_show", "costs_$5_or_$6"]
+
+
+def names(count):
+    return (TEN + MANY + [f"pickup_truck_{index}" for index in range(count)])[:count]
+
+
+def pictures(count):
+    return torch.randint(0, 256, (count, 3, 32, 32), generator=torch.Generator().manual_seed(0)).byte()
+
+
+def answers(classes, count=2_000):
+    """Labels, and predictions that are right about half the time."""
+    random = torch.Generator().manual_seed(1)
+    labels = torch.randint(0, classes, (count,), generator=random)
+    guesses = torch.randint(0, classes, (count,), generator=random)
+    return labels, torch.where(torch.rand(count, generator=random) < 0.5, labels, guesses)
+
+
+def count_confusions(classes):
+    labels, predictions = answers(classes)
+    return multiclass_confusion_matrix(predictions, labels, num_classes=classes)
+
+
+def texts(figure):
+    figure.canvas.draw()
+    return [text.get_text() for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
+
+
+def assert_nothing_clipped(figure: Figure):
+    figure.canvas.draw()
+    box = figure.get_tightbbox()
+    width, height = figure.get_size_inches()
+    assert box.x0 >= -0.01
+    assert box.y0 >= -0.01
+    assert box.x1 <= width + 0.01
+    assert box.y1 <= height + 0.01
+    assert 1000 <= width * figure.dpi <= 1600
+
+
+def history(rows, val_every=0):
+    """Rows as a run writes them: figures of one step in one row, blanks where a step has none."""
+    for row in range(1, rows + 1):
+        validated = val_every and row % val_every == 0
+        yield {
+            "step": row * 10,
+            "epoch": 0,
+            "train_loss": 1 + math.exp(-row / rows),
+            "lr": 0.1,
+            "val_loss": 1.5 if validated else None,
+            "val_acc": 0.9 * row / rows if validated else None,
+        }
+    yield {"step": rows * 10, "epoch": 1, "test_loss": 1.234, "test_acc": 0.5432}
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 36])
+def test_grids_show_every_image_once_and_unblurred(count):
+    images, labels = pictures(count), torch.arange(count) % 10
+    for figure in (
+        plots.image_grid(images, labels, TEN),
+        plots.prediction_grid(images, labels, labels.flip(0), TEN),
+    ):
+        assert len(figure.axes) == count
+        for axes, image in zip(figure.axes, images, strict=True):
+            (shown,) = axes.images
+            assert shown.get_interpolation() == "nearest"
+            assert torch.equal(torch.as_tensor(shown.get_array()).permute(2, 0, 1), image)
+        assert_nothing_clipped(figure)
+
+
+def test_image_grid_names_each_image():
+    figure = plots.image_grid(pictures(3), torch.tensor([3, 0, 9]), TEN)
+    assert [axes.get_xlabel() for axes in figure.axes] == ["cat", "airplane", "truck"]
+
+
+def test_wrong_predictions_differ_by_sign_frame_and_colour():
+    right, wrong = plots.prediction_grid(pictures(2), torch.tensor([3, 3]), torch.tensor([3, 5]), TEN).axes
+    assert right.get_xlabel() == "true: cat\npred: cat ✓"
+    assert wrong.get_xlabel() == "true: cat\npred: dog ✗"
+    assert to_rgba(wrong.spines["left"].get_edgecolor()) == to_rgba(plots.ORANGE)
+    assert to_rgba(right.spines["left"].get_edgecolor())[3] == 0  # no frame
+    assert wrong.xaxis.label.get_color() != right.xaxis.label.get_color()
+
+
+@pytest.mark.parametrize("count", [4, 36])
+def test_long_names_do_not_run_into_each_other(count):
+    classes = names(13)
+    labels = torch.arange(count) % 3 + 10
+    figure = plots.prediction_grid(pictures(count), labels, labels.flip(0), classes)
+    assert_nothing_clipped(figure)
+    boxes = [axes.xaxis.label.get_window_extent() for axes in figure.axes]
+    assert not any(a.overlaps(b) for index, a in enumerate(boxes) for b in boxes[:index])
+
+
+TEST = {"step": 60, "test_loss": 1.234, "test_acc": 0.5432}
+
+
+def test_curves_without_validation_mark_the_test_accuracy():
+    figure = plots.curves(list(history(12)), test=TEST)
+    loss, accuracy = figure.axes
+    assert list(loss.lines[0].get_xdata()) == [10 * row for row in range(1, 13)]
+    level = [line for line in accuracy.lines if line.get_linestyle() == "--"]
+    assert level[0].get_ydata()[0] == pytest.approx(54.32)
+    assert "test 54.32 %" in texts(figure)
+    assert "test 1.234" in texts(figure)
+    for axes in figure.axes:  # the star is where the network was that was tested
+        assert [list(line.get_xdata()) for line in axes.lines if line.get_marker() == "*"] == [[60]]
+    assert "validation" not in texts(figure)
+    assert_nothing_clipped(figure)
+
+
+def test_curves_with_validation():
+    figure = plots.curves(list(history(500, val_every=50)), test=TEST)
+    loss, accuracy = figure.axes
+    assert [len(line.get_xdata()) for line in loss.lines] == [500, 10, 1]
+    assert list(accuracy.lines[0].get_ydata())[-1] == pytest.approx(90)
+    assert not any(line.get_linestyle() == "--" for line in accuracy.lines)
+    assert_nothing_clipped(figure)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([], "not measured"),
+        ([{"step": 0, "train_loss": 2.3}], "not measured"),
+        ([{"step": 3, "train_loss": 2.3, "val_acc": 0.1}], "test 54.32 %"),
+        ([{"step": 3, "train_loss": math.nan, "val_acc": 0.1, "val_loss": math.inf}], "validation"),
+    ],
+)
+def test_curves_of_little(rows, said):
+    figure = plots.curves(rows, test=TEST if "test" in said else None)
+    assert said in texts(figure)
+    assert_nothing_clipped(figure)
+
+
+@pytest.mark.parametrize("classes", [2, 10, 13, 100, 120])
+def test_confusion_matrix_fits(classes):
+    counts = count_confusions(classes)
+    figure = plots.confusion_matrix(counts, names(classes))
+    axes = figure.axes[0]
+    shown = torch.as_tensor(axes.images[0].get_array().data)
+    torch.testing.assert_close(shown, counts / counts.sum(1, keepdim=True).double(), check_dtype=False)
+    assert axes.images[0].get_interpolation() == "nearest"
+    assert [int(text.get_text()) for text in axes.texts] == (counts.flatten().tolist() if classes <= 20 else [])
+    assert_nothing_clipped(figure)
+    heights = [label.get_window_extent().height for label in axes.get_yticklabels()]
+    assert min(heights) >= 9  # pixels
+    assert len(heights) == (classes if classes <= 100 else 60)
+
+
+def test_confusion_matrix_names_rows_true_and_columns_predicted():
+    axes = plots.confusion_matrix(torch.tensor([[1, 2], [0, 0]]), ["ant", "bee"]).axes[0]
+    assert (axes.get_ylabel(), axes.get_xlabel()) == ("true", "predicted")
+    (cell,) = (text for text in axes.texts if text.get_text() == "2")
+    assert cell.get_position() == (1, 0)
+
+
+@pytest.mark.parametrize("classes", [2, 10, 13, 100, 120])
+def test_bars_equal_torchmetrics(classes):
+    labels, predictions = answers(classes)
+    each = multiclass_accuracy(predictions, labels, num_classes=classes, average=None)
+    overall = multiclass_accuracy(predictions, labels, num_classes=classes, average="micro")
+
+    figure = plots.per_class_bars(count_confusions(classes), names(classes))
+
+    widths = [bar.get_width() for axes in figure.axes for bar in axes.patches]
+    assert widths == pytest.approx((100 * each).tolist(), abs=1e-4)
+    values = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert values == [f"{width:.1f} %" for width in widths]
+    assert all(axes.lines[0].get_xdata()[0] == pytest.approx(100 * overall) for axes in figure.axes)
+    assert any(f"{100 * overall:.2f} % overall" in text for text in texts(figure))
+    assert_nothing_clipped(figure)
+
+
+def test_an_absent_class_has_no_accuracy():
+    figure = plots.per_class_bars(torch.tensor([[3, 1, 0], [0, 0, 0], [2, 0, 0]]), ["ant", "bee", "cow"])
+    assert [text.get_text() for text in figure.axes[0].texts] == ["75.0 %", "n/a", "0.0 %"]
+
+
+def test_no_images_at_all():
+    nothing = torch.zeros(3, 3, dtype=torch.int64)
+    plots.confusion_matrix(nothing, TEN[:3]).canvas.draw()
+    assert "Accuracy per class" in texts(plots.per_class_bars(nothing, TEN[:3]))
+
+
+def test_figures_save_without_pyplot(tmp_path):
+    plots.curves(list(history(3))).savefig(tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_large_counts_stay_in_their_cells():
+    figure = plots.confusion_matrix(torch.full((20, 20), 123_456), names(20))
+    figure.canvas.draw()
+    first, second, *_ = (text.get_window_extent() for text in figure.axes[0].texts)
+    assert first.x1 < second.x0

@@ -1,0 +1,215 @@
+"""Checkpoints survive full disks and locked folders, run no code, and give the same figures on any devices."""
+
+import json
+import os
+import subprocess
+import time
+
+import pytest
+import torch
+from jobs import SMALL, differences, end, job, leftovers, start, step_of
+from PIL import Image
+from servers import serve
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+from cifar_lightning import files
+from cifar_lightning.errors import InputError, RunError
+from cifar_lightning.run import checkpoint, saved
+from cifar_lightning.run.training import fit
+
+root = pytest.mark.skipif(os.getuid() != 0, reason="only root may mount a file system or become another user")
+NOBODY = 65534
+
+
+@pytest.fixture
+def trained(whole):
+    """A finished run on one device."""
+    return whole[1]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1 MB, which two checkpoints nearly fill."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a file system here: {mounted.stderr.decode().strip()}")
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+@root
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_full_disk(small_disk, tmp_path, trained, devices):
+    settings = ("--devices", devices, "--default_root_dir", small_disk)
+    done = job("fit", *SMALL, *settings, cwd=tmp_path)
+    run = small_disk / "lightning_logs" / "version_0"
+    assert done.code == 1
+    assert "could not write" in done.lines[-1]
+    assert "No space left on device; what stood there before is untouched: make room" in done.lines[-1]
+    assert done.lines[-1].endswith(f"; go on with --resume {run}")
+    assert leftovers(run) == []
+    assert step_of(run) == 7
+    assert checkpoint.load_checkpoint(run / "checkpoints" / "step-7.ckpt")["global_step"] == 7
+    subprocess.run(["mount", "-o", "remount,size=20m", small_disk], check=True)
+    assert job("fit", "--resume", run, cwd=tmp_path).code == 0
+    if devices == 1:
+        assert differences(run, trained) == []
+
+
+def test_a_write_that_fails_half_way(tmp_path, trained):
+    """The disk is full in the middle of the fourth checkpoint."""
+    done = job("fit", *SMALL, cwd=tmp_path, fault="enospc@-:write:4")
+    run = tmp_path / "lightning_logs" / "version_0"
+    assert done.code == 1
+    assert done.lines[-1].startswith(
+        "error: could not write lightning_logs/version_0/checkpoints/step-18.ckpt: No space"
+    )
+    assert leftovers(run) == []
+    assert job("fit", "--resume", run, cwd=tmp_path).code == 0
+    assert differences(run, trained) == []
+
+
+@root
+def test_a_folder_that_becomes_read_only(tmp_path, trained):
+    tmp_path.chmod(0o777)
+    for parent in tmp_path.parents[:3]:
+        parent.chmod(parent.stat().st_mode | 0o055)
+    process = start("fit", *SMALL, cwd=tmp_path, fault="stop@-:train:17", user=NOBODY)
+    run = tmp_path / "lightning_logs" / "version_0"
+    deadline = time.monotonic() + 60
+    while step_of(run) < 14:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(1)
+    (run / "checkpoints").chmod(0o555)
+    os.kill(process.pid, 18)  # SIGCONT
+    done = end(process)
+    assert done.code == 1, done.text
+    assert "could not write lightning_logs/version_0/checkpoints/step-18.ckpt: Permission denied" in done.lines[-1]
+    assert step_of(run) == 14
+    done = job("fit", "--resume", run, cwd=tmp_path, user=NOBODY)
+    assert done.code == 1
+    (run / "checkpoints").chmod(0o755)
+    assert job("fit", "--resume", run, cwd=tmp_path, user=NOBODY).code == 0
+    assert differences(run, trained) == []
+
+
+def test_what_stood_there_stays(tmp_path):
+    target = tmp_path / "step-7.ckpt"
+    target.write_bytes(b"good")
+
+    def fails(file):
+        file.write(b"bad")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(RunError, match=f"could not write {target}: No space left on device"):
+        files.write_atomically(target, fails)
+    assert target.read_bytes() == b"good"
+    assert os.listdir(tmp_path) == ["step-7.ckpt"]
+
+
+class Gadget:
+    """What a hostile pickle holds: loading it calls a function."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+def poison(run, marker, kind):
+    """Makes every checkpoint of a copy of a run hostile."""
+    for path in (run / "checkpoints").glob("*.ckpt"):
+        contents = torch.load(path, weights_only=True)
+        if kind == "pickle":
+            contents["callbacks"] = Gadget(marker)
+        else:
+            contents["hyper_parameters"] |= {kind: "os.system", "net": f"touch {marker}"}
+        torch.save(contents, path)
+
+
+@pytest.mark.parametrize("kind", ["pickle", "_instantiator", "_class_path"])
+def test_a_hostile_checkpoint_is_refused(tmp_path, trained, kind):
+    run, marker = tmp_path / "run", tmp_path / "marker"
+    subprocess.run(["cp", "-r", trained, run], check=True)
+    (run / "results.json").unlink()
+    poison(run, marker, kind)
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    best = run / "checkpoints" / "best.ckpt"
+    for script, arguments in {
+        "evaluate": (run, "--accelerator", "cpu"),
+        "predict": (best, tmp_path / "a.png"),
+        "fit": ("--resume", run),
+    }.items():
+        done = job(script, *arguments, cwd=tmp_path)
+        assert done.code == 2, done.text
+        assert len(done.lines) == 1
+        assert ("it would run code" if kind == "pickle" else f"names code to run, in {kind}") in done.lines[0]
+        assert not marker.exists()
+    if kind == "pickle":
+        torch.load(best, weights_only=False)
+        assert marker.exists()  # it is hostile indeed
+
+
+def test_an_address_is_no_checkpoint(tmp_path, trained):
+    best = (trained / "checkpoints" / "best.ckpt").read_bytes()
+    with serve(best) as server:
+        for script in ("evaluate", "predict"):
+            done = job(script, f"{server.url}/best.ckpt", *(["a.png"] if script == "predict" else []), cwd=tmp_path)
+            assert done.code == 2
+            assert "is an address: download it" in done.lines[-1]
+        assert server.requests == []
+
+
+def test_no_checkpoint_at_all(tmp_path):
+    (tmp_path / "text.ckpt").write_text("not a checkpoint")
+    torch.save({"weights": torch.zeros(3)}, tmp_path / "other.ckpt")
+    for name, reason in {"none": "does not exist", "text": "is damaged or no checkpoint", "other": "not one"}.items():
+        with pytest.raises(InputError, match=reason):
+            checkpoint.load_checkpoint(tmp_path / f"{name}.ckpt")
+
+
+@pytest.mark.parametrize(("worth", "steps"), [(0, [0, 10, 20, 30]), (1e9, [0, 30])])
+def test_ends_of_epochs_are_saved_where_it_takes_little_of_the_time(monkeypatch, tmp_path, worth, steps):
+    saved = []
+    monkeypatch.setattr(checkpoint, "WORTH", worth)
+    monkeypatch.setattr(checkpoint.AtomicCheckpointIO, "save_checkpoint", note(saved))
+    data = {"source": "synthetic", "synthetic_size": 100, "batch_size": 10}
+    fit(data, accelerator="cpu", max_epochs=3, default_root_dir=tmp_path)
+    assert saved == steps
+
+
+def note(saved):
+    save = checkpoint.AtomicCheckpointIO.save_checkpoint
+
+    def noting(self, state, path, storage_options=None):
+        saved.append(state["global_step"])
+        save(self, state, path, storage_options)
+
+    return noting
+
+
+def test_only_the_two_newest_are_kept(trained):
+    assert sorted(path.name for path in (trained / "checkpoints").iterdir()) == [
+        *("best.ckpt", "step-35.ckpt", "step-36.ckpt")
+    ]
+
+
+@pytest.mark.parametrize("devices", [1, pytest.param(7, marks=pytest.mark.soak)])
+def test_counts_are_true_on_devices_that_do_not_divide_the_images(finished, tmp_path, devices):
+    arguments = ("--data.synthetic_size", 535, "--accelerator", "cpu", "--devices", devices, "--output_dir", tmp_path)
+    done = job("evaluate", finished.folder, *arguments, cwd=tmp_path)
+    assert done.code == 0, done.text
+    results = json.loads((tmp_path / "results.json").read_text())
+    path = saved.select_checkpoint(finished.folder)
+    model, data = saved.load_model(path), saved.data_of(checkpoint.load_checkpoint(path), {"synthetic_size": 535})
+    images = data.image_set("test")
+    predicted, _ = model.predict(data.normalize(images.images))
+    oracle = multiclass_confusion_matrix(predicted, images.labels, 10)
+    assert results["confusion"] == oracle.tolist()
+    assert results["test_count"] == 107
+    assert results["devices"] == devices
+    assert (oracle.sum(0) > 0).sum() > 3  # it tells classes apart

@@ -1,0 +1,160 @@
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from conftest import SYNTHETIC
+from torch.distributed.distributed_c10d import BackendConfig
+
+from cifar_lightning.run.devices import _backends
+
+# 505 training and 101 test images: no number of devices divides them.
+SMALL = (*SYNTHETIC, "--data.synthetic_size", 505, "--data.batch_size", 12, "--max_epochs", 1, "--log_every_n_steps", 1)
+SMALL += ("--data.augment", "true", "--data.eval_batch_size", 8, "--model.lr", 0.01)
+
+
+# What a recipe of the speed runs adds: batch norm, Muon, rates of its own for each kind of weight, small images first.
+SPEED = ("--model.net", "speed", "--model.width", 8, "--model.muon_lr", 0.1, "--model.bias_lr", 0.1, "--max_steps", 12)
+SPEED += ("--model.sizes", "[16]")
+
+
+def fit_on(devices, home, run, launcher=(), flags=()):
+    code, out, err = run("fit", *SMALL, *flags, "--devices", devices, cwd=home, launcher=launcher)
+    assert code == 0, err
+    folder = home / "lightning_logs" / "version_0"
+    with (folder / "metrics.csv").open() as file:
+        losses = [float(row["train_loss"]) for row in csv.DictReader(file) if row["train_loss"]]
+    return {
+        "folder": folder,
+        "out": out,
+        "err": err,
+        "losses": losses,
+        "results": json.loads((folder / "results.json").read_text()),
+    }
+
+
+@pytest.fixture(scope="module")
+def on(tmp_path_factory):
+    """`on(devices)`: the run on so many devices, made once."""
+    from conftest import run_script
+
+    runs = {}
+
+    def on(devices):
+        if devices not in runs:
+            runs[devices] = fit_on(devices, tmp_path_factory.mktemp(f"on{devices}"), run_script)
+        return runs[devices]
+
+    return on
+
+
+def test_two_devices_train_as_one(on):
+    one, two = on(1), on(2)
+    assert len(one["losses"]) == 42
+    assert two["losses"][:10] == pytest.approx(one["losses"][:10], abs=1e-5)
+    assert two["losses"] == pytest.approx(one["losses"], abs=1e-3)
+    assert max(one["losses"]) - min(one["losses"]) > 1e-2  # they do differ from step to step
+    assert two["results"]["devices"] == 2
+    assert two["results"]["global_batch_size"] == one["results"]["global_batch_size"] == 12
+    assert two["results"]["images_seen"] == one["results"]["images_seen"] == 504
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("flags", [(), ("--model.compile", "default")])
+def test_two_devices_train_the_speed_runs_network_as_one(run, tmp_path, flags):
+    homes = {n: tmp_path / f"on{n}" for n in (1, 2)}
+    for home in homes.values():
+        home.mkdir()
+    one = fit_on(1, homes[1], run, flags=SPEED)["losses"]
+    two = fit_on(2, homes[2], run, flags=(*SPEED, *flags))["losses"]
+    assert len(one) == 12
+    assert two[:10] == pytest.approx(one[:10], abs=1e-4)
+    assert max(one) - min(one) > 1e-2
+
+
+def test_figures_count_every_image_once(on):
+    for devices in (1, 2):
+        results = on(devices)["results"]
+        assert results["test_count"] == 101
+        assert sum(map(sum, results["confusion"])) == 101
+
+
+def test_one_network_tested_on_one_two_and_three_devices(on, call):
+    """The same counts, to the image."""
+    two = on(2)
+    for devices in (1, 3):
+        code, _, err = call(
+            "evaluate", two["folder"], "--accelerator", "cpu", "--devices", devices, "--output_dir", f"on{devices}"
+        )
+        assert (code, err) == (0, "")
+        results = json.loads(Path(f"on{devices}/results.json").read_text())
+        assert results["devices"] == devices
+        assert results["confusion"] == two["results"]["confusion"]
+        assert results["test_loss"] == pytest.approx(two["results"]["test_loss"], rel=1e-6)
+        assert (np.array(results["confusion"]).sum(0) > 0).sum() > 1  # it does not say the same of every image
+
+
+def test_each_line_comes_once(on):
+    for devices in (1, 2):
+        lines = [line for line in (on(devices)["out"] + on(devices)["err"]).splitlines() if line]
+        assert len(set(lines)) == len(lines)
+        assert sum("starts:" in line for line in lines) == 1
+        assert sum(line.startswith("epoch 1/1") for line in lines) == 1
+        assert sum("Accuracy" in line for line in lines) == 1
+        assert "warn" not in on(devices)["err"].lower()
+    assert "2 x cpu, batch 12 = 2 x 6" in on(2)["out"]
+
+
+def test_torchrun(on, run, tmp_path):
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
+    run_by_torchrun = fit_on(2, tmp_path, run, launcher)
+    assert run_by_torchrun["losses"] == on(2)["losses"]
+    assert run_by_torchrun["results"]["confusion"] == on(2)["results"]["confusion"]
+    assert run_by_torchrun["out"].count("Accuracy") == 1
+    assert len(list((tmp_path / "lightning_logs").iterdir())) == 1
+
+
+@pytest.mark.parametrize("gpus", [False, True])
+def test_ranks_agree_on_the_cpu_whatever_the_machine_has(monkeypatch, gpus):
+    """Left to itself torch connects the GPUs alone where there are any, and the ranks also share objects."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus)
+    monkeypatch.setattr(dist, "is_nccl_available", lambda: gpus)
+    carriers = BackendConfig(_backends()).get_device_backend_map()
+    assert carriers["cpu"] == "gloo"
+    assert carriers["cuda"] == ("nccl" if gpus else "gloo")
+
+
+LOADERS = """
+import torch
+from lightning.pytorch import Trainer
+from cifar_lightning import LitNet, fake_data
+
+data = fake_data(101, batch_size=10)
+data.prepare_data()
+data.setup()
+torch.manual_seed(0)
+model = LitNet()
+trainer = Trainer(
+    accelerator="cpu", devices=2, strategy="ddp", max_epochs=1, logger=False, enable_checkpointing=False,
+    enable_progress_bar=False, enable_model_summary=False,
+)
+trainer.fit(model, data.train_dataloader())
+trainer.test(model, data.test_dataloader(), verbose=False)
+if trainer.is_global_zero:
+    print(trainer.global_step, int(model.last_evaluation["confusion"].sum()))
+"""
+
+
+def test_loaders_without_their_module_are_shared_too(tmp_path):
+    """Lightning gives a sampler to a DataLoader of torch's only."""
+    (tmp_path / "own.py").write_text(LOADERS)
+    done = subprocess.run(
+        [sys.executable, "own.py"], cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["10", "20"]

@@ -1,0 +1,190 @@
+"""Our loop trains as Lightning's does, only faster; and a CPU computes as suits the work."""
+
+import logging
+import warnings
+from contextlib import suppress
+
+import pytest
+import torch
+from lightning import Callback, Trainer
+
+from cifar_lightning import LitNet, fake_data
+from cifar_lightning.errors import NonFiniteError
+from cifar_lightning.run import loop
+from cifar_lightning.run.cpu import available_threads, configure_cpu
+from cifar_lightning.run.training import fit
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*`num_workers`")
+
+
+def two_epochs(ours, **options):
+    """A Trainer with our loop, or with Lightning's."""
+    trainer = Trainer(
+        accelerator="cpu", devices=1, max_epochs=2, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, **options,
+    )  # fmt: skip
+    if ours:
+        loop.install(trainer)
+    return trainer
+
+
+def trained(ours, model=None, callbacks=(), **options):
+    torch.manual_seed(0)
+    model = model or LitNet(lr=0.01, schedule="cosine")
+    trainer = two_epochs(ours, callbacks=list(callbacks), **options)
+    trainer.fit(model, fake_data(200, batch_size=20))
+    assert trainer.global_step == 20 // options.get("accumulate_grad_batches", 1)
+    if ours:
+        model.plain = trainer.fit_loop.epoch_loop.automatic_optimization.plain
+    return model
+
+
+class Watch(Callback):
+    def __init__(self):
+        self.seen = 0
+
+    def on_after_backward(self, trainer, pl_module):
+        self.seen += 1
+
+
+@pytest.mark.parametrize(
+    ("plain", "options"),
+    [
+        (True, {}),
+        (False, {"gradient_clip_val": 0.1}),
+        (False, {"accumulate_grad_batches": 2}),
+        (False, {"profiler": "simple"}),  # which would have nothing to report of a step
+        (False, {"precision": "bf16-true"}),  # whose batches are not float32
+    ],
+)
+def test_the_weights_are_those_of_lightnings_loop(plain, options):
+    ours, theirs = trained(True, **options), trained(False, **options)
+    assert ours.plain is plain
+    for name, weight in ours.state_dict().items():
+        assert torch.equal(weight, theirs.state_dict()[name]), name
+
+
+def test_a_callbacks_hook_is_called_in_every_step():
+    watch = Watch()
+    assert not trained(True, callbacks=[watch]).plain
+    assert watch.seen == 20
+
+
+@pytest.mark.parametrize(("accumulated", "kept"), [(1, [False] * 4), (4, [True, False] * 2)])
+def test_a_validation_finds_only_gradients_that_are_still_to_be_used(accumulated, kept):
+    class Looking(LitNet):
+        kept = ()
+
+        def on_validation_start(self):
+            self.kept += (self.net.fc3.weight.grad is not None,)
+
+    def gradients(ours):
+        trainer = two_epochs(ours, num_sanity_val_steps=0, val_check_interval=5, accumulate_grad_batches=accumulated)
+        trainer.fit(model := Looking(), fake_data(220, batch_size=20, val_split=20))
+        return list(model.kept)
+
+    assert gradients(ours=True) == gradients(ours=False) == kept
+
+
+def test_an_optimisers_own_zero_grad_is_called():
+    class Counted(torch.optim.SGD):
+        count = 0
+
+        def zero_grad(self, set_to_none=True):
+            Counted.count += 1
+            super().zero_grad(set_to_none)
+
+    class Net(LitNet):
+        def configure_optimizers(self):
+            return Counted(self.parameters(), lr=0.01)
+
+    assert not trained(True, Net()).plain
+    assert Counted.count == 20
+
+
+@pytest.mark.parametrize("scheduled", [True, False])
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
+def test_a_loader_of_ones_own_goes_on_within_an_epoch(tmp_path, scheduled):
+    """One that no data module positions, whether or not a schedule has had it made before the checkpoint is read."""
+
+    class Noting(LitNet):
+        def training_step(self, batch, batch_idx):
+            seen.append(batch[1].tolist())
+            return super().training_step(batch, batch_idx)
+
+        def configure_optimizers(self):
+            return super().configure_optimizers() if scheduled else torch.optim.SGD(self.parameters(), 0.01)
+
+    data = fake_data(100)
+    data.setup("fit")
+    seen, path = [], tmp_path / "step-3.ckpt"
+
+    class Saving(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            if trainer.global_step == 3 and not path.exists():
+                trainer.save_checkpoint(path)
+
+    for start in (None, path):
+        trainer = two_epochs(True, callbacks=[Saving()])
+        trainer.fit(Noting(lr=0.01, schedule="cosine"), data.train_dataloader(), ckpt_path=start)
+    assert seen[10:] == seen[3:10]
+
+
+@pytest.mark.parametrize(
+    ("images", "threads", "onednn"),
+    [(4, 1, False), (12, 1, True), (1_000, 2, True)],
+)
+def test_the_cpu_computes_as_suits_the_work(cpu_settings, images, threads, onednn):
+    model = LitNet()
+    expected = model.net(torch.ones(2, 3, 32, 32))
+    configure_cpu(model, images, 2)
+    assert torch.get_num_threads() == threads
+    assert torch.backends.mkldnn.enabled is onednn
+    assert model.training
+    torch.testing.assert_close(model.net(torch.ones(2, 3, 32, 32)), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_cpu_is_fitted_to_each_work_anew(cpu_settings):
+    """A test after a fit of tiny steps, which has switched oneDNN off."""
+    model = LitNet()
+    configure_cpu(model, 4, 2)
+    configure_cpu(model, 50, 2)
+    assert torch.get_num_threads() == 2
+    assert torch.backends.mkldnn.enabled
+
+
+@pytest.mark.parametrize(
+    ("env", "threads"),
+    [
+        ({}, 6),
+        ({"LOCAL_WORLD_SIZE": "2"}, 3),
+        ({"LOCAL_WORLD_SIZE": "8"}, 1),
+        ({"LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "6"}, 6),  # the user's, for each process
+        ({"LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1", "TORCHELASTIC_RESTART_COUNT": "0"}, 4),  # torchrun's
+        ({"OMP_NUM_THREADS": "1", "TORCHELASTIC_RESTART_COUNT": "0"}, 6),  # of one rank torchrun leaves it alone
+    ],
+)
+def test_threads_are_those_there_are(cpu_settings, monkeypatch, env, threads):
+    for name in ("LOCAL_WORLD_SIZE", "OMP_NUM_THREADS", "TORCHELASTIC_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    torch.set_num_threads(6)
+    assert available_threads() == threads
+
+
+@pytest.mark.parametrize("lr", [0.001, 1e6])
+def test_a_fit_leaves_the_process_as_it_was(cpu_settings, tmp_path, lr):
+    torch.set_num_threads(3)
+    torch.backends.mkldnn.enabled = True
+    filters, logger = list(warnings.filters), logging.getLogger("lightning.pytorch")
+    level = logger.level
+    data = {"source": "synthetic", "synthetic_size": 40}
+    with suppress(NonFiniteError):
+        fit(data, {"lr": lr}, accelerator="cpu", max_epochs=1, log_every_n_steps=1, default_root_dir=tmp_path)
+    assert (tmp_path / "lightning_logs" / "version_0" / "results.json").exists() is (lr < 1)
+    assert torch.get_num_threads() == 3
+    assert torch.backends.mkldnn.enabled
+    assert warnings.filters == filters
+    assert logger.level == level

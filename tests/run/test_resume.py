@@ -1,0 +1,334 @@
+"""Whatever ends a run, it goes on as if nothing had happened. faults/sitecustomize.py explains the faults' names."""
+
+import json
+import os
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import yaml
+from jobs import SMALL, differences, end, job, leftovers, processes_of, start, step_of
+
+from cifar_lightning.errors import InputError
+from cifar_lightning.run import folder as run_folder
+from cifar_lightning.run.folder import RunInUseError, held, newest_unfinished
+from cifar_lightning.run.metrics_log import read_rows
+from cifar_lightning.run.training import fit, resume
+
+
+def interrupted(cwd, devices, fault, *arguments):
+    done = job("fit", *SMALL, "--devices", devices, *arguments, cwd=cwd, fault=fault)
+    return done, cwd / "lightning_logs" / "version_0"
+
+
+@pytest.mark.parametrize(
+    ("devices", "fault", "code", "goes_on"),
+    [
+        (1, "kill@-:train:13", -9, "goes on from step-7.ckpt"),  # in the middle of an epoch
+        (1, "kill@-:train:19", -9, "goes on from step-18.ckpt"),  # between two epochs
+        (1, "kill@-:val:3", -9, "goes on from step-18.ckpt"),
+        (1, "kill@-:test:3", -9, "goes on from step-36.ckpt"),
+        (1, "kill@-:write:1", -9, "starts"),  # before there is any checkpoint
+        (1, "kill@-:write:4", -9, "goes on from step-14.ckpt"),
+        (1, "kill@-:rename:3", -9, "goes on from step-7.ckpt"),
+        (1, "kill@-:renamed:3", -9, "goes on from step-14.ckpt"),
+        (2, "kill@1:train:13", 1, "goes on from step-7.ckpt"),
+        pytest.param(2, "kill@0:write:4", 1, "goes on from step-14.ckpt", marks=pytest.mark.soak),
+    ],
+)
+def test_a_killed_run_goes_on_exactly(whole, tmp_path, devices, fault, code, goes_on):
+    done, run = interrupted(tmp_path, devices, fault)
+    assert done.code == code, done.text
+    if devices == 2:
+        assert done.lines[-1] == (
+            f"error: rank {fault[5]}: was killed by SIGKILL; go on with --resume lightning_logs/version_0"
+        )
+    done = job("fit", "--resume", run, cwd=tmp_path)
+    assert done.code == 0, done.text
+    assert f"{goes_on}:" in done.lines[0]
+    assert differences(run, whole[devices]) == []
+    assert leftovers(run) == []
+
+
+def test_a_run_may_be_killed_again_and_again(whole, tmp_path):
+    _, run = interrupted(tmp_path, 1, "kill@-:train:10")
+    for fault in ("kill@-:train:5", "kill@-:val:2", "kill@-:train:9", "kill@-:report:1"):
+        assert job("fit", "--resume", run, cwd=tmp_path, fault=fault).code == -9
+    assert job("fit", "--resume", run, cwd=tmp_path).code == 0
+    assert differences(run, whole[1]) == []
+
+
+def test_the_launcher_killed_leaves_no_process_and_a_checkpoint(whole, tmp_path):
+    _, run = interrupted(tmp_path, 2, "kill-parent@0:train:5")
+    # The run's folder is not free before its ranks are gone.
+    done = job("fit", "--resume", run, cwd=tmp_path)
+    assert done.code == 0, done.text
+    assert differences(run, whole[2]) == []
+    assert processes_of(tmp_path) == []
+
+
+def test_a_longer_run_equals_one_that_was_never_shorter(tmp_path):
+    settings = (*SMALL, "--model.schedule", "constant", "--default_root_dir")
+    longer, extended = (tmp_path / name / "lightning_logs" / "version_0" for name in ("longer", "extended"))
+    assert job("fit", *settings, tmp_path / "longer", "--max_epochs", 3, cwd=tmp_path).code == 0
+    assert job("fit", *settings, tmp_path / "extended", "--max_epochs", 1, cwd=tmp_path).code == 0
+    assert job("fit", "--resume", extended, "--max_epochs", 2, cwd=tmp_path, fault="kill@-:val:2").code == -9
+    assert job("fit", "--resume", extended, "--max_epochs", 3, cwd=tmp_path).code == 0
+    assert differences(extended, longer) == []
+
+
+def test_a_run_goes_on_after_an_epoch_whose_end_had_no_checkpoint(tmp_path, monkeypatch):
+    """Epochs so short that not every end is saved; and the end of the run, which is, comes after that of its epoch."""
+    monkeypatch.setattr("cifar_lightning.run.checkpoint.WORTH", 1e9)
+    data = {"source": "synthetic", "synthetic_size": 200, "batch_size": 20, "augment": True}
+    runs = [tmp_path / name / "lightning_logs" / "version_0" for name in ("whole", "extended")]
+    for run, epochs in zip(runs, (4, 2), strict=True):
+        root = run.parents[1]
+        fit(data, accelerator="cpu", max_epochs=epochs, log_every_n_steps=7, default_root_dir=root)
+    with pytest.raises(InputError, match="would change the result"):
+        resume(runs[1], {"trainer": {"gradient_clip_val": 1}})
+    resume(runs[1], {"max_epochs": 4, "trainer": None})
+    assert differences(*runs) == []
+
+
+def test_a_run_too_short_for_its_validation_says_so(tmp_path):
+    done = job("fit", *SMALL, "--max_steps", 5, cwd=tmp_path)
+    assert done.code == 0
+    assert "note: the training ended before its first validation" in done.lines
+
+
+def test_a_limit_of_steps_may_be_raised(whole, tmp_path):
+    run = tmp_path / "lightning_logs" / "version_0"
+    constant = (*SMALL, "--model.schedule", "constant")
+    assert job("fit", *constant, "--max_steps", 23, cwd=tmp_path).code == 0  # no log point
+    assert step_of(run) == 23
+    assert job("fit", "--resume", run, "--max_steps", -1, cwd=tmp_path).code == 0
+    assert job("fit", *constant, cwd=tmp_path).code == 0
+    assert differences(run, run.with_name("version_1")) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "faults"),
+    [
+        (("--max_steps", 25), ("kill@-:train:13", "kill@-:train:16")),  # as the recipes cpu and speed54 have it
+        (("--max_steps", 25, "--data.val_split", 0), ("kill@-:train:13", "kill@-:train:16")),
+        (("--max_steps", 23), ("kill@-:test:1",)),  # the log of the last steps is still to be written
+        (("--max_steps", 36), ("kill@-:val:11",)),  # and here the last validation
+        (("--trainer.val_check_interval", 9), ("kill@-:val:3", "kill@-:train:5", "kill@-:val:11")),
+        (("--trainer.reload_dataloaders_every_n_epochs", 1), ("kill@-:train:13", "kill@-:train:16")),
+    ],
+)
+def test_a_killed_run_of_other_settings_goes_on_exactly(tmp_path, settings, faults):
+    done, killed = (tmp_path / name / "lightning_logs" / "version_0" for name in ("done", "killed"))
+    settings = (*SMALL, *settings, "--default_root_dir")
+    assert job("fit", *settings, tmp_path / "done", cwd=tmp_path).code == 0
+    arguments = (*settings, tmp_path / "killed")
+    for fault in faults:
+        assert job("fit", *arguments, cwd=tmp_path, fault=fault).code == -9
+        arguments = ("--resume", killed)
+    assert job("fit", "--resume", killed, cwd=tmp_path).code == 0
+    assert step_of(killed) == step_of(done)
+    assert differences(killed, done) == []
+
+
+def test_the_same_command_starts_a_recipe_and_goes_on_with_it(tmp_path):
+    command = ("fit", "--recipe", "cpu", *SMALL, "--model.width", 8, "--model.sizes", "[16]", "--resume", "auto")
+    assert job(*command, cwd=tmp_path, fault="kill@-:train:13").code == -9
+    done = job(*command, cwd=tmp_path)
+    assert done.code == 0, done.text
+    assert done.lines[0] == "resuming lightning_logs/version_0"
+
+
+def test_a_run_stopped_in_a_validation_within_an_epoch_loses_nothing(tmp_path):
+    settings = (*SMALL, "--checkpoint_every_n_steps", 100, "--trainer.val_check_interval", 9)
+    assert job("fit", *settings, cwd=tmp_path, fault="term@-:val:3").code == 143
+    assert step_of(tmp_path / "lightning_logs" / "version_0") == 9
+
+
+def test_a_run_stopped_in_a_validation_between_accumulated_gradients_goes_on_to_their_step(tmp_path):
+    settings = (*SMALL, "--checkpoint_every_n_steps", 100, "--trainer.val_check_interval", 10)
+    done = job("fit", *settings, "--trainer.accumulate_grad_batches", 3, cwd=tmp_path, fault="term@-:val:3")
+    assert done.code == 143
+    assert step_of(tmp_path / "lightning_logs" / "version_0") == 4
+
+
+@pytest.mark.parametrize("gone", ["step-*.ckpt", "metrics.csv"])
+def test_a_run_of_which_files_are_gone(whole, tmp_path, gone):
+    run = tmp_path / "run"
+    shutil.copytree(whole[1], run)
+    for path in run.rglob(gone):
+        path.unlink()
+    before = {path: path.read_bytes() for path in run.rglob("*.*")}
+    done = job("fit", "--resume", run, "--max_epochs", 3, cwd=tmp_path)
+    if gone == "metrics.csv":
+        assert done.code == 0, done.text
+        assert {row["step"] for row in read_rows(run / "metrics.csv")} == {35, 36, 40, 45, 50, 54}
+    else:
+        assert done.code == 2
+        assert done.lines[-1].endswith("but holds no checkpoints/step-*.ckpt any more: start a new run")
+        assert before == {path: path.read_bytes() for path in run.rglob("*.*")}
+
+
+def test_what_is_tested_can_be_loaded_wherever_the_time_was_up(tmp_path):
+    limit = ("--trainer.max_time", "00:00:00:01", "--max_epochs", 1_000_000, "--model.schedule", "constant")
+    assert job("fit", *SMALL, *limit, "--data.val_split", 0, cwd=tmp_path).code == 0
+    run = tmp_path / "lightning_logs" / "version_0"
+    assert step_of(run) * 20 == json.loads((run / "results.json").read_text())["images_seen"]
+
+
+def test_a_run_whose_time_was_up_goes_on_with_more(tmp_path):
+    limit = ("--max_epochs", 1_000_000, "--model.schedule", "constant", "--data.val_split", 0)
+    assert job("fit", *SMALL, *limit, "--trainer.max_time", "00:00:00:01", cwd=tmp_path).code == 0
+    run = tmp_path / "lightning_logs" / "version_0"
+    step = step_of(run)
+    done = job("fit", "--resume", run, cwd=tmp_path)
+    assert done.code == 2
+    assert "give a longer --trainer.max_time than 00:00:00:01, and if need be a higher --max_epochs" in done.lines[0]
+    assert job("fit", "--resume", run, "--trainer.max_time", "00:00:00:02", cwd=tmp_path).code == 0
+    assert step_of(run) > step
+    done = job("fit", "--resume", run, "--trainer.gradient_clip_val", 1, cwd=tmp_path)
+    assert "--trainer.gradient_clip_val (the run has None, not 1) would change the result" in done.lines[0]
+
+
+def test_accumulated_gradients_are_not_cut_in_two(tmp_path):
+    settings = (*SMALL, "--trainer.accumulate_grad_batches", 3, "--default_root_dir")
+    done, killed = (tmp_path / name / "lightning_logs" / "version_0" for name in ("done", "killed"))
+    assert job("fit", *settings, tmp_path / "done", cwd=tmp_path).code == 0
+    assert job("fit", *settings, tmp_path / "killed", cwd=tmp_path, fault="term@-:train:14").code == 143
+    assert step_of(killed) == 5
+    assert job("fit", "--resume", killed, cwd=tmp_path, fault="kill@-:train:5").code == -9
+    assert job("fit", "--resume", killed, cwd=tmp_path).code == 0
+    assert differences(killed, done) == []
+    assert json.loads((killed / "results.json").read_text())["images_seen"] == 2 * 18 * 20
+
+
+def test_nothing_to_resume(whole, tmp_path):
+    for run, reason in ((tmp_path / "none", "is no run's folder"), (whole[1], "has finished")):
+        done = job("fit", "--resume", run, cwd=tmp_path)
+        assert done.code == 2
+        assert len(done.lines) == 1
+        assert done.lines[0].startswith("error: nothing to resume: ")
+        assert reason in done.lines[0]
+
+
+def test_auto_resumes_the_newest_unfinished_run_or_starts_one(whole, tmp_path):
+    done = job("fit", *SMALL, "--resume", "auto", cwd=tmp_path, fault="kill@-:train:13")
+    assert done.lines[0] == "no unfinished run: starting a new one"
+    done = job("fit", *SMALL, "--resume", "auto", cwd=tmp_path)
+    assert done.lines[0] == "resuming lightning_logs/version_0"
+    assert done.code == 0
+    assert differences(tmp_path / "lightning_logs" / "version_0", whole[1]) == []
+    assert newest_unfinished(tmp_path) is None
+
+
+def test_auto_knows_what_a_run_has_by_default(tmp_path):
+    command = ("fit", *SMALL, "--resume", "auto")
+    assert job(*command, cwd=tmp_path, fault="kill@-:train:13").code == -9
+    settings = yaml.safe_load((tmp_path / "lightning_logs" / "version_0" / "config.yaml").read_text())
+    assert (settings["data"]["cutout"], settings["model"]["net"]) == (0, "tutorial")
+    assert job(*command, "--data.cutout", 0, "--recipe", "tutorial", *SMALL, cwd=tmp_path).code == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a second user")
+def test_auto_passes_over_the_runs_of_others(tmp_path):
+    theirs = tmp_path / "lightning_logs" / "version_3"
+    theirs.mkdir(parents=True, mode=0o700)
+    shown = theirs.with_name("version_4")
+    shown.mkdir(mode=0o755)  # which can be read, and not written to
+    (shown / "config.yaml").write_text("data: {}\nmodel: {}\ntrainer: {}\nmax_epochs: 1\n")
+    tmp_path.chmod(0o777)
+    theirs.parent.chmod(0o777)
+    for parent in tmp_path.parents:
+        if parent.stat().st_uid == os.geteuid() and parent != Path("/"):
+            parent.chmod(parent.stat().st_mode | 0o055)
+    done = job("fit", *SMALL, "--resume", "auto", cwd=tmp_path, user=65534)
+    assert done.code == 0, done.text
+    assert done.lines[0].startswith("passing over lightning_logs/version_3: [Errno 13] Permission denied")
+    assert done.lines[1] == "no unfinished run: starting a new one"
+
+
+def test_changed_settings_are_refused_by_name(tmp_path):
+    _, run = interrupted(tmp_path, 1, "kill@-:train:13")
+    changes = ("--data.batch_size", 10, "--seed", 7, "--model.net", "resnet18", "--data.synthetic_size", 500)
+    done = job("fit", "--resume", run, *changes, "--max_epochs", 1, cwd=tmp_path)
+    assert done.code == 2
+    assert len(done.lines) == 1
+    for name in ("data.batch_size", "seed", "model.net", "data.synthetic_size", "max_epochs"):
+        assert f"--{name} " in done.lines[0]
+    done = job("fit", "--resume", run, "--recipe", "resnet18", cwd=tmp_path)
+    assert done.code == 2
+    assert "--model.net" in done.lines[0]
+
+
+def test_an_unreadable_checkpoint_is_left_for_the_one_before_it(whole, tmp_path):
+    _, run = interrupted(tmp_path, 1, "kill@-:train:17")
+    newest = run / "checkpoints" / "step-14.ckpt"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    done = job("fit", "--resume", run, cwd=tmp_path)
+    assert done.code == 0
+    assert done.lines[0] == (
+        f"warning: checkpoint {newest} cannot be read: it is damaged or no checkpoint; going on from step-7.ckpt"
+    )
+    assert differences(run, whole[1]) == []
+
+
+def test_no_readable_checkpoint_is_an_error_not_a_fresh_start(tmp_path):
+    _, run = interrupted(tmp_path, 1, "kill@-:train:17")
+    for path in (run / "checkpoints").iterdir():
+        path.write_bytes(b"nothing")
+    done = job("fit", "--resume", run, cwd=tmp_path)
+    assert done.code == 2
+    assert done.lines[0].startswith("error: nothing to resume: ")
+
+
+def test_jobs_started_together_get_a_folder_each(tmp_path):
+    processes = [start("fit", *SMALL, "--max_epochs", 1, "--devices", 2, cwd=tmp_path) for _ in range(2)]
+    assert [end(process).code for process in processes] == [0, 0]
+    runs = [tmp_path / "lightning_logs" / f"version_{i}" for i in range(2)]
+    assert differences(*runs) == []
+
+
+def unfinished(home, number):
+    """A run's folder that a job has begun in."""
+    run = home / "lightning_logs" / f"version_{number}"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text(yaml.safe_dump({"max_epochs": 2, "data": {}, "model": {}, "trainer": {}}))
+    return run
+
+
+def test_a_run_is_in_one_job_at_a_time(tmp_path):
+    run = unfinished(tmp_path, 0)
+    with held(run), pytest.raises(RunInUseError, match="in use by another job"), held(run, seconds=0):
+        pass
+    assert issubclass(RunInUseError, InputError)
+    assert newest_unfinished(tmp_path) == run
+
+
+def test_the_search_for_a_free_run_waits_once(tmp_path, monkeypatch, capsys):
+    """However many there are that other jobs are in."""
+    runs = [unfinished(tmp_path, i) for i in range(4)]
+    monkeypatch.setattr(run_folder, "HELD_SECONDS", 0.3)
+    with ExitStack() as jobs:
+        for run in runs:
+            jobs.enter_context(held(run))
+        assert newest_unfinished(tmp_path) is None
+    assert capsys.readouterr().err == f"waiting for the job that is in {runs[-1]}\n"
+
+
+def test_metrics_hold_every_step_once(whole):
+    lines = (whole[1] / "metrics.csv").read_text().splitlines()
+    steps = [int(line.split(",")[1]) for line in lines[1:]]
+    assert steps == [5, 10, 15, 18, 20, 25, 30, 35, 36]
+
+
+def test_the_best_checkpoint_follows_the_validation_split(whole):
+    """Of the accuracies on the validation split, the first highest: never those on the test images."""
+    import torch
+
+    rows = read_rows(whole[1] / "metrics.csv")
+    accuracies = {row["step"]: row["val_acc"] for row in rows if row["val_acc"] is not None}
+    best = max(accuracies, key=accuracies.get)
+    checkpoint = torch.load(whole[1] / "checkpoints" / "best.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == best
+    assert json.loads((whole[1] / "results.json").read_text())["test_count"] == 80
