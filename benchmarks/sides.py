@@ -32,18 +32,18 @@ from torchvision import transforms
 from tutorial_script import Pictures
 
 from cifar_lightning import CIFAR10DataModule, TutorialNet, fit
-from cifar_lightning.data import sources
 from cifar_lightning.data.cifar10 import MEAN, STD
 from cifar_lightning.data.loader import BatchLoader
+from cifar_lightning.data.sources import Source
 
 
 def describe_machine(data: dict[str, Any]) -> dict[str, Any]:
     """The machine, and how many images there are. Decodes them, so that nothing measured later has to."""
-    where = data["source"], data.get("data_dir", "")
     count = data.get("synthetic_size")
     if count is None:
-        sources.prepare(*where)
-        count = len(sources.load(where[0], "train", where[1]).labels)
+        source = Source(data["source"], data["data_dir"])
+        source.prepare()
+        count = len(source.load("train").labels)
     return {
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),

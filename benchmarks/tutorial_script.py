@@ -20,15 +20,14 @@ from PIL import Image
 from torch import Tensor
 from torchvision import transforms
 
-from cifar_lightning.data import sources
+from cifar_lightning.data.sources import Source
 
 
 class Pictures:
     """A DataLoader's data set of PIL images, as torchvision.datasets.CIFAR10 is one."""
 
     def __init__(self, data: dict[str, Any], split: str, transform: Callable[[Any], Any], count: int | None) -> None:
-        where = {"data_dir": "", **data}
-        images = sources.load(split=split, **where)
+        images = Source(data["source"], **{name: data[name] for name in data if name != "source"}).load(split)
         self.pixels = images.images[:count].permute(0, 2, 3, 1).contiguous().numpy()
         self.targets = images.labels[:count].tolist()
         self.classes = images.classes

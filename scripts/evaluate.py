@@ -15,14 +15,14 @@ from cifar_lightning.startup import importing
 def script(arguments: Sequence[str]) -> None:
     """Evaluates a checkpoint."""
     parser = new_parser("evaluate.py CHECKPOINT [flags]", __doc__, elsewhere="data.")
-    parser.add_function_arguments(signature_of("run.training", "evaluate"), skip={"data"}, as_positional=True)
+    parser.add_function_arguments(signature_of("run.testing", "evaluate"), skip={"data"}, as_positional=True)
     # Only what is given: all else is as it was in the training.
     parser.add_function_arguments(signature_of("data.datamodule", "CIFAR10DataModule"), "data", skip={"seed", "device"})
     settings = plain(parse(parser, arguments))
     given = plain(parse(parser, arguments, defaults=False))
 
     with importing():  # not before: torch and Lightning take seconds
-        from cifar_lightning.run.training import evaluate
+        from cifar_lightning.run.testing import evaluate
 
     evaluate(**{**settings, "data": given.get("data", {})})
 

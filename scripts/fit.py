@@ -39,33 +39,15 @@ def script(arguments: Sequence[str]) -> None:
             raise InputError(f"{name} {value} in a file of settings does nothing: give --{name} {value} as a flag")
 
     with importing():  # not before: torch and Lightning take seconds
-        from cifar_lightning.run.devices import is_first_rank
-        from cifar_lightning.run.folder import RunInUseError, newest_unfinished
-        from cifar_lightning.run.training import fit, join, resume
+        from cifar_lightning.run.training import fit, resume, resume_newest
 
-    if run is not None:
-        flags = {key: value for key, value in given.items() if key not in ("resume", "config", "recipe")}
-    if run == "auto" and not is_first_rank():
-        join()  # the first rank chooses
-        return
-    if run == "auto":
-        run = newest_unfinished(flags.get("default_root_dir", "."))
-        print(f"resuming {run}" if run else "no unfinished run: starting a new one", flush=True)
-        if run is not None:
-            try:
-                resume(run, flags)
-            except RunInUseError:  # another job was faster: look again
-                script(arguments)
-            except InputError as error:
-                raise InputError(f"{error}; --resume auto goes on with {run} as long as it is there") from error
-            return
-    if run is not None:
-        resume(run, flags)
-        return
-    settings = plain(given)
     for name in ("config", "recipe", "resume"):
-        settings.pop(name, None)
-    fit(**settings)
+        given.pop(name, None)
+    settings, changes = plain(given), dict(given.items())  # in groups, and by names such as "data.augment"
+    if run not in (None, "auto"):
+        resume(run, changes)
+    elif run is None or resume_newest(settings.get("default_root_dir", "."), changes) is None:
+        fit(**settings)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cifar_lightning import console
 from cifar_lightning.cli import main, new_parser, parse
+from cifar_lightning.console import printing
 from cifar_lightning.errors import InputError
 from cifar_lightning.startup import importing
 
@@ -53,7 +53,7 @@ def script(arguments: Sequence[str]) -> int:
     if settings.json:
         print(json.dumps(rows, indent=2))
     elif rows:
-        with console.console(1):
+        with printing(1):
             predictions_table(rows)
             print(f"\nby {path}, step {saved['global_step']:,}", flush=True)
     return 1 if unread else 0

@@ -11,7 +11,7 @@ from jobs import job
 from PIL import Image
 
 from cifar_lightning import CIFAR10DataModule, InputError
-from cifar_lightning.run import training
+from cifar_lightning.run import testing, training
 from cifar_lightning.run.folder import newest_unfinished
 
 FIT = (*SYNTHETIC, "--data.synthetic_size", "100")
@@ -26,6 +26,10 @@ MISTAKES = {
     ("--devcies=2",): "unknown flag --devcies: did you mean --devices?",
     ("stray",): "unrecognized arguments: stray; see --help",
     ("--data.batch_size",): "argument --data.batch_size: expected one argument; see --help",
+    ("--trainer.detect_anomaly", "x"): "trainer.detect_anomaly x is out of range: give true or false",
+    ("--trainer.deterministic", "[1]"): "trainer.deterministic [1] is out of range: give true or false",
+    ("--trainer.sync_batchnorm", "true", "--devices", "2", "--data.batch_size", "10"): "trainer.sync_batchnorm true: "
+    "torch's needs GPUs, and the networks here share their statistics without it: leave it out",
     ("--data.batch_size", "ten"): "--data.batch_size ten is not valid: give a whole number",
     ("--data.batch_size", "0"): "batch_size 0 is out of range: give 1 or more",
     ("--data.batch_size", "-4"): "batch_size -4 is out of range: give 1 or more",
@@ -158,7 +162,8 @@ def test_another_programs_folder_is_no_run_to_resume(call, tmp_path):
     (theirs / "config.yaml").write_text("seed_everything: 0\ntrainer: {max_epochs: 3}\nmodel: {}\ndata: {}\n")
     line = one_line(*call("fit", "--resume", theirs))
     assert line == f"error: nothing to resume: {theirs / 'config.yaml'} is not the settings of a run of fit.py\n"
-    assert newest_unfinished(tmp_path) is None
+    with newest_unfinished(tmp_path) as found:
+        assert found is None
 
 
 # --- from Python -----------------------------------------------------------------------------------------
@@ -189,7 +194,7 @@ def test_fit_from_python(tmp_path, arguments, message):
 )
 def test_evaluate_from_python(checkpoint, tmp_path, arguments, message):
     with pytest.raises(InputError, match=message):
-        training.evaluate(checkpoint, accelerator="cpu", output_dir=str(tmp_path / "out"), **arguments)
+        testing.evaluate(checkpoint, accelerator="cpu", output_dir=str(tmp_path / "out"), **arguments)
     assert not (tmp_path / "out").exists()
 
 

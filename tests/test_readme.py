@@ -11,8 +11,7 @@ from conftest import run_script
 from PIL import Image
 
 from cifar_lightning.cli import RECIPES
-from cifar_lightning.run import folder as run_folder
-from cifar_lightning.run import training
+from cifar_lightning.run import testing, training
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 COMMANDS = [
@@ -57,9 +56,9 @@ def test_flags(command, call, monkeypatch, tmp_path):
 
         return stub
 
-    for name in ("fit", "resume", "evaluate"):
-        monkeypatch.setattr(training, name, recorded(getattr(training, name)))
-    monkeypatch.setattr(run_folder, "newest_unfinished", lambda root: None)
+    for module, name in ((training, "fit"), (training, "resume"), (testing, "evaluate")):
+        monkeypatch.setattr(module, name, recorded(getattr(module, name)))
+    monkeypatch.setattr(training, "resume_newest", lambda root, changes: None)
     (script,) = [word for word in command if word.endswith(".py")]
     if script in ("scripts/predict.py", "benchmarks/benchmark.py"):
         pytest.skip("run for real, below and in test_benchmark.py")

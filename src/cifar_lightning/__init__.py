@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from cifar_lightning.model.lit_net import LitNet
     from cifar_lightning.model.networks import ResNet18, TutorialNet
     from cifar_lightning.run.saved import load_model
-    from cifar_lightning.run.training import evaluate, fit, resume
+    from cifar_lightning.run.testing import evaluate
+    from cifar_lightning.run.training import fit, resume
 
 _HOMES = {
     "data.cifar10": ("CLASSES", "MEAN", "STD"),
@@ -22,7 +23,8 @@ _HOMES = {
     "model.lit_net": ("LitNet",),
     "model.networks": ("ResNet18", "TutorialNet"),
     "run.saved": ("load_model",),
-    "run.training": ("evaluate", "fit", "resume"),
+    "run.testing": ("evaluate",),
+    "run.training": ("fit", "resume"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 

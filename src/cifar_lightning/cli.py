@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from cifar_lightning import console
 from cifar_lightning.errors import InputError, NonFiniteError, RunError, Stopped, exit_code
 from cifar_lightning.run import signals
+from cifar_lightning.signatures import WORDS
 
 if TYPE_CHECKING:
     from argparse import Action
@@ -43,6 +44,7 @@ def main(script: Callable[[Sequence[str]], int | None]) -> NoReturn:
         print(f"error: {error}", file=sys.stderr)
     except Stopped as error:
         code = exit_code(error)
+        signals.finish()  # one line is enough
         if os.environ.get("RANK", "0") == "0":
             print(signals.message(error.signum), file=sys.stderr)
     except RuntimeError as error:
@@ -162,8 +164,7 @@ def _in_our_words(error: str) -> str:
     if parts is None:
         return f"{error}; see --help"
     flag, expected, value = parts[1], parts[2], parts[5] or "(nothing)"
-    words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text (in quotes)"}
-    words |= {"dict": "--trainer.KEY VALUE", "list": "a list such as [16,24]"}
+    words = WORDS | {"dict": "--trainer.KEY VALUE", "list": "a list such as [16,24]"}
     types = [words.get(name, name) for name in re.findall(r"<class '(\w+)'>", expected) if name != "NoneType"]
     choices = types or re.findall(r"'([^']+)'", expected)
     return f"--{flag} {value} is not valid: give {' or '.join(dict.fromkeys(choices))}"

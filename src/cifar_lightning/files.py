@@ -1,6 +1,7 @@
 """Writing where others write too: one lock a folder, and files that appear whole or not at all."""
 
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -43,13 +44,15 @@ def publish(temporary: Path, target: Path) -> None:
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Gives `write` a file that becomes `path` once it is whole and on the disk.
 
+    Any number of processes and threads may write the same file at once: it is then that of the last to finish.
+
     Raises:
         RunError: The disk or the folder does not take it. Nothing is left behind, and `path` is as it was.
     """
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
+        with part.open("xb") as file:
             write(file)
         publish(part, path)
     except (OSError, RuntimeError) as error:
@@ -63,6 +66,12 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def remove_parts(folder: Path) -> None:
+    """Removes what processes have left in `folder` that were killed while they wrote; for who holds its lock."""
+    for part in folder.glob(".*.part"):
+        part.unlink(missing_ok=True)
 
 
 def _os_error(error: BaseException | None) -> OSError | None:

@@ -24,6 +24,10 @@ NAMES = {
 }
 
 
+# What is to be given for a value of a type, by the type's name.
+WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text (in quotes)"}
+
+
 def signature_of(module: str, name: str) -> Callable[..., None]:
     """An empty function with the arguments, types, defaults and docstring of a function or class.
 

@@ -317,7 +317,7 @@ def test_its_arguments_are_its_own(tmp_path):
     assert (module.data.hparams["seed"], module.data.hparams["flip"]) == (0, "random")
     assert set(module.data.hparams) == set(fake_data().hparams)
     assert set(module.net.hparams) == set(LitNet().hparams)
-    assert net._optimizer().param_groups[0]["lr"] == 0.5
+    assert net.hparams["lr"] == 0.5
     # those of a subclass are kept too, or it could not be made again
     trainer = quiet_trainer(max_epochs=1)
     trainer.fit(net, fake_data(40))

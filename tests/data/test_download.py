@@ -214,12 +214,12 @@ def test_disk_is_blamed_for_what_is_the_disks_fault(payload, tmp_path):
 EIGHT = """
 import os, sys
 from pathlib import Path
-from cifar_lightning.data import sources
+from cifar_lightning.data.sources import Source
 children = []
 for _ in range(8):
     if not (pid := os.fork()):
-        sources.prepare("cifar10", sys.argv[1], mirror=sys.argv[2], sha256=sys.argv[3])
-        assert len(sources.load("cifar10", "train", sys.argv[1], sha256=sys.argv[3]).labels) == 100
+        Source("cifar10", sys.argv[1], mirror=sys.argv[2], sha256=sys.argv[3]).prepare()
+        assert len(Source("cifar10", sys.argv[1], sha256=sys.argv[3]).load("train").labels) == 100
         os._exit(0)
     children.append(pid)
 sys.exit(any(os.waitpid(pid, 0)[1] for pid in children))
@@ -235,8 +235,8 @@ def test_eight_cold_processes_fetch_once(payload, tmp_path):
 
 def test_killed_lock_holder_is_succeeded(payload, tmp_path):
     digest = hashlib.sha256(payload).hexdigest()
-    one = "import sys; from cifar_lightning.data import sources as s; s.prepare('cifar10', sys.argv[1],"
-    one += " mirror=sys.argv[2], sha256=sys.argv[3])"
+    one = "import sys; from cifar_lightning.data.sources import Source; Source('cifar10', sys.argv[1],"
+    one += " mirror=sys.argv[2], sha256=sys.argv[3]).prepare()"
     with serve(payload, "hangs_at_half", "ok") as server:
         holder = subprocess.Popen([sys.executable, "-c", one, tmp_path, server.url, digest])
         assert server.half_sent.wait(60)

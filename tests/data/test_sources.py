@@ -18,9 +18,10 @@ from archives import batches, write_archive, write_tar
 from PIL import Image
 from servers import serve
 
-from cifar_lightning import files, fit
+from cifar_lightning import evaluate, files, fit
 from cifar_lightning.data import archive, download, folder, sources
 from cifar_lightning.data.cifar10 import ARCHIVES, CIFAR100_CLASSES, CLASSES
+from cifar_lightning.data.sources import Source
 from cifar_lightning.errors import InputError
 
 NAME = "cifar-10-python.tar.gz"
@@ -53,8 +54,8 @@ def test_archive_from_a_server_to_tensors(tmp_path, source, classes, train, test
     data, stage = tmp_path / "data", tmp_path / ARCHIVES[source].name
     digest = write_archive(stage, seed=1, source=source, classes=len(classes))
     with serve(stage.read_bytes()) as server:
-        sources.prepare(source, data, mirror=server.url, sha256=digest.upper())
-        sources.prepare(source, data, mirror=server.url, sha256=digest)
+        Source(source, data, mirror=server.url, sha256=digest.upper()).prepare()
+        Source(source, data, mirror=server.url, sha256=digest).prepare()
     assert len(server.requests) == 1
 
     content = batches(seed=1, source=source, classes=len(classes))
@@ -62,7 +63,7 @@ def test_archive_from_a_server_to_tensors(tmp_path, source, classes, train, test
         ("train", train, ARCHIVES[source].train),
         ("test", test, ARCHIVES[source].test),
     ]:
-        loaded = sources.load(source, split, data, sha256=digest)
+        loaded = Source(source, data, sha256=digest).load(split)
         check_set(loaded, count, classes)
         pixels = np.concatenate([content[name]["data"] for name in names]).reshape(-1, 3, 32, 32)
         assert np.array_equal(loaded.images.numpy(), pixels)
@@ -73,17 +74,17 @@ def test_archive_from_a_server_to_tensors(tmp_path, source, classes, train, test
 def test_data_dir_may_be_the_archive_itself(tmp_path):
     path = tmp_path / "mine.tar.gz"
     digest = write_archive(path, classes=3)
-    sources.prepare("cifar10", path, sha256=digest)
-    check_set(sources.load("cifar10", "test", path, sha256=digest), 20, CLASSES[:3])
+    Source("cifar10", path, sha256=digest).prepare()
+    check_set(Source("cifar10", path, sha256=digest).load("test"), 20, CLASSES[:3])
 
 
 def test_a_run_reads_each_split_once(tmp_path, monkeypatch):
-    def load(source, split, *args, **kwargs):
+    def noting(source, split):
         read.append(split)
-        return sources_load(source, split, *args, **kwargs)
+        return load(source, split)
 
-    read, sources_load = [], sources.load
-    monkeypatch.setattr(sources, "load", load)
+    read, load = [], Source.load
+    monkeypatch.setattr(Source, "load", noting)
     fit(
         {"source": "synthetic", "synthetic_size": 100, "batch_size": 50},
         accelerator="cpu",
@@ -93,17 +94,35 @@ def test_a_run_reads_each_split_once(tmp_path, monkeypatch):
     assert sorted(read) == ["test", "train"]
 
 
+def test_a_process_looks_for_pictures_once(tmp_path, monkeypatch):
+    """In a fit, from its checks to its figures, and in an evaluation."""
+    for split, count in (("train", 4), ("test", 2)):
+        for name in ("cat", "dog"):
+            (tmp_path / "pictures" / split / name).mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (8, 8), (40 * i, 9, 9)).save(tmp_path / "pictures" / split / name / f"{i}.png")
+
+    scanned, scan = [], folder.scan
+    monkeypatch.setattr(folder, "scan", lambda home, split: (scanned.append(split), scan(home, split))[1])
+    data = {"source": "folder", "data_dir": tmp_path / "pictures"}
+    fit(data, accelerator="cpu", max_epochs=1, default_root_dir=tmp_path)
+    assert sorted(scanned) == ["test", "train"]
+    scanned.clear()
+    evaluate(tmp_path / "lightning_logs" / "version_0", accelerator="cpu")
+    assert sorted(scanned) == ["test", "train"]
+
+
 def test_load_without_prepare(tmp_path):
     with pytest.raises(InputError, match=r"gz cannot be read \(No such file or directory\): prepare_data\(\) fetches"):
-        sources.load("cifar10", "train", tmp_path)
+        Source("cifar10", tmp_path).load("train")
     digest = write_archive(tmp_path / NAME)
-    check_set(sources.load("cifar10", "train", tmp_path, sha256=digest), 100, CLASSES)
+    check_set(Source("cifar10", tmp_path, sha256=digest).load("train"), 100, CLASSES)
 
 
 def test_present_archive_with_another_hash_is_named_and_kept(tmp_path):
     found = write_archive(tmp_path / NAME)
     with pytest.raises(InputError) as error:
-        sources.prepare("cifar10", tmp_path)
+        Source("cifar10", tmp_path).prepare()
     assert str(error.value) == (
         f"{tmp_path / NAME} has SHA-256 {found}, expected {ARCHIVES['cifar10'].sha256}: delete it to fetch "
         f"it anew, or pass --data.sha256 {found} if it is your own archive"
@@ -120,7 +139,7 @@ def test_pickles_of_python_2(tmp_path):
         b"K\x00tb\x89T" + struct.pack("<i", len(pixels)) + pixels + b"tbU\x06labels](K\x03K\x07eu."
     )
     digest = write_with(tmp_path / NAME, test_batch=python_2)
-    loaded = sources.load("cifar10", "test", tmp_path, sha256=digest)
+    loaded = Source("cifar10", tmp_path, sha256=digest).load("test")
     assert loaded.labels.tolist() == [3, 7]
     assert loaded.images.reshape(-1).numpy().tobytes() == pixels
 
@@ -159,7 +178,7 @@ def test_hostile_pickles_run_nothing(tmp_path):
     ]:
         digest = write_with(tmp_path / NAME, test_batch=content)
         with pytest.raises(InputError) as error:
-            sources.load("cifar10", "test", tmp_path, sha256=digest)
+            Source("cifar10", tmp_path, sha256=digest).load("test")
         assert f"{tmp_path / NAME} is refused: {FOLDER}/test_batch" in str(error.value)
         assert reason in str(error.value)
         assert not marker.exists()
@@ -178,11 +197,11 @@ def test_batches_are_checked(tmp_path):
     ]:
         digest = write_with(tmp_path / NAME, test_batch=content)
         with pytest.raises(InputError) as error:
-            sources.load("cifar10", "test", tmp_path, sha256=digest)
+            Source("cifar10", tmp_path, sha256=digest).load("test")
         assert str(error.value) == f"{tmp_path / NAME} is refused: test_batch {reason}"
     digest = write_with(tmp_path / NAME, **{"batches.meta": {"label_names": "abc"}})
     with pytest.raises(InputError, match="it names no classes"):
-        sources.load("cifar10", "test", tmp_path, sha256=digest)
+        Source("cifar10", tmp_path, sha256=digest).load("test")
 
 
 def member(name, kind, target=""):
@@ -212,7 +231,7 @@ def test_hostile_members(tmp_path, monkeypatch, name, content, reason):
     digest = write_tar(tmp_path / NAME, members)
     before = sorted(tmp_path.parent.iterdir())
     with pytest.raises(InputError, match=reason):
-        sources.load("cifar10", "test", tmp_path, sha256=digest)
+        Source("cifar10", tmp_path, sha256=digest).load("test")
     assert sorted(tmp_path.parent.iterdir()) == before
 
 
@@ -232,17 +251,17 @@ def test_archives_that_are_none(tmp_path):
         path = tmp_path / "bad.tar.gz"
         path.write_bytes(content)
         with pytest.raises(InputError, match=reason):
-            sources.load("cifar10", "test", path, sha256=archive.digest(path))
+            Source("cifar10", path, sha256=archive.digest(path)).load("test")
     digest = write_tar(tmp_path / NAME, {"readme.html": b"x"})
     with pytest.raises(InputError, match=rf"lacks {FOLDER}/batches.meta: it is not an archive of this kind"):
-        sources.load("cifar10", "test", tmp_path, sha256=digest)
+        Source("cifar10", tmp_path, sha256=digest).load("test")
 
 
 # --- where nothing may be written -------------------------------------------------------------------------
 
 READ_ONLY = """
 import os, sys
-from cifar_lightning.data import sources  # before the rights to read them may be gone
+from cifar_lightning.data.sources import Source  # before the rights to read them may be gone
 from cifar_lightning.data import archive, folder
 import filelock, numpy.random, pooch, PIL.Image, torch
 b"x".decode("cp437")  # a codec that zipfile wants
@@ -254,8 +273,8 @@ reads = []
 real = archive.read
 archive.read = lambda *args: reads.append(1) or real(*args)
 for _ in range(2):
-    sources.prepare("cifar10", data, mirror="https://127.0.0.1:1/", sha256=digest)
-    assert len(sources.load("cifar10", "train", data, sha256=digest).labels) == 100
+    Source("cifar10", data, mirror="https://127.0.0.1:1/", sha256=digest).prepare()
+    assert len(Source("cifar10", data, sha256=digest).load("train").labels) == 100
 print(len(reads))
 """
 
@@ -281,11 +300,11 @@ def test_read_only_folder(home_mode, decodes):
 
 def test_nothing_is_written_where_all_is_there(tmp_path):
     digest = write_archive(tmp_path / NAME)
-    sources.prepare("cifar10", tmp_path, sha256=digest)
+    Source("cifar10", tmp_path, sha256=digest).prepare()
     (tmp_path / ".cifar_lightning" / "lock").unlink(missing_ok=True)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    sources.prepare("cifar10", tmp_path, sha256=digest)
-    sources.load("cifar10", "train", tmp_path, sha256=digest)
+    Source("cifar10", tmp_path, sha256=digest).prepare()
+    Source("cifar10", tmp_path, sha256=digest).load("train")
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
@@ -303,11 +322,11 @@ def counted(monkeypatch):
 
 def test_cache_spares_decoding_and_hashing(tmp_path, counted, monkeypatch):
     digest = write_archive(tmp_path / NAME)
-    sources.prepare("cifar10", tmp_path, sha256=digest)
+    Source("cifar10", tmp_path, sha256=digest).prepare()
     assert len(counted) == 2
     monkeypatch.setattr(archive, "digest", None)
-    sources.prepare("cifar10", tmp_path, sha256=digest)
-    check_set(sources.load("cifar10", "train", tmp_path, sha256=digest), 100, CLASSES)
+    Source("cifar10", tmp_path, sha256=digest).prepare()
+    check_set(Source("cifar10", tmp_path, sha256=digest).load("train"), 100, CLASSES)
     assert len(counted) == 2
     names = sorted(path.name for path in (tmp_path / ".cifar_lightning").iterdir())
     assert [name for name in names if name != "lock"] == ["cifar10-test.npz", "cifar10-train.npz"]
@@ -315,17 +334,17 @@ def test_cache_spares_decoding_and_hashing(tmp_path, counted, monkeypatch):
 
 def test_cache_follows_the_archive(tmp_path):
     first = write_archive(tmp_path / NAME, seed=0)
-    old = sources.load("cifar10", "test", tmp_path, sha256=first)
+    old = Source("cifar10", tmp_path, sha256=first).load("test")
     second = write_archive(tmp_path / NAME, seed=1)
-    new = sources.load("cifar10", "test", tmp_path, sha256=second)
+    new = Source("cifar10", tmp_path, sha256=second).load("test")
     assert not torch.equal(old.images, new.images)
     with pytest.raises(InputError, match="has SHA-256"):  # the key asks for the digest too
-        sources.load("cifar10", "test", tmp_path, sha256=first)
+        Source("cifar10", tmp_path, sha256=first).load("test")
 
 
 def test_damaged_cache_is_noticed_and_rebuilt(tmp_path, counted):
     digest = write_archive(tmp_path / NAME)
-    good = sources.load("cifar10", "test", tmp_path, sha256=digest)
+    good = Source("cifar10", tmp_path, sha256=digest).load("test")
     path = tmp_path / ".cifar_lightning" / "cifar10-test.npz"
     whole = path.read_bytes()
     rng = random.Random(0)
@@ -340,25 +359,25 @@ def test_damaged_cache_is_noticed_and_rebuilt(tmp_path, counted):
     cuts = [whole[: rng.randrange(len(whole))] for _ in range(10)]
     for damaged in [*flips, *cuts, b"", b"x" * len(whole)]:
         path.write_bytes(damaged)
-        again = sources.load("cifar10", "test", tmp_path, sha256=digest)
+        again = Source("cifar10", tmp_path, sha256=digest).load("test")
         assert torch.equal(again.images, good.images)
         assert torch.equal(again.labels, good.labels)
         assert again.classes == good.classes
     assert len(counted) > 100  # a flip in the zip's unused fields does no harm
     path.write_bytes(whole[:-1])
-    sources.load("cifar10", "test", tmp_path, sha256=digest)
+    Source("cifar10", tmp_path, sha256=digest).load("test")
     assert path.read_bytes() == whole
 
 
 def test_cache_holds_no_pickles(tmp_path):
     marker = tmp_path / "marker"
     digest = write_archive(tmp_path / NAME)
-    sources.prepare("cifar10", tmp_path, sha256=digest)
+    Source("cifar10", tmp_path, sha256=digest).prepare()
     path = tmp_path / ".cifar_lightning" / "cifar10-test.npz"
     with np.load(path) as file:
         content = {**file, "images": np.array([Gadget(marker)], dtype=object)}
     np.savez(path, **content)
-    check_set(sources.load("cifar10", "test", tmp_path, sha256=digest), 20, CLASSES)
+    check_set(Source("cifar10", tmp_path, sha256=digest).load("test"), 20, CLASSES)
     assert not marker.exists()
 
 
@@ -368,8 +387,8 @@ def test_full_disk_leaves_the_images_in_memory(tmp_path, monkeypatch):
 
     monkeypatch.setattr(files, "publish", full)
     digest = write_archive(tmp_path / NAME)
-    sources.prepare("cifar10", tmp_path, sha256=digest)
-    check_set(sources.load("cifar10", "test", tmp_path, sha256=digest), 20, CLASSES)
+    Source("cifar10", tmp_path, sha256=digest).prepare()
+    check_set(Source("cifar10", tmp_path, sha256=digest).load("test"), 20, CLASSES)
     assert not list(tmp_path.rglob("*.npz"))
     assert not list(tmp_path.rglob("*.part"))
 
@@ -393,8 +412,8 @@ def test_folder(tmp_path):
     (tmp_path / "train" / ".git").mkdir()
     (tmp_path / "train" / "README").write_text("no class")
     (tmp_path / "train" / "a" / "nested").mkdir()
-    sources.prepare("folder", tmp_path)
-    loaded = sources.load("folder", "train", tmp_path)
+    Source("folder", tmp_path).prepare()
+    loaded = Source("folder", tmp_path).load("train")
     check_set(loaded, 4, ("a", "b"))
     assert loaded.labels.tolist() == [0, 0, 1, 1]
     for image, name in zip(loaded.images, ["a/0", "a/1", "b/0", "b/1"], strict=True):
@@ -405,19 +424,19 @@ def test_folder(tmp_path):
 @pytest.mark.parametrize("classes", [CLASSES, CIFAR100_CLASSES])
 def test_folder_keeps_the_official_order(tmp_path, classes):
     write_folder(tmp_path, classes=sorted(classes, key=lambda name: name[::-1]), count=1)
-    assert sources.load("folder", "test", tmp_path).classes == classes
+    assert Source("folder", tmp_path).load("test").classes == classes
 
 
 def test_folder_cache_follows_the_files(tmp_path):
     write_folder(tmp_path)
-    first = sources.load("folder", "train", tmp_path)
+    first = Source("folder", tmp_path).load("train")
     picture = tmp_path / "train" / "a" / "0.png"
     Image.new("RGB", (32, 32), "red").save(picture)
-    second = sources.load("folder", "train", tmp_path)
+    second = Source("folder", tmp_path).load("train")
     assert second.images[0].flatten(1).float().mean(1).tolist() == [255, 0, 0]
     assert torch.equal(first.images[1:], second.images[1:])
     picture.unlink()
-    assert len(sources.load("folder", "train", tmp_path).labels) == 3
+    assert len(Source("folder", tmp_path).load("train").labels) == 3
 
 
 def test_images_of_all_kinds(tmp_path):
@@ -478,7 +497,7 @@ def test_bad_files_are_named(tmp_path):
         path.write_bytes(content)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            for read in (lambda: sources.prepare("folder", tmp_path), lambda: folder.read_image(path)):
+            for read in (lambda: Source("folder", tmp_path).prepare(), lambda: folder.read_image(path)):
                 with pytest.raises(InputError) as error:
                     read()
                 assert str(error.value).startswith(f"{path} {message}")
@@ -492,7 +511,7 @@ def test_bad_trees(tmp_path):
 
     def check(message):
         with pytest.raises(InputError) as error:
-            sources.prepare("folder", tmp_path / "data")
+            Source("folder", tmp_path / "data").prepare()
         assert str(error.value) == message
 
     data = tmp_path / "data"
@@ -531,7 +550,7 @@ PINNED = [[91, 34, 47], [28, 81, 39], [103, 36, 82]]  # the same on every machin
 
 
 def test_synthetic_sizes():
-    check_set(sources.load("synthetic", "test", "unused"), 2_000, CLASSES)
+    check_set(Source("synthetic", "unused").load("test"), 2_000, CLASSES)
     check_set(sources.synthetic(count=7, classes=("x", "y", "z")), 7, ("x", "y", "z"))
     assert sources.synthetic(count=0).images.shape == (0, 3, 32, 32)
     with pytest.raises(InputError, match="100 classes of synthetic images: 1 to 10 can be drawn"):
@@ -555,12 +574,12 @@ def test_synthetic_is_no_matter_of_single_pixels():
 def test_bad_arguments(tmp_path):
     for call, message in [
         (
-            lambda: sources.prepare("cifar", tmp_path),
+            lambda: Source("cifar", tmp_path).prepare(),
             "source 'cifar' is unknown: use cifar10, cifar100, folder",
         ),
-        (lambda: sources.load("cifar10", "val", tmp_path), "split 'val' is unknown: use train or test"),
+        (lambda: Source("cifar10", tmp_path).load("val"), "split 'val' is unknown: use train or test"),
         (lambda: sources.synthetic("val"), "split 'val' is unknown: use train or test"),
-        (lambda: sources.prepare("cifar10", tmp_path, sha256="12"), "sha256 '12' is not a SHA-256 digest"),
+        (lambda: Source("cifar10", tmp_path, sha256="12").prepare(), "sha256 '12' is not a SHA-256 digest"),
     ]:
         with pytest.raises(InputError) as error:
             call()

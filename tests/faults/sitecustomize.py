@@ -14,7 +14,7 @@ to the launcher, or to it and all ranks), crash (an exception), nan (a poisoned 
 
 and N says the how many'th time that the process comes there, from 1. With `FAULT_PLAIN=1` the figures are not drawn,
 which no fault but `report` needs and which takes most of a small job's time. With `FAULT_SUSPENDED=S` a rank may be
-suspended for S seconds.
+suspended for S seconds. With `FAULT_BALLAST=MB` each rank holds so much memory, and takes its time to die.
 
 Python imports a module of this name at its start; the package knows nothing of it.
 """
@@ -74,6 +74,8 @@ def install():
     from cifar_lightning.report import results
     from cifar_lightning.run import launch
 
+    if "RANK" in os.environ:
+        sys.modules[__name__].ballast = bytearray(os.urandom(2**20) * int(os.environ.get("FAULT_BALLAST", "0")))
     for method, place in (("training_step", "train"), ("validation_step", "val"), ("test_step", "test")):
         setattr(LitNet, method, _step(getattr(LitNet, method), place))
     CIFAR10DataModule.setup = _before(CIFAR10DataModule.setup, "data")

@@ -16,8 +16,8 @@ from cifar_lightning.data.transforms import shrink
 from cifar_lightning.errors import NonFiniteError
 from cifar_lightning.model.compilation import compile_network, resolve_mode
 from cifar_lightning.model.networks import SpeedNet
+from cifar_lightning.model.optimizer import build_optimizer
 from cifar_lightning.model.schedules import SCHEDULES
-from cifar_lightning.report.results import draw
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The number of training batches",
@@ -108,7 +108,7 @@ def test_metrics_against_numpy():
 
 
 def test_an_absent_class_has_no_accuracy_in_the_results(tmp_path):
-    from cifar_lightning.report.results import report
+    from cifar_lightning.run.testing import report_on
 
     data = fake_data(100)
     data.setup()
@@ -117,7 +117,7 @@ def test_an_absent_class_has_no_accuracy_in_the_results(tmp_path):
     data._sets["test"] = type(image_set)(image_set.images[kept], image_set.labels[kept], image_set.classes)
     model, tester = LitNet(), trainer()
     tester.test(model, data, verbose=False)
-    report(tester, model, data, {"checkpoint": "a.ckpt", "step": 1}, tmp_path, tmp_path / "metrics.csv")
+    report_on(tester, model, data, {"checkpoint": "a.ckpt", "step": 1}, tmp_path, tmp_path / "metrics.csv")
     text = (tmp_path / "results.json").read_text()
     assert '"deer": null' in text
     assert text.count("null") == 1
@@ -264,7 +264,9 @@ def test_labels_are_smoothed_in_training_only():
 def test_each_kind_of_weight_has_its_rate():
     """The decay takes the same share of every weight a step; Muon's filters keep their size."""
     model = LitNet(net="speed", width=8, lr=2.0, bias_lr=3.0, head_lr=0.5, muon_lr=0.1, weight_decay=0.01)
-    groups = {group["params"][0].dim(): group for group in model._optimizer().param_groups}
+    groups = {
+        group["params"][0].dim(): group for group in build_optimizer(model.parameters(), model.hparams).param_groups
+    }
     assert {n: {p.dim() for p in group["params"]} for n, group in groups.items()} == {1: {1}, 2: {2}, 4: {4}}
     assert {n: group["lr"] for n, group in groups.items()} == {1: 3.0, 2: 0.5, 4: 0.1}
     assert groups[1]["lr"] * groups[1]["weight_decay"] == pytest.approx(0.02)
@@ -277,29 +279,26 @@ def test_a_loaded_network_begins_its_log_anew(tmp_path):
 
     class Saving(LitNet):
         def on_train_batch_end(self, *args):
-            super().on_train_batch_end(*args)
             self.trainer.save_checkpoint(tmp_path / "it.ckpt")
 
     first.fit(Saving(), fake_data(100))
     loaded = LitNet.load_from_checkpoint(tmp_path / "it.ckpt")
-    assert (loaded._loss_sum, loaded._loss_count) == (0, 0)
+    assert (loaded.train_loss._sum, loaded.train_loss.count) == (0, 0)
 
     class Breaking(LitNet):
         counts = ()
 
         def on_train_start(self):
-            super().on_train_start()
-            self.counts += (self._loss_count,)
+            self.counts += (self.train_loss.count,)
 
         def on_train_batch_end(self, *args):
-            super().on_train_batch_end(*args)
             raise MemoryError
 
     model = Breaking()
     for _ in range(2):
         with pytest.raises(MemoryError):
             trainer(max_epochs=1).fit(model, fake_data(100))
-        assert model._loss_count == 1
+        assert model.train_loss.count == 1
     assert model.counts == (0, 0)
 
 
@@ -394,7 +393,7 @@ def test_a_compiled_network_is_ready_before_the_first_step_and_learns_the_same(t
         fitter = trainer(max_epochs=2)
         fitter.fit(model, data)
         fitter.test(model, data, verbose=False)
-        draw(model, data, model.last_evaluation["confusion"], tmp_path, tmp_path / "metrics.csv", {})
+        model.predict(data.normalize(data.image_set("test").images))  # as for the figures
         return model
 
     def graphs():
@@ -402,7 +401,6 @@ def test_a_compiled_network_is_ready_before_the_first_step_and_learns_the_same(t
 
     class Counting(LitNet):
         def on_train_start(self):
-            super().on_train_start()
             self.before_fit = graphs()
 
         def on_train_end(self):
@@ -421,7 +419,7 @@ def test_a_compiled_network_is_ready_before_the_first_step_and_learns_the_same(t
     for name, weight in plain.state_dict().items():
         torch.testing.assert_close(compiled.state_dict()[name], weight, msg=name)
     assert fitted("auto").before_test == compiled.before_test  # nothing on a CPU
-    monkeypatch.setattr("cifar_lightning.model.lit_net.resolve_mode", lambda *args, **kwargs: "default")
+    monkeypatch.setattr("cifar_lightning.model.compilation.resolve_mode", lambda *args, **kwargs: "default")
     torch._dynamo.reset()
     counters.clear()
     auto = fitted("auto")  # as on a GPU: the test does without
@@ -466,7 +464,7 @@ def test_losses_are_summed_in_float32_whatever_the_precision():
 )
 def test_gradients_that_accumulate_are_not_those_of_a_cuda_graph(monkeypatch, accumulated, mode, taken):
     model, modes = LitNet(lr=0.01, compile=mode), []
-    monkeypatch.setattr("cifar_lightning.model.lit_net.compile_network", lambda net, mode: modes.append(mode))
+    monkeypatch.setattr("cifar_lightning.model.compilation.compile_network", lambda net, mode: modes.append(mode))
     trainer(max_epochs=1, accumulate_grad_batches=accumulated).fit(model, fake_data(100))
     assert modes == [taken]
 
@@ -523,7 +521,7 @@ def test_images_of_other_classes_are_refused():
 
 @pytest.mark.parametrize("options", [{"schedule": "linear"}, {"sizes": [16], "net": "speed"}])
 def test_a_schedule_needs_an_end(options):
-    with pytest.raises(InputError, match="need a length: give max_epochs, or max_steps where"):
+    with pytest.raises(InputError, match="needs a length: give max_epochs, or max_steps where"):
         trainer(max_epochs=-1, max_time="00:00:00:01").fit(LitNet(**options), fake_data(100))
 
 
@@ -566,10 +564,11 @@ def test_a_longer_schedule_goes_on_as_if_it_had_been_longer(tmp_path):
 
 def test_the_logged_rate_is_lr_whatever_other_groups_have(tmp_path):
     model = LitNet(lr=0.1, bias_lr=0.5, muon_lr=0.2, schedule="linear")
-    trainer(tmp_path, max_epochs=1, log_every_n_steps=2).fit(model, fake_data(80, batch_size=20))
+    fitter = trainer(tmp_path, max_epochs=1, log_every_n_steps=2)
+    fitter.fit(model, fake_data(80, batch_size=20))
     rates = [float(row["lr"]) for row in rows(tmp_path) if row["lr"]]
     assert rates == pytest.approx([0.05, 0.0])  # of the next step
-    assert model.diverged("it").endswith("lower --model.lr, --model.muon_lr, --model.bias_lr")
+    assert model.train_loss.diverged(fitter, "it").endswith("lower --model.lr, --model.muon_lr, --model.bias_lr")
 
 
 class Plain(LightningDataModule):

@@ -39,6 +39,32 @@ def trained(ours, model=None, callbacks=(), **options):
     return model
 
 
+@pytest.mark.parametrize("within_validation", [False, True])
+def test_a_stop_waits_for_the_end_of_a_step(within_validation):
+    """Lightning's own loop leaves in the middle, and loses the gradients."""
+
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            trainer.should_stop |= batch_idx == 3 and not within_validation
+
+        def on_validation_end(self, trainer, pl_module):
+            validated.append(trainer.fit_loop.epoch_loop.batch_progress.current.ready)
+            trainer.should_stop |= within_validation
+
+    def stopped(ours):
+        validated.clear()
+        trainer = two_epochs(
+            ours, accumulate_grad_batches=3, callbacks=[Stop()], val_check_interval=5, num_sanity_val_steps=0
+        )
+        trainer.fit(LitNet(lr=0.01), fake_data(250, batch_size=20, val_split=50))
+        return trainer.fit_loop.epoch_loop.batch_progress.current.ready, trainer.global_step
+
+    validated = []
+    assert stopped(ours=True) == (6, 2)
+    assert validated == [5, 6]  # the one that is due, and the one before a stop
+    assert stopped(ours=False) == (5 if within_validation else 4, 1)
+
+
 class Watch(Callback):
     def __init__(self):
         self.seen = 0

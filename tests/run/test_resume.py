@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from cifar_lightning.run import folder as run_folder
 from cifar_lightning.run.folder import RunInUseError, held, newest_unfinished
 from cifar_lightning.run.metrics_log import read_rows
 from cifar_lightning.run.training import fit, resume
+
+OLD = Path(__file__).parents[1] / "data" / "run_of_0.1.0"
 
 
 def interrupted(cwd, devices, fault, *arguments):
@@ -170,11 +173,17 @@ def test_a_run_of_which_files_are_gone(whole, tmp_path, gone):
         assert before == {path: path.read_bytes() for path in run.rglob("*.*")}
 
 
-def test_what_is_tested_can_be_loaded_wherever_the_time_was_up(tmp_path):
+@pytest.mark.parametrize("accumulated", [1, 3])
+def test_what_is_tested_can_be_loaded_wherever_the_time_was_up(tmp_path, accumulated):
+    """And it ends no step half way: an epoch here has 20 batches, of which the last two are a step."""
     limit = ("--trainer.max_time", "00:00:00:01", "--max_epochs", 1_000_000, "--model.schedule", "constant")
-    assert job("fit", *SMALL, *limit, "--data.val_split", 0, cwd=tmp_path).code == 0
+    accumulate = ("--trainer.accumulate_grad_batches", accumulated)
+    assert job("fit", *SMALL, *limit, *accumulate, "--data.val_split", 0, cwd=tmp_path).code == 0
     run = tmp_path / "lightning_logs" / "version_0"
-    assert step_of(run) * 20 == json.loads((run / "results.json").read_text())["images_seen"]
+    epochs, steps = divmod(step_of(run), -(-20 // accumulated))
+    assert (epochs * 20 + steps * accumulated) * 20 == json.loads((run / "results.json").read_text())["images_seen"]
+    rows = read_rows(run / "metrics.csv")
+    assert len({row["step"] for row in rows}) == len(rows)
 
 
 def test_a_run_whose_time_was_up_goes_on_with_more(tmp_path):
@@ -219,7 +228,8 @@ def test_auto_resumes_the_newest_unfinished_run_or_starts_one(whole, tmp_path):
     assert done.lines[0] == "resuming lightning_logs/version_0"
     assert done.code == 0
     assert differences(tmp_path / "lightning_logs" / "version_0", whole[1]) == []
-    assert newest_unfinished(tmp_path) is None
+    with newest_unfinished(tmp_path) as found:
+        assert found is None
 
 
 def test_auto_knows_what_a_run_has_by_default(tmp_path):
@@ -236,7 +246,7 @@ def test_auto_passes_over_the_runs_of_others(tmp_path):
     theirs.mkdir(parents=True, mode=0o700)
     shown = theirs.with_name("version_4")
     shown.mkdir(mode=0o755)  # which can be read, and not written to
-    (shown / "config.yaml").write_text("data: {}\nmodel: {}\ntrainer: {}\nmax_epochs: 1\n")
+    shutil.copy(OLD / "config.yaml", shown)
     tmp_path.chmod(0o777)
     theirs.parent.chmod(0o777)
     for parent in tmp_path.parents:
@@ -289,11 +299,28 @@ def test_jobs_started_together_get_a_folder_each(tmp_path):
     assert differences(*runs) == []
 
 
+def test_auto_looks_again_when_the_job_that_it_waited_for_has_finished(tmp_path):
+    """As of two that are started at once: the second begins a run of its own."""
+    run = unfinished(tmp_path, 0)
+    command = ("fit", *SMALL, "--max_epochs", 1, "--resume", "auto")
+    with held(run):
+        waiting = start(*command, cwd=tmp_path)
+        line = f"waiting for the job that is in {run.relative_to(tmp_path)}"
+        while not (waiting.log.exists() and line in waiting.log.read_text()):
+            assert waiting.is_alive()
+            time.sleep(0.05)
+        (run / "results.json").write_text("{}")
+    done = end(waiting)
+    assert done.code == 0, done.text
+    assert "no unfinished run: starting a new one" in done.lines
+    assert (run.with_name("version_1") / "results.json").exists()
+
+
 def unfinished(home, number):
     """A run's folder that a job has begun in."""
     run = home / "lightning_logs" / f"version_{number}"
     run.mkdir(parents=True)
-    (run / "config.yaml").write_text(yaml.safe_dump({"max_epochs": 2, "data": {}, "model": {}, "trainer": {}}))
+    shutil.copy(OLD / "config.yaml", run)
     return run
 
 
@@ -302,7 +329,8 @@ def test_a_run_is_in_one_job_at_a_time(tmp_path):
     with held(run), pytest.raises(RunInUseError, match="in use by another job"), held(run, seconds=0):
         pass
     assert issubclass(RunInUseError, InputError)
-    assert newest_unfinished(tmp_path) == run
+    with newest_unfinished(tmp_path) as found:
+        assert found[0] == run
 
 
 def test_the_search_for_a_free_run_waits_once(tmp_path, monkeypatch, capsys):
@@ -312,7 +340,8 @@ def test_the_search_for_a_free_run_waits_once(tmp_path, monkeypatch, capsys):
     with ExitStack() as jobs:
         for run in runs:
             jobs.enter_context(held(run))
-        assert newest_unfinished(tmp_path) is None
+        with newest_unfinished(tmp_path) as found:
+            assert found is None
     assert capsys.readouterr().err == f"waiting for the job that is in {runs[-1]}\n"
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cifar_lightning.errors import RunError
-from cifar_lightning.files import HIDDEN, locked, write_atomically
+from cifar_lightning.files import HIDDEN, locked, remove_parts, write_atomically
 
 
 class Decoded(NamedTuple):
@@ -51,6 +51,7 @@ def cached(home: Path, name: str, key: str, build: Callable[[], Decoded]) -> Dec
                 if (hit := _read(_file(place, name), key)) is not None:
                     return hit
                 built = built or build()
+                remove_parts(place)
                 _write(_file(place, name), key, built)
                 return built
         except (OSError, RunError):  # read-only, full, or no locks: the next place

@@ -10,9 +10,9 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from cifar_lightning.data import cifar10, sources, transforms
+from cifar_lightning.data import cifar10, transforms
 from cifar_lightning.data.loader import BatchLoader, epoch_generator
-from cifar_lightning.data.sources import ImageSet
+from cifar_lightning.data.sources import SOURCES, ImageSet, Source
 from cifar_lightning.errors import InputError
 from cifar_lightning.signatures import arguments_of
 
@@ -83,7 +83,7 @@ class CIFAR10DataModule(LightningDataModule):
         # not to the logger: Lightning ends a fit whose LightningModule has another `batch_size`, say, among its own
         self.save_hyperparameters(arguments, logger=False)
         for name, value, ok, range_ in (
-            ("source", source, source in sources.SOURCES, " or ".join(sources.SOURCES)),
+            ("source", source, source in SOURCES, " or ".join(SOURCES)),
             ("batch_size", batch_size, batch_size >= 1, "1 or more"),
             ("eval_batch_size", eval_batch_size, eval_batch_size >= 1, "1 or more"),
             ("crop_padding", crop_padding, 0 <= crop_padding < 32, "0 to 31"),
@@ -98,6 +98,7 @@ class CIFAR10DataModule(LightningDataModule):
         ):
             if not ok:
                 raise InputError(f"{name} {value} is out of range: give {range_}")
+        self._source = Source(source, data_dir, mirror=mirror, sha256=sha256, synthetic_size=synthetic_size)
         self._mean, self._std = normalization_constants(normalization, source)
         self._sets: dict[str, ImageSet] = {}
         self._prepared = False
@@ -106,9 +107,8 @@ class CIFAR10DataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Downloads what is not there yet. Safe to call from several processes at once."""
-        h = self.hparams
         if not self._prepared:  # a Trainer calls it before all that it does
-            sources.prepare(h["source"], h["data_dir"], mirror=h["mirror"], sha256=h["sha256"])
+            self._source.prepare()
             self._prepared = True
 
     def setup(self, stage: str | None = None) -> None:
@@ -148,10 +148,7 @@ class CIFAR10DataModule(LightningDataModule):
     def image_set(self, split: str) -> ImageSet:
         """The images of `train` or `test`, as they are, on the CPU."""
         if split not in self._sets:
-            h = self.hparams
-            self._sets[split] = sources.load(
-                h["source"], split, h["data_dir"], sha256=h["sha256"], synthetic_size=h["synthetic_size"]
-            )
+            self._sets[split] = self._source.load(split)
         return self._sets[split]
 
     def normalize(self, images: Tensor) -> Tensor:

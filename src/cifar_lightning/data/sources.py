@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,68 +35,119 @@ class ImageSet:
     classes: tuple[str, ...]
 
 
-def prepare(source: str, data_dir: str | Path, *, mirror: str | None = None, sha256: str | None = None) -> None:
-    """Does what `load` needs once: downloads, decodes, caches. Any number of processes may call it at once.
-
-    Writes nothing and asks no server where the data is in place.
+class Source:
+    """One place where images come from. What it finds there is looked for once, and stands for as long as it does.
 
     Args:
-        source: One of SOURCES.
+        name: One of SOURCES.
         data_dir: Folder of the archive or of train/ and test/; for an archive also its own path.
         mirror: The only place to get the archive from: an https address of it or of its folder, or a local
             file or folder. Default: the variable CIFAR_LIGHTNING_MIRROR, then the public mirrors.
         sha256: Digest of your own archive in the official format, in place of the official one.
-
-    Raises:
-        InputError: The data cannot be had, or is not what it should be.
-    """
-    _check(source, sha256)
-    if source == "synthetic":
-        return
-    with _naming(data_dir):
-        if source in ARCHIVES:
-            download.fetch(ARCHIVES[source], _archive_path(source, data_dir), mirror=mirror, sha256=_lower(sha256))
-        for split in SPLITS:
-            home, key, build = _plan(source, split, data_dir, _lower(sha256))
-            if not cache.has(home, f"{source}-{split}", key):
-                cache.cached(home, f"{source}-{split}", key, build)
-
-
-def load(
-    source: str, split: str, data_dir: str | Path, *, sha256: str | None = None, synthetic_size: int = 10_000
-) -> ImageSet:
-    """Reads one split into memory, after `prepare`.
-
-    Args:
-        source: One of SOURCES.
-        split: "train" or "test".
-        data_dir: As in `prepare`.
-        sha256: As in `prepare`.
         synthetic_size: Training images that the synthetic source draws; it draws a fifth as many for the test.
 
     Raises:
-        InputError: The data is not there, or is not what it should be.
+        InputError: There is no such source, or the digest is none.
     """
-    _check(source, sha256)
-    if split not in SPLITS:
-        raise InputError(f"split {split!r} is unknown: use train or test")
-    if source == "synthetic":
-        return synthetic(split, synthetic_size if split == "train" else max(10, synthetic_size // 5))
-    with _naming(data_dir):
-        home, key, build = _plan(source, split, data_dir, _lower(sha256))
-        return _image_set(cache.cached(home, f"{source}-{split}", key, build))
+
+    def __init__(
+        self,
+        name: str,
+        data_dir: str | Path = "data",
+        *,
+        mirror: str | None = None,
+        sha256: str | None = None,
+        synthetic_size: int = 10_000,
+    ) -> None:
+        if name not in SOURCES:
+            raise InputError(f"source {name!r} is unknown: use {', '.join(SOURCES)}")
+        if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
+            raise InputError(f"sha256 {sha256!r} is not a SHA-256 digest: give its 64 hexadecimal digits")
+        self.name, self.data_dir, self.mirror = name, data_dir, mirror
+        self.sha256 = sha256 and sha256.lower()
+        self.synthetic_size = synthetic_size
+        self._found: dict[str, _Found] = {}
+
+    def prepare(self) -> None:
+        """Does what `load` needs once: downloads, decodes, caches. Any number of processes may call it at once.
+
+        Writes nothing and asks no server where the data is in place.
+
+        Raises:
+            InputError: The data cannot be had, or is not what it should be.
+        """
+        if self.name == "synthetic":
+            return
+        with self._naming():
+            if self.name in ARCHIVES:
+                download.fetch(ARCHIVES[self.name], self._archive_path(), mirror=self.mirror, sha256=self.sha256)
+            for split in SPLITS:
+                found = self._find(split)
+                if not cache.has(found.home, f"{self.name}-{split}", found.key):
+                    cache.cached(found.home, f"{self.name}-{split}", found.key, found.decode)
+
+    def load(self, split: str) -> ImageSet:
+        """Reads one split, "train" or "test", into memory, after `prepare`.
+
+        Raises:
+            InputError: The data is not there, or is not what it should be.
+        """
+        if split not in SPLITS:
+            raise InputError(f"split {split!r} is unknown: use train or test")
+        if self.name == "synthetic":
+            count = self.synthetic_size if split == "train" else max(10, self.synthetic_size // 5)
+            return synthetic(split, count)
+        with self._naming():
+            found = self._find(split)
+            return _image_set(cache.cached(found.home, f"{self.name}-{split}", found.key, found.decode))
+
+    def _find(self, split: str) -> "_Found":
+        if split not in self._found:
+            self._found[split] = self._find_pictures(split) if self.name == "folder" else self._find_archive(split)
+        return self._found[split]
+
+    def _find_pictures(self, split: str) -> "_Found":
+        home = Path(os.path.expanduser(self.data_dir))
+        listing = folder.scan(home, split)
+        return _Found(home, listing.fingerprint, lambda: folder.read(listing))
+
+    def _find_archive(self, split: str) -> "_Found":
+        path, expected = self._archive_path(), self.sha256 or ARCHIVES[self.name].sha256
+        try:
+            stat = path.stat()
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error.strerror}): prepare_data() fetches the archive") from error
+
+        def decode() -> Decoded:
+            archive.check_digest(path, expected)
+            return archive.read(path, ARCHIVES[self.name], split)
+
+        # An archive that has not been touched since it was decoded is not hashed again.
+        return _Found(path.parent, f"{expected} {stat.st_size} {stat.st_mtime_ns}", decode)
+
+    def _archive_path(self) -> Path:
+        path = Path(os.path.expanduser(self.data_dir))
+        is_file = path.is_file() or path.name.endswith((".tar.gz", ".tgz"))
+        return path if is_file else path / ARCHIVES[self.name].name
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        """Says which folder it is that the system does not let this user into."""
+        try:
+            yield
+        except OSError as error:
+            raise InputError(
+                f"data_dir {self.data_dir}: {error.filename or 'it'} cannot be read ({error.strerror or error}): "
+                "make it readable, or name another --data.data_dir"
+            ) from error
 
 
-@contextmanager
-def _naming(data_dir: str | Path) -> Iterator[None]:
-    """Says which folder it is that the system does not let this user into."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"data_dir {data_dir}: {error.filename or 'it'} cannot be read ({error.strerror or error}): "
-            "make it readable, or name another --data.data_dir"
-        ) from error
+class _Found(NamedTuple):
+    """A split: where to cache it, the key that says whether the cache is still true, and how to decode it."""
+
+    home: Path
+    key: str
+    decode: Callable[[], Decoded]
 
 
 def synthetic(split: str = "train", count: int = 10_000, seed: int = 0, classes: Sequence[str] = CLASSES) -> ImageSet:
@@ -116,40 +168,3 @@ def synthetic(split: str = "train", count: int = 10_000, seed: int = 0, classes:
 def _image_set(decoded: Decoded) -> ImageSet:
     images = torch.from_numpy(decoded.images).permute(0, 3, 1, 2)
     return ImageSet(images, torch.from_numpy(decoded.labels), decoded.classes)
-
-
-def _plan(source: str, split: str, data_dir: str | Path, sha256: str | None) -> tuple[Path, str, Callable[[], Decoded]]:
-    """Where to cache a split, the key that says the cache is still true, and how to decode it."""
-    if source == "folder":
-        home = Path(os.path.expanduser(data_dir))
-        listing = folder.scan(home, split)
-        return home, listing.fingerprint, lambda: folder.read(listing)
-
-    path, expected = _archive_path(source, data_dir), sha256 or ARCHIVES[source].sha256
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): prepare_data() fetches the archive") from error
-
-    def decode() -> Decoded:
-        archive.check_digest(path, expected)
-        return archive.read(path, ARCHIVES[source], split)
-
-    # An archive that has not been touched since it was decoded is not hashed again.
-    return path.parent, f"{expected} {stat.st_size} {stat.st_mtime_ns}", decode
-
-
-def _archive_path(source: str, data_dir: str | Path) -> Path:
-    path = Path(os.path.expanduser(data_dir))
-    return path if path.is_file() or path.name.endswith((".tar.gz", ".tgz")) else path / ARCHIVES[source].name
-
-
-def _check(source: str, sha256: str | None) -> None:
-    if source not in SOURCES:
-        raise InputError(f"source {source!r} is unknown: use {', '.join(SOURCES)}")
-    if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
-        raise InputError(f"sha256 {sha256!r} is not a SHA-256 digest: give its 64 hexadecimal digits")
-
-
-def _lower(sha256: str | None) -> str | None:
-    return sha256 and sha256.lower()

@@ -1,21 +1,22 @@
-"""torch.compile of a network: in which mode, if any, and all of it before the first step."""
+"""torch.compile of a module's network: in which mode, if any, and all of it before the first step."""
 
 import os
 import shutil
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cifar_lightning import stop
 from cifar_lightning.data.transforms import shrink
-from cifar_lightning.run import signals
-
-if TYPE_CHECKING:
-    from cifar_lightning.model.lit_net import LitNet
+from cifar_lightning.model.evaluation import mean_logits
+from cifar_lightning.model.images import can_sample
 
 MODES = ("none", "auto", "default", "reduce-overhead", "max-autotune")
 # CUDA graphs give every backward pass the same memory for its gradients, so nothing can be added to them
@@ -74,51 +75,94 @@ def keep_addresses(net: nn.Module) -> None:
     _recorded.extend(value for value in net.state_dict().values() if value.is_cuda)
 
 
-def can_sample(data: Any) -> bool:
-    """Whether a data module has `sample` and a `batch_size`, as CIFAR10DataModule does; anybody's may be in use."""
-    return hasattr(data, "sample") and "batch_size" in getattr(data, "hparams", {})
+class Compilation(Callback):
+    """Has the `net` of a LightningModule compiled for a fit, and runs it before the first step.
 
+    Without a data module that `can_sample` nothing is run: the first step compiles.
 
-def warm_up(model: "LitNet") -> None:
-    """Runs a step of each size of images, and a validation, and leaves no trace of it but the compiled code.
-
-    Without a data module that `can_sample` it does nothing: the first step compiles.
+    Args:
+        mode: One of MODES; with auto a test runs what is not compiled, for which it is too short.
+        sizes: Sides that training images are shrunk to, besides their own.
+        views: Of evaluation images: see evaluation.py.
     """
-    trainer: Any = model.trainer
-    data = trainer.datamodule
-    if not can_sample(data):
-        return
-    before = {name: value.clone() for name, value in model.net.state_dict().items()}
-    image = data.sample(1, model.device).expand(data.hparams["batch_size"] // trainer.world_size, -1, -1, -1)
-    images = image.contiguous(memory_format=torch.channels_last)  # as the loader's; what is in them does not matter
-    images = trainer.precision_plugin.convert_input(images)
-    labels = torch.zeros(len(images), dtype=torch.int64, device=model.device)
-    for size in [*(model.hparams["sizes"] or []), None]:
-        for _ in range(WARM_UP_RUNS):
-            signals.raise_if_requested()  # compilation takes a while
-            with trainer.precision_plugin.forward_context():
-                loss = F.cross_entropy(model(shrink(images, size)), labels)
-            loss.backward()  # type: ignore[no-untyped-call]
-            model.zero_grad()
-    model.eval()
-    with torch.no_grad():  # as a validation within a fit has it, where a test is in inference mode
-        _warm_up_evaluation(model, data.val_dataloader())
-    model.train()
-    model.net.load_state_dict(before)
+
+    def __init__(self, mode: str, sizes: Sequence[int] = (), views: str = "one") -> None:
+        self.mode, self.sizes, self.views = mode, sizes, views
+        self._eager: AbstractContextManager[Any] | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Marks the network for compilation."""
+        mode = resolve_mode(
+            self.mode,
+            on_gpu=trainer.strategy.root_device.type == "cuda",
+            graphs=trainer.accumulate_grad_batches == 1 and trainer.world_size == 1,
+        )
+        if stage == "fit" and mode != "none" and not _is_compiled(pl_module.net):
+            compile_network(_net(pl_module), mode)  # that alone: the module around it logs while it computes
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Runs a step of each size of images, and a validation, and leaves no trace but the compiled code."""
+        net, data = _net(pl_module), _data(trainer)
+        if not _is_compiled(net):
+            return
+        keep_addresses(net)
+        if not can_sample(data):
+            return
+        before = {name: value.clone() for name, value in net.state_dict().items()}
+        image = data.sample(1, pl_module.device).expand(data.hparams["batch_size"] // trainer.world_size, -1, -1, -1)
+        images = image.contiguous(memory_format=torch.channels_last)  # as the loader's; what is in them does not matter
+        images = trainer.precision_plugin.convert_input(images)
+        labels = torch.zeros(len(images), dtype=torch.int64, device=pl_module.device)
+        for size in [*self.sizes, None]:
+            for _ in range(WARM_UP_RUNS):
+                stop.raise_if_requested()  # compilation takes a while
+                with trainer.precision_plugin.forward_context():
+                    loss = F.cross_entropy(net(shrink(images, size)), labels)
+                loss.backward()  # type: ignore[no-untyped-call]
+                net.zero_grad()
+        net.eval()
+        with torch.no_grad():  # as a validation within a fit has it, where a test is in inference mode
+            self._evaluate(trainer, pl_module, data.val_dataloader())
+        net.train()
+        net.load_state_dict(before)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Likewise for a test: after a fit the weights have moved in memory."""
+        if self.mode == "auto":
+            self._eager = torch.compiler.set_stance("force_eager")
+            self._eager.__enter__()
+        elif _is_compiled(_net(pl_module)) and can_sample(_data(trainer)):
+            self._evaluate(trainer, pl_module, trainer.test_dataloaders or [])
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What is compiled counts again."""
+        eager, self._eager = self._eager, None
+        if eager is not None:
+            eager.__exit__(None, None, None)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Likewise."""
+        self.on_test_end(trainer, pl_module)
+
+    def _evaluate(self, trainer: Trainer, module: LightningModule, loader: Iterable[Any]) -> None:
+        """Runs a batch of each size that `loader` gives."""
+        precision = trainer.precision_plugin
+        for images in {len(images): images for images, _ in loader}.values():
+            for _ in range(WARM_UP_RUNS):
+                stop.raise_if_requested()
+                with precision.forward_context():
+                    mean_logits(_net(module), precision.convert_input(images.to(module.device, copy=True)), self.views)
 
 
-def warm_up_test(model: "LitNet") -> None:
-    """Likewise for a test."""
-    trainer: Any = model.trainer
-    if can_sample(trainer.datamodule):
-        _warm_up_evaluation(model, trainer.test_dataloaders)
+def _net(module: LightningModule) -> nn.Module:
+    net = module.net
+    assert isinstance(net, nn.Module)
+    return net
 
 
-def _warm_up_evaluation(model: "LitNet", loader: Iterable[Any]) -> None:
-    """Runs a batch of each size that `loader` gives."""
-    precision: Any = model.trainer.precision_plugin
-    for images in {len(images): images for images, _ in loader}.values():
-        for _ in range(WARM_UP_RUNS):
-            signals.raise_if_requested()
-            with precision.forward_context():
-                model.logits(precision.convert_input(images.to(model.device, copy=True)))
+def _data(trainer: Trainer) -> Any:
+    return trainer.datamodule  # type: ignore[attr-defined]  # set by a connector
+
+
+def _is_compiled(net: Any) -> bool:
+    return getattr(net, "_compiled_call_impl", None) is not None

@@ -2,6 +2,12 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from cifar_lightning.errors import InputError
 
 
 def _one_cycle(progress: float) -> float:
@@ -24,6 +30,32 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "cosine": _cosine,
     "linear": lambda progress: max(0.0, 1.0 - progress),
 }
+
+
+class Schedule(LambdaLR):
+    """The learning rates of an optimiser by one of SCHEDULES, over so many steps.
+
+    Raises:
+        InputError: The number of steps is not known.
+    """
+
+    def __init__(self, optimizer: Optimizer, schedule: str, steps: float) -> None:
+        check_length(steps, f"schedule {schedule}")
+        factor = SCHEDULES[schedule]
+        super().__init__(optimizer, lambda step: factor(step / steps))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on where a fit was. Its checkpoint has brought the rates of its length; this one may be longer."""
+        super().load_state_dict(state_dict)
+        for group, base, factor in zip(self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=True):
+            group["lr"] = base * factor(self.last_epoch)
+
+
+def check_length(steps: float, what: str) -> None:
+    """Raises an InputError where the length of a fit is not known: Lightning's word for that is infinity, or -1."""
+    if not 0 < steps < math.inf:
+        raise InputError(f"{what} needs a length: give max_epochs, or max_steps where the loader has no length either")
+
 
 WHOLE_SHARE = 0.4  # of the fit, its end, that sees the images in their own size
 

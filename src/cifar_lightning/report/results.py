@@ -2,99 +2,100 @@
 
 import importlib.metadata
 import json
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
 from torch import Tensor
 
-from cifar_lightning import console
-from cifar_lightning.data.datamodule import CIFAR10DataModule
+from cifar_lightning import stop
+from cifar_lightning.console import printing
 from cifar_lightning.data.sources import ImageSet
 from cifar_lightning.files import write_atomically
-from cifar_lightning.model.lit_net import LitNet
-from cifar_lightning.run import signals
-from cifar_lightning.run.metrics_log import read_rows
 
 SHOWN_IMAGES = 36  # in the figures of images, spread evenly over the set
 
 
-def report(
-    trainer: Trainer,
-    model: LitNet,
-    data: CIFAR10DataModule,
-    facts: dict[str, Any],
-    output: Path,
-    metrics: Path,
-) -> None:
-    """Writes results.json and figures/ of the test that `trainer` has just run, and prints the table.
+@dataclass(frozen=True)
+class Outcome:
+    """A test's outcome, and what its figures show, as plain values.
 
-    Args:
-        trainer: It.
-        model: What it has tested.
-        data: What it has tested it on.
+    Attributes:
+        confusion: int64 counts `(K, K)`, rows = true class.
+        loss: Mean cross-entropy of the test images.
+        classes: The K names.
         facts: Further entries of results.json, with `checkpoint`, what was tested, and its `step`.
-        output: The folder to write into.
-        metrics: The metrics.csv of the training, for its curves; they are left out where there is none.
+        training_images: Some of those it has learnt from.
+        test_images: Some of those it was tested on.
+        predicted: int64, the classes that it takes these for.
+        rows: Those of the training's metrics.csv; none where it is not at hand.
+        label_smoothing: That of the training loss.
     """
+
+    confusion: Tensor
+    loss: float
+    classes: Sequence[str]
+    facts: Mapping[str, Any]
+    training_images: ImageSet
+    test_images: ImageSet
+    predicted: Tensor
+    rows: Sequence[Mapping[str, Any]]
+    label_smoothing: float
+
+
+def report(outcome: Outcome, output: Path) -> None:
+    """Writes results.json and figures/ into the folder `output`, and prints the table."""
     from cifar_lightning.report.table import print_report
 
-    confusion = model.last_evaluation["confusion"]
-    counts, right = confusion.sum(1).tolist(), confusion.diag().tolist()
+    counts, right = outcome.confusion.sum(1).tolist(), outcome.confusion.diag().tolist()
+    accuracies = [r / n if n else None for r, n in zip(right, counts, strict=True)]
     results = {
         "test_acc": sum(right) / sum(counts),
-        "test_loss": model.last_evaluation["loss"].item(),
+        "test_loss": outcome.loss,
         "test_count": sum(counts),
         # a class without test images has no accuracy, which is not an accuracy of 0
-        "per_class_acc": {name: r / n if n else None for name, r, n in zip(model.classes, right, counts, strict=True)},
-        "confusion": confusion.tolist(),
-        "test_views": model.hparams["test_views"],
-        "data": {name: data.hparams[name] for name in ("source", "data_dir", "normalization")},
-        **facts,
-        "precision": trainer.precision,
-        "devices": trainer.world_size,
-        "accelerator": {"cuda": "gpu"}.get(trainer.strategy.root_device.type, trainer.strategy.root_device.type),
+        "per_class_acc": dict(zip(outcome.classes, accuracies, strict=True)),
+        "confusion": outcome.confusion.tolist(),
+        **outcome.facts,
         **{name: importlib.metadata.version(name) for name in ("torch", "torchvision", "lightning")},
     }
-    draw(model, data, confusion, output / "figures", metrics, results)
-    signals.raise_if_requested()
+    draw(outcome, results, output / "figures")
+    stop.raise_if_requested()
     text = json.dumps(results, indent=2) + "\n"
     write_atomically(output / "results.json", lambda file: file.write(text.encode()))
-    with console.console(1):
+    with printing(1):
         print_report(results, [output / "results.json", *sorted((output / "figures").glob("*.png"))])
 
 
-def draw(
-    model: LitNet, data: CIFAR10DataModule, confusion: Tensor, folder: Path, metrics: Path, results: dict[str, Any]
-) -> None:
+def draw(outcome: Outcome, results: Mapping[str, Any], folder: Path) -> None:
     """Writes the figures into `folder`; see `report`."""
     import matplotlib  # not before: it takes a second
 
     from cifar_lightning.report import plots
 
-    images, labels = _spread(data.image_set("train"))
-    test_images, test_labels = _spread(data.image_set("test"))
-    predicted, _ = model.predict(data.normalize(test_images))
+    classes, training, test = outcome.classes, outcome.training_images, outcome.test_images
     with matplotlib.rc_context({"font.family": plots.fonts()}):
         figures = {
-            "training_images": plots.image_grid(images, labels, model.classes),
-            "test_predictions": plots.prediction_grid(test_images, test_labels, predicted, model.classes),
-            "confusion_matrix": plots.confusion_matrix(confusion, model.classes),
-            "per_class_accuracy": plots.per_class_bars(confusion, model.classes),
+            "training_images": plots.image_grid(training.images, training.labels, classes),
+            "test_predictions": plots.prediction_grid(test.images, test.labels, outcome.predicted, classes),
+            "confusion_matrix": plots.confusion_matrix(outcome.confusion, classes),
+            "per_class_accuracy": plots.per_class_bars(outcome.confusion, classes),
         }
-        if rows := read_rows(metrics):
-            figures["curves"] = plots.curves(rows, model.hparams["label_smoothing"], results)
+        if outcome.rows:
+            figures["curves"] = plots.curves(outcome.rows, outcome.label_smoothing, results)
         for name, figure in figures.items():
-            signals.raise_if_requested()
+            stop.raise_if_requested()
             write_atomically(folder / f"{name}.png", partial(figure.savefig, format="png"))
-    if not rows:  # there may be the curves of another network that was tested into this folder
+    if not outcome.rows:  # there may be the curves of another network that was tested into this folder
         with suppress(OSError):
             (folder / "curves.png").unlink()
 
 
-def _spread(images: ImageSet) -> tuple[Tensor, Tensor]:
+def shown(images: ImageSet) -> ImageSet:
+    """Those of a set that its figure shows."""
     index = torch.linspace(0, len(images.labels) - 1, min(SHOWN_IMAGES, len(images.labels))).long()
-    return images.images[index], images.labels[index]
+    return ImageSet(images.images[index], images.labels[index], images.classes)

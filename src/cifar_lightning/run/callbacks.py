@@ -6,21 +6,22 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from cifar_lightning import console
+from cifar_lightning import stop
+from cifar_lightning.console import printing
 from cifar_lightning.errors import Stopped
-from cifar_lightning.run import signals
 from cifar_lightning.run.checkpoint import Checkpoints
 from cifar_lightning.run.devices import RANK_TIMEOUT
+from cifar_lightning.run.loop import StepEnd, within_step
 
 POLL_SECONDS = 1.0
 
 
-class StopOnSignal(Callback):
+class StopOnSignal(StepEnd):
     """Ends the run, once it is told to, at a step that all ranks agree on, with a checkpoint of it.
 
     A rank must not leave while the others wait for it. In training the ranks compare their flags, over gloo so that no
@@ -44,26 +45,22 @@ class StopOnSignal(Callback):
             self._group = group
         self._last_poll = time.monotonic()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_step_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stops between two steps."""
-        if trainer.fit_loop._should_accumulate():
-            return  # gradients are under way, which no checkpoint holds
-        signum = signals.requested if self._group is None else self._poll()
+        signum = stop.requested if self._group is None else self._poll()
         if signum:
             if self.checkpoints is not None:
                 self.checkpoints.save(trainer)
             raise Stopped(signum)
 
     def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        """Stops between two batches; a checkpoint of this step is there already, unless gradients are under way."""
-        if not trainer.fit_loop._should_accumulate():
-            signals.raise_if_requested()
+        """Stops between two batches; a checkpoint of this step is there already, unless it is not done."""
+        if not within_step(trainer):
+            stop.raise_if_requested()
 
     def on_test_batch_end(self, *args: Any) -> None:
         """Stops between two batches."""
-        signals.raise_if_requested()
+        stop.raise_if_requested()
 
     def _poll(self) -> int:
         """The signal that any rank has got, if it is time to ask."""
@@ -71,7 +68,7 @@ class StopOnSignal(Callback):
         if self._until_poll:
             return 0
         seconds = time.monotonic() - self._last_poll
-        shared = torch.tensor([float(signals.requested), seconds])
+        shared = torch.tensor([float(stop.requested), seconds])
         dist.all_reduce(shared, dist.ReduceOp.MAX, group=self._group)
         signum, slowest = shared.tolist()
         steps = int(self._interval * POLL_SECONDS / max(slowest, 1e-6))
@@ -80,7 +77,7 @@ class StopOnSignal(Callback):
         return int(signum)
 
 
-class ProgressBar(LightningProgressBar):
+class ProgressBar(LightningProgressBar, StepEnd):
     """A bar of the run's steps with the running mean loss, redrawn twice a second whatever a step takes.
 
     Where standard error is no terminal it prints a line at the end of every epoch instead. Lightning's bars read every
@@ -114,9 +111,7 @@ class ProgressBar(LightningProgressBar):
         self._task = self._bar.add_task("", total=total, completed=trainer.global_step, epoch="1", figures="")
         self._bar.start()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_step_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes the step; the bar's own thread draws it. The loss is read at the log points only, where it is known."""
         if self._bar is None:
             return
@@ -145,7 +140,7 @@ class ProgressBar(LightningProgressBar):
         self._print_due(trainer)
         bar, self._bar = self._bar, None
         if bar is not None:
-            with console.console(2):
+            with printing(2):
                 bar.stop()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -156,7 +151,7 @@ class ProgressBar(LightningProgressBar):
         due, self._due = self._due, ""
         if due:
             validated = self._validated_step == trainer.global_step
-            with console.console(2):
+            with printing(2):
                 print(f"{due}  {_figures(trainer, validated)}".rstrip(), file=sys.stderr, flush=True)
 
 

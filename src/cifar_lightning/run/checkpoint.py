@@ -20,6 +20,8 @@ from torch import Tensor
 
 from cifar_lightning.errors import InputError, NonFiniteError
 from cifar_lightning.files import write_atomically
+from cifar_lightning.model.running_loss import RunningLoss
+from cifar_lightning.run.loop import StepEnd, within_step
 from cifar_lightning.run.metrics_log import MetricsCSV
 
 KEEP = 2
@@ -107,7 +109,7 @@ def step_of(path: Path) -> int:
     return int(path.stem.removeprefix("step-"))
 
 
-class Checkpoints(Checkpoint):
+class Checkpoints(Checkpoint, StepEnd):
     """Saves at the first step, before every validation, every n steps, at the end, and after the epochs.
 
     On a GPU an epoch may take a tenth of a second, and a checkpoint a fifth of that: where all the ends of epochs would
@@ -135,18 +137,14 @@ class Checkpoints(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run takes up besides the network and the optimiser."""
-        return {
-            "best_acc": self.best_acc,
-            "seconds": self.seconds,
-            "rows": len(self.metrics.rows),
-            "last_row": dict(self.metrics.rows[-1]) if self.metrics.rows else None,
-        }
+        rows, last = self.metrics.position
+        return {"best_acc": self.best_acc, "seconds": self.seconds, "rows": rows, "last_row": last}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes it up."""
         self.best_acc, self._seconds_before = state_dict["best_acc"], state_dict["seconds"]
         self._resumed = True
-        self.metrics.truncate(state_dict["rows"], state_dict["last_row"])
+        self.metrics.go_back(state_dict["rows"], state_dict["last_row"])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Starts the clock: before the loader and the network take what they need of the images, and compilation."""
@@ -160,20 +158,16 @@ class Checkpoints(Checkpoint):
         else:
             self.save(trainer)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_step_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves where it is due."""
-        if trainer.fit_loop._should_accumulate():
-            return  # gradients are under way, which no checkpoint holds
         due = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
         due = due or trainer.global_step == trainer.max_steps
-        if due or (batch_idx + 1 >= trainer.num_training_batches and self._is_worth_it(trainer)):
+        if due or (trainer.is_last_batch and self._is_worth_it(trainer)):
             self.save(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves before a validation in the middle of an epoch, too: it can be stopped, or choose the best."""
-        if not trainer.sanity_checking and not trainer.fit_loop._should_accumulate():
+        if not trainer.sanity_checking:
             self.save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -195,15 +189,18 @@ class Checkpoints(Checkpoint):
     def save(self, trainer: Trainer) -> None:
         """Writes `step-S.ckpt` of the current step, on all ranks together, and removes those no longer kept.
 
+        Within a step it does nothing: no checkpoint holds gradients.
+
         Raises:
             NonFiniteError: A weight is NaN or infinite: what stands on the disk is better.
             RunError: The disk does not take it.
         """
-        if self._saved_step == trainer.global_step:
+        if self._saved_step == trainer.global_step or within_step(trainer):
             return
         if name := _not_finite(trainer.lightning_module):
-            model: Any = trainer.lightning_module
-            raise NonFiniteError(f"{model.diverged(f'the weight {name} is not finite')}; the checkpoint before is kept")
+            (loss,) = (c for c in trainer.callbacks if isinstance(c, RunningLoss))  # type: ignore[attr-defined]
+            what = loss.diverged(trainer, f"the weight {name} is not finite")
+            raise NonFiniteError(f"{what}; the checkpoint before is kept")
         start = time.monotonic()  # a GPU has finished its steps by now
         if trainer.is_global_zero:
             self.metrics.flush()  # the checkpoint counts on its rows, even after a power failure

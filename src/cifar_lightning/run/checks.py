@@ -1,81 +1,80 @@
-"""The user's mistakes, looked for before a run writes anything; and what its settings are to Lightning's Trainer."""
+"""The user's mistakes, looked for in one place before a run writes anything."""
 
 import difflib
 import inspect
 import os
-from typing import Any
+import re
+from typing import Any, NamedTuple
 
 import torch
+from jsonargparse import ArgumentError, ArgumentParser
 from lightning.pytorch import Trainer
-from lightning.pytorch.strategies import DDPStrategy
 
 from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.data.loader import check_batch_size, check_evaluation, evaluation_batches
 from cifar_lightning.errors import InputError
 from cifar_lightning.model.lit_net import LitNet
-from cifar_lightning.run.checkpoint import AtomicCheckpointIO
-from cifar_lightning.run.devices import RANK_TIMEOUT, launched, resolve_devices, world_size
-from cifar_lightning.run.folder import Settings
-from cifar_lightning.run.precision import StaticHalf
+from cifar_lightning.run.devices import launched, resolve_devices, world_size
+from cifar_lightning.run.settings import Arguments, Settings
+from cifar_lightning.run.trainer import new_trainer
+from cifar_lightning.signatures import WORDS
 
 
-def check_settings(settings: Settings) -> tuple[int, CIFAR10DataModule | None]:
-    """Looks for the user's mistakes before anything is written; downloads and reads the images.
+class Checked(NamedTuple):
+    """What the checks have found out.
 
-    Returns:
-        How many processes the run takes on this machine; and the images, if it takes this one alone.
+    Attributes:
+        processes: That the run takes on this machine.
+        images: Read, if this process alone is the run; else each rank reads them.
     """
-    for name in ("max_epochs", "max_steps", "num_nodes", "log_every_n_steps", "checkpoint_every_n_steps", "seed"):
-        if type(settings[name]) is not int and (name, settings[name]) != ("checkpoint_every_n_steps", None):
-            raise InputError(f"{name} {settings[name]!r} is no whole number: give one")
-    for name, ok, range_ in (
-        ("max_epochs", settings["max_epochs"] >= 1, "1 or more"),
-        ("max_steps", settings["max_steps"] == -1 or settings["max_steps"] >= 1, "1 or more, or -1 for no limit"),
-        ("num_nodes", settings["num_nodes"] >= 1, "1 or more"),
-        ("log_every_n_steps", settings["log_every_n_steps"] >= 1, "1 or more"),
-        ("checkpoint_every_n_steps", (settings["checkpoint_every_n_steps"] or 1) >= 1, "1 or more"),
-        ("seed", 0 <= settings["seed"] < 2**32, f"0 to {2**32 - 1}"),
-    ):
-        if not ok:
-            raise InputError(f"{name} {settings[name]} is out of range: give {range_}")
-    _, devices = resolve_devices(settings["accelerator"], settings["devices"])
-    ranks = devices * settings["num_nodes"]
-    if settings["num_nodes"] > 1 and not launched():
+
+    processes: int
+    images: CIFAR10DataModule | None
+
+
+def check(settings: Settings) -> Checked:
+    """Looks for the user's mistakes; downloads and reads the images.
+
+    Raises:
+        InputError: There is one.
+    """
+    _check_numbers(settings)
+    _, devices = resolve_devices(settings.accelerator, settings.devices)
+    ranks = devices * settings.num_nodes
+    if settings.num_nodes > 1 and not launched():
         raise InputError(
-            f"num_nodes {settings['num_nodes']}: start the script with torchrun on each machine, "
+            f"num_nodes {settings.num_nodes}: start the script with torchrun on each machine, "
             "e.g. torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST scripts/fit.py"
         )
-    check_ranks(ranks, settings["devices"], "--devices and --num_nodes that make as many")
-    trainer = check_trainer(settings)
-    LitNet(**settings["model"])  # before a download, whose classes it needs
-    data = CIFAR10DataModule(**settings["data"], seed=settings["seed"])
-    data.prepare_data()
-    data.setup("fit")
-    if data.hparams["source"] == "folder":
-        present = set(data.image_set("train").labels.tolist())
-        lacking = set(data.classes) - {data.classes[label] for label in present}
-        where = f"data_dir {data.hparams['data_dir']}"
-        if lacking:
-            raise InputError(f"{where} has no training images of the class {min(lacking)}: give some, or remove it")
-        if data.num_classes == 1:
-            raise InputError(f"{where} has one class only, {data.classes[0]}: give two or more")
-    check_batch_size(data.hparams["batch_size"], len(data.train_indices), ranks)
-    if len(data.val_indices):
-        check_evaluation(len(data.val_indices), ranks)
-    if ranks > 1:
-        check_evaluation(len(data.image_set("test").labels), ranks)
-    _check_batches(trainer, data, ranks)
-    model = LitNet(**settings["model"], classes=data.classes).eval()
-    for size in model.hparams["sizes"] or []:
-        try:
-            with torch.no_grad():
-                model(torch.zeros(1, 3, size, size))
-        except RuntimeError as error:
-            raise InputError(
-                f"sizes {model.hparams['sizes']}: the network {model.hparams['net']} takes no images of {size} pixels "
-                "a side; leave them out, or give larger ones or another --model.net"
-            ) from error
-    return devices, data if ranks == 1 else None
+    check_ranks(ranks, settings.devices, "--devices and --num_nodes that make as many")
+    trainer = _check_trainer(settings, ranks)
+    LitNet(**settings.model)  # before a download, whose classes it needs
+    images = settings.images()
+    images.prepare_data()
+    images.setup("fit")
+    _check_images(images, ranks)
+    _check_batches(trainer, images, ranks)
+    _check_sizes(LitNet(**settings.model, classes=images.classes))
+    return Checked(devices, images if ranks == 1 else None)
+
+
+def _check_numbers(settings: Settings) -> None:
+    """Settings of the run itself: their types and ranges."""
+    for name, lowest, range_ in (
+        ("max_epochs", 1, "1 or more"),
+        ("max_steps", 1, "1 or more, or -1 for no limit"),
+        ("num_nodes", 1, "1 or more"),
+        ("log_every_n_steps", 1, "1 or more"),
+        ("checkpoint_every_n_steps", 1, "1 or more"),
+        ("seed", 0, f"0 to {2**32 - 1}"),
+    ):
+        value = getattr(settings, name)
+        if (name, value) in (("checkpoint_every_n_steps", None), ("max_steps", -1)):
+            continue
+        if type(value) is not int:
+            raise InputError(f"{name} {value!r} is no whole number: give one")
+        if not lowest <= value < 2**32:
+            raise InputError(f"{name} {value} is out of range: give {range_}")
 
 
 def check_ranks(ranks: int, devices: str | int, next_step: str) -> None:
@@ -92,8 +91,84 @@ def check_ranks(ranks: int, devices: str | int, next_step: str) -> None:
         raise InputError(f"devices {devices}: the launcher has started {world_size()} processes; give {next_step}")
 
 
+def _check_trainer(settings: Settings, ranks: int) -> Trainer:
+    """Settings that are Lightning's; gives a Trainer of them for one device."""
+    given, known = settings.trainer, inspect.signature(Trainer).parameters
+    for name in given:
+        if hasattr(settings, name):
+            raise InputError(f"--trainer.{name} is a flag of its own: give --{name}")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean --trainer.{near[0]}?" if near else "Lightning's Trainer has no such argument"
+            raise InputError(f"unknown flag --trainer.{name}: {hint}")
+    limit = given.get("limit_test_batches", 1)
+    if limit not in (None, 1.0) and not (type(limit) is int and limit >= 1):
+        raise InputError(f"trainer.limit_test_batches {limit}: give a number of batches, 1 or more, or leave it out")
+    _check_types(given)
+    if (
+        given.get("sync_batchnorm")
+        and ranks > 1
+        and resolve_devices(settings.accelerator, settings.devices)[0] == "cpu"
+    ):
+        raise InputError(
+            "trainer.sync_batchnorm true: torch's needs GPUs, and the networks here share their statistics without it: "
+            "leave it out"
+        )
+    if any(word in settings.strategy for word in ("spawn", "fork", "notebook")):
+        raise InputError(f"strategy {settings.strategy} starts processes of its own: give ddp")
+    return try_trainer({**settings.for_trainer(), "num_nodes": 1})
+
+
+def _check_types(given: Arguments) -> None:
+    """Values of another type than the Trainer's annotation, of which some would fail only once it is under way."""
+    if not given:
+        return
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(
+        Trainer, skip={name for name in inspect.signature(Trainer).parameters if name not in given}
+    )
+    try:
+        parser.parse_object(given)
+    except ArgumentError as error:
+        reason = " ".join(str(error).split())
+        name = next(name for name in given if f'"{name}' in reason)
+        types = re.findall(r"\w+", inspect.formatannotation(inspect.signature(Trainer).parameters[name].annotation))
+        words = " or ".join(WORDS[word] for word in types if word in WORDS)
+        raise InputError(f"trainer.{name} {given[name]} is out of range: give {words}") from error
+
+
+def try_trainer(arguments: Arguments) -> Trainer:
+    """A Trainer of these arguments for one device, if Lightning takes them.
+
+    Raises:
+        InputError: It does not.
+    """
+    try:
+        return new_trainer(**{**arguments, "devices": 1}, logger=False, enable_checkpointing=False)
+    except Exception as error:  # what it raises for a wrong value differs from argument to argument
+        reason = " ".join(str(error).split())
+        raise InputError(f"the Trainer does not take these settings: {reason}; give another value") from error
+
+
+def _check_images(data: CIFAR10DataModule, ranks: int) -> None:
+    """Classes without images, and more to share than there is."""
+    if data.hparams["source"] == "folder":
+        present = set(data.image_set("train").labels.tolist())
+        lacking = set(data.classes) - {data.classes[label] for label in present}
+        where = f"data_dir {data.hparams['data_dir']}"
+        if lacking:
+            raise InputError(f"{where} has no training images of the class {min(lacking)}: give some, or remove it")
+        if data.num_classes == 1:
+            raise InputError(f"{where} has one class only, {data.classes[0]}: give two or more")
+    check_batch_size(data.hparams["batch_size"], len(data.train_indices), ranks)
+    if len(data.val_indices):
+        check_evaluation(len(data.val_indices), ranks)
+    if ranks > 1:
+        check_evaluation(len(data.image_set("test").labels), ranks)
+
+
 def _check_batches(trainer: Trainer, data: CIFAR10DataModule, ranks: int) -> None:
-    """Looks for settings of the Trainer that would only fail, or do nothing, once it has the loaders."""
+    """Settings of the Trainer that would only fail, or do nothing, once it has the loaders."""
     options: Any = trainer  # connectors set them
     counts = {
         "train": len(data.train_indices) // data.hparams["batch_size"],
@@ -126,48 +201,15 @@ def _check_batches(trainer: Trainer, data: CIFAR10DataModule, ranks: int) -> Non
         )
 
 
-def check_trainer(settings: Settings) -> Trainer:
-    """A Trainer of these settings for one device, if it takes them."""
-    known = inspect.signature(Trainer).parameters
-    for name in settings.get("trainer", {}):
-        if name in settings:
-            raise InputError(f"--trainer.{name} is a flag of its own: give --{name}")
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean --trainer.{near[0]}?" if near else "Lightning's Trainer has no such argument"
-            raise InputError(f"unknown flag --trainer.{name}: {hint}")
-    limit = settings.get("trainer", {}).get("limit_test_batches", 1)
-    if limit not in (None, 1.0) and not (type(limit) is int and limit >= 1):
-        raise InputError(f"trainer.limit_test_batches {limit}: give a number of batches, 1 or more, or leave it out")
-    if any(word in settings.get("strategy", "") for word in ("spawn", "fork", "notebook")):
-        raise InputError(f"strategy {settings['strategy']} starts processes of its own: give ddp")
-    try:
-        arguments = {**trainer_arguments(settings), "devices": 1, "num_nodes": 1}
-        return Trainer(**arguments, logger=False, enable_checkpointing=False)
-    except Exception as error:  # what it raises for a wrong value differs from argument to argument
-        reason = " ".join(str(error).split())
-        raise InputError(f"the Trainer does not take these settings: {reason}; give another value") from error
-
-
-def trainer_arguments(settings: Settings) -> dict[str, Any]:
-    """What a Trainer of these settings is made with, but for what a run adds: its log and its callbacks."""
-    names = (
-        "accelerator", "devices", "num_nodes", "strategy", "precision", "max_epochs", "max_steps", "fast_dev_run",
-        "default_root_dir", "log_every_n_steps",
-    )  # fmt: skip
-    arguments: dict[str, Any] = {name: settings[name] for name in names if name in settings}
-    arguments["plugins"] = [AtomicCheckpointIO()]
-    if arguments.get("precision") == "16-mixed":
-        del arguments["precision"]
-        accelerator, _ = resolve_devices(settings["accelerator"], settings.get("devices", 1))
-        arguments["plugins"].append(StaticHalf({"gpu": "cuda"}.get(accelerator, accelerator)))
-    if world_size() > 1 and arguments.get("strategy", "auto") in ("auto", "ddp"):
-        arguments["strategy"] = DDPStrategy(timeout=RANK_TIMEOUT)
-    return {
-        **arguments,
-        "num_sanity_val_steps": 0,  # a second look at the first validation batches has no user here
-        "enable_model_summary": False,
-        "limit_val_batches": 1.0 if settings.get("data", {}).get("val_split") else 0,
-        "use_distributed_sampler": False,  # the loaders share the images themselves
-        **settings.get("trainer", {}),
-    }
+def _check_sizes(model: LitNet) -> None:
+    """Sides of images that are too small for the network."""
+    model.eval()
+    for size in model.hparams["sizes"] or []:
+        try:
+            with torch.no_grad():
+                model(torch.zeros(1, 3, size, size))
+        except RuntimeError as error:
+            raise InputError(
+                f"sizes {model.hparams['sizes']}: the network {model.hparams['net']} takes no images of {size} pixels "
+                "a side; leave them out, or give larger ones or another --model.net"
+            ) from error

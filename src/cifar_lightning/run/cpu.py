@@ -5,9 +5,10 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -42,6 +43,20 @@ def available_threads() -> int:
     else:
         cores = torch.get_num_threads()
     return max(1, cores // ranks)
+
+
+class FittedCPU(Callback):
+    """Sets how this process computes on the CPU before a fit, and before a test: see `configure_cpu`."""
+
+    def __init__(self) -> None:
+        self._threads = available_threads()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Sets it."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by a connector
+        h = data.hparams
+        images = h["batch_size"] // trainer.world_size if stage == "fit" else h["eval_batch_size"]
+        configure_cpu(pl_module, images, self._threads)
 
 
 def configure_cpu(model: LightningModule, images: int, threads: int) -> None:

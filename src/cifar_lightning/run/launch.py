@@ -21,10 +21,10 @@ import time
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
-from cifar_lightning import console
+from cifar_lightning import console, stop
 from cifar_lightning.errors import InputError, NonFiniteError, RunError, Stopped, exit_code
 from cifar_lightning.run import signals
 from cifar_lightning.startup import importing
@@ -57,8 +57,7 @@ def launch(target: str, kwargs: dict[str, Any], processes: int, inherit: Sequenc
     # The parent holds the store that the ranks meet at: the system picks a free port, so no two jobs can collide.
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     ranks: list[_Rank] = []
-    with signals.deferred():
-        signals.at_once = partial(_kill, ranks)
+    with signals.deferred(watched=True):
         try:
             for number in range(processes):
                 ranks.append(_Rank(target, kwargs, number, processes, store.port, inherit))
@@ -67,7 +66,6 @@ def launch(target: str, kwargs: dict[str, Any], processes: int, inherit: Sequenc
             _kill(ranks)
             for rank in ranks:
                 rank.close()
-            signals.at_once = None
 
 
 class _Rank:
@@ -169,7 +167,9 @@ def _watch(ranks: list[_Rank]) -> None:
     while any(rank.alive for rank in ranks) and time.monotonic() < deadline:
         failed = [rank for rank in ranks if rank.failed]
         code = _first_failure(failed)["code"] if failed else 0
-        signum = signals.requested or (code - 128 if code in STOPS else 0)
+        if signals.at_once:
+            raise Stopped(signals.at_once)
+        signum = stop.requested or (code - 128 if code in STOPS else 0)
         if signum and not told:
             told = True
             deadline = time.monotonic() + STOP_SECONDS
@@ -191,7 +191,7 @@ def _watch(ranks: list[_Rank]) -> None:
             raise RunError(f"rank {names}: does not answer; rank {failure['rank']} has waited ({failure['message']})")
         _raise(failure)
     if not alive:
-        signals.ignore()
+        signals.finish()
 
 
 def _first_failure(failed: list[_Rank]) -> dict[str, Any]:
@@ -213,7 +213,7 @@ def _listen() -> None:
     """In a rank: passes the parent's word on. The end of the pipe means that the parent is gone."""
     line = sys.stdin.readline()
     signum = int(line) if line.strip() else int(signal.SIGTERM)
-    signals.request(signum)
+    signals.receive(signum, passed_on=True)
     # By then a parent would have ended this process, which may hang in a collective: so it has no parent.
     time.sleep(STOP_SECONDS + DEATH_SECONDS)
     os._exit(128 + signum)

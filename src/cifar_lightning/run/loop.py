@@ -12,7 +12,7 @@ has a part in it.
 from collections import OrderedDict
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loops.fetchers import _DataFetcher
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.loop import _Loop
@@ -21,8 +21,12 @@ from lightning.pytorch.loops.progress import _ProcessedTracker
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.trainer import call
 from torch import Tensor
 from torch.optim import Optimizer
+
+# What Lightning calls on a batch's way to its device.
+TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
 
 def install(trainer: Trainer) -> None:
@@ -36,35 +40,80 @@ def install(trainer: Trainer) -> None:
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
 
 
+class StepEnd(Callback):
+    """A callback with a hook of ours, for what is to see a step and its log as they will stay: saving, and stopping."""
+
+    def on_step_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Called after a step, once its figures are logged and before the validation that is due after it."""
+        raise NotImplementedError
+
+
+def within_step(trainer: Trainer) -> bool:
+    """Whether gradients are under way, which no checkpoint holds."""
+    return trainer.fit_loop._should_accumulate()
+
+
 class EpochLoop(_TrainingEpochLoop):
     """One epoch: every batch that is still to come, and the validations that are due."""
 
     resumed = False  # the counters hold a checkpoint's position: do not reset them
 
+    @property
+    def done(self) -> bool:
+        """Whether to leave the loop: not within a step, wherever the Trainer's max_time or a callback would stop it."""
+        return super().done and not self._should_accumulate()
+
+    def _should_check_val_fx(self, data_fetcher: _DataFetcher) -> bool:
+        """Whether a validation is due: that before a stop not within a step, either."""
+        trainer = self.trainer
+        stops, trainer.should_stop = trainer.should_stop, trainer.should_stop and not self._should_accumulate()
+        try:
+            return super()._should_check_val_fx(data_fetcher)
+        finally:
+            trainer.should_stop = stops
+
     def run(self, data_fetcher: _DataFetcher) -> None:
         """Trains to the end of the epoch, or to where the Trainer is told to stop."""
-        trainer, progress = self.trainer, self.batch_progress
-        if not (self.resumed and progress.current.ready):
+        progress = self.batch_progress
+        goes_on = self.resumed and progress.current.ready > 0
+        self.resumed = False
+        if not goes_on:
             for counters in (progress, self.scheduler_progress, self.automatic_optimization.optim_progress):
                 counters.reset_on_run()
+        self._prepare()
+        iter(data_fetcher)  # the loader knows where to begin
+        if not self._plain:
+            data_fetcher._start_profiler, data_fetcher._stop_profiler = self._on_before_fetch, self._on_after_fetch
+        if goes_on:
+            self._batches_that_stepped -= 1  # the end of the step that the checkpoint was taken in is still to come
+            self._end_step(data_fetcher)
+        while not self.done:
+            self.advance(data_fetcher)
+            self._end_step(data_fetcher)
+
+    def _prepare(self) -> None:
+        """Looks, once an epoch, at who takes part in its steps."""
+        trainer, module = self.trainer, self.trainer.lightning_module
+        callbacks: list[Any] = trainer.callbacks
+        self._plain = type(trainer.profiler) is PassThroughProfiler
         self._hooks = {
-            name: [callback for callback in trainer.callbacks if _overrides(callback, name)]
-            for name in ("on_train_batch_start", "on_train_batch_end")
+            hook: [getattr(callback, hook) for callback in callbacks if overrides(callback, hook)]
+            for hook in ("on_train_batch_start", "on_train_batch_end")
         }
+        self._step_ends = [callback for callback in callbacks if isinstance(callback, StepEnd)]
+        self._module_hooks = {hook for hook in self._hooks if overrides(module, hook)}
+        # Of others it is not known where they log.
+        own = {type(c).__module__.partition(".")[0] for c in (module, *callbacks)} == {__name__.partition(".")[0]}
+        self._logs_everywhere = not own or not self._plain
         assert isinstance(self.automatic_optimization, Optimization)
         self.automatic_optimization.prepare()
         precision = trainer.precision_plugin
-        # The loader's batches are float32 already, which is what all but the "true" half precisions take.
+        # The loader's batches are on the device already, in float32, which all but the "true" precisions take as it is.
         ready = type(precision) is Precision or isinstance(precision, MixedPrecision)
         self._convert = None if ready else precision.convert_input
+        owners = [module, *([trainer.datamodule] if trainer.datamodule else [])]
+        self._transfers = not self._plain or any(overrides(owner, hook) for owner in owners for hook in TRANSFER_HOOKS)
         self._validates = trainer.enable_validation
-        iter(data_fetcher)  # the loader knows where to begin
-        if self.resumed and progress.current.ready:
-            self._validate_if_due(data_fetcher)
-        self.resumed = False
-        while not self.done:
-            self.advance(data_fetcher)
-            self._validate_if_due(data_fetcher)
 
     def advance(self, data_fetcher: _DataFetcher) -> None:
         """Trains on one batch, which the loader has made ready on this device."""
@@ -72,57 +121,69 @@ class EpochLoop(_TrainingEpochLoop):
         batch, _, _ = next(data_fetcher)
         if self._convert is not None:
             batch = self._convert(batch)
+        if self._transfers:
+            batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
+            batch = call._call_strategy_hook(trainer, "batch_to_device", batch, dataloader_idx=0)
         batch_idx = progress.current.ready
         progress.increment_ready()
         progress.is_last_batch = progress.current.ready >= trainer.num_training_batches
-        log_point = self._is_log_point()
-        if log_point:
+        logs = self._logs_everywhere or self._is_log_point()
+        if logs:
             trainer._logger_connector.on_batch_start(batch)
         self._call("on_train_batch_start", batch, batch_idx)
         progress.increment_started()
-        outputs = self.automatic_optimization.run(
-            trainer.optimizers[0], batch_idx, OrderedDict(batch=batch, batch_idx=batch_idx)
-        )
+        with trainer.profiler.profile("run_training_batch"):
+            outputs = self.automatic_optimization.run(
+                trainer.optimizers[0], batch_idx, OrderedDict(batch=batch, batch_idx=batch_idx)
+            )
         progress.increment_processed()
         self.update_lr_schedulers("step", update_plateau_schedulers=False)
         if progress.is_last_batch:
             self.update_lr_schedulers("epoch", update_plateau_schedulers=False)
-        if log_point:
-            # before the callbacks: a checkpoint they write holds the log as it is after this step
-            self._call_module("on_train_batch_end", outputs, batch, batch_idx)
-            trainer._logger_connector.on_batch_end()
-            trainer._logger_connector.update_train_step_metrics()
-        progress.increment_completed()
-        if not self._should_accumulate():
-            self._batches_that_stepped += 1
         self._call("on_train_batch_end", outputs, batch, batch_idx)
+        if logs:
+            trainer._logger_connector.on_batch_end()
+        progress.increment_completed()
+        if logs:
+            trainer._logger_connector.update_train_step_metrics()
+        if not self._should_accumulate():
+            for callback in self._step_ends:
+                callback.on_step_end(trainer, trainer.lightning_module)
 
     def _is_log_point(self) -> bool:
         every: int = self.trainer.log_every_n_steps
         return bool(every) and (self._batches_that_stepped + 1) % every == 0
 
-    def _validate_if_due(self, data_fetcher: _DataFetcher) -> None:
-        if not self._validates or not self._should_check_val_fx(data_fetcher):
-            return
-        trainer = self.trainer
-        trainer.validating = True
-        first = trainer._logger_connector._first_loop_iter
-        if not self._should_accumulate():
-            self._call_module("on_validation_model_zero_grad")
-        self.val_loop.run()
-        trainer.training = True
-        trainer._logger_connector._first_loop_iter = first
+    def _end_step(self, data_fetcher: _DataFetcher) -> None:
+        """Validates, where it is due. What it logs still counts to this step."""
+        if self._validates and self._should_check_val_fx(data_fetcher):
+            trainer = self.trainer
+            trainer.validating = True
+            first = trainer._logger_connector._first_loop_iter
+            if not self._should_accumulate():
+                call._call_lightning_module_hook(trainer, "on_validation_model_zero_grad")
+            self.val_loop.run()
+            trainer.training = True
+            trainer._logger_connector._first_loop_iter = first
         self.update_lr_schedulers("step", update_plateau_schedulers=True)
+        if not self._should_accumulate():
+            self._batches_that_stepped += 1
 
     def _call(self, hook: str, *args: Any) -> None:
-        """Calls a per-batch hook of the callbacks that have one: Lightning enters a profiler for each that has not."""
-        for callback in self._hooks[hook]:
-            getattr(callback, hook)(self.trainer, self.trainer.lightning_module, *args)
-
-    def _call_module(self, hook: str, *args: Any) -> None:
-        module = self.trainer.lightning_module
+        """Calls a hook of a batch, where somebody has it: Lightning enters a profiler for each who might."""
+        trainer = self.trainer
+        if not self._plain:
+            call._call_callback_hooks(trainer, hook, *args)
+            call._call_lightning_module_hook(trainer, hook, *args)
+            if hook == "on_train_batch_start":
+                call._call_strategy_hook(trainer, hook, *args)
+            return
+        module = trainer.lightning_module
         module._current_fx_name = hook
-        getattr(module, hook)(*args)
+        for function in self._hooks[hook]:
+            function(trainer, module, *args)
+        if hook in self._module_hooks:
+            getattr(module, hook)(*args)
         module._current_fx_name = None
 
 
@@ -141,8 +202,8 @@ class Optimization(_AutomaticOptimization):
         module, precision = trainer.lightning_module, trainer.precision_plugin
         self.plain = (
             all(type(optimizer).zero_grad is Optimizer.zero_grad for optimizer in trainer.optimizers)
-            and not any(_overrides(callback, hook) for callback in trainer.callbacks for hook in self.CALLBACK_HOOKS)
-            and all(getattr(type(module), hook) is getattr(LightningModule, hook) for hook in self.MODULE_HOOKS)
+            and not any(overrides(callback, hook) for callback in trainer.callbacks for hook in self.CALLBACK_HOOKS)
+            and not any(overrides(module, hook) for hook in self.MODULE_HOOKS)
             and type(precision) in (Precision, MixedPrecision)
             and getattr(precision, "scaler", None) is None
             and trainer.gradient_clip_val is None
@@ -211,6 +272,7 @@ class FitLoop(_FitLoop):
         self._restarting = True  # of this loop alone: without it `setup_data` would not give the loader its position
         assert isinstance(self.epoch_loop, EpochLoop)
         self.epoch_loop.resumed = True
+        self.epoch_loop._batches_that_stepped = self.epoch_loop.global_step
         # A schedule that asks for its length has made the loader before the checkpoint is read: Lightning would then
         # leave it at the start of the epoch.
         self._load_combined_loader_states()
@@ -220,5 +282,8 @@ class FitLoop(_FitLoop):
         """Leaves the stage at none: the position says all."""
 
 
-def _overrides(callback: Callback, hook: str) -> bool:
-    return getattr(type(callback), hook) is not getattr(Callback, hook)
+def overrides(owner: Callback | LightningModule | LightningDataModule, hook: str) -> bool:
+    """Whether a hook is not Lightning's own: in a class, or set on the object alone."""
+    function = getattr(owner, hook)
+    base = next(base for base in (Callback, LightningModule, LightningDataModule) if isinstance(owner, base))
+    return getattr(function, "__func__", function) is not getattr(base, hook)

@@ -4,6 +4,7 @@ import csv
 import io
 import os
 from argparse import Namespace
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +19,25 @@ Row = dict[str, float | None]
 
 
 class MetricsCSV(Logger):
-    """Writes one row a log point, with `step` as the number of steps done, and flushes it.
+    """Appends one row a log point, with `step` as the number of steps done.
 
-    Lightning's CSVLogger deletes the file when a run is resumed
-    (https://github.com/Lightning-AI/pytorch-lightning/pull/19446). This one goes on after the rows that the resumed
-    checkpoint knows of (`truncate`).
+    Figures of the same step share a row: it is written once a later step logs, or by `close`. Until then a checkpoint
+    holds it, and how many rows there are, so that a resumed run can `go_back` to where the checkpoint was. (Lightning's
+    CSVLogger deletes the file then: https://github.com/Lightning-AI/pytorch-lightning/pull/19446.)
 
     Args:
         path: Of the file.
+        columns: Names of the figures that are to come. Each other one has the file written anew.
     """
 
-    trainer: Trainer  # to be set before it runs: a row says how many steps it has done
+    trainer: Trainer  # to be set before it runs: Lightning's own `step` is not the number of steps done
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, columns: Iterable[str] = ()) -> None:
         super().__init__()
         self.path = path
-        self.rows: list[Row] = []
-        self.columns = ["epoch", "step"]
+        self.columns = ["epoch", "step", *columns]
+        self._written = 0  # rows
+        self._row: Row = {}  # that of the newest step
 
     @property
     def name(self) -> str:
@@ -59,28 +62,36 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Adds a row; figures of the same step share one. Lightning's `step` is not the number of steps done."""
+        """Adds figures to the row of this step."""
         step = self.trainer.global_step
-        # The figures come as float32, which has seven digits; the rest would be noise.
-        figures = {name: float(f"{value:.7g}") for name, value in metrics.items()}
-        row: Row = {**figures, "epoch": self.trainer.current_epoch, "step": step}
-        new = [key for key in row if key not in self.columns]
-        self.columns += new
-        if self.rows and self.rows[-1]["step"] == step:
-            self.rows[-1] |= row | {"epoch": self.rows[-1]["epoch"]}  # that of the step: a test comes after the last
-            self._write_all()
-        elif new or not self.path.exists():
-            self.rows.append(row)
-            self._write_all()
-        else:
-            self.rows.append(row)
-            try:
-                with self.path.open("a", encoding="utf-8", newline="") as file:
-                    csv.DictWriter(file, self.columns).writerow(row)
-            except OSError as error:
-                raise RunError(
-                    f"could not write {self.path}: {error.strerror}; make room, or mend the folder"
-                ) from error
+        if self._row.get("step") != step:
+            self.close()
+            self._row = {"epoch": self.trainer.current_epoch, "step": step}
+        # The figures come as float32, which has seven digits; the rest would be noise. Lightning adds the epoch, which
+        # after the last step is that after it.
+        self._row |= {name: float(f"{value:.7g}") for name, value in metrics.items() if name != "epoch"}
+        if new := [name for name in self._row if name not in self.columns]:
+            rows = self._cells()[1:]
+            self.columns += new
+            if self.path.exists():
+                self._write_anew(rows)
+
+    def close(self) -> None:
+        """Writes the row of the newest step, which then takes no more figures."""
+        row, self._row = self._row, {}
+        if not row:
+            return
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.columns)
+        if not self.path.exists():
+            writer.writeheader()
+        writer.writerow(row)
+        try:
+            with self.path.open("a", encoding="utf-8", newline="") as file:
+                file.write(text.getvalue())
+        except OSError as error:
+            raise RunError(f"could not write {self.path}: {error.strerror}; make room, or mend the folder") from error
+        self._written += 1
 
     def flush(self) -> None:
         """Waits until the rows are on the disk."""
@@ -88,33 +99,47 @@ class MetricsCSV(Logger):
             with self.path.open("rb") as file:
                 os.fsync(file.fileno())
 
-    @rank_zero_only
-    def truncate(self, count: int, last: Row | None) -> None:
-        """Takes up an interrupted run's file as it was after `count` rows, the last of which may have grown since."""
-        rows = read_rows(self.path)
-        if rows:
-            self.columns = list(rows[0])
-        self.rows = [{key: value for key, value in row.items() if value is not None} for row in rows[:count]]
-        if last is not None:
-            self.rows[count - 1 :] = [last]
-            self.columns += [key for key in last if key not in self.columns]  # where the file is gone
-        self._write_all()
+    @property
+    def position(self) -> tuple[int, Row | None]:
+        """For a checkpoint: how many rows there are, and the last if it is not written yet."""
+        return self._written + bool(self._row), dict(self._row) or None
 
-    def _write_all(self) -> None:
+    @rank_zero_only
+    def go_back(self, count: int, last: Row | None) -> None:
+        """Takes up an interrupted run's file at a `position`."""
+        header, *rows = self._cells() or [[]]
+        # of another version's run, or one that has been logged to by others
+        self.columns = [*header, *(name for name in self.columns if name not in header)]
+        self._row = dict(last or {})
+        rows = rows[: count - bool(last)]
+        self._written = len(rows)
+        self._write_anew(rows)
+
+    def _cells(self) -> list[list[str]]:
+        """The file's header and rows, as they stand there."""
+        return list(csv.reader(io.StringIO(_whole_lines(self.path), newline="")))
+
+    def _write_anew(self, rows: list[list[str]]) -> None:
+        """Writes the header and `rows`, of which some columns may be new."""
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, self.columns)
-        writer.writeheader()
-        writer.writerows(self.rows)
+        padded = (row + [""] * (len(self.columns) - len(row)) for row in rows)
+        csv.writer(text).writerows([self.columns, *padded])
         write_atomically(self.path, lambda file: file.write(text.getvalue().encode()))
+
+
+def _whole_lines(path: Path) -> str:
+    """The text of a file that may not be there, without a last line that was cut short."""
+    if not path.exists():
+        return ""
+    with path.open(encoding="utf-8", newline="") as file:
+        text = file.read()
+    return text[: text.rfind("\n") + 1]
 
 
 def read_rows(path: Path) -> list[Row]:
     """The rows of a metrics.csv, empty cells as None. A last line that was cut short is left out."""
-    if not path.exists():
-        return []
-    text = path.read_text("utf-8")
-    text = text[: text.rfind("\n") + 1]
-    return [{key: _number(cell) for key, cell in row.items()} for row in csv.DictReader(io.StringIO(text))]
+    rows = csv.DictReader(io.StringIO(_whole_lines(path), newline=""))
+    return [{key: _number(cell) for key, cell in row.items()} for row in rows]
 
 
 def _number(cell: str) -> float | None:

@@ -10,7 +10,7 @@ from cifar_lightning.data.datamodule import CIFAR10DataModule, data_set_of
 from cifar_lightning.errors import InputError
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.run.checkpoint import load_checkpoint, newest_readable, step_checkpoints
-from cifar_lightning.run.folder import check_names
+from cifar_lightning.run.settings import check_names
 
 
 def select_checkpoint(path: Path) -> Path:

@@ -1,36 +1,54 @@
 """SIGTERM, SIGINT and SIGHUP: the first asks the job to stop, a second (but of SIGHUP) ends it at once.
 
 While there is something to save or to end in order (inside `deferred()`: training, evaluation, watching over ranks),
-the first signal only raises a flag, which the callback `StopOnSignal` reads between batches: a handler that did more
-could interrupt a checkpoint or a collective. At any other time, such as start-up, the process ends where it is: an
-exception raised in the middle of an import is too easily lost. This module imports nothing heavy, so that a script can
-install the handlers before it imports torch.
+the first signal only raises a flag (stop.py), which the callback `StopOnSignal` reads between batches. At any other
+time, such as start-up, the process ends where it is: an exception raised in the middle of an import is too easily lost.
+
+The handler does nothing. It may have interrupted anything, so it must not wait, print or take a lock; and Python runs
+it only once the main thread is back from whatever C function it is in. Python also writes each signal's number into a
+pipe (`signal.set_wakeup_fd`), at once, and a thread that reads it does the work.
+
+This module imports nothing heavy, so that a script can install the handlers before it imports torch.
 """
 
 import os
+import select
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import Enum, auto
 from types import FrameType
 
+from cifar_lightning import stop
 from cifar_lightning.console import to_nowhere
-from cifar_lightning.errors import Stopped
 
 # Of a terminal that is closed; Windows has none.
 SIGHUP = getattr(signal, "SIGHUP", None)
 STOPS = tuple(signum for signum in (signal.SIGTERM, signal.SIGINT, SIGHUP) if signum is not None)
 # A shell's `timeout` and some schedulers send a signal to a process and again to its group: that is one request.
 ECHO_SECONDS = 0.3
+PRINT_SECONDS = 1.0  # that a last line may wait for who reads it
 
-requested = 0  # number of the signal that asks this process to stop; 0: none has
-at_once: Callable[[], object] | None = None  # called before the process ends at once
+
+class Phase(Enum):
+    """What a signal means now."""
+
+    START_UP = auto()  # there is nothing to save: the first ends the process
+    DEFERRED = auto()  # the first raises the flag, the second ends the process
+    WATCHED = auto()  # as DEFERRED, but the main loop sees to the second: it has other processes to end
+    DONE = auto()  # nothing: the work is done
+
+
 next_step = ""  # what the last line adds: how to go on
-_first_at = float("-inf")
-_deferred = False
-_done = False
+at_once = 0  # while WATCHED: number of the signal that asks for an end at once
+_phase = Phase.START_UP
+_first_at: float | None = None
+_handled: tuple[int, ...] = ()
 _silent = False
 _terminals: list[int] = []
+_deciding = threading.Lock()  # between the threads; no handler takes it
 
 
 def install(silent: bool = False) -> None:
@@ -39,12 +57,59 @@ def install(silent: bool = False) -> None:
     Args:
         silent: Another process says that the job was stopped; so does the first rank for the others.
     """
-    global _silent
+    global _handled, _silent
     _silent = silent or os.environ.get("RANK", "0") != "0"
     _terminals[:] = [fd for fd in (1, 2) if os.isatty(fd)]
-    for signum in STOPS:
-        if signum != SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:
-            signal.signal(signum, _handle)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    threading.Thread(target=_read, args=(reader,), daemon=True).start()
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    _handled = tuple(s for s in STOPS if s != SIGHUP or signal.getsignal(s) != signal.SIG_IGN)
+    _answer_with(_noted)
+
+
+def _answer_with(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+    for signum in _handled:
+        signal.signal(signum, handler)
+
+
+def _noted(signum: int, frame: FrameType | None) -> None:
+    """The thread has it from the pipe."""
+
+
+def _read(pipe: int) -> None:
+    while True:
+        for signum in os.read(pipe, 64):
+            if signum in STOPS:
+                receive(signum)
+
+
+def receive(signum: int, passed_on: bool = False) -> None:
+    """Does what a signal asks for.
+
+    Args:
+        signum: Its number.
+        passed_on: By the launcher, which has counted them: never a second one.
+    """
+    global at_once, _first_at
+    with _deciding:
+        if signum == SIGHUP:  # the terminal is gone: whatever this process went on to print there would be an error
+            while _terminals:
+                to_nowhere(_terminals.pop())
+        if _phase == Phase.DONE:
+            return
+        now, first = time.monotonic(), _first_at is None
+        if _phase == Phase.START_UP:
+            _end(signum)
+        elif first or passed_on:
+            _first_at = _first_at or now
+            stop.requested = stop.requested or signum
+        # A second SIGHUP is no order: one is from the kernel, one from the shell as it ends.
+        elif signum != SIGHUP and _first_at is not None and now - _first_at >= ECHO_SECONDS:
+            if _phase == Phase.WATCHED:
+                at_once = at_once or signum
+            else:
+                _end(signum)
 
 
 def message(signum: int) -> str:
@@ -52,64 +117,34 @@ def message(signum: int) -> str:
     return f"stopped by {signal.Signals(signum).name}{next_step}"
 
 
-def _handle(signum: int, frame: FrameType | None) -> None:
-    global _first_at, requested
-    _leave_terminal(signum)
-    now = time.monotonic()
-    if _done or (_deferred and now - _first_at < ECHO_SECONDS):
-        return
-    if signum == SIGHUP and requested:  # from the kernel, and again from the shell as it ends: a second is no order
-        return
-    if not _deferred or _first_at > float("-inf"):
-        _end(signum)
-    _first_at = now
-    requested = requested or signum
-
-
 def _end(signum: int) -> None:
-    if at_once is not None:
-        at_once()
-    if not _silent:
+    if not _silent and select.select([], [2], [], PRINT_SECONDS)[1]:
         os.write(2, f"{message(signum)}\n".encode())
     os._exit(128 + signum)
 
 
-def request(signum: int) -> None:
-    """Asks this process to stop, from another thread: what the launcher passes on. Never counts as a second signal."""
-    global requested
-    _leave_terminal(signum)
-    if _done:
-        return
-    if not _deferred:
-        _end(signum)
-    requested = requested or signum
-
-
-def _leave_terminal(signum: int) -> None:
-    """After a SIGHUP the terminal is gone: whatever this process went on to print there would be an error."""
-    while signum == SIGHUP and _terminals:
-        to_nowhere(_terminals.pop())
-
-
 @contextmanager
-def deferred() -> Iterator[None]:
-    """Within it, a first signal raises the flag; the flag then raises `Stopped` at its end, if nothing has before."""
-    global _deferred, _done
-    _deferred, _done = True, False
+def deferred(watched: bool = False) -> Iterator[None]:
+    """Within it, a first signal raises the flag; the flag then raises `Stopped` at its end, if nothing has before.
+
+    Args:
+        watched: The caller looks at `at_once`, and ends what there is to end.
+    """
+    global _phase
+    if _phase == Phase.DONE:
+        _answer_with(_noted)
+    _phase = Phase.WATCHED if watched else Phase.DEFERRED
     try:
         yield
-        raise_if_requested()
+        stop.raise_if_requested()
     finally:
-        _deferred = False
+        if _phase != Phase.DONE:
+            _phase = Phase.START_UP
 
 
-def ignore() -> None:
+def finish() -> None:
     """The work is done and the process about to end: a signal that has come, or is to come, changes nothing."""
-    global _done, requested
-    _done, requested = True, 0
-
-
-def raise_if_requested() -> None:
-    """Raises `Stopped` where the flag is up."""
-    if requested:
-        raise Stopped(requested)
+    global _phase
+    with _deciding:  # what is being decided is decided
+        _phase, stop.requested = Phase.DONE, 0
+    _answer_with(signal.SIG_IGN)  # else Python gives them back their deadly default as it ends

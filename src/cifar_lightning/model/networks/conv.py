@@ -9,7 +9,7 @@ class Conv2d(nn.Conv2d):
     """torch's, without stride or padding; on a CPU without oneDNN its forward pass is NNPACK's at every batch size.
 
     torch takes NNPACK there from 16 images on (https://github.com/pytorch/pytorch/issues/26396). For the tutorial's
-    network and 4 images it saves a tenth of a step: see docs/performance.md.
+    network and 4 images it saves a tenth of a step: see docs/experiments.md.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:

@@ -11,7 +11,7 @@ def max_pool(x: Tensor) -> Tensor:
     """The greatest of every two by two pixels of `x`, `(N, C, H, W)`, as F.max_pool2d has it.
 
     torch.compile gives that a gradient which computes where each window lies in arithmetic that takes several times as
-    long as its memory traffic: see docs/performance.md.
+    long as its memory traffic: see docs/experiments.md.
     """
     compiled = torch.compiler.is_compiling() and x.shape[2] % 2 == x.shape[3] % 2 == 0
     return _MaxPool.apply(x) if compiled else F.max_pool2d(x, 2)

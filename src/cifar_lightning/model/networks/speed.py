@@ -39,7 +39,7 @@ class SpeedNet(nn.Module):
 
     # Inductor writes parts of a long formula to memory. The gradient of a batch norm and a GELU is one, and a GPU takes
     # less time to compute its parts twice. The whole of it, which has more than seven operands, is still written: the
-    # pooling's gradient would compute it four times. See docs/performance.md.
+    # pooling's gradient would compute it four times. See docs/experiments.md.
     compile_options: ClassVar = {
         "realize_opcount_threshold": 200,
         "realize_reads_threshold": 20,

@@ -1,0 +1,112 @@
+"""An evaluation: the views of its images that are averaged over, and the figures that it counts."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
+
+def _one_view(images: Tensor) -> list[tuple[float, Tensor]]:
+    return [(1.0, images)]
+
+
+def _mirror_views(images: Tensor) -> list[tuple[float, Tensor]]:
+    return [(0.5, images), (0.5, images.flip(3))]
+
+
+def _six_views(images: Tensor) -> list[tuple[float, Tensor]]:
+    padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
+    # In the others' memory format, so that one compiled network serves all.
+    shifted = [x.contiguous(memory_format=torch.channels_last) for x in (padded[:, :, 2:, 2:], padded[:, :, :-2, :-2])]
+    return [
+        *((0.25, view) for view in (images, images.flip(3))),
+        *((0.125, view) for shift in shifted for view in (shift, shift.flip(3))),
+    ]
+
+
+# By name, each with its weight: see LitNet's `test_views`.
+VIEWS: dict[str, Callable[[Tensor], list[tuple[float, Tensor]]]] = {
+    "one": _one_view,
+    "mirror": _mirror_views,
+    "six": _six_views,
+}
+
+
+def mean_logits(net: Callable[[Tensor], Tensor], images: Tensor, views: str) -> Tensor:
+    """Logits of `net`, averaged over views of the images, in a precision of at least 32 bits.
+
+    In bfloat16, of eight digits, a mean would make ties. One view's are converted before the next is computed: a CUDA
+    graph gives them all the same memory.
+    """
+    logits = [weight * _float32(net(view)) for weight, view in VIEWS[views](images)]
+    return torch.stack(logits).sum(0)
+
+
+def _float32(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+class Evaluation(nn.Module):
+    """The figures of an evaluation over all ranks: accuracy, per class too, confusion counts, mean loss.
+
+    Args:
+        classes: Names of the classes, in the order of the labels.
+    """
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        super().__init__()
+        self.classes = classes
+        count = len(classes)
+        self.metrics = MetricCollection(
+            {
+                # "micro" counts images; torchmetrics' default, "macro", is the mean over the classes
+                "acc": MulticlassAccuracy(count, average="micro", validate_args=False),
+                "acc_per_class": MulticlassAccuracy(count, average=None, validate_args=False),
+                "confusion": MulticlassConfusionMatrix(count, validate_args=False),
+                "loss": MeanMetric(nan_strategy="disable"),
+            }
+        )
+
+    def start(self) -> None:
+        """Forgets an evaluation that was cut short; has losses summed in float32, in a true half precision too."""
+        self.metrics.reset()
+        self.metrics["loss"].set_dtype(torch.float32)
+
+    def count(self, logits: Tensor, labels: Tensor) -> None:
+        """Counts a batch: logits `(N, classes)`, labels int64 `(N,)`."""
+        predicted = logits.argmax(1)
+        self.metrics["loss"].update(F.cross_entropy(logits, labels, reduction="none"))
+        for name in ("acc", "acc_per_class", "confusion"):
+            self.metrics[name].update(predicted, labels)
+
+    def finish(self, module: LightningModule, prefix: str) -> dict[str, Tensor]:
+        """Logs the scalars that have been counted, named as in `names`, and begins anew.
+
+        A class without images has no accuracy, which is not one of 0.
+
+        Returns:
+            All figures, on the CPU: acc, acc_per_class `(classes,)`, confusion `(classes, classes)`, loss.
+        """
+        figures = self.metrics.compute()  # over all ranks
+        on_cpu = {name: value.cpu() for name, value in figures.items()}
+        # The figures to log stay on their device: NCCL takes no others.
+        values = (figures["loss"], figures["acc"], *figures["acc_per_class"])
+        images = (1, 1, *on_cpu["confusion"].sum(1).tolist())
+        named = zip(names(prefix, self.classes), values, images, strict=True)
+        # The ranks have the same figures already; Lightning warns without sync_dist. The maximum of equal figures is
+        # exactly those; their mean may be rounded.
+        scalars = {name: value for name, value, count in named if count}
+        module.log_dict(scalars, sync_dist=True, reduce_fx="max")
+        self.metrics.reset()
+        return on_cpu
+
+
+def names(prefix: str, classes: Sequence[str]) -> Iterator[str]:
+    """What an evaluation logs its figures as: `val_loss`, `val_acc`, `val_acc/<class>` for the prefix "val"."""
+    yield f"{prefix}_loss"
+    yield f"{prefix}_acc"
+    yield from (f"{prefix}_acc/{name}" for name in classes)

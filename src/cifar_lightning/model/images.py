@@ -1,0 +1,47 @@
+"""What a LitNet takes from a Trainer's data module besides its batches. Anybody's may be in use."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from cifar_lightning.data.cifar10 import CLASSES
+from cifar_lightning.errors import InputError
+
+
+def can_sample(data: Any) -> bool:
+    """Whether a data module has `sample` and a `batch_size`, as CIFAR10DataModule does."""
+    return hasattr(data, "sample") and "batch_size" in getattr(data, "hparams", {})
+
+
+def check_classes(data: Any, classes: Sequence[str]) -> None:
+    """Raises an InputError for images of other classes than a network's, which would go by wrong names.
+
+    Own names for the same number of classes are fine.
+    """
+    theirs = getattr(data, "classes", None)
+    if not isinstance(theirs, list | tuple):
+        return
+    unnamed = can_sample(data) and list(classes) == list(CLASSES) != list(theirs)
+    if len(theirs) != len(classes) or unnamed:
+        raise InputError(
+            f"the images have the {len(theirs)} classes {theirs[0]}, …, the network the {len(classes)} "
+            f"classes {classes[0]}, …: make it LitNet(classes=data.classes)"
+        )
+
+
+def begin_from_images(net: nn.Module, data: Any, device: torch.device, name: str | None) -> None:
+    """Gives a network that begins from images some: the same whatever the seed and the rank.
+
+    Raises:
+        InputError: There are none to be had.
+    """
+    if not getattr(net, "begins_from_images", False):
+        return
+    if not can_sample(data):
+        raise InputError(
+            f"net {name} begins from the images: fit it with a CIFAR10DataModule, or call "
+            "model.net.init_from_images(images) first"
+        )
+    net.init_from_images(data.sample(2_000, device))  # type: ignore[operator]

@@ -1,0 +1,37 @@
+"""The optimiser of a LitNet, by its hyperparameters: SGD, or SGD with Muon where groups of weights have own rates."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from cifar_lightning.model.muon import SGDWithMuon
+
+
+def build_optimizer(weights: Iterable[nn.Parameter], h: Mapping[str, Any]) -> torch.optim.Optimizer:
+    """One optimiser for all `weights`.
+
+    Args:
+        weights: Those to train.
+        h: Of LitNet's arguments: lr, momentum, nesterov, weight_decay, muon_lr, muon_momentum, bias_lr, head_lr.
+    """
+    options = {"momentum": h["momentum"], "nesterov": h["nesterov"]}
+    weights = list(weights)
+    if h["muon_lr"] is None and h["bias_lr"] is None and h["head_lr"] is None:
+        # fused: one kernel for all weights
+        sgd = torch.optim.SGD(weights, h["lr"], weight_decay=h["weight_decay"], fused=True, **options)
+        # It may leave the scaling of float16's gradients to others; Lightning else refuses to clip them
+        # (https://github.com/Lightning-AI/pytorch-lightning/issues/21435).
+        sgd._step_supports_amp_scaling = False
+        return sgd
+    of_dimension = {n: [p for p in weights if p.dim() == n] for n in {p.dim() for p in weights}}
+    rates = {1: h["bias_lr"], 2: h["head_lr"], 4: h["muon_lr"]}
+    groups = []
+    for dimension, params in sorted(of_dimension.items()):
+        lr = rates.get(dimension) or h["lr"]
+        group = {"params": params, "lr": lr, "weight_decay": h["weight_decay"] * h["lr"] / lr}
+        if dimension == 4 and h["muon_lr"] is not None:
+            group |= {"muon": True, "momentum": h["muon_momentum"], "weight_decay": 0.0}
+        groups.append(group)
+    return SGDWithMuon(groups, h["lr"], **options)

@@ -1,0 +1,200 @@
+"""Settings: all that a run is told, as one typed value; what its config.yaml holds, and what a Trainer takes of it."""
+
+import inspect
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from cifar_lightning.data.datamodule import CIFAR10DataModule
+from cifar_lightning.errors import InputError
+from cifar_lightning.files import write_atomically
+from cifar_lightning.model.lit_net import LitNet
+from cifar_lightning.run.devices import resolve_devices
+from cifar_lightning.run.precision import resolve_precision
+
+Arguments = dict[str, Any]
+
+# Arguments of the data module, the network and the Trainer that a run sets itself, and what to do.
+FROM_ELSEWHERE = {
+    "data.seed": "by the run's seed: give that",
+    "model.classes": "by the images: leave it out",
+    **{
+        f"trainer.{name}": "by this package: leave it out"
+        for name in ("callbacks", "enable_checkpointing", "enable_progress_bar", "logger", "plugins")
+    },
+}
+NO_FLAGS = {*FROM_ELSEWHERE, "data.device"}
+# Settings that say where and how a run goes on, not what it computes.
+FREE = {
+    "accelerator", "devices", "num_nodes", "strategy", "default_root_dir", "checkpoint_every_n_steps",
+    "data.data_dir", "data.mirror", "data.device", "trainer.max_time",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The arguments of `fit`, complete and of plain values; see there what they are.
+
+    Attributes:
+        data: All arguments of CIFAR10DataModule, but for those of NO_FLAGS.
+        model: Those of LitNet, likewise.
+        trainer: Further ones of Lightning's Trainer.
+    """
+
+    data: Arguments
+    model: Arguments
+    accelerator: str
+    devices: str | int
+    num_nodes: int
+    strategy: str
+    precision: str
+    max_epochs: int
+    max_steps: int
+    fast_dev_run: bool
+    default_root_dir: str
+    seed: int
+    checkpoint_every_n_steps: int | None
+    log_every_n_steps: int
+    trainer: Arguments
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> "Settings":
+        """Those of `fit`'s arguments.
+
+        Raises:
+            InputError: A value is none of text, numbers, lists and dictionaries; or it is set from elsewhere; or an
+                argument is none of the data module's or the network's.
+        """
+        given = {**given, **{name: given[name] or {} for name in ("data", "model", "trainer")}}
+        settings = plain(given)
+        accelerator, _ = resolve_devices(settings["accelerator"], settings["devices"])
+        settings["precision"] = resolve_precision(settings["precision"], accelerator)
+        settings["default_root_dir"] = os.path.expanduser(settings["default_root_dir"])
+        return cls._complete(settings)
+
+    @classmethod
+    def read(cls, folder: Path) -> "Settings":
+        """Those of a run, from its config.yaml.
+
+        Raises:
+            InputError: There is no such run.
+        """
+        path = folder / "config.yaml"
+        try:
+            settings = yaml.safe_load(path.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise InputError(f"nothing to resume: {folder} is no run's folder (no readable config.yaml)") from error
+        whole = isinstance(settings, dict) and set(settings) == {field.name for field in fields(cls)}
+        if not whole or not all(isinstance(settings[name], dict) for name in ("data", "model", "trainer")):
+            raise InputError(f"nothing to resume: {path} is not the settings of a run of fit.py")
+        return cls._complete(settings)
+
+    @classmethod
+    def _complete(cls, settings: Arguments) -> "Settings":
+        groups = {"data": CIFAR10DataModule, "model": LitNet}
+        return cls(**{**settings, **{name: _with_defaults(settings[name], name, groups[name]) for name in groups}})
+
+    def write(self, folder: Path) -> None:
+        """Writes config.yaml, from which the run can be repeated or resumed."""
+        text = yaml.safe_dump(asdict(self), sort_keys=False)
+        write_atomically(folder / "config.yaml", lambda file: file.write(text.encode()))
+
+    def changed(self, changes: Mapping[str, Any], folder: Path) -> "Settings":
+        """These settings, for a resumed run, with `changes` by their names ("data.data_dir" for one of the data's).
+
+        Raises:
+            InputError: One of them would change the result; all those are named.
+        """
+        changes = plain(changes)
+        if changes.get("precision") == "auto":
+            del changes["precision"]  # as the run has it
+        after = {**asdict(self), **changes}
+        accelerator, _ = resolve_devices(after["accelerator"], after["devices"])
+        precision = resolve_precision(after["precision"], accelerator)
+        if "precision" in changes:
+            changes["precision"] = precision
+        elif precision != self.precision:
+            raise InputError(
+                f"accelerator {accelerator} does not compute in {self.precision}, in which {folder} began: "
+                "resume it where it ran, or start a new run"
+            )
+        changes |= {f"trainer.{name}": value for name, value in (changes.pop("trainer", None) or {}).items()}
+        return self._with(changes)
+
+    def _with(self, changes: Arguments) -> "Settings":
+        settings, refused = asdict(self), []
+        for name, value in changes.items():
+            group, _, key = name.rpartition(".")
+            target = settings[group] if group else settings
+            before = target.get(key)
+            if before == value:
+                continue
+            if name not in FREE and not (name in ("max_epochs", "max_steps") and _is_longer(value, before)):
+                refused.append(f"--{name} (the run has {before}, not {value})")
+            target[key] = value
+        if refused:
+            raise InputError(
+                f"{', '.join(refused)} would change the result of a resumed run: leave out, or start a new run"
+            )
+        return replace(self, **settings)
+
+    def images(self) -> CIFAR10DataModule:
+        """The data module of the run."""
+        return CIFAR10DataModule(**self.data, seed=self.seed)
+
+    def for_trainer(self) -> Arguments:
+        """What `new_trainer` takes of them."""
+        names = (
+            "accelerator", "devices", "num_nodes", "strategy", "precision", "max_epochs", "max_steps", "fast_dev_run",
+            "default_root_dir", "log_every_n_steps",
+        )  # fmt: skip
+        validates = 1.0 if self.data["val_split"] else 0
+        return {**{name: getattr(self, name) for name in names}, "limit_val_batches": validates, **self.trainer}
+
+
+def _is_longer(value: int, before: int | None) -> bool:
+    return before is not None and before != -1 and (value == -1 or value > before)  # -1 is no limit
+
+
+def plain(settings: Mapping[str, Any], group: str = "") -> Arguments:
+    """`settings` as config.yaml and the ranks take them: paths as text, numbers as Python's own.
+
+    Raises:
+        InputError: A value is none of text, numbers, lists and dictionaries; or it is set from elsewhere.
+    """
+    found: Arguments = {}
+    for key, value in settings.items():
+        name = f"{group}.{key}" if group else key
+        if name in FROM_ELSEWHERE:
+            raise InputError(f"{name} is set {FROM_ELSEWHERE[name]}")
+        if isinstance(value, os.PathLike):
+            value = os.fspath(value)
+        elif isinstance(value, Mapping):
+            value = plain(value, name)
+        elif isinstance(value, np.generic):
+            value = value.item()
+        elif isinstance(value, list | tuple):
+            value = list(plain({str(i): item for i, item in enumerate(value)}, name).values())
+        elif not isinstance(value, str | int | float | None):
+            raise InputError(f"{name} {value!r} cannot be kept in config.yaml: give text, a number or a list of them")
+        found[key] = value
+    return found
+
+
+def check_names(arguments: Mapping[str, Any], group: str, kind: type) -> None:
+    """Raises an InputError where a group's `arguments` name what is none of `kind`."""
+    known = inspect.signature(kind).parameters
+    if unknown := sorted(set(arguments) - set(known)):
+        raise InputError(f"{group}.{unknown[0]} is no argument of {kind.__name__}: give some of {', '.join(known)}")
+
+
+def _with_defaults(arguments: Arguments, group: str, kind: type) -> Arguments:
+    """A group's `arguments`, and what the others are by default: config.yaml has them all, whoever starts the run."""
+    check_names(arguments, group, kind)
+    defaults = {name: parameter.default for name, parameter in inspect.signature(kind).parameters.items()}
+    return {name: value for name, value in defaults.items() if f"{group}.{name}" not in NO_FLAGS} | arguments

@@ -1,0 +1,43 @@
+"""The Trainer of a run or an evaluation: Lightning's, with what this package gives it."""
+
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy
+
+from cifar_lightning.run import loop
+from cifar_lightning.run.checkpoint import AtomicCheckpointIO
+from cifar_lightning.run.devices import RANK_TIMEOUT, resolve_devices, world_size
+from cifar_lightning.run.precision import StaticHalf
+
+
+def new_trainer(*, accelerator: str, devices: str | int, precision: str, **arguments: Any) -> Trainer:
+    """A Trainer with our loop.
+
+    Args:
+        accelerator: As for `fit`.
+        devices: As for `fit`.
+        precision: As for `fit`, without auto.
+        arguments: Further ones of Lightning's.
+    """
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    if precision == "16-mixed":
+        name, _ = resolve_devices(accelerator, devices)
+        plugins.append(StaticHalf({"gpu": "cuda"}.get(name, name)))
+    else:
+        arguments["precision"] = precision
+    if world_size() > 1 and arguments.get("strategy", "auto") in ("auto", "ddp"):
+        arguments["strategy"] = DDPStrategy(timeout=RANK_TIMEOUT)
+    trainer = Trainer(
+        accelerator=accelerator,
+        devices=devices,
+        plugins=plugins,
+        **{
+            "num_sanity_val_steps": 0,  # a second look at the first validation batches has no user here
+            "enable_model_summary": False,
+            "use_distributed_sampler": False,  # the loaders share the images themselves
+            **arguments,
+        },
+    )
+    loop.install(trainer)
+    return trainer

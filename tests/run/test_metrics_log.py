@@ -1,0 +1,101 @@
+"""metrics.csv only grows, each step is in it once, and a checkpoint knows how far it was."""
+
+import itertools
+from types import SimpleNamespace
+
+import pytest
+
+from cifar_lightning.run import metrics_log
+from cifar_lightning.run.metrics_log import MetricsCSV, read_rows
+
+
+def log_of(path, columns=()):
+    log = MetricsCSV(path, columns)
+    log.trainer = SimpleNamespace(global_step=0, current_epoch=0)
+    return log
+
+
+def put(log, step, **figures):
+    log.trainer.global_step = step
+    log.log_metrics(figures)
+
+
+@pytest.fixture
+def rewrites(monkeypatch):
+    """The files that are written anew."""
+    written, write = [], metrics_log.write_atomically
+    monkeypatch.setattr(metrics_log, "write_atomically", lambda path, *args: (written.append(path), write(path, *args)))
+    return written
+
+
+def test_the_file_only_grows(tmp_path, rewrites):
+    """Whatever is logged of a step, and whenever: what stands there stays as it is."""
+    path = tmp_path / "metrics.csv"
+    log = log_of(path, ["loss", "val"])
+    seen = [b""]
+    for step in range(1, 30):
+        put(log, step, loss=1 / step)
+        if step % 7 == 0:
+            put(log, step, val=step / 100)
+        seen.append(path.read_bytes() if path.exists() else b"")
+    log.close()
+    seen.append(path.read_bytes())
+    assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(seen))
+    assert rewrites == []
+    rows = read_rows(path)
+    assert [row["step"] for row in rows] == list(range(1, 30))
+    assert {row["step"]: row["val"] for row in rows if row["val"] is not None} == {n: n / 100 for n in (7, 14, 21, 28)}
+
+
+def test_a_row_costs_the_same_however_many_there_are(tmp_path, rewrites, monkeypatch):
+    """100 classes, 16,000 rows: what is written for a row that gains a value is that row."""
+    path, columns = tmp_path / "metrics.csv", ["loss", *(f"val_acc/{i}" for i in range(100))]
+    log = log_of(path, columns)
+    for step in range(1, 16_001):
+        put(log, step, loss=1.0)
+    reads, read = [], type(path).read_text
+    monkeypatch.setattr(type(path), "read_text", lambda self, *args: (reads.append(self), read(self, *args))[1])
+    size = path.stat().st_size
+    put(log, 16_000, **{"val_acc/7": 0.5})
+    log.close()
+    assert (rewrites, reads) == ([], [])
+    assert path.stat().st_size - size < 400
+
+
+def test_figures_that_nobody_announced_are_kept_too(tmp_path, rewrites):
+    log = log_of(tmp_path / "metrics.csv", ["loss"])
+    put(log, 1, loss=1.0)
+    put(log, 2, loss=0.5)
+    put(log, 3, loss=0.25, **{"a, b": 7.0})
+    put(log, 4, other=1.0)
+    log.close()
+    assert len(rewrites) == 2
+    rows = read_rows(log.path)
+    assert [row["loss"] for row in rows] == [1.0, 0.5, 0.25, None]
+    assert [row["a, b"] for row in rows] == [None, None, 7.0, None]
+    assert rows[3]["other"] == 1.0
+
+
+@pytest.mark.parametrize("cut", [0, 3])
+def test_it_goes_back_to_where_a_checkpoint_was(tmp_path, cut):
+    path, columns = tmp_path / "metrics.csv", ["loss", "val"]
+    whole, log = log_of(tmp_path / "whole.csv", columns), log_of(path, columns)
+    for step in range(1, 10):
+        put(whole, step, loss=1 / step)
+        put(log, step, loss=1 / step)
+        if step == 6:
+            position = log.position  # before its validation
+        if step % 3 == 0:
+            put(whole, step, val=0.5)
+            put(log, step, val=0.5)
+    path.write_bytes(path.read_bytes()[: -cut or None])  # killed in the middle of a line
+    resumed = log_of(path, columns)
+    resumed.go_back(*position)
+    put(resumed, 6, val=0.5)
+    for step in range(7, 10):
+        put(resumed, step, loss=1 / step)
+        if step % 3 == 0:
+            put(resumed, step, val=0.5)
+    whole.close()
+    resumed.close()
+    assert path.read_bytes() == whole.path.read_bytes()
