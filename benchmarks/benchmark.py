@@ -565,19 +565,16 @@ def needs_gpu(recipe: str) -> bool:
     return "--accelerator gpu" in (RECIPES / f"{recipe}.yaml").read_text()
 
 
-def recipes_for(machine: dict[str, Any], chosen: str | None) -> list[str]:
-    """The recipes to run: those chosen, or all whose own command this machine can run, and `quick` at other lengths.
+def check_recipes(names: Sequence[str]) -> None:
+    """Raises an InputError where there is no such recipe, or no such length of it."""
+    if unknown := sorted({name.partition(":")[0] for name in names} - set(recipes())):
+        raise InputError(f"recipe {unknown[0]!r} is not known: give some of {','.join(recipes())}")
+    for run in names:
+        recipe_epochs(run, images=50_000)
 
-    Raises:
-        InputError: There is no such recipe, or no such length of it.
-    """
-    if chosen is not None:
-        names = chosen.split(",")
-        if unknown := sorted({name.partition(":")[0] for name in names} - set(recipes())):
-            raise InputError(f"recipe {unknown[0]!r} is not known: give some of {','.join(recipes())}")
-        for run in names:
-            recipe_epochs(run, machine["train_images"])
-        return names
+
+def recipes_for(machine: dict[str, Any]) -> list[str]:
+    """All recipes whose own command this machine can run, and `quick` at other lengths."""
     return [*OTHER_LENGTHS, *(name for name in recipes() if machine["gpu"] or not needs_gpu(name))]
 
 
@@ -618,6 +615,9 @@ def script(arguments: Sequence[str]) -> None:
         if flags.recipes is not None and not set(flags.recipes.split(",")) & set(AIRBENCH.values()):
             raise InputError(f"recipes {flags.recipes}: airbench races {' and '.join(AIRBENCH.values())}: give these")
 
+    if flags.recipes is not None:
+        check_recipes(flags.recipes.split(","))
+
     data: dict[str, Any]
     if flags.data.data_dir is None and flags.data.source in (None, "synthetic"):
         data = {"source": "synthetic", "synthetic_size": 10_000 if flags.quick else 50_000}
@@ -638,7 +638,7 @@ def script(arguments: Sequence[str]) -> None:
     report: dict[str, Any] = {"machine": machine, "data": data, "quick": flags.quick, "repeats": flags.repeats}
     report["comparisons"] = {}
     with tempfile.TemporaryDirectory() as folder:
-        runs = recipes_for(machine, flags.recipes)
+        runs = flags.recipes.split(",") if flags.recipes is not None else recipes_for(machine)
         job = Job(
             data, machine, flags.repeats, flags.quick, runs, Path(folder), flags.airbench, flags.runs, flags.compile
         )

@@ -2,13 +2,16 @@ import contextlib
 import importlib.util
 import io
 import os
+import shutil
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from filelock import FileLock
 
 # Tests share the cores with one another's processes: threads that wait in a spin for a core are slower than one.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -73,19 +76,40 @@ def call(monkeypatch, tmp_path):
     return call
 
 
+def made_once(tmp_path_factory, name, make):
+    """A folder with what `make(folder)` leaves there, made once for all of pytest's workers: a copy of their own."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    original = root / f"made-{name}"
+    with FileLock(root / f"made-{name}.lock"):
+        if not (original / "made").exists():
+            original.mkdir()
+            make(original)
+            (original / "made").touch()
+    copy = tmp_path_factory.mktemp(name) / "copy"
+    shutil.copytree(original, copy)
+    return copy
+
+
 SYNTHETIC = ("--data.source", "synthetic", "--accelerator", "cpu")
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """One finished run of fit.py, which has learnt something: `folder`, `out`, `err`."""
-    home = tmp_path_factory.mktemp("finished")
-    code, out, err = run_script(
-        *("fit", *SYNTHETIC, "--data.synthetic_size", 3_000, "--data.batch_size", 20, "--data.val_split", 500),
-        *("--model.lr", 0.01, "--max_epochs", 3),
-        cwd=home,
-    )
-    assert code == 0, err
+
+    def make(home):
+        code, out, err = run_script(
+            *("fit", *SYNTHETIC, "--data.synthetic_size", 3_000, "--data.batch_size", 20, "--data.val_split", 500),
+            *("--model.lr", 0.01, "--max_epochs", 3),
+            cwd=home,
+        )
+        assert code == 0, err
+        (home / "out").write_text(out)
+        (home / "err").write_text(err)
+
+    home = made_once(tmp_path_factory, "finished", make)
+    out, err = ((home / name).read_text() for name in ("out", "err"))
     return SimpleNamespace(folder=home / "lightning_logs" / "version_0", out=out, err=err)
 
 
@@ -94,13 +118,12 @@ def whole(tmp_path_factory):
     """Uninterrupted runs of `jobs.SMALL`, on one and on two devices, which no test changes: `whole[devices]`."""
     from jobs import SMALL, job
 
-    runs = {}
-    for devices in (1, 2):
-        home = tmp_path_factory.mktemp(f"whole{devices}")
+    def make(devices, home):
         done = job("fit", *SMALL, "--devices", devices, cwd=home)
         assert done.code == 0, done.text
-        runs[devices] = home / "lightning_logs" / "version_0"
-    return runs
+
+    homes = {n: made_once(tmp_path_factory, f"whole{n}", partial(make, n)) for n in (1, 2)}
+    return {n: home / "lightning_logs" / "version_0" for n, home in homes.items()}
 
 
 @pytest.fixture

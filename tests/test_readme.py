@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import run_script
+from conftest import made_once, run_script
 from PIL import Image
 
 from cifar_lightning.cli import RECIPES
@@ -27,16 +27,19 @@ PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 @pytest.fixture(scope="module")
 def tried(tmp_path_factory):
     """The folder of someone who has run the README's first command."""
-    home = tmp_path_factory.mktemp("readme")
+    home = made_once(tmp_path_factory, "readme", _try)
+    (home / "holiday").mkdir()
+    for name in ("cat.jpg", "holiday/dog.jpg"):
+        Image.new("RGB", (320, 200), "orange").save(home / name)
+    return home
+
+
+def _try(home):
     first = next(command for command in COMMANDS if "venv" in command)
     words = first[first.index("scripts/fit.py") + 1 :]
     assert words == ["--data.source", "synthetic"]
     code, _, err = run_script("fit", *words, cwd=home)
     assert code == 0, err
-    (home / "holiday").mkdir()
-    for name in ("cat.jpg", "holiday/dog.jpg"):
-        Image.new("RGB", (320, 200), "orange").save(home / name)
-    return home
 
 
 def test_the_readme_has_commands_and_code():

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import SYNTHETIC
+from conftest import SYNTHETIC, run_script
+from jobs import job
 from torch.distributed.distributed_c10d import BackendConfig
 
 from cifar_lightning.run.devices import _backends
@@ -23,16 +24,20 @@ SPEED = ("--model.net", "speed", "--model.width", 8, "--model.muon_lr", 0.1, "--
 SPEED += ("--model.sizes", "[16]")
 
 
-def fit_on(devices, home, run, launcher=(), flags=()):
-    code, out, err = run("fit", *SMALL, *flags, "--devices", devices, cwd=home, launcher=launcher)
-    assert code == 0, err
+def fit_on(devices, home, launcher=(), flags=()):
+    command = ("fit", *SMALL, *flags, "--devices", devices)
+    if launcher:
+        code, out, err = run_script(*command, cwd=home, launcher=launcher)
+    else:
+        done = job(*command, cwd=home)
+        code, out, err = done.code, done.text, ""
+    assert code == 0, out + err
     folder = home / "lightning_logs" / "version_0"
     with (folder / "metrics.csv").open() as file:
         losses = [float(row["train_loss"]) for row in csv.DictReader(file) if row["train_loss"]]
     return {
         "folder": folder,
-        "out": out,
-        "err": err,
+        "said": out + err,
         "losses": losses,
         "results": json.loads((folder / "results.json").read_text()),
     }
@@ -41,13 +46,11 @@ def fit_on(devices, home, run, launcher=(), flags=()):
 @pytest.fixture(scope="module")
 def on(tmp_path_factory):
     """`on(devices)`: the run on so many devices, made once."""
-    from conftest import run_script
-
     runs = {}
 
     def on(devices):
         if devices not in runs:
-            runs[devices] = fit_on(devices, tmp_path_factory.mktemp(f"on{devices}"), run_script)
+            runs[devices] = fit_on(devices, tmp_path_factory.mktemp(f"on{devices}"))
         return runs[devices]
 
     return on
@@ -66,12 +69,12 @@ def test_two_devices_train_as_one(on):
 
 @pytest.mark.soak
 @pytest.mark.parametrize("flags", [(), ("--model.compile", "default")])
-def test_two_devices_train_the_speed_runs_network_as_one(run, tmp_path, flags):
+def test_two_devices_train_the_speed_runs_network_as_one(tmp_path, flags):
     homes = {n: tmp_path / f"on{n}" for n in (1, 2)}
     for home in homes.values():
         home.mkdir()
-    one = fit_on(1, homes[1], run, flags=SPEED)["losses"]
-    two = fit_on(2, homes[2], run, flags=(*SPEED, *flags))["losses"]
+    one = fit_on(1, homes[1], flags=SPEED)["losses"]
+    two = fit_on(2, homes[2], flags=(*SPEED, *flags))["losses"]
     assert len(one) == 12
     assert two[:10] == pytest.approx(one[:10], abs=1e-4)
     assert max(one) - min(one) > 1e-2
@@ -101,21 +104,21 @@ def test_one_network_tested_on_one_two_and_three_devices(on, call):
 
 def test_each_line_comes_once(on):
     for devices in (1, 2):
-        lines = [line for line in (on(devices)["out"] + on(devices)["err"]).splitlines() if line]
+        lines = [line for line in on(devices)["said"].splitlines() if line]
         assert len(set(lines)) == len(lines)
         assert sum("starts:" in line for line in lines) == 1
         assert sum(line.startswith("epoch 1/1") for line in lines) == 1
         assert sum("Accuracy" in line for line in lines) == 1
-        assert "warn" not in on(devices)["err"].lower()
-    assert "2 x cpu, batch 12 = 2 x 6" in on(2)["out"]
+        assert "warn" not in on(devices)["said"].lower()
+    assert "2 x cpu, batch 12 = 2 x 6" in on(2)["said"]
 
 
-def test_torchrun(on, run, tmp_path):
+def test_torchrun(on, tmp_path):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
-    run_by_torchrun = fit_on(2, tmp_path, run, launcher)
+    run_by_torchrun = fit_on(2, tmp_path, launcher)
     assert run_by_torchrun["losses"] == on(2)["losses"]
     assert run_by_torchrun["results"]["confusion"] == on(2)["results"]["confusion"]
-    assert run_by_torchrun["out"].count("Accuracy") == 1
+    assert run_by_torchrun["said"].count("Accuracy") == 1
     assert len(list((tmp_path / "lightning_logs").iterdir())) == 1
 
 

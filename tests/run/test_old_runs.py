@@ -9,8 +9,8 @@ import pytest
 from jobs import job, step_of
 
 from cifar_lightning import LitNet, evaluate, load_model
+from cifar_lightning.run.checkpoint import load_checkpoint
 from cifar_lightning.run.metrics_log import read_rows
-from cifar_lightning.run.testing import load_checkpoint
 
 OLD = Path(__file__).parents[1] / "data" / "run_of_0.1.0"
 

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from cifar_lightning.data import cifar10, transforms
-from cifar_lightning.data.loader import BatchLoader, epoch_generator
+from cifar_lightning.data.loader import BatchLoader, check_batch_size, check_evaluation, epoch_generator
 from cifar_lightning.data.sources import SOURCES, ImageSet, Source
 from cifar_lightning.errors import InputError
 from cifar_lightning.signatures import arguments_of
@@ -150,6 +150,29 @@ class CIFAR10DataModule(LightningDataModule):
         if split not in self._sets:
             self._sets[split] = self._source.load(split)
         return self._sets[split]
+
+    def check(self, ranks: int = 1) -> None:
+        """Looks for what would only be noticed in a fit, or never: classes without images, too few to share.
+
+        Args:
+            ranks: That share them.
+
+        Raises:
+            InputError: There is such a thing.
+        """
+        h = self.hparams
+        if h["source"] == "folder":
+            present = set(self.image_set("train").labels.tolist())
+            lacking = [name for label, name in enumerate(self.classes) if label not in present]
+            where = f"data_dir {h['data_dir']}"
+            if lacking:
+                raise InputError(f"{where} has no training images of the class {min(lacking)}: give some, or remove it")
+            if self.num_classes == 1:
+                raise InputError(f"{where} has one class only, {self.classes[0]}: give two or more")
+        check_batch_size(h["batch_size"], len(self.train_indices), ranks)
+        check_evaluation(len(self.val_indices), ranks)
+        if ranks > 1:
+            check_evaluation(len(self.image_set("test").labels), ranks)
 
     def normalize(self, images: Tensor) -> Tensor:
         """What a network takes, float32 `(N, 3, 32, 32)`, of uint8 images of that shape.

@@ -11,7 +11,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from lightning.pytorch import Trainer
 
 from cifar_lightning.data.datamodule import CIFAR10DataModule
-from cifar_lightning.data.loader import check_batch_size, check_evaluation, evaluation_batches
+from cifar_lightning.data.loader import evaluation_batches
 from cifar_lightning.errors import InputError
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.run.devices import launched, resolve_devices, world_size
@@ -39,7 +39,7 @@ def check(settings: Settings) -> Checked:
         InputError: There is one.
     """
     _check_numbers(settings)
-    _, devices = resolve_devices(settings.accelerator, settings.devices)
+    accelerator, devices = resolve_devices(settings.accelerator, settings.devices)
     ranks = devices * settings.num_nodes
     if settings.num_nodes > 1 and not launched():
         raise InputError(
@@ -47,14 +47,13 @@ def check(settings: Settings) -> Checked:
             "e.g. torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST scripts/fit.py"
         )
     check_ranks(ranks, settings.devices, "--devices and --num_nodes that make as many")
-    trainer = _check_trainer(settings, ranks)
-    LitNet(**settings.model)  # before a download, whose classes it needs
+    trainer = _check_trainer(settings, accelerator, ranks)
+    _check_sizes(LitNet(**settings.model))  # before a download
     images = settings.images()
     images.prepare_data()
     images.setup("fit")
-    _check_images(images, ranks)
+    images.check(ranks)
     _check_batches(trainer, images, ranks)
-    _check_sizes(LitNet(**settings.model, classes=images.classes))
     return Checked(devices, images if ranks == 1 else None)
 
 
@@ -91,7 +90,7 @@ def check_ranks(ranks: int, devices: str | int, next_step: str) -> None:
         raise InputError(f"devices {devices}: the launcher has started {world_size()} processes; give {next_step}")
 
 
-def _check_trainer(settings: Settings, ranks: int) -> Trainer:
+def _check_trainer(settings: Settings, accelerator: str, ranks: int) -> Trainer:
     """Settings that are Lightning's; gives a Trainer of them for one device."""
     given, known = settings.trainer, inspect.signature(Trainer).parameters
     for name in given:
@@ -105,11 +104,7 @@ def _check_trainer(settings: Settings, ranks: int) -> Trainer:
     if limit not in (None, 1.0) and not (type(limit) is int and limit >= 1):
         raise InputError(f"trainer.limit_test_batches {limit}: give a number of batches, 1 or more, or leave it out")
     _check_types(given)
-    if (
-        given.get("sync_batchnorm")
-        and ranks > 1
-        and resolve_devices(settings.accelerator, settings.devices)[0] == "cpu"
-    ):
+    if given.get("sync_batchnorm") and ranks > 1 and accelerator == "cpu":
         raise InputError(
             "trainer.sync_batchnorm true: torch's needs GPUs, and the networks here share their statistics without it: "
             "leave it out"
@@ -148,23 +143,6 @@ def try_trainer(arguments: Arguments) -> Trainer:
     except Exception as error:  # what it raises for a wrong value differs from argument to argument
         reason = " ".join(str(error).split())
         raise InputError(f"the Trainer does not take these settings: {reason}; give another value") from error
-
-
-def _check_images(data: CIFAR10DataModule, ranks: int) -> None:
-    """Classes without images, and more to share than there is."""
-    if data.hparams["source"] == "folder":
-        present = set(data.image_set("train").labels.tolist())
-        lacking = set(data.classes) - {data.classes[label] for label in present}
-        where = f"data_dir {data.hparams['data_dir']}"
-        if lacking:
-            raise InputError(f"{where} has no training images of the class {min(lacking)}: give some, or remove it")
-        if data.num_classes == 1:
-            raise InputError(f"{where} has one class only, {data.classes[0]}: give two or more")
-    check_batch_size(data.hparams["batch_size"], len(data.train_indices), ranks)
-    if len(data.val_indices):
-        check_evaluation(len(data.val_indices), ranks)
-    if ranks > 1:
-        check_evaluation(len(data.image_set("test").labels), ranks)
 
 
 def _check_batches(trainer: Trainer, data: CIFAR10DataModule, ranks: int) -> None:

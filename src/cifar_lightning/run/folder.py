@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from cifar_lightning.errors import InputError
-from cifar_lightning.run.settings import Settings
+from cifar_lightning.run.settings import Settings, read_settings
 
 HELD_SECONDS = 30.0  # that a job may need to leave a run, once its launcher is gone
 
@@ -77,7 +77,7 @@ def newest_unfinished(default_root_dir: str | Path) -> Iterator[tuple[Path, int]
             try:
                 if not _is_unfinished(run):
                     continue
-                Settings.read(run)
+                read_settings(run)
                 with ExitStack() as attempt:
                     descriptor = attempt.enter_context(held(run, max(0.0, deadline - time.monotonic())))
                     if _is_unfinished(run):  # still: the job that was in it may have gone on to its end
@@ -97,7 +97,16 @@ def _is_unfinished(run: Path) -> bool:
     return begun and not (run / "results.json").exists()
 
 
-def new_folder(default_root_dir: str) -> Path:
+@contextmanager
+def new_run(settings: Settings) -> Iterator[tuple[Path, int]]:
+    """Makes a run's folder, with its config.yaml, and holds it: gives the folder, and what `held` gives."""
+    folder = _new_folder(settings.default_root_dir)
+    with held(folder) as descriptor:
+        settings.write(folder)
+        yield folder, descriptor
+
+
+def _new_folder(default_root_dir: str) -> Path:
     """Makes the next free `lightning_logs/version_N`. Runs started together get one each."""
     root = Path(default_root_dir) / "lightning_logs"
     try:

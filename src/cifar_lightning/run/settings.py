@@ -62,43 +62,6 @@ class Settings:
     log_every_n_steps: int
     trainer: Arguments
 
-    @classmethod
-    def of(cls, given: Mapping[str, Any]) -> "Settings":
-        """Those of `fit`'s arguments.
-
-        Raises:
-            InputError: A value is none of text, numbers, lists and dictionaries; or it is set from elsewhere; or an
-                argument is none of the data module's or the network's.
-        """
-        given = {**given, **{name: given[name] or {} for name in ("data", "model", "trainer")}}
-        settings = plain(given)
-        accelerator, _ = resolve_devices(settings["accelerator"], settings["devices"])
-        settings["precision"] = resolve_precision(settings["precision"], accelerator)
-        settings["default_root_dir"] = os.path.expanduser(settings["default_root_dir"])
-        return cls._complete(settings)
-
-    @classmethod
-    def read(cls, folder: Path) -> "Settings":
-        """Those of a run, from its config.yaml.
-
-        Raises:
-            InputError: There is no such run.
-        """
-        path = folder / "config.yaml"
-        try:
-            settings = yaml.safe_load(path.read_text("utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise InputError(f"nothing to resume: {folder} is no run's folder (no readable config.yaml)") from error
-        whole = isinstance(settings, dict) and set(settings) == {field.name for field in fields(cls)}
-        if not whole or not all(isinstance(settings[name], dict) for name in ("data", "model", "trainer")):
-            raise InputError(f"nothing to resume: {path} is not the settings of a run of fit.py")
-        return cls._complete(settings)
-
-    @classmethod
-    def _complete(cls, settings: Arguments) -> "Settings":
-        groups = {"data": CIFAR10DataModule, "model": LitNet}
-        return cls(**{**settings, **{name: _with_defaults(settings[name], name, groups[name]) for name in groups}})
-
     def write(self, folder: Path) -> None:
         """Writes config.yaml, from which the run can be repeated or resumed."""
         text = yaml.safe_dump(asdict(self), sort_keys=False)
@@ -155,6 +118,42 @@ class Settings:
         )  # fmt: skip
         validates = 1.0 if self.data["val_split"] else 0
         return {**{name: getattr(self, name) for name in names}, "limit_val_batches": validates, **self.trainer}
+
+
+def settings_of(given: Mapping[str, Any]) -> Settings:
+    """The settings of `fit`'s arguments.
+
+    Raises:
+        InputError: A value is none of text, numbers, lists and dictionaries; or it is set from elsewhere; or an
+            argument is none of the data module's or the network's.
+    """
+    settings = plain(given)
+    accelerator, _ = resolve_devices(settings["accelerator"], settings["devices"])
+    settings["precision"] = resolve_precision(settings["precision"], accelerator)
+    settings["default_root_dir"] = os.path.expanduser(settings["default_root_dir"])
+    return _complete(settings)
+
+
+def read_settings(folder: Path) -> Settings:
+    """The settings of a run, from its config.yaml.
+
+    Raises:
+        InputError: There is no such run.
+    """
+    path = folder / "config.yaml"
+    try:
+        settings = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"nothing to resume: {folder} is no run's folder (no readable config.yaml)") from error
+    whole = isinstance(settings, dict) and set(settings) == {field.name for field in fields(Settings)}
+    if not whole or not all(isinstance(settings[name], dict) for name in ("data", "model", "trainer")):
+        raise InputError(f"nothing to resume: {path} is not the settings of a run of fit.py")
+    return _complete(settings)
+
+
+def _complete(settings: Arguments) -> Settings:
+    groups = {"data": CIFAR10DataModule, "model": LitNet}
+    return Settings(**{**settings, **{name: _with_defaults(settings[name], name, groups[name]) for name in groups}})
 
 
 def _is_longer(value: int, before: int | None) -> bool:

@@ -2,12 +2,13 @@
 
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
 from cifar_lightning.run import loop
 from cifar_lightning.run.checkpoint import AtomicCheckpointIO
-from cifar_lightning.run.devices import RANK_TIMEOUT, resolve_devices, world_size
+from cifar_lightning.run.devices import RANK_TIMEOUT, world_size
 from cifar_lightning.run.precision import StaticHalf
 
 
@@ -22,8 +23,8 @@ def new_trainer(*, accelerator: str, devices: str | int, precision: str, **argum
     """
     plugins: list[Any] = [AtomicCheckpointIO()]
     if precision == "16-mixed":
-        name, _ = resolve_devices(accelerator, devices)
-        plugins.append(StaticHalf({"gpu": "cuda"}.get(name, name)))
+        on_cuda = accelerator != "mps" and torch.cuda.is_available()  # else it is an Apple GPU: a CPU has bfloat16
+        plugins.append(StaticHalf("cuda" if on_cuda else "mps"))
     else:
         arguments["precision"] = precision
     if world_size() > 1 and arguments.get("strategy", "auto") in ("auto", "ddp"):

@@ -7,7 +7,7 @@ process per device, now or after an interruption, takes its orders from there.
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,12 @@ from cifar_lightning.run.callbacks import ProgressBar, StopOnSignal
 from cifar_lightning.run.checkpoint import Checkpoints, load_checkpoint, newest_readable, step_checkpoints, step_of
 from cifar_lightning.run.checks import Checked, check
 from cifar_lightning.run.cpu import FittedCPU, restored_cpu
-from cifar_lightning.run.devices import from_first_rank, is_first_rank, launched, process_group, world_size
-from cifar_lightning.run.folder import held, new_folder, newest_unfinished
+from cifar_lightning.run.devices import from_first_rank, is_first_rank, launched, process_group
+from cifar_lightning.run.folder import held, new_run, newest_unfinished
 from cifar_lightning.run.launch import launch
 from cifar_lightning.run.metrics_log import MetricsCSV
 from cifar_lightning.run.quiet import quietly
-from cifar_lightning.run.settings import Settings
+from cifar_lightning.run.settings import Settings, read_settings, settings_of
 from cifar_lightning.run.testing import report_on
 from cifar_lightning.run.trainer import new_trainer
 
@@ -84,14 +84,12 @@ def fit(
         NonFiniteError: The loss became NaN or infinite.
         RunError: The run failed for a reason outside it, such as a full disk.
     """
-    settings = Settings.of(locals())
+    settings = settings_of({**locals(), "data": data or {}, "model": model or {}, "trainer": trainer or {}})
     checked = check(settings)
     if not is_first_rank():
         return join()
-    folder = new_folder(settings.default_root_dir)
-    with held(folder) as lock:
-        settings.write(folder)
-        return _run(folder, checked, [lock])
+    with new_run(settings) as (folder, lock):
+        return _run(folder, settings, checked, lock)
 
 
 @quietly()
@@ -110,7 +108,7 @@ def resume(run: str | Path, changes: Mapping[str, Any] | None = None) -> dict[st
         InputError: There is nothing to resume, or a change would change the result.
     """
     folder = Path(run).expanduser()
-    settings = Settings.read(folder).changed(changes or {}, folder)  # whatever is wrong is said before it waits
+    settings = read_settings(folder).changed(changes or {}, folder)  # whatever is wrong is said before it waits
     if not is_first_rank():
         check(settings)
         return join()
@@ -143,12 +141,12 @@ def join() -> dict[str, Any]:
     Returns:
         The contents of results.json.
     """
-    return _run(None, Checked(world_size(), None), [])
+    return _results(Path(run_rank(None, resume=False)))
 
 
 def _go_on(folder: Path, lock: int, changes: Mapping[str, Any]) -> dict[str, Any]:
     """Resumes a run in whose folder no other job is."""
-    before = Settings.read(folder)  # the job that was in it may have changed them
+    before = read_settings(folder)  # the job that was in it may have changed them
     settings = before.changed(changes, folder)
     _check_unfinished(folder, before, settings)
     checked = check(settings)
@@ -162,7 +160,7 @@ def _go_on(folder: Path, lock: int, changes: Mapping[str, Any]) -> dict[str, Any
     except OSError as error:
         raise RunError(f"could not write to {folder}: {error.strerror}; mend the folder") from error
     settings.write(folder)
-    return _run(folder, checked, [lock], resume=True)
+    return _run(folder, settings, checked, lock, resume=True)
 
 
 def _check_unfinished(folder: Path, before: Settings, settings: Settings) -> None:
@@ -186,51 +184,69 @@ def _check_unfinished(folder: Path, before: Settings, settings: Settings) -> Non
         raise InputError(f"nothing to resume: {folder} has finished; to train it further, give {give}")
 
 
-def _run(folder: Path | None, checked: Checked, inherit: Sequence[int], resume: bool = False) -> dict[str, Any]:
+def _run(folder: Path, settings: Settings, checked: Checked, lock: int, resume: bool = False) -> dict[str, Any]:
     """Runs in this process, or starts one per device that does; gives the contents of results.json."""
     signals.next_step = f"; go on with --resume {shlex.quote(str(folder))}"
     try:
-        if checked.processes > 1 and not launched():
-            arguments = {"folder": str(folder), "resume": resume}
-            launch("cifar_lightning.run.training:run_rank", arguments, checked.processes, inherit)
+        if launched():
+            run_rank(str(folder), resume)
+        elif checked.processes > 1:
+            job = {"folder": str(folder), "resume": resume}
+            launch("cifar_lightning.run.training:run_rank", job, checked.processes, [lock])
         else:
-            folder = Path(run_rank(str(folder) if folder else None, resume, checked.images))
+            train(folder, settings, _newest_checkpoint(folder) if resume else None, checked.images)
     except RunError as error:
         raise RunError(f"{error}{signals.next_step}") from error
-    assert folder is not None
+    return _results(folder)
+
+
+def _results(folder: Path) -> dict[str, Any]:
     results: dict[str, Any] = json.loads((folder / "results.json").read_text())
     return results
 
 
 @quietly()
-def run_rank(folder: str | None, resume: bool, images: CIFAR10DataModule | None = None) -> str:
-    """One rank of a run: trains, then tests what training has selected.
+def run_rank(folder: str | None, resume: bool) -> str:
+    """One of several ranks: learns from the first what they do, and does it.
 
     Args:
         folder: The run's; None where only the first rank knows it.
         resume: Go on from the newest readable checkpoint.
-        images: The run's, where this process has read them.
 
     Returns:
         The run's folder.
     """
-    with process_group(), restored_cpu():
+    with process_group():
         start = _newest_checkpoint(Path(folder)) if folder and resume else None
         folder, start = from_first_rank([folder, start])
         assert folder is not None
-        settings = Settings.read(Path(folder))
+        train(Path(folder), read_settings(Path(folder)), start)
+    return folder
+
+
+def train(folder: Path, settings: Settings, start: str | None, images: CIFAR10DataModule | None = None) -> None:
+    """Trains, tests what training has selected, and reports.
+
+    Args:
+        folder: The run's.
+        settings: The run's.
+        start: Checkpoint to go on from.
+        images: The run's, where this process has read them.
+    """
+    with restored_cpu():
         data = images or settings.images()
         data.prepare_data()
         data.setup("fit")
+        data.fingerprint  # noqa: B018  # for the checkpoints: now, not while a GPU waits for the first
         seed_everything(settings.seed, verbose=False)
         model = LitNet(**settings.model, classes=data.classes)
         evaluations = (["val"] if len(data.val_indices) else []) + ["test"]
         figures = [name for prefix in evaluations for name in names(prefix, model.classes)]
-        metrics = MetricsCSV(Path(folder) / "metrics.csv", ["train_loss", "lr", *figures])
-        checkpoints = Checkpoints(Path(folder) / "checkpoints", metrics, settings.checkpoint_every_n_steps)
+        metrics = MetricsCSV(folder / "metrics.csv", ["train_loss", "lr", *figures])
+        checkpoints = Checkpoints(folder / "checkpoints", metrics, settings.checkpoint_every_n_steps)
         trainer = new_trainer(
             **settings.for_trainer(),
-            logger=[metrics, *_tensorboard(Path(folder))],
+            logger=[metrics, *_tensorboard(folder)],
             callbacks=[checkpoints, StopOnSignal(checkpoints), ProgressBar(), FittedCPU()],
         )
         metrics.trainer = trainer
@@ -248,9 +264,8 @@ def run_rank(folder: str | None, resume: bool, images: CIFAR10DataModule | None 
                 trainer.test(model, data, verbose=False)
             finally:
                 metrics.close()
-            report_on(trainer, model, data, facts, Path(folder), metrics.path)
+            report_on(trainer, model, data, facts, folder, metrics.path)
             signals.finish()
-    return folder
 
 
 def _newest_checkpoint(folder: Path) -> str | None:
@@ -272,7 +287,7 @@ def _tensorboard(folder: Path) -> list[Logger]:
 
 
 def _say_what_begins(
-    settings: Settings, trainer: Trainer, data: CIFAR10DataModule, folder: str, start: str | None
+    settings: Settings, trainer: Trainer, data: CIFAR10DataModule, folder: Path, start: str | None
 ) -> None:
     if not trainer.is_global_zero:
         return
