@@ -7,7 +7,7 @@ python scripts/evaluate.py lightning_logs/version_0 --data.source folder --data.
 
 from collections.abc import Sequence
 
-from cifar_lightning.cli import main, new_parser, parse, plain
+from cifar_lightning.cli import arguments_in, main, new_parser, parse
 from cifar_lightning.signatures import signature_of
 from cifar_lightning.startup import importing
 
@@ -18,8 +18,8 @@ def script(arguments: Sequence[str]) -> None:
     parser.add_function_arguments(signature_of("run.testing", "evaluate"), skip={"data"}, as_positional=True)
     # Only what is given: all else is as it was in the training.
     parser.add_function_arguments(signature_of("data.datamodule", "CIFAR10DataModule"), "data", skip={"seed", "device"})
-    settings = plain(parse(parser, arguments))
-    given = plain(parse(parser, arguments, defaults=False))
+    settings = arguments_in(parse(parser, arguments))
+    given = arguments_in(parse(parser, arguments, defaults=False))
 
     with importing():  # not before: torch and Lightning take seconds
         from cifar_lightning.run.testing import evaluate

@@ -9,7 +9,7 @@ python scripts/fit.py --resume lightning_logs/version_0  # go on with an interru
 
 from collections.abc import Sequence
 
-from cifar_lightning.cli import main, new_parser, parse, plain, recipes, value_of, with_recipe
+from cifar_lightning.cli import arguments_in, main, new_parser, parse, recipes, value_of, with_recipe
 from cifar_lightning.errors import InputError
 from cifar_lightning.signatures import signature_of
 from cifar_lightning.startup import importing
@@ -43,7 +43,7 @@ def script(arguments: Sequence[str]) -> None:
 
     for name in ("config", "recipe", "resume"):
         given.pop(name, None)
-    settings, changes = plain(given), dict(given.items())  # in groups, and by names such as "data.augment"
+    settings, changes = arguments_in(given), dict(given.items())  # in groups, and by names such as "data.augment"
     if run not in (None, "auto"):
         resume(run, changes)
     elif run is None or resume_newest(settings.get("default_root_dir", "."), changes) is None:

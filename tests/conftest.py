@@ -20,6 +20,11 @@ from cifar_lightning.cli import main
 from cifar_lightning.run import signals
 
 PROJECT = Path(__file__).parents[1]
+# The environment of a process that draws no figures: see faults/sitecustomize.py.
+PLAIN = {
+    **{"FAULT": "", "FAULT_PLAIN": "1"},
+    "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent / "faults"), os.environ.get("PYTHONPATH", "")]),
+}
 SCRIPTS, BENCHMARKS = PROJECT / "scripts", PROJECT / "benchmarks"
 
 
@@ -131,6 +136,12 @@ def benchmark(monkeypatch):
     """What benchmarks/benchmark.py measures."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     return importlib.import_module("sides")
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """Without figures, which take most of a small job's time, where a test does not look at any."""
+    monkeypatch.setattr("cifar_lightning.report.results.draw", lambda *args: None)
 
 
 @pytest.fixture

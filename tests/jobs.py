@@ -118,10 +118,10 @@ def leftovers(run):
 
 
 def processes_of(folder):
-    """Ids of the processes that name `folder` on their command line: the ranks of its run."""
+    """Ids of the processes that work in `folder`: jobs and their ranks."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    for path in Path("/proc").glob("[0-9]*/cwd"):
         with contextlib.suppress(OSError):
-            if str(folder).encode() in path.read_bytes():
+            if Path(os.readlink(path)).is_relative_to(folder):
                 found.append(int(path.parent.name))
     return [pid for pid in found if pid != os.getpid()]

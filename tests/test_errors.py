@@ -176,6 +176,7 @@ def test_another_programs_folder_is_no_run_to_resume(call, tmp_path):
         ({"model": {"classes": ["a"]}}, "model.classes is set by the images: leave it out"),
         ({"max_epochs": 2.0}, "max_epochs 2.0 is no whole number: give one"),
         ({"max_steps": "10"}, "max_steps '10' is no whole number: give one"),
+        ({"trainer": {"min_epochs": "3"}}, "trainer.min_epochs 3 is out of range: give a whole number"),
         ({"model": {"net": torch.nn.Flatten()}}, r"model.net Flatten\(.*\) cannot be kept in config.yaml: give text"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 from archives import write_archive
-from conftest import SYNTHETIC, one_line
+from conftest import PLAIN, SYNTHETIC, one_line
 from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator
 from PIL import Image
@@ -79,7 +79,7 @@ def test_fit_says_what_it_has_done(finished, results):
 
 
 @pytest.mark.parametrize("recipe", cli.recipes())
-def test_every_recipe_trains(call, tmp_path, recipe):
+def test_every_recipe_trains(plain, call, tmp_path, recipe):
     """A few small steps of it, in its own precision."""
     small = ("--data.source", "synthetic", "--data.synthetic_size", 100, "--data.batch_size", 10, "--max_steps", 3)
     code, _, err = call("fit", "--recipe", recipe, *small, "--accelerator", "cpu", "--model.lr", 0.01)
@@ -89,7 +89,7 @@ def test_every_recipe_trains(call, tmp_path, recipe):
     assert results["test_count"] == 20
 
 
-def test_an_epochs_line_has_no_other_epochs_validation(call):
+def test_an_epochs_line_has_no_other_epochs_validation(plain, call):
     flags = ("--data.synthetic_size", 100, "--data.batch_size", 10, "--data.val_split", 20, "--max_epochs", 4)
     code, _, err = call("fit", *SYNTHETIC, *flags, "--trainer.check_val_every_n_epoch", 2)
     assert code == 0, err
@@ -112,7 +112,7 @@ def test_results_say_what_was_tested(finished, results):
     assert results["data"] == {"source": "synthetic", "data_dir": "data", "normalization": "half"}
 
 
-def test_config_repeats_the_run(finished, results, call, tmp_path):
+def test_config_repeats_the_run(plain, finished, results, call, tmp_path):
     code, _, err = call("fit", "--config", finished.folder / "config.yaml", "--default_root_dir", tmp_path)
     assert code == 0, err
     repeated = json.loads((tmp_path / "lightning_logs" / "version_0" / "results.json").read_text())
@@ -140,7 +140,7 @@ def test_evaluate_gives_what_fit_gave(finished, results, run):
         assert np.array_equal(ours, theirs), name
 
 
-def test_evaluate_computes_in_the_precision_of_the_training(call, tmp_path):
+def test_evaluate_computes_in_the_precision_of_the_training(plain, call, tmp_path):
     small = ("--data.synthetic_size", "1000", "--data.batch_size", "20", "--max_epochs", "1", "--model.lr", "0.01")
     code, _, err = call("fit", *SYNTHETIC, *small, "--precision", "bf16-mixed")
     assert code == 0, err
@@ -172,7 +172,7 @@ def test_evaluate_from_within_a_run(finished, call, monkeypatch, tmp_path):
     assert "curves.png" not in out
 
 
-def test_evaluate_on_other_data(finished, call, tmp_path):
+def test_evaluate_on_other_data(plain, finished, call, tmp_path):
     code, out, err = call(
         "evaluate", finished.folder / "checkpoints" / "best.ckpt", "--accelerator", "cpu",
         "--data.synthetic_size", "150", "--output_dir", tmp_path / "out",
@@ -182,7 +182,7 @@ def test_evaluate_on_other_data(finished, call, tmp_path):
     assert json.loads((tmp_path / "out" / "results.json").read_text())["test_count"] == 30
 
 
-def test_evaluate_averages_over_views_and_says_so(finished, results, call, tmp_path):
+def test_evaluate_averages_over_views_and_says_so(plain, finished, results, call, tmp_path):
     flags = ("--accelerator", "cpu", "--test_views", "six", "--output_dir", tmp_path / "six")
     code, _, err = call("evaluate", finished.folder, *flags)
     assert code == 0, err
@@ -308,7 +308,7 @@ def test_fast_dev_run(call, tmp_path):
     assert "Accuracy" in out
 
 
-def test_any_argument_of_the_trainer(call, tmp_path):
+def test_any_argument_of_the_trainer(plain, call, tmp_path):
     code, _, err = call(
         "fit", *SYNTHETIC, "--data.synthetic_size", "100", "--max_epochs", "1", "--data.batch_size", "10",
         "--trainer.limit_train_batches", "3", "--trainer.gradient_clip_val", "1.0",
@@ -338,7 +338,7 @@ def test_how_long_a_recipe_trains(call, tmp_path, monkeypatch, flags, length):
     assert (given[0].get("max_epochs", 2), given[0].get("max_steps", -1)) == length
 
 
-def test_the_banner_and_the_way_on_name_what_ends_the_run(call, tmp_path):
+def test_the_banner_and_the_way_on_name_what_ends_the_run(plain, call, tmp_path):
     small = (*SYNTHETIC, "--data.synthetic_size", "100", "--data.batch_size", "10")
     code, out, err = call("fit", *small, "--max_epochs", "3", "--max_steps", "15")
     assert code == 0, err
@@ -360,7 +360,7 @@ def test_the_banner_and_the_way_on_name_what_ends_the_run(call, tmp_path):
     assert line.endswith("to train it further, give a higher --max_epochs than 1\n")
 
 
-def test_evaluate_normalises_as_the_training_did(call, tmp_path):
+def test_evaluate_normalises_as_the_training_did(plain, call, tmp_path):
     """A folder's images by the mean and std of CIFAR-100, if it was that which the network has learnt from."""
     digest = write_archive(tmp_path / "archive.tar.gz", source="cifar100", classes=100)
     data = ("--data.source", "cifar100", "--data.data_dir", tmp_path / "archive.tar.gz", "--data.sha256", digest)
@@ -388,12 +388,13 @@ def test_names_in_other_letters(call, run, tmp_path, recwarn):
     assert code == 0, err
     assert "猫" in out
     assert [str(warning.message) for warning in recwarn if "Glyph" in str(warning.message)] == []
-    code, out, err = run("fit", *flags, "--max_epochs", "1", "--devices", "2", env={"PYTHONIOENCODING": "ascii"})
+    env = {"PYTHONIOENCODING": "ascii", **PLAIN}
+    code, out, err = run("fit", *flags, "--max_epochs", "1", "--devices", "2", env=env)
     assert code == 0, err
     assert sum(line.startswith("? ") for line in out.splitlines()) == 1
 
 
-def test_a_gpu_that_is_not_asked_for_is_not_spoken_of(call, monkeypatch, recwarn):
+def test_a_gpu_that_is_not_asked_for_is_not_spoken_of(plain, call, monkeypatch, recwarn):
     monkeypatch.setattr(CUDAAccelerator, "is_available", staticmethod(lambda: True))
     code, _, err = call("fit", *SYNTHETIC, "--fast_dev_run", "true")
     assert code == 0, err
@@ -411,6 +412,6 @@ def test_help_in_a_small_encoding(run):
 @pytest.mark.filterwarnings("ignore")
 def test_evaluate_under_torchrun_takes_as_many_devices_as_processes(finished, run):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
-    code, _, err = run("evaluate", finished.folder, "--accelerator", "cpu", launcher=launcher)
+    code, _, err = run("evaluate", finished.folder, "--accelerator", "cpu", launcher=launcher, env=PLAIN)
     assert code != 0
     assert err.count("devices 1: the launcher has started 2 processes; give --devices as many") == 1

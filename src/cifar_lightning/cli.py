@@ -41,23 +41,28 @@ def main(script: Callable[[Sequence[str]], int | None]) -> NoReturn:
             # first rank, unless the mistake is not its own.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(FIRST_RANK_SECONDS)
-        print(f"error: {error}", file=sys.stderr)
+        _say(f"error: {error}")
     except Stopped as error:
         code = exit_code(error)
         signals.finish()  # one line is enough
         if os.environ.get("RANK", "0") == "0":
-            print(signals.message(error.signum), file=sys.stderr)
+            _say(signals.message(error.signum))
     except RuntimeError as error:
         if "operator torchvision::nms does not exist" not in str(error):
             raise
         code = 2
-        print(f"error: {_mismatch()}", file=sys.stderr)
+        _say(f"error: {_mismatch()}")
     if code and "RANK" in os.environ:
         # Not `sys.exit`: threads of a broken process group would be waited for.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _say(line: str) -> None:
+    with console.printing(2):  # else a reader who is gone would change the exit code
+        print(line, file=sys.stderr, flush=True)
 
 
 def _mismatch() -> str:
@@ -204,6 +209,6 @@ def value_of(flag: str, arguments: Sequence[str]) -> str | None:
     return value
 
 
-def plain(namespace: "Namespace") -> dict[str, Any]:
+def arguments_in(namespace: "Namespace") -> dict[str, Any]:
     """A parsed group of flags as keyword arguments."""
     return dict(namespace.as_dict())

@@ -9,9 +9,6 @@ from typing import IO
 
 from cifar_lightning.errors import RunError
 
-# What we keep in a user's data folder beside the archive: the lock and the decoded images.
-HIDDEN = ".cifar_lightning"
-
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Arguments: what functions and classes of this package take, from their source alone; what a constructor was given.
+"""Arguments of functions and classes of this package, from their source alone.
 
 A script's flags are the arguments of what it calls, and importing that takes seconds (torch, Lightning). A flag's help,
 or what is wrong with it, need not wait for them.
@@ -6,10 +6,9 @@ or what is wrong with it, need not wait for them.
 
 import ast
 import importlib
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import FrameType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any, Literal
 
 # What annotations and defaults may name, besides constants that the module imports. A flag can only name a module of
@@ -56,22 +55,3 @@ def _imported(tree: ast.Module, name: str) -> Any:
     imports = (node for node in tree.body if isinstance(node, ast.ImportFrom))
     (home,) = (node.module for node in imports if name in [alias.name for alias in node.names])
     return getattr(importlib.import_module(str(home)), name)
-
-
-def arguments_of(module: object) -> dict[str, Any]:
-    """The arguments with which `module` is being made: of the constructor that calls this, and of its subclasses'.
-
-    Where both have one of the same name it is the former's, which is what it works with. Lightning's
-    `save_hyperparameters` takes the latter, and also those of any other module whose constructor makes this one.
-    """
-    arguments: dict[str, Any] = {}
-    frame: FrameType | None = inspect.currentframe()
-    frame = frame and frame.f_back
-    while frame is not None:
-        names, _, keywords, values = inspect.getargvalues(frame)
-        if frame.f_code.co_name != "__init__" or not names or values[names[0]] is not module:
-            break
-        given = {name: values[name] for name in names[1:]} | (values[keywords] if keywords else {})
-        arguments = {**given, **arguments}
-        frame = frame.f_back
-    return arguments

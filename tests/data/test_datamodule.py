@@ -1,3 +1,4 @@
+import pickle
 import subprocess
 import sys
 
@@ -388,6 +389,16 @@ def test_a_split_that_leaves_nothing():
 
 
 # --- LightningCLI ----------------------------------------------------------------------------------------
+
+
+def test_it_can_be_sent_to_another_process_once_it_is_prepared(tmp_path):
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8), "red").save(tmp_path / split / name / "a.png")
+    data = CIFAR10DataModule(tmp_path, source="folder", batch_size=2)
+    data.prepare_data()
+    assert pickle.loads(pickle.dumps(data)).image_set("train").labels.tolist() == [0, 1]
 
 
 def test_stock_lightning_cli(tmp_path):

@@ -78,7 +78,7 @@ def test_data_dir_may_be_the_archive_itself(tmp_path):
     check_set(Source("cifar10", path, sha256=digest).load("test"), 20, CLASSES[:3])
 
 
-def test_a_run_reads_each_split_once(tmp_path, monkeypatch):
+def test_a_run_reads_each_split_once(plain, tmp_path, monkeypatch):
     def noting(source, split):
         read.append(split)
         return load(source, split)

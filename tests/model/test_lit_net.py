@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from lightning import LightningDataModule, Trainer
+from lightning import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.nn import functional as F
@@ -107,7 +107,7 @@ def test_metrics_against_numpy():
             assert results[f"test_acc/{name}"] == pytest.approx(confusion[i, i] / confusion[i].sum())
 
 
-def test_an_absent_class_has_no_accuracy_in_the_results(tmp_path):
+def test_an_absent_class_has_no_accuracy_in_the_results(plain, tmp_path):
     from cifar_lightning.run.testing import report_on
 
     data = fake_data(100)
@@ -279,27 +279,60 @@ def test_a_loaded_network_begins_its_log_anew(tmp_path):
 
     class Saving(LitNet):
         def on_train_batch_end(self, *args):
+            super().on_train_batch_end(*args)
             self.trainer.save_checkpoint(tmp_path / "it.ckpt")
 
     first.fit(Saving(), fake_data(100))
     loaded = LitNet.load_from_checkpoint(tmp_path / "it.ckpt")
-    assert (loaded.train_loss._sum, loaded.train_loss.count) == (0, 0)
+    assert (loaded._running_loss._sum, loaded._running_loss.count) == (0, 0)
 
     class Breaking(LitNet):
         counts = ()
 
         def on_train_start(self):
-            self.counts += (self.train_loss.count,)
+            super().on_train_start()
+            self.counts += (self._running_loss.count,)
 
         def on_train_batch_end(self, *args):
+            super().on_train_batch_end(*args)
             raise MemoryError
 
     model = Breaking()
     for _ in range(2):
         with pytest.raises(MemoryError):
             trainer(max_epochs=1).fit(model, fake_data(100))
-        assert model.train_loss.count == 1
+        assert model._running_loss.count == 1
     assert model.counts == (0, 0)
+
+
+def test_subclasses_may_use_hooks_and_names_of_their_own(tmp_path):
+    class Own(LitNet):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.train_loss = nn.Identity()
+
+        def configure_callbacks(self):
+            return [Callback()]
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.01)
+
+    fitter = trainer(max_epochs=1)
+    fitter.fit(Own(net="speed54", width=8, sizes=[24]), fake_data(100))
+    assert {"train_loss", "lr"} <= set(fitter.callback_metrics)
+
+
+def test_one_trainer_fits_one_network_after_another(monkeypatch, caplog):
+    """The second is not compiled because the first was; and nobody hears of callbacks that replace one another."""
+    compiled = []
+    monkeypatch.setattr("cifar_lightning.model.compilation.compile_network", lambda net, mode: compiled.append(net))
+    fitter, first, second = trainer(max_epochs=1), LitNet(compile="default"), LitNet()
+    for model in (first, second):
+        fitter.fit(model, fake_data(100))
+        fitter.fit_loop.epoch_progress.reset()
+    fitter.test(second, fake_data(100), verbose=False)
+    assert compiled == [first.net]
+    assert "override" not in caplog.text
 
 
 # --- schedules -------------------------------------------------------------------------------------------
@@ -401,6 +434,7 @@ def test_a_compiled_network_is_ready_before_the_first_step_and_learns_the_same(t
 
     class Counting(LitNet):
         def on_train_start(self):
+            super().on_train_start()
             self.before_fit = graphs()
 
         def on_train_end(self):
@@ -568,7 +602,7 @@ def test_the_logged_rate_is_lr_whatever_other_groups_have(tmp_path):
     fitter.fit(model, fake_data(80, batch_size=20))
     rates = [float(row["lr"]) for row in rows(tmp_path) if row["lr"]]
     assert rates == pytest.approx([0.05, 0.0])  # of the next step
-    assert model.train_loss.diverged(fitter, "it").endswith("lower --model.lr, --model.muon_lr, --model.bias_lr")
+    assert model.diverged("it").endswith("lower --model.lr, --model.muon_lr, --model.bias_lr")
 
 
 class Plain(LightningDataModule):

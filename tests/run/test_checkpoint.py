@@ -173,7 +173,7 @@ def test_no_checkpoint_at_all(tmp_path):
 
 
 @pytest.mark.parametrize(("worth", "steps"), [(0, [0, 10, 20, 30]), (1e9, [0, 30])])
-def test_ends_of_epochs_are_saved_where_it_takes_little_of_the_time(monkeypatch, tmp_path, worth, steps):
+def test_ends_of_epochs_are_saved_where_it_takes_little_of_the_time(plain, monkeypatch, tmp_path, worth, steps):
     saved = []
     monkeypatch.setattr(checkpoint, "WORTH", worth)
     monkeypatch.setattr(checkpoint.AtomicCheckpointIO, "save_checkpoint", note(saved))

@@ -2,13 +2,12 @@ import csv
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import SYNTHETIC, run_script
+from conftest import PLAIN, SYNTHETIC, run_script
 from jobs import job
 from torch.distributed.distributed_c10d import BackendConfig
 
@@ -27,7 +26,7 @@ SPEED += ("--model.sizes", "[16]")
 def fit_on(devices, home, launcher=(), flags=()):
     command = ("fit", *SMALL, *flags, "--devices", devices)
     if launcher:
-        code, out, err = run_script(*command, cwd=home, launcher=launcher)
+        code, out, err = run_script(*command, cwd=home, launcher=launcher, env=PLAIN)
     else:
         done = job(*command, cwd=home)
         code, out, err = done.code, done.text, ""
@@ -87,15 +86,16 @@ def test_figures_count_every_image_once(on):
         assert sum(map(sum, results["confusion"])) == 101
 
 
-def test_one_network_tested_on_one_two_and_three_devices(on, call):
+def test_one_network_tested_on_one_two_and_three_devices(on, tmp_path):
     """The same counts, to the image."""
     two = on(2)
     for devices in (1, 3):
-        code, _, err = call(
-            "evaluate", two["folder"], "--accelerator", "cpu", "--devices", devices, "--output_dir", f"on{devices}"
-        )
-        assert (code, err) == (0, "")
-        results = json.loads(Path(f"on{devices}/results.json").read_text())
+        output = tmp_path / f"on{devices}"
+        flags = ("--accelerator", "cpu", "--devices", devices, "--output_dir", output)
+        done = job("evaluate", two["folder"], *flags, cwd=tmp_path)
+        assert done.code == 0, done.text
+        assert done.lines[0].startswith("Accuracy ")
+        results = json.loads((output / "results.json").read_text())
         assert results["devices"] == devices
         assert results["confusion"] == two["results"]["confusion"]
         assert results["test_loss"] == pytest.approx(two["results"]["test_loss"], rel=1e-6)

@@ -201,7 +201,7 @@ def test_threads_are_those_there_are(cpu_settings, monkeypatch, env, threads):
 
 
 @pytest.mark.parametrize("lr", [0.001, 1e6])
-def test_a_fit_leaves_the_process_as_it_was(cpu_settings, tmp_path, lr):
+def test_a_fit_leaves_the_process_as_it_was(plain, cpu_settings, tmp_path, lr):
     torch.set_num_threads(3)
     torch.backends.mkldnn.enabled = True
     filters, logger = list(warnings.filters), logging.getLogger("lightning.pytorch")

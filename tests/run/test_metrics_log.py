@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from cifar_lightning.errors import RunError, Stopped
 from cifar_lightning.run import metrics_log
 from cifar_lightning.run.metrics_log import MetricsCSV, read_rows
 
@@ -53,8 +54,8 @@ def test_a_row_costs_the_same_however_many_there_are(tmp_path, rewrites, monkeyp
     log = log_of(path, columns)
     for step in range(1, 16_001):
         put(log, step, loss=1.0)
-    reads, read = [], type(path).read_text
-    monkeypatch.setattr(type(path), "read_text", lambda self, *args: (reads.append(self), read(self, *args))[1])
+    reads = []
+    monkeypatch.setattr(metrics_log, "_whole_lines", lambda path: reads.append(path))
     size = path.stat().st_size
     put(log, 16_000, **{"val_acc/7": 0.5})
     log.close()
@@ -74,6 +75,31 @@ def test_figures_that_nobody_announced_are_kept_too(tmp_path, rewrites):
     assert [row["loss"] for row in rows] == [1.0, 0.5, 0.25, None]
     assert [row["a, b"] for row in rows] == [None, None, 7.0, None]
     assert rows[3]["other"] == 1.0
+
+
+def full(path, write):
+    raise RunError("disk full")
+
+
+def test_a_header_that_cannot_be_written_leaves_a_file_that_can_be_read(tmp_path, monkeypatch):
+    log = log_of(tmp_path / "metrics.csv", ["loss"])
+    put(log, 1, loss=1.0)
+    put(log, 2, loss=0.5)
+    monkeypatch.setattr(metrics_log, "write_atomically", full)
+    with pytest.raises(RunError), log:
+        put(log, 2, other=7.0)
+    assert [(row["step"], row["loss"]) for row in read_rows(log.path)] == [(1, 1.0), (2, 0.5)]
+
+
+def test_what_has_ended_a_run_is_said_rather_than_that_its_last_row_is_lost(tmp_path):
+    log = log_of(tmp_path / "metrics.csv", ["loss"])
+    put(log, 1, loss=1.0)
+    log.path.mkdir()
+    with pytest.raises(Stopped), log:
+        raise Stopped(15)
+    put(log, 2, loss=1.0)
+    with pytest.raises(RunError, match="could not write"), log:
+        pass
 
 
 @pytest.mark.parametrize("cut", [0, 3])

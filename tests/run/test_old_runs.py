@@ -45,7 +45,7 @@ def test_it_goes_on_to_the_end_that_it_would_have_had(run, tmp_path):
     assert rows[: len(kept)] == [line.rstrip(b",") for line in kept]
 
 
-def test_it_is_evaluated(run, tmp_path):
+def test_it_is_evaluated(plain, run, tmp_path):
     """With the same figures as its validation: there are none of its test."""
     results = evaluate(run, accelerator="cpu", output_dir=str(tmp_path / "out"))
     assert (results["step"], results["test_count"], results["test_views"]) == (18, 80, "mirror")

@@ -81,7 +81,7 @@ def test_a_longer_run_equals_one_that_was_never_shorter(tmp_path):
     assert differences(extended, longer) == []
 
 
-def test_a_run_goes_on_after_an_epoch_whose_end_had_no_checkpoint(tmp_path, monkeypatch):
+def test_a_run_goes_on_after_an_epoch_whose_end_had_no_checkpoint(plain, tmp_path, monkeypatch):
     """Epochs so short that not every end is saved; and the end of the run, which is, comes after that of its epoch."""
     monkeypatch.setattr("cifar_lightning.run.checkpoint.WORTH", 1e9)
     data = {"source": "synthetic", "synthetic_size": 200, "batch_size": 20, "augment": True}
@@ -290,6 +290,17 @@ def test_no_readable_checkpoint_is_an_error_not_a_fresh_start(tmp_path):
     done = job("fit", "--resume", run, cwd=tmp_path)
     assert done.code == 2
     assert done.lines[0].startswith("error: nothing to resume: ")
+
+
+def test_a_finished_run_keeps_its_results_where_it_cannot_be_trained_further(whole, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole[1], run)
+    for path in (run / "checkpoints").glob("step-*.ckpt"):
+        path.write_bytes(b"nothing")
+    before = {path: path.read_bytes() for path in run.rglob("*.*")}
+    with pytest.raises(InputError, match="holds no readable checkpoint"):
+        resume(run, {"max_epochs": 3})
+    assert before == {path: path.read_bytes() for path in run.rglob("*.*")}
 
 
 def test_jobs_started_together_get_a_folder_each(tmp_path):

@@ -11,7 +11,12 @@ import termios
 import time
 
 import pytest
+from conftest import PLAIN
 from jobs import FAULTS, SCRIPTS, SMALL, differences, end, job, processes_of, start, step_of
+
+from cifar_lightning import stop
+from cifar_lightning.errors import Stopped
+from cifar_lightning.run import signals
 
 # One checkpoint an epoch, which takes a while: the one after the first is that of a stop.
 LONG_EPOCH = (
@@ -197,7 +202,12 @@ def test_a_reader_who_leaves_ends_no_run(tmp_path):
     """As `fit.py 2>&1 | head -1` does."""
     command = [sys.executable, SCRIPTS / "fit.py", *SMALL]
     with subprocess.Popen(
-        [str(part) for part in command], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [str(part) for part in command],
+        cwd=tmp_path,
+        env={**os.environ, **PLAIN},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     ) as process:
         assert "starts: 1 x cpu" in process.stdout.readline()
         process.stdout.close()
@@ -205,12 +215,45 @@ def test_a_reader_who_leaves_ends_no_run(tmp_path):
     assert (tmp_path / "lightning_logs" / "version_0" / "results.json").exists()
 
 
+@pytest.mark.parametrize(("arguments", "code"), [(SMALL, 143), (("--data.batch_size", 0), 2)])
+def test_the_exit_code_is_the_same_where_nobody_reads_the_last_line(tmp_path, arguments, code):
+    """As in `fit.py 2>&1 | tee log`, where tee is the first to go."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [str(part) for part in (sys.executable, SCRIPTS / "fit.py", *arguments)]
+    fault = {**PLAIN, "FAULT": "term@-:data:1" if code == 143 else ""}  # in start-up
+    process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, **fault}, stdout=writer, stderr=writer)
+    os.close(writer)
+    assert process.wait(120) == code
+
+
+def test_a_rank_that_is_told_to_stop_twice_over_saves_all_the_same(monkeypatch):
+    """By the launcher, and by a signal of a scheduler's a while after."""
+    monkeypatch.setattr(signals, "_first_at", None)
+    monkeypatch.setattr(stop, "requested", 0)
+    monkeypatch.setattr(signals, "_end", lambda signum: pytest.fail("ended at once"))
+
+    def told():
+        with signals.deferred():
+            signals.receive(signal.SIGTERM, passed_on=True)
+            time.sleep(signals.ECHO_SECONDS)
+            signals.receive(signal.SIGTERM)
+
+    with pytest.raises(Stopped):
+        told()
+
+
 def test_a_terminal_that_is_gone_without_a_signal_ends_no_run(tmp_path):
     """As that of a job in the background, of which the shell has been told to forget."""
     leader, follower = pty.openpty()
     command = [sys.executable, SCRIPTS / "fit.py", *SMALL, "--max_epochs", 20]
     process = subprocess.Popen(
-        [str(part) for part in command], cwd=tmp_path, stdout=follower, stderr=follower, start_new_session=True
+        [str(part) for part in command],
+        cwd=tmp_path,
+        env={**os.environ, **PLAIN},
+        stdout=follower,
+        stderr=follower,
+        start_new_session=True,
     )
     os.close(follower)
     shown = b""

@@ -11,7 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cifar_lightning.errors import RunError
-from cifar_lightning.files import HIDDEN, locked, remove_parts, write_atomically
+from cifar_lightning.files import locked, remove_parts, write_atomically
+
+# What we keep in a user's data folder beside the archive: the lock and the decoded images.
+HIDDEN = ".cifar_lightning"
 
 
 class Decoded(NamedTuple):

@@ -10,11 +10,11 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from cifar_lightning.arguments import arguments_of
 from cifar_lightning.data import cifar10, transforms
 from cifar_lightning.data.loader import BatchLoader, check_batch_size, check_evaluation, epoch_generator
 from cifar_lightning.data.sources import SOURCES, ImageSet, Source
 from cifar_lightning.errors import InputError
-from cifar_lightning.signatures import arguments_of
 
 FLIPS = ("none", "random", "alternating")
 NORMALIZATIONS = ("half", "dataset", "cifar10", "cifar100")

@@ -14,9 +14,10 @@ from urllib.parse import urlsplit, urlunsplit
 from urllib.request import HTTPRedirectHandler, HTTPSHandler, ProxyHandler, Request, build_opener
 
 from cifar_lightning.data.archive import digest
+from cifar_lightning.data.cache import HIDDEN
 from cifar_lightning.data.cifar10 import Archive
 from cifar_lightning.errors import InputError
-from cifar_lightning.files import HIDDEN, locked, publish
+from cifar_lightning.files import locked, publish
 
 MIRROR_VARIABLE = "CIFAR_LIGHTNING_MIRROR"
 

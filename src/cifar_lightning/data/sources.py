@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -109,7 +110,7 @@ class Source:
     def _find_pictures(self, split: str) -> "_Found":
         home = Path(os.path.expanduser(self.data_dir))
         listing = folder.scan(home, split)
-        return _Found(home, listing.fingerprint, lambda: folder.read(listing))
+        return _Found(home, listing.fingerprint, partial(folder.read, listing))
 
     def _find_archive(self, split: str) -> "_Found":
         path, expected = self._archive_path(), self.sha256 or ARCHIVES[self.name].sha256
@@ -118,11 +119,8 @@ class Source:
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error.strerror}): prepare_data() fetches the archive") from error
 
-        def decode() -> Decoded:
-            archive.check_digest(path, expected)
-            return archive.read(path, ARCHIVES[self.name], split)
-
         # An archive that has not been touched since it was decoded is not hashed again.
+        decode = partial(_decode, path, expected, self.name, split)
         return _Found(path.parent, f"{expected} {stat.st_size} {stat.st_mtime_ns}", decode)
 
     def _archive_path(self) -> Path:
@@ -140,6 +138,11 @@ class Source:
                 f"data_dir {self.data_dir}: {error.filename or 'it'} cannot be read ({error.strerror or error}): "
                 "make it readable, or name another --data.data_dir"
             ) from error
+
+
+def _decode(path: Path, sha256: str, name: str, split: str) -> Decoded:
+    archive.check_digest(path, sha256)
+    return archive.read(path, ARCHIVES[name], split)
 
 
 class _Found(NamedTuple):

@@ -4,12 +4,12 @@ import os
 import shutil
 import sysconfig
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -75,7 +75,7 @@ def keep_addresses(net: nn.Module) -> None:
     _recorded.extend(value for value in net.state_dict().values() if value.is_cuda)
 
 
-class Compilation(Callback):
+class Compilation:
     """Has the `net` of a LightningModule compiled for a fit, and runs it before the first step.
 
     Without a data module that `can_sample` nothing is run: the first step compiles.
@@ -83,36 +83,41 @@ class Compilation(Callback):
     Args:
         mode: One of MODES; with auto a test runs what is not compiled, for which it is too short.
         sizes: Sides that training images are shrunk to, besides their own.
-        views: Of evaluation images: see evaluation.py.
     """
 
-    def __init__(self, mode: str, sizes: Sequence[int] = (), views: str = "one") -> None:
-        self.mode, self.sizes, self.views = mode, sizes, views
-        self._eager: AbstractContextManager[Any] | None = None
+    def __init__(self, mode: str, sizes: Sequence[int] = ()) -> None:
+        self.mode, self.sizes = mode, sizes
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Marks the network for compilation."""
+    def prepare(self, module: LightningModule) -> None:
+        """Marks the network for compilation, once it is known where it is to run."""
+        trainer = module.trainer
         mode = resolve_mode(
             self.mode,
             on_gpu=trainer.strategy.root_device.type == "cuda",
             graphs=trainer.accumulate_grad_batches == 1 and trainer.world_size == 1,
         )
-        if stage == "fit" and mode != "none" and not _is_compiled(pl_module.net):
-            compile_network(_net(pl_module), mode)  # that alone: the module around it logs while it computes
+        if mode != "none" and not _is_compiled(_net(module)):
+            compile_network(_net(module), mode)  # that alone: the module around it logs while it computes
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Runs a step of each size of images, and a validation, and leaves no trace but the compiled code."""
-        net, data = _net(pl_module), _data(trainer)
+    def warm_up(self, module: LightningModule, views: str) -> None:
+        """Runs a step of each size of images, and a validation, and leaves no trace but the compiled code.
+
+        Args:
+            module: Whose network it is.
+            views: Of evaluation images: see evaluation.py.
+        """
+        net, trainer = _net(module), module.trainer
+        data = _data(trainer)
         if not _is_compiled(net):
             return
         keep_addresses(net)
         if not can_sample(data):
             return
         before = {name: value.clone() for name, value in net.state_dict().items()}
-        image = data.sample(1, pl_module.device).expand(data.hparams["batch_size"] // trainer.world_size, -1, -1, -1)
+        image = data.sample(1, module.device).expand(data.hparams["batch_size"] // trainer.world_size, -1, -1, -1)
         images = image.contiguous(memory_format=torch.channels_last)  # as the loader's; what is in them does not matter
         images = trainer.precision_plugin.convert_input(images)
-        labels = torch.zeros(len(images), dtype=torch.int64, device=pl_module.device)
+        labels = torch.zeros(len(images), dtype=torch.int64, device=module.device)
         for size in [*self.sizes, None]:
             for _ in range(WARM_UP_RUNS):
                 stop.raise_if_requested()  # compilation takes a while
@@ -122,36 +127,31 @@ class Compilation(Callback):
                 net.zero_grad()
         net.eval()
         with torch.no_grad():  # as a validation within a fit has it, where a test is in inference mode
-            self._evaluate(trainer, pl_module, data.val_dataloader())
+            _evaluate(module, data.val_dataloader(), views)
         net.train()
         net.load_state_dict(before)
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def warm_up_test(self, module: LightningModule, views: str) -> None:
         """Likewise for a test: after a fit the weights have moved in memory."""
-        if self.mode == "auto":
-            self._eager = torch.compiler.set_stance("force_eager")
-            self._eager.__enter__()
-        elif _is_compiled(_net(pl_module)) and can_sample(_data(trainer)):
-            self._evaluate(trainer, pl_module, trainer.test_dataloaders or [])
+        if self.mode != "auto" and _is_compiled(_net(module)) and can_sample(_data(module.trainer)):
+            _evaluate(module, module.trainer.test_dataloaders or [], views)
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """What is compiled counts again."""
-        eager, self._eager = self._eager, None
-        if eager is not None:
-            eager.__exit__(None, None, None)
+    def in_test(self) -> AbstractContextManager[Any]:
+        """Within it a test runs what it is to run."""
+        if self.mode != "auto":
+            return nullcontext()
+        eager: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")  # from here on, and to its end
+        return eager
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Likewise."""
-        self.on_test_end(trainer, pl_module)
 
-    def _evaluate(self, trainer: Trainer, module: LightningModule, loader: Iterable[Any]) -> None:
-        """Runs a batch of each size that `loader` gives."""
-        precision = trainer.precision_plugin
-        for images in {len(images): images for images, _ in loader}.values():
-            for _ in range(WARM_UP_RUNS):
-                stop.raise_if_requested()
-                with precision.forward_context():
-                    mean_logits(_net(module), precision.convert_input(images.to(module.device, copy=True)), self.views)
+def _evaluate(module: LightningModule, loader: Iterable[Any], views: str) -> None:
+    """Runs a batch of each size that `loader` gives."""
+    precision = module.trainer.precision_plugin
+    for images in {len(images): images for images, _ in loader}.values():
+        for _ in range(WARM_UP_RUNS):
+            stop.raise_if_requested()
+            with precision.forward_context():
+                mean_logits(_net(module), precision.convert_input(images.to(module.device, copy=True)), views)
 
 
 def _net(module: LightningModule) -> nn.Module:

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cifar_lightning.arguments import arguments_of
 from cifar_lightning.data.cifar10 import CLASSES
 from cifar_lightning.data.transforms import shrink
 from cifar_lightning.errors import InputError
@@ -16,10 +17,9 @@ from cifar_lightning.model.evaluation import Evaluation, mean_logits
 from cifar_lightning.model.images import begin_from_images, check_classes
 from cifar_lightning.model.networks import build
 from cifar_lightning.model.optimizer import build_optimizer
-from cifar_lightning.model.ranges import check_ranges
+from cifar_lightning.model.ranges import check_network, check_ranges
 from cifar_lightning.model.running_loss import RunningLoss
 from cifar_lightning.model.schedules import Schedule, check_length, size_at
-from cifar_lightning.signatures import arguments_of
 
 Batch = tuple[Tensor, Tensor]
 
@@ -90,7 +90,7 @@ class LitNet(LightningModule):
         self.classes = classes
         self.last_evaluation: dict[str, Tensor] = {}
         self.val_metrics, self.test_metrics = Evaluation(classes), Evaluation(classes)
-        self.train_loss = RunningLoss()
+        self._running_loss, self._compilation = RunningLoss(), Compilation(compile, sizes or ())
         self._total_steps = 0.0
 
     def forward(self, images: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ class LitNet(LightningModule):
         if self.hparams["sizes"]:
             images = shrink(images, size_at(self.trainer.global_step / self._total_steps, self.hparams["sizes"]))
         loss = F.cross_entropy(self(images), labels, label_smoothing=self.hparams["label_smoothing"])
-        self.train_loss.add(loss)
+        self._running_loss.add(loss)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -118,7 +118,8 @@ class LitNet(LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Counts a batch into the test figures."""
-        self.test_metrics.count(self.logits(batch[0]), batch[1])
+        with self._compilation.in_test():
+            self.test_metrics.count(self.logits(batch[0]), batch[1])
 
     def predict_step(self, batch: Tensor | Batch, batch_idx: int = 0) -> tuple[Tensor, Tensor]:
         """The predicted class `(N,)` and the probabilities `(N, len(classes))` of a batch, with or without labels."""
@@ -145,34 +146,48 @@ class LitNet(LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimiser, and a schedule as long as the Trainer will fit."""
         optimizer = build_optimizer((p for p in self.parameters() if p.requires_grad), self.hparams)
-        self._total_steps = float(self.trainer.estimated_stepping_batches)
+        steps = self.trainer.estimated_stepping_batches
         if self.hparams["sizes"]:
-            check_length(self._total_steps, f"sizes {self.hparams['sizes']}")
+            check_length(steps, f"sizes {self.hparams['sizes']}")
         if self.hparams["schedule"] == "constant":
             return optimizer
-        schedule = Schedule(optimizer, self.hparams["schedule"], self._total_steps)
+        schedule = Schedule(optimizer, self.hparams["schedule"], steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def configure_callbacks(self) -> list[Callback]:
-        """What logs the training loss, and what compiles the network, if it is to be compiled."""
-        h = self.hparams
-        compilation = Compilation(h["compile"], h["sizes"] or (), h["test_views"])
-        return [self.train_loss] if h["compile"] == "none" else [self.train_loss, compilation]
 
     def setup(self, stage: str) -> None:
         """Looks at the images: are they of the network's classes, and does it begin from some of them?"""
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by a connector
         check_classes(data, self.classes)
         if stage == "fit":
+            # Not what a fit before has left, perhaps on another device. A checkpoint brings its own, later.
+            self._running_loss = RunningLoss()
+            self._compilation.prepare(self)
             begin_from_images(self.net, data, self.trainer.strategy.root_device, self.hparams.get("net"))
+
+    def on_fit_start(self) -> None:
+        """Has the network compiled before the first step."""
+        self._compilation.warm_up(self, self.hparams["test_views"])
+
+    def on_train_start(self) -> None:
+        """Notes how long the fit is, of which the images' size is a function."""
+        self._total_steps = float(self.trainer.estimated_stepping_batches)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Logs the training loss and the learning rate, at the log points."""
+        self._running_loss.log_if_due(self)
+
+    def on_train_epoch_end(self) -> None:
+        """Logs the training loss of the steps since then."""
+        self._running_loss.log_rest(self)
 
     def on_validation_start(self) -> None:
         """Begins to count."""
         self.val_metrics.start()
 
     def on_test_start(self) -> None:
-        """Begins to count."""
+        """Begins to count; has the network compiled for a test."""
         self.test_metrics.start()
+        self._compilation.warm_up_test(self, self.hparams["test_views"])
 
     def on_validation_epoch_end(self) -> None:
         """Logs the validation figures."""
@@ -183,16 +198,20 @@ class LitNet(LightningModule):
         self.last_evaluation = self.test_metrics.finish(self, "test")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the precision."""
+        """Keeps the running loss of every rank, and the precision."""
+        checkpoint["train_loss_window"] = self._running_loss.state(self.trainer.world_size)
         checkpoint["precision"] = self.trainer.precision
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises an InputError for a checkpoint of a network of one's own, where this one has been built by name."""
-        if "net" in self.hparams and "net" not in checkpoint.get("hyper_parameters", {"net": None}):
-            raise InputError(
-                "the checkpoint is of a network of your own, which it does not hold: "
-                "give LitNet.load_from_checkpoint(path, net=...)"
-            )
+        """Takes up the running loss, where a fit goes on; refuses a checkpoint without the network it was of."""
+        check_network(self.hparams, checkpoint)
+        trainer, kept = self._trainer, checkpoint.get("train_loss_window")
+        if kept is not None and trainer is not None and trainer.state.fn == "fit":
+            self._running_loss.restore(kept, self.global_rank, trainer.world_size)
+
+    def diverged(self, what: str) -> str:
+        """The message that `what` is so, with the learning rate and the last loss."""
+        return self._running_loss.diverged(self.trainer, what)
 
     @property
     def example_input_array(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""The ranges of LitNet's arguments."""
+"""What LitNet's arguments may be, and whether a checkpoint is of the same."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -28,3 +28,12 @@ def check_ranges(h: Mapping[str, Any], classes: int) -> None:
     ):
         if not ok:
             raise InputError(f"{name} {h[name]} is out of range: give {range_}")
+
+
+def check_network(h: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> None:
+    """Raises an InputError for a checkpoint of a network of one's own, where the one at hand was built by name."""
+    if "net" in h and "net" not in checkpoint.get("hyper_parameters", {"net": None}):
+        raise InputError(
+            "the checkpoint is of a network of your own, which it does not hold: "
+            "give LitNet.load_from_checkpoint(path, net=...)"
+        )

@@ -1,33 +1,26 @@
 """RunningLoss: the mean training loss between two log points, at no cost to the steps between them."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from cifar_lightning.errors import NonFiniteError
 
-KEY = "train_loss_window"  # in a checkpoint
 
-
-class RunningLoss(Callback):
+class RunningLoss:
     """Logs the mean of the losses that it is given, and the learning rate, every `log_every_n_steps` steps.
 
     The sum stays on the device: to read a loss in every step, or to copy it, would make the host wait for a GPU.
-
-    Raises:
-        NonFiniteError: At a log point, where the mean is not finite.
 
     Attributes:
         count: Losses since the last log point.
     """
 
     def __init__(self) -> None:
-        self._begin()
-
-    def _begin(self) -> None:
         self._sum, self.count = torch.zeros(()), 0
         self._last: float | None = None
 
@@ -40,33 +33,26 @@ class RunningLoss(Callback):
             self._sum = self._sum + loss  # in the first step: a number from the host
         self.count += 1
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forgets what a fit before has left, perhaps on another device. A checkpoint brings its own, later."""
-        if stage == "fit":
-            self._begin()
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Logs at the log points."""
+    def log_if_due(self, module: LightningModule) -> None:
+        """Logs at a log point, after a batch."""
         # Batches that accumulate share a global step: only the last of them has stepped.
+        trainer = module.trainer
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
-        stepped = not trainer.fit_loop._should_accumulate()
-        if every and stepped and trainer.global_step % every == 0 and self.count:
-            self._log(trainer, pl_module)
+        if every and trainer.global_step % every == 0 and self.count and not trainer.fit_loop._should_accumulate():
+            self._log(module)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs what the steps since the last log point have left."""
+    def log_rest(self, module: LightningModule) -> None:
+        """Logs what the batches since the last log point have left, at the end of an epoch."""
         if self.count:
             # The ranks have the same figures already, and any of those is right; Lightning warns without it.
-            self._log(trainer, pl_module, sync_dist=True, reduce_fx="max")
+            self._log(module, sync_dist=True, reduce_fx="max")
 
-    def _log(self, trainer: Trainer, module: LightningModule, **options: Any) -> None:
+    def _log(self, module: LightningModule, **options: Any) -> None:
         # Every rank has the same number of images, so the mean over ranks is that over images.
-        mean = trainer.strategy.reduce(self._sum / self.count, reduce_op="mean").item()
+        mean = module.trainer.strategy.reduce(self._sum / self.count, reduce_op="mean").item()
         if not math.isfinite(mean):
-            raise NonFiniteError(self.diverged(trainer, f"the training loss is {mean}"))
-        module.log_dict({"train_loss": mean, "lr": current_lr(trainer)}, prog_bar=True, **options)
+            raise NonFiniteError(self.diverged(module.trainer, f"the training loss is {mean}"))
+        module.log_dict({"train_loss": mean, "lr": current_lr(module.trainer)}, prog_bar=True, **options)
         self._last = mean
         self._sum.zero_()
         self.count = 0
@@ -80,21 +66,19 @@ class RunningLoss(Callback):
             f"lower {', '.join(f'--model.{name}' for name in ('lr', *own))}"
         )
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keeps the sums of all ranks, so that a resumed run logs the same figures."""
-        sums = [self._sum.item()] * trainer.world_size
-        if trainer.world_size > 1:
+    def state(self, ranks: int) -> dict[str, Any]:
+        """The sums of all ranks, so that a resumed run logs the same figures."""
+        sums = [self._sum.item()] * ranks
+        if ranks > 1:
             torch.distributed.all_gather_object(sums, self._sum.item())
-        checkpoint[KEY] = {"sums": sums, "count": self.count, "last": self._last}
+        return {"sums": sums, "count": self.count, "last": self._last}
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Takes them up, where a fit goes on; on another number of ranks, each takes the mean of theirs."""
-        if trainer.state.fn == "fit" and KEY in checkpoint:
-            kept = checkpoint[KEY]
-            sums, ranks = kept["sums"], trainer.world_size
-            mine = sums[trainer.global_rank] if len(sums) == ranks else sum(sums) / len(sums)
-            self._sum, self.count = torch.tensor(mine, device=pl_module.device), kept["count"]
-            self._last = kept.get("last")
+    def restore(self, state: Mapping[str, Any], rank: int, ranks: int) -> None:
+        """Takes a state up; of another number of ranks, each takes the mean of theirs."""
+        sums = state["sums"]
+        mine = sums[rank] if len(sums) == ranks else sum(sums) / len(sums)
+        self._sum, self.count = torch.tensor(mine), state["count"]
+        self._last = state.get("last")
 
 
 def current_lr(trainer: Trainer) -> float:

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from cifar_lightning.errors import InputError, NonFiniteError
 from cifar_lightning.files import write_atomically
-from cifar_lightning.model.running_loss import RunningLoss
 from cifar_lightning.run.loop import StepEnd, within_step
 from cifar_lightning.run.metrics_log import MetricsCSV
 
@@ -198,9 +197,8 @@ class Checkpoints(Checkpoint, StepEnd):
         if self._saved_step == trainer.global_step or within_step(trainer):
             return
         if name := _not_finite(trainer.lightning_module):
-            (loss,) = (c for c in trainer.callbacks if isinstance(c, RunningLoss))  # type: ignore[attr-defined]
-            what = loss.diverged(trainer, f"the weight {name} is not finite")
-            raise NonFiniteError(f"{what}; the checkpoint before is kept")
+            model: Any = trainer.lightning_module
+            raise NonFiniteError(f"{model.diverged(f'the weight {name} is not finite')}; the checkpoint before is kept")
         start = time.monotonic()  # a GPU has finished its steps by now
         if trainer.is_global_zero:
             self.metrics.flush()  # the checkpoint counts on its rows, even after a power failure

@@ -72,7 +72,7 @@ def _check_numbers(settings: Settings) -> None:
             continue
         if type(value) is not int:
             raise InputError(f"{name} {value!r} is no whole number: give one")
-        if not lowest <= value < 2**32:
+        if value < lowest or (name == "seed" and value >= 2**32):
             raise InputError(f"{name} {value} is out of range: give {range_}")
 
 
@@ -122,14 +122,16 @@ def _check_types(given: Arguments) -> None:
     parser.add_class_arguments(
         Trainer, skip={name for name in inspect.signature(Trainer).parameters if name not in given}
     )
-    try:
-        parser.parse_object(given)
-    except ArgumentError as error:
-        reason = " ".join(str(error).split())
-        name = next(name for name in given if f'"{name}' in reason)
+    for name, value in given.items():
+        try:
+            parsed = parser.parse_object({name: value})[name]
+        except ArgumentError:
+            parsed = None
+        if (parsed is not None and isinstance(parsed, str) == isinstance(value, str)) or value is None:
+            continue
         types = re.findall(r"\w+", inspect.formatannotation(inspect.signature(Trainer).parameters[name].annotation))
         words = " or ".join(WORDS[word] for word in types if word in WORDS)
-        raise InputError(f"trainer.{name} {given[name]} is out of range: give {words}") from error
+        raise InputError(f"trainer.{name} {value} is out of range: give {words}")
 
 
 def try_trainer(arguments: Arguments) -> Trainer:

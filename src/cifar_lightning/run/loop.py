@@ -6,7 +6,7 @@ inside a signal handler, where two ranks deadlock
 (https://github.com/Lightning-AI/pytorch-lightning/issues/20806), and cannot say in a checkpoint whether the validation
 at the end of an epoch is still to come. `install` gives a Trainer a loop without these; callbacks, strategies and
 precision are Lightning's own, and so is the optimisation wherever a hook, clipping, accumulation or a gradient scaler
-has a part in it.
+has a part in it. A module that ends an epoch by -1 from its `on_train_batch_start` is not heard: there is none here.
 """
 
 from collections import OrderedDict
@@ -61,7 +61,7 @@ class EpochLoop(_TrainingEpochLoop):
     @property
     def done(self) -> bool:
         """Whether to leave the loop: not within a step, wherever the Trainer's max_time or a callback would stop it."""
-        return super().done and not self._should_accumulate()
+        return super().done and (self._num_ready_batches_reached() or not self._should_accumulate())
 
     def _should_check_val_fx(self, data_fetcher: _DataFetcher) -> bool:
         """Whether a validation is due: that before a stop not within a step, either."""
@@ -168,6 +168,7 @@ class EpochLoop(_TrainingEpochLoop):
         self.update_lr_schedulers("step", update_plateau_schedulers=True)
         if not self._should_accumulate():
             self._batches_that_stepped += 1
+        self._save_loggers_on_train_batch_end()
 
     def _call(self, hook: str, *args: Any) -> None:
         """Calls a hook of a batch, where somebody has it: Lightning enters a profiler for each who might."""

@@ -5,6 +5,7 @@ import io
 import os
 from argparse import Namespace
 from collections.abc import Iterable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +70,13 @@ class MetricsCSV(Logger):
             self._row = {"epoch": self.trainer.current_epoch, "step": step}
         # The figures come as float32, which has seven digits; the rest would be noise. Lightning adds the epoch, which
         # after the last step is that after it.
-        self._row |= {name: float(f"{value:.7g}") for name, value in metrics.items() if name != "epoch"}
-        if new := [name for name in self._row if name not in self.columns]:
-            rows = self._cells()[1:]
-            self.columns += new
+        figures = {name: float(f"{value:.7g}") for name, value in metrics.items() if name != "epoch"}
+        if new := [name for name in figures if name not in self.columns]:
+            columns = [*self.columns, *new]
             if self.path.exists():
-                self._write_anew(rows)
+                self._write_anew(columns, self._cells()[1:])
+            self.columns = columns
+        self._row |= figures
 
     def close(self) -> None:
         """Writes the row of the newest step, which then takes no more figures."""
@@ -92,6 +94,14 @@ class MetricsCSV(Logger):
         except OSError as error:
             raise RunError(f"could not write {self.path}: {error.strerror}; make room, or mend the folder") from error
         self._written += 1
+
+    def __enter__(self) -> None:
+        """Within it figures are logged; at its end the last row is written."""
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        """Closes; what has ended the run counts more than a disk that takes no row."""
+        with suppress(RunError) if error is not None else nullcontext():
+            self.close()
 
     def flush(self) -> None:
         """Waits until the rows are on the disk."""
@@ -113,17 +123,17 @@ class MetricsCSV(Logger):
         self._row = dict(last or {})
         rows = rows[: count - bool(last)]
         self._written = len(rows)
-        self._write_anew(rows)
+        self._write_anew(self.columns, rows)
 
     def _cells(self) -> list[list[str]]:
         """The file's header and rows, as they stand there."""
         return list(csv.reader(io.StringIO(_whole_lines(self.path), newline="")))
 
-    def _write_anew(self, rows: list[list[str]]) -> None:
-        """Writes the header and `rows`, of which some columns may be new."""
+    def _write_anew(self, columns: list[str], rows: list[list[str]]) -> None:
+        """Writes the header and `rows`, which may lack the last columns."""
         text = io.StringIO(newline="")
-        padded = (row + [""] * (len(self.columns) - len(row)) for row in rows)
-        csv.writer(text).writerows([self.columns, *padded])
+        padded = (row + [""] * (len(columns) - len(row)) for row in rows)
+        csv.writer(text).writerows([columns, *padded])
         write_atomically(self.path, lambda file: file.write(text.getvalue().encode()))
 
 

@@ -17,7 +17,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum, auto
 from types import FrameType
 
@@ -64,6 +64,8 @@ def install(silent: bool = False) -> None:
     os.set_blocking(writer, False)
     threading.Thread(target=_read, args=(reader,), daemon=True).start()
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    # a child that is forked, and starts no other program, shares the pipe: its signals are not this process's
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
     _handled = tuple(s for s in STOPS if s != SIGHUP or signal.getsignal(s) != signal.SIG_IGN)
     _answer_with(_noted)
 
@@ -81,7 +83,8 @@ def _read(pipe: int) -> None:
     while True:
         for signum in os.read(pipe, 64):
             if signum in STOPS:
-                receive(signum)
+                with suppress(OSError):  # of a terminal: whatever becomes of it, there may be a next signal
+                    receive(signum)
 
 
 def receive(signum: int, passed_on: bool = False) -> None:
@@ -102,7 +105,7 @@ def receive(signum: int, passed_on: bool = False) -> None:
         if _phase == Phase.START_UP:
             _end(signum)
         elif first or passed_on:
-            _first_at = _first_at or now
+            _first_at = _first_at if passed_on else now
             stop.requested = stop.requested or signum
         # A second SIGHUP is no order: one is from the kernel, one from the shell as it ends.
         elif signum != SIGHUP and _first_at is not None and now - _first_at >= ECHO_SECONDS:
@@ -118,9 +121,11 @@ def message(signum: int) -> str:
 
 
 def _end(signum: int) -> None:
-    if not _silent and select.select([], [2], [], PRINT_SECONDS)[1]:
-        os.write(2, f"{message(signum)}\n".encode())
-    os._exit(128 + signum)
+    try:
+        if not _silent and select.select([], [2], [], PRINT_SECONDS)[1]:
+            os.write(2, f"{message(signum)}\n".encode())
+    finally:  # whether or not somebody reads it
+        os._exit(128 + signum)
 
 
 @contextmanager

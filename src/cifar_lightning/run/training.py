@@ -1,4 +1,4 @@
-"""fit(), resume() and evaluate(): what the scripts do, as typed functions.
+"""fit() and resume(): what scripts/fit.py does, as typed functions. evaluate() is in testing.py.
 
 A run is a folder. `fit` makes it, with all its settings in config.yaml; whatever then runs, in this process or in one
 process per device, now or after an interruption, takes its orders from there.
@@ -25,7 +25,7 @@ from cifar_lightning.run.callbacks import ProgressBar, StopOnSignal
 from cifar_lightning.run.checkpoint import Checkpoints, load_checkpoint, newest_readable, step_checkpoints, step_of
 from cifar_lightning.run.checks import Checked, check
 from cifar_lightning.run.cpu import FittedCPU, restored_cpu
-from cifar_lightning.run.devices import from_first_rank, is_first_rank, launched, process_group
+from cifar_lightning.run.devices import from_first_rank, is_first_rank, process_group, world_size
 from cifar_lightning.run.folder import held, new_run, newest_unfinished
 from cifar_lightning.run.launch import launch
 from cifar_lightning.run.metrics_log import MetricsCSV
@@ -150,8 +150,8 @@ def _go_on(folder: Path, lock: int, changes: Mapping[str, Any]) -> dict[str, Any
     settings = before.changed(changes, folder)
     _check_unfinished(folder, before, settings)
     checked = check(settings)
-    if settings.data != before.data and step_checkpoints(folder / "checkpoints"):
-        newest, _ = newest_readable(folder / "checkpoints")
+    newest = newest_readable(folder / "checkpoints")[0] if step_checkpoints(folder / "checkpoints") else None
+    if newest is not None and settings.data != before.data:
         (checked.images or settings.images()).check_images(load_checkpoint(newest)["CIFAR10DataModule"])
     try:
         for part in (folder, folder / "checkpoints", folder / "figures"):
@@ -188,7 +188,7 @@ def _run(folder: Path, settings: Settings, checked: Checked, lock: int, resume: 
     """Runs in this process, or starts one per device that does; gives the contents of results.json."""
     signals.next_step = f"; go on with --resume {shlex.quote(str(folder))}"
     try:
-        if launched():
+        if world_size() > 1:
             run_rank(str(folder), resume)
         elif checked.processes > 1:
             job = {"folder": str(folder), "resume": resume}
@@ -217,7 +217,7 @@ def run_rank(folder: str | None, resume: bool) -> str:
         The run's folder.
     """
     with process_group():
-        start = _newest_checkpoint(Path(folder)) if folder and resume else None
+        start = _newest_checkpoint(Path(folder)) if folder and resume and is_first_rank() else None
         folder, start = from_first_rank([folder, start])
         assert folder is not None
         train(Path(folder), read_settings(Path(folder)), start)
@@ -252,7 +252,7 @@ def train(folder: Path, settings: Settings, start: str | None, images: CIFAR10Da
         metrics.trainer = trainer
         _say_what_begins(settings, trainer, data, folder, start)
         with signals.deferred():
-            try:
+            with metrics:
                 trainer.fit(model, data, ckpt_path=start)
                 facts = {
                     **_select(trainer, model, data, checkpoints.folder),
@@ -262,8 +262,6 @@ def train(folder: Path, settings: Settings, start: str | None, images: CIFAR10Da
                     "global_batch_size": data.hparams["batch_size"],
                 }
                 trainer.test(model, data, verbose=False)
-            finally:
-                metrics.close()
             report_on(trainer, model, data, facts, folder, metrics.path)
             signals.finish()
 

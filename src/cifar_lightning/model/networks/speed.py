@@ -75,7 +75,7 @@ class SpeedNet(nn.Module):
         """Logits `(N, num_classes)` of images of any size from 16 up."""
         x = self.blocks(F.gelu(self.whiten(x)))
         # Not amax: torch.compile computes its gradient from values that it has not rounded, of which none may equal the
-        # rounded maximum, and shares the gradient among none.
+        # rounded maximum, and divides by their number: NaN. See findings/inductor-amax-nan.sh.
         logits: Tensor = self.head(F.max_pool2d(x, x.shape[2:]).flatten(1)) * self.scale
         return logits
 
