@@ -91,10 +91,9 @@ def loader_rates(data: dict[str, Any], device: str, quick: bool, repeats: int) -
         return rate((images.to(device), labels.to(device)) for images, labels in loader)
 
     rates: dict[int, list[list[float]]] = {}
+    module = CIFAR10DataModule(**data | {"augment": True, "normalization": "dataset", "device": device})
     for batch_size in (4, 128, 2048):
-        module = CIFAR10DataModule(
-            **data | {"batch_size": batch_size, "augment": True, "normalization": "dataset", "device": device}
-        )
+        module.hparams["batch_size"] = batch_size
         ours = module.train_dataloader()
         sides: dict[str, Callable[[], float]] = {
             "torchvision": partial(theirs, batch_size),

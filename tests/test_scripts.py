@@ -8,6 +8,7 @@ import torch
 import yaml
 from archives import write_archive
 from conftest import PLAIN, SYNTHETIC, one_line
+from jobs import job
 from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator
 from PIL import Image
@@ -377,7 +378,7 @@ def test_evaluate_normalises_as_the_training_did(plain, call, tmp_path):
     assert not torch.equal(other, expected)
 
 
-def test_names_in_other_letters(call, run, tmp_path, recwarn):
+def test_names_in_other_letters(call, tmp_path, recwarn):
     """The tables show them; the figures do where there is a font. Nobody is warned, and no encoding is too small."""
     for part in ("train/猫", "train/dog", "test/猫", "test/dog"):
         (tmp_path / "pets" / part).mkdir(parents=True)
@@ -388,10 +389,10 @@ def test_names_in_other_letters(call, run, tmp_path, recwarn):
     assert code == 0, err
     assert "猫" in out
     assert [str(warning.message) for warning in recwarn if "Glyph" in str(warning.message)] == []
-    env = {"PYTHONIOENCODING": "ascii", **PLAIN}
-    code, out, err = run("fit", *flags, "--max_epochs", "1", "--devices", "2", env=env)
-    assert code == 0, err
-    assert sum(line.startswith("? ") for line in out.splitlines()) == 1
+    env = {"PYTHONIOENCODING": "ascii"}
+    done = job("fit", *flags, "--max_epochs", "1", "--devices", "2", cwd=tmp_path, env=env)
+    assert done.code == 0, done.text
+    assert sum(line.startswith("? ") for line in done.lines) == 1
 
 
 def test_a_gpu_that_is_not_asked_for_is_not_spoken_of(plain, call, monkeypatch, recwarn):
