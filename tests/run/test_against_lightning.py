@@ -140,10 +140,10 @@ def draw(rng):
     )
     if model["net"] != "tutorial" and "speaking" in extras:
         extras.remove("speaking")
-    if not validates and "patience" in extras:
+    if "patience" in extras and (not validates or "max_steps" in options):  # there may be nothing to be patient about
         extras.remove("patience")
-    if "stopping" in extras and options["accumulate_grad_batches"] > 1:
-        extras.remove("stopping")  # ours goes on to the end of the step: see test_a_stop_waits_for_the_end_of_a_step
+    if options["accumulate_grad_batches"] > 1:  # ours goes on to the end of a step: see test_a_stop_waits_…
+        extras = [extra for extra in extras if extra not in ("stopping", "patience")]
     return data, model, options, extras
 
 
