@@ -391,6 +391,27 @@ def test_a_split_that_leaves_nothing():
 # --- LightningCLI ----------------------------------------------------------------------------------------
 
 
+def test_without_a_trainer_epochs_follow_on(tmp_path):
+    """Whether the loader is asked for once or, as in the docstring, in every epoch; after a setup from the start."""
+
+    def epochs(once, count=3, **kwargs):
+        data = fake_data(60, augment=True, **kwargs)
+        data.prepare_data()
+        data.setup("fit")
+        loader = data.train_dataloader() if once else None
+        return [torch.cat([images for images, _ in loader or data.train_dataloader()]) for _ in range(count)], data
+
+    (each, data), (once, _) = epochs(once=False), epochs(once=True)
+    assert all(torch.equal(a, b) for a, b in zip(each, once, strict=True))
+    assert not torch.equal(each[0], each[1])
+    assert not torch.equal(each[1], each[2])
+    next(iter(data.train_dataloader()))  # an epoch that is left early has been begun
+    fifth = torch.cat([images for images, _ in data.train_dataloader()])
+    assert torch.equal(fifth, epochs(once=True, count=5)[0][4])
+    data.setup("fit")
+    assert torch.equal(torch.cat([images for images, _ in data.train_dataloader()]), each[0])
+
+
 def test_it_can_be_sent_to_another_process_once_it_is_prepared(tmp_path):
     for split in ("train", "test"):
         for name in ("cat", "dog"):

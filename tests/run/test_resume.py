@@ -8,11 +8,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from jobs import SMALL, differences, end, job, leftovers, processes_of, start, step_of
 
 from cifar_lightning.errors import InputError
 from cifar_lightning.run import folder as run_folder
+from cifar_lightning.run.checkpoint import load_checkpoint
 from cifar_lightning.run.folder import RunInUseError, held, newest_unfinished
 from cifar_lightning.run.metrics_log import read_rows
 from cifar_lightning.run.training import fit, resume
@@ -283,6 +285,58 @@ def test_an_unreadable_checkpoint_is_left_for_the_one_before_it(whole, tmp_path)
     assert differences(run, whole[1]) == []
 
 
+def test_a_flipped_bit_is_noticed(whole, tmp_path):
+    """In a weight, which torch.load would take as it is."""
+    _, run = interrupted(tmp_path, 1, "kill@-:train:17")
+    newest = run / "checkpoints" / "step-14.ckpt"
+    weight, content = _weight(newest), bytearray(newest.read_bytes())
+    content[content.index(weight.numpy().tobytes()) + 3] ^= 0x40
+    newest.write_bytes(content)
+    assert not torch.equal(_weight(newest), weight)
+    done = job("fit", "--resume", run, cwd=tmp_path)
+    assert done.code == 0
+    assert done.lines[0] == (
+        f"warning: checkpoint {newest} cannot be read: it is damaged or no checkpoint; going on from step-7.ckpt"
+    )
+    assert differences(run, whole[1]) == []
+
+
+def _weight(path):
+    return torch.load(path, weights_only=True)["state_dict"]["net.fc3.weight"]
+
+
+def test_a_checkpoint_without_checksums_is_loaded(tmp_path):
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(
+            {"state_dict": {"w": torch.ones(100)}, "hyper_parameters": {}, "global_step": 1}, tmp_path / "a.ckpt"
+        )
+    finally:
+        torch.serialization.set_crc32_options(before)
+    assert load_checkpoint(tmp_path / "a.ckpt")["global_step"] == 1
+
+
+def test_nothing_is_loaded_that_was_not_named(whole, tmp_path):
+    """Lightning takes a checkpoint of this name, in a job of SLURM's, for one to go on from."""
+    slurm = {
+        "SLURM_NTASKS": "1",
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NAME": "train",
+        "SLURM_PROCID": "0",
+        "SLURM_LOCALID": "0",
+    }
+    shutil.copy(whole[1] / "checkpoints" / "step-36.ckpt", tmp_path / "hpc_ckpt_1.ckpt")
+    done = job("fit", *SMALL, "--seed", 1, "--max_epochs", 1, cwd=tmp_path, env=slurm)
+    assert done.code == 0, done.text
+    run = tmp_path / "lightning_logs" / "version_0"
+    assert [row["step"] for row in read_rows(run / "metrics.csv")] == [5, 10, 15, 18]
+    done = job("evaluate", run, "--accelerator", "cpu", cwd=tmp_path, env=slurm)
+    assert done.code == 0, done.text
+    fitted, tested = (json.loads((folder / "results.json").read_text()) for folder in (run, run / "evaluation"))
+    assert fitted["confusion"] == tested["confusion"]
+
+
 def test_no_readable_checkpoint_is_an_error_not_a_fresh_start(tmp_path):
     _, run = interrupted(tmp_path, 1, "kill@-:train:17")
     for path in (run / "checkpoints").iterdir():
@@ -364,8 +418,6 @@ def test_metrics_hold_every_step_once(whole):
 
 def test_the_best_checkpoint_follows_the_validation_split(whole):
     """Of the accuracies on the validation split, the first highest: never those on the test images."""
-    import torch
-
     rows = read_rows(whole[1] / "metrics.csv")
     accuracies = {row["step"]: row["val_acc"] for row in rows if row["val_acc"] is not None}
     best = max(accuracies, key=accuracies.get)

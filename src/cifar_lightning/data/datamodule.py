@@ -23,8 +23,8 @@ NORMALIZATIONS = ("half", "dataset", "cifar10", "cifar100")
 class CIFAR10DataModule(LightningDataModule):
     """CIFAR-10, or images like it, downloaded, split, augmented, normalised and batched.
 
-    In a Trainer the batches are on the Trainer's device and shared by its ranks. Without one:
-    `dm.prepare_data(); dm.setup("fit"); for images, labels in dm.train_dataloader(): ...`; where torch.distributed is
+    In a Trainer the batches are on the Trainer's device and shared by its ranks. Without one: `dm.prepare_data();
+    dm.setup("fit")`, and in every epoch `for images, labels in dm.train_dataloader(): ...`; where torch.distributed is
     initialised, its ranks share them likewise.
 
     Args:
@@ -194,7 +194,11 @@ class CIFAR10DataModule(LightningDataModule):
         return self.normalize(images[index].to(device))
 
     def train_dataloader(self) -> BatchLoader:
-        """Shuffled, augmented batches of the training images that are not held out."""
+        """Shuffled, augmented batches of the training images that are not held out.
+
+        Without a Trainer each loader goes on with the epoch after the last that was begun since `setup("fit")`, so that
+        a loop may ask for a loader once or in every epoch.
+        """
         h = self.hparams
         augmentation = {name: h[name] for name in ("crop_padding", "flip", "cutout")} if h["augment"] else {}
         overfit = getattr(self.trainer, "overfit_batches", 0)  # of a Trainer: to learn the same few batches by heart
@@ -204,6 +208,8 @@ class CIFAR10DataModule(LightningDataModule):
         if self._position is not None:
             loader.load_state_dict(self._position)
             self._position = None
+        elif self.trainer is None and self._train_loader is not None:
+            loader.follow(self._train_loader)  # a Trainer says itself which epoch it is
         self._train_loader = loader
         return loader
 

@@ -128,6 +128,10 @@ class BatchLoader:
         if epoch != self._next[0]:  # else keep the position that a checkpoint gave
             self._next = (epoch, 0)
 
+    def follow(self, other: "BatchLoader") -> None:
+        """Makes the next iteration that which `other` would have had next."""
+        self._next = other._next
+
     def state_dict(self) -> dict[str, Any]:
         """The position: how many batches of which epoch have been yielded."""
         return {"epoch": self._epoch, "position": self._position}

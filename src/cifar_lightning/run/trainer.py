@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 
 from cifar_lightning.run import loop
 from cifar_lightning.run.checkpoint import AtomicCheckpointIO
@@ -41,4 +42,15 @@ def new_trainer(*, accelerator: str, devices: str | int, precision: str, **argum
         },
     )
     loop.install(trainer)
+    trainer._checkpoint_connector = CheckpointConnector(trainer)
     return trainer
+
+
+class CheckpointConnector(_CheckpointConnector):
+    """Loads what it is given, and nothing else.
+
+    In a SLURM job Lightning's takes a `hpc_ckpt_N.ckpt` that it finds in `default_root_dir` for the one to go on from,
+    in a fit and in a test, whosever it is.
+    """
+
+    _hpc_resume_path = None
