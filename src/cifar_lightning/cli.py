@@ -1,5 +1,6 @@
 """What the scripts have in common: flags from typed functions, and errors as one line with an exit code."""
 
+import atexit
 import difflib
 import os
 import re
@@ -8,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -26,9 +28,26 @@ FIRST_RANK_SECONDS = 5.0  # for torchrun to see that the first rank has ended
 
 
 def main(script: Callable[[Sequence[str]], int | None]) -> NoReturn:
-    """Runs a script on the command line's arguments and ends the process.
+    """Runs a script on the command line's arguments and ends the process; see `run`.
 
-    Exit codes: 0; 1 for a failed run; 2 for a user's mistake; 3 for NaN; 128 + the signal for one that was stopped.
+    Not by `sys.exit`: it would wait for threads of a broken process group, and takes a second to take apart what torch
+    and Lightning have made; with torch 2.15 it also prints a page of "leaks", for Triton's objects are frozen (see
+    `startup.importing` and findings/triton-gc-freeze.sh). What was registered to be done at the end is done.
+    """
+    code = run(script)
+    with suppress(OSError):
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    os._exit(code)
+
+
+def run(script: Callable[[Sequence[str]], int | None]) -> int:
+    """Runs a script on the command line's arguments, and says how it has ended.
+
+    Returns:
+        The exit code: 0; 1 for a failed run; 2 for a user's mistake; 3 for NaN; 128 + the signal for one that was
+        stopped; what the script gives.
     """
     signals.install()
     console.print_anything()
@@ -52,12 +71,7 @@ def main(script: Callable[[Sequence[str]], int | None]) -> NoReturn:
             raise
         code = 2
         _say(f"error: {_mismatch()}")
-    if code and "RANK" in os.environ:
-        # Not `sys.exit`: threads of a broken process group would be waited for.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
+    return code
 
 
 def _say(line: str) -> None:

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 def importing() -> Iterator[None]:
     """Within it they are imported in two thirds of the time.
 
-    Their million objects stay as long as the process does: looking for garbage among them, while they are made and at
-    the end of the process, takes over a second. https://docs.python.org/3/library/gc.html#gc.freeze
+    Their million objects stay as long as the process does: looking for garbage among them, while they are made and
+    later, takes over a second. https://docs.python.org/3/library/gc.html#gc.freeze
     """
     if "torch" in sys.modules:
         yield
