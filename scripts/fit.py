@@ -39,7 +39,8 @@ def script(arguments: Sequence[str]) -> None:
             raise InputError(f"{name} {value} in a file of settings does nothing: give --{name} {value} as a flag")
 
     with importing():  # not before: torch and Lightning take seconds
-        from cifar_lightning.run.training import fit, resume, resume_newest
+        from cifar_lightning.run.resuming import resume, resume_newest
+        from cifar_lightning.run.training import fit
 
     for name in ("config", "recipe", "resume"):
         given.pop(name, None)

@@ -11,7 +11,7 @@ from conftest import made_once, run_script
 from PIL import Image
 
 from cifar_lightning.cli import RECIPES
-from cifar_lightning.run import testing, training
+from cifar_lightning.run import resuming, testing, training
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 COMMANDS = [
@@ -59,9 +59,9 @@ def test_flags(command, call, monkeypatch, tmp_path):
 
         return stub
 
-    for module, name in ((training, "fit"), (training, "resume"), (testing, "evaluate")):
+    for module, name in ((training, "fit"), (resuming, "resume"), (testing, "evaluate")):
         monkeypatch.setattr(module, name, recorded(getattr(module, name)))
-    monkeypatch.setattr(training, "resume_newest", lambda root, changes: None)
+    monkeypatch.setattr(resuming, "resume_newest", lambda root, changes: None)
     (script,) = [word for word in command if word.endswith(".py")]
     if script in ("scripts/predict.py", "benchmarks/benchmark.py"):
         pytest.skip("run for real, below and in test_benchmark.py")

@@ -14,7 +14,7 @@ from lightning.pytorch.accelerators import CUDAAccelerator
 from PIL import Image
 
 from cifar_lightning import CLASSES, CIFAR10DataModule, cli
-from cifar_lightning.run import training
+from cifar_lightning.run import resuming, training
 from cifar_lightning.run.checkpoint import load_checkpoint
 from cifar_lightning.run.metrics_log import read_rows
 from cifar_lightning.run.saved import data_of, select_checkpoint
@@ -333,7 +333,7 @@ def test_how_long_a_recipe_trains(call, tmp_path, monkeypatch, flags, length):
     (tmp_path / "mine.yaml").write_text("max_steps: 9\n")
     given = []
     monkeypatch.setattr(training, "fit", lambda **settings: given.append(settings))
-    monkeypatch.setattr(training, "resume_newest", lambda root, changes: None)
+    monkeypatch.setattr(resuming, "resume_newest", lambda root, changes: None)
     code, _, err = call("fit", *flags)
     assert (code, err) == (0, "")
     assert (given[0].get("max_epochs", 2), given[0].get("max_steps", -1)) == length

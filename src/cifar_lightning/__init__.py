@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from cifar_lightning.errors import InputError
     from cifar_lightning.model.lit_net import LitNet
     from cifar_lightning.model.networks import ResNet18, TutorialNet
+    from cifar_lightning.run.resuming import resume
     from cifar_lightning.run.saved import load_model
     from cifar_lightning.run.testing import evaluate
-    from cifar_lightning.run.training import fit, resume
+    from cifar_lightning.run.training import fit
 
 _HOMES = {
     "data.cifar10": ("CLASSES", "MEAN", "STD"),
@@ -22,9 +23,10 @@ _HOMES = {
     "errors": ("InputError",),
     "model.lit_net": ("LitNet",),
     "model.networks": ("ResNet18", "TutorialNet"),
+    "run.resuming": ("resume",),
     "run.saved": ("load_model",),
     "run.testing": ("evaluate",),
-    "run.training": ("fit", "resume"),
+    "run.training": ("fit",),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 

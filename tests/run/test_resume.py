@@ -17,7 +17,8 @@ from cifar_lightning.run import folder as run_folder
 from cifar_lightning.run.checkpoint import load_checkpoint
 from cifar_lightning.run.folder import RunInUseError, held, newest_unfinished
 from cifar_lightning.run.metrics_log import read_rows
-from cifar_lightning.run.training import fit, resume
+from cifar_lightning.run.resuming import resume
+from cifar_lightning.run.training import fit
 
 OLD = Path(__file__).parents[1] / "data" / "run_of_0.1.0"
 

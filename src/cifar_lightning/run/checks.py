@@ -4,6 +4,7 @@ import difflib
 import inspect
 import os
 import re
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 import torch
@@ -94,7 +95,7 @@ def _check_trainer(settings: Settings, accelerator: str, ranks: int) -> Trainer:
     """Settings that are Lightning's; gives a Trainer of them for one device."""
     given, known = settings.trainer, inspect.signature(Trainer).parameters
     for name in given:
-        if hasattr(settings, name):
+        if name in {field.name for field in fields(settings)}:
             raise InputError(f"--trainer.{name} is a flag of its own: give --{name}")
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)

@@ -1,4 +1,4 @@
-"""fit() and resume(): what scripts/fit.py does, as typed functions. evaluate() is in testing.py.
+"""fit(): what scripts/fit.py does, as a typed function. resume() is in resuming.py, evaluate() in testing.py.
 
 A run is a folder. `fit` makes it, with all its settings in config.yaml; whatever then runs, in this process or in one
 process per device, now or after an interruption, takes its orders from there.
@@ -16,17 +16,16 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from cifar_lightning.console import printing
 from cifar_lightning.data.datamodule import CIFAR10DataModule
-from cifar_lightning.errors import InputError, RunError
-from cifar_lightning.files import remove_parts
+from cifar_lightning.errors import RunError
 from cifar_lightning.model.evaluation import names
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.run import signals
 from cifar_lightning.run.callbacks import ProgressBar, StopOnSignal
-from cifar_lightning.run.checkpoint import Checkpoints, load_checkpoint, newest_readable, step_checkpoints, step_of
+from cifar_lightning.run.checkpoint import Checkpoints, load_checkpoint, newest_readable, step_checkpoints
 from cifar_lightning.run.checks import Checked, check
 from cifar_lightning.run.cpu import FittedCPU, restored_cpu
 from cifar_lightning.run.devices import from_first_rank, is_first_rank, process_group, world_size
-from cifar_lightning.run.folder import held, new_run, newest_unfinished
+from cifar_lightning.run.folder import new_run
 from cifar_lightning.run.launch import launch
 from cifar_lightning.run.metrics_log import MetricsCSV
 from cifar_lightning.run.quiet import quietly
@@ -89,50 +88,7 @@ def fit(
     if not is_first_rank():
         return join()
     with new_run(settings) as (folder, lock):
-        return _run(folder, settings, checked, lock)
-
-
-@quietly()
-def resume(run: str | Path, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Goes on with an interrupted run, in its own folder, from its newest readable checkpoint.
-
-    Args:
-        run: The run's folder.
-        changes: Settings to change, by the names of `fit`'s arguments ("data.data_dir" for one of the data's): only
-            those that do not change the result, and a higher max_epochs, max_steps or trainer.max_time.
-
-    Returns:
-        The contents of results.json.
-
-    Raises:
-        InputError: There is nothing to resume, or a change would change the result.
-    """
-    folder = Path(run).expanduser()
-    settings = read_settings(folder).changed(changes or {}, folder)  # whatever is wrong is said before it waits
-    if not is_first_rank():
-        check(settings)
-        return join()
-    with held(folder) as lock:
-        return _go_on(folder, lock, changes or {})
-
-
-@quietly()
-def resume_newest(default_root_dir: str | Path, changes: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
-    """Goes on with the newest unfinished run of a log folder; see `resume`.
-
-    Returns:
-        The contents of results.json; None where there is no such run.
-    """
-    if not is_first_rank():
-        return join()  # the first rank chooses
-    with newest_unfinished(default_root_dir) as found:
-        print(f"resuming {found[0]}" if found else "no unfinished run: starting a new one", flush=True)
-        if found is None:
-            return None
-        try:
-            return _go_on(*found, changes or {})
-        except InputError as error:
-            raise InputError(f"{error}; --resume auto goes on with {found[0]} as long as it is there") from error
+        return launch_or_train(folder, settings, checked, lock)
 
 
 def join() -> dict[str, Any]:
@@ -144,47 +100,9 @@ def join() -> dict[str, Any]:
     return _results(Path(run_rank(None, resume=False)))
 
 
-def _go_on(folder: Path, lock: int, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Resumes a run in whose folder no other job is."""
-    before = read_settings(folder)  # the job that was in it may have changed them
-    settings = before.changed(changes, folder)
-    _check_unfinished(folder, before, settings)
-    checked = check(settings)
-    newest = newest_readable(folder / "checkpoints")[0] if step_checkpoints(folder / "checkpoints") else None
-    if newest is not None and settings.data != before.data:
-        (checked.images or settings.images()).check_images(load_checkpoint(newest)["CIFAR10DataModule"])
-    try:
-        for part in (folder, folder / "checkpoints", folder / "figures"):
-            remove_parts(part)
-        (folder / "results.json").unlink(missing_ok=True)
-    except OSError as error:
-        raise RunError(f"could not write to {folder}: {error.strerror}; mend the folder") from error
-    settings.write(folder)
-    return _run(folder, settings, checked, lock, resume=True)
-
-
-def _check_unfinished(folder: Path, before: Settings, settings: Settings) -> None:
-    """Raises an InputError where a run has nothing to go on with, or nothing to go on from."""
-    saved = step_checkpoints(folder / "checkpoints")
-    traces = ("results.json", "metrics.csv", "checkpoints/best.ckpt")
-    if not saved and any((folder / name).exists() for name in traces):
-        raise InputError(
-            f"nothing to resume: {folder} has been trained, but holds no checkpoints/step-*.ckpt any more: "
-            "start a new run"
-        )
-    by_steps = bool(saved) and 0 < before.max_steps <= step_of(saved[-1])
-    limit = "max_steps" if by_steps else "max_epochs"
-    max_time = before.trainer.get("max_time")
-    longer = getattr(settings, limit) != getattr(before, limit)
-    longer = longer or (max_time and settings.trainer.get("max_time") != max_time)
-    if (folder / "results.json").exists() and not longer:
-        needs = [f"a longer --trainer.max_time than {max_time}"] if max_time else []
-        needs += [f"a higher --{limit} than {getattr(before, limit)}", *(["a higher --max_epochs"] if by_steps else [])]
-        give = ", and if need be ".join(needs)
-        raise InputError(f"nothing to resume: {folder} has finished; to train it further, give {give}")
-
-
-def _run(folder: Path, settings: Settings, checked: Checked, lock: int, resume: bool = False) -> dict[str, Any]:
+def launch_or_train(
+    folder: Path, settings: Settings, checked: Checked, lock: int, resume: bool = False
+) -> dict[str, Any]:
     """Runs in this process, or starts one per device that does; gives the contents of results.json."""
     signals.next_step = f"; go on with --resume {shlex.quote(str(folder))}"
     try:
@@ -194,7 +112,7 @@ def _run(folder: Path, settings: Settings, checked: Checked, lock: int, resume: 
             job = {"folder": str(folder), "resume": resume}
             launch("cifar_lightning.run.training:run_rank", job, checked.processes, [lock])
         else:
-            train(folder, settings, _newest_checkpoint(folder) if resume else None, checked.images)
+            train(folder, settings, newest_checkpoint(folder) if resume else None, checked.images)
     except RunError as error:
         raise RunError(f"{error}{signals.next_step}") from error
     return _results(folder)
@@ -217,7 +135,7 @@ def run_rank(folder: str | None, resume: bool) -> str:
         The run's folder.
     """
     with process_group():
-        start = _newest_checkpoint(Path(folder)) if folder and resume and is_first_rank() else None
+        start = newest_checkpoint(Path(folder)) if folder and resume and is_first_rank() else None
         folder, start = from_first_rank([folder, start])
         assert folder is not None
         train(Path(folder), read_settings(Path(folder)), start)
@@ -266,7 +184,7 @@ def train(folder: Path, settings: Settings, start: str | None, images: CIFAR10Da
             signals.finish()
 
 
-def _newest_checkpoint(folder: Path) -> str | None:
+def newest_checkpoint(folder: Path) -> str | None:
     """Where a run goes on; None where it was stopped before its first step."""
     if not step_checkpoints(folder / "checkpoints"):
         return None
