@@ -12,7 +12,7 @@ import time
 
 import pytest
 from conftest import PLAIN
-from jobs import FAULTS, SCRIPTS, SMALL, differences, end, job, processes_of, start, step_of
+from jobs import SCRIPTS, SMALL, differences, end, job, processes_of, start, step_of
 
 from cifar_lightning import stop
 from cifar_lightning.errors import Stopped
@@ -78,7 +78,7 @@ def test_a_signal_in_start_up_stops_it(tmp_path, fault):
     done = subprocess.run(
         [sys.executable, SCRIPTS / "fit.py", *arguments],
         cwd=tmp_path,
-        env={**os.environ, "FAULT": fault, "PYTHONPATH": str(FAULTS)},
+        env={**os.environ, **PLAIN, "FAULT": fault},
         capture_output=True,
         text=True,
         timeout=60,
@@ -162,7 +162,7 @@ def test_a_hangup_that_nohup_ignores_is_ignored(tmp_path):
     done = subprocess.run(
         ["nohup", sys.executable, SCRIPTS / "fit.py", *arguments],
         cwd=tmp_path,
-        env={**os.environ, "FAULT": "hup@-:train:3", "FAULT_PLAIN": "1", "PYTHONPATH": str(FAULTS)},
+        env={**os.environ, **PLAIN, "FAULT": "hup@-:train:3"},
         capture_output=True,
         timeout=120,
         check=False,

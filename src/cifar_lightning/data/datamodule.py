@@ -12,8 +12,9 @@ from torch import Tensor
 
 from cifar_lightning.arguments import arguments_of
 from cifar_lightning.data import cifar10, transforms
-from cifar_lightning.data.loader import BatchLoader, check_batch_size, check_evaluation, epoch_generator
+from cifar_lightning.data.loader import BatchLoader, check_batch_size, check_evaluation
 from cifar_lightning.data.sources import SOURCES, ImageSet, Source
+from cifar_lightning.data.split import stratified_split
 from cifar_lightning.errors import InputError
 
 FLIPS = ("none", "random", "alternating")
@@ -297,34 +298,6 @@ def normalization_constants(normalization: str, source: str) -> tuple[tuple[floa
     if data_set_of(normalization, source) == "cifar100":
         return cifar10.CIFAR100_MEAN, cifar10.CIFAR100_STD
     return cifar10.MEAN, cifar10.STD
-
-
-def stratified_split(labels: Tensor, val_split: int | float, seed: int) -> tuple[Tensor, Tensor]:
-    """Holds out the same share of every class.
-
-    Args:
-        labels: `(N,)` int64.
-        val_split: How many images to hold out, or a fraction of them.
-        seed: The split is a function of it and of the labels.
-
-    Returns:
-        The indices of the rest, sorted, and of the held-out images, of which any first part is stratified too.
-
-    Raises:
-        InputError: It would hold out all images.
-    """
-    count = round(val_split * len(labels)) if isinstance(val_split, float) else val_split
-    if count >= len(labels):
-        raise InputError(f"val_split {val_split} leaves none of the {len(labels)} training images: give less")
-    # Shuffle, then order by the position within the class relative to the class's size: any prefix is stratified.
-    shuffled = torch.randperm(len(labels), generator=epoch_generator(seed, 0))
-    by_class = shuffled[torch.sort(labels[shuffled], stable=True).indices]
-    sizes = torch.bincount(labels)
-    starts = sizes.cumsum(0) - sizes
-    ordered = labels[by_class]
-    position = torch.arange(len(labels)) - starts[ordered]
-    order = by_class[torch.sort((position + 0.5) / sizes[ordered], stable=True).indices]
-    return order[count:].sort().values, order[:count]
 
 
 def fake_data(size: int = 200, **kwargs: Any) -> CIFAR10DataModule:

@@ -71,6 +71,12 @@ def report(outcome: Outcome, output: Path) -> None:
         print_report(results, [output / "results.json", *sorted((output / "figures").glob("*.png"))])
 
 
+def read_results(output: Path) -> dict[str, Any]:
+    """The contents of the results.json that `report` has written into `output`."""
+    results: dict[str, Any] = json.loads((output / "results.json").read_text())
+    return results
+
+
 def draw(outcome: Outcome, results: Mapping[str, Any], folder: Path) -> None:
     """Writes the figures into `folder`; see `report`."""
     import matplotlib  # not before: it takes a second

@@ -119,10 +119,8 @@ def _check_types(given: Arguments) -> None:
     """Values of another type than the Trainer's annotation, of which some would fail only once it is under way."""
     if not given:
         return
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(
-        Trainer, skip={name for name in inspect.signature(Trainer).parameters if name not in given}
-    )
+    known, parser = inspect.signature(Trainer).parameters, ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Trainer, skip={name for name in known if name not in given})
     for name, value in given.items():
         try:
             parsed = parser.parse_object({name: value})[name]
@@ -130,7 +128,7 @@ def _check_types(given: Arguments) -> None:
             parsed = None
         if (parsed is not None and isinstance(parsed, str) == isinstance(value, str)) or value is None:
             continue
-        types = re.findall(r"\w+", inspect.formatannotation(inspect.signature(Trainer).parameters[name].annotation))
+        types = re.findall(r"\w+", inspect.formatannotation(known[name].annotation))
         words = " or ".join(WORDS[word] for word in types if word in WORDS)
         raise InputError(f"trainer.{name} {value} is out of range: give {words}")
 

@@ -1,5 +1,6 @@
 """resume(): goes on with an interrupted run, in its own folder."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -64,9 +65,12 @@ def _go_on(folder: Path, lock: int, changes: Mapping[str, Any]) -> dict[str, Any
     settings = before.changed(changes, folder)
     _check_unfinished(folder, before, settings)
     checked = check(settings)
-    newest = newest_readable(folder / "checkpoints")[0] if step_checkpoints(folder / "checkpoints") else None
-    if newest is not None and settings.data != before.data:
-        (checked.images or settings.images()).check_images(load_checkpoint(newest)["CIFAR10DataModule"])
+    start, warnings = None, []  # where it was stopped before its first step
+    if step_checkpoints(folder / "checkpoints"):
+        newest, problems = newest_readable(folder / "checkpoints")
+        start, warnings = str(newest), [f"warning: {problem}; going on from {newest.name}" for problem in problems]
+    if start is not None and settings.data != before.data:
+        (checked.images or settings.images()).check_images(load_checkpoint(start)["CIFAR10DataModule"])
     try:
         for part in (folder, folder / "checkpoints", folder / "figures"):
             remove_parts(part)
@@ -74,7 +78,9 @@ def _go_on(folder: Path, lock: int, changes: Mapping[str, Any]) -> dict[str, Any
     except OSError as error:
         raise RunError(f"could not write to {folder}: {error.strerror}; mend the folder") from error
     settings.write(folder)
-    return launch_or_train(folder, settings, checked, lock, resume=True)
+    for warning in warnings:
+        print(warning, file=sys.stderr, flush=True)
+    return launch_or_train(folder, settings, checked, lock, start)
 
 
 def _check_unfinished(folder: Path, before: Settings, settings: Settings) -> None:

@@ -1,6 +1,5 @@
 """evaluate(), and what a Trainer's test leaves: its figures as plain values, for the report."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from cifar_lightning.data.loader import check_evaluation
 from cifar_lightning.errors import InputError
 from cifar_lightning.model.evaluation import VIEWS
 from cifar_lightning.model.lit_net import LitNet
-from cifar_lightning.report.results import Outcome, report, shown
+from cifar_lightning.report.results import Outcome, read_results, report, shown
 from cifar_lightning.run import signals
 from cifar_lightning.run.callbacks import StopOnSignal
 from cifar_lightning.run.checkpoint import load_checkpoint
@@ -89,8 +88,7 @@ def evaluate(
         launch("cifar_lightning.run.testing:evaluate_rank", job, processes)
     else:
         _test(model, images, facts, where, views, output, home / "metrics.csv")
-    results: dict[str, Any] = json.loads((output / "results.json").read_text())
-    return results
+    return read_results(output)
 
 
 @quietly()

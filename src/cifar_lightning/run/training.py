@@ -4,7 +4,6 @@ A run is a folder. `fit` makes it, with all its settings in config.yaml; whateve
 process per device, now or after an interruption, takes its orders from there.
 """
 
-import json
 import shlex
 import sys
 from collections.abc import Mapping
@@ -19,9 +18,10 @@ from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.errors import RunError
 from cifar_lightning.model.evaluation import names
 from cifar_lightning.model.lit_net import LitNet
+from cifar_lightning.report.results import read_results
 from cifar_lightning.run import signals
 from cifar_lightning.run.callbacks import ProgressBar, StopOnSignal
-from cifar_lightning.run.checkpoint import Checkpoints, load_checkpoint, newest_readable, step_checkpoints
+from cifar_lightning.run.checkpoint import Checkpoints, load_checkpoint
 from cifar_lightning.run.checks import Checked, check
 from cifar_lightning.run.cpu import FittedCPU, restored_cpu
 from cifar_lightning.run.devices import from_first_rank, is_first_rank, process_group, world_size
@@ -97,45 +97,43 @@ def join() -> dict[str, Any]:
     Returns:
         The contents of results.json.
     """
-    return _results(Path(run_rank(None, resume=False)))
+    return read_results(Path(run_rank()))
 
 
 def launch_or_train(
-    folder: Path, settings: Settings, checked: Checked, lock: int, resume: bool = False
+    folder: Path, settings: Settings, checked: Checked, lock: int, start: str | None = None
 ) -> dict[str, Any]:
-    """Runs in this process, or starts one per device that does; gives the contents of results.json."""
+    """Runs in this process, or starts one per device that does, from the checkpoint `start` if there is one.
+
+    Returns:
+        The contents of results.json.
+    """
     signals.next_step = f"; go on with --resume {shlex.quote(str(folder))}"
     try:
         if world_size() > 1:
-            run_rank(str(folder), resume)
+            run_rank(str(folder), start)
         elif checked.processes > 1:
-            job = {"folder": str(folder), "resume": resume}
+            job = {"folder": str(folder), "start": start}
             launch("cifar_lightning.run.training:run_rank", job, checked.processes, [lock])
         else:
-            train(folder, settings, newest_checkpoint(folder) if resume else None, checked.images)
+            train(folder, settings, start, checked.images)
     except RunError as error:
         raise RunError(f"{error}{signals.next_step}") from error
-    return _results(folder)
-
-
-def _results(folder: Path) -> dict[str, Any]:
-    results: dict[str, Any] = json.loads((folder / "results.json").read_text())
-    return results
+    return read_results(folder)
 
 
 @quietly()
-def run_rank(folder: str | None, resume: bool) -> str:
+def run_rank(folder: str | None = None, start: str | None = None) -> str:
     """One of several ranks: learns from the first what they do, and does it.
 
     Args:
         folder: The run's; None where only the first rank knows it.
-        resume: Go on from the newest readable checkpoint.
+        start: Checkpoint to go on from, likewise.
 
     Returns:
         The run's folder.
     """
     with process_group():
-        start = newest_checkpoint(Path(folder)) if folder and resume and is_first_rank() else None
         folder, start = from_first_rank([folder, start])
         assert folder is not None
         train(Path(folder), read_settings(Path(folder)), start)
@@ -182,16 +180,6 @@ def train(folder: Path, settings: Settings, start: str | None, images: CIFAR10Da
                 trainer.test(model, data, verbose=False)
             report_on(trainer, model, data, facts, folder, metrics.path)
             signals.finish()
-
-
-def newest_checkpoint(folder: Path) -> str | None:
-    """Where a run goes on; None where it was stopped before its first step."""
-    if not step_checkpoints(folder / "checkpoints"):
-        return None
-    path, problems = newest_readable(folder / "checkpoints")
-    for problem in problems:
-        print(f"warning: {problem}; going on from {path.name}", file=sys.stderr, flush=True)
-    return str(path)
 
 
 def _tensorboard(folder: Path) -> list[Logger]:

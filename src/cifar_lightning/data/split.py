@@ -1,0 +1,35 @@
+"""The validation split of the training images."""
+
+import torch
+from torch import Tensor
+
+from cifar_lightning.data.loader import epoch_generator
+from cifar_lightning.errors import InputError
+
+
+def stratified_split(labels: Tensor, val_split: int | float, seed: int) -> tuple[Tensor, Tensor]:
+    """Holds out the same share of every class.
+
+    Args:
+        labels: `(N,)` int64.
+        val_split: How many images to hold out, or a fraction of them.
+        seed: The split is a function of it and of the labels.
+
+    Returns:
+        The indices of the rest, sorted, and of the held-out images, of which any first part is stratified too.
+
+    Raises:
+        InputError: It would hold out all images.
+    """
+    count = round(val_split * len(labels)) if isinstance(val_split, float) else val_split
+    if count >= len(labels):
+        raise InputError(f"val_split {val_split} leaves none of the {len(labels)} training images: give less")
+    # Shuffle, then order by the position within the class relative to the class's size: any prefix is stratified.
+    shuffled = torch.randperm(len(labels), generator=epoch_generator(seed, 0))
+    by_class = shuffled[torch.sort(labels[shuffled], stable=True).indices]
+    sizes = torch.bincount(labels)
+    starts = sizes.cumsum(0) - sizes
+    ordered = labels[by_class]
+    position = torch.arange(len(labels)) - starts[ordered]
+    order = by_class[torch.sort((position + 0.5) / sizes[ordered], stable=True).indices]
+    return order[count:].sort().values, order[:count]
