@@ -30,7 +30,8 @@ def script(arguments: Sequence[str]) -> None:
     parser.add_argument("--resume", type=str, default=None, help="A run's folder; auto: the newest unfinished run.")
     parser.add_function_arguments(signature_of("run.training", "fit"), skip={"data", "model"})
     parser.add_function_arguments(signature_of("data.datamodule", "CIFAR10DataModule"), "data", skip={"seed", "device"})
-    parser.add_function_arguments(signature_of("model.lit_net", "LitNet"), "model", skip={"classes"})
+    kept = {"classes", "preprocessing"}  # the images say
+    parser.add_function_arguments(signature_of("model.lit_net", "LitNet"), "model", skip=kept)
 
     run = value_of("--resume", arguments)
     given = parse(parser, with_recipe(arguments), defaults=run is None)

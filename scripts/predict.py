@@ -30,11 +30,11 @@ def script(arguments: Sequence[str]) -> int:
         from cifar_lightning.data.folder import read_image
         from cifar_lightning.report.table import predictions_table
         from cifar_lightning.run.checkpoint import load_checkpoint
-        from cifar_lightning.run.saved import data_of, model_of, select_checkpoint
+        from cifar_lightning.run.saved import model_of, select_checkpoint
 
     path = select_checkpoint(Path(settings.checkpoint))
     saved = load_checkpoint(path)
-    model, data = model_of(saved, path), data_of(saved, {})
+    model = model_of(saved, path)
     rows, unread = [], 0
     for file in _files(settings.images):
         try:
@@ -43,7 +43,7 @@ def script(arguments: Sequence[str]) -> int:
             unread += 1
             print(f"error: {error}", file=sys.stderr)
             continue
-        _, probabilities = model.predict(data.normalize(image[None]))
+        _, probabilities = model.predict(image)
         top = probabilities[0].topk(min(3, len(model.classes)))
         named = [
             {"class": model.classes[index], "probability": probability}

@@ -85,7 +85,7 @@ def test_after_training(command, call, monkeypatch, tried):
 @pytest.mark.parametrize("number", range(len(PYTHON)))
 def test_python(number, tried, monkeypatch, tmp_path):
     """The Python runs, on drawn images in place of a download, one batch in place of 30 epochs, a narrow network."""
-    code = PYTHON[number].replace('("data",', '(source="synthetic",')
+    code = PYTHON[number].replace('("data"', '(source="synthetic"')
     code = code.replace("Trainer(max_epochs=30)", "Trainer(fast_dev_run=True)")
     code = code.replace('net="resnet18",', 'net="resnet18", width=8,')
     shutil.copytree(tried / "lightning_logs", tmp_path / "lightning_logs")

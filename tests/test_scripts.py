@@ -247,7 +247,7 @@ def test_predict_is_right_about_test_images(finished, results, call, tmp_path):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{i:02}.png")
     code, out, err = call("predict", finished.folder, *sorted(tmp_path.glob("*.png")), "--json")
     assert code == 0, err
-    expected, _ = load_model(finished.folder / "checkpoints" / "best.ckpt").predict(data.normalize(images))
+    expected, _ = load_model(finished.folder / "checkpoints" / "best.ckpt").predict(images)
     assert [row["class"] for row in json.loads(out)] == [CLASSES[i] for i in expected]
     assert len(torch.unique(expected)) > 1
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cifar_lightning.data.cifar10 import CLASSES, MEAN, STD
     from cifar_lightning.data.datamodule import CIFAR10DataModule, fake_data
+    from cifar_lightning.data.preprocessing import Preprocessing
     from cifar_lightning.errors import InputError
     from cifar_lightning.model.lit_net import LitNet
     from cifar_lightning.model.networks import ResNet18, TutorialNet
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "data.cifar10": ("CLASSES", "MEAN", "STD"),
     "data.datamodule": ("CIFAR10DataModule", "fake_data"),
+    "data.preprocessing": ("Preprocessing",),
     "errors": ("InputError",),
     "model.lit_net": ("LitNet",),
     "model.networks": ("ResNet18", "TutorialNet"),
@@ -37,6 +39,7 @@ __all__ = [
     "CIFAR10DataModule",
     "InputError",
     "LitNet",
+    "Preprocessing",
     "ResNet18",
     "TutorialNet",
     "evaluate",

@@ -18,6 +18,7 @@ NAMES = {
     "Literal": Literal,
     "Mapping": Mapping,
     "Path": Path,
+    "Preprocessing": Any,
     "Sequence": Sequence,
     "nn": SimpleNamespace(Module=str),
 }

@@ -687,12 +687,6 @@ def test_a_network_of_other_outputs_is_refused_at_its_first_images():
         trainer(max_epochs=1).fit(model, fake_data(40))
 
 
-def test_bytes_are_no_images_to_predict():
-    """Which would else be named with confidence, and wrongly."""
-    with pytest.raises(InputError, match=r"images of torch.uint8 are not normalised: give CIFAR10DataModule.normalize"):
-        LitNet().predict(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
-
-
 @pytest.mark.parametrize("precision", ["32-true", "bf16-true", "64-true"])
 def test_example_input(precision):
     """Lightning's summary passes it through the network, in the network's precision."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from jobs import job, step_of
 
-from cifar_lightning import LitNet, evaluate, load_model
+from cifar_lightning import LitNet, Preprocessing, evaluate, load_model
 from cifar_lightning.run.checkpoint import load_checkpoint
 from cifar_lightning.run.metrics_log import read_rows
 
@@ -61,3 +61,4 @@ def test_its_network_is_loaded(run):
     assert isinstance(model, LitNet)
     assert model.hparams["net"] == "speed54"
     assert not model.net.begins_from_images
+    assert model.preprocessing == Preprocessing([0.5] * 3, [0.5] * 3)

@@ -11,14 +11,14 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from cifar_lightning.arguments import arguments_of
-from cifar_lightning.data import cifar10, transforms
+from cifar_lightning.data import cifar10
 from cifar_lightning.data.loader import BatchLoader, check_batch_size, check_evaluation
+from cifar_lightning.data.preprocessing import NORMALIZATIONS, preprocessing_of
 from cifar_lightning.data.sources import SOURCES, ImageSet, Source
 from cifar_lightning.data.split import stratified_split
 from cifar_lightning.errors import InputError
 
 FLIPS = ("none", "random", "alternating")
-NORMALIZATIONS = ("half", "dataset", "cifar10", "cifar100")
 
 
 class CIFAR10DataModule(LightningDataModule):
@@ -50,6 +50,7 @@ class CIFAR10DataModule(LightningDataModule):
 
     Attributes:
         dims: `(3, 32, 32)`, the shape of an image.
+        preprocessing: Mean, std and size of the images, for a model to keep.
         classes: Names of the classes, in the order of the labels.
         num_classes: Their number.
 
@@ -100,7 +101,7 @@ class CIFAR10DataModule(LightningDataModule):
             if not ok:
                 raise InputError(f"{name} {value} is out of range: give {range_}")
         self._source = Source(source, data_dir, mirror=mirror, sha256=sha256, synthetic_size=synthetic_size)
-        self._mean, self._std = normalization_constants(normalization, source)
+        self.preprocessing = preprocessing_of(normalization, source)
         self._sets: dict[str, ImageSet] = {}
         self._prepared = False
         self._train_loader: BatchLoader | None = None
@@ -176,17 +177,12 @@ class CIFAR10DataModule(LightningDataModule):
             check_evaluation(len(self.image_set("test").labels), ranks)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """What a network takes, float32 `(N, 3, 32, 32)`, of uint8 images of that shape.
+        """What a network takes, float32 `(N, 3, 32, 32)`, of uint8 images of that shape; or of one, `(3, 32, 32)`.
 
         Raises:
             InputError: They are none.
         """
-        if images.dtype != torch.uint8 or images.dim() != 4:
-            raise InputError(
-                f"images of {images.dtype} and {images.dim()} dimensions: give uint8 (N, 3, 32, 32), bytes of 0 to 255"
-            )
-        mean, std = (torch.tensor(x, device=images.device) for x in (self._mean, self._std))
-        return transforms.normalize(images.permute(0, 2, 3, 1), mean, std)
+        return self.preprocessing.normalize(images)
 
     def sample(self, count: int, device: torch.device | str = "cpu") -> Tensor:
         """At most `count` normalised training images that are not held out, evenly spread: the same for any seed."""
@@ -276,28 +272,12 @@ class CIFAR10DataModule(LightningDataModule):
             images.to(device),
             labels.to(device),
             batch_size,
-            mean=self._mean,
-            std=self._std,
+            mean=self.preprocessing.mean,
+            std=self.preprocessing.std,
             rank=trainer.global_rank if trainer else None,
             world_size=trainer.world_size if trainer else None,
             **kwargs,
         )
-
-
-def data_set_of(normalization: str, source: str) -> str:
-    """Whose mean and std `normalization` means of images from `source`: cifar10's, cifar100's; or half, neither's."""
-    if normalization == "dataset":
-        return "cifar100" if source == "cifar100" else "cifar10"
-    return normalization
-
-
-def normalization_constants(normalization: str, source: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Per-channel mean and std, for images scaled to 0..1, by the name the DataModule gives them."""
-    if normalization == "half":
-        return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-    if data_set_of(normalization, source) == "cifar100":
-        return cifar10.CIFAR100_MEAN, cifar10.CIFAR100_STD
-    return cifar10.MEAN, cifar10.STD
 
 
 def fake_data(size: int = 200, **kwargs: Any) -> CIFAR10DataModule:

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cifar_lightning.data import transforms
+from cifar_lightning.data.preprocessing import Preprocessing
 from cifar_lightning.errors import InputError
 
 CHUNK = 512  # images prepared at once: enough to hide the cost of a call, few enough to stay in a core's cache
@@ -79,6 +80,7 @@ class BatchLoader:
         self.images = images.permute(0, 2, 3, 1).contiguous()
         self.size = self.images.shape[1]
         self.labels = labels
+        self.preprocessing = Preprocessing(mean, std, self.size)  # for a model to keep
         self.mean = torch.tensor(mean, device=images.device)
         self.std = torch.tensor(std, device=images.device)
         self.train, self.seed, self.flip = train, seed, flip

@@ -1,12 +1,13 @@
 """What a LitNet takes from a Trainer's data module besides its batches. Anybody's may be in use."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from cifar_lightning.data.cifar10 import CLASSES
+from cifar_lightning.data.preprocessing import NORMALIZATIONS, Preprocessing, name_of, preprocessing_of
 from cifar_lightning.errors import InputError
 
 
@@ -29,6 +30,32 @@ def check_classes(data: Any, classes: Sequence[str]) -> None:
             f"the images have the {len(theirs)} classes {theirs[0]}, …, the network the {len(classes)} "
             f"classes {classes[0]}, …: make it LitNet(classes=data.classes)"
         )
+
+
+def agreed(mine: Preprocessing | None, source: Any) -> Preprocessing | None:
+    """A model's preprocessing, or that of a data module or a loader where the model has none.
+
+    Raises:
+        InputError: They differ: the network would be given images that are not as it knows them.
+    """
+    theirs = getattr(source, "preprocessing", None)
+    if not isinstance(theirs, Preprocessing) or theirs == mine:
+        return mine
+    if mine is not None:
+        name = name_of(mine)
+        hint = f"CIFAR10DataModule(normalization={name!r})" if name else "images normalised alike"
+        raise InputError(f"the network has learnt from images of {mine}, and these come with {theirs}: give {hint}")
+    return theirs
+
+
+def preprocessing_in(checkpoint: Mapping[str, Any]) -> Preprocessing | None:
+    """That of a model's checkpoint; in older versions', that of the data module it was trained with, if it was ours."""
+    if kept := checkpoint.get("hyper_parameters", {}).get("preprocessing"):
+        return Preprocessing(**kept)
+    data = checkpoint.get("datamodule_hyper_parameters", {})
+    if data.get("normalization") in NORMALIZATIONS and "source" in data:
+        return preprocessing_of(data["normalization"], data["source"])
+    return None
 
 
 def begin_from_images(net: nn.Module, data: Any, device: torch.device, name: str | None) -> None:

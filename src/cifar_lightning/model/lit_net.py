@@ -1,6 +1,6 @@
 """LitNet: a network with its loss, its optimiser, its learning rate and its figures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -10,11 +10,12 @@ from torch.nn import functional as F
 
 from cifar_lightning.arguments import arguments_of
 from cifar_lightning.data.cifar10 import CLASSES
+from cifar_lightning.data.preprocessing import Preprocessing, as_batch
 from cifar_lightning.data.transforms import shrink
 from cifar_lightning.errors import InputError
 from cifar_lightning.model.compilation import Compilation
 from cifar_lightning.model.evaluation import Evaluation, mean_logits
-from cifar_lightning.model.images import begin_from_images, check_classes
+from cifar_lightning.model.images import agreed, begin_from_images, check_classes, preprocessing_in
 from cifar_lightning.model.networks import build
 from cifar_lightning.model.optimizer import build_optimizer
 from cifar_lightning.model.ranges import check_network, check_ranges
@@ -55,6 +56,9 @@ class LitNet(LightningModule):
             image; six, these two and their shifts by a pixel up-left and down-right, with half the weight
             (https://arxiv.org/abs/2404.00498, section 3.5).
         classes: Names of the classes, in the order of the labels. Stored in checkpoints.
+        preprocessing: What the images have undergone that it learns from. A fit with a CIFAR10DataModule sets it;
+            checkpoints hold it; images that have undergone another are refused, where a Trainer has such a module or
+            its loader.
 
     Raises:
         InputError: A value is out of its range, or the network's name is not known.
@@ -78,8 +82,13 @@ class LitNet(LightningModule):
         compile: Literal["none", "auto", "default", "reduce-overhead", "max-autotune"] = "none",
         test_views: Literal["one", "mirror", "six"] = "one",
         classes: Sequence[str] = CLASSES,
+        preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     ) -> None:
-        classes = list(classes)  # plain values only: anything else makes a checkpoint that weights_only refuses
+        # plain values only: anything else makes a checkpoint that weights_only refuses
+        classes = list(classes)
+        if isinstance(preprocessing, Mapping):
+            preprocessing = Preprocessing(**preprocessing)
+        preprocessing = preprocessing and preprocessing.plain()
         arguments = arguments_of(self)
         if isinstance(net, nn.Module):
             del arguments["net"]
@@ -127,21 +136,49 @@ class LitNet(LightningModule):
         return probabilities.argmax(1), probabilities
 
     def logits(self, images: Tensor) -> Tensor:
-        """Logits over the views that an evaluation takes of each image, at least float32; see `test_views`."""
-        return mean_logits(self, images, self.hparams["test_views"])
+        """Logits over the views that an evaluation takes of each image, at least float32; see `test_views`.
+
+        Args:
+            images: Normalised `(N, 3, 32, 32)`; or uint8, which are normalised here.
+        """
+        return mean_logits(self, self._normalized(images), self.hparams["test_views"])
 
     @torch.inference_mode()
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """`predict_step` without a Trainer, in evaluation mode.
 
+        Args:
+            images: uint8 `(N, 3, 32, 32)`, or `(3, 32, 32)` for one: bytes of 0 to 255. Floats are taken for images
+                that have been normalised as in the training, which nothing can tell from those that have not.
+
         Raises:
-            InputError: The images are bytes, which no network here has learnt from.
+            InputError: They are of another kind or shape; or bytes, and the model has learnt from images of which it
+                does not know the `preprocessing`.
         """
-        if not images.is_floating_point():
-            raise InputError(f"images of {images.dtype} are not normalised: give CIFAR10DataModule.normalize(images)")
+        images = as_batch(images, self.preprocessing.size if self.preprocessing else None)
         self.eval()
         with torch.compiler.set_stance("force_eager"):  # what a fit has compiled is for its device
-            return self.predict_step(images.to(self.dtype))
+            return self.predict_step(self._normalized(images.to(self.device)).to(self.dtype))
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """What the images have undergone that it has learnt from; None if that is not known."""
+        kept = self.hparams["preprocessing"]
+        return kept and Preprocessing(**kept)
+
+    @preprocessing.setter
+    def preprocessing(self, preprocessing: Preprocessing | None) -> None:
+        self.hparams["preprocessing"] = preprocessing and preprocessing.plain()
+
+    def _normalized(self, images: Tensor) -> Tensor:
+        if images.dtype != torch.uint8:
+            return images
+        if self.preprocessing is None:
+            raise InputError(
+                f"images of {images.dtype} are not normalised, and this model does not know how: "
+                "give LitNet(preprocessing=data.preprocessing), or data.normalize(images)"
+            )
+        return self.preprocessing.normalize(images)
 
     def configure_optimizers(self) -> Any:
         """The optimiser, and a schedule as long as the Trainer will fit."""
@@ -158,11 +195,18 @@ class LitNet(LightningModule):
         """Looks at the images: are they of the network's classes, and does it begin from some of them?"""
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by a connector
         check_classes(data, self.classes)
+        self._agree_with(data)
         if stage == "fit":
             # Not what a fit before has left, perhaps on another device. A checkpoint brings its own, later.
             self._running_loss = RunningLoss()
             self._compilation.prepare(self)
             begin_from_images(self.net, data, self.trainer.strategy.root_device, self.hparams.get("net"))
+
+    def _agree_with(self, source: Any) -> None:
+        """Keeps the preprocessing of a data module or a loader, where there is a fit; refuses another than its own."""
+        found = agreed(self.preprocessing, source)
+        if self.trainer.state.fn == "fit":
+            self.preprocessing = found
 
     def on_fit_start(self) -> None:
         """Has the network compiled before the first step."""
@@ -170,6 +214,7 @@ class LitNet(LightningModule):
 
     def on_train_start(self) -> None:
         """Notes how long the fit is, of which the images' size is a function."""
+        self._agree_with(self.trainer.train_dataloader)
         self._total_steps = float(self.trainer.estimated_stepping_batches)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
@@ -182,12 +227,18 @@ class LitNet(LightningModule):
 
     def on_validation_start(self) -> None:
         """Begins to count."""
+        self._agree_with(self.trainer.val_dataloaders)
         self.val_metrics.start()
 
     def on_test_start(self) -> None:
         """Begins to count; has the network compiled for a test."""
+        self._agree_with(self.trainer.test_dataloaders)
         self.test_metrics.start()
         self._compilation.warm_up_test(self, self.hparams["test_views"])
+
+    def on_predict_start(self) -> None:
+        """Looks at the images, as a test does."""
+        self._agree_with(self.trainer.predict_dataloaders)
 
     def on_validation_epoch_end(self) -> None:
         """Logs the validation figures."""
@@ -203,8 +254,15 @@ class LitNet(LightningModule):
         checkpoint["precision"] = self.trainer.precision
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes up the running loss, where a fit goes on; refuses a checkpoint without the network it was of."""
+        """Takes up the preprocessing, and the running loss where a fit goes on.
+
+        Raises:
+            InputError: The checkpoint is without the network that it was of; or of other images than the Trainer's.
+        """
         check_network(self.hparams, checkpoint)
+        self.preprocessing = preprocessing_in(checkpoint) or self.preprocessing
+        if self._trainer is not None:
+            agreed(self.preprocessing, self._trainer.datamodule)  # type: ignore[attr-defined]  # set by a connector
         trainer, kept = self._trainer, checkpoint.get("train_loss_window")
         if kept is not None and trainer is not None and trainer.state.fn == "fit":
             self._running_loss.restore(kept, self.global_rank, trainer.world_size)

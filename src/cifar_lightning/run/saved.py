@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cifar_lightning.data.datamodule import CIFAR10DataModule, data_set_of
+from cifar_lightning.data.datamodule import CIFAR10DataModule
+from cifar_lightning.data.preprocessing import data_set_of
 from cifar_lightning.errors import InputError
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.run.checkpoint import load_checkpoint, newest_readable, step_checkpoints
@@ -70,6 +71,7 @@ def model_of(checkpoint: Mapping[str, Any], path: Path) -> LitNet:
     try:
         model = LitNet(**arguments)
         model.load_state_dict(checkpoint["state_dict"])
+        model.on_load_checkpoint(dict(checkpoint))  # the preprocessing, where it is an older version's
     except (RuntimeError, TypeError, ValueError) as error:
         raise InputError(
             f"checkpoint {path} does not fit the network {arguments.get('net', 'that it was made with')!r}: "

@@ -23,6 +23,7 @@ Arguments = dict[str, Any]
 FROM_ELSEWHERE = {
     "data.seed": "by the run's seed: give that",
     "model.classes": "by the images: leave it out",
+    "model.preprocessing": "by the images: leave it out",
     **{
         f"trainer.{name}": "by this package: leave it out"
         for name in ("callbacks", "enable_checkpointing", "enable_progress_bar", "logger", "plugins")

@@ -1,0 +1,132 @@
+"""Preprocessing: from the bytes of an image to what a network takes. A data module does it, and a model keeps it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cifar_lightning.data import cifar10, transforms
+from cifar_lightning.errors import InputError
+
+NORMALIZATIONS = ("half", "dataset", "cifar10", "cifar100")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What `normalize` does to images; two are equal where they do the same.
+
+    Args:
+        mean: Per channel, of images scaled to 0..1.
+        std: Standard deviation per channel, likewise.
+        size: Height and width of the images, in pixels.
+
+    Raises:
+        InputError: There are not three means and three positive deviations, or no pixels.
+    """
+
+    mean: Sequence[float]
+    std: Sequence[float]
+    size: int = 32
+
+    def __post_init__(self) -> None:
+        mean, std = (tuple(map(float, x)) for x in (self.mean, self.std))
+        if not len(mean) == len(std) == 3 or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
+            raise InputError(
+                f"mean {list(mean)} and std {list(std)}: give three numbers each, those of std more than 0"
+            )
+        if self.size < 1:
+            raise InputError(f"size {self.size} is less than 1: give the images' height and width in pixels")
+        object.__setattr__(self, "mean", mean)
+        object.__setattr__(self, "std", std)
+
+    def __str__(self) -> str:
+        mean, std = (", ".join(f"{x:g}" for x in values) for values in (self.mean, self.std))
+        return f"mean ({mean}), std ({std}), {self.size} pixels"
+
+    def plain(self) -> dict[str, Any]:
+        """The arguments as lists and numbers, as a checkpoint holds them."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """What a network takes: `(x / 255 - mean) / std`.
+
+        Args:
+            images: uint8 `(N, 3, size, size)`, or `(3, size, size)` for one.
+
+        Returns:
+            float32 `(N, 3, size, size)`, channels_last, on their device.
+
+        Raises:
+            InputError: They are none.
+        """
+        images = as_batch(images, self.size)
+        if images.dtype != torch.uint8:
+            raise InputError(f"images of {images.dtype}: give uint8, bytes of 0 to 255")
+        mean, std = (torch.tensor(x, device=images.device) for x in (self.mean, self.std))
+        return transforms.normalize(images.permute(0, 2, 3, 1), mean, std)
+
+
+def as_batch(images: Tensor, size: int | None) -> Tensor:
+    """`images` as `(N, 3, H, W)`, one of `(3, H, W)` as the only one of its batch.
+
+    Args:
+        images: uint8 or floats.
+        size: What H and W should be; None where that is not known.
+
+    Raises:
+        InputError: They are of another kind or shape.
+    """
+    if isinstance(images, np.ndarray):
+        raise InputError(f"images are a numpy array {images.shape}: give a tensor, torch.from_numpy(images)")
+    if not isinstance(images, Tensor):
+        raise InputError(f"images are of type {type(images).__name__}: give a tensor, (N, 3, height, width)")
+    shape = tuple(images.shape)
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise InputError(f"images of {images.dtype}: give uint8, bytes of 0 to 255, or normalised floats")
+    if images.dim() == 3:
+        images = images[None]
+    wanted = f"(N, 3, {size or 'height'}, {size or 'width'})"
+    if images.dim() != 4:
+        raise InputError(f"images of shape {shape}: give {wanted}")
+    channels, *sides = images.shape[1:]
+    if channels != 3:
+        if images.shape[3] in (1, 3, 4):
+            hint = "their channels come last: give images.movedim(-1, -3)"
+        else:
+            hint = {1: "they are grey: give images.expand(-1, 3, -1, -1)", 4: "they have four channels: give RGB"}.get(
+                channels, "they have no three channels"
+            )
+        raise InputError(f"images of shape {shape}, not {wanted}: {hint}")
+    if size is not None and sides != [size, size]:
+        raise InputError(
+            f"images of shape {shape}, not {wanted}: "
+            f"give torchvision.transforms.v2.functional.resize(images, [{size}, {size}])"
+        )
+    return images
+
+
+def data_set_of(normalization: str, source: str) -> str:
+    """Whose mean and std `normalization` means of images from `source`: cifar10's, cifar100's; or half, neither's."""
+    if normalization == "dataset":
+        return "cifar100" if source == "cifar100" else "cifar10"
+    return normalization
+
+
+def preprocessing_of(normalization: str, source: str) -> Preprocessing:
+    """That of CIFAR10DataModule's arguments; see there."""
+    constants = {
+        "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        "cifar10": (cifar10.MEAN, cifar10.STD),
+        "cifar100": (cifar10.CIFAR100_MEAN, cifar10.CIFAR100_STD),
+    }
+    return Preprocessing(*constants[data_set_of(normalization, source)])
+
+
+def name_of(preprocessing: Preprocessing) -> str | None:
+    """The name that CIFAR10DataModule's `normalization` has for it, if any."""
+    names = ("half", "cifar10", "cifar100")
+    return next((name for name in names if preprocessing_of(name, name) == preprocessing), None)

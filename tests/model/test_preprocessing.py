@@ -1,0 +1,147 @@
+"""A model knows what its images have undergone: nothing names an image that has undergone something else."""
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from cifar_lightning import CIFAR10DataModule, InputError, LitNet, Preprocessing, fake_data, load_model
+from cifar_lightning.data.cifar10 import CIFAR100_MEAN, CIFAR100_STD, MEAN, STD
+
+HALF = {"mean": [0.5] * 3, "std": [0.5] * 3, "size": 32}
+OTHER = "has learnt from images of mean .0.4914.* these come with mean .0.5.*normalization='cifar10'"
+
+
+def new_trainer(path, **kwargs):
+    options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    return Trainer(**{**options, "max_epochs": 1, "default_root_dir": path, "num_sanity_val_steps": 0, **kwargs})
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A checkpoint of a stock Trainer's, with CIFAR-10's own mean and std, and its data."""
+    path = tmp_path_factory.mktemp("trained")
+    data = fake_data(200, normalization="dataset", val_split=40)
+    trainer = new_trainer(path, limit_train_batches=2)
+    trainer.fit(LitNet(net="speed54", width=4), data)
+    trainer.save_checkpoint(path / "it.ckpt")
+    return path / "it.ckpt"
+
+
+def test_a_checkpoint_holds_it(trained):
+    kept = torch.load(trained, weights_only=True)["hyper_parameters"]["preprocessing"]
+    assert kept == {"mean": list(MEAN), "std": list(STD), "size": 32}
+    for model in (load_model(trained), LitNet.load_from_checkpoint(trained)):
+        assert model.preprocessing == Preprocessing(MEAN, STD)
+        assert model.classes == list(fake_data().classes)
+
+
+def test_bytes_are_normalised_as_in_the_training(trained):
+    model, data = load_model(trained), fake_data(200, normalization="dataset")
+    images = data.image_set("test").images
+    labels, probabilities = model.predict(images)
+    expected = model.predict(data.normalize(images))
+    assert torch.equal(labels, expected[0])
+    assert torch.equal(probabilities, expected[1])
+    assert not torch.allclose(probabilities, model.predict(fake_data().normalize(images))[1])  # it makes a difference
+    for image in (images[3], images[3].contiguous(), images[3][None]):
+        torch.testing.assert_close(model.predict(image)[1], probabilities[3:4])
+    batches = DataLoader(TensorDataset(images, data.image_set("test").labels), 25)
+    in_a_trainer = new_trainer(None).predict(model, batches)
+    torch.testing.assert_close(torch.cat([p for _, p in in_a_trainer]), probabilities)
+
+
+@pytest.mark.parametrize("stage", ["fit", "validate", "test", "predict"])
+def test_a_trainer_gives_no_images_of_another_preprocessing(trained, tmp_path, stage):
+    wrong, right = fake_data(200, val_split=40), fake_data(200, val_split=40, normalization="cifar10")
+    with pytest.raises(InputError, match=OTHER):
+        getattr(new_trainer(tmp_path), stage)(load_model(trained), wrong)
+    wrong.setup()
+    loaders = {"fit": (wrong.train_dataloader(), wrong.val_dataloader()), "validate": (wrong.val_dataloader(),)}
+    with pytest.raises(InputError, match=OTHER):  # its loaders, without it
+        getattr(new_trainer(tmp_path), stage)(
+            load_model(trained).train(), *loaders.get(stage, (wrong.test_dataloader(),))
+        )
+    getattr(new_trainer(tmp_path, limit_train_batches=2), stage)(load_model(trained).train(), right)
+
+
+@pytest.mark.parametrize("stage", ["fit", "test"])
+def test_a_checkpoint_given_to_a_trainer_is_looked_at_too(trained, tmp_path, stage):
+    model = LitNet(net="speed54", width=4)
+    with pytest.raises(InputError, match=OTHER if stage == "test" else "0.4914"):
+        getattr(new_trainer(tmp_path), stage)(model, fake_data(200, val_split=40), ckpt_path=trained, weights_only=True)
+
+
+def test_a_test_of_a_network_that_has_learnt_nothing_settles_nothing(tmp_path):
+    model, trainer = LitNet(), new_trainer(tmp_path)
+    trainer.test(model, fake_data(40), verbose=False)
+    assert model.preprocessing is None
+    trainer.test(model, fake_data(40, normalization="dataset"), verbose=False)
+
+
+def test_a_fit_on_loaders_alone_keeps_it(tmp_path):
+    data, model = fake_data(80, normalization="cifar100", val_split=40), LitNet()
+    data.setup("fit")
+    new_trainer(tmp_path).fit(model, data.train_dataloader(), data.val_dataloader())
+    assert model.preprocessing == Preprocessing(CIFAR100_MEAN, CIFAR100_STD)
+
+
+def test_an_older_checkpoint_has_it_from_its_data_module(trained, tmp_path):
+    old = torch.load(trained, weights_only=True)
+    del old["hyper_parameters"]["preprocessing"]
+    torch.save(old, tmp_path / "old.ckpt")
+    for model in (load_model(tmp_path / "old.ckpt"), LitNet.load_from_checkpoint(tmp_path / "old.ckpt")):
+        assert model.preprocessing == Preprocessing(MEAN, STD)
+    del old["datamodule_hyper_parameters"]  # of somebody else's images: nothing is known
+    torch.save(old, tmp_path / "old.ckpt")
+    model = load_model(tmp_path / "old.ckpt")
+    assert model.preprocessing is None
+    with pytest.raises(InputError, match="does not know how: give LitNet"):
+        model.predict(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+    assert model.predict(torch.zeros(2, 3, 32, 32))[0].shape == (2,)
+
+
+def test_one_of_ones_own():
+    own = Preprocessing([0.1, 0.2, 0.3], (1, 1, 2), size=8)
+    model = LitNet(nn.Sequential(nn.Flatten(), nn.Linear(192, 10)), preprocessing=own)
+    assert model.preprocessing == own == Preprocessing(**model.hparams["preprocessing"])
+    images = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
+    x = (images / 255 - torch.tensor(own.mean)[:, None, None]) / torch.tensor(own.std)[:, None, None]
+    torch.testing.assert_close(model.predict(images)[1], model(x).softmax(1))
+    model.preprocessing = CIFAR10DataModule("data").preprocessing
+    assert model.hparams["preprocessing"] == HALF
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.zeros(5, 32, 32, 3, dtype=torch.uint8), r"\(5, 32, 32, 3\), .* last: give images.movedim\(-1, -3\)"),
+        (torch.zeros(32, 32, 3, dtype=torch.uint8), r"\(32, 32, 3\), .* last: give images.movedim\(-1, -3\)"),
+        (torch.zeros(32, 32, 4, dtype=torch.uint8), "channels come last"),
+        (torch.zeros(5, 1, 32, 32, dtype=torch.uint8), r"grey: give images.expand\(-1, 3, -1, -1\)"),
+        (torch.zeros(5, 4, 32, 32, dtype=torch.uint8), "four channels: give RGB"),
+        (torch.zeros(5, 2, 32, 32, dtype=torch.uint8), "no three channels"),
+        (torch.zeros(32, 32, dtype=torch.uint8), r"shape \(32, 32\): give \(N, 3, 32, 32\)"),
+        (torch.zeros(1, 5, 3, 32, 32, dtype=torch.uint8), "shape .1, 5, 3, 32, 32.: give"),
+        (torch.zeros(5, 3, 224, 224, dtype=torch.uint8), r"resize\(images, \[32, 32\]\)"),
+        (torch.zeros(5, 3, 224, 224), r"resize\(images, \[32, 32\]\)"),
+        (torch.zeros(5, 3, 32, 31), "resize"),
+        (torch.zeros(5, 3, 32, 32, dtype=torch.int64), "images of torch.int64: give uint8"),
+        (torch.zeros(5, 3, 32, 32, dtype=torch.bool), "images of torch.bool: give uint8"),
+        (np.zeros((5, 3, 32, 32), np.uint8), r"numpy array \(5, 3, 32, 32\): give a tensor, torch.from_numpy"),
+        ([0, 1], "of type list: give a tensor"),
+    ],
+)
+def test_images_of_another_shape_are_refused_in_words(images, message):
+    with pytest.raises(InputError, match=message):
+        LitNet(preprocessing=HALF).predict(images)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "size"), [([0.5], [0.5], 32), ([0.5] * 3, [0.5, 0, 0.5], 32), ([0.5] * 3, [0.5] * 3, 0)]
+)
+def test_constants_that_are_none(mean, std, size):
+    with pytest.raises(InputError, match="give"):
+        Preprocessing(mean, std, size)
