@@ -27,7 +27,7 @@ def script(arguments: Sequence[str]) -> int:
     with importing():  # not before: torch and Lightning take seconds
         import torch
 
-        from cifar_lightning.data.folder import read_image
+        from cifar_lightning.data.pictures import read_image
         from cifar_lightning.report.table import predictions_table
         from cifar_lightning.run.checkpoint import load_checkpoint
         from cifar_lightning.run.saved import model_of, select_checkpoint
@@ -38,12 +38,14 @@ def script(arguments: Sequence[str]) -> int:
     rows, unread = [], 0
     for file in _files(settings.images):
         try:
-            image = torch.tensor(read_image(file)).permute(2, 0, 1)
+            pixels, notes = read_image(file)
         except InputError as error:
             unread += 1
             print(f"error: {error}", file=sys.stderr)
             continue
-        _, probabilities = model.predict(image)
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
+        _, probabilities = model.predict(torch.tensor(pixels).permute(2, 0, 1))
         top = probabilities[0].topk(min(3, len(model.classes)))
         named = [
             {"class": model.classes[index], "probability": probability}

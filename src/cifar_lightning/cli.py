@@ -52,7 +52,8 @@ def run(script: Callable[[Sequence[str]], int | None]) -> int:
     signals.install()
     console.print_anything()
     try:
-        code = script(sys.argv[1:]) or 0
+        with console.notes(silent=os.environ.get("RANK", "0") != "0"):
+            code = script(sys.argv[1:]) or 0
     except (InputError, NonFiniteError, RunError) as error:
         code = exit_code(error)
         if code == 2 and os.environ.get("RANK", "0") != "0":

@@ -3,8 +3,12 @@
 import io
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+from cifar_lightning.errors import ImageWarning
 
 
 def print_anything() -> None:
@@ -24,6 +28,28 @@ def printing(descriptor: int) -> Iterator[None]:
         yield
     except (OSError, SystemExit):  # the latter is rich's for a broken pipe: see its Console.on_broken_pipe
         to_nowhere(descriptor)
+
+
+@contextmanager
+def notes(silent: bool = False) -> Iterator[None]:
+    """Within it, what is to be known of the images is printed to standard error, in a line each.
+
+    Args:
+        silent: Another process says it.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore" if silent else "always", ImageWarning)
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
+            if issubclass(category, ImageWarning):
+                with printing(2):
+                    print(f"note: {message}", file=sys.stderr, flush=True)
+            else:
+                others(message, category, *args, **kwargs)
+
+        warnings.showwarning = show
+        yield
 
 
 def to_nowhere(descriptor: int) -> None:

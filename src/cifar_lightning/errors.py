@@ -1,8 +1,12 @@
-"""How a job of ours ends badly, and the exit code that says so."""
+"""How a job of ours ends badly, the exit code that says so, and what is only to be known."""
 
 
 class InputError(ValueError):
     """A mistake in what the user gave: one line with the value, the cause and the next step. Exit code 2."""
+
+
+class ImageWarning(UserWarning):
+    """Something about the images that a user should know, and that ends nothing: one line."""
 
 
 class NonFiniteError(RuntimeError):
@@ -33,3 +37,8 @@ def exit_code(error: BaseException) -> int:
     if isinstance(error, NonFiniteError):
         return 3
     return 1
+
+
+def quoted(name: str) -> str:
+    """A file's or a class's name for a message: in quotes where it would not be seen to end."""
+    return name if name == name.strip() and name.isprintable() and name else repr(name)

@@ -7,8 +7,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import warnings
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,7 @@ from PIL import Image
 from servers import serve
 
 from cifar_lightning import evaluate, files, fit
-from cifar_lightning.data import archive, download, folder, sources
+from cifar_lightning.data import archive, cache, download, folder, sources
 from cifar_lightning.data.cifar10 import ARCHIVES, CIFAR100_CLASSES, CLASSES
 from cifar_lightning.data.sources import Source
 from cifar_lightning.errors import InputError
@@ -393,143 +391,14 @@ def test_full_disk_leaves_the_images_in_memory(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("*.part"))
 
 
-# --- class folders ----------------------------------------------------------------------------------------
-
-
-def write_folder(top, classes=("b", "a"), size=(32, 32), count=2):
-    rng = np.random.default_rng(0)
-    for split in ("train", "test"):
-        for name in classes:
-            (top / split / name).mkdir(parents=True)
-            for i in range(count):
-                pixels = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(top / split / name / f"{i}.png")
-
-
-def test_folder(tmp_path):
-    write_folder(tmp_path)
-    (tmp_path / "train" / "a" / ".hidden").write_text("no image")
-    (tmp_path / "train" / ".git").mkdir()
-    (tmp_path / "train" / "README").write_text("no class")
-    (tmp_path / "train" / "a" / "nested").mkdir()
-    Source("folder", tmp_path).prepare()
-    loaded = Source("folder", tmp_path).load("train")
-    check_set(loaded, 4, ("a", "b"))
-    assert loaded.labels.tolist() == [0, 0, 1, 1]
-    for image, name in zip(loaded.images, ["a/0", "a/1", "b/0", "b/1"], strict=True):
-        with Image.open(tmp_path / "train" / f"{name}.png") as file:
-            assert np.array_equal(image.permute(1, 2, 0).numpy(), np.asarray(file))
-
-
-@pytest.mark.parametrize("classes", [CLASSES, CIFAR100_CLASSES])
-def test_folder_keeps_the_official_order(tmp_path, classes):
-    write_folder(tmp_path, classes=sorted(classes, key=lambda name: name[::-1]), count=1)
-    assert Source("folder", tmp_path).load("test").classes == classes
-
-
-def test_folder_cache_follows_the_files(tmp_path):
-    write_folder(tmp_path)
-    first = Source("folder", tmp_path).load("train")
-    picture = tmp_path / "train" / "a" / "0.png"
-    Image.new("RGB", (32, 32), "red").save(picture)
-    second = Source("folder", tmp_path).load("train")
-    assert second.images[0].flatten(1).float().mean(1).tolist() == [255, 0, 0]
-    assert torch.equal(first.images[1:], second.images[1:])
-    picture.unlink()
-    assert len(Source("folder", tmp_path).load("train").labels) == 3
-
-
-def test_images_of_all_kinds(tmp_path):
-    def read(image, name="x.png", **options):
-        image.save(tmp_path / name, **options)
-        return folder.read_image(tmp_path / name)
-
-    red = Image.new("RGB", (100, 50), "red")
-    assert read(red).shape == (32, 32, 3)
-    assert (read(red) == [255, 0, 0]).all()
-    assert (read(red.convert("CMYK"), "x.jpg", quality=100)[..., 0] > 200).all()
-    assert (read(Image.new("L", (40, 40), 7)) == 7).all()
-    assert (read(Image.new("P", (40, 40), 0), "x.gif") == 0).all()
-    assert (read(Image.new("1", (40, 40), 1)) == 255).all()
-    assert (read(Image.new("RGBA", (40, 40), (255, 0, 0, 0))) == 255).all()  # transparent: white paper
-    assert (read(Image.new("LA", (40, 40), (0, 255))) == 0).all()
-    assert (read(Image.fromarray(np.full((40, 40), 32768, np.uint16))) == 128).all()
-    upright = Image.fromarray(np.repeat(np.repeat(np.array([[0], [255]], np.uint8), 16, 0), 32, 1))
-    exif = Image.Exif()
-    exif[0x0112] = 3  # upside down
-    assert read(upright, "x.png", exif=exif)[0, 0, 0] == 255
-
-
-def png(width, height):
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-
-
-def tiff(value):
-    file = io.BytesIO()
-    Image.fromarray(np.full((40, 40), value)).save(file, "TIFF")
-    return file.getvalue()
-
-
-def test_bad_files_are_named(tmp_path):
-    write_folder(tmp_path)
-    path = tmp_path / "test" / "b" / "bad.png"
-    whole = (tmp_path / "test" / "b" / "0.png").read_bytes()
-    jpeg = io.BytesIO()
-    Image.new("RGB", (64, 64), "red").save(jpeg, "JPEG")
-    for content, message in [
-        (b"hello", "is not an image: remove it, or hide it with a leading dot"),
-        (b"", "is not an image: remove it, or hide it with a leading dot"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not an image: remove it"),
-        (whole[: len(whole) // 2], "cannot be read ("),
-        (jpeg.getvalue()[:-100], "cannot be read ("),
-        (
-            tiff(np.int32(200)),
-            "cannot be read (it has 32 bits a pixel, and nothing says which of their values is white",
-        ),
-        (tiff(np.float32(0.5)), "cannot be read (it has 32 bits a pixel"),
-        (png(10_000, 10_000), "has more than 89,478,485 pixels: scale it down"),
-        (png(100_000, 100_000), "has more than 89,478,485 pixels: scale it down"),
-    ]:
-        path.write_bytes(content)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            for read in (lambda: Source("folder", tmp_path).prepare(), lambda: folder.read_image(path)):
-                with pytest.raises(InputError) as error:
-                    read()
-                assert str(error.value).startswith(f"{path} {message}")
-                assert "\n" not in str(error.value)
-    with pytest.raises(InputError, match=r"none.png cannot be read \(No such file or directory\)"):
-        folder.read_image(tmp_path / "none.png")
-
-
-def test_bad_trees(tmp_path):
-    layout = "the folder source reads train/<class>/* and test/<class>/*"
-
-    def check(message):
-        with pytest.raises(InputError) as error:
-            Source("folder", tmp_path / "data").prepare()
-        assert str(error.value) == message
-
-    data = tmp_path / "data"
-    check(f"data_dir {data} is not a folder: {layout}")
-    data.mkdir()
-    check(f"data_dir {data} has no folder train/: {layout}")
-    (data / "train" / "a").mkdir(parents=True)
-    check(f"data_dir {data} has no folder test/: {layout}")
-    (data / "test").mkdir()
-    check(f"{data / 'test'} lacks the class a, which train/ has: both need the same")
-    (data / "test" / "a").mkdir()
-    check(f"{data / 'train'} has no images: {layout}")
-    (data / "test" / "b").mkdir()
-    check(f"{data / 'train'} lacks the class b, which test/ has: both need the same")
-    (data / "train" / "b").mkdir()
-    for split in ("train", "test"):
-        (data / split / os.fsdecode(b"caf\xe9")).mkdir()
-    check(f"{data / 'train'} has a folder 'caf\\udce9', whose name is not UTF-8: rename it")
+def test_another_decoder_decodes_anew(tmp_path, counted, monkeypatch):
+    digest = write_archive(tmp_path / NAME)
+    Source("cifar10", tmp_path, sha256=digest).prepare()
+    Source("cifar10", tmp_path, sha256=digest).prepare()
+    assert len(counted) == 2
+    monkeypatch.setattr(cache, "VERSION", cache.VERSION + 1)
+    Source("cifar10", tmp_path, sha256=digest).prepare()
+    assert len(counted) == 4
 
 
 # --- synthetic --------------------------------------------------------------------------------------------

@@ -1,4 +1,14 @@
-"""Decoded images, kept on disk so that the next start takes a blink instead of seconds."""
+"""Decoded images, kept on disk so that the next start takes a blink instead of seconds.
+
+A file here is true as long as its key is. A source's key has of each of its files the name, the size, the time it was
+written and, which no program can set, the time it was changed in any way and its inode: so it is another when two files
+or folders take each other's names, or when pixels are replaced and the time is put back. (Not the device, of which two
+machines that share a folder have different ones.) It also has the versions of what decodes.
+
+Unprotected is a file system that makes these up: one over a network without times of change, or a file of a whole
+disk, such as squashfs, of which another is mounted in its place, with all times set to one, and files of the same sizes
+in the same order. Remove `.cifar_lightning` there.
+"""
 
 import hashlib
 import os
@@ -15,6 +25,8 @@ from cifar_lightning.files import locked, remove_parts, write_atomically
 
 # What we keep in a user's data folder beside the archive: the lock and the decoded images.
 HIDDEN = ".cifar_lightning"
+# To be raised when a decoder of ours gives other pixels, labels or names, or a file here holds something else.
+VERSION = 2
 
 
 class Decoded(NamedTuple):
@@ -24,11 +36,15 @@ class Decoded(NamedTuple):
         images: uint8 (N, 32, 32, 3).
         labels: int64 (N,), indices into `classes`.
         classes: The names.
+        held_out: How many of the images, the last ones, are for validation.
+        notes: What the user should know of them, in a line each.
     """
 
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
     classes: tuple[str, ...]
+    held_out: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def cached(home: Path, name: str, key: str, build: Callable[[], Decoded]) -> Decoded:
@@ -64,7 +80,7 @@ def cached(home: Path, name: str, key: str, build: Callable[[], Decoded]) -> Dec
 
 def has(home: Path, name: str, key: str) -> bool:
     """Whether `cached` would find the images. Reads the key only, not the pixels."""
-    return any(_key(_file(place, name)) == key for place in _places(home))
+    return any(_key(_file(place, name)) == _versioned(key) for place in _places(home))
 
 
 def _places(home: Path) -> list[Path]:
@@ -84,12 +100,17 @@ def _file(place: Path, name: str) -> Path:
 def _read(path: Path, key: str) -> Decoded | None:
     try:
         with zipfile.ZipFile(path) as file:
-            if str(_array(file, "key")) != key:
+            if str(_array(file, "key")) != _versioned(key):
                 return None
-            classes = tuple(str(name) for name in _array(file, "classes"))
-            return Decoded(_array(file, "images"), _array(file, "labels"), classes)
+            classes, notes = (tuple(str(text) for text in _array(file, name)) for name in ("classes", "notes"))
+            held_out = int(_array(file, "held_out"))
+            return Decoded(_array(file, "images"), _array(file, "labels"), classes, held_out, notes)
     except Exception:  # missing, forbidden, cut short, or with a bit flipped: zip and numpy raise what they like
         return None
+
+
+def _versioned(key: str) -> str:
+    return f"{VERSION} {key}"
 
 
 def _key(path: Path) -> str | None:
@@ -108,5 +129,6 @@ def _array(file: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
 
 
 def _write(path: Path, key: str, decoded: Decoded) -> None:
-    images, labels, classes = decoded
-    write_atomically(path, lambda file: np.savez(file, key=key, images=images, labels=labels, classes=classes))
+    arrays: dict[str, Any] = decoded._asdict()
+    arrays["notes"] = np.asarray(decoded.notes, dtype=str)  # which may be none
+    write_atomically(path, lambda file: np.savez(file, key=_versioned(key), **arrays))

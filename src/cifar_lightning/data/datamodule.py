@@ -15,8 +15,8 @@ from cifar_lightning.data import cifar10
 from cifar_lightning.data.loader import BatchLoader, check_batch_size, check_evaluation
 from cifar_lightning.data.preprocessing import NORMALIZATIONS, preprocessing_of
 from cifar_lightning.data.sources import SOURCES, ImageSet, Source
-from cifar_lightning.data.split import stratified_split
-from cifar_lightning.errors import InputError
+from cifar_lightning.data.split import stratified_order, stratified_split
+from cifar_lightning.errors import InputError, quoted
 
 FLIPS = ("none", "random", "alternating")
 
@@ -33,7 +33,8 @@ class CIFAR10DataModule(LightningDataModule):
         batch_size: Images per training step over all devices (the global batch).
         source: Where the images come from: cifar10 and cifar100, the official archives; folder, any tree
             `train/<class>/*`, `test/<class>/*` in `data_dir`; synthetic, images drawn by this package.
-        val_split: Training images held out for validation: how many, or a fraction; the same share of every class.
+        val_split: Training images held out for validation: how many, or a fraction; the same share of every class. None
+            where the folder source has a `val/`, `valid/` or `validation/` of its own.
         augment: Shift and mirror the training images at random.
         crop_padding: Pixels that `augment` may shift by, each way; what comes in is the image's reflection.
         flip: How `augment` mirrors: random, each time with probability 1/2; alternating, every other epoch; none.
@@ -148,7 +149,7 @@ class CIFAR10DataModule(LightningDataModule):
         return self._split[1]
 
     def image_set(self, split: str) -> ImageSet:
-        """The images of `train` or `test`, as they are, on the CPU."""
+        """The images of `train`, with those held out, or of `test`, as they are, on the CPU."""
         if split not in self._sets:
             self._sets[split] = self._source.load(split)
         return self._sets[split]
@@ -168,9 +169,11 @@ class CIFAR10DataModule(LightningDataModule):
             lacking = [name for label, name in enumerate(self.classes) if label not in present]
             where = f"data_dir {h['data_dir']}"
             if lacking:
-                raise InputError(f"{where} has no training images of the class {min(lacking)}: give some, or remove it")
+                raise InputError(
+                    f"{where} has no training images of the class {quoted(min(lacking))}: give some, or remove it"
+                )
             if self.num_classes == 1:
-                raise InputError(f"{where} has one class only, {self.classes[0]}: give two or more")
+                raise InputError(f"{where} has one class only, {quoted(self.classes[0])}: give two or more")
         check_batch_size(h["batch_size"], len(self.train_indices), ranks)
         check_evaluation(len(self.val_indices), ranks)
         if ranks > 1:
@@ -259,8 +262,16 @@ class CIFAR10DataModule(LightningDataModule):
 
     @cached_property
     def _split(self) -> tuple[Tensor, Tensor]:
-        h = self.hparams
-        return stratified_split(self.image_set("train").labels, h["val_split"], h["split_seed"])
+        h, images = self.hparams, self.image_set("train")
+        if not images.held_out:
+            return stratified_split(images.labels, h["val_split"], h["split_seed"])
+        if h["val_split"]:
+            raise InputError(
+                f"val_split {h['val_split']}: data_dir {h['data_dir']} has a folder of validation images already: "
+                "leave val_split out, or move the folder away"
+            )
+        first = len(images.labels) - images.held_out
+        return torch.arange(first), first + stratified_order(images.labels[first:], h["split_seed"])
 
     def _loader(self, split: str, index: Tensor | None, batch_size: int, **kwargs: Any) -> BatchLoader:
         trainer, image_set = self.trainer, self.image_set(split)

@@ -1,173 +1,182 @@
-"""Pictures in class folders: train/<class>/* and test/<class>/*."""
+"""Class folders: which pictures there are in train/<class>/, test/<class>/ and, where there is one, val/<class>/."""
 
 import hashlib
 import os
-import warnings
-from concurrent.futures import ThreadPoolExecutor
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from cifar_lightning.data.cache import Decoded
 from cifar_lightning.data.cifar10 import CIFAR100_CLASSES, CLASSES
-from cifar_lightning.errors import InputError
-
-if TYPE_CHECKING:
-    from PIL import Image
+from cifar_lightning.data.kinds import may_be_picture
+from cifar_lightning.errors import InputError, quoted
 
 LAYOUT = "the folder source reads train/<class>/* and test/<class>/*"
+VALIDATION = ("val", "valid", "validation")
 
 
 class Listing(NamedTuple):
     """One split's files.
 
     Attributes:
-        paths: Class by class, sorted by name within a class.
+        paths: Class by class; within one, a folder's files sorted by name, and then those of the folders in it.
         labels: int64, one a path.
         classes: The names.
-        fingerprint: Changes when a file is added, removed, renamed or written to.
+        held_out: How many of the paths, the last ones, are from the folder of the validation images.
+        fingerprint: Changes when a file is added, removed, renamed, written to or put in another's place; see cache.py.
         size: Of all files, in bytes.
+        note: What has been passed over, for the user to know; empty if nothing.
     """
 
     paths: list[str]
     labels: npt.NDArray[np.int64]
     classes: tuple[str, ...]
+    held_out: int
     fingerprint: str
     size: int
+    note: str
+
+
+@dataclass
+class _Tree:
+    """What lies in the class folders of one split, and what is found out on the way."""
+
+    top: Path
+    folders: dict[str, list[str]] = field(default_factory=dict)  # a class's, by its name
+    dead: list[str] = field(default_factory=list)
+    passed_over: list[str] = field(default_factory=list)
 
 
 def scan(data_dir: Path, split: str) -> Listing:
-    """Lists one split without opening a file. Hidden files and folders inside class folders are passed over.
+    """Lists one split, "train" (with the validation images) or "test". Hidden files and folders are passed over.
 
     Raises:
-        InputError: A folder is missing, train and test have not the same classes, the name of one is not UTF-8, or
-            there are no files.
+        InputError: A folder is missing; they have not the same classes; a link leads nowhere, or in a circle; the name
+            of a class is not UTF-8; or there are no pictures.
     """
+    import PIL
+
     if not data_dir.is_dir():
         raise InputError(f"data_dir {data_dir} is not a folder: {LAYOUT}")
-    names = {}
-    for folder in ("train", "test"):
-        if not (data_dir / folder).is_dir():
-            raise InputError(f"data_dir {data_dir} has no folder {folder}/: {LAYOUT}")
-        names[folder] = {
-            entry.name for entry in os.scandir(data_dir / folder) if entry.is_dir() and not entry.name.startswith(".")
-        }
-    for folder, other in (("train", "test"), ("test", "train")):
-        if lacking := sorted(names[folder] - names[other]):
-            raise InputError(
-                f"{data_dir / other} lacks the class {lacking[0]}, which {folder}/ has: both need the same"
-            )
-    classes = next((c for c in (CLASSES, CIFAR100_CLASSES) if set(c) == names[split]), None)
-    classes = classes or tuple(sorted(names[split]))
+    for name in ("train", "test", *VALIDATION):
+        if (data_dir / name).is_symlink() and not (data_dir / name).exists():
+            raise InputError(f"data_dir {data_dir} has a folder {name} that is a link to nothing: mend or remove it")
+    for name in ("train", "test"):
+        if not (data_dir / name).is_dir():
+            raise InputError(f"data_dir {data_dir} has no folder {name}/: {LAYOUT}")
+    validation = [name for name in VALIDATION if (data_dir / name).is_dir()]
+    if len(validation) > 1:
+        raise InputError(
+            f"data_dir {data_dir} has {validation[0]}/ and {validation[1]}/, both for validation: keep one"
+        )
+    trees = {name: _classes_in(data_dir / name) for name in ("train", *validation, "test")}
+    for tree in trees.values():
+        _check_links(tree)
+    for name in (*validation, "test"):
+        _check_classes(trees["train"], trees[name])
+        _check_classes(trees[name], trees["train"])
+    classes = _in_order(trees["train"])
 
-    for name in classes:
-        if any("\ud800" <= letter <= "\udfff" for letter in name):  # bytes that Python could not read as UTF-8
-            raise InputError(f"{data_dir / split} has a folder {name!r}, whose name is not UTF-8: rename it")
+    paths: list[str] = []
+    labels: list[int] = []
+    size, counts, chosen = 0, [], [trees[name] for name in (["test"] if split == "test" else ["train", *validation])]
+    digest = hashlib.sha256(f"{PIL.__version__} {classes!r}".encode())
+    for tree in chosen:
+        before = len(paths)
+        for label, name in enumerate(classes):
+            for folder in tree.folders[name]:
+                for path, stat in _pictures_in(folder, tree):
+                    place = os.path.relpath(path, data_dir)
+                    identity = f"{place}\0{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}\n"
+                    digest.update(identity.encode("utf-8", "surrogateescape"))
+                    paths.append(path)
+                    labels.append(label)
+                    size += stat.st_size
+                digest.update(f"{name} {os.stat(folder).st_ino}\n".encode())
+        _check_links(tree)
+        counts.append(len(paths) - before)
+        if not counts[-1]:
+            raise InputError(f"{tree.top} has no images: {LAYOUT}")
+    note = _note([path for tree in chosen for path in tree.passed_over])
+    held_out = 0 if split == "test" else sum(counts[1:])
+    return Listing(paths, np.array(labels, dtype=np.int64), classes, held_out, digest.hexdigest(), size, note)
 
-    paths, labels, size, digest = [], [], 0, hashlib.sha256(repr(classes).encode())
-    for label, name in enumerate(classes):
-        entries = os.scandir(data_dir / split / name)
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.name.startswith(".") or not entry.is_file():
-                continue
-            stat = entry.stat()
-            digest.update(
-                f"{name}/{entry.name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape")
-            )
-            paths.append(entry.path)
-            labels.append(label)
-            size += stat.st_size
-    if not paths:
-        raise InputError(f"{data_dir / split} has no images: {LAYOUT}")
-    return Listing(paths, np.array(labels, dtype=np.int64), classes, digest.hexdigest(), size)
 
+def _classes_in(top: Path) -> _Tree:
+    """The class folders of a split, by the names of the classes.
 
-def read(listing: Listing) -> Decoded:
-    """Decodes the listed files.
-
-    Raises:
-        InputError: A file cannot be read as an image; names it.
+    A letter with an accent may be written as one or as two, which look alike: macOS makes the latter of the former.
     """
-    images = np.empty((len(listing.paths), 32, 32, 3), dtype=np.uint8)
-
-    def decode(chunk: range) -> None:
-        for i in chunk:
-            images[i] = _read(listing.paths[i])
-
-    _formats()  # loads Pillow's plugins before the threads ask for them
-    chunks = [range(i, min(i + 256, len(images))) for i in range(0, len(images), 256)]
-    # Threads help with photographs; with thumbnails they only contend for the interpreter (1.5 times slower).
-    workers = os.cpu_count() if listing.size / len(images) > 2**15 else 1
-    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
-        _refuse_bombs()
-        try:
-            for _ in pool.map(decode, chunks):
-                pass
-        except InputError:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return Decoded(images, listing.labels, listing.classes)
+    tree = _Tree(top)
+    for entry in sorted(os.scandir(top), key=lambda entry: entry.name):
+        if entry.name.startswith("."):
+            continue
+        if any("\ud800" <= letter <= "\udfff" for letter in entry.name):  # bytes that Python could not read as UTF-8
+            raise InputError(f"{top} has a folder {entry.name!r}, whose name is not UTF-8: rename it")
+        if entry.is_dir():
+            tree.folders.setdefault(unicodedata.normalize("NFC", entry.name), []).append(entry.path)
+        elif not os.path.exists(entry.path):
+            tree.dead.append(entry.path)
+        elif may_be_picture(entry.path):  # of other files a data set may have any there
+            tree.passed_over.append(entry.path)
+    return tree
 
 
-def read_image(path: str | Path) -> npt.NDArray[np.uint8]:
-    """Reads an image file as `read` does: upright, RGB on white, scaled to 32×32 by antialiased bicubic.
-
-    Returns:
-        uint8 (32, 32, 3).
-
-    Raises:
-        InputError: The file is missing, no image, damaged, or would unpack to far more than a picture.
-    """
-    with warnings.catch_warnings():
-        _refuse_bombs()
-        return _read(path)
+def _check_classes(tree: _Tree, other: _Tree) -> None:
+    if lacking := tree.folders.keys() - other.folders.keys():
+        raise InputError(
+            f"{other.top} lacks the class {quoted(min(lacking))}, which {tree.top.name}/ has: both need the same"
+        )
 
 
-def _refuse_bombs() -> None:
-    from PIL import Image
-
-    # Pillow warns from 89 million pixels and refuses from twice that; we refuse from the warning on.
-    warnings.simplefilter("error", Image.DecompressionBombWarning)
-
-
-def _formats() -> list[str]:
-    from PIL import Image
-
-    Image.init()
-    return [name for name in Image.ID if name != "EPS"]  # Pillow hands EPS to Ghostscript, which runs programs
+def _check_links(tree: _Tree) -> None:
+    if tree.dead:
+        links = f"{len(tree.dead)} links" if len(tree.dead) > 1 else "a link"
+        raise InputError(
+            f"{tree.top} has {links} to nothing, first {quoted(tree.dead[0])}: mend or remove what is dead"
+        )
 
 
-def _read(path: str | Path) -> npt.NDArray[np.uint8]:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path, formats=_formats()) as image:
-            return _to_pixels(image)
-    except UnidentifiedImageError as error:
-        raise InputError(f"{path} is not an image: remove it, or hide it with a leading dot") from error
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} has more than {Image.MAX_IMAGE_PIXELS:,} pixels: scale it down") from error
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(f"{path} cannot be read ({reason}): replace or remove it") from error
-    except Exception as error:  # a damaged file can make a decoder raise anything
-        raise InputError(f"{path} cannot be read ({error}): replace or remove it") from error
+def _in_order(tree: _Tree) -> tuple[str, ...]:
+    """CIFAR's own order for CIFAR's names, by number where all are numbers, else by name."""
+    names = set(tree.folders)
+    for official in (CLASSES, CIFAR100_CLASSES):
+        if set(official) == names:
+            return official
+    if all(name.isascii() and name.isdigit() for name in names):
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
+    return tuple(sorted(names))
 
 
-def _to_pixels(image: "Image.Image") -> npt.NDArray[np.uint8]:
-    from PIL import Image, ImageOps
+def _pictures_in(folder: str, tree: _Tree, above: tuple[int, ...] = ()) -> Iterator[tuple[str, os.stat_result]]:
+    """The pictures in a folder and those in it, as deep as they lie."""
+    inode = os.stat(folder).st_ino
+    if inode in above:
+        raise InputError(f"{folder} is a link to a folder that holds it: remove it")
+    folders = []
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            folders.append(entry.path)
+        elif not entry.is_file():  # a link to nothing, or a pipe
+            (tree.dead if entry.is_symlink() else tree.passed_over).append(entry.path)
+        elif may_be_picture(entry.path):
+            yield entry.path, entry.stat()
+        else:
+            tree.passed_over.append(entry.path)
+    for path in folders:
+        yield from _pictures_in(path, tree, (*above, inode))
 
-    ImageOps.exif_transpose(image, in_place=True)
-    if image.mode in ("I", "F") and image.format not in ("PNG", "PPM"):  # 16 bits of these may also come as "I"
-        raise ValueError("it has 32 bits a pixel, and nothing says which of their values is white")
-    if image.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip at 255
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("RGB")
-    if image.size != (32, 32):
-        image = image.resize((32, 32), Image.Resampling.BICUBIC)
-    return np.asarray(image)
+
+def _note(passed_over: list[str]) -> str:
+    if not passed_over:
+        return ""
+    first = quoted(min(passed_over))
+    if len(passed_over) == 1:
+        return f"passed over {first}: it is no picture by its name, or in no class folder"
+    return f"passed over {len(passed_over)} files, first {first}: no pictures by their names, or in no class folder"

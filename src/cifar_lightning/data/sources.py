@@ -2,6 +2,7 @@
 
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,10 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cifar_lightning.data import archive, cache, download, folder, shapes
+from cifar_lightning.data import archive, cache, download, folder, pictures, shapes
 from cifar_lightning.data.cache import Decoded
 from cifar_lightning.data.cifar10 import ARCHIVES, CLASSES
-from cifar_lightning.errors import InputError
+from cifar_lightning.errors import ImageWarning, InputError
 
 SOURCES = ("cifar10", "cifar100", "folder", "synthetic")
 SPLITS = ("train", "test")
@@ -29,11 +30,13 @@ class ImageSet:
         images: uint8 (N, 3, 32, 32), channels last in memory, as the loader gathers them fastest.
         labels: int64 (N,), indices into `classes`.
         classes: The names.
+        held_out: How many of the images, the last ones, their owner has put aside for validation.
     """
 
     images: Tensor
     labels: Tensor
     classes: tuple[str, ...]
+    held_out: int = 0
 
 
 class Source:
@@ -88,7 +91,7 @@ class Source:
                     cache.cached(found.home, f"{self.name}-{split}", found.key, found.decode)
 
     def load(self, split: str) -> ImageSet:
-        """Reads one split, "train" or "test", into memory, after `prepare`.
+        """Reads one split, "train" or "test", into memory, after `prepare`. Warns of what its user should know.
 
         Raises:
             InputError: The data is not there, or is not what it should be.
@@ -100,7 +103,10 @@ class Source:
             return synthetic(split, count)
         with self._naming():
             found = self._find(split)
-            return _image_set(cache.cached(found.home, f"{self.name}-{split}", found.key, found.decode))
+            decoded = cache.cached(found.home, f"{self.name}-{split}", found.key, found.decode)
+        for note in filter(None, (found.note, *decoded.notes)):
+            warnings.warn(f"data_dir {self.data_dir}: {note}", ImageWarning, stacklevel=2)
+        return _image_set(decoded)
 
     def _find(self, split: str) -> "_Found":
         if split not in self._found:
@@ -110,7 +116,7 @@ class Source:
     def _find_pictures(self, split: str) -> "_Found":
         home = Path(os.path.expanduser(self.data_dir))
         listing = folder.scan(home, split)
-        return _Found(home, listing.fingerprint, partial(folder.read, listing))
+        return _Found(home, listing.fingerprint, partial(pictures.read, listing), listing.note)
 
     def _find_archive(self, split: str) -> "_Found":
         path, expected = self._archive_path(), self.sha256 or ARCHIVES[self.name].sha256
@@ -121,7 +127,8 @@ class Source:
 
         # An archive that has not been touched since it was decoded is not hashed again.
         decode = partial(_decode, path, expected, self.name, split)
-        return _Found(path.parent, f"{expected} {stat.st_size} {stat.st_mtime_ns}", decode)
+        key = f"{expected} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
+        return _Found(path.parent, key, decode)
 
     def _archive_path(self) -> Path:
         path = Path(os.path.expanduser(self.data_dir))
@@ -146,11 +153,12 @@ def _decode(path: Path, sha256: str, name: str, split: str) -> Decoded:
 
 
 class _Found(NamedTuple):
-    """A split: where to cache it, the key that says whether the cache is still true, and how to decode it."""
+    """A split: where to cache it, the key that says whether the cache is still true, how to decode it, and a note."""
 
     home: Path
     key: str
     decode: Callable[[], Decoded]
+    note: str = ""
 
 
 def synthetic(split: str = "train", count: int = 10_000, seed: int = 0, classes: Sequence[str] = CLASSES) -> ImageSet:
@@ -170,4 +178,4 @@ def synthetic(split: str = "train", count: int = 10_000, seed: int = 0, classes:
 
 def _image_set(decoded: Decoded) -> ImageSet:
     images = torch.from_numpy(decoded.images).permute(0, 3, 1, 2)
-    return ImageSet(images, torch.from_numpy(decoded.labels), decoded.classes)
+    return ImageSet(images, torch.from_numpy(decoded.labels), decoded.classes, decoded.held_out)

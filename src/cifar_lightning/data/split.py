@@ -1,4 +1,4 @@
-"""The validation split of the training images."""
+"""Orders of images of which every part has all classes alike, and the validation split."""
 
 import torch
 from torch import Tensor
@@ -24,12 +24,17 @@ def stratified_split(labels: Tensor, val_split: int | float, seed: int) -> tuple
     count = round(val_split * len(labels)) if isinstance(val_split, float) else val_split
     if count >= len(labels):
         raise InputError(f"val_split {val_split} leaves none of the {len(labels)} training images: give less")
-    # Shuffle, then order by the position within the class relative to the class's size: any prefix is stratified.
+    order = stratified_order(labels, seed)
+    return order[count:].sort().values, order[:count]
+
+
+def stratified_order(labels: Tensor, seed: int) -> Tensor:
+    """Indices `(N,)` of all the images of which `labels` are, in a random order: any first part is stratified."""
+    # Shuffle, then order by the position within the class relative to the class's size.
     shuffled = torch.randperm(len(labels), generator=epoch_generator(seed, 0))
     by_class = shuffled[torch.sort(labels[shuffled], stable=True).indices]
     sizes = torch.bincount(labels)
     starts = sizes.cumsum(0) - sizes
     ordered = labels[by_class]
     position = torch.arange(len(labels)) - starts[ordered]
-    order = by_class[torch.sort((position + 0.5) / sizes[ordered], stable=True).indices]
-    return order[count:].sort().values, order[:count]
+    return by_class[torch.sort((position + 0.5) / sizes[ordered], stable=True).indices]

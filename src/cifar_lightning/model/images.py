@@ -8,7 +8,7 @@ from torch import nn
 
 from cifar_lightning.data.cifar10 import CLASSES
 from cifar_lightning.data.preprocessing import NORMALIZATIONS, Preprocessing, name_of, preprocessing_of
-from cifar_lightning.errors import InputError
+from cifar_lightning.errors import InputError, quoted
 
 
 def can_sample(data: Any) -> bool:
@@ -27,8 +27,8 @@ def check_classes(data: Any, classes: Sequence[str]) -> None:
     unnamed = can_sample(data) and list(classes) == list(CLASSES) != list(theirs)
     if len(theirs) != len(classes) or unnamed:
         raise InputError(
-            f"the images have the {len(theirs)} classes {theirs[0]}, …, the network the {len(classes)} "
-            f"classes {classes[0]}, …: make it LitNet(classes=data.classes)"
+            f"the images have the {len(theirs)} classes {quoted(theirs[0])}, …, the network the {len(classes)} "
+            f"classes {quoted(classes[0])}, …: make it LitNet(classes=data.classes)"
         )
 
 

@@ -163,7 +163,7 @@ def _check_batches(trainer: Trainer, data: CIFAR10DataModule, ranks: int) -> Non
     by_clock = getattr(trainer, "_val_check_time_interval", None) is not None
     whole = type(accumulate) is int and accumulate >= 1
     checks = [("accumulate_grad_batches", accumulate, whole, "a whole number, 1 or more")]
-    if validates := bool(trainer.limit_val_batches):
+    if validates := bool(len(data.val_indices) and trainer.limit_val_batches):
         one_clock = "a number of steps, or one device: the clocks of several differ"
         checks += [
             ("check_val_every_n_epoch", every, every is None or every >= 1, "1 or more, or null"),

@@ -228,7 +228,8 @@ def _rank_main() -> None:
         name, _, function = job["target"].partition(":")
         with importing():
             module = importlib.import_module(name)
-        getattr(module, function)(**job["kwargs"])
+        with console.notes(silent=True):  # the parent has said it
+            getattr(module, function)(**job["kwargs"])
         code = 0
     except BaseException as error:
         code = exit_code(error)

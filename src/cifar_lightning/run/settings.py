@@ -111,14 +111,18 @@ class Settings:
         """The data module of the run."""
         return CIFAR10DataModule(**self.data, seed=self.seed)
 
-    def for_trainer(self) -> Arguments:
-        """What `new_trainer` takes of them."""
+    def for_trainer(self, validates: bool = True) -> Arguments:
+        """What `new_trainer` takes of them.
+
+        Args:
+            validates: Whether there are images to validate on.
+        """
         names = (
             "accelerator", "devices", "num_nodes", "strategy", "precision", "max_epochs", "max_steps", "fast_dev_run",
             "default_root_dir", "log_every_n_steps",
         )  # fmt: skip
-        validates = 1.0 if self.data["val_split"] else 0
-        return {**{name: getattr(self, name) for name in names}, "limit_val_batches": validates, **self.trainer}
+        limit = {} if validates else {"limit_val_batches": 0}
+        return {**{name: getattr(self, name) for name in names}, **limit, **self.trainer}
 
 
 def settings_of(given: Mapping[str, Any]) -> Settings:

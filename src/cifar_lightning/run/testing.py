@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 
 from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.data.loader import check_evaluation
-from cifar_lightning.errors import InputError
+from cifar_lightning.errors import InputError, quoted
 from cifar_lightning.model.evaluation import VIEWS
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.report.results import Outcome, read_results, report, shown
@@ -126,7 +126,7 @@ def _test(
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f", … ({len(names)})" if len(names) > 3 else "")
+    return ", ".join(map(quoted, names[:3])) + (f", … ({len(names)})" if len(names) > 3 else "")
 
 
 def report_on(

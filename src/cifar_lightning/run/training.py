@@ -161,7 +161,7 @@ def train(folder: Path, settings: Settings, start: str | None, images: CIFAR10Da
         metrics = MetricsCSV(folder / "metrics.csv", ["train_loss", "lr", *figures])
         checkpoints = Checkpoints(folder / "checkpoints", metrics, settings.checkpoint_every_n_steps)
         trainer = new_trainer(
-            **settings.for_trainer(),
+            **settings.for_trainer(validates=len(data.val_indices) > 0),
             logger=[metrics, *_tensorboard(folder)],
             callbacks=[checkpoints, StopOnSignal(checkpoints), ProgressBar(), FittedCPU()],
         )

@@ -1,0 +1,63 @@
+"""What a file is: a picture, by its name; and where no decoder takes it, what it is instead."""
+
+import os
+import re
+from functools import cache
+
+# Most data sets have no others, and to ask Pillow for all takes a fifth of a second.
+USUAL = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"}
+# Pillow knows that they exist, and reads none of them: data, films, documents.
+OTHER_THINGS = {".bufr", ".grib", ".h5", ".hdf", ".iim", ".mpeg", ".mpg", ".pdf"}
+# Pictures that Pillow does not read: to be refused, not passed over.
+UNREAD = {".heic", ".heif", ".hif", ".jxl", ".svg", ".svgz"}
+
+# How the bytes begin of what lies about under a picture's name, what it is, and what to do.
+CONVERT = "convert it to JPEG or PNG"
+SIGNS = (
+    (rb"\Z", "is empty", "replace or remove it"),
+    (rb"....ftyp(hei|hev|mif1|msf1)", "is a HEIC picture, as Apple's phones take them", CONVERT),
+    (rb"....ftypavi", "is an AVIF picture, which this Pillow does not read", CONVERT),
+    (rb"\xff\x0a|\0\0\0\x0cJXL ", "is a JPEG XL picture", CONVERT),
+    (rb"(\xef\xbb\xbf)?\s*(<\?xml.*|<!--.*)?<svg", "is an SVG drawing", CONVERT),
+    (rb"%!PS|\xc5\xd0\xd3\xc6", "is a PostScript drawing", CONVERT),
+    (rb"%PDF", "is a PDF document", CONVERT),
+    (rb"\x1f\x8b|PK\x03\x04", "is a compressed file", "unpack it"),
+    (rb"\s*(<!doctype html|<html)", "is a web page, of a download that has failed perhaps", "fetch the picture anew"),
+    (rb"version https://git-lfs", "is a pointer of Git LFS, not the picture", "give git lfs pull"),
+)
+
+
+def may_be_picture(path: str) -> bool:
+    """Whether a file is a picture by its suffix; where there is none, or a number, by whether Pillow knows it."""
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix in USUAL:
+        return True
+    if not suffix[1:] or suffix[1:].isdigit():
+        return _opens(path)
+    return suffix in _suffixes()
+
+
+def what_else(path: str | os.PathLike[str]) -> str:
+    """What a file is that no decoder takes, and what to do, to follow its name in a message."""
+    with open(path, "rb") as file:
+        start = file.read(2_000)
+    found = ((what, do) for sign, what, do in SIGNS if re.match(sign, start, re.DOTALL | re.IGNORECASE))
+    what, do = next(found, ("is not an image", "remove it, or hide it with a leading dot"))
+    return f"{what}: {do}"
+
+
+@cache
+def _suffixes() -> set[str]:
+    from PIL import Image
+
+    return (set(Image.registered_extensions()) | UNREAD) - OTHER_THINGS
+
+
+def _opens(path: str) -> bool:
+    from PIL import Image
+
+    try:
+        with Image.open(path):
+            return True
+    except Exception:  # whatever a decoder raises for bytes that are not its own
+        return False

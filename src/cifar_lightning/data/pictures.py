@@ -1,0 +1,187 @@
+"""Pictures of any kind and size, decoded: upright, RGB on white, 32×32."""
+
+import io
+import os
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from cifar_lightning.data.cache import Decoded
+from cifar_lightning.data.folder import Listing
+from cifar_lightning.data.kinds import what_else
+from cifar_lightning.errors import InputError, quoted
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Pixels = npt.NDArray[np.uint8]
+PNG = b"\x89PNG\r\n\x1a\n"
+# A 16-bit picture's brightest byte, below which two of its bits at least are unused: a camera's 10, 12 or 14 bits.
+DARK = 64
+
+
+class Remarks:
+    """What there is to say of the pictures that have been decoded, besides errors. Threads may add to it.
+
+    Attributes:
+        metadata: Those whose metadata cannot be read.
+        deep: Of each with 16 bits a value, the brightest byte.
+    """
+
+    def __init__(self) -> None:
+        self.metadata: list[str] = []
+        self.deep: list[int] = []
+
+    def notes(self) -> tuple[str, ...]:
+        """In a line each."""
+        notes = []
+        if len(self.metadata) == 1:
+            notes.append(f"the metadata of {quoted(self.metadata[0])} cannot be read: the pixels are used as they lie")
+        elif self.metadata:
+            files = f"{len(self.metadata)} pictures, first {quoted(min(self.metadata))},"
+            notes.append(f"the metadata of {files} cannot be read: their pixels are used as they lie")
+        if self.deep and max(self.deep) < DARK:
+            count, brightest = len(self.deep), 256 * max(self.deep) + 255
+            files = f"{count} pictures with 16 bits a value have" if count > 1 else "a picture with 16 bits a value has"
+            notes.append(
+                f"{files} none above {brightest:,} of 65,535: they arrive almost black; scale them to all 16 bits"
+            )
+        return tuple(notes)
+
+
+def read(listing: Listing) -> Decoded:
+    """Decodes the listed files.
+
+    Raises:
+        InputError: A file cannot be read as an image; names it.
+    """
+    images = np.empty((len(listing.paths), 32, 32, 3), dtype=np.uint8)
+    remarks = Remarks()
+
+    def decode(chunk: range) -> None:
+        for i in chunk:
+            images[i] = _read(listing.paths[i], remarks)
+
+    _formats()  # loads Pillow's plugins before the threads ask for them
+    chunks = [range(i, min(i + 256, len(images))) for i in range(0, len(images), 256)]
+    # Threads help with photographs; with thumbnails they only contend for the interpreter (1.5 times slower).
+    workers = os.cpu_count() if listing.size / len(images) > 2**15 else 1
+    with _pillows_warnings(), ThreadPoolExecutor(workers) as pool:
+        try:
+            for _ in pool.map(decode, chunks):
+                pass
+        except InputError:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return Decoded(images, listing.labels, listing.classes, listing.held_out, remarks.notes())
+
+
+def read_image(path: str | Path) -> tuple[Pixels, tuple[str, ...]]:
+    """Reads an image file as `read` does: upright, RGB on white, scaled to 32×32 by antialiased bicubic.
+
+    Returns:
+        uint8 (32, 32, 3), and what there is to say of it.
+
+    Raises:
+        InputError: The file is missing, no image, damaged, or would unpack to far more than a picture.
+    """
+    remarks = Remarks()
+    with _pillows_warnings():
+        pixels = _read(str(path), remarks)
+    return pixels, remarks.notes()
+
+
+@contextmanager
+def _pillows_warnings() -> Iterator[None]:
+    """Within it Pillow says nothing of broken metadata; it warns from 89 million pixels: we refuse from there on."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def _formats() -> list[str]:
+    from PIL import Image
+
+    Image.init()
+    return [name for name in Image.ID if name != "EPS"]  # Pillow hands EPS to Ghostscript, which runs programs
+
+
+def _read(path: str, remarks: Remarks) -> Pixels:
+    from PIL import Image, UnidentifiedImageError
+
+    name = quoted(path)
+    try:
+        with _opened(path, remarks) as image:
+            return _to_pixels(image, path, remarks)
+    except UnidentifiedImageError as error:
+        raise InputError(f"{name} {what_else(path)}") from error
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise InputError(f"{name} has more than {Image.MAX_IMAGE_PIXELS:,} pixels: scale it down") from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"{name} cannot be read ({reason}): replace or remove it") from error
+    except Exception as error:  # a damaged file can make a decoder raise anything
+        raise InputError(f"{name} cannot be read ({error}): replace or remove it") from error
+
+
+def _opened(path: str, remarks: Remarks) -> "Image.Image":
+    from PIL import Image
+
+    try:
+        return Image.open(path, formats=_formats())
+    except (OSError, ValueError, SyntaxError):  # the first is also what UnidentifiedImageError is
+        with suppress(OSError), open(path, "rb") as file:
+            if bare := _without_metadata(file.read()):
+                image = Image.open(io.BytesIO(bare), formats=["PNG"])
+                remarks.metadata.append(path)
+                return image
+        raise
+
+
+def _without_metadata(png: bytes) -> bytes:
+    """The parts of a PNG that pixels come from; empty for other files. Pillow refuses one for a text that is damaged.
+
+    Source: https://www.w3.org/TR/png-3/#5Chunk-layout
+    """
+    if not png.startswith(PNG):
+        return b""
+    parts, start = [PNG], len(PNG)
+    while start < len(png):
+        end = start + 12 + int.from_bytes(png[start : start + 4], "big")
+        if png[start + 4 : start + 8] in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
+            parts.append(png[start:end])
+        start = end
+    return b"".join(parts)
+
+
+def _to_pixels(image: "Image.Image", path: str, remarks: Remarks) -> Pixels:
+    from PIL import Image, ImageOps
+
+    deep = image.mode.startswith("I") or any(";16" in str(tile) for tile in getattr(image, "tile", ()))
+    image.load()  # what goes wrong after it is the metadata's
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except Exception:  # a parser of EXIF raises what it likes
+        remarks.metadata.append(path)
+    if image.mode in ("I", "F") and image.format not in ("PNG", "PPM"):  # 16 bits of these may also come as "I"
+        raise ValueError("it has 32 bits a pixel, and nothing says which of their values is white")
+    if image.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip at 255
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("RGB")
+    if deep:
+        remarks.deep.append(int(np.asarray(image).max()))
+    if image.size != (32, 32):
+        image = image.resize((32, 32), Image.Resampling.BICUBIC)
+    return np.asarray(image)

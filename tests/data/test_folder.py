@@ -1,0 +1,427 @@
+"""Class folders: which pictures are found, how they are decoded, and what is said of those that are not."""
+
+import io
+import json
+import os
+import re
+import shutil
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import PLAIN
+from jobs import job
+from PIL import Image
+
+from cifar_lightning import CIFAR10DataModule
+from cifar_lightning.data import folder, pictures
+from cifar_lightning.data.cifar10 import CIFAR100_CLASSES, CLASSES
+from cifar_lightning.data.sources import Source
+from cifar_lightning.errors import ImageWarning, InputError
+from cifar_lightning.run.metrics_log import read_rows
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+
+
+def write_folder(top, classes=("b", "a"), size=(32, 32), count=2):
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for name in classes:
+            (top / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(top / split / name / f"{i}.png")
+
+
+def test_folder(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / "train" / "a" / ".hidden").write_text("no image")
+    (tmp_path / "train" / ".git").mkdir()
+    (tmp_path / "train" / "README").write_text("no class")
+    (tmp_path / "train" / "a" / "empty").mkdir()
+    Source("folder", tmp_path).prepare()
+    loaded = Source("folder", tmp_path).load("train")
+    assert (loaded.images.shape, loaded.images.dtype, loaded.classes) == ((4, 3, 32, 32), torch.uint8, ("a", "b"))
+    assert loaded.labels.tolist() == [0, 0, 1, 1]
+    for image, name in zip(loaded.images, ["a/0", "a/1", "b/0", "b/1"], strict=True):
+        with Image.open(tmp_path / "train" / f"{name}.png") as file:
+            assert np.array_equal(image.permute(1, 2, 0).numpy(), np.asarray(file))
+
+
+@pytest.mark.parametrize("classes", [CLASSES, CIFAR100_CLASSES])
+def test_folder_keeps_the_official_order(tmp_path, classes):
+    write_folder(tmp_path, classes=sorted(classes, key=lambda name: name[::-1]), count=1)
+    assert Source("folder", tmp_path).load("test").classes == classes
+
+
+def test_folder_cache_follows_the_files(tmp_path):
+    write_folder(tmp_path)
+    first = Source("folder", tmp_path).load("train")
+    picture = tmp_path / "train" / "a" / "0.png"
+    Image.new("RGB", (32, 32), "red").save(picture)
+    second = Source("folder", tmp_path).load("train")
+    assert second.images[0].flatten(1).float().mean(1).tolist() == [255, 0, 0]
+    assert torch.equal(first.images[1:], second.images[1:])
+    picture.unlink()
+    assert len(Source("folder", tmp_path).load("train").labels) == 3
+
+
+def test_images_of_all_kinds(tmp_path):
+    def read(image, name="x.png", **options):
+        image.save(tmp_path / name, **options)
+        pixels, notes = pictures.read_image(tmp_path / name)
+        assert not notes
+        return pixels
+
+    red = Image.new("RGB", (100, 50), "red")
+    assert read(red).shape == (32, 32, 3)
+    assert (read(red) == [255, 0, 0]).all()
+    assert (read(red.convert("CMYK"), "x.jpg", quality=100)[..., 0] > 200).all()
+    assert (read(Image.new("L", (40, 40), 7)) == 7).all()
+    assert (read(Image.new("P", (40, 40), 0), "x.gif") == 0).all()
+    assert (read(Image.new("1", (40, 40), 1)) == 255).all()
+    assert (read(Image.new("RGBA", (40, 40), (255, 0, 0, 0))) == 255).all()  # transparent: white paper
+    assert (read(Image.new("LA", (40, 40), (0, 255))) == 0).all()
+    assert (read(Image.fromarray(np.full((40, 40), 32768, np.uint16))) == 128).all()
+    upright = Image.fromarray(np.repeat(np.repeat(np.array([[0], [255]], np.uint8), 16, 0), 32, 1))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    assert read(upright, "x.png", exif=exif)[0, 0, 0] == 255
+
+
+def png(width, height):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def tiff(value):
+    file = io.BytesIO()
+    Image.fromarray(np.full((40, 40), value)).save(file, "TIFF")
+    return file.getvalue()
+
+
+def test_bad_files_are_named(tmp_path):
+    write_folder(tmp_path)
+    path = tmp_path / "test" / "b" / "bad.png"
+    whole = (tmp_path / "test" / "b" / "0.png").read_bytes()
+    jpeg = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(jpeg, "JPEG")
+    for content, message in [
+        (b"hello", "is not an image: remove it, or hide it with a leading dot"),
+        (b"", "is empty: replace or remove it"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is a PostScript drawing: convert it to JPEG or PNG"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "is a HEIC picture, as Apple's phones take them: convert it"),
+        (b"<?xml version='1.0'?>\n<!-- x -->\n<svg xmlns='http://www.w3.org/2000/svg'/>", "is an SVG drawing: convert"),
+        (b"<!DOCTYPE html><html>404</html>", "is a web page, of a download that has failed perhaps: fetch"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a pointer of Git LFS, not the picture: give"),
+        (whole[: len(whole) // 2], "cannot be read ("),
+        (jpeg.getvalue()[:-100], "cannot be read ("),
+        (
+            tiff(np.int32(200)),
+            "cannot be read (it has 32 bits a pixel, and nothing says which of their values is white",
+        ),
+        (tiff(np.float32(0.5)), "cannot be read (it has 32 bits a pixel"),
+        (png(10_000, 10_000), "has more than 89,478,485 pixels: scale it down"),
+        (png(100_000, 100_000), "has more than 89,478,485 pixels: scale it down"),
+    ]:
+        path.write_bytes(content)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for read in (lambda: Source("folder", tmp_path).prepare(), lambda: pictures.read_image(path)):
+                with pytest.raises(InputError) as error:
+                    read()
+                assert str(error.value).startswith(f"{path} {message}")
+                assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match=r"none.png cannot be read \(No such file or directory\)"):
+        pictures.read_image(tmp_path / "none.png")
+
+
+def test_bad_trees(tmp_path):
+    layout = "the folder source reads train/<class>/* and test/<class>/*"
+
+    def check(message):
+        with pytest.raises(InputError) as error:
+            Source("folder", tmp_path / "data").prepare()
+        assert str(error.value) == message
+
+    data = tmp_path / "data"
+    check(f"data_dir {data} is not a folder: {layout}")
+    data.mkdir()
+    check(f"data_dir {data} has no folder train/: {layout}")
+    (data / "train" / "a").mkdir(parents=True)
+    check(f"data_dir {data} has no folder test/: {layout}")
+    (data / "test").mkdir()
+    check(f"{data / 'test'} lacks the class a, which train/ has: both need the same")
+    (data / "test" / "a").mkdir()
+    check(f"{data / 'train'} has no images: {layout}")
+    (data / "test" / "b").mkdir()
+    check(f"{data / 'train'} lacks the class b, which test/ has: both need the same")
+    (data / "train" / "b").mkdir()
+    for split in ("train", "test"):
+        (data / split / os.fsdecode(b"caf\xe9")).mkdir()
+    check(f"{data / 'train'} has a folder 'caf\\udce9', whose name is not UTF-8: rename it")
+
+
+def folders(top, **splits):
+    """Class folders of plain pictures: the names of a split's files, or where another file's contents are."""
+    for split, files in splits.items():
+        for number, name in enumerate(files):
+            path = top / split / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix in (".png", ".jpg", ".webp", "") or path.suffix[1:].isdigit():
+                Image.new("RGB", (32, 32), (number, 0, 0)).save(path, "PNG")
+            else:
+                path.write_text("no picture")
+
+
+def noted(top, split="train"):
+    """What `load` gives, and what it says."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        loaded = Source("folder", top).load(split)
+    assert all(warning.category is ImageWarning for warning in said)
+    return loaded, [str(warning.message).removeprefix(f"data_dir {top}: ") for warning in said]
+
+
+def test_pictures_are_found_as_deep_as_they_lie(tmp_path):
+    train = ("c/1.png", "c/more/2.png", "c/more/again/3.png", "n01/images/n01_0.png", "n01/n01_boxes.txt")
+    folders(tmp_path, train=train, test=("c/1.png", "n01/1.png"))
+    loaded, said = noted(tmp_path)
+    assert loaded.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
+    assert loaded.labels.tolist() == [0, 0, 0, 1]
+    boxes = tmp_path / "train" / "n01" / "n01_boxes.txt"
+    assert said == [f"passed over {boxes}: it is no picture by its name, or in no class folder"]
+
+
+def test_a_folder_that_holds_itself(tmp_path):
+    folders(tmp_path, train=("a/1.png", "b/1.png"), test=("a/1.png", "b/1.png"))
+    (tmp_path / "train" / "a" / "up").symlink_to("..", target_is_directory=True)
+    with pytest.raises(InputError, match=r"up/a is a link to a folder that holds it: remove it"):
+        Source("folder", tmp_path).prepare()
+
+
+@pytest.mark.parametrize(
+    ("dead", "message"),
+    [
+        (["train/a/2.png"], "train has a link to nothing, first {}/train/a/2.png: mend"),
+        (["train/a/deep/3.png", "train/a/deep/2.png"], "train has 2 links to nothing, first {}/train/a/deep/2.png"),
+        (["train/c", "test/c"], "train has a link to nothing, first {}/train/c: mend or remove what is dead"),
+        (["test/c"], "test has a link to nothing, first {}/test/c"),
+        (["test/a/9.png"], "test has a link to nothing"),
+        (["train"], "has a folder train that is a link to nothing"),
+        (["val"], "has a folder val that is a link to nothing"),
+    ],
+)
+def test_dead_links_are_refused(tmp_path, dead, message):
+    folders(tmp_path, train=("a/1.png", "b/1.png"), test=("a/1.png", "b/1.png"))
+    for name in dead:
+        if name == "train":
+            shutil.rmtree(tmp_path / name)
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).symlink_to(tmp_path / "gone")
+    with pytest.raises(InputError, match=re.escape(message.format(tmp_path))):
+        Source("folder", tmp_path).prepare()
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_validation_images_of_ones_own(tmp_path, name):
+    names = [f"{c}/{i}.png" for c in "ab" for i in range(3)]
+    folders(tmp_path, train=names, test=names, **{name: ["b/1.png", "a/1.png", "a/2.png", "b/2.png"]})
+    data = CIFAR10DataModule(tmp_path, source="folder", batch_size=2)
+    data.prepare_data()
+    data.setup("fit")
+    images = data.image_set("train")
+    assert data.train_indices.tolist() == [*range(6)]
+    assert sorted(data.val_indices.tolist()) == [6, 7, 8, 9]
+    assert images.images[6:, 0, 0, 0].tolist() == [1, 2, 0, 3]
+    assert images.labels[6:].tolist() == [0, 0, 1, 1]
+    assert images.labels[data.val_indices[:2]].sort().values.tolist() == [0, 1]  # any part has all classes
+    assert sum(len(y) for _, y in data.train_dataloader()) == 6
+    assert sum(len(y) for _, y in data.val_dataloader()) == 4
+    assert Source("folder", tmp_path).load("test").held_out == 0
+    with pytest.raises(InputError, match=r"val_split 0.5: data_dir .* has a folder of validation images already"):
+        CIFAR10DataModule(tmp_path, source="folder", val_split=0.5).val_indices  # noqa: B018
+    folders(tmp_path, vali=["a/1.png"])
+    (tmp_path / "vali").rename(tmp_path / ("val" if name != "val" else "valid"))
+    with pytest.raises(InputError, match="both for validation: keep one"):
+        Source("folder", tmp_path).prepare()
+
+
+def test_validation_images_have_the_same_classes(tmp_path):
+    folders(tmp_path, train=("a/1.png", "b/1.png"), test=("a/1.png", "b/1.png"), val=("a/1.png",))
+    with pytest.raises(InputError, match="val lacks the class b, which train/ has"):
+        Source("folder", tmp_path).prepare()
+    folders(tmp_path, val=("b/1.png", "c/1.png"))
+    with pytest.raises(InputError, match="train lacks the class c, which val/ has"):
+        Source("folder", tmp_path).prepare()
+
+
+def test_files_that_are_no_pictures_are_passed_over_and_counted(tmp_path):
+    others = ("a/Thumbs.db", "a/desktop.ini", "b/LICENSE.txt", "b/meta.json", "b/clip.mpg")
+    folders(tmp_path, train=("a/1.png", "a/without", "b/1.0007", *others), test=("a/1.png", "b/1.png"))
+    (tmp_path / "train" / "a" / "Makefile").write_text("all:")
+    folders(tmp_path, train=("loose.png",))
+    loaded, said = noted(tmp_path)
+    assert loaded.labels.tolist() == [0, 0, 1]
+    first = tmp_path / "train" / "a" / "Makefile"
+    assert said == [f"passed over 7 files, first {first}: no pictures by their names, or in no class folder"]
+    assert noted(tmp_path)[1] == said  # from the cache, too
+    assert noted(tmp_path, "test")[1] == []
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind"), [("heic", "HEIC"), ("SVG", "SVG"), ("jxl", "JPEG XL"), ("eps", "PostScript")]
+)
+def test_pictures_that_are_not_read_are_refused(tmp_path, suffix, kind):
+    contents = {"HEIC": b"\0\0\0\x18ftypheic", "SVG": b"<svg/>", "JPEG XL": b"\xff\x0a", "PostScript": b"%!PS"}
+    folders(tmp_path, train=("a/1.png", "b/1.png"), test=("a/1.png", "b/1.png"))
+    (tmp_path / "train" / "a" / f"2.{suffix}").write_bytes(contents[kind])
+    with pytest.raises(InputError, match=f"a/2.{suffix} is an? {kind} (picture|drawing).*: convert it to JPEG or PNG"):
+        Source("folder", tmp_path).prepare()
+
+
+def chunked(png, kind, data, checksum=None):
+    """A PNG with one more chunk after its head."""
+    checksum = zlib.crc32(kind + data) if checksum is None else checksum
+    return png[:33] + struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum) + png[33:]
+
+
+def test_broken_metadata_costs_no_pixels(tmp_path):
+    folders(tmp_path, train=("a/1.png", "b/1.png"), test=("a/1.png", "b/1.png"))
+    picture, red = Image.new("RGB", (32, 32), "red"), [255, 0, 0]
+    sound = (tmp_path / "train" / "a" / "1.png").read_bytes()
+    (tmp_path / "train" / "a" / "2.png").write_bytes(chunked(sound, b"eXIf", b"Exif, or not"))
+    (tmp_path / "train" / "a" / "3.png").write_bytes(chunked(sound, b"tEXt", b"a\0b", checksum=7))
+    (tmp_path / "train" / "a" / "4.png").write_bytes(chunked(sound, b"zTXt", b"a\0\0" + zlib.compress(bytes(2**22))))
+    picture.save(tmp_path / "train" / "b" / "2.webp", exif=b"Exif\0\0garbage", lossless=True)
+    picture.save(tmp_path / "train" / "b" / "3.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01\x03\0", quality=100)
+    loaded, said = noted(tmp_path)
+    assert loaded.labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
+    assert loaded.images[1:4].sum() == 0
+    assert (loaded.images[5:].flatten(2).float().mean(2) - torch.tensor(red)).abs().max() < 3
+    first = tmp_path / "train" / "a" / "2.png"
+    assert said == [f"the metadata of 4 pictures, first {first}, cannot be read: their pixels are used as they lie"]
+    assert noted(tmp_path)[1] == said
+    pixels, notes = pictures.read_image(first)
+    assert (pixels == loaded.images[1].permute(1, 2, 0).numpy()).all()
+    assert notes == (f"the metadata of {first} cannot be read: the pixels are used as they lie",)
+
+
+def deep(path, brightest, colour):
+    """A picture with 16 bits a value, as cameras of 12 bits leave them."""
+    values = np.linspace(0, brightest, 1024, dtype=np.uint16).reshape(32, 32)
+    if not colour:
+        Image.fromarray(values).save(path)
+        return
+    rows = b"".join(b"\0" + np.repeat(row, 3).astype(">u2").tobytes() for row in values)
+    head = struct.pack(">IIBBBBB", 32, 32, 16, 2, 0, 0, 0)
+    chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    parts = (struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_dark_pictures_of_16_bits_are_told_of(tmp_path, colour):
+    folders(tmp_path, train=("a/1.png", "b/1.png"), test=("a/1.png", "b/1.png"))
+    for name in ("a/2.png", "b/2.png"):
+        deep(tmp_path / "train" / name, 4095, colour)
+    loaded, said = noted(tmp_path)
+    assert loaded.images.max() == 15
+    values = "2 pictures with 16 bits a value have none above 4,095 of 65,535"
+    assert said == [f"{values}: they arrive almost black; scale them to all 16 bits"]
+    deep(tmp_path / "train" / "b" / "3.png", 65535, colour)  # one that is bright: so the others are dark
+    loaded, said = noted(tmp_path)
+    assert (loaded.images.max(), said) == (255, [])
+
+
+def test_names_in_two_spellings_of_unicode_are_one_class(tmp_path):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    folders(tmp_path, train=(f"{composed}/1.png", "b/1.png"), test=(f"{decomposed}/1.png", "b/1.png"))
+    folders(tmp_path, train=(f"{decomposed}/2.png",))
+    loaded, _ = noted(tmp_path)
+    assert loaded.classes == ("b", composed) == noted(tmp_path, "test")[0].classes
+    assert loaded.labels.tolist() == [0, 1, 1]
+
+
+def test_a_name_that_ends_in_a_blank_is_quoted(tmp_path):
+    folders(tmp_path, train=("cat /1.png", "dog/1.png"), test=("cat/1.png", "dog/1.png"))
+    with pytest.raises(InputError, match="test lacks the class 'cat ', which train/ has"):
+        Source("folder", tmp_path).prepare()
+
+
+def test_names_that_are_numbers_are_in_their_order(tmp_path):
+    names = [f"{n}/1.png" for n in range(12)]
+    folders(tmp_path, train=names, test=names)
+    loaded, _ = noted(tmp_path)
+    assert loaded.classes == tuple(map(str, range(12)))
+    assert loaded.images[:, 0, 0, 0].tolist() == [*range(12)]
+    folders(tmp_path, train=("1a/1.png",), test=("1a/1.png",))
+    assert noted(tmp_path)[0].classes[:4] == ("0", "1", "10", "11")
+
+
+def test_the_cache_sees_what_leaves_sizes_and_times_as_they_were(tmp_path):
+    names = [f"{c}/{i}.bmp" for c in "ab" for i in range(2)]
+    for split in ("train", "test"):
+        for number, name in enumerate(names):
+            path = tmp_path / split / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (32, 32), (10 * number, 0, 0)).save(path)
+            os.utime(path, (1, 1))
+    train = tmp_path / "train"
+
+    def colours():
+        return noted(tmp_path)[0].images[:, 0, 0, 0].tolist()
+
+    assert colours() == [0, 10, 20, 30]
+    (train / "a" / "0.bmp").rename(train / "t")  # two files past each other
+    (train / "b" / "0.bmp").rename(train / "a" / "0.bmp")
+    (train / "t").rename(train / "b" / "0.bmp")
+    assert colours() == [20, 10, 0, 30]
+    (train / "a").rename(train / "t")  # two classes
+    (train / "b").rename(train / "a")
+    (train / "t").rename(train / "b")
+    assert colours() == [0, 30, 20, 10]
+    with (train / "a" / "0.bmp").open("r+b") as file:  # other pixels in place, and the time put back
+        file.seek(54)
+        file.write(bytes([0, 0, 99]) * 1024)
+    os.utime(train / "a" / "0.bmp", (1, 1))
+    assert colours() == [99, 30, 20, 10]
+
+
+def test_another_pillow_decodes_anew(tmp_path, monkeypatch):
+    folders(tmp_path, train=("a/1.png", "b/1.png"), test=("a/1.png", "b/1.png"))
+    before = folder.scan(tmp_path, "train").fingerprint
+    assert before == folder.scan(tmp_path, "train").fingerprint
+    monkeypatch.setattr("PIL.__version__", "99")
+    assert folder.scan(tmp_path, "train").fingerprint != before
+
+
+def test_a_run_says_it_once_and_validates_on_images_of_ones_own(tmp_path):
+    names = [f"{c}/{i}.png" for c in "ab" for i in range(8)]
+    folders(
+        tmp_path / "pictures",
+        train=[*names, "a/Thumbs.db"],
+        test=[*names, "b/notes.json"],
+        valid=names[:1] + names[8:9],
+    )
+    data = ("--data.source", "folder", "--data.data_dir", "pictures", "--data.batch_size", 4)
+    done = job("fit", *data, "--max_epochs", 1, "--accelerator", "cpu", "--devices", 2, cwd=tmp_path, env=PLAIN)
+    assert done.code == 0, done.text
+    said = [line for line in done.lines if line.startswith("note:")]
+    assert len(said) == 2
+    assert "pictures/train/a/Thumbs.db" in said[0]
+    assert "pictures/test/b/notes.json" in said[1]
+    run = tmp_path / "lightning_logs" / "version_0"
+    assert "val_acc" in read_rows(run / "metrics.csv")[-1]
+    results = json.loads((run / "results.json").read_text())
+    assert (results["test_count"], Path(results["checkpoint"]).name) == (16, "best.ckpt")
