@@ -337,8 +337,12 @@ def test_dark_pictures_of_16_bits_are_told_of(tmp_path, colour):
         deep(tmp_path / "train" / name, 4095, colour)
     loaded, said = noted(tmp_path)
     assert loaded.images.max() == 15
-    values = "2 pictures with 16 bits a value have none above 4,095 of 65,535"
-    assert said == [f"{values}: they arrive almost black; scale them to all 16 bits"]
+    first = tmp_path / "train" / "a" / "2.png"
+    range_ = "16 bits a value and none above 4,095 of 65,535"
+    black = "arrive almost black; scale them to all 16 bits"
+    assert said == [f"2 pictures, first {first}, have {range_}: they {black}"]
+    black = "arrives almost black; scale it to all 16 bits"
+    assert pictures.read_image(first)[1] == (f"{first} has {range_}: it {black}",)
     deep(tmp_path / "train" / "b" / "3.png", 65535, colour)  # one that is bright: so the others are dark
     loaded, said = noted(tmp_path)
     assert (loaded.images.max(), said) == (255, [])

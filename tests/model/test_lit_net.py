@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from lightning import Callback, LightningDataModule, Trainer
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.nn import functional as F
@@ -100,6 +100,7 @@ def test_metrics_against_numpy():
     np.add.at(confusion, (labels, predicted), 1)
     losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(101), labels]
     assert model.last_evaluation["confusion"].tolist() == confusion.tolist()
+    assert model.last_evaluation["predicted"].tolist() == predicted.tolist()
     assert results["test_acc"] == pytest.approx((predicted == labels).mean())
     assert results["test_loss"] == pytest.approx(losses.mean(), rel=1e-5)
     for i, name in enumerate(CLASSES):
@@ -121,6 +122,47 @@ def test_an_absent_class_has_no_accuracy_in_the_results(plain, tmp_path):
     text = (tmp_path / "results.json").read_text()
     assert '"deer": null' in text
     assert text.count("null") == 1
+
+
+@pytest.mark.parametrize(("limit", "tested"), [(1.0, 200), (1, 13), (3, 39), (0.5, 104)])
+def test_the_figure_shows_what_was_counted(monkeypatch, tmp_path, limit, tested):
+    """In a precision of its own, of the images that were tested; a part of the test set has all classes."""
+    from cifar_lightning.run import testing
+
+    shown = []
+    monkeypatch.setattr(testing, "report", lambda outcome, output: shown.append(outcome))
+    data, model = fake_data(1_000, eval_batch_size=20), LitNet()
+    data.setup()
+    image_set = data.image_set("test")
+    order = image_set.labels.sort(stable=True).indices  # class by class, as folders are read
+    data._sets["test"] = image_set = image_set.part(order)
+    tester = trainer(precision="bf16-mixed", limit_test_batches=limit)
+    tester.test(model, data, verbose=False)
+    testing.report_on(tester, model, data, {"checkpoint": "a.ckpt", "step": 1}, tmp_path, tmp_path / "metrics.csv")
+    (outcome,) = shown
+    predicted, counted = model.last_evaluation["predicted"], data.test_indices
+    assert len(predicted) == outcome.confusion.sum() == tested
+    again = torch.zeros_like(outcome.confusion)
+    again.index_put_((image_set.labels[counted[:tested]], predicted), torch.ones(tested, dtype=torch.int64), True)
+    assert torch.equal(again, outcome.confusion)
+    assert (outcome.confusion.sum(1) > 0).all()
+    places = {image_set.images[i].numpy().tobytes(): place for place, i in enumerate(counted[:tested])}
+    for image, label, named in zip(
+        outcome.test_images.images, outcome.test_images.labels, outcome.predicted, strict=True
+    ):
+        place = places[image.numpy().tobytes()]
+        assert (label, named) == (image_set.labels[counted[place]], predicted[place])
+
+
+class Labels(LightningModule):
+    def predict_step(self, batch):
+        return batch[1]
+
+
+def test_who_predicts_has_the_test_images_in_their_order():
+    data = fake_data(1_000)
+    batches = trainer(limit_predict_batches=2, limit_test_batches=1).predict(Labels(), data)
+    assert torch.equal(torch.cat(batches), data.image_set("test").labels[: sum(map(len, batches))])
 
 
 def test_evaluating_twice_counts_once():

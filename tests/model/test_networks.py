@@ -139,7 +139,8 @@ def twin(monkeypatch):
     """As if there were another rank, and it had the same images."""
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(dist, "all_reduce", lambda x: x.mul_(2))
+    monkeypatch.setattr(dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(dist, "all_reduce", lambda x: x.add_(x.flip(0)))
 
 
 def test_a_batch_norm_over_two_ranks_is_torchs_over_all_their_images(twin):
@@ -161,9 +162,22 @@ def test_a_batch_norm_over_two_ranks_is_torchs_over_all_their_images(twin):
 
 
 def test_a_channel_that_never_changes_stays_finite_on_several_ranks(twin):
-    """Its variance, a difference of rounded means, may come out below zero."""
+    """Its variance, as a difference of rounded means, might come out below zero."""
     constants = torch.linspace(0.1, 1.7, 100).view(1, 100, 1, 1).expand(8, 100, 15, 15)
     assert BatchNorm2d(100, eps=1e-12)(constants).isfinite().all()
+
+
+def test_a_batch_norm_over_ranks_keeps_its_figures_where_the_mean_is_large(monkeypatch):
+    """The mean of the squares less the square of the mean would be 4 % off."""
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    images = torch.randn(2, 8, 3, 16, 16, generator=torch.Generator().manual_seed(0)) + 300
+    images[1] += 2  # two ranks of other means
+    others = torch.stack(torch.var_mean(images[1], (0, 2, 3), correction=0))
+    monkeypatch.setattr(dist, "all_reduce", lambda x: x[1].copy_(others))
+    theirs = nn.BatchNorm2d(3, dtype=torch.float64)(images.flatten(0, 1).double())[:8]
+    torch.testing.assert_close(BatchNorm2d(3)(images[0]).double(), theirs, atol=1e-4, rtol=0)
 
 
 def test_a_batch_norm_without_momentum_averages_over_all_batches_on_several_ranks(twin):
@@ -172,6 +186,21 @@ def test_a_batch_norm_without_momentum_averages_over_all_batches_on_several_rank
     for batch in batches:
         norm(batch)
     torch.testing.assert_close(norm.running_mean, batches.mean((0, 1, 3, 4)))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["mixed", "true"])
+def test_logits_of_an_evaluation_in_half_precision_can_be_told_apart(name, dtype):
+    net, images = build(name, 10, 16).eval(), torch.randn(200, 3, 32, 32)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype is None), torch.no_grad():
+        logits = net.to(dtype)(images.to(dtype))
+    assert logits.dtype == torch.float32
+    first, second = logits.topk(2).values.T
+    assert (first > second).all()
+    assert (logits != logits.bfloat16()).float().mean() > 0.9
+    net.train()
+    with torch.autocast("cpu", torch.bfloat16):  # what is learnt is as it was
+        assert net(images.to(dtype)).dtype == torch.bfloat16
 
 
 def test_mistakes():

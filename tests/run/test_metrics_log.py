@@ -12,7 +12,7 @@ from cifar_lightning.run.metrics_log import MetricsCSV, read_rows
 
 def log_of(path, columns=()):
     log = MetricsCSV(path, columns)
-    log.trainer = SimpleNamespace(global_step=0, current_epoch=0)
+    log.trainer = SimpleNamespace(global_step=0, current_epoch=0, testing=False)
     return log
 
 
@@ -125,3 +125,28 @@ def test_it_goes_back_to_where_a_checkpoint_was(tmp_path, cut):
     whole.close()
     resumed.close()
     assert path.read_bytes() == whole.path.read_bytes()
+
+
+def test_a_test_joins_the_row_of_the_step_that_is_tested(tmp_path):
+    path = tmp_path / "metrics.csv"
+    log = log_of(path, ["loss", "test_acc"])
+    for step in (10, 20, 30):
+        put(log, step, loss=step / 10)
+    at_the_end, without = log.position, None
+    log.trainer.testing = True
+    log.log_metrics({"test_acc": 0.5, "test_new": 0.25, "epoch": 1}, 20)
+    log.close()
+    rows = {row["step"]: row for row in read_rows(path)}
+    assert [*rows] == [10, 20, 30]
+    assert (rows[20]["loss"], rows[20]["test_acc"], rows[20]["test_new"]) == (2.0, 0.5, 0.25)
+    assert rows[30] == {"epoch": 0, "step": 30, "loss": 3.0, "test_acc": without, "test_new": without}
+    log.log_metrics({"test_acc": 0.75}, 35)  # a step that has logged nothing
+    assert read_rows(path)[-1]["test_acc"] == 0.75
+    # A run that goes on has not been tested yet.
+    longer = log_of(path, ["loss", "test_acc"])
+    longer.go_back(*at_the_end)
+    put(longer, 40, loss=4.0)
+    longer.close()
+    assert [(row["step"], row["loss"], row["test_acc"]) for row in read_rows(path)] == [
+        (step, step / 10, None) for step in (10, 20, 30, 40)
+    ]

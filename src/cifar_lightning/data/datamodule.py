@@ -26,15 +26,15 @@ class CIFAR10DataModule(LightningDataModule):
 
     In a Trainer the batches are on the Trainer's device and shared by its ranks. Without one: `dm.prepare_data();
     dm.setup("fit")`, and in every epoch `for images, labels in dm.train_dataloader(): ...`; where torch.distributed is
-    initialised, its ranks share them likewise.
+    initialised, its ranks share them likewise. A folder source that has a `val/`, `valid/` or `validation/` beside its
+    `train/` and `test/` is validated on that, and takes no `val_split`.
 
     Args:
         data_dir: Folder of the archive, which is downloaded into it once, or of the class folders.
         batch_size: Images per training step over all devices (the global batch).
         source: Where the images come from: cifar10 and cifar100, the official archives; folder, any tree
             `train/<class>/*`, `test/<class>/*` in `data_dir`; synthetic, images drawn by this package.
-        val_split: Training images held out for validation: how many, or a fraction; the same share of every class. None
-            where the folder source has a `val/`, `valid/` or `validation/` of its own.
+        val_split: Training images held out for validation: how many, or a fraction; the same share of every class.
         augment: Shift and mirror the training images at random.
         crop_padding: Pixels that `augment` may shift by, each way; what comes in is the image's reflection.
         flip: How `augment` mirrors: random, each time with probability 1/2; alternating, every other epoch; none.
@@ -148,6 +148,22 @@ class CIFAR10DataModule(LightningDataModule):
         """Indices of the training images that are, in an order of which every part has all classes alike."""
         return self._split[1]
 
+    @property
+    def test_indices(self) -> Tensor:
+        """Indices of the test images in the order that they are tested in.
+
+        It is their own; where a Trainer tests some of the batches only, one of which any part has all classes alike.
+        """
+        labels = self.image_set("test").labels
+        if self._tests_a_part:
+            return stratified_order(labels, self.hparams["split_seed"])
+        return torch.arange(len(labels))
+
+    @property
+    def _tests_a_part(self) -> bool:
+        limit = getattr(self.trainer, "limit_test_batches", 1.0)  # 1.0 is all, and 1 is one
+        return not (isinstance(limit, float) and limit == 1)
+
     def image_set(self, split: str) -> ImageSet:
         """The images of `train`, with those held out, or of `test`, as they are, on the CPU."""
         if split not in self._sets:
@@ -202,8 +218,9 @@ class CIFAR10DataModule(LightningDataModule):
         h = self.hparams
         augmentation = {name: h[name] for name in ("crop_padding", "flip", "cutout")} if h["augment"] else {}
         overfit = getattr(self.trainer, "overfit_batches", 0)  # of a Trainer: to learn the same few batches by heart
+        index = self.train_indices if len(self.val_indices) else None
         loader = self._loader(
-            "train", self.train_indices, h["batch_size"], train=True, seed=h["seed"], repeat=overfit > 0, **augmentation
+            "train", index, h["batch_size"], train=True, seed=h["seed"], repeat=overfit > 0, **augmentation
         )
         if self._position is not None:
             loader.load_state_dict(self._position)
@@ -222,12 +239,13 @@ class CIFAR10DataModule(LightningDataModule):
         return self._loader("train", self.val_indices, self.hparams["eval_batch_size"])
 
     def test_dataloader(self) -> BatchLoader:
-        """The test images, once each."""
-        return self._loader("test", None, self.hparams["eval_batch_size"])
+        """The test images, once each, in the order of `test_indices`."""
+        index = self.test_indices if self._tests_a_part else None
+        return self._loader("test", index, self.hparams["eval_batch_size"])
 
     def predict_dataloader(self) -> BatchLoader:
-        """The test images, once each."""
-        return self.test_dataloader()
+        """The test images, once each, in their order."""
+        return self._loader("test", None, self.hparams["eval_batch_size"])
 
     def state_dict(self) -> dict[str, Any]:
         """What tells the training images from others, and the position in the epoch, for a resumed run.
@@ -276,7 +294,7 @@ class CIFAR10DataModule(LightningDataModule):
     def _loader(self, split: str, index: Tensor | None, batch_size: int, **kwargs: Any) -> BatchLoader:
         trainer, image_set = self.trainer, self.image_set(split)
         images, labels = image_set.images, image_set.labels
-        if index is not None and len(index) < len(labels):
+        if index is not None:
             images, labels = images[index], labels[index]
         device = trainer.strategy.root_device if trainer else torch.device(self.hparams["device"])
         return BatchLoader(

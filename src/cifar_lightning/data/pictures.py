@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 Pixels = npt.NDArray[np.uint8]
 PNG = b"\x89PNG\r\n\x1a\n"
-# A 16-bit picture's brightest byte, below which two of its bits at least are unused: a camera's 10, 12 or 14 bits.
-DARK = 64
+# Of 16 bits, below which the upper two are unused: a camera has filled 10, 12 or 14 of them.
+DARK = 2**14
 
 
 class Remarks:
@@ -31,12 +31,12 @@ class Remarks:
 
     Attributes:
         metadata: Those whose metadata cannot be read.
-        deep: Of each with 16 bits a value, the brightest byte.
+        deep: Of each with 16 bits a value, the largest; as far as its upper byte says it, in colour.
     """
 
     def __init__(self) -> None:
         self.metadata: list[str] = []
-        self.deep: list[int] = []
+        self.deep: dict[str, int] = {}
 
     def notes(self) -> tuple[str, ...]:
         """In a line each."""
@@ -46,12 +46,15 @@ class Remarks:
         elif self.metadata:
             files = f"{len(self.metadata)} pictures, first {quoted(min(self.metadata))},"
             notes.append(f"the metadata of {files} cannot be read: their pixels are used as they lie")
-        if self.deep and max(self.deep) < DARK:
-            count, brightest = len(self.deep), 256 * max(self.deep) + 255
-            files = f"{count} pictures with 16 bits a value have" if count > 1 else "a picture with 16 bits a value has"
-            notes.append(
-                f"{files} none above {brightest:,} of 65,535: they arrive almost black; scale them to all 16 bits"
-            )
+        brightest = max(self.deep.values(), default=0)
+        if 0 < brightest < DARK:
+            range_ = f"none above {brightest:,} of 65,535"
+            if len(self.deep) == 1:
+                dark = f"{quoted(*self.deep)} has 16 bits a value and {range_}: it arrives almost black; scale it"
+            else:
+                files = f"{len(self.deep)} pictures, first {quoted(min(self.deep))}, have"
+                dark = f"{files} 16 bits a value and {range_}: they arrive almost black; scale them"
+            notes.append(f"{dark} to all 16 bits")
         return tuple(notes)
 
 
@@ -166,7 +169,7 @@ def _without_metadata(png: bytes) -> bytes:
 def _to_pixels(image: "Image.Image", path: str, remarks: Remarks) -> Pixels:
     from PIL import Image, ImageOps
 
-    deep = image.mode.startswith("I") or any(";16" in str(tile) for tile in getattr(image, "tile", ()))
+    deep = any(";16" in str(tile) for tile in getattr(image, "tile", ()))
     image.load()  # what goes wrong after it is the metadata's
     try:
         ImageOps.exif_transpose(image, in_place=True)
@@ -175,13 +178,15 @@ def _to_pixels(image: "Image.Image", path: str, remarks: Remarks) -> Pixels:
     if image.mode in ("I", "F") and image.format not in ("PNG", "PPM"):  # 16 bits of these may also come as "I"
         raise ValueError("it has 32 bits a pixel, and nothing says which of their values is white")
     if image.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip at 255
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+        values = np.asarray(image).clip(0, 65535)
+        remarks.deep[path] = int(values.max())
+        image = Image.fromarray((values >> 8).astype(np.uint8))
+    elif deep:
+        remarks.deep[path] = 256 * int(np.asarray(image).max()) + 255
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     image = image.convert("RGB")
-    if deep:
-        remarks.deep.append(int(np.asarray(image).max()))
     if image.size != (32, 32):
         image = image.resize((32, 32), Image.Resampling.BICUBIC)
     return np.asarray(image)

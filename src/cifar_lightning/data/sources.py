@@ -38,6 +38,10 @@ class ImageSet:
     classes: tuple[str, ...]
     held_out: int = 0
 
+    def part(self, index: Tensor) -> "ImageSet":
+        """The images of these indices, int64 `(n,)`."""
+        return ImageSet(self.images[index], self.labels[index], self.classes)
+
 
 class Source:
     """One place where images come from. What it finds there is looked for once, and stands for as long as it does.

@@ -6,8 +6,9 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+from torchmetrics.utilities.data import dim_zero_cat
 
 
 def _one_view(images: Tensor) -> list[tuple[float, Tensor]]:
@@ -68,6 +69,7 @@ class Evaluation(nn.Module):
                 "acc_per_class": MulticlassAccuracy(count, average=None, validate_args=False),
                 "confusion": MulticlassConfusionMatrix(count, validate_args=False),
                 "loss": MeanMetric(nan_strategy="disable"),
+                "predicted": Predictions(),
             }
         )
 
@@ -76,9 +78,16 @@ class Evaluation(nn.Module):
         self.metrics.reset()
         self.metrics["loss"].set_dtype(torch.float32)
 
-    def count(self, logits: Tensor, labels: Tensor) -> None:
-        """Counts a batch: logits `(N, classes)`, labels int64 `(N,)`."""
+    def count(self, logits: Tensor, labels: Tensor, batch: int) -> None:
+        """Counts a batch.
+
+        Args:
+            logits: `(N, classes)`.
+            labels: int64 `(N,)`.
+            batch: Its number, among those of all ranks.
+        """
         predicted = logits.argmax(1)
+        self.metrics["predicted"].update(predicted, batch)
         self.metrics["loss"].update(F.cross_entropy(logits, labels, reduction="none"))
         for name in ("acc", "acc_per_class", "confusion"):
             self.metrics[name].update(predicted, labels)
@@ -89,7 +98,8 @@ class Evaluation(nn.Module):
         A class without images has no accuracy, which is not one of 0.
 
         Returns:
-            All figures, on the CPU: acc, acc_per_class `(classes,)`, confusion `(classes, classes)`, loss.
+            All figures, on the CPU: acc, acc_per_class `(classes,)`, confusion `(classes, classes)`, loss; and
+            predicted, int64 `(images,)`, the class that each was counted as, in the order of the batches.
         """
         figures = self.metrics.compute()  # over all ranks
         on_cpu = {name: value.cpu() for name, value in figures.items()}
@@ -103,6 +113,28 @@ class Evaluation(nn.Module):
         module.log_dict(scalars, sync_dist=True, reduce_fx="max")
         self.metrics.reset()
         return on_cpu
+
+
+class Predictions(Metric):
+    """The class that each image was counted as, over all ranks, in the order of the batches' numbers."""
+
+    predicted: list[Tensor]
+    batch: list[Tensor]
+    full_state_update = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("predicted", [], dist_reduce_fx="cat")
+        self.add_state("batch", [], dist_reduce_fx="cat")
+
+    def update(self, predicted: Tensor, batch: int) -> None:
+        """Adds those of a batch, int64 `(N,)`, and its number."""
+        self.predicted.append(predicted)
+        self.batch.append(torch.full_like(predicted, batch))
+
+    def compute(self) -> Tensor:
+        """int64 `(images,)`."""
+        return dim_zero_cat(self.predicted)[dim_zero_cat(self.batch).argsort(stable=True)]
 
 
 def names(prefix: str, classes: Sequence[str]) -> Iterator[str]:

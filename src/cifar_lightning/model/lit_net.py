@@ -123,12 +123,16 @@ class LitNet(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Counts a batch into the validation figures."""
-        self.val_metrics.count(self.logits(batch[0]), batch[1])
+        self.val_metrics.count(self.logits(batch[0]), batch[1], self._number(batch_idx))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Counts a batch into the test figures."""
         with self._compilation.in_test():
-            self.test_metrics.count(self.logits(batch[0]), batch[1])
+            self.test_metrics.count(self.logits(batch[0]), batch[1], self._number(batch_idx))
+
+    def _number(self, batch_idx: int) -> int:
+        """A batch's, among those of all ranks, which take whole ones in turn."""
+        return batch_idx * self.trainer.world_size + self.global_rank
 
     def predict_step(self, batch: Tensor | Batch, batch_idx: int = 0) -> tuple[Tensor, Tensor]:
         """The predicted class `(N,)` and the probabilities `(N, len(classes))` of a batch, with or without labels."""

@@ -31,7 +31,7 @@ class Outcome:
         facts: Further entries of results.json, with `checkpoint`, what was tested, and its `step`.
         training_images: Some of those it has learnt from.
         test_images: Some of those it was tested on.
-        predicted: int64, the classes that it takes these for.
+        predicted: int64, the classes that these were counted as.
         rows: Those of the training's metrics.csv; none where it is not at hand.
         label_smoothing: That of the training loss.
     """
@@ -101,7 +101,6 @@ def draw(outcome: Outcome, results: Mapping[str, Any], folder: Path) -> None:
             (folder / "curves.png").unlink()
 
 
-def shown(images: ImageSet) -> ImageSet:
-    """Those of a set that its figure shows."""
-    index = torch.linspace(0, len(images.labels) - 1, min(SHOWN_IMAGES, len(images.labels))).long()
-    return ImageSet(images.images[index], images.labels[index], images.classes)
+def shown(images: int) -> Tensor:
+    """Which of so many images a figure shows: int64, spread evenly over them."""
+    return torch.linspace(0, images - 1, min(SHOWN_IMAGES, images)).long()

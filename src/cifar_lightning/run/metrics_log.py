@@ -22,7 +22,8 @@ Row = dict[str, float | None]
 class MetricsCSV(Logger):
     """Appends one row a log point, with `step` as the number of steps done.
 
-    Figures of the same step share a row: it is written once a later step logs, or by `close`. Until then a checkpoint
+    Figures of the same step share a row: it is written once a later step logs, or by `close`. Those of a test belong to
+    the step that is tested, and join its row. Until then a checkpoint
     holds it, and how many rows there are, so that a resumed run can `go_back` to where the checkpoint was. (Lightning's
     CSVLogger deletes the file then: https://github.com/Lightning-AI/pytorch-lightning/pull/19446.)
 
@@ -63,20 +64,38 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Adds figures to the row of this step."""
+        """Adds figures to the row of this step; those of a test, to that of the step that is tested."""
+        # The figures come as float32, which has seven digits; the rest would be noise. Lightning adds the epoch, which
+        # after the last step is that after it.
+        figures = {name: float(f"{value:.7g}") for name, value in metrics.items() if name != "epoch"}
+        if self.trainer.testing and step is not None:
+            self._complete(step, figures)
+            return
         step = self.trainer.global_step
         if self._row.get("step") != step:
             self.close()
             self._row = {"epoch": self.trainer.current_epoch, "step": step}
-        # The figures come as float32, which has seven digits; the rest would be noise. Lightning adds the epoch, which
-        # after the last step is that after it.
-        figures = {name: float(f"{value:.7g}") for name, value in metrics.items() if name != "epoch"}
         if new := [name for name in figures if name not in self.columns]:
             columns = [*self.columns, *new]
             if self.path.exists():
                 self._write_anew(columns, self._cells()[1:])
             self.columns = columns
         self._row |= figures
+
+    def _complete(self, step: int, figures: dict[str, float]) -> None:
+        """Adds figures to the row of a step that may have been written long ago: writes the file anew."""
+        self.close()
+        header, *rows = self._cells() or [self.columns]
+        columns = [*header, *(name for name in figures if name not in header)]
+        row = next((row for row in rows if row[1] == str(step)), None)
+        if row is None:
+            row = [str(self.trainer.current_epoch), str(step)]
+            rows.append(row)
+            self._written += 1
+        row += [""] * (len(columns) - len(row))
+        for name, value in figures.items():
+            row[columns.index(name)] = str(value)
+        self._write_anew(columns, rows)
 
     def close(self) -> None:
         """Writes the row of the newest step, which then takes no more figures."""
@@ -121,6 +140,9 @@ class MetricsCSV(Logger):
         # of another version's run, or one that has been logged to by others
         self.columns = [*header, *(name for name in self.columns if name not in header)]
         self._row = dict(last or {})
+        # A test comes after the training, which now goes on.
+        tested = {index for index, name in enumerate(header) if name.startswith("test_")}
+        rows = [["" if index in tested else cell for index, cell in enumerate(row)] for row in rows]
         rows = rows[: count - bool(last)]
         self._written = len(rows)
         self._write_anew(self.columns, rows)

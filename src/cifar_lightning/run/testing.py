@@ -153,17 +153,17 @@ def report_on(
         "devices": trainer.world_size,
         "accelerator": {"cuda": "gpu"}.get(device, device),
     }
-    shown_test = shown(data.image_set("test"))
-    predicted, _ = model.predict(data.normalize(shown_test.images))
+    train, test, predicted = data.image_set("train"), data.image_set("test"), model.last_evaluation["predicted"]
+    counted = shown(len(predicted))
     report(
         Outcome(
             confusion=model.last_evaluation["confusion"],
             loss=model.last_evaluation["loss"].item(),
             classes=model.classes,
             facts=facts,
-            training_images=shown(data.image_set("train")),
-            test_images=shown_test,
-            predicted=predicted,
+            training_images=train.part(shown(len(train.labels))),
+            test_images=test.part(data.test_indices[counted]),
+            predicted=predicted[counted],
             rows=read_rows(metrics),
             label_smoothing=model.hparams["label_smoothing"],
         ),

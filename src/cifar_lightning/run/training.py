@@ -175,8 +175,9 @@ def train(folder: Path, settings: Settings, start: str | None, images: CIFAR10Da
                     "fit_seconds": round(checkpoints.seconds, 3),
                     "images_seen": trainer.fit_loop.epoch_loop.batch_progress.total.ready * data.hparams["batch_size"],
                     "seed": settings.seed,
-                    "global_batch_size": data.hparams["batch_size"],
+                    "global_batch_size": data.hparams["batch_size"] * trainer.accumulate_grad_batches,
                 }
+                trainer.fit_loop.epoch_loop._batches_that_stepped = facts["step"]  # what the loggers take for the step
                 trainer.test(model, data, verbose=False)
             report_on(trainer, model, data, facts, folder, metrics.path)
             signals.finish()
@@ -195,8 +196,9 @@ def _say_what_begins(
 ) -> None:
     if not trainer.is_global_zero:
         return
-    ranks, batch_size = trainer.world_size, data.hparams["batch_size"]
+    ranks, batch_size, batches = trainer.world_size, data.hparams["batch_size"], trainer.accumulate_grad_batches
     share = f" = {ranks} x {batch_size // ranks}" if ranks > 1 else ""
+    share += f", {batches} batches a step" if batches > 1 else ""
     begin = f"goes on from {Path(start).name}" if start else "starts"
     device = trainer.strategy.root_device.type
     limit = f", at most {settings.max_steps} steps" if settings.max_steps != -1 else ""

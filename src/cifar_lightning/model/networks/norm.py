@@ -19,9 +19,10 @@ class BatchNorm2d(nn.BatchNorm2d):
         if not (self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
             return super().forward(x)
         x32 = x.to(torch.promote_types(x.dtype, torch.float32))
-        moments = torch.stack([x32.mean((0, 2, 3)), x32.square().mean((0, 2, 3))])
-        mean, square = _SumOverRanks.apply(moments) / dist.get_world_size()
-        variance = (square - mean.square()).clamp(min=0)  # rounding may take it below
+        # Not by the mean of the squares: where the mean is large, little is left of that after subtracting its square.
+        variances, means = _all_ranks(torch.stack(torch.var_mean(x32, (0, 2, 3), correction=0)))
+        mean = means.mean(0)
+        variance = (variances + (means - mean).square()).mean(0)
         with torch.no_grad():
             count = x.numel() / x.shape[1] * dist.get_world_size()
             assert self.running_mean is not None
@@ -36,6 +37,17 @@ class BatchNorm2d(nn.BatchNorm2d):
         shift = self.bias - mean * scale
         normal: Tensor = (x32 * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
         return normal
+
+
+def _all_ranks(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Of all ranks' `x`, `(2, C)`: both rows of each, `(ranks, C)` and `(ranks, C)`.
+
+    By one sum, with a place for each rank: its gradient is one sum too.
+    """
+    places = x.new_zeros(dist.get_world_size(), *x.shape)
+    places[dist.get_rank()] = x
+    first, second = _SumOverRanks.apply(places).unbind(1)
+    return first, second
 
 
 class _SumOverRanks(torch.autograd.Function):

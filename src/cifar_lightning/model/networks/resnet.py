@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cifar_lightning.model.networks.head import Head
 from cifar_lightning.model.networks.norm import BatchNorm2d
 
 
@@ -53,6 +54,6 @@ class ResNet18(nn.Sequential):
             *stages,
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
-            nn.Linear(channels, num_classes),
+            Head(channels, num_classes),
         )
         self.to(memory_format=torch.channels_last)  # as the images lie; saves the convolutions a re-ordering

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cifar_lightning.model.networks.head import Head
 from cifar_lightning.model.networks.norm import BatchNorm2d
 from cifar_lightning.model.networks.pool import max_pool
 
@@ -67,7 +68,7 @@ class SpeedNet(nn.Module):
         self.register_load_state_dict_post_hook(_has_begun)  # type: ignore[no-untyped-call]
         channels = [first, *widths]
         self.blocks = nn.Sequential(*(SpeedBlock(i, o, convs, norm_momentum) for i, o in pairwise(channels)))
-        self.head = nn.Linear(widths[-1], num_classes, bias=False)
+        self.head = Head(widths[-1], num_classes, bias=False)
         self.scale = scale
         self.to(memory_format=torch.channels_last)  # as the images lie; saves the convolutions a re-ordering
 

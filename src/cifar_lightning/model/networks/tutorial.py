@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cifar_lightning.model.networks.conv import Conv2d
+from cifar_lightning.model.networks.head import Head
 
 
 class TutorialNet(nn.Module):
@@ -24,7 +25,7 @@ class TutorialNet(nn.Module):
         self.conv2 = Conv2d(width, 16, 5)
         self.fc1 = nn.Linear(16 * 5 * 5, 120)
         self.fc2 = nn.Linear(120, 84)
-        self.fc3 = nn.Linear(84, num_classes)
+        self.fc3 = Head(84, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits `(N, num_classes)`."""
