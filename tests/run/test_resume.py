@@ -98,6 +98,20 @@ def test_a_run_goes_on_after_an_epoch_whose_end_had_no_checkpoint(plain, tmp_pat
     assert differences(*runs) == []
 
 
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_a_run_of_another_dtype_goes_on_exactly(plain, tmp_path, precision):
+    """Lightning loads a checkpoint into float32, and gives the network its dtype after that."""
+    data = {"source": "synthetic", "synthetic_size": 200, "batch_size": 20, "augment": True, "val_split": 20}
+    options = {"accelerator": "cpu", "precision": precision, "log_every_n_steps": 5}
+    whole, cut = (tmp_path / name / "lightning_logs" / "version_0" for name in ("whole", "cut"))
+    fit(data, **options, default_root_dir=tmp_path / "whole")
+    fit(data, **options, max_steps=13, default_root_dir=tmp_path / "cut")
+    (summed,) = load_checkpoint(cut / "checkpoints" / "step-13.ckpt")["train_loss_window"]["sums"]
+    assert (summed == torch.tensor(summed).item()) == (precision == "bf16-true")  # in float32, or in float64
+    resume(cut, {"max_steps": -1})
+    assert differences(cut, whole) == []
+
+
 def test_a_run_too_short_for_its_validation_says_so(tmp_path):
     done = job("fit", *SMALL, "--max_steps", 5, cwd=tmp_path)
     assert done.code == 0

@@ -268,8 +268,12 @@ class LitNet(LightningModule):
         if self._trainer is not None:
             agreed(self.preprocessing, self._trainer.datamodule)  # type: ignore[attr-defined]  # set by a connector
         trainer, kept = self._trainer, checkpoint.get("train_loss_window")
+        if trainer is not None:
+            # Lightning does so only once it has loaded the weights: into float32, which rounds those of float64.
+            trainer.precision_plugin.convert_module(self)
         if kept is not None and trainer is not None and trainer.state.fn == "fit":
-            self._running_loss.restore(kept, self.global_rank, trainer.world_size)
+            assert isinstance(self.dtype, torch.dtype)
+            self._running_loss.restore(kept, self.global_rank, trainer.world_size, self.dtype)
 
     def diverged(self, what: str) -> str:
         """The message that `what` is so, with the learning rate and the last loss."""

@@ -27,7 +27,7 @@ class RunningLoss:
     def add(self, loss: Tensor) -> None:
         """Counts the loss of a batch."""
         loss = loss.detach()
-        if self._sum.device == loss.device:
+        if (self._sum.device, self._sum.dtype) == (loss.device, _dtype(loss.dtype)):
             self._sum.add_(loss)
         else:
             self._sum = self._sum + loss  # in the first step: a number from the host
@@ -73,12 +73,17 @@ class RunningLoss:
             torch.distributed.all_gather_object(sums, self._sum.item())
         return {"sums": sums, "count": self.count, "last": self._last}
 
-    def restore(self, state: Mapping[str, Any], rank: int, ranks: int) -> None:
-        """Takes a state up; of another number of ranks, each takes the mean of theirs."""
+    def restore(self, state: Mapping[str, Any], rank: int, ranks: int, dtype: torch.dtype) -> None:
+        """Takes a state up, for losses of `dtype`; of another number of ranks, each takes the mean of theirs."""
         sums = state["sums"]
         mine = sums[rank] if len(sums) == ranks else sum(sums) / len(sums)
-        self._sum, self.count = torch.tensor(mine), state["count"]
+        self._sum, self.count = torch.tensor(mine, dtype=_dtype(dtype)), state["count"]
         self._last = state.get("last")
+
+
+def _dtype(loss: torch.dtype) -> torch.dtype:
+    """What losses are summed in: half precision loses count, and a float64 is to stay one."""
+    return torch.promote_types(loss, torch.float32)
 
 
 def current_lr(trainer: Trainer) -> float:
