@@ -172,6 +172,19 @@ def test_no_checkpoint_at_all(tmp_path):
             checkpoint.load_checkpoint(tmp_path / f"{name}.ckpt")
 
 
+def test_a_damaged_newest_is_passed_over_aloud(tmp_path, capsys):
+    """Where a run has no best, and so the newest is evaluated."""
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    torch.save({"state_dict": {}, "hyper_parameters": {}, "global_step": 7}, folder / "step-7.ckpt")
+    (folder / "step-14.ckpt").write_bytes((folder / "step-7.ckpt").read_bytes()[:-10])
+    assert saved.select_checkpoint(tmp_path) == folder / "step-7.ckpt"
+    assert capsys.readouterr().err == (
+        f"warning: checkpoint {folder / 'step-14.ckpt'} cannot be read: it is damaged or no checkpoint; "
+        "taking step-7.ckpt\n"
+    )
+
+
 @pytest.mark.parametrize(("worth", "steps"), [(0, [0, 10, 20, 30]), (1e9, [0, 30])])
 def test_ends_of_epochs_are_saved_where_it_takes_little_of_the_time(plain, monkeypatch, tmp_path, worth, steps):
     saved = []

@@ -12,12 +12,13 @@ import torch
 import yaml
 from jobs import SMALL, differences, end, job, leftovers, processes_of, start, step_of
 
-from cifar_lightning.errors import InputError
+from cifar_lightning.errors import InputError, RunError
 from cifar_lightning.run import folder as run_folder
-from cifar_lightning.run.checkpoint import load_checkpoint
+from cifar_lightning.run.checkpoint import Checkpoints, load_checkpoint
 from cifar_lightning.run.folder import RunInUseError, held, newest_unfinished
 from cifar_lightning.run.metrics_log import read_rows
 from cifar_lightning.run.resuming import resume
+from cifar_lightning.run.testing import evaluate
 from cifar_lightning.run.training import fit
 
 OLD = Path(__file__).parents[1] / "data" / "run_of_0.1.0"
@@ -289,15 +290,55 @@ def test_changed_settings_are_refused_by_name(tmp_path):
 
 
 def test_an_unreadable_checkpoint_is_left_for_the_one_before_it(whole, tmp_path):
-    _, run = interrupted(tmp_path, 1, "kill@-:train:17")
-    newest = run / "checkpoints" / "step-14.ckpt"
+    """With the best of the steps since then; and on two devices, too, each warning comes once."""
+    run = tmp_path / "run"
+    shutil.copytree(whole[2], run)
+    (run / "results.json").unlink()
+    newest, best = (run / "checkpoints" / name for name in ("step-36.ckpt", "best.ckpt"))
+    assert load_checkpoint(best)["global_step"] == 36
     newest.write_bytes(newest.read_bytes()[:-100])
     done = job("fit", "--resume", run, cwd=tmp_path)
     assert done.code == 0
-    assert done.lines[0] == (
-        f"warning: checkpoint {newest} cannot be read: it is damaged or no checkpoint; going on from step-7.ckpt"
-    )
-    assert differences(run, whole[1]) == []
+    assert [line for line in done.lines if "warning" in line] == [
+        f"warning: checkpoint {newest} cannot be read: it is damaged or no checkpoint; going on from step-35.ckpt",
+        f"warning: checkpoint {best} is of step 36, which is done again; the best is chosen anew from step 35 on",
+    ]
+    assert differences(run, whole[2]) == []
+
+
+VALIDATED = {"source": "synthetic", "synthetic_size": 200, "batch_size": 20, "val_split": 20}  # 9 steps an epoch
+
+
+def test_a_best_that_does_not_come_again_is_not_tested(plain, tmp_path):
+    """As on other devices, where the same steps may come out otherwise: worse than one that is overwritten already."""
+    fit(VALIDATED, accelerator="cpu", checkpoint_every_n_steps=7, default_root_dir=tmp_path)
+    run = tmp_path / "lightning_logs" / "version_0"
+    before, last, best = (run / "checkpoints" / f"{name}.ckpt" for name in ("step-14", "step-18", "best"))
+    kept = load_checkpoint(last)
+    elsewhere = {name: torch.randn(x.shape) for name, x in kept["state_dict"].items()}
+    torch.save({**kept, "state_dict": elsewhere}, best)
+    older = load_checkpoint(before)
+    older["callbacks"]["Checkpoints"]["best_acc"] = 0.99
+    torch.save(older, before)
+    last.write_bytes(b"nothing")
+    (run / "results.json").unlink()
+    assert evaluate(run, accelerator="cpu")["checkpoint"] == str(best)  # as yet it is the best that there is
+    assert resume(run)["step"] == 18
+    chosen = load_checkpoint(best)["state_dict"]
+    assert all(torch.equal(chosen[name], x) for name, x in kept["state_dict"].items())
+
+
+def test_a_damaged_best_is_noticed_and_chosen_anew(plain, tmp_path, monkeypatch, capsys):
+    best = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "best.ckpt"
+    with monkeypatch.context() as damage:
+        damage.setattr(Checkpoints, "on_train_end", lambda *args: best.write_bytes(b"nothing"))
+        with pytest.raises(RunError) as error:
+            fit(VALIDATED, accelerator="cpu", default_root_dir=tmp_path)
+    problem, run = f"checkpoint {best} cannot be read: it is damaged or no checkpoint", best.parents[1]
+    assert str(error.value) == f"{problem}; go on with --resume {run}"
+    assert resume(run)["checkpoint"] == str(best)
+    assert load_checkpoint(best)["global_step"] == 18
+    assert f"warning: {problem}; the best is chosen anew from step 18 on\n" in capsys.readouterr().err
 
 
 def test_a_flipped_bit_is_noticed(whole, tmp_path):

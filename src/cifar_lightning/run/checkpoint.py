@@ -25,6 +25,7 @@ from cifar_lightning.run.loop import StepEnd, within_step
 from cifar_lightning.run.metrics_log import MetricsCSV
 
 KEEP = 2
+BEST = "best.ckpt"
 WORTH = 50  # times what a checkpoint takes must have passed since the last before the end of an epoch is worth one
 _STEP = re.compile(r"step-\d+\.ckpt")
 
@@ -110,10 +111,30 @@ def newest_readable(folder: Path) -> tuple[Path, list[str]]:
         try:
             load_checkpoint(path)
         except InputError as error:
-            problems.append(str(error).rpartition(";")[0] or str(error))
+            problems.append(cause_of(error))
         else:
             return path, problems
     raise InputError("; ".join([f"nothing to resume: {folder} holds no readable checkpoint", *problems]))
+
+
+def why_not_best(folder: Path, start: Path) -> str | None:
+    """Why a run that goes on from `start` cannot keep the `best.ckpt` of `folder`; None where it can, or there is none.
+
+    It may be of steps that are done again, and on other devices come out otherwise: nothing might ever replace it.
+    """
+    best = folder / BEST
+    if not best.exists():
+        return None
+    try:
+        step: int = load_checkpoint(best)["global_step"]
+    except InputError as error:
+        return cause_of(error)
+    return f"checkpoint {best} is of step {step}, which is done again" if step > step_of(start) else None
+
+
+def cause_of(error: InputError) -> str:
+    """What is wrong with a checkpoint, without what its user could do."""
+    return str(error).rpartition(";")[0] or str(error)
 
 
 def step_checkpoints(folder: Path) -> list[Path]:
@@ -172,6 +193,9 @@ class Checkpoints(Checkpoint, StepEnd):
         """Saves the start: a run that was ever under way can always be resumed."""
         if self._resumed:
             self._saved_step = trainer.global_step
+            # The first rank's word: another machine may still see a file that is gone.
+            if not trainer.strategy.broadcast((self.folder / BEST).exists()):
+                self.best_acc = -1.0
         else:
             self.save(trainer)
 
@@ -196,7 +220,7 @@ class Checkpoints(Checkpoint, StepEnd):
         acc = trainer.callback_metrics.get("val_acc")
         if acc is not None and not trainer.sanity_checking and float(acc) > self.best_acc:
             self.best_acc = float(acc)
-            trainer.save_checkpoint(self.folder / "best.ckpt")
+            trainer.save_checkpoint(self.folder / BEST)
 
     def _is_worth_it(self, trainer: Trainer) -> bool:
         """Whether enough time has passed for another checkpoint: the first rank's word, for all save together."""

@@ -7,7 +7,14 @@ from typing import Any
 
 from cifar_lightning.errors import InputError, RunError
 from cifar_lightning.files import remove_parts
-from cifar_lightning.run.checkpoint import load_checkpoint, newest_readable, step_checkpoints, step_of
+from cifar_lightning.run.checkpoint import (
+    BEST,
+    load_checkpoint,
+    newest_readable,
+    step_checkpoints,
+    step_of,
+    why_not_best,
+)
 from cifar_lightning.run.checks import check
 from cifar_lightning.run.devices import is_first_rank
 from cifar_lightning.run.folder import held, newest_unfinished
@@ -65,15 +72,20 @@ def _go_on(folder: Path, lock: int, changes: Mapping[str, Any]) -> dict[str, Any
     settings = before.changed(changes, folder)
     _check_unfinished(folder, before, settings)
     checked = check(settings)
-    start, warnings = None, []  # where it was stopped before its first step
-    if step_checkpoints(folder / "checkpoints"):
-        newest, problems = newest_readable(folder / "checkpoints")
+    checkpoints = folder / "checkpoints"
+    start, warnings, not_best = None, [], None  # where it was stopped before its first step
+    if step_checkpoints(checkpoints):
+        newest, problems = newest_readable(checkpoints)
         start, warnings = str(newest), [f"warning: {problem}; going on from {newest.name}" for problem in problems]
+        if not_best := why_not_best(checkpoints, newest):
+            warnings.append(f"warning: {not_best}; the best is chosen anew from step {step_of(newest)} on")
     if start is not None and settings.data != before.data:
         (checked.images or settings.images()).check_images(load_checkpoint(start)["CIFAR10DataModule"])
     try:
-        for part in (folder, folder / "checkpoints", folder / "figures"):
+        for part in (folder, checkpoints, folder / "figures"):
             remove_parts(part)
+        if not_best:
+            (checkpoints / BEST).unlink()
         (folder / "results.json").unlink(missing_ok=True)
     except OSError as error:
         raise RunError(f"could not write to {folder}: {error.strerror}; mend the folder") from error
@@ -86,7 +98,7 @@ def _go_on(folder: Path, lock: int, changes: Mapping[str, Any]) -> dict[str, Any
 def _check_unfinished(folder: Path, before: Settings, settings: Settings) -> None:
     """Raises an InputError where a run has nothing to go on with, or nothing to go on from."""
     saved = step_checkpoints(folder / "checkpoints")
-    traces = ("results.json", "metrics.csv", "checkpoints/best.ckpt")
+    traces = ("results.json", "metrics.csv", f"checkpoints/{BEST}")
     if not saved and any((folder / name).exists() for name in traces):
         raise InputError(
             f"nothing to resume: {folder} has been trained, but holds no checkpoints/step-*.ckpt any more: "

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.data.preprocessing import data_set_of
 from cifar_lightning.errors import InputError
 from cifar_lightning.model.lit_net import LitNet
-from cifar_lightning.run.checkpoint import load_checkpoint, newest_readable, step_checkpoints
+from cifar_lightning.run.checkpoint import BEST, load_checkpoint, newest_readable, step_checkpoints
+from cifar_lightning.run.devices import is_first_rank
 from cifar_lightning.run.settings import check_names
 
 
@@ -27,8 +29,10 @@ def select_checkpoint(path: Path) -> Path:
     try:
         if not path.is_dir():
             return path  # `load_checkpoint` says what is wrong with it, if anything is
-        best = folder / "best.ckpt"
-        return best if best.exists() else newest_readable(folder)[0]
+        best = folder / BEST
+        if best.exists():
+            return best
+        newest, problems = newest_readable(folder)
     except InputError as error:
         damaged = step_checkpoints(folder)
         others = [other.name for other in sorted(folder.glob("*.ckpt")) if other not in damaged]  # a stock Trainer's
@@ -36,6 +40,9 @@ def select_checkpoint(path: Path) -> Path:
         raise InputError(f"{path} holds no readable checkpoint: give {found}") from error
     except OSError as error:  # another user's, or a name too long
         raise InputError(f"{path} cannot be read ({error.strerror}): make it readable, or give another") from error
+    for problem in problems if is_first_rank() else []:
+        print(f"warning: {problem}; taking {newest.name}", file=sys.stderr, flush=True)
+    return newest
 
 
 def load_model(path: str | Path) -> LitNet:

@@ -15,13 +15,13 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from cifar_lightning.console import printing
 from cifar_lightning.data.datamodule import CIFAR10DataModule
-from cifar_lightning.errors import RunError
+from cifar_lightning.errors import InputError, RunError
 from cifar_lightning.model.evaluation import names
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.report.results import read_results
 from cifar_lightning.run import signals
 from cifar_lightning.run.callbacks import ProgressBar, StopOnSignal
-from cifar_lightning.run.checkpoint import Checkpoints, load_checkpoint
+from cifar_lightning.run.checkpoint import BEST, Checkpoints, cause_of, load_checkpoint
 from cifar_lightning.run.checks import Checked, check
 from cifar_lightning.run.cpu import FittedCPU, restored_cpu
 from cifar_lightning.run.devices import from_first_rank, is_first_rank, process_group, world_size
@@ -210,10 +210,17 @@ def _say_what_begins(
 
 
 def _select(trainer: Trainer, model: LitNet, data: CIFAR10DataModule, checkpoints: Path) -> dict[str, Any]:
-    """Gives `model` the weights of the best validation accuracy, or leaves it the last; says which they are."""
-    best = checkpoints / "best.ckpt"
+    """Gives `model` the weights of the best validation accuracy, or leaves it the last; says which they are.
+
+    Raises:
+        RunError: The best are damaged.
+    """
+    best = checkpoints / BEST
     if len(data.val_indices) and best.exists():
-        chosen = load_checkpoint(best)
+        try:
+            chosen = load_checkpoint(best)
+        except InputError as error:  # it was whole when it was written, and a resumed run does without it
+            raise RunError(cause_of(error)) from error
         model.load_state_dict(chosen["state_dict"])
         return {"checkpoint": str(best), "step": chosen["global_step"]}
     if len(data.val_indices) and trainer.limit_val_batches and trainer.is_global_zero:
