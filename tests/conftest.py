@@ -11,12 +11,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from filelock import FileLock
 
 # Tests share the cores with one another's processes: threads that wait in a spin for a core are slower than one.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from cifar_lightning import cli
+from cifar_lightning.files import locked
 from cifar_lightning.run import signals
 
 PROJECT = Path(__file__).parents[1]
@@ -89,7 +89,7 @@ def made_once(tmp_path_factory, name, make):
     root = tmp_path_factory.getbasetemp()
     root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
     original = root / f"made-{name}"
-    with FileLock(root / f"made-{name}.lock"):
+    with locked(root / f"made-{name}-lock"):
         if not (original / "made").exists():
             original.mkdir()
             make(original)

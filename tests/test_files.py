@@ -1,5 +1,9 @@
 """Files appear whole or not at all, however many write them at once."""
 
+import errno
+import fcntl
+import os
+import stat
 import subprocess
 import sys
 import threading
@@ -7,6 +11,7 @@ import threading
 import pytest
 
 from cifar_lightning import files
+from cifar_lightning.errors import RunError
 
 WRITERS = """
 import sys
@@ -60,3 +65,83 @@ def test_parts_of_the_dead_are_removed_and_nothing_else(tmp_path, name):
     (tmp_path / "cifar-10-python.tar.gz.part").touch()  # of a download, which goes on from it
     files.remove_parts(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "cifar-10-python.tar.gz.part"])
+
+
+# --- what a file system lacks: FUSE, network mounts ------------------------------------------------------
+
+
+@pytest.fixture
+def no_locks(monkeypatch):
+    def refuse(descriptor, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+
+
+def refuse_fsync(monkeypatch, of):
+    fsync = os.fsync
+
+    def refuse(descriptor):
+        if of(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+
+
+def write(path, content):
+    files.write_atomically(path, lambda file: file.write(content))
+
+
+def test_a_folder_that_cannot_be_flushed_is_no_failure(tmp_path, monkeypatch):
+    refuse_fsync(monkeypatch, stat.S_ISDIR)
+    write(tmp_path / "config.yaml", b"seed: 0")
+    assert (tmp_path / "config.yaml").read_bytes() == b"seed: 0"
+
+
+def test_a_folder_that_cannot_be_opened_to_flush_it_is_no_failure(tmp_path, monkeypatch):
+    open_, refused = os.open, []
+
+    def refuse(path, flags, *args, **kwargs):
+        if os.path.isdir(path):
+            refused.append(path)
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return open_(path, flags, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", refuse)
+    write(tmp_path / "config.yaml", b"seed: 0")
+    assert refused == [tmp_path]
+    assert (tmp_path / "config.yaml").read_bytes() == b"seed: 0"
+
+
+def test_a_file_that_cannot_be_flushed_is_one(tmp_path, monkeypatch):
+    write(tmp_path / "config.yaml", b"seed: 0")
+    refuse_fsync(monkeypatch, stat.S_ISREG)
+    with pytest.raises(RunError, match=r"could not write .*config\.yaml: Invalid argument; what stood there before is"):
+        write(tmp_path / "config.yaml", b"seed: 1")
+    assert (tmp_path / "config.yaml").read_bytes() == b"seed: 0"
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_a_lock_keeps_others_out_until_it_is_left(tmp_path):
+    entered = []
+
+    def enter():
+        with files.locked(tmp_path) as alone:
+            entered.append(alone)
+
+    other = threading.Thread(target=enter)
+    with files.locked(tmp_path) as alone:
+        assert alone
+        other.start()
+        with open(tmp_path / "lock") as file, pytest.raises(BlockingIOError):
+            files.lock(file.fileno(), wait=False)
+        assert entered == []
+    other.join(60)
+    assert entered == [True]
+    assert stat.S_IMODE((tmp_path / "lock").stat().st_mode) == 0o666  # for users who share a folder of images
+
+
+def test_without_locks_one_knows_that_others_may_be_there(tmp_path, no_locks):
+    with files.locked(tmp_path) as one, files.locked(tmp_path) as other:
+        assert (one, other) == (False, False)

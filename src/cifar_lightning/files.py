@@ -9,21 +9,62 @@ from typing import IO
 
 from cifar_lightning.errors import RunError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keeps every other process out of `folder`, which is made if need be.
-
-    The kernel frees the lock when its holder dies, even by SIGKILL.
+def locked(folder: Path) -> Iterator[bool]:
+    """Keeps every other process out of `folder`, which is made if need be; gives whether it could: see `lock`.
 
     Raises:
         OSError: The folder cannot be made or written to.
     """
-    from filelock import FileLock
-
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "lock", mode=0o666):
-        yield
+    descriptor = _open_for_all(folder / "lock")
+    try:
+        yield lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def lock(descriptor: int, wait: bool = True) -> bool:
+    """Locks an open file or folder; the kernel frees it once no process has it open any more, even one that was killed.
+
+    Returns:
+        Whether it is locked. Some network file systems have no locks, and then nobody can be kept out: whoever goes on
+        writes so that others may write the same.
+
+    Raises:
+        BlockingIOError: Another process has locked it, and this one is not to wait.
+    """
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return False
+    return True
+
+
+def _open_for_all(path: Path) -> int:
+    """A descriptor of a file that every user may open, whoever has made it."""
+    try:
+        return os.open(path, os.O_RDWR)  # without O_CREAT, which is refused for another's file in a folder like /tmp
+    except FileNotFoundError:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    with suppress(OSError):
+        path.chmod(0o666)  # whatever this user's files are otherwise
+    return descriptor
+
+
+def part_of(path: Path) -> Path:
+    """Where `path` may be written until it is whole: a name in its folder that nobody else has."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
 
 
 def publish(temporary: Path, target: Path) -> None:
@@ -31,11 +72,13 @@ def publish(temporary: Path, target: Path) -> None:
     with open(temporary, "rb+") as file:
         os.fsync(file.fileno())
     os.replace(temporary, target)
-    folder = os.open(target.parent, os.O_RDONLY)  # the new name is safe once its folder is flushed
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    # The new name outlives a power failure once its folder is flushed, which some network file systems cannot do.
+    with suppress(OSError):
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -46,7 +89,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     Raises:
         RunError: The disk or the folder does not take it. Nothing is left behind, and `path` is as it was.
     """
-    part = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
+    part = part_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("xb") as file:

@@ -233,6 +233,26 @@ def test_eight_cold_processes_fetch_once(payload, tmp_path):
     assert [r for _, r in server.requests] == [None]
 
 
+NO_LOCKS = """
+import errno, fcntl
+def refuse(descriptor, operation):
+    raise OSError(errno.ENOLCK, "No locks available")
+fcntl.flock = refuse
+"""
+
+
+def test_without_locks_each_process_fetches_its_own(payload, tmp_path):
+    """Some network file systems have none. None of the eight writes into what another has begun."""
+    digest = hashlib.sha256(payload).hexdigest()
+    (tmp_path / f"{NAME}.part").write_bytes(payload[:100])  # which another process may be writing
+    with serve(payload) as server:
+        subprocess.run([sys.executable, "-c", NO_LOCKS + EIGHT, tmp_path, server.url, digest], check=True)
+    assert {r for _, r in server.requests} == {None}
+    assert (tmp_path / NAME).read_bytes() == payload
+    assert (tmp_path / f"{NAME}.part").read_bytes() == payload[:100]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".cifar_lightning", NAME, f"{NAME}.part"]
+
+
 def test_killed_lock_holder_is_succeeded(payload, tmp_path):
     digest = hashlib.sha256(payload).hexdigest()
     one = "import sys; from cifar_lightning.data.sources import Source; Source('cifar10', sys.argv[1],"

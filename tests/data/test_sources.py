@@ -261,7 +261,7 @@ READ_ONLY = """
 import os, sys
 from cifar_lightning.data.sources import Source  # before the rights to read them may be gone
 from cifar_lightning.data import archive, folder
-import filelock, numpy.random, pooch, PIL.Image, torch
+import numpy.random, pooch, PIL.Image, torch
 b"x".decode("cp437")  # a codec that zipfile wants
 data, home, digest = sys.argv[1:]
 if os.getuid() == 0:
@@ -328,6 +328,20 @@ def test_cache_spares_decoding_and_hashing(tmp_path, counted, monkeypatch):
     assert len(counted) == 2
     names = sorted(path.name for path in (tmp_path / ".cifar_lightning").iterdir())
     assert [name for name in names if name != "lock"] == ["cifar10-test.npz", "cifar10-train.npz"]
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_what_a_dead_process_left_is_removed_by_one_that_is_alone(tmp_path, monkeypatch, locks):
+    if not locks:
+        monkeypatch.setattr(files, "fcntl", None)
+    digest = write_archive(tmp_path / NAME)
+    part = tmp_path / ".cifar_lightning" / ".cifar10-train.npz.0123456789ab.part"
+    part.parent.mkdir()
+    part.touch()
+    Source("cifar10", tmp_path, sha256=digest).prepare()
+    assert part.exists() is not locks
+    names = {path.name for path in part.parent.iterdir()} - {part.name, "lock"}
+    assert names == {"cifar10-test.npz", "cifar10-train.npz"}
 
 
 def test_cache_follows_the_archive(tmp_path):
@@ -456,7 +470,7 @@ def test_bad_arguments(tmp_path):
 
 
 def test_import_is_light():
-    heavy = ["requests", "pooch", "PIL", "torchvision", "filelock", "rich"]
+    heavy = ["requests", "pooch", "PIL", "torchvision", "rich"]
     code = "import sys, torch; before = set(sys.modules); import cifar_lightning.data.sources;"
     code += f"print(sorted(set({heavy}) & (set(sys.modules) - before)))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

@@ -102,6 +102,19 @@ def test_what_has_ended_a_run_is_said_rather_than_that_its_last_row_is_lost(tmp_
         pass
 
 
+def test_rows_that_do_not_reach_the_disk_are_a_failure_of_the_disk(tmp_path, monkeypatch):
+    def fail(descriptor):
+        raise OSError(5, "Input/output error")
+
+    log = log_of(tmp_path / "metrics.csv", ["loss"])
+    log.flush()  # there are none yet
+    put(log, 1, loss=1.0)
+    log.close()
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(RunError, match=r"could not write .*metrics.csv: Input/output error; make room, or mend the"):
+        log.flush()
+
+
 @pytest.mark.parametrize("cut", [0, 3])
 def test_it_goes_back_to_where_a_checkpoint_was(tmp_path, cut):
     path, columns = tmp_path / "metrics.csv", ["loss", "val"]

@@ -50,7 +50,8 @@ class Decoded(NamedTuple):
 def cached(home: Path, name: str, key: str, build: Callable[[], Decoded]) -> Decoded:
     """What was kept under `name` if its key is still `key` and its bytes are sound; else builds and keeps it.
 
-    One process builds, the others wait for it. Where nothing can be written the images stay in memory.
+    One process builds, the others wait for it, where files can be locked. Where nothing can be written the images stay
+    in memory.
 
     Args:
         home: The data folder.
@@ -65,15 +66,16 @@ def cached(home: Path, name: str, key: str, build: Callable[[], Decoded]) -> Dec
     built = None
     for place in places:
         try:
-            with locked(place):
+            with locked(place) as alone:
                 # Another process may have built it while this one waited.
                 if (hit := _read(_file(place, name), key)) is not None:
                     return hit
                 built = built or build()
-                remove_parts(place)
+                if alone:
+                    remove_parts(place)
                 _write(_file(place, name), key, built)
                 return built
-        except (OSError, RunError):  # read-only, full, or no locks: the next place
+        except (OSError, RunError):  # read-only, or full: the next place
             continue
     return built or build()
 

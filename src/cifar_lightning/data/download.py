@@ -17,7 +17,7 @@ from cifar_lightning.data.archive import digest
 from cifar_lightning.data.cache import HIDDEN
 from cifar_lightning.data.cifar10 import Archive
 from cifar_lightning.errors import InputError
-from cifar_lightning.files import locked, publish
+from cifar_lightning.files import locked, part_of, publish
 
 MIRROR_VARIABLE = "CIFAR_LIGHTNING_MIRROR"
 
@@ -44,7 +44,8 @@ def fetch(archive: Archive, path: Path, *, mirror: str | None, sha256: str | Non
 
     Args:
         archive: What to fetch.
-        path: Where it goes. What has arrived of it stands beside, with the suffix .part, also between runs.
+        path: Where it goes. What has arrived of it stands beside, with the suffix .part, also between runs. Where files
+            cannot be locked each process fetches its own, from the start.
         mirror: The only place to ask: URL of the archive or of its folder, or a local file or folder.
             Default: the variable CIFAR_LIGHTNING_MIRROR, then the archive's own list.
         sha256: Digest of a user's own archive in place of the pinned one.
@@ -56,13 +57,18 @@ def fetch(archive: Archive, path: Path, *, mirror: str | None, sha256: str | Non
         return
     mirror = mirror or os.environ.get(MIRROR_VARIABLE)
     sources = [_place(mirror, archive.name)] if mirror else list(archive.urls)
-    with _disk(path), locked(path.parent / HIDDEN):
-        if not path.exists():  # another process may have fetched it while this one waited
-            _fetch(sources, archive, path, sha256)
+    with _disk(path), locked(path.parent / HIDDEN) as alone:
+        if path.exists():  # another process has fetched it while this one waited
+            return
+        part = path.with_name(f"{path.name}.part") if alone else part_of(path)
+        try:
+            _fetch(sources, archive, path, part, sha256)
+        finally:
+            if not alone:  # none can go on with what may be another's
+                part.unlink(missing_ok=True)
 
 
-def _fetch(sources: list[str], archive: Archive, path: Path, sha256: str | None) -> None:
-    part = path.with_name(path.name + ".part")
+def _fetch(sources: list[str], archive: Archive, path: Path, part: Path, sha256: str | None) -> None:
     size = None if sha256 else archive.size
     reasons: dict[str, str] = {}
     queue = [(source, MIN_SPEED) for source in sources]

@@ -1,6 +1,5 @@
 """A run's folder: `lightning_logs/version_N`, which one job at a time is in."""
 
-import fcntl
 import os
 import sys
 import time
@@ -9,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from cifar_lightning.errors import InputError
+from cifar_lightning.files import lock
 from cifar_lightning.run.settings import Settings, read_settings
 
 HELD_SECONDS = 30.0  # that a job may need to leave a run, once its launcher is gone
@@ -53,11 +53,9 @@ def held(folder: Path, seconds: float | None = None) -> Iterator[int]:
 
 def _lock(descriptor: int) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(descriptor, wait=False)  # or, without locks, goes on: nobody can be kept out
     except BlockingIOError:
         return False
-    except OSError:
-        pass  # a file system without locks: nobody can be kept out
     return True
 
 

@@ -111,7 +111,7 @@ class MetricsCSV(Logger):
             with self.path.open("a", encoding="utf-8", newline="") as file:
                 file.write(text.getvalue())
         except OSError as error:
-            raise RunError(f"could not write {self.path}: {error.strerror}; make room, or mend the folder") from error
+            raise self._failure(error) from error
         self._written += 1
 
     def __enter__(self) -> None:
@@ -124,9 +124,16 @@ class MetricsCSV(Logger):
 
     def flush(self) -> None:
         """Waits until the rows are on the disk."""
-        if self.path.exists():
-            with self.path.open("rb") as file:
+        try:
+            with self.path.open("rb+") as file:
                 os.fsync(file.fileno())
+        except FileNotFoundError:  # there are none yet
+            pass
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def _failure(self, error: OSError) -> RunError:
+        return RunError(f"could not write {self.path}: {error.strerror}; make room, or mend the folder")
 
     @property
     def position(self) -> tuple[int, Row | None]:
