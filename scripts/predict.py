@@ -6,12 +6,11 @@ python scripts/predict.py lightning_logs/version_0 cat.jpg --json
 
 import json
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from cifar_lightning.cli import main, new_parser, parse
-from cifar_lightning.console import printing
+from cifar_lightning.console import printing, say
 from cifar_lightning.errors import InputError
 from cifar_lightning.startup import importing
 
@@ -41,10 +40,10 @@ def script(arguments: Sequence[str]) -> int:
             pixels, notes = read_image(file)
         except InputError as error:
             unread += 1
-            print(f"error: {error}", file=sys.stderr)
+            say(f"error: {error}")
             continue
         for note in notes:
-            print(f"note: {note}", file=sys.stderr)
+            say(f"note: {note}")
         _, probabilities = model.predict(torch.tensor(pixels).permute(2, 0, 1))
         top = probabilities[0].topk(min(3, len(model.classes)))
         named = [
@@ -53,7 +52,7 @@ def script(arguments: Sequence[str]) -> int:
         ]
         rows.append({"file": str(file), "class": named[0]["class"], "top": named})
     if settings.json:
-        print(json.dumps(rows, indent=2))
+        say(json.dumps(rows, indent=2), 1)
     elif rows:
         with printing(1):
             predictions_table(rows)

@@ -37,7 +37,8 @@ def main(script: Callable[[Sequence[str]], int | None]) -> NoReturn:
     code = run(script)
     with suppress(OSError):
         atexit._run_exitfuncs()
-        for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
             stream.flush()
     os._exit(code)
 
@@ -49,6 +50,7 @@ def run(script: Callable[[Sequence[str]], int | None]) -> int:
         The exit code: 0; 1 for a failed run; 2 for a user's mistake; 3 for NaN; 128 + the signal for one that was
         stopped; what the script gives.
     """
+    console.open_closed()
     signals.install()
     console.print_anything()
     try:
@@ -61,23 +63,20 @@ def run(script: Callable[[Sequence[str]], int | None]) -> int:
             # first rank, unless the mistake is not its own.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(FIRST_RANK_SECONDS)
-        _say(f"error: {error}")
+        console.say(f"error: {error}")
+    except SystemExit as end:  # --help
+        code = int(end.code or 0)
     except Stopped as error:
         code = exit_code(error)
         signals.finish()  # one line is enough
         if os.environ.get("RANK", "0") == "0":
-            _say(signals.message(error.signum))
+            console.say(signals.message(error.signum))
     except RuntimeError as error:
         if "operator torchvision::nms does not exist" not in str(error):
             raise
         code = 2
-        _say(f"error: {_mismatch()}")
+        console.say(f"error: {_mismatch()}")
     return code
-
-
-def _say(line: str) -> None:
-    with console.printing(2):  # else a reader who is gone would change the exit code
-        print(line, file=sys.stderr, flush=True)
 
 
 def _mismatch() -> str:

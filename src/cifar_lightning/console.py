@@ -11,6 +11,23 @@ from typing import Any
 from cifar_lightning.errors import ImageWarning
 
 
+def open_closed() -> None:
+    """Opens /dev/null in place of each standard stream that is closed (`2>&-`, a daemon). To be called first of all.
+
+    Else the next file to be opened, such as one of images, would get its number, and would be written into by whatever
+    prints.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+            os.set_inheritable(opened, True)
+        if getattr(sys, name) is None:
+            # not by its number, which may be that of another program's file
+            setattr(sys, name, open(os.devnull, "w" if descriptor else "r", encoding="utf-8"))  # noqa: SIM115
+
+
 def print_anything() -> None:
     """Has a name or a sign that the terminal's encoding lacks be printed as a "?", in place of an error."""
     for stream in (sys.stdout, sys.stderr):
@@ -43,13 +60,18 @@ def notes(silent: bool = False) -> Iterator[None]:
 
         def show(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
             if issubclass(category, ImageWarning):
-                with printing(2):
-                    print(f"note: {message}", file=sys.stderr, flush=True)
+                say(f"note: {message}")
             else:
                 others(message, category, *args, **kwargs)
 
         warnings.showwarning = show
         yield
+
+
+def say(line: str, descriptor: int = 2) -> None:
+    """Prints a line to standard error (2) or output (1), whether or not somebody reads it."""
+    with printing(descriptor):
+        print(line, file=sys.stderr if descriptor == 2 else sys.stdout, flush=True)
 
 
 def to_nowhere(descriptor: int) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from cifar_lightning import stop
-from cifar_lightning.console import printing
+from cifar_lightning.console import printing, say
 from cifar_lightning.errors import Stopped
 from cifar_lightning.run.checkpoint import Checkpoints
 from cifar_lightning.run.devices import RANK_TIMEOUT
@@ -151,8 +151,7 @@ class ProgressBar(LightningProgressBar, StepEnd):
         due, self._due = self._due, ""
         if due:
             validated = self._validated_step == trainer.global_step
-            with printing(2):
-                print(f"{due}  {_figures(trainer, validated)}".rstrip(), file=sys.stderr, flush=True)
+            say(f"{due}  {_figures(trainer, validated)}".rstrip())
 
 
 def _figures(trainer: Trainer, validated: bool = True) -> str:

@@ -1,12 +1,12 @@
 """A run's folder: `lightning_logs/version_N`, which one job at a time is in."""
 
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from cifar_lightning.console import say
 from cifar_lightning.errors import InputError
 from cifar_lightning.files import lock
 from cifar_lightning.run.settings import Settings, read_settings
@@ -43,7 +43,7 @@ def held(folder: Path, seconds: float | None = None) -> Iterator[int]:
             if time.monotonic() > deadline:
                 raise RunInUseError(f"{folder} is in use by another job: wait for it to end, or stop it")
             if not waiting:
-                print(f"waiting for the job that is in {folder}", file=sys.stderr, flush=True)
+                say(f"waiting for the job that is in {folder}")
             waiting = True
             time.sleep(0.1)
         yield descriptor
@@ -86,7 +86,7 @@ def newest_unfinished(default_root_dir: str | Path) -> Iterator[tuple[Path, int]
                 continue
             # that of another program, such as Lightning's own command line, or one that only another user can read
             except (InputError, OSError) as error:
-                print(f"passing over {run}: {error}", file=sys.stderr, flush=True)
+                say(f"passing over {run}: {error}")
         yield found
 
 

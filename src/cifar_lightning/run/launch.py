@@ -205,7 +205,8 @@ def _raise(failure: dict[str, Any]) -> None:
         raise Stopped(code - 128)
     if code == 2:
         raise InputError(failure["message"])  # every rank has the same input
-    sys.stderr.write(failure["traceback"])
+    with console.printing(2):
+        sys.stderr.write(failure["traceback"])
     raise (NonFiniteError if code == 3 else RunError)(message)
 
 
@@ -220,6 +221,7 @@ def _listen() -> None:
 
 
 def _rank_main() -> None:
+    console.open_closed()
     signals.install(silent=True)
     console.print_anything()
     job = json.loads(sys.argv[1])
@@ -238,8 +240,9 @@ def _rank_main() -> None:
         report = {"time": time.time(), "code": code, "message": message[:2_000]}
         report["traceback"] = "" if expected else traceback.format_exc()[-8_000:]
         os.write(job["report"], json.dumps(report).encode())
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
     # Not `sys.exit`: threads of a broken process group would be waited for.
     os._exit(code)
 

@@ -5,6 +5,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from cifar_lightning.console import open_closed
+
 # Of Lightning's loggers: which accelerators there are not, an advertisement, and notes on its own arguments, of which
 # the banner says what matters; but a profiler's report, for those who ask for one.
 LEVELS = {
@@ -16,7 +18,8 @@ LEVELS = {
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Silences, within it, what has no use for our users; each with its reason."""
+    """Silences, within it, what has no use for our users; each with its reason. What is left has somewhere to go."""
+    open_closed()
     before = {name: logging.getLogger(name).level for name in LEVELS}
     with warnings.catch_warnings():
         _ignore_warnings()

@@ -1,10 +1,10 @@
 """resume(): goes on with an interrupted run, in its own folder."""
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cifar_lightning.console import say
 from cifar_lightning.errors import InputError, RunError
 from cifar_lightning.files import remove_parts
 from cifar_lightning.run.checkpoint import (
@@ -57,7 +57,7 @@ def resume_newest(default_root_dir: str | Path, changes: Mapping[str, Any] | Non
     if not is_first_rank():
         return join()  # the first rank chooses
     with newest_unfinished(default_root_dir) as found:
-        print(f"resuming {found[0]}" if found else "no unfinished run: starting a new one", flush=True)
+        say(f"resuming {found[0]}" if found else "no unfinished run: starting a new one", 1)
         if found is None:
             return None
         try:
@@ -91,7 +91,7 @@ def _go_on(folder: Path, lock: int, changes: Mapping[str, Any]) -> dict[str, Any
         raise RunError(f"could not write to {folder}: {error.strerror}; mend the folder") from error
     settings.write(folder)
     for warning in warnings:
-        print(warning, file=sys.stderr, flush=True)
+        say(warning)
     return launch_or_train(folder, settings, checked, lock, start)
 
 

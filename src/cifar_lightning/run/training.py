@@ -5,7 +5,6 @@ process per device, now or after an interruption, takes its orders from there.
 """
 
 import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from cifar_lightning.console import printing
+from cifar_lightning.console import say
 from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.errors import InputError, RunError
 from cifar_lightning.model.evaluation import names
@@ -202,11 +201,8 @@ def _say_what_begins(
     begin = f"goes on from {Path(start).name}" if start else "starts"
     device = trainer.strategy.root_device.type
     limit = f", at most {settings.max_steps} steps" if settings.max_steps != -1 else ""
-    with printing(1):
-        print(
-            f"{folder} {begin}: {ranks} x {device}, batch {batch_size}{share}, {settings.max_epochs} epochs{limit}",
-            flush=True,
-        )
+    length = f"{settings.max_epochs} epochs{limit}"
+    say(f"{folder} {begin}: {ranks} x {device}, batch {batch_size}{share}, {length}", 1)
 
 
 def _select(trainer: Trainer, model: LitNet, data: CIFAR10DataModule, checkpoints: Path) -> dict[str, Any]:
@@ -224,5 +220,5 @@ def _select(trainer: Trainer, model: LitNet, data: CIFAR10DataModule, checkpoint
         model.load_state_dict(chosen["state_dict"])
         return {"checkpoint": str(best), "step": chosen["global_step"]}
     if len(data.val_indices) and trainer.limit_val_batches and trainer.is_global_zero:
-        print("note: the training ended before its first validation", file=sys.stderr, flush=True)
+        say("note: the training ended before its first validation")
     return {"checkpoint": str(checkpoints / f"step-{trainer.global_step}.ckpt"), "step": trainer.global_step}

@@ -1,0 +1,79 @@
+"""Runs whose standard streams are closed, or full, or read by nobody end as others do."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import PLAIN, SCRIPTS, SYNTHETIC
+from jobs import SMALL, differences
+
+CLOSED = ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"]
+
+
+def through_shell(redirections, script, *arguments, cwd, env=PLAIN):
+    """Runs a script as `python script.py ARGUMENTS REDIRECTIONS`; gives the exit code, and what it has printed."""
+    command = ["sh", "-c", f'exec "$0" "$@" {redirections}', sys.executable, SCRIPTS / f"{script}.py", *arguments]
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_a_run_with_nothing_open_is_as_any_other(whole, tmp_path):
+    """Nor has anything been printed into a file that was opened by the number of a stream, here or in a rank."""
+    code, out, err = through_shell(CLOSED[-1], "fit", *SMALL, "--devices", 2, cwd=tmp_path)
+    assert (code, out, err) == (0, "", "")
+    assert differences(tmp_path / "lightning_logs" / "version_0", whole[2]) == []
+
+
+@pytest.mark.parametrize("closed", CLOSED)
+@pytest.mark.parametrize("script", ["fit", "evaluate", "predict"])
+def test_help_and_mistakes(tmp_path, script, closed):
+    code, out, err = through_shell(closed, script, "--help", cwd=tmp_path)
+    assert (code, err) == (0, "")
+    assert out.startswith(f"usage: {script}.py ") is (">&-" not in closed.split())
+    code, out, err = through_shell(closed, script, "--colour", "blue", cwd=tmp_path)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: unknown flag --colour") is ("2>&-" not in closed)
+
+
+def test_an_evaluation_with_nothing_open(finished, tmp_path):
+    flags = ("--accelerator", "cpu", "--output_dir", "out")
+    code, out, err = through_shell(CLOSED[-1], "evaluate", finished.folder, *flags, cwd=tmp_path)
+    assert (code, out, err) == (0, "", "")
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["test_count"] == 600
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no such device")
+def test_a_full_disk_behind_the_output(tmp_path):
+    few = ("--data.synthetic_size", 100, "--data.batch_size", 10, "--max_steps", 3)
+    code, _, err = through_shell("> /dev/full", "fit", "--resume", "auto", *SYNTHETIC, *few, cwd=tmp_path)
+    assert code == 0, err
+    assert [line.split()[0] for line in err.splitlines()] == ["epoch"]
+    assert (tmp_path / "lightning_logs" / "version_0" / "results.json").exists()
+
+
+FROM_PYTHON = """
+import os, sys
+taken = open("taken.txt", "w")
+assert taken.fileno() == 1
+from cifar_lightning import fit
+fit({"source": "synthetic", "synthetic_size": 100, "batch_size": 10}, accelerator="cpu", max_steps=3)
+taken.write("mine")
+"""
+
+
+def test_a_program_that_has_no_streams_and_uses_their_numbers(tmp_path):
+    command = ["sh", "-c", 'exec "$0" -c "$1" >&- 2>&-', sys.executable, FROM_PYTHON]
+    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, **PLAIN}, timeout=240, check=False)
+    assert done.returncode == 0
+    assert (tmp_path / "taken.txt").read_text() == "mine"
+    assert (tmp_path / "lightning_logs" / "version_0" / "results.json").exists()
