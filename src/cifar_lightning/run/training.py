@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from cifar_lightning.console import say
 from cifar_lightning.data.datamodule import CIFAR10DataModule
@@ -24,6 +23,7 @@ from cifar_lightning.run.checkpoint import BEST, Checkpoints, cause_of, load_che
 from cifar_lightning.run.checks import Checked, check
 from cifar_lightning.run.cpu import FittedCPU, restored_cpu
 from cifar_lightning.run.devices import from_first_rank, is_first_rank, process_group, world_size
+from cifar_lightning.run.event_files import event_files
 from cifar_lightning.run.folder import new_run
 from cifar_lightning.run.launch import launch
 from cifar_lightning.run.metrics_log import MetricsCSV
@@ -148,7 +148,7 @@ def train(folder: Path, settings: Settings, start: str | None, images: CIFAR10Da
         start: Checkpoint to go on from.
         images: The run's, where this process has read them.
     """
-    with restored_cpu():
+    with restored_cpu(), event_files(folder) as event_loggers:
         data = images or settings.images()
         data.prepare_data()
         data.setup("fit")
@@ -161,7 +161,7 @@ def train(folder: Path, settings: Settings, start: str | None, images: CIFAR10Da
         checkpoints = Checkpoints(folder / "checkpoints", metrics, settings.checkpoint_every_n_steps)
         trainer = new_trainer(
             **settings.for_trainer(validates=len(data.val_indices) > 0),
-            logger=[metrics, *_tensorboard(folder)],
+            logger=[metrics, *event_loggers],
             callbacks=[checkpoints, StopOnSignal(checkpoints), ProgressBar(), FittedCPU()],
         )
         metrics.trainer = trainer
@@ -180,14 +180,6 @@ def train(folder: Path, settings: Settings, start: str | None, images: CIFAR10Da
                 trainer.test(model, data, verbose=False)
             report_on(trainer, model, data, facts, folder, metrics.path)
             signals.finish()
-
-
-def _tensorboard(folder: Path) -> list[Logger]:
-    """TensorBoard's event files, where it is installed."""
-    try:
-        return [TensorBoardLogger(folder, name="", version="", default_hp_metric=False)]
-    except ModuleNotFoundError:
-        return []
 
 
 def _say_what_begins(

@@ -1,0 +1,129 @@
+"""TensorBoard is an extra: one that is broken, or breaks, is said in a line and ends no run."""
+
+import sys
+import threading
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from conftest import SYNTHETIC
+from lightning.fabric.loggers import tensorboard
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+from cifar_lightning.run.event_files import event_files
+
+FIT = (*SYNTHETIC, "--data.synthetic_size", "100", "--data.batch_size", "10", "--max_steps", "4")
+
+
+@pytest.fixture
+def installed(monkeypatch, tmp_path):
+    """Installs a TensorBoard of this source: `installed("raise TypeError")`."""
+
+    def install(source):
+        monkeypatch.setattr(tensorboard, "_TENSORBOARD_AVAILABLE", True)
+        for name in [name for name in sys.modules if name.startswith(("tensorboard", "torch.utils.tensorboard"))]:
+            monkeypatch.delitem(sys.modules, name)
+        home = tmp_path / "site-packages" / "tensorboard"
+        home.mkdir(parents=True)
+        (home / "__init__.py").write_text(source)
+        monkeypatch.syspath_prepend(home.parent)
+
+    yield install
+    for name in [name for name in sys.modules if name.startswith(("tensorboard", "torch.utils.tensorboard"))]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (
+            "raise TypeError('Descriptors cannot be created directly.\\nIf this call ...')",
+            "TypeError: Descriptors cannot",
+        ),
+        ("import pkg_resources_that_setuptools_removed", "ModuleNotFoundError: No module named 'pkg_resources_that"),
+        ("import numpy; numpy.bool8_that_is_gone", "AttributeError: module 'numpy' has no attribute 'bool8_that"),
+    ],
+)
+def test_one_that_cannot_be_imported(plain, call, installed, tmp_path, source, reason):
+    installed(source)
+    code, _, err = call("fit", *FIT)
+    assert code == 0, err
+    note, *epochs = err.splitlines()
+    assert note.startswith(f"note: TensorBoard cannot be used ({reason}")
+    assert note.endswith("): no event files")
+    assert [line.split()[0] for line in epochs] == ["epoch"]
+    assert (tmp_path / "lightning_logs" / "version_0" / "results.json").exists()
+
+
+def test_it_is_the_first_rank_that_says_so(installed, tmp_path, monkeypatch, capsys):
+    installed("raise TypeError")
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    with event_files(tmp_path):
+        pass
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(rank_zero_only, "rank", 0)
+    with event_files(tmp_path) as loggers:
+        assert loggers == []
+    assert capsys.readouterr().err == "note: TensorBoard cannot be used (TypeError): no event files\n"
+
+
+class Writer:
+    """As TensorBoard's: it writes in a thread, whose error the next call raises."""
+
+    def __init__(self, log_dir):
+        self.path, self.error, self.room = Path(log_dir) / "events.out.tfevents", None, 2
+        self.path.touch()
+
+    def add_scalar(self, name, value, step):
+        worker = Worker(target=self._write, args=(f"{name} {step}\n",))
+        worker.start()
+        worker.join()
+        if self.error is not None:
+            raise self.error
+
+    def _write(self, line):
+        if not self.room:
+            self.error = OSError(28, "No space left on device")
+            raise self.error
+        self.room -= 1
+        with self.path.open("a") as file:
+            file.write(line)
+
+    def flush(self):
+        pass
+
+    close = flush
+
+
+class Worker(threading.Thread):
+    __module__ = "tensorboard.summary.writer.event_file_writer"
+
+
+@pytest.fixture
+def writer(monkeypatch):
+    monkeypatch.setattr(tensorboard, "_TENSORBOARD_AVAILABLE", True)
+    module = ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = Writer
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+def test_one_that_breaks_later(plain, call, writer, tmp_path):
+    code, _, err = call("fit", *FIT, "--log_every_n_steps", "1")
+    assert code == 0, err
+    run = tmp_path / "lightning_logs" / "version_0"
+    assert (run / "events.out.tfevents").read_text() == "train_loss 0\nlr 0\n"
+    assert len((run / "metrics.csv").read_text().splitlines()) == 5  # the log goes on
+    note, *epochs = err.splitlines()
+    assert note == "note: TensorBoard's event files end here (OSError: [Errno 28] No space left on device)"
+    assert [line.split()[0] for line in epochs] == ["epoch"]
+
+
+def test_threads_of_others_fail_aloud(writer, tmp_path, monkeypatch):
+    failed = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: failed.append(args.thread))
+    with event_files(tmp_path):
+        for kind in (threading.Thread, Worker):
+            thread = kind(target=lambda: 1 / 0)
+            thread.start()
+            thread.join()
+    assert [type(thread) for thread in failed] == [threading.Thread]
