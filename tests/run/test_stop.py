@@ -239,6 +239,7 @@ def test_the_exit_code_is_the_same_where_nobody_reads_the_last_line(tmp_path, ar
 def test_a_rank_that_is_told_to_stop_twice_over_saves_all_the_same(monkeypatch):
     """By the launcher, and by a signal of a scheduler's a while after."""
     monkeypatch.setattr(signals, "_first_at", None)
+    monkeypatch.setattr(signals, "_handled", signals.STOPS)  # as in a rank
     monkeypatch.setattr(stop, "requested", 0)
     monkeypatch.setattr(signals, "_end", lambda signum: pytest.fail("ended at once"))
 

@@ -9,11 +9,16 @@ it only once the main thread is back from whatever C function it is in. Python a
 pipe (`signal.set_wakeup_fd`), at once, and a thread that reads it does the work.
 
 This module imports nothing heavy, so that a script can install the handlers before it imports torch.
+
+Where nobody has installed them (`fit` is called in Python, in a notebook say), `deferred()` borrows the signals for as
+long as it lasts. What is then raised, once all is saved, is KeyboardInterrupt; a second signal does not end the process
+but is raised at once.
 """
 
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +28,7 @@ from types import FrameType
 
 from cifar_lightning import stop
 from cifar_lightning.console import to_nowhere
+from cifar_lightning.errors import Stopped
 
 # Of a terminal that is closed; Windows has none.
 SIGHUP = getattr(signal, "SIGHUP", None)
@@ -30,6 +36,7 @@ STOPS = tuple(signum for signum in (signal.SIGTERM, signal.SIGINT, SIGHUP) if si
 # A shell's `timeout` and some schedulers send a signal to a process and again to its group: that is one request.
 ECHO_SECONDS = 0.3
 PRINT_SECONDS = 1.0  # that a last line may wait for who reads it
+END = 0  # in the pipe, no signal: who has borrowed them gives them back
 
 
 class Phase(Enum):
@@ -47,6 +54,7 @@ _phase = Phase.START_UP
 _first_at: float | None = None
 _handled: tuple[int, ...] = ()
 _silent = False
+_borrowed = False  # from a process that is not a script's of ours
 _terminals: list[int] = []
 _deciding = threading.Lock()  # between the threads; no handler takes it
 
@@ -61,13 +69,65 @@ def install(silent: bool = False) -> None:
     _silent = silent or os.environ.get("RANK", "0") != "0"
     _terminals[:] = [fd for fd in (1, 2) if os.isatty(fd)]
     reader, writer = os.pipe()
-    os.set_blocking(writer, False)
     threading.Thread(target=_read, args=(reader,), daemon=True).start()
-    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    _wake(writer)
     # a child that is forked, and starts no other program, shares the pipe: its signals are not this process's
     os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
     _handled = tuple(s for s in STOPS if s != SIGHUP or signal.getsignal(s) != signal.SIG_IGN)
     _answer_with(_noted)
+
+
+def installed() -> bool:
+    """Whether this process is a script's of ours, or a rank."""
+    return bool(_handled) and not _borrowed
+
+
+def _wake(writer: int) -> int:
+    """Has Python write the numbers of signals into a pipe; gives what it wrote them into before."""
+    os.set_blocking(writer, False)
+    return signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+
+
+@contextmanager
+def _borrow() -> Iterator[None]:
+    """Handles the signals within it, and gives them back; raises the one that has stopped what was within."""
+    global _borrowed, _handled, _phase, _first_at, at_once
+    before = {signum: signal.getsignal(signum) for signum in STOPS}
+    theirs = {signum: handler for signum, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    _phase, _first_at, at_once, stop.requested = Phase.DEFERRED, None, 0, 0
+    _terminals.clear()
+    reader, writer = os.pipe()
+    thread = threading.Thread(target=_read, args=(reader,), daemon=True)
+    thread.start()
+    woken = _wake(writer)
+    _borrowed, _handled, stopped = True, tuple(theirs), 0
+    try:
+        _answer_with(_second_is_raised)
+        yield
+    except Stopped as error:
+        stopped = error.signum
+    finally:
+        for signum, handler in theirs.items():
+            signal.signal(signum, handler)
+        signal.set_wakeup_fd(woken)
+        os.write(writer, bytes([END]))
+        thread.join()  # which has counted all that came before
+        os.close(reader)
+        os.close(writer)
+        _borrowed, _handled, _phase = False, (), Phase.START_UP
+        asked, stop.requested = stop.requested, 0
+    if signum := stopped or asked:
+        words = message(signum)
+        if signum != signal.SIGINT:
+            print(words, file=sys.stderr, flush=True)
+            signal.raise_signal(signum)  # as they have it: by default it ends the process
+        raise KeyboardInterrupt(words) from None
+
+
+def _second_is_raised(signum: int, frame: FrameType | None) -> None:
+    """The thread has the first, and lets Python have this one."""
+    if _first_at is not None and time.monotonic() - _first_at >= ECHO_SECONDS and _phase != Phase.DONE:
+        raise Stopped(signum)
 
 
 def _answer_with(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
@@ -82,6 +142,8 @@ def _noted(signum: int, frame: FrameType | None) -> None:
 def _read(pipe: int) -> None:
     while True:
         for signum in os.read(pipe, 64):
+            if signum == END:
+                return
             if signum in STOPS:
                 with suppress(OSError):  # of a terminal: whatever becomes of it, there may be a next signal
                     receive(signum)
@@ -102,7 +164,7 @@ def receive(signum: int, passed_on: bool = False) -> None:
         if _phase == Phase.DONE:
             return
         now, first = time.monotonic(), _first_at is None
-        if _phase == Phase.START_UP:
+        if _phase == Phase.START_UP and not _borrowed:
             _end(signum)
         elif first or passed_on:
             _first_at = _first_at if passed_on else now
@@ -111,7 +173,7 @@ def receive(signum: int, passed_on: bool = False) -> None:
         elif signum != SIGHUP and _first_at is not None and now - _first_at >= ECHO_SECONDS:
             if _phase == Phase.WATCHED:
                 at_once = at_once or signum
-            else:
+            elif not _borrowed:
                 _end(signum)
 
 
@@ -136,6 +198,10 @@ def deferred(watched: bool = False) -> Iterator[None]:
         watched: The caller looks at `at_once`, and ends what there is to end.
     """
     global _phase
+    if not _handled and threading.current_thread() is threading.main_thread():
+        with _borrow(), deferred(watched):
+            yield
+        return
     if _phase == Phase.DONE:
         _answer_with(_noted)
     _phase = Phase.WATCHED if watched else Phase.DEFERRED

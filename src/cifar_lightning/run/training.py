@@ -79,6 +79,7 @@ def fit(
 
     Raises:
         InputError: A setting is wrong, or the images cannot be had. No folder has been made.
+        KeyboardInterrupt: By Ctrl-C; a checkpoint has been saved, if there has been a step.
         NonFiniteError: The loss became NaN or infinite.
         RunError: The run failed for a reason outside it, such as a full disk.
     """
@@ -107,7 +108,8 @@ def launch_or_train(
     Returns:
         The contents of results.json.
     """
-    signals.next_step = f"; go on with --resume {shlex.quote(str(folder))}"
+    command = f"--resume {shlex.quote(str(folder))}" if signals.installed() else f"resume({str(folder)!r})"
+    signals.next_step = f"; go on with {command}"
     try:
         if world_size() > 1:
             run_rank(str(folder), start)

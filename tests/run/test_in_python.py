@@ -1,0 +1,118 @@
+"""fit() as a function, in a program or a notebook that goes on after it: interrupted, and called again."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from conftest import PLAIN
+from jobs import differences, leftovers, step_of
+
+from cifar_lightning.run import signals
+
+PROGRAM = """
+import os, signal, sys
+from cifar_lightning import fit, resume
+
+settings = {
+    "data": {
+        "source": "synthetic", "synthetic_size": 400, "batch_size": 20, "augment": True, "val_split": 0.1,
+        "eval_batch_size": 10,
+    },
+    "model": {"lr": 0.02, "schedule": "one-cycle"},
+    "max_epochs": 2, "log_every_n_steps": 5, "accelerator": "cpu", "devices": int(sys.argv[1]),
+}
+before = [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+try:
+    fit(**settings)
+except KeyboardInterrupt as error:
+    print("interrupted:", error)
+os.environ["FAULT"] = ""  # new ranks would meet it too
+assert [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
+assert signal.set_wakeup_fd(-1) == -1
+resume("lightning_logs/version_0")
+fit(**settings)
+assert [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
+"""
+
+
+def program(path, devices, fault):
+    (path / "program.py").write_text(PROGRAM)
+    return subprocess.run(
+        [sys.executable, "program.py", str(devices)],
+        cwd=path,
+        env={**os.environ, **PLAIN, "FAULT": fault},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(("devices", "fault"), [(1, "int@-:train:10"), (2, "int-parent@0:train:10")])
+def test_an_interrupted_fit_has_saved_and_the_program_goes_on(tmp_path, devices, fault):
+    done = program(tmp_path, devices, fault)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "interrupted: stopped by SIGINT; go on with resume('lightning_logs/version_0')" in lines
+    (begun,) = (line for line in lines if "version_0 goes on from step-" in line)
+    assert int(begun.partition("step-")[2].partition(".")[0]) >= 10
+    resumed, whole = (tmp_path / "lightning_logs" / f"version_{n}" for n in range(2))
+    assert differences(resumed, whole) == []
+    assert leftovers(tmp_path) == []
+
+
+def test_a_program_that_is_told_to_end_ends_by_the_signal_once_all_is_saved(tmp_path):
+    done = program(tmp_path, 1, "term@-:train:10")
+    assert done.returncode == -signal.SIGTERM
+    assert done.stderr.splitlines()[-1] == "stopped by SIGTERM; go on with resume('lightning_logs/version_0')"
+    assert step_of(tmp_path / "lightning_logs" / "version_0") == 10
+
+
+def test_a_second_interrupt_is_raised_at_once():
+    def interrupted():
+        with signals.deferred():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(2 * signals.ECHO_SECONDS)
+            reached.append("after the first")
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+            reached.append("after the second")
+
+    reached, before = [], signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt, match="stopped by SIGINT"):
+        interrupted()
+    assert reached == ["after the first"]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_handler_of_their_own_is_called_when_all_is_saved(monkeypatch):
+    called, before = [], signal.signal(signal.SIGHUP, lambda signum, frame: called.append(signum))
+
+    def stopped():
+        with signals.deferred():
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.1)
+            assert called == []
+
+    try:
+        with pytest.raises(KeyboardInterrupt, match="stopped by SIGHUP"):
+            stopped()
+        assert called == [signal.SIGHUP]
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_signals_are_left_alone_in_another_thread():
+    def elsewhere():
+        with signals.deferred():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    seen = []
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert seen == [signal.getsignal(signal.SIGINT)]
