@@ -127,6 +127,7 @@ MISTAKES = {
     ("--config", "none.yaml"): "--config /",
     ("--default_root_dir", "/proc/none"): "default_root_dir /proc/none: No such file or directory; give another",
     ("--resume", "nowhere"): "nothing to resume: nowhere is no run's folder",
+    ("--resume", "~nobody-of-that-name/run"): "nothing to resume: ~nobody-of-that-name/run is no run's folder",
 }
 
 

@@ -1,6 +1,9 @@
 """Start-up of a process that is to import torch and Lightning."""
 
 import gc
+import getpass
+import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +11,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Within it they are imported in two thirds of the time.
+    """Within it they are imported in two thirds of the time, and whatever the user's surroundings.
 
     Their million objects stay as long as the process does: looking for garbage among them, while they are made and
     later, takes over a second. https://docs.python.org/3/library/gc.html#gc.freeze
@@ -16,9 +19,26 @@ def importing() -> Iterator[None]:
     if "torch" in sys.modules:
         yield
         return
+    _settle()
     gc.disable()
     try:
         yield
     finally:
         gc.enable()
         gc.freeze()
+
+
+def _settle() -> None:
+    """Puts right what of a user's surroundings would end such an import, or would be warned of in it.
+
+    In a container a user may have no name, and no home or none to write to.
+    """
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # torch 2.11 asks, for the name of a folder
+        os.environ["USER"] = f"uid_{os.getuid()}"
+    if not os.path.isabs(os.path.expanduser("~")):  # matplotlib 3.9 asks
+        os.environ["HOME"] = "/"  # as `docker run -u 12345` has it
+    # matplotlib, which torchmetrics imports, then caches in a folder that is gone at the end, and warns of it
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    os.environ["MPLBACKEND"] = "agg"  # nothing is shown here, and it does not start with one that it does not have

@@ -296,6 +296,21 @@ def test_read_only_folder(home_mode, decodes):
         home.chmod(0o755)
 
 
+@pytest.mark.parametrize("cache", ["raises", "~/.cache/cifar_lightning"])  # as versions of platformdirs have it
+def test_a_user_without_a_home_has_no_cache_folder(tmp_path, monkeypatch, cache):
+    def os_cache(project):
+        if cache == "raises":
+            raise RuntimeError("could not determine the home directory")
+        return Path(cache)
+
+    monkeypatch.setattr("pooch.os_cache", os_cache)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    digest = write_archive(tmp_path / NAME)
+    Source("cifar10", tmp_path, sha256=digest).prepare()
+    assert {path.name for path in tmp_path.iterdir()} <= {NAME, ".cifar_lightning"}
+
+
 def test_nothing_is_written_where_all_is_there(tmp_path):
     digest = write_archive(tmp_path / NAME)
     Source("cifar10", tmp_path, sha256=digest).prepare()

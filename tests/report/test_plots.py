@@ -1,5 +1,6 @@
 import math
 
+import matplotlib
 import pytest
 import torch
 from matplotlib.colors import to_rgba
@@ -7,7 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
 
+from cifar_lightning.data.sources import ImageSet
 from cifar_lightning.report import plots
+from cifar_lightning.report.results import Outcome, draw
 
 TEN = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 MANY = ["aquarium_fish", "a_folder_with_a_name_too_long_to_show", "costs_$5_or_$6"]
@@ -205,3 +208,20 @@ def test_large_counts_stay_in_their_cells():
     figure.canvas.draw()
     first, second, *_ = (text.get_window_extent() for text in figure.axes[0].texts)
     assert first.x1 < second.x0
+
+
+def test_a_style_of_the_users_own_changes_no_figure_and_ends_no_run(tmp_path):
+    """It may ask for what is not installed, as LaTeX is not here."""
+    classes, images = ("ant", "bee"), ImageSet(pictures(4), torch.tensor([0, 1, 0, 1]), ("ant", "bee"))
+    outcome = Outcome(
+        confusion=torch.tensor([[2, 0], [1, 1]]), loss=1.0, classes=classes, facts={}, training_images=images,
+        test_images=images, predicted=torch.tensor([0, 1, 0, 0]), rows=(), label_smoothing=0.0,
+    )  # fmt: skip
+    draw(outcome, {}, tmp_path / "plain")
+    style = {"text.usetex": True, "figure.facecolor": "red", "savefig.dpi": 30, "font.size": 30}
+    with matplotlib.rc_context(style):
+        draw(outcome, {}, tmp_path / "styled")
+        assert {name: matplotlib.rcParams[name] for name in style} == style
+    plain, styled = ({path.name: path.read_bytes() for path in (tmp_path / x).iterdir()} for x in ("plain", "styled"))
+    assert len(plain) == 4
+    assert styled == plain

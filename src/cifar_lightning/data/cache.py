@@ -86,12 +86,20 @@ def has(home: Path, name: str, key: str) -> bool:
 
 
 def _places(home: Path) -> list[Path]:
+    here, own = home / HIDDEN, _own_place(home)
+    return [here, *own] if os.access(home, os.W_OK) else [*own, here]
+
+
+def _own_place(home: Path) -> list[Path]:
+    """One in the user's own cache folder, which serves data folders that cannot be written to; none without a home."""
     import pooch  # type: ignore[import-untyped]
 
-    # The user's own cache folder serves data folders that cannot be written to.
+    try:
+        root = Path(pooch.os_cache("cifar_lightning"))
+    except RuntimeError:  # a container's user may have none; some versions then say "~", which would be a folder here
+        return []
     digest = hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:16]
-    own = Path(pooch.os_cache("cifar_lightning")) / digest
-    return [home / HIDDEN, own] if os.access(home, os.W_OK) else [own, home / HIDDEN]
+    return [root / digest] if root.is_absolute() else []
 
 
 def _file(place: Path, name: str) -> Path:

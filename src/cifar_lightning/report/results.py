@@ -84,7 +84,9 @@ def draw(outcome: Outcome, results: Mapping[str, Any], folder: Path) -> None:
     from cifar_lightning.report import plots
 
     classes, training, test = outcome.classes, outcome.training_images, outcome.test_images
-    with matplotlib.rc_context({"font.family": plots.fonts()}):
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # a user's own style may ask for what is not there, such as LaTeX
+        matplotlib.rcParams["font.family"] = plots.fonts()
         figures = {
             "training_images": plots.image_grid(training.images, training.labels, classes),
             "test_predictions": plots.prediction_grid(test.images, test.labels, outcome.predicted, classes),

@@ -1,5 +1,6 @@
 """resume(): goes on with an interrupted run, in its own folder."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def resume(run: str | Path, changes: Mapping[str, Any] | None = None) -> dict[st
     Raises:
         InputError: There is nothing to resume, or a change would change the result.
     """
-    folder = Path(run).expanduser()
+    folder = Path(os.path.expanduser(run))  # Path's own raises where there is no home
     settings = read_settings(folder).changed(changes or {}, folder)  # whatever is wrong is said before it waits
     if not is_first_rank():
         check(settings)
