@@ -117,6 +117,8 @@ MISTAKES = {
     ("--devices", "0"): "devices 0: give a number, a list such as 0,1, or auto",
     ("--devices", "two"): "devices two: give a number, a list such as 0,1, or auto",
     ("--accelerator", "abacus"): "accelerator abacus is not known: give cpu, gpu, mps or auto",
+    ("--precision", "16-true"): "precision 16-true: float16 is slow on a CPU, bfloat16 is not: give bf16-true or "
+    "bf16-mixed",
     ("--precision", "7"): "the Trainer does not take these settings: Precision '7' is invalid.",
     ("--strategy", "none"): "the Trainer does not take these settings: You selected an invalid strategy name",
     ("--strategy", "ddp_spawn"): "strategy ddp_spawn starts processes of its own: give ddp",

@@ -1,7 +1,11 @@
-"""float16 with a constant loss scale, on the CPU, which has it too, only slower."""
+"""float16: with a constant loss scale, on the CPU, which has it too, only slower; and where it is too slow."""
+
+import json
+import shutil
 
 import pytest
 import torch
+from conftest import one_line
 from lightning import Trainer
 
 from cifar_lightning import LitNet, fake_data
@@ -50,3 +54,34 @@ def test_convolutions_compute_in_float16():
     loop.install(trainer)
     trainer.fit(Noting(net="speed", width=8), fake_data(40))
     assert seen == {torch.float16}
+
+
+# --- float16 throughout, which a GPU may have trained in -------------------------------------------------
+
+
+def test_an_evaluation_on_a_cpu_is_in_float32(plain, call, finished, tmp_path):
+    """The network is that of the checkpoint to the last bit."""
+    saved = torch.load(finished.folder / "checkpoints" / "best.ckpt", weights_only=True)
+    halves = {name: value.half() if value.is_floating_point() else value for name, value in saved["state_dict"].items()}
+    torch.save({**saved, "state_dict": halves, "precision": "16-true"}, tmp_path / "gpu.ckpt")
+    code, _, err = call("evaluate", "gpu.ckpt", "--accelerator", "cpu", "--output_dir", "out")
+    assert code == 0, err
+    assert err == "note: evaluating in 32-true: 16-true, in which it was trained, is slow on a CPU\n"
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["precision"] == "32-true"
+    assert results["test_acc"] > 0.3
+    line = one_line(*call("evaluate", "gpu.ckpt", "--accelerator", "cpu", "--precision", "16-true"))
+    assert line.endswith("float16 is slow on a CPU, bfloat16 is not: give bf16-true or bf16-mixed\n")
+
+
+def test_a_run_is_not_resumed_on_a_cpu(call, finished, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished.folder, run)
+    (run / "results.json").unlink()
+    settings = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(settings.replace("precision: 32-true", "precision: 16-true"))
+    line = one_line(*call("fit", "--resume", run, "--accelerator", "cpu"))
+    assert line == (
+        f"error: accelerator cpu does not compute in 16-true, in which {run} began: resume it where it ran, or start a "
+        "new run\n"
+    )

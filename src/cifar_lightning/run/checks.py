@@ -16,6 +16,7 @@ from cifar_lightning.data.loader import evaluation_batches
 from cifar_lightning.errors import InputError
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.run.devices import launched, resolve_devices, world_size
+from cifar_lightning.run.precision import check_precision
 from cifar_lightning.run.settings import Arguments, Settings
 from cifar_lightning.run.trainer import new_trainer
 from cifar_lightning.signatures import WORDS
@@ -41,6 +42,7 @@ def check(settings: Settings) -> Checked:
     """
     _check_numbers(settings)
     accelerator, devices = resolve_devices(settings.accelerator, settings.devices)
+    check_precision(settings.precision, accelerator)
     ranks = devices * settings.num_nodes
     if settings.num_nodes > 1 and not launched():
         raise InputError(

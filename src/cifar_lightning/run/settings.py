@@ -15,7 +15,7 @@ from cifar_lightning.errors import InputError
 from cifar_lightning.files import write_atomically
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.run.devices import resolve_devices
-from cifar_lightning.run.precision import resolve_precision
+from cifar_lightning.run.precision import crawls, resolve_precision
 
 Arguments = dict[str, Any]
 
@@ -82,7 +82,7 @@ class Settings:
         precision = resolve_precision(after["precision"], accelerator)
         if "precision" in changes:
             changes["precision"] = precision
-        elif precision != self.precision:
+        elif precision != self.precision or crawls(precision, accelerator):
             raise InputError(
                 f"accelerator {accelerator} does not compute in {self.precision}, in which {folder} began: "
                 "resume it where it ran, or start a new run"

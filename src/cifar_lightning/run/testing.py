@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from lightning.pytorch import Trainer
 
+from cifar_lightning.console import say
 from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.data.loader import check_evaluation
 from cifar_lightning.errors import InputError, quoted
@@ -18,10 +19,10 @@ from cifar_lightning.run.callbacks import StopOnSignal
 from cifar_lightning.run.checkpoint import load_checkpoint
 from cifar_lightning.run.checks import check_ranks, try_trainer
 from cifar_lightning.run.cpu import FittedCPU, restored_cpu
-from cifar_lightning.run.devices import launched, process_group, resolve_devices
+from cifar_lightning.run.devices import is_first_rank, launched, process_group, resolve_devices
 from cifar_lightning.run.launch import launch
 from cifar_lightning.run.metrics_log import read_rows
-from cifar_lightning.run.precision import resolve_precision
+from cifar_lightning.run.precision import check_precision, crawls, resolve_precision
 from cifar_lightning.run.quiet import quietly
 from cifar_lightning.run.saved import data_of, model_of, select_checkpoint
 from cifar_lightning.run.settings import Arguments, plain
@@ -46,7 +47,7 @@ def evaluate(
         data: Arguments of CIFAR10DataModule in place of those the network was trained with.
         accelerator: As for `fit`.
         devices: As for `fit`.
-        precision: As for `fit`; by default that of the training.
+        precision: As for `fit`; by default that of the training, or 32-true on a CPU where that was 16-true.
         test_views: What to average over, as for LitNet; by default as in the training.
         output_dir: Where to write results.json and figures/; by default `evaluation/` in the run's folder, or beside
             the .ckpt file.
@@ -65,7 +66,13 @@ def evaluate(
     check_ranks(processes, devices, "--devices as many")
     data = plain(data or {})
     saved = load_checkpoint(path)
-    precision = resolve_precision(precision or saved.get("precision", "32-true"), accelerator)
+    trained = saved.get("precision", "32-true")
+    if precision is None and crawls(trained, accelerator):  # and float32 holds every one of its weights as it is
+        precision = "32-true"
+        if is_first_rank():
+            say(f"note: evaluating in {precision}: {trained}, in which it was trained, is slow on a CPU")
+    precision = resolve_precision(precision or trained, accelerator)
+    check_precision(precision, accelerator)
     where = {"accelerator": accelerator, "devices": devices, "precision": precision}
     try_trainer(where)
     model, images = model_of(saved, path), data_of(saved, data)
