@@ -211,9 +211,11 @@ def make_folders(home, *files):
 
 
 def fit_folder(call, home):
-    return one_line(
+    line = one_line(
         *call("fit", "--accelerator", "cpu", "--data.source", "folder", "--data.data_dir", home, "--data.batch_size", 1)
     )
+    assert f"{os.getcwd()}/{home}" in line  # whole, as the run would keep it
+    return line.replace(f"{os.getcwd()}/", "")
 
 
 def test_folder_without_test(call, tmp_path):
@@ -243,9 +245,9 @@ def test_folder_with_one_class(call, tmp_path):
 
 def test_folder_with_a_file_that_is_no_image(call, tmp_path):
     make_folders(tmp_path / "d", "train/a/1.png", "test/a/1.png", "train/b/1.png", "test/b/1.png")
-    (tmp_path / "d" / "test" / "a" / "notes.txt").write_text("a note")
+    (tmp_path / "d" / "test" / "a" / "notes.png").write_text("a note")
     line = fit_folder(call, "d")
-    assert line == "error: d/test/a/notes.txt is not an image: remove it, or hide it with a leading dot\n"
+    assert line == "error: d/test/a/notes.png is not an image: remove it, or hide it with a leading dot\n"
     assert not (tmp_path / "lightning_logs").exists()
 
 

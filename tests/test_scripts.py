@@ -1,6 +1,7 @@
 import importlib.metadata
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -112,7 +113,8 @@ def test_results_say_what_was_tested(finished, results):
     assert results["checkpoint"].endswith("checkpoints/best.ckpt")
     assert results["step"] == step
     assert f"(best.ckpt, step {step:,})" in finished.out
-    assert results["data"] == {"source": "synthetic", "data_dir": "data", "normalization": "half"}
+    assert Path(results["data"]["data_dir"]).is_absolute()
+    assert {**results["data"], "data_dir": ""} == {"source": "synthetic", "data_dir": "", "normalization": "half"}
 
 
 def test_config_repeats_the_run(plain, finished, results, call, tmp_path):
@@ -420,3 +422,32 @@ def test_evaluate_under_torchrun_takes_as_many_devices_as_processes(finished, ru
     code, _, err = run("evaluate", finished.folder, "--accelerator", "cpu", launcher=launcher, env=PLAIN)
     assert code != 0
     assert err.count("devices 1: the launcher has started 2 processes; give --devices as many") == 1
+
+
+def test_a_run_knows_its_pictures_from_any_folder(plain, call, tmp_path, monkeypatch):
+    """Those of the same name that lie where it is evaluated, or goes on, are others."""
+    for place, colours in (("there", 1), ("elsewhere", 200)):
+        for split in ("train", "test"):
+            for label, name in enumerate("ab"):
+                for i in range(4):
+                    path = tmp_path / place / "pictures" / split / name / f"{i}.png"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    Image.new("RGB", (32, 32), (colours * label, 0, 0)).save(path)
+    monkeypatch.chdir(tmp_path / "there")
+    data = ("--data.source", "folder", "--data.data_dir", "pictures", "--data.batch_size", 4)
+    code, _, err = call("fit", *data, "--max_epochs", 1, "--accelerator", "cpu")
+    assert code == 0, err
+    run = tmp_path / "there" / "lightning_logs" / "version_0"
+    before = json.loads((run / "results.json").read_text())
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    code, _, err = call("evaluate", run, "--accelerator", "cpu")
+    assert code == 0, err
+    after = json.loads((run / "evaluation" / "results.json").read_text())
+    assert after["data"] == before["data"]
+    assert after["data"]["data_dir"] == str(tmp_path / "there" / "pictures")
+    assert after["test_loss"] == before["test_loss"]
+    code, _, err = call("fit", "--resume", run, "--max_epochs", 2)
+    assert code == 0, err
+    code, _, err = call("fit", "--resume", run, "--max_epochs", 3, "--data.data_dir", "pictures")
+    assert code == 2
+    assert f"the training images in {tmp_path / 'elsewhere' / 'pictures'} are not those that the run began with" in err

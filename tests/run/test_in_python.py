@@ -89,7 +89,7 @@ def test_a_second_interrupt_is_raised_at_once():
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_handler_of_their_own_is_called_when_all_is_saved(monkeypatch):
+def test_a_handler_of_their_own_is_called_when_all_is_saved():
     called, before = [], signal.signal(signal.SIGHUP, lambda signum, frame: called.append(signum))
 
     def stopped():

@@ -335,7 +335,7 @@ def test_a_damaged_best_is_noticed_and_chosen_anew(plain, tmp_path, monkeypatch,
         with pytest.raises(RunError) as error:
             fit(VALIDATED, accelerator="cpu", default_root_dir=tmp_path)
     problem, run = f"checkpoint {best} cannot be read: it is damaged or no checkpoint", best.parents[1]
-    assert str(error.value) == f"{problem}; go on with --resume {run}"
+    assert str(error.value) == f"{problem}; go on with resume({str(run)!r})"
     assert resume(run)["checkpoint"] == str(best)
     assert load_checkpoint(best)["global_step"] == 18
     assert f"warning: {problem}; the best is chosen anew from step 18 on\n" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from cifar_lightning.arguments import arguments_of
 from cifar_lightning.data import cifar10
 from cifar_lightning.data.loader import BatchLoader, check_batch_size, check_evaluation
 from cifar_lightning.data.preprocessing import NORMALIZATIONS, preprocessing_of
-from cifar_lightning.data.sources import SOURCES, ImageSet, Source
+from cifar_lightning.data.sources import SOURCES, ImageSet, Source, absolute
 from cifar_lightning.data.split import stratified_order, stratified_split
 from cifar_lightning.errors import InputError, quoted
 
@@ -80,7 +80,8 @@ class CIFAR10DataModule(LightningDataModule):
         synthetic_size: int = 10_000,
         device: str = "cpu",
     ) -> None:
-        data_dir = str(data_dir)  # plain values only: a Path makes a checkpoint that weights_only refuses
+        # plain values only: a Path makes a checkpoint that weights_only refuses
+        data_dir, mirror = absolute(data_dir), None if mirror is None else absolute(mirror)
         arguments = arguments_of(self)
         super().__init__()
         # not to the logger: Lightning ends a fit whose LightningModule has another `batch_size`, say, among its own

@@ -43,6 +43,12 @@ class ImageSet:
         return ImageSet(self.images[index], self.labels[index], self.classes)
 
 
+def absolute(place: str | Path) -> str:
+    """A path that means the same in whatever folder it is read later; an address as it is."""
+    place = os.fspath(place)
+    return place if "://" in place else os.path.abspath(os.path.expanduser(place))
+
+
 class Source:
     """One place where images come from. What it finds there is looked for once, and stands for as long as it does.
 
@@ -109,7 +115,7 @@ class Source:
             found = self._find(split)
             decoded = cache.cached(found.home, f"{self.name}-{split}", found.key, found.decode)
         for note in filter(None, (found.note, *decoded.notes)):
-            warnings.warn(f"data_dir {self.data_dir}: {note}", ImageWarning, stacklevel=2)
+            warnings.warn(note, ImageWarning, stacklevel=2)
         return _image_set(decoded)
 
     def _find(self, split: str) -> "_Found":

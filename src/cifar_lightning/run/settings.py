@@ -11,6 +11,7 @@ import numpy as np
 import yaml
 
 from cifar_lightning.data.datamodule import CIFAR10DataModule
+from cifar_lightning.data.sources import absolute
 from cifar_lightning.errors import InputError
 from cifar_lightning.files import write_atomically
 from cifar_lightning.model.lit_net import LitNet
@@ -35,6 +36,8 @@ FREE = {
     "accelerator", "devices", "num_nodes", "strategy", "default_root_dir", "checkpoint_every_n_steps",
     "data.data_dir", "data.mirror", "data.device", "trainer.max_time",
 }  # fmt: skip
+
+PATHS = {"data.data_dir", "data.mirror"}
 
 
 @dataclass(frozen=True)
@@ -92,8 +95,9 @@ class Settings:
 
     def _with(self, changes: Arguments) -> "Settings":
         settings, refused = asdict(self), []
-        for name, value in changes.items():
+        for name, given in changes.items():
             group, _, key = name.rpartition(".")
+            value = _in_place(name, given)
             target = settings[group] if group else settings
             before = target.get(key)
             if before == value:
@@ -157,8 +161,14 @@ def read_settings(folder: Path) -> Settings:
 
 
 def _complete(settings: Arguments) -> Settings:
-    groups = {"data": CIFAR10DataModule, "model": LitNet}
-    return Settings(**{**settings, **{name: _with_defaults(settings[name], name, groups[name]) for name in groups}})
+    data = _with_defaults(settings["data"], "data", CIFAR10DataModule)
+    data = {name: _in_place(f"data.{name}", value) for name, value in data.items()}
+    return Settings(**{**settings, "data": data, "model": _with_defaults(settings["model"], "model", LitNet)})
+
+
+def _in_place(name: str, value: Any) -> Any:
+    """The value of a setting, that of a path as it is wherever the run goes on."""
+    return absolute(value) if name in PATHS and isinstance(value, str) else value
 
 
 def _is_longer(value: int, before: int | None) -> bool:
