@@ -90,7 +90,8 @@ class SpeedNet(nn.Module):
         if self.whiten.weight.requires_grad:
             return
         self.begins_from_images = False
-        patches = F.unfold(images.float(), 2).transpose(1, 2).reshape(-1, 12)  # as a 2x2 convolution sees them
+        images = images.to(torch.promote_types(self.whiten.weight.dtype, torch.float32))
+        patches = F.unfold(images, 2).transpose(1, 2).reshape(-1, 12)  # as a 2x2 convolution sees them
         covariance = (patches.T @ patches / len(patches)).cpu()  # which a GPU takes longer to decompose
         values, vectors = torch.linalg.eigh(covariance)
         filters = (vectors / (values + 5e-4).sqrt()).T.flip(0).reshape(12, 3, 2, 2)  # the strongest first
