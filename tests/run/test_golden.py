@@ -1,0 +1,73 @@
+"""Every recipe trains as it did when its golden file was made: see golden.py."""
+
+import copy
+
+import golden
+import pytest
+
+from cifar_lightning.cli import recipes
+from cifar_lightning.run.settings import settings_of
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_a_recipe_trains_as_it_did(name):
+    found = golden.differences(golden.kept(name), golden.made(golden.settings_of_recipe(name)))
+    assert not found, "\n".join([f"recipe {name}, if this is meant: python tests/golden.py {name}", *found])
+
+
+def test_every_file_is_a_recipes():
+    assert sorted(path.stem for path in golden.FOLDER.iterdir()) == recipes()
+
+
+def test_what_fit_does_by_default_is_the_tutorials_recipe():
+    nothing = {**golden.defaults(), "data": {}, "model": {}, "trainer": {}}
+    assert settings_of(nothing) == settings_of({**nothing, **golden.settings_of_recipe("tutorial")})
+
+
+@pytest.mark.parametrize("name", ["tutorial", "speed54"])
+def test_a_learning_rate_that_is_a_hundredth_higher_is_seen_anywhere(name):
+    before, recipe = golden.kept(name), golden.settings_of_recipe(name)
+    recipe["model"]["lr"] *= 1.01
+    now = golden.made(recipe)
+    setting, loss = golden.differences(before, now)
+    assert setting == f"recipe: model.lr was {before['recipe']['model']['lr']} and is {recipe['model']['lr']}"
+    assert loss.startswith("the loss of step 2 was ")
+    elsewhere = {**now, "recipe": before["recipe"], "made_by": {**now["made_by"], "processor": "another"}}
+    assert len(golden.differences(before, elsewhere)) == 1
+
+
+@pytest.mark.parametrize(
+    ("part", "group", "name", "value"),
+    [
+        ("recipe", "data", "batch_size", 64),  # of which the small run has its own
+        ("recipe", "model", "test_views", "six"),  # which no training sees
+        ("small", "model", "width", 16),
+    ],
+)
+def test_any_changed_setting_is_named(part, group, name, value):
+    before = golden.kept("tutorial")
+    now = copy.deepcopy(before)
+    now[part][group][name] = value
+    assert golden.differences(before, now) == [
+        f"{part}: {group}.{name} was {before[part][group].get(name)} and is {value}"
+    ]
+
+
+@pytest.mark.parametrize("what", ["torch", "processor", "threads"])
+def test_rounding_goes_by_where_something_else_computes(what):
+    before = golden.kept("resnet18")
+    now = copy.deepcopy(before)
+    now["losses"][7] *= 1 + 2e-9
+    (difference,) = golden.differences(before, now)
+    assert difference.startswith("the loss of step 8 was ")
+    assert difference.endswith(", 2e-09 of it away")
+    now["made_by"][what] = "another"
+    assert golden.differences(before, now) == []
+
+
+def test_the_files_are_made_by_one_command(monkeypatch, tmp_path, capsys):
+    before = golden.kept("tutorial")
+    monkeypatch.setattr(golden, "FOLDER", tmp_path)
+    golden.main(["tutorial"])
+    assert capsys.readouterr().out == "made tutorial.json\n"
+    assert golden.differences(before, golden.kept("tutorial")) == []
