@@ -9,7 +9,8 @@
 #   "Unexpected config".
 # Expected: None is checked as any value is: an error that names the setting, or its default. A line whose value
 #   somebody has deleted is easy to leave in a file.
-# What cifar_lightning does: cli.py's parse refuses None for every flag whose default is not None, with the flag's name.
+# What cifar_lightning does: settings_file.py reads the file first, and refuses None for every flag whose default is not
+#   None, and a file in which nothing has a value, with the flag's name and what to give.
 # Upstream: https://github.com/mauvilsa/jsonargparse/issues/9 asked for empty values where the default is None; no issue
 #   about other defaults is known to us. Lightning's LightningCLI reads its files with jsonargparse.
 #

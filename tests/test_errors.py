@@ -22,6 +22,35 @@ MISTAKES = {
         "--learning_rate",
         "8",
     ): "unknown flag --learning_rate: see --help; for an argument of Lightning's Trainer give --trainer.NAME",
+    (
+        "--data.num_workers",
+        "4",
+    ): "unknown flag --data.num_workers: there are no workers, for the images lie in memory and "
+    "batches are made in the training process: leave it out",
+    (
+        "--num_workers=4",
+    ): "unknown flag --num_workers: there are no workers, for the images lie in memory and batches are",
+    (
+        "--data.persistent_workers",
+        "true",
+    ): "unknown flag --data.persistent_workers: there are no workers, for the images",
+    (
+        "--data.pin_memory",
+        "true",
+    ): "unknown flag --data.pin_memory: the images lie on the device, and none are copied to ",
+    (
+        "--data.shuffle",
+        "false",
+    ): "unknown flag --data.shuffle: training images come in a new order in every epoch, and ",
+    (
+        "--data.drop_last",
+        "true",
+    ): "unknown flag --data.drop_last: training batches are always whole, and an evaluation ",
+    (
+        "--data.normalize",
+        "true",
+    ): "unknown flag --data.normalize: images always are, and data.normalization says by what: ",
+    ("--model.shuffle", "true"): "unknown flag --model.shuffle: did you mean --model.schedule?",
     ("--devcies=2",): "unknown flag --devcies: did you mean --devices?",
     ("stray",): "unrecognized arguments: stray; see --help",
     ("--data.batch_size",): "argument --data.batch_size: expected one argument; see --help",
@@ -126,7 +155,8 @@ MISTAKES = {
     ("--trainer.max_epochs", "1"): "--trainer.max_epochs is a flag of its own: give --max_epochs",
     ("--trainer.logger", "true"): "trainer.logger is set by this package: leave it out",
     ("--recipe", "cake"): "recipe 'cake' is not known: give one of ",
-    ("--config", "none.yaml"): "--config /",
+    ("--config", "none.yaml"): "--config none.yaml does not exist: give the path of a YAML file",
+    ("--config=/tmp",): "--config /tmp cannot be read (Is a directory): give the path of a YAML file",
     ("--default_root_dir", "/proc/none"): "default_root_dir /proc/none: No such file or directory; give another",
     ("--resume", "nowhere"): "nothing to resume: nowhere is no run's folder",
     ("--resume", "~nobody-of-that-name/run"): "nothing to resume: ~nobody-of-that-name/run is no run's folder",
@@ -143,18 +173,67 @@ def test_fit(call, tmp_path, flags):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("max_epochs:\nseed: 0\n", "--max_epochs null is not valid: give a value, or leave it out"),
-        ("model: {lr: null}\n", "--model.lr null is not valid: give a value, or leave it out"),
+        ("max_epochs:\nseed: 0\n", "--max_epochs has no value in mine.yaml: give a whole number, or leave it out"),
+        ("max_epochs:\n", "--max_epochs has no value in mine.yaml: give a whole number, or leave it out"),
+        (
+            "checkpoint_every_n_steps:\n",
+            "--checkpoint_every_n_steps has no value in mine.yaml: give a whole number, or leave it out",
+        ),
+        ("model: {lr: null}\n", "--model.lr has no value in mine.yaml: give a number, or leave it out"),
+        ("data:\n  augment:\n", "--data.augment has no value in mine.yaml: give true or false, or leave it out"),
+        (
+            "data:\n  val_split:\n",
+            "--data.val_split has no value in mine.yaml: give a whole number or a number, or leave it out",
+        ),
+        (
+            "model: {schedule: }\n",
+            "--model.schedule has no value in mine.yaml: give constant or one-cycle or cosine or "
+            "linear, or leave it out",
+        ),
+        (
+            "seed: 0\ndata:\n",
+            "data in mine.yaml is empty: give settings below it, such as data_dir, batch_size, source, or leave it out",
+        ),
+        (
+            "data: 5\n",
+            "data in mine.yaml is 5: give settings below it, such as data_dir, batch_size, source, or leave it out",
+        ),
+        ("seed: 0\ntrainer:\n", "--trainer has no value in mine.yaml: give --trainer.KEY VALUE, or leave it out"),
+        ("", "--config mine.yaml is empty: give lines such as max_epochs: 10, or leave it out"),
+        ("# seed: 0\n", "--config mine.yaml is empty: give lines such as max_epochs: 10, or leave it out"),
+        (
+            "max_epochs = 10\n",
+            "--config mine.yaml holds no settings: give lines such as max_epochs: 10, or leave it out",
+        ),
+        (
+            "seed: 0\n\tmax_epochs: 1\n",
+            "--config mine.yaml is no YAML (found character '\\t' that cannot start any token, line 2): mend it",
+        ),
+        ("seed: 0\nconfig: other.yaml\n", "config in mine.yaml does nothing: give --config for each file"),
+        (
+            "data: {num_workers: 4}\n",
+            "unknown flag --data.num_workers: there are no workers, for the images lie in memory "
+            "and batches are made in the training process: leave it out",
+        ),
+        ("data: {bach_size: 4}\n", "unknown flag --data.bach_size: did you mean --data.batch_size?"),
         ("model: {net: 5}\n", "--model.net 5 is not valid: give text (in quotes)"),
         ("recipe: quick\n", "recipe quick in a file of settings does nothing: give --recipe quick as a flag"),
         ("resume: auto\n", "resume auto in a file of settings does nothing: give --resume auto as a flag"),
-        ("\udcff\udcfe", "a file given with --config is no text (invalid start byte): give a YAML file"),
+        ("\udcff\udcfe", "--config mine.yaml is no text (invalid start byte): give a YAML file"),
     ],
 )
 def test_a_file_of_settings(call, tmp_path, text, message):
     (tmp_path / "mine.yaml").write_bytes(text.encode("utf-8", "surrogateescape"))
     assert one_line(*call("fit", *FIT, "--config", "mine.yaml")) == f"error: {message}\n"
     assert not (tmp_path / "lightning_logs").exists()
+
+
+def test_a_file_may_say_that_what_need_not_be_given_is_null(plain, call, tmp_path):
+    (tmp_path / "mine.yaml").write_text(
+        "checkpoint_every_n_steps:\nmax_steps: 1\ndata: {mirror: }\nmodel: {width: null}"
+    )
+    code, _, err = call("fit", *FIT, "--config", "mine.yaml")
+    assert code == 0, err
 
 
 def test_another_programs_folder_is_no_run_to_resume(call, tmp_path):
@@ -175,6 +254,10 @@ def test_another_programs_folder_is_no_run_to_resume(call, tmp_path):
     ("arguments", "message"),
     [
         ({"data": {"seed": 1}}, "data.seed is set by the run's seed: give that"),
+        (
+            {"data": {"num_workers": 4}},
+            "data.num_workers is no argument of CIFAR10DataModule: there are no workers, for the",
+        ),
         ({"model": {"classes": ["a"]}}, "model.classes is set by the images: leave it out"),
         ({"max_epochs": 2.0}, "max_epochs 2.0 is no whole number: give one"),
         ({"max_steps": "10"}, "max_steps '10' is no whole number: give one"),

@@ -13,10 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from cifar_lightning import console
+from cifar_lightning import console, settings_file
+from cifar_lightning.data.absent import why_absent
 from cifar_lightning.errors import InputError, NonFiniteError, RunError, Stopped, exit_code
 from cifar_lightning.run import signals
-from cifar_lightning.signatures import WORDS
+from cifar_lightning.signatures import words_of
 
 if TYPE_CHECKING:
     from argparse import Action
@@ -150,43 +151,50 @@ def parse(parser: "ArgumentParser", arguments: Sequence[str], defaults: bool = T
     from jsonargparse import ArgumentError
 
     known = [option for action in parser._actions if not _is_group(action) for option in action.option_strings]
-    for argument in arguments:
-        flag = argument.partition("=")[0]
+    flags = [flag for argument in arguments if (flag := argument.partition("=")[0]).startswith("--")]
+    if "--config" in known:
+        # --trainer, too, is to be left out rather than null
+        optional = {action.dest for action in parser._actions if action.default is None} - {"trainer"}
+        expected = {action.dest: _expected(action) for action in parser._actions if not _is_group(action)}
+        for path in _values_of("--config", arguments):
+            flags += [f"--{name}" for name in settings_file.names_in(path, expected, optional)]
+    for flag in flags:
         # --trainer.KEY takes any key: the Trainer checks it
-        if flag.startswith("--") and flag not in known and not flag.startswith("--trainer."):
-            # --trainer is no flag without a name of its own
-            flags = [option for option in known if option not in ("-h", "--help", "--trainer")]
-            near = [option for option in flags if option.endswith("." + flag[2:])]
-            near = near or difflib.get_close_matches(flag, flags, n=1, cutoff=0.6)
-            hint = f"did you mean {near[0]}?" if near else "see --help"
-            if not near and "--trainer" in known:
-                hint += "; for an argument of Lightning's Trainer give --trainer.NAME"
-            raise InputError(f"unknown flag {flag}: {hint}")
+        if flag not in known and not flag.startswith("--trainer."):
+            raise InputError(f"unknown flag {flag}: {_instead(flag, known)}")
     try:
-        parsed = parser.parse_args(list(arguments), defaults=defaults)
+        return parser.parse_args(list(arguments), defaults=defaults)
     except ArgumentError as error:
-        raise InputError(_in_our_words(" ".join(str(error).split()))) from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"a file given with --config is no text ({error.reason}): give a YAML file") from error
-    for action in parser._actions:
-        # jsonargparse takes an empty value in a file for one of any type
-        if action.default is not None and parsed.get(action.dest, action.default) is None:
-            raise InputError(f"--{action.dest} null is not valid: give a value, or leave it out")
-    return parsed
+        raise InputError(_in_our_words(" ".join(str(error).split()), parser)) from error
 
 
-def _in_our_words(error: str) -> str:
+def _instead(flag: str, known: Sequence[str]) -> str:
+    """What to give in place of a flag that is not known."""
+    if why := why_absent(flag[2:]):
+        return why
+    # --trainer is no flag without a name of its own
+    flags = [option for option in known if option not in ("-h", "--help", "--trainer")]
+    near = [option for option in flags if option.endswith("." + flag[2:])]
+    near = near or difflib.get_close_matches(flag, flags, n=1, cutoff=0.6)
+    hint = f"did you mean {near[0]}?" if near else "see --help"
+    if not near and "--trainer" in known:
+        hint += "; for an argument of Lightning's Trainer give --trainer.NAME"
+    return hint
+
+
+def _expected(action: "Action") -> str:
+    """What is to be given for a flag."""
+    return " or ".join(words_of(getattr(action, "_typehint", None))) or "a value"
+
+
+def _in_our_words(error: str, parser: "ArgumentParser") -> str:
     """Jsonargparse's message for a value of the wrong type, without Python's names; any other as it is."""
-    if missing := re.search(r"File does not exist: '(.+)'", error):
-        return f"--config {missing[1]} does not exist: give the path of a YAML file"
-    parts = re.fullmatch(r'Parser key "(\S+)": (.+?)( Given value type: .+?)?\.? (Got|Given) value: ?(.*)', error)
+    parts = re.fullmatch(r'Parser key "(\S+)": .+?( Given value type: .+?)?\.? (Got|Given) value: ?(.*)', error)
     if parts is None:
         return f"{error}; see --help"
-    flag, expected, value = parts[1], parts[2], parts[5] or "(nothing)"
-    words = WORDS | {"dict": "--trainer.KEY VALUE", "list": "a list such as [16,24]"}
-    types = [words.get(name, name) for name in re.findall(r"<class '(\w+)'>", expected) if name != "NoneType"]
-    choices = types or re.findall(r"'([^']+)'", expected)
-    return f"--{flag} {value} is not valid: give {' or '.join(dict.fromkeys(choices))}"
+    flag, value = parts[1], parts[4] or "(nothing)"
+    expected = {action.dest: _expected(action) for action in parser._actions}
+    return f"--{flag} {value} is not valid: give {expected.get(flag, 'another')}"
 
 
 def with_recipe(arguments: Sequence[str]) -> list[str]:
@@ -214,13 +222,18 @@ def recipes() -> list[str]:
 
 def value_of(flag: str, arguments: Sequence[str]) -> str | None:
     """The last value of `flag`, before the arguments are parsed; None where it is not given."""
-    value = None
+    values = _values_of(flag, arguments)
+    return values[-1] if values else None
+
+
+def _values_of(flag: str, arguments: Sequence[str]) -> list[str]:
+    values = []
     for i, argument in enumerate(arguments):
         if argument == flag and i + 1 < len(arguments):
-            value = arguments[i + 1]
+            values.append(arguments[i + 1])
         elif argument.startswith(f"{flag}="):
-            value = argument.partition("=")[2]
-    return value
+            values.append(argument.partition("=")[2])
+    return values
 
 
 def arguments_in(namespace: "Namespace") -> dict[str, Any]:

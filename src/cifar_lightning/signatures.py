@@ -6,10 +6,11 @@ or what is wrong with it, need not wait for them.
 
 import ast
 import importlib
+import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, Union, get_args, get_origin
 
 # What annotations and defaults may name, besides constants that the module imports. A flag can only name a module of
 # networks.
@@ -26,6 +27,19 @@ NAMES = {
 
 # What is to be given for a value of a type, by the type's name.
 WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text (in quotes)"}
+
+
+def words_of(kind: Any) -> list[str]:
+    """What may be given for a value of an annotated type, beside None."""
+    origin = get_origin(kind) or kind
+    if origin is Literal:
+        return [str(choice) for choice in get_args(kind)]
+    if origin in (Union, types.UnionType):
+        return list(dict.fromkeys(word for part in get_args(kind) for word in words_of(part)))
+    word = {**WORDS, "dict": "--trainer.KEY VALUE", "list": "a list such as [16,24]"}.get(
+        getattr(origin, "__name__", "")
+    )
+    return [word] if word else []
 
 
 def signature_of(module: str, name: str) -> Callable[..., None]:

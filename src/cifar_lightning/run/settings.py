@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from cifar_lightning.data.absent import why_absent
 from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.data.sources import absolute
 from cifar_lightning.errors import InputError
@@ -204,7 +205,9 @@ def check_names(arguments: Mapping[str, Any], group: str, kind: type) -> None:
     """Raises an InputError where a group's `arguments` name what is none of `kind`."""
     known = inspect.signature(kind).parameters
     if unknown := sorted(set(arguments) - set(known)):
-        raise InputError(f"{group}.{unknown[0]} is no argument of {kind.__name__}: give some of {', '.join(known)}")
+        name = f"{group}.{unknown[0]}"
+        why = why_absent(name) or f"give some of {', '.join(known)}"
+        raise InputError(f"{name} is no argument of {kind.__name__}: {why}")
 
 
 def _with_defaults(arguments: Arguments, group: str, kind: type) -> Arguments:

@@ -1,0 +1,59 @@
+"""A file of settings, for --config: looked at before jsonargparse does, which takes no value for one of any type."""
+
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from cifar_lightning.errors import InputError
+
+
+def names_in(path: str, expected: Mapping[str, str], optional: Collection[str]) -> list[str]:
+    """The names of the settings in a file, those of a group with the group's: "data.batch_size".
+
+    Args:
+        path: Of the file.
+        expected: What is to be given for each known setting, by its name.
+        optional: The settings that may be null.
+
+    Raises:
+        InputError: It cannot be read, holds no settings, or one that has no value and needs one.
+    """
+    content = _read(path)
+    if not isinstance(content, dict):
+        what = "is empty" if content is None else "holds no settings"
+        raise InputError(f"--config {path} {what}: give lines such as max_epochs: 10, or leave it out")
+    names: list[str] = []
+    nothing = all(value is None for value in content.values())
+    for key, value in content.items():
+        if key == "config":
+            raise InputError(f"config in {path} does nothing: give --config for each file")
+        members = [name for name in expected if name.startswith(f"{key}.")]
+        if members and not isinstance(value, dict):
+            what = "is empty" if value is None else f"is {value!r}"
+            examples = ", ".join(name.rpartition(".")[2] for name in members[:3])
+            raise InputError(f"{key} in {path} {what}: give settings below it, such as {examples}, or leave it out")
+        found = {f"{key}.{name}": x for name, x in value.items()} if members else {str(key): value}
+        for name, x in found.items():
+            # jsonargparse does not take a file in which nothing has a value, not even one that may be null
+            if x is None and name in expected and (nothing or name not in optional):
+                raise InputError(f"--{name} has no value in {path}: give {expected[name]}, or leave it out")
+        names += found
+    return names
+
+
+def _read(path: str) -> object:
+    import yaml
+
+    try:
+        return yaml.safe_load(Path(os.path.expanduser(path)).read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"--config {path} does not exist: give the path of a YAML file") from error
+    except OSError as error:
+        raise InputError(f"--config {path} cannot be read ({error.strerror}): give the path of a YAML file") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"--config {path} is no text ({error.reason}): give a YAML file") from error
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise InputError(f"--config {path} is no YAML ({error.problem}, line {line}): mend it") from error
+    except (yaml.YAMLError, ValueError) as error:  # a character that it does not take, a date that is none
+        raise InputError(f"--config {path} is no YAML ({' '.join(str(error).split())}): mend it") from error
