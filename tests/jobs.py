@@ -22,8 +22,8 @@ SMALL = (
     *("--max_epochs", 2, "--checkpoint_every_n_steps", 7, "--log_every_n_steps", 5, "--accelerator", "cpu"),
 )
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["cifar_lightning.run.training", "jsonargparse", "matplotlib.pyplot"])
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["cifar_lightning.run.training", "jsonargparse", "matplotlib.pyplot"])
 
 
 def start(script, *arguments, cwd, fault="", env=None, user=None):
@@ -41,7 +41,7 @@ def start(script, *arguments, cwd, fault="", env=None, user=None):
         **({} if ":report:" in fault else {"FAULT_PLAIN": "1"}),  # figures take time, in which that fault strikes
         **(env or {}),
     }
-    process = _context.Process(target=_main, args=(script, [str(a) for a in arguments], str(cwd), env, str(log), user))
+    process = context.Process(target=_main, args=(script, [str(a) for a in arguments], str(cwd), env, str(log), user))
     process.start()
     process.log = log
     return process

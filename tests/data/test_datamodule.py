@@ -1,4 +1,3 @@
-import pickle
 import subprocess
 import sys
 
@@ -7,7 +6,6 @@ import pytest
 import torch
 from archives import batches, write_archive
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 from torch import nn
@@ -77,70 +75,6 @@ def test_in_an_unrelated_module(val_split):
     assert module.seen["test"] == 40
     predicted = torch.cat(trainer.predict(module, data))
     assert predicted.shape == (40,)
-
-
-class Noting(TheirModule):
-    """Keeps the labels of every batch that it learns from."""
-
-    def __init__(self):
-        super().__init__()
-        self.orders = []
-
-    def training_step(self, batch, batch_idx):
-        self.orders.append(batch[1].tolist())
-        return super().training_step(batch, batch_idx)
-
-
-def test_lightning_asks_for_a_new_order_every_epoch():
-    module = Noting()
-    quiet_trainer(max_epochs=2).fit(module, fake_data(60))
-    alone = fake_data(60)
-    alone.setup("fit")
-    loader = alone.train_dataloader()
-    assert module.orders == [y.tolist() for _ in range(2) for _, y in loader]
-    assert module.orders[:3] != module.orders[3:]
-
-
-@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
-@pytest.mark.parametrize("lightnings_own", [True, False])
-def test_a_fit_in_anybodys_trainer_goes_on_within_an_epoch(tmp_path, lightnings_own):
-    """Also where a schedule has asked for the length of the fit, and so for a loader, before the checkpoint is read."""
-
-    class Scheduled(Noting):
-        def configure_optimizers(self):
-            optimizer = torch.optim.SGD(self.parameters(), 0.01)
-            if lightnings_own:
-                return optimizer
-            scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, self.trainer.estimated_stepping_batches)
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    whole, rest = Scheduled(), Scheduled()
-    saving = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=4, save_top_k=-1)
-    trainer = Trainer(
-        accelerator="cpu", devices=1, max_epochs=2, logger=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[saving],
-    )  # fmt: skip
-    trainer.fit(whole, fake_data(200))
-    for step in (4, 16):
-        rest.orders = []
-        quiet_trainer(max_epochs=2).fit(rest, fake_data(200), ckpt_path=tmp_path / f"step={step}.ckpt")
-        assert rest.orders == whole.orders[step:]
-    data = fake_data(200)  # and a fit that begins anew begins at the start, whatever has been tested before
-    quiet_trainer().test(rest, data, ckpt_path=tmp_path / "step=4.ckpt", verbose=False)
-    rest.orders = []
-    quiet_trainer(max_epochs=1, limit_train_batches=5).fit(rest, data)
-    quiet_trainer(max_epochs=1).fit(rest, data)
-    assert rest.orders == whole.orders[:5] + whole.orders[:10]
-    assert data.state_dict()["position"] == {"epoch": 0, "position": 10}
-    data.setup("fit")
-    assert data.state_dict()["position"] is None  # that of a fit before is not that of the next
-
-
-def test_overfit_batches_are_the_same_in_every_epoch():
-    module = Noting()
-    quiet_trainer(max_epochs=3, overfit_batches=1).fit(module, fake_data(60, augment=True))
-    assert len(module.orders) == 3
-    assert module.orders == [module.orders[0]] * 3
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -390,37 +324,6 @@ def test_a_split_that_leaves_nothing():
 
 
 # --- LightningCLI ----------------------------------------------------------------------------------------
-
-
-def test_without_a_trainer_epochs_follow_on(tmp_path):
-    """Whether the loader is asked for once or, as in the docstring, in every epoch; after a setup from the start."""
-
-    def epochs(once, count=3, **kwargs):
-        data = fake_data(60, augment=True, **kwargs)
-        data.prepare_data()
-        data.setup("fit")
-        loader = data.train_dataloader() if once else None
-        return [torch.cat([images for images, _ in loader or data.train_dataloader()]) for _ in range(count)], data
-
-    (each, data), (once, _) = epochs(once=False), epochs(once=True)
-    assert all(torch.equal(a, b) for a, b in zip(each, once, strict=True))
-    assert not torch.equal(each[0], each[1])
-    assert not torch.equal(each[1], each[2])
-    next(iter(data.train_dataloader()))  # an epoch that is left early has been begun
-    fifth = torch.cat([images for images, _ in data.train_dataloader()])
-    assert torch.equal(fifth, epochs(once=True, count=5)[0][4])
-    data.setup("fit")
-    assert torch.equal(torch.cat([images for images, _ in data.train_dataloader()]), each[0])
-
-
-def test_it_can_be_sent_to_another_process_once_it_is_prepared(tmp_path):
-    for split in ("train", "test"):
-        for name in ("cat", "dog"):
-            (tmp_path / split / name).mkdir(parents=True)
-            Image.new("RGB", (8, 8), "red").save(tmp_path / split / name / "a.png")
-    data = CIFAR10DataModule(tmp_path, source="folder", batch_size=2)
-    data.prepare_data()
-    assert pickle.loads(pickle.dumps(data)).image_set("train").labels.tolist() == [0, 1]
 
 
 def test_stock_lightning_cli(tmp_path):

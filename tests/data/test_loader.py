@@ -1,3 +1,4 @@
+import itertools
 import weakref
 
 import numpy as np
@@ -166,6 +167,70 @@ def test_evaluation_covers_every_image_once_in_the_same_batches(images, world_si
     ]
 
 
+def test_once_an_epoch_is_set_all_iterations_are_of_it(images):
+    """Or somebody who looks at a batch within Lightning's epoch would take it from the fit."""
+    plain = loader(images, **AUGMENTED)
+    epochs = [list(plain) for _ in range(4)]
+    told = loader(images, **AUGMENTED)
+    for epoch in (2, 0, 1):
+        told.set_epoch(epoch)
+        for _ in range(2):
+            assert same([next(iter(told))], epochs[epoch][:1])
+        assert same(told, epochs[epoch])
+    told.follow(told)
+    assert same(told, epochs[2])
+    assert same(told, epochs[3])
+
+
+def test_laps_of_an_epoch_have_orders_of_their_own(images):
+    """Where Lightning combines it with a longer loader. They repeat, and are gone on from at any batch."""
+
+    def told(epoch):
+        told = loader(images, flip="alternating", crop_padding=2)
+        told.set_epoch(epoch)
+        return told
+
+    def laps(loader):
+        return [batch for _ in range(3) for batch in loader]
+
+    orders = {tuple(y.tolist()) for epoch in range(3) for _, y in laps(told(epoch))}
+    assert len(orders) == 3 * 3 * 12
+    whole = laps(told(1))
+    for done in (1, 11, 12, 13, 24, 30):
+        first, rest = told(1), loader(images, flip="alternating", crop_padding=2)
+        batches = itertools.chain.from_iterable(first for _ in range(3))
+        assert same(itertools.islice(batches, done), whole[:done])
+        rest.load_state_dict(first.state_dict())
+        rest.set_epoch(1)
+        assert same(laps(rest)[: 36 - done], whole[done:])
+
+
+def test_a_lap_mirrors_what_the_one_before_did_not(images):
+    told = loader(images, flip="alternating")
+    told.set_epoch(1)
+    first, second = flips_of(told, images), flips_of(told, images)
+    assert all(first[image] != second[image] for image in first.keys() & second.keys())
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_who_looks_into_it_meanwhile_leaves_the_position(images, told):
+    """A callback that draws some images, say: the position is that of the fit."""
+    whole = loader(images)
+    if told:
+        whole.set_epoch(0)
+    for done, _ in enumerate(whole, 1):
+        next(iter(whole))
+        if done == 5:
+            list(whole)
+        assert whole.state_dict() == {"epoch": 0, "lap": 0, "position": done}
+    whole.set_epoch(1)
+    batches = iter(whole)
+    list(itertools.islice(batches, 3))
+    looking = iter(whole)
+    next(looking)
+    assert whole.state_dict() == {"epoch": 1, "lap": 0, "position": 3}
+
+
 @pytest.mark.parametrize("train", [True, False])
 def test_goes_on_from_any_position(images, train):
     whole = loader(images, train=train, **AUGMENTED)
@@ -182,6 +247,7 @@ def test_goes_on_from_any_position(images, train):
         if done < len(whole):
             resumed.set_epoch(1)  # Lightning does so
             assert same(resumed, batches[done:])
+            resumed.set_epoch(2)
         assert same(resumed, following)
 
 
@@ -200,6 +266,46 @@ def test_a_batch_is_the_users_own(images):
             y.fill_(9)
     assert images[1].tolist() == list(range(COUNT))
     assert not (next(iter(loader(images, train=False)))[0] == 9).any()
+
+
+def test_batches_do_not_hang_together(images):
+    """Autograd would refuse what it allows with those of a DataLoader, if it knew what lies beside them in memory."""
+    scale = torch.ones(1, requires_grad=True)
+    net = torch.nn.Conv2d(3, 1, 3)
+    batches = iter(loader(images))
+    with torch.inference_mode():
+        next(batches)  # only looked at; the next is learnt from
+    x, _ = next(batches)
+    outputs = net(x).sum()
+    y, _ = next(batches)
+    y.mul_(scale)
+    (outputs + net(y).sum()).backward()
+    assert scale.grad is not None
+    assert not any(z.requires_grad for z, _ in batches)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_a_list_of_them_holds_all_batches(images, train):
+    kept = list(loader(images, train=train))
+    again = loader(images, train=train)
+    assert same(kept, again)
+    for x, y in again:
+        x.add_(1)
+        y[0] = 3
+    assert same(kept, loader(images, train=train))
+
+
+def test_loops_of_every_kind(images):
+    """Without a Trainer: an iteration is of the epoch after that of the one that began before it."""
+    plain = loader(images)
+    epochs = [list(plain) for _ in range(5)]
+    ours = loader(images)
+    assert same(itertools.islice(ours, 3), epochs[0][:3])
+    pairs = list(zip(ours, ours, strict=True))
+    assert same([first for first, _ in pairs], epochs[1])
+    assert same([second for _, second in pairs], epochs[2])
+    assert same([next(iter(ours)), next(iter(ours))], [epochs[3][0], epochs[4][0]])
+    assert len(ours) == len(epochs[0]) == 12
 
 
 def test_it_is_gone_when_nobody_holds_it(images):

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from cifar_lightning import CLASSES, CIFAR10DataModule, InputError, LitNet, TutorialNet, fake_data
 from cifar_lightning.data.transforms import shrink
 from cifar_lightning.errors import NonFiniteError
+from cifar_lightning.model import compilation
 from cifar_lightning.model.compilation import compile_network, resolve_mode
 from cifar_lightning.model.networks import SpeedNet
 from cifar_lightning.model.optimizer import build_optimizer
@@ -543,6 +544,29 @@ def test_gradients_that_accumulate_are_not_those_of_a_cuda_graph(monkeypatch, ac
     monkeypatch.setattr("cifar_lightning.model.compilation.compile_network", lambda net, mode: modes.append(mode))
     trainer(max_epochs=1, accumulate_grad_batches=accumulated).fit(model, fake_data(100))
     assert modes == [taken]
+
+
+def test_a_second_fit_is_compiled_for_itself(monkeypatch):
+    """Not as the first was, where that cannot be; and once, where it can."""
+    modes = []
+
+    def noting(net, mode):
+        modes.append(mode)
+        net.compile(backend="eager")
+
+    monkeypatch.setattr(compilation, "compile_network", noting)
+    model = LitNet(lr=0.01, compile="reduce-overhead")
+    for accumulated in (1, 1, 2):
+        trainer(max_epochs=1, accumulate_grad_batches=accumulated).fit(model, fake_data(100))
+    assert modes == ["reduce-overhead", "default"]
+    monkeypatch.setattr(compilation, "resolve_mode", lambda *args, **kwargs: "none")  # as on another machine
+    trainer(max_epochs=1).fit(model, fake_data(100))
+    assert model.net._compiled_call_impl is None
+    own = LitNet(net=nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10)), lr=0.01)
+    own.net.compile(backend="eager")
+    before = own.net._compiled_call_impl
+    trainer(max_epochs=1).fit(own, fake_data(100))
+    assert own.net._compiled_call_impl is before
 
 
 def test_a_network_is_compiled_with_its_own_options_and_those_of_the_mode(monkeypatch):

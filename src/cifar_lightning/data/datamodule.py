@@ -24,10 +24,11 @@ FLIPS = ("none", "random", "alternating")
 class CIFAR10DataModule(LightningDataModule):
     """CIFAR-10, or images like it, downloaded, split, augmented, normalised and batched.
 
-    In a Trainer the batches are on the Trainer's device and shared by its ranks. Without one: `dm.prepare_data();
-    dm.setup("fit")`, and in every epoch `for images, labels in dm.train_dataloader(): ...`; where torch.distributed is
-    initialised, its ranks share them likewise. A folder source that has a `val/`, `valid/` or `validation/` beside its
-    `train/` and `test/` is validated on that, and takes no `val_split`.
+    In a Trainer the batches are on the Trainer's device and shared by its ranks; the fit of a new one begins with epoch
+    0. Without one: `dm.prepare_data(); dm.setup("fit")`, and in every epoch `for images, labels in
+    dm.train_dataloader(): ...`; where torch.distributed is initialised, its ranks share them likewise. A folder source
+    that has a `val/`, `valid/` or `validation/` beside its `train/` and `test/` is validated on that, and takes no
+    `val_split`.
 
     Args:
         data_dir: Folder of the archive, which is downloaded into it once, or of the class folders.
@@ -107,7 +108,7 @@ class CIFAR10DataModule(LightningDataModule):
         self._sets: dict[str, ImageSet] = {}
         self._prepared = False
         self._train_loader: BatchLoader | None = None
-        self._position: dict[str, Any] | None = None  # where a checkpoint has the next training loader begin
+        self._made_with: dict[str, Any] = {}  # that loader's settings
 
     def prepare_data(self) -> None:
         """Downloads what is not there yet. Safe to call from several processes at once."""
@@ -117,8 +118,8 @@ class CIFAR10DataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Loads the images that `stage` needs: fit, validate, test, predict, or None for all."""
-        if stage == "fit":  # a fit before has left them
-            self._train_loader = self._position = None
+        if stage == "fit":  # a fit before has left it
+            self._train_loader = None
         splits = {"fit": ["train"], "validate": ["train"], "test": ["test"], "predict": ["test"]}
         for split in splits.get(stage or "", ["train", "test"]):
             self.image_set(split)
@@ -213,22 +214,13 @@ class CIFAR10DataModule(LightningDataModule):
     def train_dataloader(self) -> BatchLoader:
         """Shuffled, augmented batches of the training images that are not held out.
 
-        Without a Trainer each loader goes on with the epoch after the last that was begun since `setup("fit")`, so that
-        a loop may ask for a loader once or in every epoch.
+        It is the same loader until `setup("fit")` or a change of its settings. A Trainer tells it the epoch; without
+        one epochs follow on, so that a loop may ask for it once or in every epoch.
         """
-        h = self.hparams
-        augmentation = {name: h[name] for name in ("crop_padding", "flip", "cutout")} if h["augment"] else {}
-        overfit = getattr(self.trainer, "overfit_batches", 0)  # of a Trainer: to learn the same few batches by heart
-        index = self.train_indices if len(self.val_indices) else None
-        loader = self._loader(
-            "train", index, h["batch_size"], train=True, seed=h["seed"], repeat=overfit > 0, **augmentation
-        )
-        if self._position is not None:
-            loader.load_state_dict(self._position)
-            self._position = None
-        elif self.trainer is None and self._train_loader is not None:
-            loader.follow(self._train_loader)  # a Trainer says itself which epoch it is
-        self._train_loader = loader
+        before = self._train_loader
+        loader = self._training_loader()
+        if self.trainer is None or self.trainer.state.status.stopped:  # one that has finished stays here
+            loader.follow(before or loader)
         return loader
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
@@ -237,16 +229,16 @@ class CIFAR10DataModule(LightningDataModule):
             # Lightning warns of an empty list, and has no other way to hear that there is nothing to validate on
             warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
             return []
-        return self._loader("train", self.val_indices, self.hparams["eval_batch_size"])
+        return self._loader("train", self.val_indices, batch_size=self.hparams["eval_batch_size"])
 
     def test_dataloader(self) -> BatchLoader:
         """The test images, once each, in the order of `test_indices`."""
         index = self.test_indices if self._tests_a_part else None
-        return self._loader("test", index, self.hparams["eval_batch_size"])
+        return self._loader("test", index, batch_size=self.hparams["eval_batch_size"])
 
     def predict_dataloader(self) -> BatchLoader:
         """The test images, once each, in their order."""
-        return self._loader("test", None, self.hparams["eval_batch_size"])
+        return self._loader("test", None, batch_size=self.hparams["eval_batch_size"])
 
     def state_dict(self) -> dict[str, Any]:
         """What tells the training images from others, and the position in the epoch, for a resumed run.
@@ -262,7 +254,8 @@ class CIFAR10DataModule(LightningDataModule):
         # a test may be of other images; and without a Trainer, as in load_from_checkpoint, none need be there yet
         if self.trainer is not None and self.trainer.state.fn == "fit":
             self.check_images(state_dict)
-            self._position = state_dict.get("position")
+            if (position := state_dict.get("position")) is not None:
+                self._training_loader().load_state_dict(position)
 
     def check_images(self, state_dict: dict[str, Any]) -> None:
         """Raises an InputError where the training images are not those that `state_dict` was taken with."""
@@ -292,7 +285,19 @@ class CIFAR10DataModule(LightningDataModule):
         first = len(images.labels) - images.held_out
         return torch.arange(first), first + stratified_order(images.labels[first:], h["split_seed"])
 
-    def _loader(self, split: str, index: Tensor | None, batch_size: int, **kwargs: Any) -> BatchLoader:
+    def _training_loader(self) -> BatchLoader:
+        """The loader of this fit: one, whoever asks for it, so that a callback's question changes no position."""
+        h = self.hparams
+        augmentation = {name: h[name] for name in ("crop_padding", "flip", "cutout")} if h["augment"] else {}
+        overfit = getattr(self.trainer, "overfit_batches", 0)  # of a Trainer: to learn the same few batches by heart
+        settings = {"batch_size": h["batch_size"], "seed": h["seed"], "repeat": overfit > 0, **augmentation}
+        if self._train_loader is None or self._made_with != settings:
+            index = self.train_indices if len(self.val_indices) else None
+            self._train_loader = self._loader("train", index, train=True, **settings)
+            self._made_with = settings
+        return self._train_loader
+
+    def _loader(self, split: str, index: Tensor | None, **settings: Any) -> BatchLoader:
         trainer, image_set = self.trainer, self.image_set(split)
         images, labels = image_set.images, image_set.labels
         if index is not None:
@@ -301,12 +306,11 @@ class CIFAR10DataModule(LightningDataModule):
         return BatchLoader(
             images.to(device),
             labels.to(device),
-            batch_size,
             mean=self.preprocessing.mean,
             std=self.preprocessing.std,
             rank=trainer.global_rank if trainer else None,
             world_size=trainer.world_size if trainer else None,
-            **kwargs,
+            **settings,
         )
 
 

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -19,9 +19,24 @@ GPU_CHUNK = 10_000  # on one of NVIDIA's GPUs, where a call costs the more, and 
 Batch = tuple[Tensor, Tensor]
 
 
-def epoch_generator(seed: int, epoch: int) -> torch.Generator:
-    """A CPU generator that is a function of (seed, epoch) only; neighbouring pairs are unrelated."""
-    return torch.Generator().manual_seed(random.Random(f"{seed}/{epoch}").getrandbits(63))
+class Place(NamedTuple):
+    """How far an iteration has come.
+
+    Attributes:
+        epoch: The epoch it is of.
+        lap: Whole passes over the images that came before it in that epoch.
+        position: Batches that it has yielded.
+    """
+
+    epoch: int = 0
+    lap: int = 0
+    position: int = 0
+
+
+def epoch_generator(seed: int, epoch: int, lap: int = 0) -> torch.Generator:
+    """A CPU generator that is a function of (seed, epoch, lap) only; neighbouring ones are unrelated."""
+    name = f"{seed}/{epoch}/{lap}" if lap else f"{seed}/{epoch}"
+    return torch.Generator().manual_seed(random.Random(name).getrandbits(63))
 
 
 class BatchLoader:
@@ -34,6 +49,11 @@ class BatchLoader:
     the number of ranks. In training each rank takes its slice of every global batch, so that 1, 2 or 8 ranks see the
     same sequence of global batches; images that do not fill a last global batch wait for another epoch's order. In
     evaluation every image comes once: the batches are fixed, and the ranks take whole ones in turn.
+
+    Epochs follow on from one iteration to the next, until somebody sets them (`set_epoch`), as Lightning does: then all
+    iterations are of that epoch, so that a callback may look at some batches without taking them from the fit. One that
+    begins after a whole one has an order of its own: a loader that Lightning combines with a longer one makes several
+    laps in an epoch.
 
     `state_dict` and `load_state_dict` hold the position, which is what Lightning asks of a loader that can resume in
     the middle of an epoch.
@@ -91,8 +111,10 @@ class BatchLoader:
         self.batch_size  # noqa: B018  # is it one that the ranks can share?
         if self.crop_padding:
             self.images = transforms.reflect_pad(self.images, crop_padding)
-        self._epoch, self._position = 0, 0
-        self._next = (0, 0)  # (epoch, position) that the next iteration starts from
+        self._next, self._follows = Place(), True  # where an iteration begins; whether that after it is of a new epoch
+        self._loaded: Place | None = None  # a checkpoint's, until it has been gone on from
+        self._under_way: dict[object, Place] = {}  # the iterations that are not over
+        self._last = Place()  # where the last of the others has ended
         self._ahead: tuple[int, tuple[Tensor, ...]] | None = None  # an epoch, and what has been drawn for it already
 
     @property
@@ -126,23 +148,27 @@ class BatchLoader:
         return SimpleNamespace(sampler=self)
 
     def set_epoch(self, epoch: int) -> None:
-        """Makes the next iteration that of `epoch`. Lightning calls it; a plain loop need not: epochs follow on."""
-        if epoch != self._next[0]:  # else keep the position that a checkpoint gave
-            self._next = (epoch, 0)
+        """Makes all iterations from now on those of `epoch`. Lightning calls it; a plain loop need not."""
+        if self._loaded is not None and self._loaded.epoch != epoch:
+            self._loaded = None
+        self._next = self._last = self._loaded or Place(epoch)
+        self._follows = False
+        self._under_way.clear()
 
     def follow(self, other: "BatchLoader") -> None:
-        """Makes the next iteration that which `other` would have had next."""
-        self._next = other._next
+        """Has epochs follow on, from the last that `other`, which may be this one, has begun."""
+        self._next = other._next if other._follows else Place(other._next.epoch + 1)
+        self._follows = True
 
     def state_dict(self) -> dict[str, Any]:
-        """The position: how many batches of which epoch have been yielded."""
-        return {"epoch": self._epoch, "position": self._position}
+        """The place of the iteration that has come farthest, of those that are not over; else of the last."""
+        return max(self._under_way.values(), default=self._last)._asdict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Makes the next iteration go on from where `state_dict` was taken."""
-        epoch, position = state_dict["epoch"], state_dict["position"]
-        self._epoch, self._position = epoch, position
-        self._next = (epoch, position) if position < len(self) else (epoch + 1, 0)
+        self._under_way.clear()
+        self._loaded = self._last = place = Place(**state_dict)
+        self._next = place if place.position < len(self) else Place(place.epoch + 1)
 
     def __len__(self) -> int:
         if self.train:
@@ -151,37 +177,43 @@ class BatchLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         # A generator does nothing before its first `next`, and Lightning calls `iter` once more than it iterates.
-        self._epoch, self._position = self._next
-        self._next = (self._epoch + 1, 0)
-        batches = self._train_batches() if self.train else self._eval_batches()
-        for batch in batches:
-            self._position += 1
-            yield batch
+        begin, iteration = self._next, object()
+        if self._follows:
+            self._next = Place(begin.epoch + 1)
+        batches = self._train_batches(begin) if self.train else self._eval_batches(begin)
+        try:
+            for position, batch in enumerate(batches, begin.position + 1):
+                self._under_way[iteration] = begin._replace(position=position)
+                yield batch
+            if not self._follows and self._next.epoch == begin.epoch:
+                self._next, self._loaded = Place(begin.epoch, begin.lap + 1), None
+        finally:
+            self._last = self._under_way.pop(iteration, self._last)
 
-    def _train_batches(self) -> Iterator[Batch]:
-        """This rank's slices of the global batches of this epoch, from the current position on."""
+    def _train_batches(self, begin: Place) -> Iterator[Batch]:
+        """This rank's slices of an epoch's global batches, from a place on."""
         ahead, self._ahead = self._ahead, None
-        draws = ahead[1] if ahead and ahead[0] == self._epoch else self._draw_epoch(self._epoch)
+        draws = ahead[1] if ahead and (ahead[0], 0) == begin[:2] else self._draw_epoch(*begin[:2])
         batches, batch_size = len(self), self.batch_size
         share = batch_size // self.world_size
         per_chunk = max(1, (GPU_CHUNK if self.labels.is_cuda else CHUNK) // share)
-        start = self._position
+        start = begin.position
         while start < batches:
             stop = min(start + per_chunk, batches)
             # rows are global batches; this rank's columns of them
             rows = slice(start * batch_size, stop * batch_size)
             columns = slice(self.rank * share, (self.rank + 1) * share)
             mine = [x[rows].view(-1, batch_size)[:, columns].reshape(-1) for x in draws]
-            images, labels = self._prepare(*mine)
+            chunk = self._prepare(*mine)
             if stop == batches:  # while a GPU has steps left to do: it would wait for this between two epochs
-                self._ahead = self._epoch + 1, self._draw_epoch(self._epoch + 1)
-            yield from zip(torch.split(images, share), torch.split(labels, share), strict=True)
+                self._ahead = begin.epoch + 1, self._draw_epoch(begin.epoch + 1)
+            yield from zip(*(_apart(x, share) for x in chunk), strict=True)
             start = stop
 
-    def _draw_epoch(self, epoch: int) -> tuple[Tensor, ...]:
-        """For each position in the epoch: which image, its crop's first row and column, mirrored or not, its hole's."""
-        epoch = 0 if self.repeat else epoch
-        generator = epoch_generator(self.seed, epoch)
+    def _draw_epoch(self, epoch: int, lap: int = 0) -> tuple[Tensor, ...]:
+        """For each position in a lap: which image, its crop's first row and column, mirrored or not, its hole's."""
+        epoch, lap = (0, 0) if self.repeat else (epoch, lap)
+        generator = epoch_generator(self.seed, epoch, lap)
         count = len(self.labels)
         order = torch.randperm(count, generator=generator)
         top, left = torch.randint(0, 2 * self.crop_padding + 1, (2, count), generator=generator)
@@ -190,10 +222,11 @@ class BatchLoader:
             mirrored = torch.rand(count, generator=generator) < 0.5
         elif self.flip == "alternating":
             first = torch.rand(count, generator=epoch_generator(self.seed, 0)) < 0.5
-            mirrored = (first ^ bool(epoch % 2))[order]
+            mirrored = (first ^ bool((epoch + lap) % 2))[order]
         hole_top, hole_left = torch.randint(0, self.size, (2, count), generator=generator) - self.cutout // 2
         return order, top, left, mirrored, hole_top, hole_left
 
+    @torch.inference_mode(False)  # where the first batch of a chunk is only looked at, the next may be learnt from
     def _prepare(
         self, index: Tensor, top: Tensor, left: Tensor, mirrored: Tensor, hole_top: Tensor, hole_left: Tensor
     ) -> Batch:
@@ -211,11 +244,16 @@ class BatchLoader:
             images = transforms.cutout(images, hole_top, hole_left, self.cutout)
         return images, self.labels[index]
 
-    def _eval_batches(self) -> Iterator[Batch]:
+    def _eval_batches(self, begin: Place) -> Iterator[Batch]:
         count = self._eval_count
         images, labels = (torch.tensor_split(x, max(1, count)) for x in (self.images, self.labels))
-        for i in range(self.rank + self._position * self.world_size, count, self.world_size):
+        for i in range(self.rank + begin.position * self.world_size, count, self.world_size):
             yield transforms.normalize(images[i], self.mean, self.std), labels[i].clone()
+
+
+def _apart(chunk: Tensor, size: int) -> Iterator[Tensor]:
+    """A chunk's batches, each a tensor of its own to autograd: one may be changed without those beside it in memory."""
+    return (batch.data for batch in torch.split(chunk, size))
 
 
 def _connected() -> bool:

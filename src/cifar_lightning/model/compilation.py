@@ -87,17 +87,22 @@ class Compilation:
 
     def __init__(self, mode: str, sizes: Sequence[int] = ()) -> None:
         self.mode, self.sizes = mode, sizes
+        self._taken: str | None = None  # the mode that the network is marked for
 
     def prepare(self, module: LightningModule) -> None:
-        """Marks the network for compilation, once it is known where it is to run."""
-        trainer = module.trainer
+        """Marks the network for compilation, once it is known where it is to run, and how: a fit before may differ."""
+        net, trainer = _net(module), module.trainer
         mode = resolve_mode(
             self.mode,
             on_gpu=trainer.strategy.root_device.type == "cuda",
             graphs=trainer.accumulate_grad_batches == 1 and trainer.world_size == 1,
         )
-        if mode != "none" and not _is_compiled(_net(module)):
-            compile_network(_net(module), mode)  # that alone: the module around it logs while it computes
+        if _is_compiled(net) and self._taken in (None, mode):  # its owner's doing, or ours for a fit like this
+            return
+        net._compiled_call_impl, self._taken = None, None
+        if mode != "none":
+            compile_network(net, mode)  # that alone: the module around it logs while it computes
+            self._taken = mode
 
     def warm_up(self, module: LightningModule, views: str) -> None:
         """Runs a step of each size of images, and a validation, and leaves no trace but the compiled code.

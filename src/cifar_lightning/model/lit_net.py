@@ -220,6 +220,9 @@ class LitNet(LightningModule):
         """Notes how long the fit is, of which the images' size is a function."""
         self._agree_with(self.trainer.train_dataloader)
         self._total_steps = float(self.trainer.estimated_stepping_batches)
+        # Asked for that before it has read a checkpoint, Lightning makes the loader and leaves it at the start of the
+        # epoch. CIFAR10DataModule sees to its own.
+        self.trainer.fit_loop._load_combined_loader_states()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Logs the training loss and the learning rate, at the log points."""
