@@ -27,13 +27,17 @@ def run(tmp_path, *arguments, launcher=(), script="fit", **env):
     return done.returncode, done.stderr.splitlines()
 
 
+def make_pets(home):
+    for part in ("train/cat", "train/dog", "test/cat", "test/dog"):
+        (home / "pets" / part).mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (32, 32), (i * 60, 0, 0)).save(home / "pets" / part / f"{i}.png")
+
+
 @pytest.mark.skipif(not shutil.which("setpriv") or os.getuid() != 0, reason="needs to become a user without a name")
 def test_a_user_of_a_container(tmp_path):
     """He has a number only: neither a name nor a home, and a folder of images that he may not write to."""
-    for part in ("train/cat", "train/dog", "test/cat", "test/dog"):
-        (tmp_path / "pets" / part).mkdir(parents=True)
-        for i in range(4):
-            Image.new("RGB", (32, 32), (i * 60, 0, 0)).save(tmp_path / "pets" / part / f"{i}.png")
+    make_pets(tmp_path)
     (tmp_path / "work").mkdir(mode=0o777)
     (tmp_path / "work").chmod(0o777)
     launcher = ("setpriv", "--reuid", 12_345, "--regid", 12_345, "--clear-groups")
@@ -51,3 +55,63 @@ def test_a_user_of_a_container(tmp_path):
     assert {line.split()[0] for line in err} == {"epoch"}
     assert [path.name for path in (tmp_path / "work").iterdir()] == ["lightning_logs"]
     assert {path.name for path in (tmp_path / "pets").iterdir()} == {"train", "test"}
+
+
+# --- a system without fcntl: Windows ---------------------------------------------------------------------
+
+NO_FCNTL = """
+import builtins, os, signal
+del signal.SIGHUP
+real = builtins.__import__
+def without(name, globals=None, *rest):
+    if name == "fcntl" and str((globals or {}).get("__name__")).startswith("cifar_lightning"):
+        raise ModuleNotFoundError("No module named 'fcntl'")
+    assert name != "torch" or not os.environ.get("NO_TORCH")
+    return real(name, globals, *rest)
+builtins.__import__ = without
+"""
+WITHOUT_RUNS = """
+import torch
+from cifar_lightning import CIFAR10DataModule, LitNet, load_model
+data = CIFAR10DataModule("pets", source="folder", batch_size=2)
+data.prepare_data()
+data.setup("fit")
+images, labels = next(iter(data.train_dataloader()))
+assert LitNet(classes=data.classes)(images).shape == (2, 2)
+for name in ("fit", "resume", "evaluate"):
+    try:
+        exec(f"from cifar_lightning import {name}")
+    except ImportError as error:
+        print(error)
+"""
+NEEDS = (
+    "runs and scripts need Linux or macOS, and this system has no fcntl: use WSL, or CIFAR10DataModule, LitNet and "
+    "load_model from Python"
+)
+
+
+@pytest.fixture
+def no_fcntl(tmp_path):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(NO_FCNTL)
+    return {"PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")])}
+
+
+@pytest.mark.parametrize("script", ["fit", "evaluate", "predict"])
+def test_scripts_without_fcntl_say_so_before_they_import_torch(tmp_path, no_fcntl, script):
+    code, err = run(tmp_path, "--seed", 1, script=script, **no_fcntl, NO_TORCH="1")
+    assert (code, err) == (2, [f"error: {NEEDS}"])
+
+
+def test_images_and_networks_need_no_fcntl(tmp_path, no_fcntl):
+    make_pets(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_RUNS],
+        cwd=tmp_path,
+        env={**os.environ, **no_fcntl},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [NEEDS] * 3
+    assert (tmp_path / "pets" / ".cifar_lightning" / "folder-train.npz").exists()

@@ -18,6 +18,7 @@ from cifar_lightning.data.absent import why_absent
 from cifar_lightning.errors import InputError, NonFiniteError, RunError, Stopped, exit_code
 from cifar_lightning.run import signals
 from cifar_lightning.signatures import words_of
+from cifar_lightning.startup import check_system
 
 if TYPE_CHECKING:
     from argparse import Action
@@ -52,6 +53,11 @@ def run(script: Callable[[Sequence[str]], int | None]) -> int:
         stopped; what the script gives.
     """
     console.open_closed()
+    try:
+        check_system()
+    except ImportError as error:
+        console.say(f"error: {error}")
+        return 2
     signals.install()
     console.print_anything()
     try:

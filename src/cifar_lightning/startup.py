@@ -1,4 +1,4 @@
-"""Start-up of a process that is to import torch and Lightning."""
+"""Start-up of a process: whether runs work on its system, and the import of torch and Lightning."""
 
 import gc
 import getpass
@@ -7,6 +7,17 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+
+def check_system() -> None:
+    """Raises an ImportError, of one line, on a system without what runs stand on, such as locks and signals."""
+    try:
+        import fcntl  # noqa: F401
+    except ImportError:
+        raise ImportError(
+            "runs and scripts need Linux or macOS, and this system has no fcntl: use WSL, or CIFAR10DataModule, LitNet "
+            "and load_model from Python"
+        ) from None
 
 
 @contextmanager

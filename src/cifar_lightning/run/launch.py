@@ -27,7 +27,9 @@ from typing import Any
 from cifar_lightning import console, stop
 from cifar_lightning.errors import InputError, NonFiniteError, RunError, Stopped, exit_code
 from cifar_lightning.run import signals
-from cifar_lightning.startup import importing
+from cifar_lightning.startup import check_system, importing
+
+check_system()  # whatever makes a run imports this module, and whatever only reads one does not
 
 STOP_SECONDS = 20.0  # to save a checkpoint and leave, once told to stop
 DEATH_SECONDS = 5.0  # to leave, once another rank has died: there is nothing left to do together
