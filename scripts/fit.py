@@ -1,56 +1,7 @@
-"""Trains a network on CIFAR-10, tests it, draws and reports.
+"""Trains a network on CIFAR-10, tests it, draws and reports. See commands/fit.py; `--help` says how."""
 
-python scripts/fit.py                                    # the tutorial, on CIFAR-10
-python scripts/fit.py --data.source synthetic            # no download, the whole job in seconds
-python scripts/fit.py --accelerator gpu --devices 2      # the same on two GPUs
-python scripts/fit.py --recipe resnet18 --model.lr 0.05  # a recipe, with one setting changed
-python scripts/fit.py --resume lightning_logs/version_0  # go on with an interrupted run
-"""
-
-from collections.abc import Sequence
-
-from cifar_lightning.cli import arguments_in, main, new_parser, parse, recipes, value_of, with_recipe
-from cifar_lightning.errors import InputError
-from cifar_lightning.signatures import signature_of
-from cifar_lightning.startup import importing
-
-
-def script(arguments: Sequence[str]) -> None:
-    """Fits, or resumes a run."""
-    from jsonargparse import ActionConfigFile
-
-    parser = new_parser("fit.py [flags]", __doc__)
-    parser.add_argument(
-        "--config",
-        action=ActionConfigFile,
-        metavar="FILE",
-        help="YAML file of settings, e.g. a run's config.yaml; later flags win.",
-    )
-    parser.add_argument("--recipe", type=str, default=None, help=f"Named settings: {', '.join(recipes())}.")
-    parser.add_argument("--resume", type=str, default=None, help="A run's folder; auto: the newest unfinished run.")
-    parser.add_function_arguments(signature_of("run.training", "fit"), skip={"data", "model"})
-    parser.add_function_arguments(signature_of("data.datamodule", "CIFAR10DataModule"), "data", skip={"seed", "device"})
-    kept = {"classes", "preprocessing"}  # the images say
-    parser.add_function_arguments(signature_of("model.lit_net", "LitNet"), "model", skip=kept)
-
-    run = value_of("--resume", arguments)
-    given = parse(parser, with_recipe(arguments), defaults=run is None)
-    for name in ("recipe", "resume"):  # read before the others: a file is too late
-        if (value := given.get(name)) != value_of(f"--{name}", arguments):
-            raise InputError(f"{name} {value} in a file of settings does nothing: give --{name} {value} as a flag")
-
-    with importing():  # not before: torch and Lightning take seconds
-        from cifar_lightning.run.resuming import resume, resume_newest
-        from cifar_lightning.run.training import fit
-
-    for name in ("config", "recipe", "resume"):
-        given.pop(name, None)
-    settings, changes = arguments_in(given), dict(given.items())  # in groups, and by names such as "data.augment"
-    if run not in (None, "auto"):
-        resume(run, changes)
-    elif run is None or resume_newest(settings.get("default_root_dir", "."), changes) is None:
-        fit(**settings)
-
+from cifar_lightning.cli import main
+from cifar_lightning.commands.fit import script
 
 if __name__ == "__main__":
     main(script)

@@ -26,13 +26,13 @@ import torch
 import yaml
 from lightning.pytorch import Callback, seed_everything
 
-from cifar_lightning.cli import RECIPES, recipes
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.run.cpu import restored_cpu
 from cifar_lightning.run.quiet import quietly
 from cifar_lightning.run.settings import settings_of
 from cifar_lightning.run.trainer import new_trainer
 from cifar_lightning.run.training import fit
+from cifar_lightning.settings_file import RECIPES, recipes
 
 FOLDER = Path(__file__).parent / "run" / "golden"
 THREADS = 1

@@ -10,8 +10,8 @@ import pytest
 from conftest import made_once, run_script
 from PIL import Image
 
-from cifar_lightning.cli import RECIPES
 from cifar_lightning.run import resuming, testing, training
+from cifar_lightning.settings_file import RECIPES
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 COMMANDS = [

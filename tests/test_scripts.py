@@ -14,11 +14,12 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator
 from PIL import Image
 
-from cifar_lightning import CLASSES, CIFAR10DataModule, cli
+from cifar_lightning import CLASSES, CIFAR10DataModule
 from cifar_lightning.run import resuming, training
 from cifar_lightning.run.checkpoint import load_checkpoint
 from cifar_lightning.run.metrics_log import read_rows
 from cifar_lightning.run.saved import data_of, select_checkpoint
+from cifar_lightning.settings_file import recipes
 
 KEYS = {
     "test_acc", "test_loss", "test_count", "per_class_acc", "confusion", "fit_seconds", "images_seen", "devices",
@@ -80,7 +81,7 @@ def test_fit_says_what_it_has_done(finished, results):
         assert f"step {row['step']:.0f}  loss {row['train_loss']:.3f}  val loss {row['val_loss']:.3f}" in line
 
 
-@pytest.mark.parametrize("recipe", cli.recipes())
+@pytest.mark.parametrize("recipe", recipes())
 def test_every_recipe_trains(plain, call, tmp_path, recipe):
     """A few small steps of it, in its own precision."""
     small = ("--data.source", "synthetic", "--data.synthetic_size", 100, "--data.batch_size", 10, "--max_steps", 3)

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from jsonargparse import ArgumentParser, Namespace
 
-RECIPES = Path(__file__).parent / "recipes"
 FIRST_RANK_SECONDS = 5.0  # for torchrun to see that the first rank has ended
 
 
@@ -99,8 +98,8 @@ def new_parser(usage: str, doc: str | None, elsewhere: str = "-") -> "ArgumentPa
     """A parser whose help opens with the script's docstring as it is laid out there, and takes a line or two a flag.
 
     Args:
-        usage: The script's name, and how it is called.
-        doc: Its docstring.
+        usage: The command's name, and how it is called.
+        doc: Its docstring, whose examples begin with "cifar-lightning NAME".
         elsewhere: How the flags begin that are by default not what the signature says, but as they were in a run.
     """
     from jsonargparse import ArgumentParser, DefaultHelpFormatter
@@ -131,10 +130,12 @@ def new_parser(usage: str, doc: str | None, elsewhere: str = "-") -> "ArgumentPa
             unsaid = action.default in (None, "==SUPPRESS==", []) or action.dest.startswith(elsewhere)
             return help_ if unsaid else f"{help_.rstrip('.')} [%(default)s]"
 
+    name, called = usage.partition(" ")[0], Path(sys.argv[0]).stem
+    installed, program = f"cifar-lightning {name}", f"python scripts/{name}.py" if called == name else None
     return ArgumentParser(
-        prog=usage.partition(" ")[0],
-        usage=usage,
-        description=doc,
+        prog=program or installed,
+        usage=usage.replace(name, program or installed, 1),
+        description=(doc or "").replace(installed, program or installed),
         formatter_class=Formatter,
         exit_on_error=False,
         print_config=None,  # a run's config.yaml is that
@@ -214,16 +215,9 @@ def with_recipe(arguments: Sequence[str]) -> list[str]:
     name = value_of("--recipe", arguments)
     if name is None:
         return list(arguments)
-    if name not in recipes():
-        raise InputError(f"recipe {name!r} is not known: give one of {', '.join(recipes())}")
-    path = RECIPES / f"{name}.yaml"
+    path = settings_file.recipe(name)
     given = {flag for flag in ("--max_epochs", "--max_steps") if value_of(flag, arguments) is not None}
     return ["--config", str(path), *(["--max_steps", "-1"] if given == {"--max_epochs"} else []), *arguments]
-
-
-def recipes() -> list[str]:
-    """The names that `--recipe` takes."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
 def value_of(flag: str, arguments: Sequence[str]) -> str | None:

@@ -1,10 +1,31 @@
-"""A file of settings, for --config: looked at before jsonargparse does, which takes no value for one of any type."""
+"""Files of settings: recipes, and those for --config, looked at before jsonargparse does.
+
+It takes no value for one of any type.
+"""
 
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from cifar_lightning.errors import InputError
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+def recipes() -> list[str]:
+    """The names of the recipes."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def recipe(name: str) -> Path:
+    """The file of a recipe.
+
+    Raises:
+        InputError: There is none of that name.
+    """
+    if name not in recipes():
+        raise InputError(f"recipe {name!r} is not known: give one of {', '.join(recipes())}")
+    return RECIPES / f"{name}.yaml"
 
 
 def names_in(path: str, expected: Mapping[str, str], optional: Collection[str]) -> list[str]:

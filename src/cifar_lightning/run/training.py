@@ -28,12 +28,14 @@ from cifar_lightning.run.folder import new_run
 from cifar_lightning.run.launch import launch
 from cifar_lightning.run.metrics_log import MetricsCSV
 from cifar_lightning.run.quiet import quietly
+from cifar_lightning.run.recipe import takes_recipe
 from cifar_lightning.run.settings import Settings, read_settings, settings_of
 from cifar_lightning.run.testing import report_on
 from cifar_lightning.run.trainer import new_trainer
 
 
 @quietly()
+@takes_recipe
 def fit(
     data: Mapping[str, Any] | None = None,
     model: Mapping[str, Any] | None = None,
@@ -51,6 +53,7 @@ def fit(
     checkpoint_every_n_steps: int | None = None,
     log_every_n_steps: int = 50,
     trainer: dict[str, Any] | None = None,
+    recipe: str | None = None,
 ) -> dict[str, Any]:
     """Trains, tests, draws and reports, in a new folder `default_root_dir/lightning_logs/version_N`.
 
@@ -73,6 +76,7 @@ def fit(
         checkpoint_every_n_steps: Save this often, besides the ends of epochs.
         log_every_n_steps: Steps between two rows of metrics.csv.
         trainer: Any other argument of the Trainer, by name: --trainer.gradient_clip_val 1
+        recipe: Named settings, which those that are given overrule.
 
     Returns:
         The contents of results.json.
@@ -83,7 +87,8 @@ def fit(
         NonFiniteError: The loss became NaN or infinite.
         RunError: The run failed for a reason outside it, such as a full disk.
     """
-    settings = settings_of({**locals(), "data": data or {}, "model": model or {}, "trainer": trainer or {}})
+    given = {name: value for name, value in locals().items() if name != "recipe"}  # it has been read
+    settings = settings_of({**given, "data": data or {}, "model": model or {}, "trainer": trainer or {}})
     checked = check(settings)
     if not is_first_rank():
         return join()

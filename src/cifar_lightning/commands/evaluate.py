@@ -1,0 +1,27 @@
+"""Tests a trained network: prints the table and writes the figures that fit.py does.
+
+cifar-lightning evaluate lightning_logs/version_0
+cifar-lightning evaluate lightning_logs/version_0/checkpoints/best.ckpt --accelerator gpu --devices 2
+cifar-lightning evaluate lightning_logs/version_0 --data.source folder --data.data_dir pictures
+"""
+
+from collections.abc import Sequence
+
+from cifar_lightning.cli import arguments_in, new_parser, parse
+from cifar_lightning.signatures import signature_of
+from cifar_lightning.startup import importing
+
+
+def script(arguments: Sequence[str]) -> None:
+    """Evaluates a checkpoint."""
+    parser = new_parser("evaluate CHECKPOINT [flags]", __doc__, elsewhere="data.")
+    parser.add_function_arguments(signature_of("run.testing", "evaluate"), skip={"data"}, as_positional=True)
+    # Only what is given: all else is as it was in the training.
+    parser.add_function_arguments(signature_of("data.datamodule", "CIFAR10DataModule"), "data", skip={"seed", "device"})
+    settings = arguments_in(parse(parser, arguments))
+    given = arguments_in(parse(parser, arguments, defaults=False))
+
+    with importing():  # not before: torch and Lightning take seconds
+        from cifar_lightning.run.testing import evaluate
+
+    evaluate(**{**settings, "data": given.get("data", {})})

@@ -1,0 +1,34 @@
+"""fit(recipe=...): a recipe's settings, under those that are given."""
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import yaml
+
+from cifar_lightning.settings_file import recipe
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def takes_recipe(function: Callable[P, R]) -> Callable[P, R]:
+    """Has a function whose arguments are settings take what its argument `recipe` names, where they are not given.
+
+    With a max_epochs and no max_steps, a recipe's own max_steps does not count.
+    """
+    call: Any = function  # with settings by name, which come from a file
+
+    @wraps(function)
+    def with_recipe(*args: P.args, **kwargs: P.kwargs) -> R:
+        given = inspect.signature(function).bind(*args, **kwargs).arguments
+        name = given.pop("recipe", None)
+        settings: dict[str, Any] = {} if name is None else yaml.safe_load(recipe(name).read_text("utf-8"))
+        if "max_epochs" in given and "max_steps" not in given:
+            settings.pop("max_steps", None)
+        groups = {key: {**settings[key], **(given.get(key) or {})} for key in settings if key in ("data", "model")}
+        result: R = call(**{**settings, **given, **groups})
+        return result
+
+    return with_recipe

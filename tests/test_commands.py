@@ -1,0 +1,94 @@
+"""The commands as they come in a wheel: the same code as scripts/, by a name of their own."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+from conftest import PLAIN, SCRIPTS, run_script
+
+import cifar_lightning
+from cifar_lightning import cli, commands, fit
+from cifar_lightning.__main__ import script
+from cifar_lightning.run import signals
+from cifar_lightning.settings_file import recipes
+
+
+def command(*arguments, cwd):
+    run = [sys.executable, "-m", "cifar_lightning", *map(str, arguments)]
+    done = subprocess.run(run, cwd=cwd, capture_output=True, text=True, timeout=240, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("name", commands.NAMES)
+def test_a_script_is_the_command_of_its_name(name, tmp_path):
+    (line,) = [
+        line for line in (SCRIPTS / f"{name}.py").read_text().splitlines() if "commands" in line and "from" in line
+    ]
+    assert line == f"from cifar_lightning.commands.{name} import script"
+    code, out, err = command(name, "--help", cwd=tmp_path)
+    assert (code, err) == (0, "")
+    assert out.startswith(f"usage: cifar-lightning {name} ")
+    assert f"\ncifar-lightning {name} " in out  # an example
+    assert "scripts/" not in out
+    _, by_script, _ = run_script(name, "--help", cwd=tmp_path)
+    assert by_script == out.replace(f"cifar-lightning {name}", f"python scripts/{name}.py")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ((), 0, "usage: cifar-lightning COMMAND"),
+        (("--help",), 0, "  predict   Names what is in a picture"),
+        (("--version",), 0, cifar_lightning.__version__),
+        (("evalute",), 2, "error: command evalute is not known: did you mean evaluate?"),
+        (("train", "--seed", "1"), 2, "error: command train is not known: give fit, evaluate, predict or --help"),
+        (("fit", "--max_epoch", "1"), 2, "error: unknown flag --max_epoch: did you mean --max_epochs?"),
+    ],
+)
+def test_commands(monkeypatch, capsys, arguments, code, said):
+    monkeypatch.setattr(signals, "install", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["cifar-lightning", *arguments])
+    assert cli.run(script) == code
+    assert said in "".join(capsys.readouterr())
+
+
+def test_the_whole_job_by_command(tmp_path, monkeypatch):
+    for name, value in PLAIN.items():
+        monkeypatch.setenv(name, value)
+    small = ("--data.source", "synthetic", "--data.synthetic_size", 100, "--max_epochs", 1, "--accelerator", "cpu")
+    code, out, err = command("fit", *small, cwd=tmp_path)
+    assert code == 0, err
+    assert out.startswith("lightning_logs/version_0 starts")
+
+
+def config(folder, number=0):
+    return yaml.safe_load((folder / "lightning_logs" / f"version_{number}" / "config.yaml").read_text())
+
+
+def test_fit_takes_a_recipe_as_the_command_line_does(plain, call, tmp_path):
+    small = {"source": "synthetic", "synthetic_size": 100, "batch_size": 10}
+    fit(small, {"lr": 0.01}, recipe="quick", max_steps=3, accelerator="cpu", default_root_dir=tmp_path)
+    flags = [f"--data.{name}={value}" for name, value in small.items()]
+    code, _, err = call(
+        "fit", "--recipe", "quick", *flags, "--model.lr", 0.01, "--max_steps", 3, "--accelerator", "cpu"
+    )
+    assert code == 0, err
+    by_name, by_flag = config(tmp_path), config(tmp_path, 1)
+    assert by_name.pop("default_root_dir") == str(tmp_path)
+    assert by_flag.pop("default_root_dir") == "."
+    assert by_name == by_flag
+    assert (by_name["model"]["net"], by_name["model"]["lr"], by_name["model"]["sizes"]) == ("speed", 0.01, [16, 24])
+
+
+def test_a_recipes_own_steps_do_not_count_beside_epochs_that_are_given(plain, tmp_path):
+    small = {"source": "synthetic", "synthetic_size": 100, "batch_size": 50}
+    fit(small, recipe="speed54", max_epochs=1, accelerator="cpu", default_root_dir=tmp_path)
+    assert config(tmp_path)["max_steps"] == -1
+
+
+def test_a_recipe_that_is_none():
+    with pytest.raises(
+        cifar_lightning.InputError, match=f"recipe 'fast' is not known: give one of {', '.join(recipes())}"
+    ):
+        fit(recipe="fast")
