@@ -115,9 +115,9 @@ def trainer(saving=None, callbacks=(), **kwargs):
     )  # fmt: skip
 
 
-def fitted(kind, data, *, seed=0, weights=None, **kwargs):
+def fitted(kind, data, *, weights=None, **kwargs):
     """A module of a kind, fitted; `ckpt_path` among the options of the Trainer is to go on from."""
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     module, path = kind(), kwargs.pop("ckpt_path", None)
     if weights is not None:
         module.load_state_dict(weights)
