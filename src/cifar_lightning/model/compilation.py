@@ -11,10 +11,13 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
 from torch.nn import functional as F
 
 from cifar_lightning import stop
+from cifar_lightning.console import say
 from cifar_lightning.data.transforms import shrink
+from cifar_lightning.errors import RunError
 from cifar_lightning.model.evaluation import mean_logits
 from cifar_lightning.model.images import can_sample
 
@@ -119,6 +122,16 @@ class Compilation:
         if not can_sample(data):
             return
         before = {name: value.clone() for name, value in net.state_dict().items()}
+        try:
+            self._run_each_size(module, views)
+        except TorchDynamoException as error:
+            self._do_without(module, error)
+        net.train()
+        net.load_state_dict(before)
+
+    def _run_each_size(self, module: LightningModule, views: str) -> None:
+        net, trainer = _net(module), module.trainer
+        data = _data(trainer)
         image = data.sample(1, module.device).expand(data.hparams["batch_size"] // trainer.world_size, -1, -1, -1)
         images = image.contiguous(memory_format=torch.channels_last)  # as the loader's; what is in them does not matter
         images = trainer.precision_plugin.convert_input(images)
@@ -133,8 +146,21 @@ class Compilation:
         net.eval()
         with torch.no_grad():  # as a validation within a fit has it, where a test is in inference mode
             _evaluate(module, data.val_dataloader(), views)
-        net.train()
-        net.load_state_dict(before)
+
+    def _do_without(self, module: LightningModule, error: TorchDynamoException) -> None:
+        """Leaves the network as it is where nobody has asked for more: it only takes longer.
+
+        Raises:
+            RunError: Somebody has.
+        """
+        reason = " ".join(str(error).strip().splitlines()[:1])[:300]
+        if self.mode != "auto":
+            raise RunError(
+                f"the network cannot be compiled ({reason}): mend that, or give --model.compile none"
+            ) from error
+        _net(module)._compiled_call_impl = None
+        if module.trainer.is_global_zero:
+            say(f"note: the network cannot be compiled, and is slower ({reason})")
 
     def warm_up_test(self, module: LightningModule, views: str) -> None:
         """Likewise for a test: after a fit the weights have moved in memory."""

@@ -1,0 +1,37 @@
+"""A network that cannot be compiled: there is no compiler, or no room for what it writes."""
+
+import pytest
+import torch
+from conftest import SYNTHETIC
+
+from cifar_lightning.model import compilation
+
+FIT = ("fit", *SYNTHETIC, "--data.synthetic_size", "100", "--data.batch_size", "10", "--max_steps", "3", "--seed", "1")
+
+
+@pytest.fixture
+def no_compiler():
+    with torch._inductor.config.patch({"cpp.cxx": (None, "/nowhere/c++")}):
+        yield
+
+
+def test_one_that_was_to_be_compiled_ends_the_run_in_a_line(plain, call, no_compiler):
+    code, _, err = call(*FIT, "--model.compile", "default")
+    assert code == 1
+    assert err.count("\n") == 1
+    assert err.startswith("error: the network cannot be compiled (InvalidCxxCompiler: No working C++ compiler found ")
+    assert "): mend that, or give --model.compile none; go on with --resume " in err
+
+
+def test_one_that_was_to_be_as_fast_as_can_be_runs_as_it_is(plain, call, no_compiler, monkeypatch, tmp_path):
+    monkeypatch.setattr(compilation, "resolve_mode", lambda mode, **kwargs: {"auto": "default"}.get(mode, mode))
+    for mode in ("none", "auto"):
+        code, _, err = call(*FIT, "--model.compile", mode, "--default_root_dir", mode)
+        assert code == 0, err
+    note = err.splitlines()[0]
+    assert note.startswith(
+        "note: the network cannot be compiled, and is slower (InvalidCxxCompiler: No working C++ com"
+    )
+    assert [line.split()[0] for line in err.splitlines()[1:]] == ["epoch"]
+    logs = [(tmp_path / mode / "lightning_logs" / "version_0" / "metrics.csv").read_text() for mode in ("none", "auto")]
+    assert logs[0] == logs[1]
