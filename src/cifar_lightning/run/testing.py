@@ -38,7 +38,7 @@ def evaluate(
     devices: str | int = 1,
     precision: str | int | None = None,
     test_views: Literal["one", "mirror", "six"] | None = None,
-    output_dir: str | None = None,
+    output_dir: str | Path | None = None,
 ) -> dict[str, Any]:
     """Tests a trained network: prints the table and writes the figures that `fit` does.
 
