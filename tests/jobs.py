@@ -29,12 +29,13 @@ context.set_forkserver_preload(["cifar_lightning.run.training", "jsonargparse", 
 def start(script, *arguments, cwd, fault="", env=None, user=None):
     """Starts scripts/SCRIPT.py with a fault, as this user or another (an id).
 
-    Gives the process, which has `log`, the file of all that it prints.
+    Gives the process, which has `log`, the file of all that it prints, and `fault`.
     """
     log = Path(cwd) / f"log-{time.monotonic_ns()}"
     env = {
         **{
             "FAULT": fault,
+            "FAULT_NOTE": f"{log}-fault",
             "PYTHONPATH": os.pathsep.join([str(FAULTS), os.environ.get("PYTHONPATH", "")]),
             "COLUMNS": "100",
         },
@@ -43,12 +44,12 @@ def start(script, *arguments, cwd, fault="", env=None, user=None):
     }
     process = context.Process(target=_main, args=(script, [str(a) for a in arguments], str(cwd), env, str(log), user))
     process.start()
-    process.log = log
+    process.log, process.fault = log, fault
     return process
 
 
 def end(process, timeout=120):
-    """Waits for it; gives its `code` (negative: it was killed) and its `lines`."""
+    """Waits for it; gives its `code` (negative: it was killed) and its `lines`. Its fault must have happened."""
     process.join(timeout)
     late = process.exitcode is None
     if late:
@@ -56,6 +57,8 @@ def end(process, timeout=120):
         process.join()
     lines = process.log.read_text().splitlines()
     assert not late, "\n".join(lines)
+    if process.fault:
+        assert Path(f"{process.log}-fault").exists(), "\n".join([f"{process.fault} did not happen", *lines])
     return SimpleNamespace(code=process.exitcode, lines=lines, text="\n".join(lines))
 
 
@@ -91,24 +94,25 @@ def differences(run, other):
     import json
 
     states = [torch.load(r / "checkpoints" / f"step-{step_of(r)}.ckpt", weights_only=True) for r in (run, other)]
-    found = [key for key in ("state_dict", "optimizer_states", "lr_schedulers") if not _same(*(s[key] for s in states))]
+    found = [key for key in ("state_dict", "optimizer_states", "lr_schedulers") if not same(*(s[key] for s in states))]
     best = [r / "checkpoints" / "best.ckpt" for r in (run, other)]
     if best[0].exists() or best[1].exists():
         weights = [torch.load(path, weights_only=True)["state_dict"] for path in best]
-        found += [] if _same(*weights) else ["best.ckpt"]
+        found += [] if same(*weights) else ["best.ckpt"]
     if (run / "metrics.csv").read_bytes() != (other / "metrics.csv").read_bytes():
         found.append("metrics.csv")
     results = [json.loads((r / "results.json").read_text()) for r in (run, other)]
     return found + [key for key in ("confusion", "test_loss", "images_seen") if results[0][key] != results[1][key]]
 
 
-def _same(a, b):
+def same(a, b):
+    """Whether two checkpoints, or parts of them, hold the same values, to the last bit."""
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     if isinstance(a, dict):
-        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(_same(*pair) for pair in zip(a, b, strict=True))
+        return len(a) == len(b) and all(same(*pair) for pair in zip(a, b, strict=True))
     return a == b
 
 

@@ -11,10 +11,12 @@ to the launcher, or to it and all ranks), crash (an exception), nan (a poisoned 
     rename   before it gets its name
     renamed  after that
     report   while the figures are written
+    collective  in an all_reduce or a barrier of two ranks, which the other one is in already
 
-and N says the how many'th time that the process comes there, from 1. With `FAULT_PLAIN=1` the figures are not drawn,
-which no fault but `report` needs and which takes most of a small job's time. With `FAULT_SUSPENDED=S` a rank may be
-suspended for S seconds. With `FAULT_BALLAST=MB` each rank holds so much memory, and takes its time to die.
+and N says the how many'th time that the process comes there, from 1. Before anything is done the fault is written to
+the file FAULT_NOTE, by which a test knows that it happened. With `FAULT_PLAIN=1` the figures are not drawn, which no
+fault but `report` needs and which takes most of a small job's time. With `FAULT_SUSPENDED=S` a rank may be suspended
+for S seconds. With `FAULT_BALLAST=MB` each rank holds so much memory, and takes its time to die.
 
 Python imports a module of this name at its start; the package knows nothing of it.
 """
@@ -24,6 +26,7 @@ import importlib.machinery
 import os
 import signal
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -42,6 +45,8 @@ def visit(place):
     _visits[place] += 1
     if fault_place != place or _visits[place] != count:
         return False
+    if note := os.environ.get("FAULT_NOTE"):
+        Path(note).write_text(os.environ["FAULT"])
     if kind == "nan":
         return True
     if kind == "crash":
@@ -67,6 +72,7 @@ def _targets(kind):
 def install():
     """Puts the places of faults into the package, whose modules are imported."""
     import torch
+    import torch.distributed as dist
 
     from cifar_lightning import files
     from cifar_lightning.data.datamodule import CIFAR10DataModule
@@ -82,6 +88,9 @@ def install():
     launch.SUSPENDED_SECONDS = float(os.environ.get("FAULT_SUSPENDED", launch.SUSPENDED_SECONDS))
     torch.save = _half(torch.save)
     files.publish = _around(files.publish)
+    if ":collective:" in os.environ["FAULT"]:
+        for name in ("all_reduce", "barrier"):
+            setattr(dist, name, _collective(getattr(dist, name)))
     draw = (lambda *args: None) if os.environ.get("FAULT_PLAIN") else results.draw
     results.draw = _before(draw, "report")
 
@@ -97,6 +106,26 @@ def _step(original, place):
 
 def _before(original, place):
     def call(*args, **kwargs):
+        visit(place)
+        return original(*args, **kwargs)
+
+    return call
+
+
+def _collective(original):
+    """The rank of the fault waits until the other one is in the same collective, which it then never joins."""
+    note = Path(f"{os.environ['FAULT_NOTE']}-inside")  # how many the other one has come to
+
+    def call(*args, **kwargs):
+        _, place, count = _fault()
+        if place != "collective":
+            _visits["collective"] += 1
+            note.write_text(str(_visits["collective"]))
+            return original(*args, **kwargs)
+        if _visits[place] + 1 == count:
+            while not note.exists() or int(note.read_text() or 0) < count:
+                time.sleep(0.05)
+            time.sleep(0.2)  # from its note into the collective
         visit(place)
         return original(*args, **kwargs)
 

@@ -2,12 +2,13 @@
 
 import json
 import os
+import random
 import subprocess
 import time
 
 import pytest
 import torch
-from jobs import SMALL, differences, end, job, leftovers, start, step_of
+from jobs import SMALL, differences, end, job, leftovers, same, start, step_of
 from PIL import Image
 from servers import serve
 from torchmetrics.functional.classification import multiclass_confusion_matrix
@@ -170,6 +171,22 @@ def test_no_checkpoint_at_all(tmp_path):
     for name, reason in {"none": "does not exist", "text": "is damaged or no checkpoint", "other": "not one"}.items():
         with pytest.raises(InputError, match=reason):
             checkpoint.load_checkpoint(tmp_path / f"{name}.ckpt")
+
+
+def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path):
+    """Wherever it is: some bytes between the parts of a checkpoint, which no sum covers, mean nothing."""
+    path, rng = tmp_path / "a.ckpt", random.Random(0)
+    values = {"state_dict": {"w": torch.randn(3), "b": torch.randn(2)}, "hyper_parameters": {}, "global_step": 1}
+    torch.save(values, path)
+    content, refused = path.read_bytes(), 0
+    for place in range(0, len(content), 5):
+        flipped = content[place] ^ 1 << rng.randrange(8)
+        path.write_bytes(content[:place] + bytes([flipped]) + content[place + 1 :])
+        try:
+            assert same(checkpoint.load_checkpoint(path), values)
+        except InputError:
+            refused += 1
+    assert refused > 100
 
 
 def test_a_damaged_newest_is_passed_over_aloud(tmp_path, capsys):

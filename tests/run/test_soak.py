@@ -1,4 +1,7 @@
-"""Faults at random: `pytest -n 0 -m soak`. SOAK_SEED repeats one; SOAK_FAULTS says how many, SOAK_DEVICES on what."""
+"""Faults at random: `pytest -n 0 -m soak`. SOAK_SEED repeats one; SOAK_FAULTS says how many, SOAK_DEVICES on what.
+
+SOAK_PLACES has only those of some places (`checkpoint,collective`).
+"""
 
 import os
 import random
@@ -7,19 +10,32 @@ import time
 from collections import defaultdict
 
 import pytest
-from jobs import SMALL, differences, job, leftovers, processes_of, step_of
+import torch
+from jobs import SMALL, differences, job, leftovers, processes_of, same, step_of
 
 EVERY = 7  # steps between two checkpoints in a SMALL run
 
-CODES = {"kill": -9, "term": 143, "int": 130, "hup": 129, "crash": 1, "enospc": 1, "nan": 3}
+# Where a fault strikes, and how often a run on one device comes there.
+PLACES = {"train": 36, "val": 16, "test": 8, "data": 2, "write": 9, "rename": 9, "renamed": 9, "report": 1}
+PLACES |= {"checkpoint": 36}  # the newest is damaged, after a kill at a step
+COLLECTIVES = 120  # a run on two devices has some more
+
+# By what a job shows that it was this fault that has ended it: its exit code, and its last words.
+ENDS = {
+    "kill": (-9, ""),
+    "term": (143, "stopped by SIGTERM"),
+    "int": (130, "stopped by SIGINT"),
+    "hup": (129, "stopped by SIGHUP"),
+    "crash": (1, "RuntimeError: injected crash"),
+    "enospc": (1, "No space left on device"),
+    "nan": (3, "lower --model.lr"),
+}
 
 
-def draw(rng, devices):
-    """A fault, and the exit code that the job must end with."""
-    ranks = ["-"] if devices == 1 else ["0", "1"]
-    places = {"train": 36, "val": 16 // devices, "test": 8 // devices, "data": 2, "write": 9, "rename": 9, "renamed": 9}
-    places |= {"report": 1}
-    place = rng.choice(list(places))
+def draw(rng, devices, wanted):
+    """A fault, as faults/sitecustomize.py has it; or `flip` or `truncate` at a `checkpoint`."""
+    places = {**PLACES, **({"collective": COLLECTIVES} if devices == 2 else {})}
+    place = rng.choice([place for place in places if place in wanted] or list(places))
     kinds = ["kill", "kill", "term", "int", "hup", "crash"]
     if devices == 2:
         kinds += ["kill-parent", "term-parent", "int-parent", "hup-parent", "term-all"]
@@ -27,13 +43,13 @@ def draw(rng, devices):
         kinds += ["nan"]
     if place == "write":
         kinds += ["enospc"]
-    kind, rank = rng.choice(kinds), rng.choice(ranks)
+    kinds = {"checkpoint": ["flip", "truncate"], "collective": ["kill", "crash"]}.get(place, kinds)
+    kind, rank = rng.choice(kinds), rng.choice(["-"] if devices == 1 else ["0", "1"])
     if place in ("write", "rename", "renamed", "report") and devices == 2:
         rank = "0"  # which alone writes
-    code = CODES[kind.partition("-")[0]]
-    if devices == 2 and kind == "kill":
-        code = 1  # it is a rank that was killed: the launcher says so
-    return f"{kind}@{rank}:{place}:{rng.randint(1, places[place])}", code
+    first = EVERY + 1 if place == "checkpoint" else 1  # there are two by then
+    last = places[place] // (devices if place in ("val", "test") else 1)
+    return f"{kind}@{rank}:{place}:{rng.randint(first, last)}"
 
 
 @pytest.mark.soak
@@ -41,6 +57,7 @@ def test_soak(tmp_path, capsys):
     seed = int(os.environ.get("SOAK_SEED", random.SystemRandom().randrange(10**6)))
     count = int(os.environ.get("SOAK_FAULTS", "100"))
     choices = [int(part) for part in os.environ.get("SOAK_DEVICES", "1,2").split(",")]
+    wanted = os.environ.get("SOAK_PLACES", "").split(",")
     rng = random.Random(seed)
     table, problems, whole = defaultdict(lambda: [0, 0, 0]), [], {}
     began = time.monotonic()
@@ -52,10 +69,13 @@ def test_soak(tmp_path, capsys):
             whole[devices] = tmp_path / f"whole{devices}" / "lightning_logs" / "version_0"
         for number in range(count):
             devices = rng.choice(choices)
-            fault, code = draw(rng, devices)
-            lost, wrong = one(tmp_path / str(number), devices, fault, code, whole[devices])
-            kind, _, where = fault.partition("@")
-            row = table[kind, where.split(":")[1]]
+            fault = draw(rng, devices, wanted)
+            try:
+                lost, wrong = one(tmp_path / str(number), fault, devices, whole[devices], rng)
+            except AssertionError as error:  # it hangs, or the fault did not happen
+                lost, wrong = "", str(error)
+            kind, _, place, _ = parts(fault)
+            row = table[kind, place]
             row[0], row[1], row[2] = row[0] + 1, row[1] + bool(lost), row[2] + bool(wrong)
             if lost or wrong:
                 problems.append(f"{fault} on {devices}: {lost} {wrong}")
@@ -70,26 +90,79 @@ def test_soak(tmp_path, capsys):
     assert problems == []
 
 
-def one(home, devices, fault, code, whole):
+def one(home, fault, devices, whole, rng):
     """Runs a job with a fault and resumes it; says what was lost, and what is wrong."""
     home.mkdir()
+    kind, rank, place, step = parts(fault)
     arguments = (*SMALL, "--devices", devices, "--resume", "auto")
-    done = job("fit", *arguments, cwd=home, fault=fault)
+    if place == "checkpoint":
+        done, expected = job("fit", *arguments, cwd=home, fault=f"kill@{rank}:train:{step}"), "kill"
+    else:
+        done, expected = job("fit", *arguments, cwd=home, fault=fault), kind
     run = home / "lightning_logs" / "version_0"
-    kind, _, where = fault.partition("@")
-    place, steps = where.split(":")[1], int(where.split(":")[2])
     # The ranks may have done all their work by the time that the launcher passes a signal of its own on.
     too_late = done.code == 0 and kind.endswith("-parent") and place in ("test", "report")
-    if done.code != code and not too_late:
-        return "", f"exit code {done.code}, not {code}: {done.lines[-3:]}"
-    if kind in ("kill", "nan") and place == "train" and step_of(run) < steps - EVERY:
-        return f"it was at step {steps}, and goes on from {step_of(run)}", ""
-    if kind in ("term", "int", "hup") and place == "train" and step_of(run) < steps:
-        return f"it was stopped at step {steps}, and goes on from {step_of(run)}", ""
+    if not too_late and (wrong := not_ended_by(done, expected, rank)):
+        return "", wrong
+    reached = step_of(run)
+    if (place == "checkpoint" or (kind in ("kill", "nan") and place == "train")) and reached < step - EVERY:
+        return f"it was at step {step}, and goes on from {reached}", ""
+    if kind in ("term", "int", "hup") and place == "train" and reached < step:
+        return f"it was stopped at step {step}, and goes on from {reached}", ""
+    sayings = damage(kind, run, rng) if place == "checkpoint" else [[]]
     done = job("fit", *arguments, cwd=home)
     if done.code:
         return f"exit code {done.code}: {done.lines[-3:]}", ""
     found = [*differences(run, whole), *leftovers(run)]
+    if (said := [line for line in done.lines if "warning" in line][:1]) not in sayings:
+        found.append(f"it says {said}, not {sayings}")
+    if place == "checkpoint" and not said:
+        print(f"{fault}: no value has changed, and none is refused", flush=True)
     if left := processes_of(home):
         found.append(f"processes {left}")
     return "", ", ".join(found)
+
+
+def parts(fault):
+    kind, _, where = fault.partition("@")
+    rank, place, count = where.split(":")
+    return kind, rank, place, int(count)
+
+
+def not_ended_by(done, kind, rank):
+    """What shows that a job did not end by this fault, if anything does."""
+    code, words = ENDS[kind.partition("-")[0]]
+    if rank != "-" and kind == "kill":  # the launcher lives, and says so
+        code, words = 1, "was killed by SIGKILL"
+    # Of a NaN all ranks hear, and of a signal.
+    who = f"error: rank {rank}: " if rank != "-" and kind in ("kill", "crash", "enospc") else ""
+    last = done.lines[-1] if done.lines else ""
+    if done.code == code and last.startswith(who) and words in last:
+        return ""
+    return f"exit code {done.code}, not {code}, {who}{words!r}: {done.lines[-3:]}"
+
+
+def damage(kind, run, rng):
+    """Damages the newest checkpoint of a run; gives the warnings that it may then go on with, a first line or none."""
+    before, newest = sorted((run / "checkpoints").glob("step-*.ckpt"), key=lambda path: int(path.stem[5:]))[-2:]
+    content, values = newest.read_bytes(), torch.load(newest, weights_only=True)
+    place = rng.randrange(len(content))
+    if kind == "truncate":
+        newest.write_bytes(content[:place])
+    else:
+        flipped = content[place] ^ 1 << rng.randrange(8)
+        newest.write_bytes(content[:place] + bytes([flipped]) + content[place + 1 :])
+    refused = (
+        f"warning: checkpoint {newest.relative_to(run.parents[1])} cannot be read: it is damaged or no checkpoint; "
+        f"going on from {before.name}"
+    )
+    # Between the parts of a checkpoint there are bytes that no sum covers, and that mean nothing.
+    return [[refused], *([[]] if unchanged(newest, values) else [])]
+
+
+def unchanged(path, values):
+    """Whether a damaged checkpoint still gives the values that it had."""
+    try:
+        return same(torch.load(path, weights_only=True), values)
+    except Exception:  # nearly any
+        return False
