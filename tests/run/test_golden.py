@@ -5,8 +5,8 @@ import copy
 import golden
 import pytest
 
-from cifar_lightning.cli import recipes
 from cifar_lightning.run.settings import settings_of
+from cifar_lightning.settings_file import recipes
 
 
 @pytest.mark.parametrize("name", recipes())
