@@ -138,6 +138,7 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
             argument is none of the data module's or the network's.
     """
     settings = plain(given)
+    settings.pop("recipe", None)  # its settings are among these
     accelerator, _ = resolve_devices(settings["accelerator"], settings["devices"])
     settings["precision"] = resolve_precision(settings["precision"], accelerator)
     settings["default_root_dir"] = os.path.expanduser(settings["default_root_dir"])

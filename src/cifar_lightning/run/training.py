@@ -87,8 +87,7 @@ def fit(
         NonFiniteError: The loss became NaN or infinite.
         RunError: The run failed for a reason outside it, such as a full disk.
     """
-    given = {name: value for name, value in locals().items() if name != "recipe"}  # it has been read
-    settings = settings_of({**given, "data": data or {}, "model": model or {}, "trainer": trainer or {}})
+    settings = settings_of({**locals(), "data": data or {}, "model": model or {}, "trainer": trainer or {}})
     checked = check(settings)
     if not is_first_rank():
         return join()
