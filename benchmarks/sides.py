@@ -92,6 +92,7 @@ def loader_rates(data: dict[str, Any], device: str, quick: bool, repeats: int) -
 
     rates: dict[int, list[list[float]]] = {}
     module = CIFAR10DataModule(**data | {"augment": True, "normalization": "dataset", "device": device})
+    module.channels_last = True  # as for a LitNet
     for batch_size in (4, 128, 2048):
         module.hparams["batch_size"] = batch_size
         ours = module.train_dataloader()
@@ -241,6 +242,7 @@ def bare_loop(accelerator: str, steps: int, max_steps: int) -> None:
     data = CIFAR10DataModule(**_small_data(accelerator, steps))
     net = TutorialNet().to(data.hparams["device"])
     optimizer = torch.optim.SGD(net.parameters(), lr=0.001, momentum=0.9, fused=True)
+    data.channels_last = True  # as for a LitNet
     loader = data.train_dataloader()
     while max_steps > 0:
         for images, labels in islice(loader, max_steps):
@@ -278,7 +280,9 @@ class Plain(LightningModule):
 
 def lightning_defaults(accelerator: str, steps: int, max_steps: int) -> None:
     """Trains it as a LightningModule that logs its loss, in a Trainer without arguments."""
-    loader = CIFAR10DataModule(**_small_data(accelerator, steps)).train_dataloader()
+    data = CIFAR10DataModule(**_small_data(accelerator, steps))
+    data.channels_last = True  # as for a LitNet
+    loader = data.train_dataloader()
     with tempfile.TemporaryDirectory() as root:
         trainer = Trainer(accelerator=accelerator, devices=1, max_epochs=3, max_steps=max_steps, default_root_dir=root)
         trainer.fit(Plain(), loader)

@@ -30,7 +30,7 @@ def data(**kwargs):
 def mark(batch):
     """Tells a batch from all others, and from the same images augmented otherwise."""
     images, labels = batch
-    return (*labels.tolist(), images.double().sum().item())
+    return (*labels.tolist(), images.contiguous().double().sum().item())  # however they lie
 
 
 @cache

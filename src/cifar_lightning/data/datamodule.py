@@ -2,6 +2,7 @@
 
 import warnings
 import zlib
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from cifar_lightning.arguments import arguments_of
 from cifar_lightning.data import cifar10
+from cifar_lightning.data.dataset import ImageDataset
 from cifar_lightning.data.loader import BatchLoader, check_batch_size, check_evaluation
 from cifar_lightning.data.preprocessing import NORMALIZATIONS, preprocessing_of
 from cifar_lightning.data.sources import SOURCES, ImageSet, Source, absolute
@@ -55,12 +57,15 @@ class CIFAR10DataModule(LightningDataModule):
         preprocessing: Mean, std and size of the images, for a model to keep.
         classes: Names of the classes, in the order of the labels.
         num_classes: Their number.
+        channels_last: Whether a pixel's colours lie side by side in the batches' memory, which saves our networks a
+            copy; a LightningModule that has such an attribute decides.
 
     Raises:
         InputError: A value is out of its range, or the images cannot be had.
     """
 
     dims = cifar10.IMAGE_SHAPE
+    channels_last = False
 
     def __init__(
         self,
@@ -132,7 +137,13 @@ class CIFAR10DataModule(LightningDataModule):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of the labels. Loads the images if they are not loaded yet."""
+        """Names of the classes, in the order of the labels.
+
+        Class folders, and an archive that is not the official one, are looked into if they are not loaded yet.
+        """
+        official = {"cifar10": cifar10.CLASSES, "cifar100": cifar10.CIFAR100_CLASSES, "synthetic": cifar10.CLASSES}
+        if not self._sets and self.hparams["sha256"] is None and self.hparams["source"] in official:
+            return official[self.hparams["source"]]
         return (next(iter(self._sets.values()), None) or self.image_set("test")).classes
 
     @property
@@ -171,6 +182,15 @@ class CIFAR10DataModule(LightningDataModule):
         if split not in self._sets:
             self._sets[split] = self._source.load(split)
         return self._sets[split]
+
+    def dataset(self, split: str, transform: Callable[[Any], Any] | None = None) -> ImageDataset:
+        """The images of `image_set` one by one, for a `torch.utils.data.DataLoader`, a `Subset` or k-fold.
+
+        Args:
+            split: `train` or `test`.
+            transform: Of an image of PIL's, as for `torchvision.datasets.CIFAR10`.
+        """
+        return ImageDataset(self.image_set(split), transform)
 
     def check(self, ranks: int = 1) -> None:
         """Looks for what would only be noticed in a fit, or never: classes without images, too few to share.
@@ -310,6 +330,7 @@ class CIFAR10DataModule(LightningDataModule):
             std=self.preprocessing.std,
             rank=trainer.global_rank if trainer else None,
             world_size=trainer.world_size if trainer else None,
+            channels_last=getattr(trainer and trainer.lightning_module, "channels_last", self.channels_last),
             **settings,
         )
 

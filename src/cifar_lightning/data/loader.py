@@ -40,7 +40,7 @@ def epoch_generator(seed: int, epoch: int, lap: int = 0) -> torch.Generator:
 
 
 class BatchLoader:
-    """Iterates `(images, labels)` batches: float32 `(B, 3, 32, 32)` in channels_last, int64 `(B,)`.
+    """Iterates `(images, labels)` batches: float32 `(B, 3, 32, 32)`, int64 `(B,)`.
 
     It stands where a `torch.utils.data.DataLoader` would, without workers: the images are on the device already, and
     cropping, flipping and normalising some 500 at a time costs microseconds an image.
@@ -74,6 +74,8 @@ class BatchLoader:
         rank: This process's index; by default that in torch's process group, if there is one by the time it iterates.
         world_size: Number of processes; likewise.
         repeat: In training, make every epoch as the first: the same batches, augmented alike.
+        channels_last: Leave the images' bytes as they are gathered, a pixel's colours side by side, which convolutions
+            take as it is. Otherwise a copy is contiguous, so that a stranger's `x.view(len(x), -1)` works.
 
     Raises:
         InputError: `batch_size` is less than 1, more than the images, or not a multiple of `world_size`; or, in
@@ -96,6 +98,7 @@ class BatchLoader:
         rank: int | None = None,
         world_size: int | None = None,
         repeat: bool = False,
+        channels_last: bool = True,
     ) -> None:
         self.images = images.permute(0, 2, 3, 1).contiguous()
         self.size = self.images.shape[1]
@@ -106,7 +109,7 @@ class BatchLoader:
         self.train, self.seed, self.flip = train, seed, flip
         self.crop_padding = crop_padding if train else 0
         self.cutout = cutout if train else 0
-        self._rank, self._world_size, self.repeat = rank, world_size, repeat
+        self._rank, self._world_size, self.repeat, self.channels_last = rank, world_size, repeat, channels_last
         self._batch_size = batch_size
         self.batch_size  # noqa: B018  # is it one that the ranks can share?
         if self.crop_padding:
@@ -238,7 +241,7 @@ class BatchLoader:
             images = self.images.index_select(0, index)
         if self.flip != "none":
             images = transforms.flip(images, mirrored)
-        images = transforms.normalize(images, self.mean, self.std)
+        images = self._normalized(images)
         if self.cutout:
             hole_top, hole_left = (transforms.to_device(x, device) for x in (hole_top, hole_left))
             images = transforms.cutout(images, hole_top, hole_left, self.cutout)
@@ -248,7 +251,11 @@ class BatchLoader:
         count = self._eval_count
         images, labels = (torch.tensor_split(x, max(1, count)) for x in (self.images, self.labels))
         for i in range(self.rank + begin.position * self.world_size, count, self.world_size):
-            yield transforms.normalize(images[i], self.mean, self.std), labels[i].clone()
+            yield self._normalized(images[i]), labels[i].clone()
+
+    def _normalized(self, images: Tensor) -> Tensor:
+        images = transforms.normalize(images, self.mean, self.std)
+        return images if self.channels_last else images.contiguous()
 
 
 def _apart(chunk: Tensor, size: int) -> Iterator[Tensor]:

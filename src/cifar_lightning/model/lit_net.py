@@ -64,6 +64,8 @@ class LitNet(LightningModule):
         InputError: A value is out of its range, or the network's name is not known.
     """
 
+    channels_last = True  # CIFAR10DataModule's batches lie so, which its networks take as they are
+
     def __init__(
         self,
         net: str | nn.Module = "tutorial",

@@ -1,0 +1,53 @@
+"""ImageDataset: images one by one, as torchvision's datasets give them, for loops and tools of other people's."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from torch.utils.data import Dataset
+
+from cifar_lightning.data.sources import ImageSet
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+class ImageDataset(Dataset[tuple[Any, int]]):
+    """An ImageSet with the interface of `torchvision.datasets.CIFAR10`.
+
+    Args:
+        images: It.
+        transform: Of an image, a PIL image of 32×32 pixels.
+        target_transform: Of a label.
+
+    Attributes:
+        data: uint8 `(N, 32, 32, 3)`, an array.
+        targets: The labels, a list.
+        classes: The names.
+        class_to_idx: Their labels.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        transform: Callable[["Image.Image"], Any] | None = None,
+        target_transform: Callable[[int], Any] | None = None,
+    ) -> None:
+        self.data = images.images.permute(0, 2, 3, 1).numpy()
+        self.targets: list[int] = images.labels.tolist()
+        self.classes = list(images.classes)
+        self.class_to_idx = {name: label for label, name in enumerate(self.classes)}
+        self.transform, self.target_transform = transform, target_transform
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        """An image, PIL's or what `transform` makes of it, and its label."""
+        from PIL import Image
+
+        image: Any = Image.fromarray(self.data[index])
+        label: Any = self.targets[index]
+        return (
+            image if self.transform is None else self.transform(image),
+            label if self.target_transform is None else self.target_transform(label),
+        )

@@ -1,0 +1,88 @@
+"""The data module in other people's projects: their modules, their loops, their datasets."""
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import nn
+from torch.utils.data import DataLoader, Subset
+from torchvision.transforms import v2
+
+from cifar_lightning import CIFAR10DataModule, fake_data
+
+
+class Flat(LightningModule):
+    """A stranger's: `view` takes a batch that is contiguous."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3 * 32 * 32, 10)
+
+    def training_step(self, batch, batch_idx):
+        images, labels = batch
+        return nn.functional.cross_entropy(self.layer(images.view(images.size(0), -1)), labels)
+
+    validation_step = test_step = training_step
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.01)
+
+
+class Laid(Flat):
+    """One whose convolutions would rather have them as they lie."""
+
+    channels_last = True
+
+    def training_step(self, batch, batch_idx):
+        assert batch[0].is_contiguous(memory_format=torch.channels_last)
+        return nn.functional.cross_entropy(self.layer(batch[0].flatten(1)), batch[1])
+
+    validation_step = test_step = training_step
+
+
+@pytest.mark.parametrize("kind", [Flat, Laid])
+def test_batches_lie_in_memory_as_the_module_takes_them(tmp_path, kind):
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    trainer = Trainer(max_epochs=1, accelerator="cpu", log_every_n_steps=1, default_root_dir=tmp_path, **quiet)
+    images = fake_data(100, val_split=20, augment=True, cutout=4)
+    module = kind()
+    trainer.fit(module, images)
+    trainer.test(module, images, verbose=False)
+
+
+def test_batches_are_the_same_however_they_lie():
+    contiguous, laid = (fake_data(100, augment=True) for _ in range(2))
+    laid.channels_last = True
+    for (x, y), (u, v) in zip(contiguous.train_dataloader(), laid.train_dataloader(), strict=True):
+        assert x.is_contiguous()
+        assert u.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(x, u)
+        assert torch.equal(y, v)
+
+
+@pytest.mark.parametrize(("source", "count"), [("cifar10", 10), ("cifar100", 100), ("synthetic", 10)])
+def test_what_is_known_of_a_set_is_known_without_its_images(tmp_path, source, count):
+    images = CIFAR10DataModule(tmp_path / "none", source=source)
+    assert (images.num_classes, len(images.classes), images.dims) == (count, count, (3, 32, 32))
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_dataset_as_torchvisions(tmp_path):
+    images = fake_data(100)
+    train, test = images.dataset("train"), images.dataset("test", transform=v2.PILToTensor())
+    assert (len(train), len(test), train.classes) == (100, 20, list(images.classes))
+    picture, label = train[7]
+    assert np.array_equal(np.asarray(picture), images.image_set("train").images[7].permute(1, 2, 0))
+    assert (type(label), label) == (int, train.targets[7])
+    assert train.class_to_idx["frog"] == 6
+    loader = DataLoader(Subset(test, range(5, 15)), batch_size=10)
+    (batch, labels) = next(iter(loader))
+    assert torch.equal(batch, images.image_set("test").images[5:15])
+    assert labels.tolist() == test.targets[5:15]
+    picture.putpixel((0, 0), (1, 2, 3))  # a copy
+    assert np.array_equal(np.asarray(train[7][0]), images.image_set("train").images[7].permute(1, 2, 0))
