@@ -170,7 +170,8 @@ def parse(parser: "ArgumentParser", arguments: Sequence[str], defaults: bool = T
         if flag not in known and not flag.startswith("--trainer."):
             raise InputError(f"unknown flag {flag}: {_instead(flag, known)}")
     try:
-        return parser.parse_args(list(arguments), defaults=defaults)
+        # whatever JSONARGPARSE_DEFAULT_ENV says: a variable is no flag
+        return parser.parse_args(list(arguments), env=False, defaults=defaults)
     except ArgumentError as error:
         raise InputError(_in_our_words(" ".join(str(error).split()), parser)) from error
 

@@ -1,10 +1,14 @@
-"""The Trainer of a run or an evaluation: Lightning's, with what this package gives it."""
+"""The Trainer of a run or an evaluation: Lightning's, with what this package gives it, and nothing from elsewhere."""
 
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.trainer.connectors import callback_connector
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 
 from cifar_lightning.run import loop
@@ -30,20 +34,39 @@ def new_trainer(*, accelerator: str, devices: str | int, precision: str, **argum
         arguments["precision"] = precision
     if world_size() > 1 and arguments.get("strategy", "auto") in ("auto", "ddp"):
         arguments["strategy"] = DDPStrategy(timeout=RANK_TIMEOUT)
-    trainer = Trainer(
-        accelerator=accelerator,
-        devices=devices,
-        plugins=plugins,
-        **{
-            "num_sanity_val_steps": 0,  # a second look at the first validation batches has no user here
-            "enable_model_summary": False,
-            "use_distributed_sampler": False,  # the loaders share the images themselves
-            **arguments,
-        },
-    )
+    # What is left out Lightning takes from variables: of PL_TRAINER_LIMIT_TEST_BATCHES a test would not say a word.
+    defaults = {name: parameter.default for name, parameter in inspect.signature(Trainer).parameters.items()}
+    with no_external_callbacks():
+        trainer = Trainer(
+            **{
+                **defaults,
+                "num_sanity_val_steps": 0,  # a second look at the first validation batches has no user here
+                "enable_model_summary": False,
+                "use_distributed_sampler": False,  # the loaders share the images themselves
+                **arguments,
+                "accelerator": accelerator,
+                "devices": devices,
+                "plugins": plugins,
+            }
+        )
     loop.install(trainer)
     trainer._checkpoint_connector = CheckpointConnector(trainer)
     return trainer
+
+
+@contextmanager
+def no_external_callbacks() -> Iterator[None]:
+    """Within it a new Trainer has the callbacks that it is given, and those of its arguments.
+
+    Lightning's would also have those of any package that is installed with some for every Trainer (entry points of the
+    group `lightning.pytorch.callbacks_factory`).
+    """
+    module: Any = callback_connector
+    load, module._load_external_callbacks = module._load_external_callbacks, lambda group: []
+    try:
+        yield
+    finally:
+        module._load_external_callbacks = load
 
 
 class CheckpointConnector(_CheckpointConnector):

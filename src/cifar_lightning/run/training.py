@@ -4,12 +4,15 @@ A run is a folder. `fit` makes it, with all its settings in config.yaml; whateve
 process per device, now or after an interruption, takes its orders from there.
 """
 
+import random
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Trainer, seed_everything
+import numpy as np
+import torch
+from lightning.pytorch import Trainer
 
 from cifar_lightning.console import say
 from cifar_lightning.data.datamodule import CIFAR10DataModule
@@ -159,7 +162,9 @@ def train(folder: Path, settings: Settings, start: str | None, images: CIFAR10Da
         data.prepare_data()
         data.setup("fit")
         data.fingerprint  # noqa: B018  # for the checkpoints: now, not while a GPU waits for the first
-        seed_everything(settings.seed, verbose=False)
+        # Lightning's seed_everything also leaves the seed in the environment, where a later one of our user's finds it.
+        for seed in (random.seed, np.random.seed, torch.manual_seed):
+            seed(settings.seed)
         model = LitNet(**settings.model, classes=data.classes)
         evaluations = (["val"] if len(data.val_indices) else []) + ["test"]
         figures = [name for prefix in evaluations for name in names(prefix, model.classes)]
