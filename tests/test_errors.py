@@ -508,11 +508,20 @@ def test_a_shell_of_srun_is_one_task(call, monkeypatch, tmp_path):
     assert "batch_size 5 cannot be shared by 2 devices" in line
 
 
-@pytest.mark.parametrize(("variable", "other"), [("RANK", "WORLD_SIZE"), ("WORLD_SIZE", "RANK")])
-def test_half_of_what_a_launcher_sets(call, monkeypatch, tmp_path, variable, other):
-    monkeypatch.setenv(variable, "0")
-    line = one_line(*call("fit", *FIT, "--max_steps", 1))
-    assert line == f"error: the environment has {variable} 0 and no {other}: unset it, or use torchrun\n"
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"RANK": "0"}, "RANK 0 and no WORLD_SIZE"),
+        ({"WORLD_SIZE": "1"}, "WORLD_SIZE 1 and no RANK"),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, "WORLD_SIZE 2 and no MASTER_ADDR"),
+        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "here"}, "WORLD_SIZE 2 and no MASTER_PORT"),
+    ],
+)
+def test_half_of_what_a_launcher_sets(call, monkeypatch, tmp_path, variables, said):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    line = one_line(*call("fit", *FIT, "--max_steps", 1, "--devices", len(variables), "--data.batch_size", 60))
+    assert line == f"error: the environment has {said}: unset it, or use torchrun\n"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -6,14 +6,14 @@ import subprocess
 import sys
 
 import pytest
-from conftest import PLAIN, SCRIPTS
+from conftest import PLAIN, SCRIPTS, SYNTHETIC
 from PIL import Image
 
 FEW = ("--accelerator", "cpu", "--data.batch_size", 4, "--max_steps", 3)
 
 
 def run(tmp_path, *arguments, launcher=(), script="fit", **env):
-    """Runs a script with an environment of which `env` is changed (None: not set); gives (code, lines on stderr)."""
+    """Runs a script with an environment of which `env` is changed (None: not set); gives (code, out, err), in lines."""
     whole = {**os.environ, **PLAIN, **env}
     done = subprocess.run(
         [str(part) for part in (*launcher, sys.executable, SCRIPTS / f"{script}.py", *arguments)],
@@ -24,7 +24,7 @@ def run(tmp_path, *arguments, launcher=(), script="fit", **env):
         timeout=240,
         check=False,
     )
-    return done.returncode, done.stderr.splitlines()
+    return done.returncode, done.stdout.splitlines(), done.stderr.splitlines()
 
 
 def make_pets(home):
@@ -50,11 +50,40 @@ def test_a_user_of_a_container(tmp_path):
     names = ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR")
     env = {**dict.fromkeys(names), "MPLBACKEND": "nonsense"}
     flags = (*FEW, "--data.source", "folder", "--data.data_dir", tmp_path / "pets")
-    code, err = run(tmp_path / "work", *flags, launcher=launcher, **env)
+    code, _, err = run(tmp_path / "work", *flags, launcher=launcher, **env)
     assert code == 0, err
     assert {line.split()[0] for line in err} == {"epoch"}
     assert [path.name for path in (tmp_path / "work").iterdir()] == ["lightning_logs"]
     assert {path.name for path in (tmp_path / "pets").iterdir()} == {"train", "test"}
+
+
+def test_a_width_of_nothing_hides_no_table(tmp_path):
+    """Nor does a run mind that its temporary folder is gone, its letters are few, and its warnings are errors."""
+    env = {
+        "COLUMNS": "0",
+        "TMPDIR": str(tmp_path / "gone"),
+        "LC_ALL": "C",
+        "PYTHONWARNINGS": "error",
+        "FAULT_PLAIN": "",
+    }
+    code, out, err = run(tmp_path, *SYNTHETIC, *FEW, "--data.synthetic_size", 100, **env)
+    assert code == 0, err
+    assert [line.split()[0] for line in err] == ["epoch"]
+    assert {"Accuracy", "airplane", "truck"} <= {line.split()[0] for line in out if line}
+
+
+@pytest.mark.parametrize("script", ["fit", "evaluate", "predict"])
+def test_a_folder_that_is_gone(tmp_path, script):
+    command = [
+        "sh",
+        "-c",
+        'mkdir gone; cd gone; rmdir ../gone; exec "$0" "$@"',
+        sys.executable,
+        SCRIPTS / f"{script}.py",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: the folder that this was started in has been deleted: cd to another\n"
 
 
 # --- a system without fcntl: Windows ---------------------------------------------------------------------
@@ -99,7 +128,7 @@ def no_fcntl(tmp_path):
 
 @pytest.mark.parametrize("script", ["fit", "evaluate", "predict"])
 def test_scripts_without_fcntl_say_so_before_they_import_torch(tmp_path, no_fcntl, script):
-    code, err = run(tmp_path, "--seed", 1, script=script, **no_fcntl, NO_TORCH="1")
+    code, _, err = run(tmp_path, "--seed", 1, script=script, **no_fcntl, NO_TORCH="1")
     assert (code, err) == (2, [f"error: {NEEDS}"])
 
 

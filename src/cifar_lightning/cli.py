@@ -54,8 +54,12 @@ def run(script: Callable[[Sequence[str]], int | None]) -> int:
     console.open_closed()
     try:
         check_system()
+        os.getcwd()
     except ImportError as error:
         console.say(f"error: {error}")
+        return 2
+    except FileNotFoundError:  # torch would end the process without a word of it
+        console.say("error: the folder that this was started in has been deleted: cd to another")
         return 2
     signals.install()
     console.print_anything()

@@ -40,7 +40,7 @@ def importing() -> Iterator[None]:
 
 
 def _settle() -> None:
-    """Puts right what of a user's surroundings would end such an import, or would be warned of in it.
+    """Puts right what of a user's surroundings would end such an import, would be warned of in it, or hides a report.
 
     In a container a user may have no name, and no home or none to write to.
     """
@@ -50,6 +50,8 @@ def _settle() -> None:
         os.environ["USER"] = f"uid_{os.getuid()}"
     if not os.path.isabs(os.path.expanduser("~")):  # matplotlib 3.9 asks
         os.environ["HOME"] = "/"  # as `docker run -u 12345` has it
+    if not os.environ.get("COLUMNS", "80").strip("0"):
+        del os.environ["COLUMNS"]  # rich would print nothing in a width of 0
     # matplotlib, which torchmetrics imports, then caches in a folder that is gone at the end, and warns of it
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     os.environ["MPLBACKEND"] = "agg"  # nothing is shown here, and it does not start with one that it does not have

@@ -63,11 +63,15 @@ def launched() -> bool:
     Raises:
         InputError: Half of what a launcher sets is set: parts of Lightning would take it for a whole.
     """
-    rank, world_size = ("RANK" in os.environ), ("WORLD_SIZE" in os.environ)
-    if rank != world_size:
-        name, other = ("RANK", "WORLD_SIZE") if rank else ("WORLD_SIZE", "RANK")
-        raise InputError(f"the environment has {name} {os.environ[name]} and no {other}: unset it, or use torchrun")
-    return rank
+    needs = {"RANK": ["WORLD_SIZE"], "WORLD_SIZE": ["RANK"]}
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        needs["WORLD_SIZE"] += ["MASTER_ADDR", "MASTER_PORT"]  # where the ranks meet
+    for name in needs.keys() & os.environ.keys():
+        for other in needs[name]:
+            if other not in os.environ:
+                value = os.environ[name]
+                raise InputError(f"the environment has {name} {value} and no {other}: unset it, or use torchrun")
+    return "RANK" in os.environ
 
 
 def is_first_rank() -> bool:
