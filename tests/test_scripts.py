@@ -104,6 +104,7 @@ def test_the_log_has_the_test_in_the_row_of_the_step_that_was_tested(finished, r
     (tested,) = (row for row in rows if row["test_acc"] is not None)
     assert tested["test_acc"] == pytest.approx(results["test_acc"])
     assert tested["step"] == results["step"]
+    assert (results["val_acc"], results["val_loss"]) == (tested["val_acc"], tested["val_loss"])
     assert tested["val_acc"] == max(row["val_acc"] for row in rows if row["val_acc"] is not None)
     assert rows[-1]["step"] == 3 * 125
 

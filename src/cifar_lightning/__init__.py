@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from cifar_lightning.data.cifar10 import CLASSES, MEAN, STD
     from cifar_lightning.data.datamodule import CIFAR10DataModule, fake_data
     from cifar_lightning.data.preprocessing import Preprocessing
-    from cifar_lightning.errors import InputError
+    from cifar_lightning.errors import InputError, NonFiniteError
     from cifar_lightning.model.lit_net import LitNet
     from cifar_lightning.model.networks import ResNet18, TutorialNet
     from cifar_lightning.run.resuming import resume
@@ -23,7 +23,7 @@ _HOMES = {
     "data.cifar10": ("CLASSES", "MEAN", "STD"),
     "data.datamodule": ("CIFAR10DataModule", "fake_data"),
     "data.preprocessing": ("Preprocessing",),
-    "errors": ("InputError",),
+    "errors": ("InputError", "NonFiniteError"),
     "model.lit_net": ("LitNet",),
     "model.networks": ("ResNet18", "TutorialNet"),
     "run.resuming": ("resume",),
@@ -40,6 +40,7 @@ __all__ = [
     "CIFAR10DataModule",
     "InputError",
     "LitNet",
+    "NonFiniteError",
     "Preprocessing",
     "ResNet18",
     "TutorialNet",

@@ -29,7 +29,7 @@ from cifar_lightning.run.devices import from_first_rank, is_first_rank, process_
 from cifar_lightning.run.event_files import event_files
 from cifar_lightning.run.folder import new_run
 from cifar_lightning.run.launch import launch
-from cifar_lightning.run.metrics_log import MetricsCSV
+from cifar_lightning.run.metrics_log import MetricsCSV, read_rows
 from cifar_lightning.run.quiet import quietly
 from cifar_lightning.run.recipe import takes_recipe
 from cifar_lightning.run.settings import Settings, read_settings, settings_of
@@ -180,8 +180,10 @@ def train(folder: Path, settings: Settings, start: str | None, images: CIFAR10Da
         with signals.deferred():
             with metrics:
                 trainer.fit(model, data, ckpt_path=start)
+                selected = _select(trainer, model, data, checkpoints.folder)
                 facts = {
-                    **_select(trainer, model, data, checkpoints.folder),
+                    **selected,
+                    **_validated(metrics, selected["step"]),
                     "fit_seconds": round(checkpoints.seconds, 3),
                     "images_seen": trainer.fit_loop.epoch_loop.batch_progress.total.ready * data.hparams["batch_size"],
                     "seed": settings.seed,
@@ -191,6 +193,13 @@ def train(folder: Path, settings: Settings, start: str | None, images: CIFAR10Da
                 trainer.test(model, data, verbose=False)
             report_on(trainer, model, data, facts, folder, metrics.path)
             signals.finish()
+
+
+def _validated(metrics: MetricsCSV, step: int) -> dict[str, float | None]:
+    """The validation figures of a step, for who compares settings; None where it was not validated."""
+    metrics.close()
+    row = next((row for row in read_rows(metrics.path) if row["step"] == step), {})
+    return {name: row.get(name) for name in ("val_acc", "val_loss")}
 
 
 def _say_what_begins(
