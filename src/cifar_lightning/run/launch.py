@@ -37,6 +37,9 @@ SUSPENDED_SECONDS = 20.0  # that a rank may be suspended (SIGSTOP) while the oth
 POLL_SECONDS = 0.05
 REPORT_BYTES = 60_000  # a pipe takes 64 KiB without a reader
 
+# A rank imports what its parent does. With `-m` a user's `random.py` in the current folder would come first.
+RANK = "import sys; sys.path = [p for p in sys.path if p]; import json; sys.path = json.loads(sys.argv[1])['path']; "
+RANK += "from cifar_lightning.run.launch import rank_main; rank_main()"
 STOPS = tuple(128 + signum for signum in signals.STOPS)  # exit codes of a process that was told to stop
 
 
@@ -94,8 +97,8 @@ class _Rank:
         # A session of its own: Ctrl-C in a terminal then reaches the parent alone, which passes it on once.
         self.process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "cifar_lightning.run.launch"),
-                json.dumps({"target": target, "kwargs": kwargs, "report": report}),
+                *(sys.executable, "-c", RANK),
+                json.dumps({"path": [*map(str, sys.path)], "target": target, "kwargs": kwargs, "report": report}),
             ],
             env=env,
             stdin=subprocess.PIPE,
@@ -222,7 +225,8 @@ def _listen() -> None:
     os._exit(128 + signum)
 
 
-def _rank_main() -> None:
+def rank_main() -> None:
+    """What a rank's process does: it calls the target, and tells its parent how that has ended."""
     console.open_closed()
     signals.install(silent=True)
     console.print_anything()
@@ -247,7 +251,3 @@ def _rank_main() -> None:
             stream.flush()
     # Not `sys.exit`: threads of a broken process group would be waited for.
     os._exit(code)
-
-
-if __name__ == "__main__":
-    _rank_main()
