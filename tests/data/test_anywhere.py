@@ -353,7 +353,9 @@ def test_epochs_follow_on():
     next(iter(each.train_dataloader()))  # an epoch that is left early has been begun
     each.hparams["batch_size"] = 100  # which takes another loader
     assert [len(labels) for _, labels in each.train_dataloader()] == [100, 100]
-    each.hparams["batch_size"] = 20
+    each.hparams.update(batch_size=20, device="meta")
+    assert each.train_dataloader().labels.is_meta
+    each.hparams["device"] = "cpu"
     assert [mark(batch) for batch in each.train_dataloader()] == epochs(6)[5]
     each.setup("fit")
     assert [mark(batch) for batch in each.train_dataloader()] == epochs(1)[0]

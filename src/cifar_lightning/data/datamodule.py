@@ -311,26 +311,35 @@ class CIFAR10DataModule(LightningDataModule):
         augmentation = {name: h[name] for name in ("crop_padding", "flip", "cutout")} if h["augment"] else {}
         overfit = getattr(self.trainer, "overfit_batches", 0)  # of a Trainer: to learn the same few batches by heart
         settings = {"batch_size": h["batch_size"], "seed": h["seed"], "repeat": overfit > 0, **augmentation}
-        if self._train_loader is None or self._made_with != settings:
+        made_with = {**settings, **self._place}
+        if self._train_loader is None or self._made_with != made_with:
             index = self.train_indices if len(self.val_indices) else None
             self._train_loader = self._loader("train", index, train=True, **settings)
-            self._made_with = settings
+            self._made_with = made_with
         return self._train_loader
 
+    @property
+    def _place(self) -> dict[str, Any]:
+        """Where the batches are wanted, and how they are to lie there."""
+        trainer = self.trainer
+        return {
+            "device": trainer.strategy.root_device if trainer else torch.device(self.hparams["device"]),
+            "channels_last": getattr(trainer and trainer.lightning_module, "channels_last", self.channels_last),
+        }
+
     def _loader(self, split: str, index: Tensor | None, **settings: Any) -> BatchLoader:
-        trainer, image_set = self.trainer, self.image_set(split)
+        trainer, image_set, place = self.trainer, self.image_set(split), self._place
         images, labels = image_set.images, image_set.labels
         if index is not None:
             images, labels = images[index], labels[index]
-        device = trainer.strategy.root_device if trainer else torch.device(self.hparams["device"])
         return BatchLoader(
-            images.to(device),
-            labels.to(device),
+            images.to(place["device"]),
+            labels.to(place["device"]),
             mean=self.preprocessing.mean,
             std=self.preprocessing.std,
             rank=trainer.global_rank if trainer else None,
             world_size=trainer.world_size if trainer else None,
-            channels_last=getattr(trainer and trainer.lightning_module, "channels_last", self.channels_last),
+            channels_last=place["channels_last"],
             **settings,
         )
 
