@@ -138,6 +138,7 @@ MISTAKES = {
         "--data.val_split",
         "20",
     ): "trainer.val_check_interval 900 is more than the",
+    ("--verify_steps", "-1"): "verify_steps -1 is out of range: give 0 or more",
     ("--max_steps", "0"): "max_steps 0 is out of range: give 1 or more, or -1 for no limit",
     ("--num_nodes", "0"): "num_nodes 0 is out of range: give 1 or more",
     ("--num_nodes", "2"): "num_nodes 2: start the script with torchrun on each machine",

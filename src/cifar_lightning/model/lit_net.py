@@ -37,8 +37,8 @@ class LitNet(LightningModule):
         width: Channels of the network's first convolution, where not its default.
         lr: Learning rate; with a schedule, its highest.
         momentum: Of SGD, 0 to 1.
-        weight_decay: L2 penalty, on all weights but Muon's; where groups have other rates, scaled so that it takes the
-            same share of every weight a step.
+        weight_decay: L2 penalty, on all weights but Muon's; where groups have other rates, scaled to take the same
+            share of every weight a step.
         nesterov: Whether the momentum is Nesterov's.
         label_smoothing: Part of each label spread over all classes, 0 to 1. Evaluation losses are without it.
         schedule: Of the learning rate, per step over the whole fit: constant; one-cycle (linear from lr / 25 to lr in

@@ -68,6 +68,7 @@ def _check_numbers(settings: Settings) -> None:
         ("num_nodes", 1, "1 or more"),
         ("log_every_n_steps", 1, "1 or more"),
         ("checkpoint_every_n_steps", 1, "1 or more"),
+        ("verify_steps", 0, "0 or more"),
         ("seed", 0, f"0 to {2**32 - 1}"),
     ):
         value = getattr(settings, name)

@@ -3,7 +3,7 @@
 import inspect
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +34,18 @@ FROM_ELSEWHERE = {
 NO_FLAGS = {*FROM_ELSEWHERE, "data.device"}
 # Settings that say where and how a run goes on, not what it computes.
 FREE = {
-    "accelerator", "devices", "num_nodes", "strategy", "default_root_dir", "checkpoint_every_n_steps",
+    "accelerator", "devices", "num_nodes", "strategy", "default_root_dir", "checkpoint_every_n_steps", "verify_steps",
     "data.data_dir", "data.mirror", "data.device", "trainer.max_time",
 }  # fmt: skip
 
 PATHS = {"data.data_dir", "data.mirror"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """The arguments of `fit`, complete and of plain values; see there what they are.
+
+    A run of an earlier version has none of those that have a default here.
 
     Attributes:
         data: All arguments of CIFAR10DataModule, but for those of NO_FLAGS.
@@ -65,6 +67,7 @@ class Settings:
     seed: int
     checkpoint_every_n_steps: int | None
     log_every_n_steps: int
+    verify_steps: int = 0
     trainer: Arguments
 
     def write(self, folder: Path) -> None:
@@ -156,7 +159,9 @@ def read_settings(folder: Path) -> Settings:
         settings = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"nothing to resume: {folder} is no run's folder (no readable config.yaml)") from error
-    whole = isinstance(settings, dict) and set(settings) == {field.name for field in fields(Settings)}
+    required = {field.name for field in fields(Settings) if field.default is MISSING}
+    known = {field.name for field in fields(Settings)}
+    whole = isinstance(settings, dict) and required <= set(settings) <= known
     if not whole or not all(isinstance(settings[name], dict) for name in ("data", "model", "trainer")):
         raise InputError(f"nothing to resume: {path} is not the settings of a run of fit.py")
     return _complete(settings)

@@ -35,6 +35,7 @@ from cifar_lightning.run.recipe import takes_recipe
 from cifar_lightning.run.settings import Settings, read_settings, settings_of
 from cifar_lightning.run.testing import report_on
 from cifar_lightning.run.trainer import new_trainer
+from cifar_lightning.run.verification import Verification
 
 
 @quietly()
@@ -55,6 +56,7 @@ def fit(
     seed: int = 0,
     checkpoint_every_n_steps: int | None = None,
     log_every_n_steps: int = 50,
+    verify_steps: int = 0,
     trainer: dict[str, Any] | None = None,
     recipe: str | None = None,
 ) -> dict[str, Any]:
@@ -78,6 +80,7 @@ def fit(
         seed: Of the weights, the order and the augmentation.
         checkpoint_every_n_steps: Save this often, besides the ends of epochs.
         log_every_n_steps: Steps between two rows of metrics.csv.
+        verify_steps: How many first steps to compute twice, and compare to the bit.
         trainer: Any other argument of the Trainer, by name: --trainer.gradient_clip_val 1
         recipe: Named settings, which those that are given overrule.
 
@@ -88,7 +91,8 @@ def fit(
         InputError: A setting is wrong, or the images cannot be had. No folder has been made.
         KeyboardInterrupt: By Ctrl-C; a checkpoint has been saved, if there has been a step.
         NonFiniteError: The loss became NaN or infinite.
-        RunError: The run failed for a reason outside it, such as a full disk.
+        RunError: The run failed for a reason outside it, such as a full disk, or a machine that is to be verified and
+            does not compute the same twice.
     """
     settings = settings_of({**locals(), "data": data or {}, "model": model or {}, "trainer": trainer or {}})
     checked = check(settings)
@@ -170,10 +174,11 @@ def train(folder: Path, settings: Settings, start: str | None, images: CIFAR10Da
         figures = [name for prefix in evaluations for name in names(prefix, model.classes)]
         metrics = MetricsCSV(folder / "metrics.csv", ["train_loss", "lr", *figures])
         checkpoints = Checkpoints(folder / "checkpoints", metrics, settings.checkpoint_every_n_steps)
+        verification = [Verification(settings.verify_steps)] if settings.verify_steps else []
         trainer = new_trainer(
             **settings.for_trainer(validates=len(data.val_indices) > 0),
             logger=[metrics, *event_loggers],
-            callbacks=[checkpoints, StopOnSignal(checkpoints), ProgressBar(), FittedCPU()],
+            callbacks=[checkpoints, StopOnSignal(checkpoints), ProgressBar(), FittedCPU(), *verification],
         )
         metrics.trainer = trainer
         _say_what_begins(settings, trainer, data, folder, start)
