@@ -67,6 +67,7 @@ def call(monkeypatch, tmp_path):
     """As `run`, in this process, which has torch imported already: for the many cases that end early."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(signals, "install", lambda: None)  # pytest keeps its own handlers
+    monkeypatch.setattr(signals, "installed", lambda: True)
 
     def call(script, *arguments):
         spec = importlib.util.spec_from_file_location(script, SCRIPTS / f"{script}.py")

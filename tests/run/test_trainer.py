@@ -8,7 +8,9 @@ import sys
 import pytest
 from conftest import SYNTHETIC
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.utilities import rank_zero_only
 
+from cifar_lightning.run.metrics_log import read_rows
 from cifar_lightning.run.trainer import new_trainer
 
 CPU = {"accelerator": "cpu", "devices": 1, "precision": "32-true", "logger": False, "enable_checkpointing": False}
@@ -55,6 +57,15 @@ def test_no_callback_comes_with_an_installed_package(monkeypatch, tmp_path):
     assert len(theirs.callbacks) == 2  # Lightning's has it, as before
     assert (tmp_path / "loaded").exists()
     del sys.modules["their_plugin"]
+
+
+def test_a_stray_rank_silences_nobody(plain, call, monkeypatch, tmp_path):
+    """LOCAL_RANK or SLURM_PROCID of something else, which Lightning reads when it is imported."""
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    code, _, err = call("fit", *SYNTHETIC, "--data.synthetic_size", 100, "--data.batch_size", 20, "--max_epochs", 1)
+    assert code == 0, err
+    assert len(read_rows(tmp_path / "lightning_logs" / "version_0" / "metrics.csv")) == 1
 
 
 def test_a_run_takes_nothing_from_the_environment_and_leaves_nothing_there(plain, call, monkeypatch, tmp_path):

@@ -10,6 +10,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.connectors import callback_connector
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
+from lightning.pytorch.utilities import rank_zero_only
 
 from cifar_lightning.run import loop
 from cifar_lightning.run.checkpoint import AtomicCheckpointIO
@@ -49,6 +50,8 @@ def new_trainer(*, accelerator: str, devices: str | int, precision: str, **argum
                 "plugins": plugins,
             }
         )
+    # Lightning reads it from whatever launcher's variables there are: with another rank's, this one would log nothing.
+    rank_zero_only.rank = trainer.global_rank  # type: ignore[attr-defined]
     loop.install(trainer)
     trainer._checkpoint_connector = CheckpointConnector(trainer)
     return trainer
