@@ -1,5 +1,6 @@
 """fit() as a function, in a program or a notebook that goes on after it: interrupted, and called again."""
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -87,6 +88,20 @@ def test_a_second_interrupt_is_raised_at_once():
         interrupted()
     assert reached == ["after the first"]
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_first_interrupt_is_no_second_where_python_hears_of_it_late():
+    def interrupted():
+        with signals.deferred():
+            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+            while not signals.stop.requested:  # a call, such as a backward pass, in which Python runs no handler
+                hashlib.pbkdf2_hmac("sha256", b"", b"", 2_000_000)
+            reached.append("a checkpoint")
+
+    reached = []
+    with pytest.raises(KeyboardInterrupt, match="stopped by SIGINT"):
+        interrupted()
+    assert reached == ["a checkpoint"]
 
 
 def test_a_handler_of_their_own_is_called_when_all_is_saved():

@@ -55,6 +55,7 @@ _first_at: float | None = None
 _handled: tuple[int, ...] = ()
 _silent = False
 _borrowed = False  # from a process that is not a script's of ours
+_heard = False  # of a signal, by a handler that raises
 _terminals: list[int] = []
 _deciding = threading.Lock()  # between the threads; no handler takes it
 
@@ -91,7 +92,7 @@ def _wake(writer: int) -> int:
 @contextmanager
 def _borrow() -> Iterator[None]:
     """Handles the signals within it, and gives them back; raises the one that has stopped what was within."""
-    global _borrowed, _handled, _phase, _first_at, at_once
+    global _borrowed, _handled, _heard, _phase, _first_at, at_once
     before = {signum: signal.getsignal(signum) for signum in STOPS}
     theirs = {signum: handler for signum, handler in before.items() if handler not in (signal.SIG_IGN, None)}
     _phase, _first_at, at_once, stop.requested = Phase.DEFERRED, None, 0, 0
@@ -100,7 +101,7 @@ def _borrow() -> Iterator[None]:
     thread = threading.Thread(target=_read, args=(reader,), daemon=True)
     thread.start()
     woken = _wake(writer)
-    _borrowed, _handled, stopped = True, tuple(theirs), 0
+    _borrowed, _handled, _heard, stopped = True, tuple(theirs), False, 0
     try:
         _answer_with(_second_is_raised)
         yield
@@ -125,8 +126,10 @@ def _borrow() -> Iterator[None]:
 
 
 def _second_is_raised(signum: int, frame: FrameType | None) -> None:
-    """The thread has the first, and lets Python have this one."""
-    if _first_at is not None and time.monotonic() - _first_at >= ECHO_SECONDS and _phase != Phase.DONE:
+    """The thread has the first, of which Python hears only once it is back from a call of torch's: no second by that."""
+    global _heard
+    before, _heard = _heard, True
+    if before and _first_at is not None and time.monotonic() - _first_at >= ECHO_SECONDS and _phase != Phase.DONE:
         raise Stopped(signum)
 
 
