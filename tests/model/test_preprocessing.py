@@ -53,6 +53,15 @@ def test_bytes_are_normalised_as_in_the_training(trained):
     torch.testing.assert_close(torch.cat([p for _, p in in_a_trainer]), probabilities)
 
 
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16-true", torch.bfloat16), ("64-true", torch.float64)])
+def test_bytes_are_normalised_in_the_precision_of_the_network(trained, precision, dtype):
+    model, images = load_model(trained).to(dtype), fake_data(200).image_set("test").images
+    expected = model.predict(images)[1]
+    torch.testing.assert_close(model.logits(images).softmax(1), expected)
+    ((_, probabilities),) = new_trainer(None, precision=precision).predict(model, DataLoader(images, len(images)))
+    torch.testing.assert_close(probabilities, expected)
+
+
 @pytest.mark.parametrize("stage", ["fit", "validate", "test", "predict"])
 def test_a_trainer_gives_no_images_of_another_preprocessing(trained, tmp_path, stage):
     wrong, right = fake_data(200, val_split=40), fake_data(200, val_split=40, normalization="cifar10")

@@ -164,7 +164,8 @@ class LitNet(LightningModule):
         images = as_batch(images, self.preprocessing.size if self.preprocessing else None)
         self.eval()
         with torch.compiler.set_stance("force_eager"):  # what a fit has compiled is for its device
-            return self.predict_step(self._normalized(images.to(self.device)).to(self.dtype))
+            images = images.to(self.device)
+            return self.predict_step(images if images.dtype == torch.uint8 else images.to(self.dtype))
 
     @property
     def preprocessing(self) -> Preprocessing | None:
@@ -184,7 +185,7 @@ class LitNet(LightningModule):
                 f"images of {images.dtype} are not normalised, and this model does not know how: "
                 "give LitNet(preprocessing=data.preprocessing), or data.normalize(images)"
             )
-        return self.preprocessing.normalize(images)
+        return self.preprocessing.normalize(images).to(self.dtype)
 
     def configure_optimizers(self) -> Any:
         """The optimiser, and a schedule as long as the Trainer will fit."""
