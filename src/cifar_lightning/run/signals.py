@@ -126,7 +126,7 @@ def _borrow() -> Iterator[None]:
 
 
 def _second_is_raised(signum: int, frame: FrameType | None) -> None:
-    """The thread has the first, of which Python hears only once it is back from a call of torch's: no second by that."""
+    """The thread has the first, of which Python hears once it is back from a call of torch's: no second by that."""
     global _heard
     before, _heard = _heard, True
     if before and _first_at is not None and time.monotonic() - _first_at >= ECHO_SECONDS and _phase != Phase.DONE:
