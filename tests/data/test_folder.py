@@ -131,6 +131,8 @@ def test_bad_files_are_named(tmp_path):
             "cannot be read (it has 32 bits a pixel, and nothing says which of their values is white",
         ),
         (tiff(np.float32(0.5)), "cannot be read (it has 32 bits a pixel"),
+        (b"Pf\n1 1\n-1.0\n" + np.float32(0.5).tobytes(), "cannot be read (it has 32 bits a pixel"),
+        (whole[:-13] + b"\0" + whole[-12:], "cannot be read (its pixels are not those"),
         (png(10_000, 10_000), "has more than 89,478,485 pixels: scale it down"),
         (png(100_000, 100_000), "has more than 89,478,485 pixels: scale it down"),
     ]:
@@ -203,10 +205,17 @@ def test_pictures_are_found_as_deep_as_they_lie(tmp_path):
     assert said == [f"passed over {boxes}: it is no picture by its name, or in no class folder"]
 
 
-def test_a_folder_that_holds_itself(tmp_path):
+@pytest.mark.parametrize("target", [".", "..", "../.."])
+def test_a_link_to_a_folder_that_holds_it_is_named_not_the_folder(tmp_path, target):
     folders(tmp_path, train=("a/1.png", "b/1.png"), test=("a/1.png", "b/1.png"))
-    (tmp_path / "train" / "a" / "up").symlink_to("..", target_is_directory=True)
-    with pytest.raises(InputError, match=r"up/a is a link to a folder that holds it: remove it"):
+    link = tmp_path / "train" / "a" / "up "
+    link.symlink_to(target, target_is_directory=True)
+    with pytest.raises(InputError) as error:
+        Source("folder", tmp_path).prepare()
+    assert str(error.value) == f"{str(link)!r} is a link to a folder that holds it: remove it"
+    link.unlink()
+    link.symlink_to(link.name)
+    with pytest.raises(InputError, match=r"'.*/up ' cannot be read .Too many levels of symbolic links"):
         Source("folder", tmp_path).prepare()
 
 
@@ -290,10 +299,10 @@ def test_pictures_that_are_not_read_are_refused(tmp_path, suffix, kind):
         Source("folder", tmp_path).prepare()
 
 
-def chunked(png, kind, data, checksum=None):
-    """A PNG with one more chunk after its head."""
+def chunked(png, kind, data, checksum=None, at=33):
+    """A PNG with one more chunk, after its head or where it is said."""
     checksum = zlib.crc32(kind + data) if checksum is None else checksum
-    return png[:33] + struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum) + png[33:]
+    return png[:at] + struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum) + png[at:]
 
 
 def test_broken_metadata_costs_no_pixels(tmp_path):
@@ -302,15 +311,17 @@ def test_broken_metadata_costs_no_pixels(tmp_path):
     sound = (tmp_path / "train" / "a" / "1.png").read_bytes()
     (tmp_path / "train" / "a" / "2.png").write_bytes(chunked(sound, b"eXIf", b"Exif, or not"))
     (tmp_path / "train" / "a" / "3.png").write_bytes(chunked(sound, b"tEXt", b"a\0b", checksum=7))
-    (tmp_path / "train" / "a" / "4.png").write_bytes(chunked(sound, b"zTXt", b"a\0\0" + zlib.compress(bytes(2**22))))
+    bomb = b"a\0\0" + zlib.compress(bytes(2**22))
+    (tmp_path / "train" / "a" / "4.png").write_bytes(chunked(sound, b"zTXt", bomb))
+    (tmp_path / "train" / "a" / "5.png").write_bytes(chunked(sound, b"zTXt", bomb, at=-12))
     picture.save(tmp_path / "train" / "b" / "2.webp", exif=b"Exif\0\0garbage", lossless=True)
     picture.save(tmp_path / "train" / "b" / "3.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01\x03\0", quality=100)
     loaded, said = noted(tmp_path)
-    assert loaded.labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
-    assert loaded.images[1:4].sum() == 0
-    assert (loaded.images[5:].flatten(2).float().mean(2) - torch.tensor(red)).abs().max() < 3
+    assert loaded.labels.tolist() == [0, 0, 0, 0, 0, 1, 1, 1]
+    assert loaded.images[1:5].sum() == 0
+    assert (loaded.images[6:].flatten(2).float().mean(2) - torch.tensor(red)).abs().max() < 3
     first = tmp_path / "train" / "a" / "2.png"
-    assert said == [f"the metadata of 4 pictures, first {first}, cannot be read: their pixels are used as they lie"]
+    assert said == [f"the metadata of 5 pictures, first {first}, cannot be read: their pixels are used as they lie"]
     assert noted(tmp_path)[1] == said
     pixels, notes = pictures.read_image(first)
     assert (pixels == loaded.images[1].permute(1, 2, 0).numpy()).all()
@@ -346,6 +357,15 @@ def test_dark_pictures_of_16_bits_are_told_of(tmp_path, colour):
     deep(tmp_path / "train" / "b" / "3.png", 65535, colour)  # one that is bright: so the others are dark
     loaded, said = noted(tmp_path)
     assert (loaded.images.max(), said) == (255, [])
+
+
+def test_a_picture_of_16_bits_a_pixel_has_not_16_a_value(tmp_path):
+    head = struct.pack("<IiiHHIIiiIIIII", 40, 2, 1, 1, 16, 3, 4, 0, 0, 0, 0, 0xF800, 0x7E0, 0x1F)
+    start = 14 + len(head)
+    path = tmp_path / "dark.bmp"
+    path.write_bytes(b"BM" + struct.pack("<IHHI", start + 4, 0, 0, start) + head + bytes(4))
+    pixels, notes = pictures.read_image(path)
+    assert (pixels.max(), notes) == (0, ())
 
 
 def test_names_in_two_spellings_of_unicode_are_one_class(tmp_path):

@@ -152,11 +152,21 @@ def _in_order(tree: _Tree) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def _pictures_in(folder: str, tree: _Tree, above: tuple[int, ...] = ()) -> Iterator[tuple[str, os.stat_result]]:
-    """The pictures in a folder and those in it, as deep as they lie."""
-    inode = os.stat(folder).st_ino
-    if inode in above:
-        raise InputError(f"{folder} is a link to a folder that holds it: remove it")
+def _pictures_in(
+    folder: str, tree: _Tree, above: tuple[tuple[int, int], ...] = (), link: str = ""
+) -> Iterator[tuple[str, os.stat_result]]:
+    """The pictures in a folder and those in it, as deep as they lie.
+
+    Args:
+        folder: Its path.
+        tree: Learns of what is no picture.
+        above: The folders that it lies in, each by what no other has.
+        link: The last link on the way to it.
+    """
+    stat = os.stat(folder)
+    link, here = folder if os.path.islink(folder) else link, (stat.st_dev, stat.st_ino)
+    if here in above:
+        raise InputError(f"{quoted(link)} is a link to a folder that holds it: remove it")
     folders = []
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if entry.name.startswith("."):
@@ -170,7 +180,7 @@ def _pictures_in(folder: str, tree: _Tree, above: tuple[int, ...] = ()) -> Itera
         else:
             tree.passed_over.append(entry.path)
     for path in folders:
-        yield from _pictures_in(path, tree, (*above, inode))
+        yield from _pictures_in(path, tree, (*above, here), link)
 
 
 def _note(passed_over: list[str]) -> str:

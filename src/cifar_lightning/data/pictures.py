@@ -2,7 +2,9 @@
 
 import io
 import os
+import re
 import warnings
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 Pixels = npt.NDArray[np.uint8]
 PNG = b"\x89PNG\r\n\x1a\n"
+# In the name that Pillow has for how 16 bits a value lie in a file; "BGR;16" are 16 a pixel.
+DEEP = re.compile("(?<!BGR);16")
 # Of 16 bits, below which the upper two are unused: a camera has filled 10, 12 or 14 of them.
 DARK = 2**14
 
@@ -123,8 +127,7 @@ def _read(path: str, remarks: Remarks) -> Pixels:
 
     name = quoted(path)
     try:
-        with _opened(path, remarks) as image:
-            return _to_pixels(image, path, remarks)
+        return _decoded(path, remarks)
     except UnidentifiedImageError as error:
         raise InputError(f"{name} {what_else(path)}") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -136,46 +139,61 @@ def _read(path: str, remarks: Remarks) -> Pixels:
         raise InputError(f"{name} cannot be read ({error}): replace or remove it") from error
 
 
-def _opened(path: str, remarks: Remarks) -> "Image.Image":
+def _decoded(path: str, remarks: Remarks) -> Pixels:
     from PIL import Image
 
     try:
-        return Image.open(path, formats=_formats())
+        with Image.open(path, formats=_formats()) as image:
+            if image.format == "PNG":
+                _check_sums(Path(path).read_bytes())
+            return _to_pixels(image, path, remarks)
     except (OSError, ValueError, SyntaxError):  # the first is also what UnidentifiedImageError is
-        with suppress(OSError), open(path, "rb") as file:
-            if bare := _without_metadata(file.read()):
-                image = Image.open(io.BytesIO(bare), formats=["PNG"])
+        with suppress(OSError, ValueError, SyntaxError):
+            if bare := _without_metadata(Path(path).read_bytes()):
+                with Image.open(io.BytesIO(bare), formats=["PNG"]) as image:
+                    pixels = _to_pixels(image, path, remarks)
                 remarks.metadata.append(path)
-                return image
+                return pixels
         raise
 
 
-def _without_metadata(png: bytes) -> bytes:
-    """The parts of a PNG that pixels come from; empty for other files. Pillow refuses one for a text that is damaged.
+def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The chunks of a PNG: the kind of each, and all its bytes; none of other files.
 
     Source: https://www.w3.org/TR/png-3/#5Chunk-layout
     """
-    if not png.startswith(PNG):
-        return b""
-    parts, start = [PNG], len(PNG)
+    start = len(PNG) if png.startswith(PNG) else len(png)
     while start < len(png):
         end = start + 12 + int.from_bytes(png[start : start + 4], "big")
-        if png[start + 4 : start + 8] in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
-            parts.append(png[start:end])
+        yield png[start + 4 : start + 8], png[start:end]
         start = end
-    return b"".join(parts)
+
+
+def _check_sums(png: bytes) -> None:
+    """Raises a ValueError where pixels are not what was written: Pillow compares the sums of all other chunks."""
+    for kind, chunk in _chunks(png):
+        if kind == b"IDAT" and zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:], "big"):
+            raise ValueError("its pixels are not those that were written, by its checksum")
+
+
+def _without_metadata(png: bytes) -> bytes:
+    """What pixels come from of a sound PNG; empty for other files. Pillow refuses one for a text that is damaged."""
+    _check_sums(png)
+    kept = [chunk for kind, chunk in _chunks(png) if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")]
+    return b"".join([PNG, *kept]) if kept else b""
 
 
 def _to_pixels(image: "Image.Image", path: str, remarks: Remarks) -> Pixels:
     from PIL import Image, ImageOps
 
-    deep = any(";16" in str(tile) for tile in getattr(image, "tile", ()))
+    deep = any(DEEP.search(str(tile)) for tile in getattr(image, "tile", ()))
     image.load()  # what goes wrong after it is the metadata's
     try:
         ImageOps.exif_transpose(image, in_place=True)
     except Exception:  # a parser of EXIF raises what it likes
         remarks.metadata.append(path)
-    if image.mode in ("I", "F") and image.format not in ("PNG", "PPM"):  # 16 bits of these may also come as "I"
+    # 16 bits of these two may also come as "I"
+    if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
         raise ValueError("it has 32 bits a pixel, and nothing says which of their values is white")
     if image.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip at 255
         values = np.asarray(image).clip(0, 65535)

@@ -16,7 +16,7 @@ from torch import Tensor
 from cifar_lightning.data import archive, cache, download, folder, pictures, shapes
 from cifar_lightning.data.cache import Decoded
 from cifar_lightning.data.cifar10 import ARCHIVES, CLASSES
-from cifar_lightning.errors import ImageWarning, InputError
+from cifar_lightning.errors import ImageWarning, InputError, quoted
 
 SOURCES = ("cifar10", "cifar100", "folder", "synthetic")
 SPLITS = ("train", "test")
@@ -151,8 +151,9 @@ class Source:
         try:
             yield
         except OSError as error:
+            where = quoted(os.fspath(error.filename)) if error.filename else "it"
             raise InputError(
-                f"data_dir {self.data_dir}: {error.filename or 'it'} cannot be read ({error.strerror or error}): "
+                f"data_dir {self.data_dir}: {where} cannot be read ({error.strerror or error}): "
                 "make it readable, or name another --data.data_dir"
             ) from error
 
