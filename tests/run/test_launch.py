@@ -1,4 +1,4 @@
-"""A rank imports what its parent would, whatever lies in the folder that a job is started in."""
+"""Ranks meet on their machine and import what their parent would, whatever its name and the current folder are."""
 
 import json
 import random
@@ -10,9 +10,11 @@ from cifar_lightning.errors import RunError
 from cifar_lightning.run import launch
 
 HEARD = """
-import json, random, sys
+import json, os, random, sys
 def note(path):
     json.dump([random.__file__, sys.path], open(path, "w"))
+def where(path):
+    json.dump(os.environ["GLOO_SOCKET_IFNAME"], open(path, "w"))
 def fail():
     raise ValueError("as it was to")
 """
@@ -39,3 +41,24 @@ def test_files_of_the_current_folder_are_no_modules(here):
 def test_a_module_that_the_parent_has_found_is_found(here):
     with pytest.raises(RunError, match="rank 0: ValueError: as it was to"):
         launch.launch("heard:fail", {}, 1)
+
+
+@pytest.mark.parametrize("given", [None, "eth7"])
+def test_ranks_do_not_look_for_their_machine_by_its_name(here, monkeypatch, given):
+    """A container's may be unknown, of which gloo warns: they are all on this one, unless somebody says otherwise."""
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    if given:
+        monkeypatch.setenv("GLOO_SOCKET_IFNAME", given)
+    launch.launch("heard:where", {"path": str(here / "where.json")}, 1)
+    assert json.loads((here / "where.json").read_text()) in ([given] if given else ["lo", "lo0"])
+
+
+def test_a_machine_on_which_they_cannot_meet(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise RuntimeError("Network is unreachable\nException raised from ...")
+
+    monkeypatch.setattr("torch.distributed.TCPStore", refuse)
+    with pytest.raises(
+        RunError, match=r"^the ranks cannot meet on this machine \(Network is unreachable\): bring up its "
+    ):
+        launch.launch("heard:fail", {}, 2)

@@ -14,6 +14,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -60,7 +61,13 @@ def launch(target: str, kwargs: dict[str, Any], processes: int, inherit: Sequenc
     from torch.distributed import TCPStore  # type: ignore[attr-defined]  # it is documented there
 
     # The parent holds the store that the ranks meet at: the system picks a free port, so no two jobs can collide.
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    try:
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(
+            f"the ranks cannot meet on this machine ({reason}): bring up its loopback, or give --devices 1"
+        ) from error
     ranks: list[_Rank] = []
     with signals.deferred(watched=True):
         try:
@@ -80,6 +87,7 @@ class _Rank:
         self, target: str, kwargs: dict[str, Any], rank: int, processes: int, port: int, inherit: Sequence[int]
     ) -> None:
         env = {
+            **_loopback(),
             **os.environ,
             "RANK": str(rank),
             "LOCAL_RANK": str(rank),
@@ -157,6 +165,15 @@ class _Rank:
             state = None
         self._suspended_seconds = self._suspended_seconds + POLL_SECONDS if state else 0.0
         return self._suspended_seconds > SUSPENDED_SECONDS
+
+
+def _loopback() -> dict[str, str]:
+    """Has the ranks, which are all on this machine, meet there even if nobody knows its name, as of a container's."""
+    with suppress(OSError):
+        for _, name in socket.if_nameindex():
+            if name in ("lo", "lo0"):  # of Linux, and of macOS
+                return {"GLOO_SOCKET_IFNAME": name}
+    return {}
 
 
 def _kill(ranks: list[_Rank]) -> None:
