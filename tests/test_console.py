@@ -39,7 +39,7 @@ def test_a_run_with_nothing_open_is_as_any_other(whole, tmp_path):
 def test_help_and_mistakes(tmp_path, script, closed):
     code, out, err = through_shell(closed, script, "--help", cwd=tmp_path)
     assert (code, err) == (0, "")
-    assert out.startswith(f"usage: {script}.py ") is (">&-" not in closed.split())
+    assert out.startswith(f"usage: python scripts/{script}.py ") is (">&-" not in closed.split())
     code, out, err = through_shell(closed, script, "--colour", "blue", cwd=tmp_path)
     assert (code, out) == (2, "")
     assert err.startswith("error: unknown flag --colour") is ("2>&-" not in closed)

@@ -292,7 +292,7 @@ def test_help_fits_two_screens(call):
 def test_help_of_an_evaluation_says_no_defaults_that_a_run_overrules(call):
     code, out, _ = call("evaluate", "--help")
     assert code == 0
-    assert "usage: evaluate.py CHECKPOINT [flags]" in out
+    assert "usage: python scripts/evaluate.py CHECKPOINT [flags]" in out
     assert "--precision STR|INT " in out
     assert "[" not in out.partition("\n  --data.data_dir")[2]
 

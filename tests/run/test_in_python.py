@@ -26,6 +26,7 @@ settings = {
     "model": {"lr": 0.02, "schedule": "one-cycle"},
     "max_epochs": 2, "log_every_n_steps": 5, "accelerator": "cpu", "devices": int(sys.argv[1]),
 }
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever started the tests ignores it, perhaps
 before = [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
 try:
     fit(**settings)
@@ -38,6 +39,14 @@ resume("lightning_logs/version_0")
 fit(**settings)
 assert [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
 """
+
+
+@pytest.fixture(autouse=True)
+def _interruptible():
+    """Whatever has started the tests: a shell has its background jobs ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def program(path, devices, fault):
