@@ -73,6 +73,9 @@ def test_a_trainer_gives_no_images_of_another_preprocessing(trained, tmp_path, s
         getattr(new_trainer(tmp_path), stage)(
             load_model(trained).train(), *loaders.get(stage, (wrong.test_dataloader(),))
         )
+    if stage != "fit":  # a fit's would be batches in a list
+        with pytest.raises(InputError, match=OTHER):
+            getattr(new_trainer(tmp_path), stage)(load_model(trained), [*loaders.get(stage, [wrong.test_dataloader()])])
     getattr(new_trainer(tmp_path, limit_train_batches=2), stage)(load_model(trained).train(), right)
 
 

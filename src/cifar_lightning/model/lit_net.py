@@ -211,9 +211,10 @@ class LitNet(LightningModule):
 
     def _agree_with(self, source: Any) -> None:
         """Keeps the preprocessing of a data module or a loader, where there is a fit; refuses another than its own."""
-        found = agreed(self.preprocessing, source)
-        if self.trainer.state.fn == "fit":
-            self.preprocessing = found
+        for one in source if isinstance(source, list | tuple) else [source]:  # an evaluation takes a list, too
+            found = agreed(self.preprocessing, one)
+            if self.trainer.state.fn == "fit":
+                self.preprocessing = found
 
     def on_fit_start(self) -> None:
         """Has the network compiled before the first step."""
