@@ -21,6 +21,7 @@ COMMANDS = [
 ]
 
 SCRIPTS = [command for command in COMMANDS if command[0] in ("python", "torchrun") and "-m" not in command]
+AFTER_TRAINING = {"scripts/evaluate.py", "scripts/predict.py", "scripts/export.py"}
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
@@ -63,7 +64,7 @@ def test_flags(command, call, monkeypatch, tmp_path):
         monkeypatch.setattr(module, name, recorded(getattr(module, name)))
     monkeypatch.setattr(resuming, "resume_newest", lambda root, changes: None)
     (script,) = [word for word in command if word.endswith(".py")]
-    if script in ("scripts/predict.py", "benchmarks/benchmark.py"):
+    if script in ("scripts/predict.py", "scripts/export.py", "benchmarks/benchmark.py"):
         pytest.skip("run for real, below and in test_benchmark.py")
     arguments = command[command.index(script) + 1 :]
     code, _, err = call(Path(script).stem, *arguments)
@@ -71,9 +72,7 @@ def test_flags(command, call, monkeypatch, tmp_path):
     assert len(calls) == 1
 
 
-@pytest.mark.parametrize(
-    "command", [c for c in SCRIPTS if {"scripts/evaluate.py", "scripts/predict.py"} & {*c}], ids=" ".join
-)
+@pytest.mark.parametrize("command", [c for c in SCRIPTS if AFTER_TRAINING & {*c}], ids=" ".join)
 def test_after_training(command, call, monkeypatch, tried):
     monkeypatch.chdir(tried)
     code, out, err = call(Path(command[1]).stem, *command[2:])

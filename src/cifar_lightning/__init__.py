@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cifar_lightning.errors import InputError, NonFiniteError
     from cifar_lightning.model.lit_net import LitNet
     from cifar_lightning.model.networks import ResNet18, TutorialNet
+    from cifar_lightning.run.export import export
     from cifar_lightning.run.resuming import resume
     from cifar_lightning.run.saved import load_model
     from cifar_lightning.run.testing import evaluate
@@ -26,6 +27,7 @@ _HOMES = {
     "errors": ("InputError", "NonFiniteError"),
     "model.lit_net": ("LitNet",),
     "model.networks": ("ResNet18", "TutorialNet"),
+    "run.export": ("export",),
     "run.resuming": ("resume",),
     "run.saved": ("load_model",),
     "run.testing": ("evaluate",),
@@ -45,6 +47,7 @@ __all__ = [
     "ResNet18",
     "TutorialNet",
     "evaluate",
+    "export",
     "fake_data",
     "fit",
     "load_model",

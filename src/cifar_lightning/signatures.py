@@ -13,9 +13,10 @@ from types import SimpleNamespace
 from typing import Any, Literal, Union, get_args, get_origin
 
 # What annotations and defaults may name, besides constants that the module imports. A flag can only name a module of
-# networks.
+# networks, or a file of one.
 NAMES = {
     "Any": Any,
+    "LitNet": str,
     "Literal": Literal,
     "Mapping": Mapping,
     "Path": Path,

@@ -79,10 +79,14 @@ def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """
     n, height, width, channels = images.shape
     # One long row per image and the constants repeated along it: a broadcast over 3 values runs 5 times slower.
-    scale = (1 / (255 * std)).repeat(height * width)
-    shift = (-mean / std).repeat(height * width)
+    scale, shift = (factor.repeat(height * width) for factor in scale_and_shift(mean, std))
     flat = images.reshape(n, height * width * channels).float().mul_(scale).add_(shift)
     return flat.view(n, height, width, channels).permute(0, 3, 1, 2)
+
+
+def scale_and_shift(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+    """What a byte is multiplied by, and what is added then, to give `(x / 255 - mean) / std`; per channel."""
+    return 1 / (255 * std), -mean / std
 
 
 def cutout(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:

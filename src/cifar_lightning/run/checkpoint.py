@@ -23,6 +23,7 @@ from cifar_lightning.errors import InputError, NonFiniteError
 from cifar_lightning.files import write_atomically
 from cifar_lightning.run.loop import StepEnd, within_step
 from cifar_lightning.run.metrics_log import MetricsCSV
+from cifar_lightning.run.weights import read_weights
 
 KEEP = 2
 BEST = "best.ckpt"
@@ -54,7 +55,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Reads a checkpoint, on the CPU, with `weights_only=True`.
+    """Reads a checkpoint, on the CPU, with `weights_only=True`; or a .safetensors file of `export`, as one.
 
     Raises:
         InputError: There is no such local file, or it is not a whole checkpoint of tensors and plain values.
@@ -63,13 +64,12 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise InputError(f"checkpoint {path} is an address: download it, and give the file's path")
     if not os.path.isfile(path):  # False, where Path's raises, for one that this user may not see
         raise InputError(f"checkpoint {path} does not exist: give a run's folder or a .ckpt file")
-    try:
-        _check_sums(path)
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises nearly anything on a damaged file
-        # torch names the function to call so
-        reason = "it would run code when loaded" if " GLOBAL " in str(error) else "it is damaged or no checkpoint"
-        raise InputError(f"checkpoint {path} cannot be read: {reason}; give another one") from error
+    checkpoint = read_weights(Path(path)) if Path(path).suffix == ".safetensors" else _load(path)
+    if isinstance(checkpoint, dict) and checkpoint and all(isinstance(value, Tensor) for value in checkpoint.values()):
+        raise InputError(
+            f"checkpoint {path} is a bare state_dict, which names no network, classes or preprocessing: "
+            "load it into a LitNet of your own, model.net.load_state_dict(torch.load(path, weights_only=True))"
+        )
     parts = ("state_dict", "hyper_parameters")
     if (
         not isinstance(checkpoint, dict)
@@ -82,6 +82,16 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         if named := sorted({"_instantiator", "_class_path"} & set(arguments)):
             raise InputError(f"checkpoint {path} names code to run, in {' and '.join(named)}: give one you trust")
     return checkpoint
+
+
+def _load(path: str | os.PathLike[str]) -> Any:
+    try:
+        _check_sums(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises nearly anything on a damaged file
+        # torch names the function to call so
+        reason = "it would run code when loaded" if " GLOBAL " in str(error) else "it is damaged or no checkpoint"
+        raise InputError(f"checkpoint {path} cannot be read: {reason}; give another one") from error
 
 
 def _check_sums(path: str | os.PathLike[str]) -> None:

@@ -45,8 +45,14 @@ def select_checkpoint(path: Path) -> Path:
     return newest
 
 
+def home_of(checkpoint: Path) -> Path:
+    """The folder of the run that a checkpoint is of; of one that lies elsewhere, that."""
+    folder = checkpoint.absolute().parent
+    return folder.parent if folder.name == "checkpoints" else folder
+
+
 def load_model(path: str | Path) -> LitNet:
-    """The network of a run's folder or a .ckpt file, in evaluation mode, on the CPU.
+    """The network of a run's folder, a .ckpt file or a .safetensors file of `export`; for evaluation, on the CPU.
 
     Raises:
         InputError: It cannot be read, or is not one of a LitNet with a named network.

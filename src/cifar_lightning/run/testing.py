@@ -24,7 +24,7 @@ from cifar_lightning.run.launch import launch
 from cifar_lightning.run.metrics_log import read_rows
 from cifar_lightning.run.precision import check_precision, crawls, resolve_precision
 from cifar_lightning.run.quiet import quietly
-from cifar_lightning.run.saved import data_of, model_of, select_checkpoint
+from cifar_lightning.run.saved import data_of, home_of, model_of, select_checkpoint
 from cifar_lightning.run.settings import Arguments, plain
 from cifar_lightning.run.trainer import new_trainer
 
@@ -84,8 +84,7 @@ def evaluate(
         )
     if processes > 1:
         check_evaluation(len(images.image_set("test").labels), processes)
-    home = path.absolute().parent
-    home = home.parent if home.name == "checkpoints" else home
+    home = home_of(path)
     output = Path(os.path.expanduser(output_dir)) if output_dir is not None else home / "evaluation"
     facts = {"checkpoint": str(path), "step": saved["global_step"], "seed": images.hparams["seed"]}
     views = test_views or model.hparams["test_views"]

@@ -13,8 +13,9 @@ def max_pool(x: Tensor) -> Tensor:
     torch.compile gives that a gradient which computes where each window lies in arithmetic that takes several times as
     long as its memory traffic: see docs/experiments.md.
     """
-    compiled = torch.compiler.is_compiling() and x.shape[2] % 2 == x.shape[3] % 2 == 0
-    return _MaxPool.apply(x) if compiled else F.max_pool2d(x, 2)
+    compiled = torch.compiler.is_compiling() and not torch.compiler.is_exporting()  # which has no use for a gradient
+    even = x.shape[2] % 2 == x.shape[3] % 2 == 0
+    return _MaxPool.apply(x) if compiled and even else F.max_pool2d(x, 2)
 
 
 class _MaxPool(torch.autograd.Function):

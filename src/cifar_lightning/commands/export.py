@@ -1,0 +1,26 @@
+"""Writes a trained network into one file for other programs.
+
+cifar-lightning export lightning_logs/version_0 --format onnx
+cifar-lightning export lightning_logs/version_0 --format pt2 --output cifar.pt2 --test_views six
+cifar-lightning export lightning_logs/version_0/checkpoints/best.ckpt --format safetensors
+"""
+
+from collections.abc import Sequence
+
+from cifar_lightning.cli import arguments_in, new_parser, parse
+from cifar_lightning.console import say
+from cifar_lightning.signatures import signature_of
+from cifar_lightning.startup import importing
+
+
+def script(arguments: Sequence[str]) -> None:
+    """Exports a checkpoint."""
+    parser = new_parser("export CHECKPOINT [flags]", __doc__)
+    parser.add_function_arguments(signature_of("run.export", "export"), as_positional=True)
+    settings = arguments_in(parse(parser, arguments))
+
+    with importing():  # not before: torch and Lightning take seconds
+        from cifar_lightning.run.export import export
+
+    path = export(**settings)
+    say(f"{path} ({path.stat().st_size / 1e6:.1f} MB)", 1)

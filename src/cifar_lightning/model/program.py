@@ -1,0 +1,77 @@
+"""A LitNet as a program that needs none of this package: from the bytes of any number of images to probabilities."""
+
+import copy
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from cifar_lightning.data.transforms import scale_and_shift
+from cifar_lightning.errors import InputError
+from cifar_lightning.model.evaluation import mean_logits
+from cifar_lightning.model.lit_net import LitNet
+
+OUTPUTS = ("logits", "probabilities")
+
+
+def plain_copy(net: nn.Module) -> nn.Module:
+    """A copy of `net` for use alone: in evaluation mode, on the CPU, in float32, its weights in rows."""
+    net = copy.deepcopy(net).cpu().float().eval().requires_grad_(False)
+    for tensor in chain(net.parameters(), net.buffers()):
+        tensor.data = tensor.data.contiguous()  # ours are channels_last, which safetensors refuses and torch warns of
+    return net
+
+
+class Program(nn.Module):
+    """What `LitNet.predict` does to a batch.
+
+    Args:
+        model: Its network is copied.
+        input: uint8, or float for images that have been normalised.
+        views: What to average over: see LitNet's `test_views`.
+
+    Raises:
+        InputError: The model does not know how to normalise uint8.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, model: LitNet, input: str, views: str) -> None:
+        super().__init__()
+        self.net, self.views, self.input = plain_copy(model.net), views, input
+        if input == "uint8":
+            if model.preprocessing is None:
+                raise InputError(
+                    "input uint8 is to be normalised, and this model does not know how: "
+                    "give input float, or LitNet(preprocessing=data.preprocessing)"
+                )
+            mean, std = (torch.tensor(x).view(3, 1, 1) for x in (model.preprocessing.mean, model.preprocessing.std))
+            for name, factor in zip(("scale", "shift"), scale_and_shift(mean, std), strict=True):
+                self.register_buffer(name, factor)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Logits and probabilities, `(N, classes)` each, of `images`, `(N, 3, size, size)`."""
+        if self.input == "uint8":
+            images = images.float() * self.scale + self.shift
+        logits = mean_logits(self.net, images, self.views)
+        return dict(zip(OUTPUTS, (logits, logits.softmax(1)), strict=True))
+
+
+def program_of(model: LitNet, input: str, views: str) -> ExportedProgram:
+    """A model's Program, traced by torch.export, for any number of images of its size.
+
+    Raises:
+        InputError: See Program.
+    """
+    program = Program(model, input, views)
+    size = model.preprocessing.size if model.preprocessing else 32
+    images = torch.zeros(2, 3, size, size, dtype=torch.uint8 if input == "uint8" else torch.float32)
+    with torch.no_grad():
+        traced = torch.export.export(program, (images,), dynamic_shapes={"images": {0: Dim("batch", min=1)}})
+    for module in traced.graph_module.modules():  # the network, and what it does under a context manager
+        if isinstance(module, torch.fx.GraphModule):
+            for node in module.graph.nodes:
+                node.meta.pop("stack_trace", None)  # paths of this machine: on another, an equal file would differ
+    return traced

@@ -1,0 +1,154 @@
+"""export(): a trained network as one file for other programs, which need nothing of this package."""
+
+import importlib.metadata
+import importlib.util
+import inspect
+import io
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from cifar_lightning.errors import InputError, RunError
+from cifar_lightning.files import write_atomically
+from cifar_lightning.model.evaluation import VIEWS
+from cifar_lightning.model.lit_net import LitNet
+from cifar_lightning.model.program import OUTPUTS, plain_copy, program_of
+from cifar_lightning.report.results import read_results
+from cifar_lightning.run.checkpoint import load_checkpoint
+from cifar_lightning.run.quiet import quietly
+from cifar_lightning.run.saved import home_of, model_of, select_checkpoint
+from cifar_lightning.run.weights import INSTALL, KEY, weights_file
+
+# Of each format, the packages that write it, all of the extra `export`.
+FORMATS: dict[str, tuple[str, ...]] = {"onnx": ("onnx", "onnxscript"), "pt2": (), "safetensors": ("safetensors",)}
+INPUTS = ("uint8", "float")
+OPSET = 18  # runtimes read it since 2023; torch has its default grow
+
+
+@quietly()
+def export(
+    checkpoint: str | Path | LitNet,
+    format: Literal["onnx", "pt2", "safetensors"] = "onnx",
+    output: str | Path | None = None,
+    *,
+    input: Literal["uint8", "float"] = "uint8",
+    test_views: Literal["one", "mirror", "six"] | None = None,
+) -> Path:
+    """Writes a trained network into one file, in float32 whatever it was trained in.
+
+    An onnx or pt2 file takes `images`, any number of them, and gives `logits` and `probabilities`, one row an image.
+    Metadata is JSON under the key `cifar_lightning`: classes, mean, std, image_size, test_views, checkpoint, step, the
+    figures of its test. The same network makes the same file, to the byte.
+
+    Args:
+        checkpoint: A run's folder, for the checkpoint that its training selected, or a .ckpt file; in Python, a LitNet
+            too.
+        format: onnx, opset 18, for ONNX Runtime and its like; pt2, for torch.export.load; safetensors, the weights
+            alone, which load_model reads.
+        output: The file; by default model.onnx, model.pt2 or model.safetensors in the run's folder, or beside the .ckpt
+            file.
+        input: What an onnx or pt2 file takes: uint8 (N, 3, 32, 32), which it normalises; or float, normalised already.
+        test_views: What to average over, as for LitNet; by default as in the training.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: There is no such network, or a package is missing.
+        RunError: The network cannot be exported so, or the disk does not take it.
+    """
+    for name, value, known in (("format", format, FORMATS), ("input", input, INPUTS)):
+        if value not in known:
+            raise InputError(f"{name} {value} is not known: give {' or '.join(known)}")
+    if test_views not in (None, *VIEWS):
+        raise InputError(f"test_views {test_views} is out of range: give {' or '.join(VIEWS)}")
+    if format == "safetensors" and input != "uint8":
+        raise InputError(f"input {input} does nothing in a file of weights: leave it out")
+    if not all(map(importlib.util.find_spec, FORMATS[format])):
+        raise InputError(f"export --format {format} needs {' and '.join(FORMATS[format])}: {INSTALL}")
+    model, facts, home = _opened(checkpoint)
+    path = Path(os.path.expanduser(output)) if output is not None else home / f"model.{format}"
+    if path.suffix != f".{format}":
+        raise InputError(f"output {path} is to be of the format {format}: give {path.with_suffix(f'.{format}').name}")
+    views = test_views or model.hparams["test_views"]
+    facts |= _facts_of(model) | {"test_views": views, "version": importlib.metadata.version("cifar-lightning")}
+    if format != "safetensors":
+        facts |= {"input": input, "outputs": OUTPUTS}
+    metadata = json.dumps(facts, sort_keys=True)
+    if format == "safetensors":
+        contents = weights_file(plain_copy(model.net).state_dict(), metadata)
+    else:
+        contents = _program_file(model, format, input, views, metadata)
+    write_atomically(path, lambda file: file.write(contents))
+    return path
+
+
+def _opened(checkpoint: str | Path | LitNet) -> tuple[LitNet, dict[str, Any], Path]:
+    """A model, what is known of its training, and the folder that its file goes to."""
+    if isinstance(checkpoint, LitNet):
+        return checkpoint, {}, Path()
+    path = select_checkpoint(Path(checkpoint))
+    saved, home = load_checkpoint(path), home_of(path)
+    facts: dict[str, Any] = {"checkpoint": path.name, "step": saved["global_step"]}
+    with suppress(OSError, ValueError, KeyError):  # a run that was interrupted has none
+        results = read_results(home)
+        if (Path(results["checkpoint"]).name, results["step"]) == (path.name, saved["global_step"]):
+            names = ("test_acc", "test_loss", "test_count", "test_views", "precision")
+            facts["test"] = {name: results[name] for name in names if name in results}
+    return model_of(saved, path), facts, home
+
+
+def _facts_of(model: LitNet) -> dict[str, Any]:
+    """What a file's user needs to know of a model, and in `model` what `load_model` needs besides."""
+    images = model.preprocessing
+    arguments: Mapping[str, Any] = model.hparams
+    rest = [name for name in inspect.signature(LitNet).parameters if name in arguments]
+    return {
+        "classes": model.classes,
+        "mean": images and images.mean,
+        "std": images and images.std,
+        "image_size": images and images.size,
+        "model": {name: arguments[name] for name in rest if name not in ("classes", "preprocessing", "test_views")},
+    }
+
+
+def _program_file(model: LitNet, format: str, input: str, views: str, metadata: str) -> bytes:
+    write = {"onnx": _onnx, "pt2": _pt2}[format]
+    try:
+        return write(program_of(model, input, views), metadata)
+    except InputError:
+        raise
+    except Exception as error:  # of a user's own network torch raises what it likes
+        reason = " ".join(str(error).strip().splitlines()[:1])[:300]
+        raise RunError(
+            f"the network cannot be exported as {format} ({type(error).__name__}: {reason}): "
+            "mend that, or give format safetensors, of its weights alone"
+        ) from error
+
+
+def _pt2(program: torch.export.ExportedProgram, metadata: str) -> bytes:
+    contents = io.BytesIO()
+    torch.export.save(program, contents, extra_files={KEY: metadata})
+    return contents.getvalue()
+
+
+def _onnx(program: torch.export.ExportedProgram, metadata: str) -> bytes:
+    exported = torch.onnx.export(
+        program, (), output_names=OUTPUTS, opset_version=OPSET, dynamo=True, external_data=False, verbose=False
+    )
+    assert exported is not None
+    file = exported.model_proto
+    # torch's notes on where each part comes from; and shapes within, which a runtime infers
+    for part in (*file.graph.node, *file.graph.input, *file.graph.output, *file.graph.initializer, file.graph, file):
+        del part.metadata_props[:]
+    del file.graph.value_info[:]
+    for value in (*file.graph.input, *file.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    file.metadata_props.add(key=KEY, value=metadata)
+    contents: bytes = file.SerializeToString(deterministic=True)
+    return contents

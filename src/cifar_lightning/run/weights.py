@@ -1,0 +1,48 @@
+"""A .safetensors file: a network's weights by their names in it, and one entry of metadata that tells of the rest."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from cifar_lightning.errors import InputError
+
+KEY = "cifar_lightning"  # of our metadata in any file: readers may find others' beside it
+INSTALL = "pip install 'cifar-lightning[export]'"
+
+
+def weights_file(weights: dict[str, Tensor], metadata: str) -> bytes:
+    """The file's contents: equal for equal arguments, for safetensors has no order for several entries of metadata."""
+    from safetensors.torch import save
+
+    return save({name: tensor.clone() for name, tensor in weights.items()}, {KEY: metadata})  # clones share no memory
+
+
+def read_weights(path: Path) -> dict[str, Any]:
+    """What a checkpoint of the same network would hold, of what is in a file that `export` has written.
+
+    Raises:
+        InputError: It is no such file, or safetensors is not installed.
+    """
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise InputError(f"checkpoint {path} needs safetensors: {INSTALL}") from error
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = (file.metadata() or {}).get(KEY)
+            weights = {f"net.{name}": file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"checkpoint {path} cannot be read: it is damaged or no safetensors; give another") from error
+    try:
+        facts = json.loads(metadata or "")
+        arguments = {**facts["model"], "classes": facts["classes"], "test_views": facts["test_views"]}
+        size = facts["image_size"]
+        arguments["preprocessing"] = size and {"mean": facts["mean"], "std": facts["std"], "size": size}
+        return {"state_dict": weights, "hyper_parameters": arguments, "global_step": facts.get("step", 0)}
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"checkpoint {path} does not say what network its weights are of: give one that export wrote, "
+            "or load it into a LitNet of your own, model.net.load_state_dict(safetensors.torch.load_file(path))"
+        ) from error

@@ -1,0 +1,308 @@
+"""Exported files: they compute what the model does, in programs that know nothing of this package."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+from conftest import PROJECT, one_line
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from cifar_lightning import InputError, LitNet, Preprocessing, export, fit, load_model
+from cifar_lightning.errors import RunError
+from cifar_lightning.model.networks import NETWORKS
+from cifar_lightning.run.checkpoint import load_checkpoint
+from cifar_lightning.run.export import FORMATS
+from cifar_lightning.run.saved import data_of
+
+PREPROCESSING = Preprocessing((0.49, 0.48, 0.45), (0.25, 0.24, 0.26))
+PROGRAMS = ("onnx", "pt2")
+
+
+def drawn(count, seed=0):
+    return torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def model_with(net, **arguments):
+    """One whose batch norms have seen images, as after a fit, and whose weights are not all alike."""
+    torch.manual_seed(0)
+    width = {"width": 8} if isinstance(net, str) else {}
+    model = LitNet(net, **{**width, "preprocessing": PREPROCESSING, **arguments})
+    images = PREPROCESSING.normalize(drawn(100, seed=1))
+    if hasattr(model.net, "init_from_images"):
+        model.net.init_from_images(images)
+    model.net(images)
+    return model.eval()
+
+
+def program_in(path):
+    """What a file computes, in its own runtime: from images to logits and probabilities."""
+    if path.suffix == ".pt2":
+        return torch.export.load(path).module()
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_outputs()]
+
+    def run(images):
+        values = session.run(None, {"images": images.numpy()})
+        return {name: torch.from_numpy(value) for name, value in zip(names, values, strict=True)}
+
+    return run
+
+
+def metadata_in(path):
+    if path.suffix == ".pt2":
+        found = {"cifar_lightning": ""}
+        torch.export.load(path, extra_files=found)
+    elif path.suffix == ".onnx":
+        found = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map
+    else:
+        with safe_open(path, "pt") as file:
+            found = file.metadata()
+    assert list(found) == ["cifar_lightning"]
+    return json.loads(found["cifar_lightning"])
+
+
+def assert_same(path, model, sizes=(1, 7, 500)):
+    program = program_in(path)
+    for size in sizes:
+        images = drawn(size, seed=size)
+        outputs, (classes, probabilities) = program(images), model.predict(images)
+        assert list(outputs) == ["logits", "probabilities"]
+        assert torch.equal(outputs["probabilities"].argmax(1), classes)
+        torch.testing.assert_close(outputs["probabilities"], probabilities, atol=1e-5, rtol=0)
+        torch.testing.assert_close(outputs["logits"].softmax(1), outputs["probabilities"], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("net", NETWORKS)
+def test_every_network_computes_the_same_for_any_number_of_images(net, tmp_path):
+    model = model_with(net)
+    for format in PROGRAMS:
+        path = export(model, format, tmp_path / f"model.{format}")
+        assert_same(path, model)
+        assert str(tmp_path).encode() not in path.read_bytes()
+        assert str(PROJECT).encode() not in path.read_bytes()
+    assert_plain_onnx(tmp_path / "model.onnx")
+
+
+def test_the_weights_make_an_equal_model(tmp_path):
+    classes = [f"class {i}" for i in range(12)]
+    for net in NETWORKS:
+        model = model_with(net, classes=classes, lr=0.3)
+        again = load_model(export(model, "safetensors", tmp_path / f"{net}.safetensors", test_views="mirror"))
+        assert not again.training
+        assert (again.classes, again.preprocessing) == (classes, PREPROCESSING)
+        assert dict(again.hparams) == {**model.hparams, "test_views": "mirror"}
+        weights = model.state_dict()
+        assert again.state_dict().keys() == weights.keys()
+        assert all(torch.equal(value, weights[name]) for name, value in again.state_dict().items())
+
+
+def assert_plain_onnx(path):
+    file = onnx.load(path, load_external_data=False)
+    onnx.checker.check_model(file, full_check=True)
+    assert [(opset.domain, opset.version) for opset in file.opset_import] == [("", 18)]
+    assert all(weight.data_location == onnx.TensorProto.DEFAULT for weight in file.graph.initializer)
+    # what a pooling is made of where it is to have a gradient
+    assert not {node.op_type for node in file.graph.node} & {"Max", "Where"}
+    shapes = [
+        [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*file.graph.input, *file.graph.output)
+    ]
+    assert shapes == [["batch", 3, 32, 32], ["batch", 10], ["batch", 10]]
+
+
+@pytest.mark.parametrize("format", PROGRAMS)
+def test_six_views_inside_of_a_network_that_nnpack_convolves(cpu_settings, format, tmp_path):
+    model = model_with("tutorial")
+    torch._C._set_mkldnn_enabled(False)  # as in a fit of few images a step
+    path = export(model, format, tmp_path / f"model.{format}", test_views="six")
+    assert model.hparams["test_views"] == "one"
+    one = model.predict(drawn(7, seed=7))[1]
+    model.hparams["test_views"] = "six"
+    assert (model.predict(drawn(7, seed=7))[1] - one).abs().max() > 1e-3
+    assert_same(path, model)
+    assert metadata_in(path)["test_views"] == "six"
+
+
+@pytest.mark.parametrize("format", PROGRAMS)
+def test_normalised_images(format, tmp_path):
+    model = model_with("tutorial", preprocessing=None)
+    with pytest.raises(InputError, match="this model does not know how: give input float"):
+        export(model, format, tmp_path / f"model.{format}")
+    path = export(model, format, tmp_path / f"model.{format}", input="float")
+    images = PREPROCESSING.normalize(drawn(5)).contiguous()
+    torch.testing.assert_close(program_in(path)(images)["probabilities"], model.predict(images)[1], atol=1e-5, rtol=0)
+    assert (metadata_in(path)["input"], metadata_in(path)["mean"]) == ("float", None)
+
+
+class Own(nn.Module):
+    """A network of a user's, with a tied weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 3, 3, padding=1)
+        self.second = nn.Conv2d(3, 3, 3, padding=1)
+        self.second.weight = self.first.weight
+        self.norm = nn.GroupNorm(1, 3)
+        self.last = nn.Linear(3 * 16, 4)
+
+    def forward(self, x):
+        x = self.norm(self.second(self.first(x).relu()))
+        x = nn.functional.adaptive_avg_pool2d(x, 4)
+        return self.last(x.reshape(x.shape[0], -1))
+
+
+def test_a_network_of_ones_own(tmp_path):
+    model = model_with(Own(), classes=["north", "east", "south", "west"])
+    model.train()
+    for format in PROGRAMS:
+        path = export(model, format, tmp_path / f"model.{format}")
+        assert_same(path, model.eval())
+        assert metadata_in(path)["classes"] == ["north", "east", "south", "west"]
+        model.train()
+        export(model, format, path)
+        assert model.training
+        assert all(weight.requires_grad for weight in model.parameters())
+    path = export(model, "safetensors", tmp_path / "model.safetensors")
+    with safe_open(path, "pt") as file:
+        assert torch.equal(file.get_tensor("second.weight"), model.net.first.weight)
+    with pytest.raises(InputError, match="a network of your own"):
+        load_model(path)
+
+
+def test_a_network_that_cannot_be_traced_leaves_no_file(tmp_path):
+    class Odd(nn.Module):
+        def forward(self, x):
+            return x.flatten(1)[:, :10] * (2 if x.sum() > 0 else 3)
+
+    with pytest.raises(RunError, match=r"the network cannot be exported as pt2 .*: mend that, or give"):
+        export(LitNet(Odd(), preprocessing=PREPROCESSING), "pt2", tmp_path / "model.pt2")
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- from runs ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def finished_copy(finished, tmp_path):
+    shutil.copytree(finished.folder, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_a_run_by_command_has_the_figures_of_its_test(call, finished_copy):
+    results = json.loads((finished_copy / "results.json").read_text())
+    saved = load_checkpoint(finished_copy / "checkpoints" / "best.ckpt")
+    images = data_of(saved, {}).image_set("test")
+    for format in FORMATS:
+        code, out, err = call("export", finished_copy, "--format", format)
+        assert (code, err) == (0, "")
+        path = finished_copy / f"model.{format}"
+        assert out.startswith(f"{path} (0.")
+        facts = metadata_in(path)
+        assert (facts["checkpoint"], facts["step"]) == ("best.ckpt", results["step"])
+        assert {name: results[name] for name in facts["test"]} == facts["test"]
+        assert facts["test"]["test_acc"] == results["test_acc"]
+        if format in PROGRAMS:
+            predicted = program_in(path)(images.images)["probabilities"].argmax(1)
+        else:
+            predicted = load_model(path).predict(images.images)[0]
+        counts = torch.zeros(10, 10, dtype=torch.int64).index_put_((images.labels, predicted), torch.tensor(1), True)
+        assert counts.tolist() == results["confusion"]
+
+
+def test_equal_networks_make_equal_files_in_any_process(finished_copy, tmp_path):
+    """Whatever the order of its sets, and whatever has been exported in it before."""
+    program = f"""
+from cifar_lightning import export
+for format in {list(FORMATS)}:
+    export({str(finished_copy)!r}, format, f"model.{{format}}")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONHASHSEED": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    for format in FORMATS:
+        here, there = export(finished_copy, format), tmp_path / f"model.{format}"
+        digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (here, there)]
+        assert digests[0] == digests[1], format
+
+
+def test_a_step_that_was_not_tested_has_no_figures(finished_copy, tmp_path):
+    newest = max((finished_copy / "checkpoints").glob("step-*.ckpt"), key=lambda path: path.stat().st_mtime)
+    facts = metadata_in(export(newest, "safetensors"))
+    assert (facts["checkpoint"], "test" in facts) == (newest.name, False)
+    (finished_copy / "results.json").write_text("{")
+    assert "test" not in metadata_in(export(finished_copy, "safetensors"))
+
+
+def test_after_a_training_in_bfloat16(plain, tmp_path):
+    data = {"source": "synthetic", "synthetic_size": 200, "batch_size": 20}
+    model = {"net": "speed54", "width": 8, "lr": 0.01}
+    fit(data, model, precision="bf16-true", max_epochs=1, accelerator="cpu", default_root_dir=tmp_path)
+    run = tmp_path / "lightning_logs" / "version_0"
+    (checkpoint,) = (run / "checkpoints").glob("step-10.ckpt")
+    assert load_checkpoint(checkpoint)["state_dict"]["net.head.weight"].dtype == torch.bfloat16
+    for format in FORMATS:
+        path = export(run, format)
+        if format in PROGRAMS:
+            assert_same(path, load_model(run))
+        else:
+            assert {value.dtype for value in load_model(path).parameters()} == {torch.float32}
+
+
+def test_a_run_on_two_ranks(whole, tmp_path):
+    assert_same(export(whole[2], "pt2", tmp_path / "model.pt2"), load_model(whole[2]))
+
+
+# --- mistakes -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("nowhere",), "checkpoint nowhere does not exist: give a run's folder or a .ckpt file"),
+        (("run", "--format", "onx"), "--format onx is not valid: give onnx or pt2 or safetensors"),
+        (("run", "--output", "model.pt2"), "output model.pt2 is to be of the format onnx: give model.onnx"),
+        (
+            ("run", "--format", "safetensors", "--input", "float"),
+            "input float does nothing in a file of weights: leave it out",
+        ),
+    ],
+)
+def test_mistakes(call, finished_copy, arguments, said):
+    assert one_line(*call("export", *arguments)) == f"error: {said}\n"
+
+
+@pytest.mark.parametrize(("format", "missing"), [("onnx", "onnx and onnxscript"), ("safetensors", "safetensors")])
+def test_a_missing_package_is_named(call, finished_copy, monkeypatch, format, missing):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    line = one_line(*call("export", "run", "--format", format))
+    assert line == f"error: export --format {format} needs {missing}: pip install 'cifar-lightning[export]'\n"
+
+
+def test_weights_that_are_not_an_exports(tmp_path):
+    model = model_with("tutorial")
+    torch.save(model.net.state_dict(), tmp_path / "bare.pth")
+    with pytest.raises(InputError, match=r"is a bare state_dict, .*: load it into a LitNet of your own"):
+        load_model(tmp_path / "bare.pth")
+    save_file(model.net.state_dict(), tmp_path / "foreign.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match="does not say what network its weights are of: give one that export wrote"):
+        load_model(tmp_path / "foreign.safetensors")
+    whole = export(model, "safetensors", tmp_path / "whole.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="is damaged or no safetensors"):
+        load_model(tmp_path / "cut.safetensors")
