@@ -1,14 +1,17 @@
-"""Small archives in the official layout, and hostile ones."""
+"""Small archives in the official layout, hostile ones, and the same images in the other shapes that people have."""
 
+import csv
 import hashlib
 import io
+import json
 import pickle
 import tarfile
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from cifar_lightning.data.cifar10 import ARCHIVES, CIFAR100_CLASSES, CLASSES
+from cifar_lightning.data.cifar10 import ARCHIVES, BINARIES, CIFAR100_CLASSES, CLASSES
 
 
 def batches(images_per_batch=20, seed=0, classes=10, source="cifar10"):
@@ -33,6 +36,95 @@ def write_archive(path, images_per_batch=20, seed=0, classes=10, source="cifar10
     # The official archive lists its members out of order.
     members = {f"{folder}/{name}": pickle.dumps(content[name], 2) for name in sorted(content, reverse=True)}
     return write_tar(path, {f"{folder}/readme.html": b"<html></html>", **members})
+
+
+def images_of(split, source="cifar10"):
+    """The images of a split of `batches()`: uint8 (N, 3072), and their labels."""
+    archive, content = ARCHIVES[source], batches(source=source, classes=10 if source == "cifar10" else 100)
+    chosen = [content[name] for name in (archive.train if split == "train" else archive.test)]
+    labels = [label for batch in chosen for label in batch[archive.labels_key]]
+    return np.concatenate([batch["data"] for batch in chosen]), np.array(labels)
+
+
+def pngs_of(split, source="cifar10"):
+    """The same as PNG files, and their labels."""
+    files = []
+    for pixels in images_of(split, source)[0].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1):
+        Image.fromarray(pixels).save(file := io.BytesIO(), "PNG")
+        files.append(file.getvalue())
+    return files, images_of(split, source)[1]
+
+
+def write_folder(folder, source="cifar10"):
+    """What torchvision unpacks."""
+    folder.mkdir(parents=True)
+    for name, batch in batches(source=source, classes=10 if source == "cifar10" else 100).items():
+        (folder / name).write_bytes(pickle.dumps(batch, 2))
+
+
+def binaries(source="cifar10"):
+    """{name: bytes} of the binary version."""
+    binary, classes = BINARIES[source], CLASSES if source == "cifar10" else CIFAR100_CLASSES
+    content = {binary.meta: ("\n".join(classes) + "\n\n").encode()}
+    for split, names in (("train", binary.train), ("test", binary.test)):
+        pixels, labels = images_of(split, source)
+        coarse = np.full((len(labels), binary.label_bytes - 1), 19)
+        records = np.concatenate([coarse, labels[:, None], pixels], axis=1).astype(np.uint8)
+        content.update(zip(names, (part.tobytes() for part in np.split(records, len(names))), strict=True))
+    return content
+
+
+def write_binary(folder, source="cifar10"):
+    """What the binary version unpacks to."""
+    folder.mkdir(parents=True)
+    for name, data in binaries(source).items():
+        (folder / name).write_bytes(data)
+
+
+def write_parquet(folder, source="cifar10"):
+    """Hugging Face's files, as `datasets` writes them: {bytes, path}, and the features in the metadata."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    label = "label" if source == "cifar10" else "fine_label"
+    names = list(CLASSES) if source == "cifar10" else [*CIFAR100_CLASSES]
+    if source == "cifar100":
+        names[names.index("crab")] = "cra"
+    features = {"img": {"_type": "Image"}, label: {"names": names, "_type": "ClassLabel"}}
+    folder.mkdir(parents=True, exist_ok=True)
+    for split in ("train", "test"):
+        files, labels = pngs_of(split, source)
+        columns = {"img": [{"bytes": data, "path": f"{i}.png"} for i, data in enumerate(files)], label: labels}
+        if source == "cifar100":
+            columns["coarse_label"] = np.full(len(labels), 19)
+        metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+        table = pa.table(columns).replace_schema_metadata(metadata)
+        parquet.write_table(table, folder / f"{split}-00000-of-00001.parquet")
+
+
+def write_kaggle(home, tests=True):
+    """Kaggle's pictures, with a test picture that does not count; and the test labels, which Kaggle keeps."""
+    for split in ("train", "test"):
+        (home / split).mkdir(parents=True)
+        files, labels = pngs_of(split)
+        for number, data in enumerate(files, start=1):
+            (home / split / f"{number}.png").write_bytes(data)
+        if split == "train" or tests:
+            with open(home / f"{split}Labels.csv", "w", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(("id", "label"))
+                writer.writerows((i, CLASSES[label]) for i, label in enumerate(labels, start=1))
+    (home / "test" / "300000.png").write_bytes(files[0])
+
+
+def arrays(source="cifar10"):
+    """Keras' arrays."""
+    content = {}
+    for split in ("train", "test"):
+        pixels, labels = images_of(split, source)
+        content[f"x_{split}"] = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        content[f"y_{split}"] = labels[:, None].astype(np.uint8)
+    return content
 
 
 def write_tar(path, members):

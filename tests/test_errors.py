@@ -305,7 +305,10 @@ def fit_folder(call, home):
 def test_folder_without_test(call, tmp_path):
     make_folders(tmp_path / "d", "train/a/1.png")
     line = fit_folder(call, "d")
-    assert line == "error: data_dir d has no folder test/: the folder source reads train/<class>/* and test/<class>/*\n"
+    assert line == (
+        "error: data_dir d has no folder test/: the folder source reads train/<class>/* and test/<class>/*, "
+        "or arrays x_train, y_train, x_test, y_test\n"
+    )
 
 
 def test_folder_without_images(call, tmp_path):

@@ -111,8 +111,10 @@ def test_a_process_looks_for_pictures_once(tmp_path, monkeypatch):
 
 
 def test_load_without_prepare(tmp_path):
-    with pytest.raises(InputError, match=r"gz cannot be read \(No such file or directory\): prepare_data\(\) fetches"):
+    with pytest.raises(InputError) as error:
         Source("cifar10", tmp_path).load("train")
+    assert str(error.value).startswith(f"data_dir {tmp_path} has none of {NAME}, cifar-10-binary.tar.gz, {FOLDER}/, ")
+    assert str(error.value).endswith("trainLabels.csv, cifar10.npz, x_train.npy: prepare_data() fetches the first")
     digest = write_archive(tmp_path / NAME)
     check_set(Source("cifar10", tmp_path, sha256=digest).load("train"), 100, CLASSES)
 
@@ -122,8 +124,8 @@ def test_present_archive_with_another_hash_is_named_and_kept(tmp_path):
     with pytest.raises(InputError) as error:
         Source("cifar10", tmp_path).prepare()
     assert str(error.value) == (
-        f"{tmp_path / NAME} has SHA-256 {found}, expected {ARCHIVES['cifar10'].sha256}: delete it to fetch "
-        f"it anew, or pass --data.sha256 {found} if it is your own archive"
+        f"{tmp_path / NAME} has SHA-256 {found}, expected {ARCHIVES['cifar10'].sha256}: move it away to "
+        f"have the official archive fetched, or pass --data.sha256 {found} if the images are your own"
     )
     assert (tmp_path / NAME).exists()
 
@@ -244,7 +246,7 @@ def test_archives_that_are_none(tmp_path):
         (whole[: len(whole) // 2], "is damaged"),
         (b"\x1f\x8bnonsense", "is damaged"),
         (b"", "is damaged"),
-        (twice.getvalue(), "is refused"),
+        (twice.getvalue(), f"holds {FOLDER}/test_batch twice"),
     ]:
         path = tmp_path / "bad.tar.gz"
         path.write_bytes(content)

@@ -1,80 +1,149 @@
-"""Reading the official archives without trusting them: nothing is extracted, nothing in them is run."""
+"""Reading the official archives, packed or not, without trusting them: nothing is extracted, nothing in them is run."""
 
 import gzip
+import hashlib
 import io
 import pickle
 import posixpath
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from cifar_lightning.data.cache import Decoded
-from cifar_lightning.data.cifar10 import Archive
+from cifar_lightning.data.cifar10 import Archive, Binary
 from cifar_lightning.errors import InputError
 
 MAX_MEMBERS = 100
 MAX_MEMBER_SIZE = 512 * 2**20  # CIFAR-100's training batch, the largest, has 155 MB
+GZIP = b"\x1f\x8b"
+PIXELS = 3072
 
 # Looked up rather than imported: numpy 1 and 2 keep it in different modules.
 _RECONSTRUCT = np.empty(0).__reduce__()[0]
 
 
-def digest(path: Path) -> str:
-    """The file's SHA-256, hexadecimal."""
-    import pooch  # type: ignore[import-untyped]
+def digest(*paths: Path) -> str:
+    """The SHA-256 of the file, hexadecimal; of several, of their bytes one after another."""
+    found = hashlib.sha256()
+    for path in paths:
+        try:
+            with open(path, "rb") as file:
+                while chunk := file.read(2**20):
+                    found.update(chunk)
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error.strerror}): make it readable") from error
+    return found.hexdigest()
 
-    try:
-        return str(pooch.file_hash(str(path), alg="sha256"))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): make it readable") from error
 
-
-def check_digest(path: Path, sha256: str) -> None:
-    """Raises InputError unless the file at `path` has this SHA-256."""
-    found = digest(path)
-    if found != sha256:
+def check_digest(paths: Sequence[Path], *expected: str) -> None:
+    """Raises InputError unless these files have this SHA-256, or one of these; see `digest`."""
+    found = digest(*paths)
+    if found not in expected:
+        name = str(paths[0]) if len(paths) == 1 else f"{paths[0]} with the {len(paths) - 1:,} files that follow it"
         raise InputError(
-            f"{path} has SHA-256 {found}, expected {sha256}: delete it to fetch it anew, "
-            f"or pass --data.sha256 {found} if it is your own archive"
+            f"{name} has SHA-256 {found}, expected {expected[0]}: move it away to have the official archive fetched, "
+            f"or pass --data.sha256 {found} if the images are your own"
         )
 
 
-def read(path: Path, archive: Archive, split: str) -> Decoded:
-    """Decodes one split; the caller has checked the file's digest.
+def read(path: Path, versions: Sequence[Archive | Binary], split: str, own: bool = False) -> Decoded:
+    """Decodes one split of a tar, compressed or as browsers leave it, of one of these versions.
 
     Args:
-        path: The .tar.gz file.
-        archive: What it should hold.
+        path: The file.
+        versions: What it may hold.
         split: "train" or "test".
+        own: Whether it is the user's own, not the official one; the caller has checked its digest.
 
     Raises:
-        InputError: The archive is damaged, holds what it should not, or lacks what it should hold.
+        InputError: It is damaged, is not the official one, holds what it should not, or lacks what it should hold.
     """
-    batches = archive.train if split == "train" else archive.test
-    wanted = {f"{archive.folder}/{name}" for name in (*batches, archive.meta)}
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, bytes] = {}
     try:
-        for name, data in _members(path, wanted):
+        with open(path, "rb") as file:
+            compressed = file.read(2) == GZIP
+        if compressed and not own:
+            names = {version.name: version.sha256 for version in versions}
+            first = names.get(path.name, versions[0].sha256)
+            check_digest([path], first, *names.values())
+        wanted = {f"{version.folder}/{name}" for version in versions for name in _files(version, split)}
+        for name, data in _members(path, wanted, "r|gz" if compressed else "r|"):
             if name in found:
                 raise InputError(f"{path} holds {name} twice: it is not an archive of this kind")
-            found[name] = _unpickle(data, path, name)
+            found[name] = data
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"{path} is damaged ({error}): delete it to fetch it anew") from error
+        raise InputError(f"{path} is damaged ({error}): put a whole one in its place") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}): make it readable") from error
-    if missing := sorted(wanted - found.keys()):
-        raise InputError(f"{path} lacks {missing[0]}: it is not an archive of this kind")
 
-    classes = _names(found.pop(f"{archive.folder}/{archive.meta}").get(archive.names_key), path)
-    parts = []
-    for name in batches:  # the order inside the tar is another
-        batch = found.pop(f"{archive.folder}/{name}")
-        parts.append(_check(batch, archive.labels_key, len(classes), path, name))
+    version = next((one for one in versions if any(name.startswith(f"{one.folder}/") for name in found)), versions[0])
+    for name in sorted(_files(version, split)):
+        if f"{version.folder}/{name}" not in found and not _may_lack(version, name):
+            raise InputError(f"{path} lacks {version.folder}/{name}: it is not an archive of this kind")
+    files = {name: found[key] for name in _files(version, split) if (key := f"{version.folder}/{name}") in found}
+    if not (own or compressed):
+        _check_official(files, version, path, [path])
+    return _decode(files, version, split, path)
+
+
+def read_folder(folder: Path, version: Archive | Binary, split: str, own: bool = False) -> Decoded:
+    """Decodes one split of what has been unpacked of an archive; see `read`."""
+    files = {}
+    for name in _files(version, split):
+        try:
+            files[name] = (folder / name).read_bytes()
+        except FileNotFoundError as error:
+            if not _may_lack(version, name):
+                raise InputError(f"{folder} lacks {name}: unpack {version.name} anew, or give that itself") from error
+    if not own:
+        _check_official(files, version, folder, unpacked(folder, version))
+    return _decode(files, version, split, folder)
+
+
+def unpacked(folder: Path, version: Archive | Binary) -> list[Path]:
+    """What there is of an archive's files in `folder`, in the order in which their SHA-256 is taken."""
+    paths = [folder / name for name in (*version.train, *version.test, version.meta)]
+    return [path for path in paths if path.is_file()]
+
+
+def _files(version: Archive | Binary, split: str) -> tuple[str, ...]:
+    return (*(version.train if split == "train" else version.test), version.meta)
+
+
+def _may_lack(version: Archive | Binary, name: str) -> bool:
+    return isinstance(version, Binary) and name == version.meta  # the names are CIFAR's
+
+
+def _check_official(files: dict[str, bytes], version: Archive | Binary, place: Path, paths: Sequence[Path]) -> None:
+    for name, data in files.items():
+        expected = version.digests.get(name)
+        if expected is None:
+            continue
+        kind = "SHA-256" if len(expected) == 64 else "MD5"
+        # against damage and mistakes, not attackers, whom the decoders withstand
+        found = (hashlib.sha256(data) if kind == "SHA-256" else hashlib.md5(data, usedforsecurity=False)).hexdigest()
+        if found != expected:
+            raise InputError(
+                f"{place} is not the official one: {name} has {kind} {found}, expected {expected}: put the official "
+                f"file in its place, or pass --data.sha256 {digest(*paths)} if the images are your own"
+            )
+
+
+def _decode(files: dict[str, bytes], version: Archive | Binary, split: str, place: Path) -> Decoded:
+    batches = version.train if split == "train" else version.test
+    if isinstance(version, Binary):
+        classes, parts = _binary(files, version, batches, place)
+    else:
+        key = version.folder
+        content = {name: _unpickle(files.pop(name), place, f"{key}/{name}") for name in (*batches, version.meta)}
+        classes = _names(content.pop(version.meta).get(version.names_key), place)
+        # in the official order: that inside the tar is another
+        parts = [_check(content.pop(name), version.labels_key, len(classes), place, name) for name in batches]
     images = np.empty((sum(len(pixels) for pixels, _ in parts), 32, 32, 3), dtype=np.uint8)
     start = 0
     for pixels, _ in parts:
@@ -83,9 +152,28 @@ def read(path: Path, archive: Archive, split: str) -> Decoded:
     return Decoded(images, np.concatenate([labels for _, labels in parts]), classes)
 
 
-def _members(path: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
+def _binary(
+    files: dict[str, bytes], version: Binary, batches: Sequence[str], place: Path
+) -> tuple[tuple[str, ...], list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]]]:
+    classes: tuple[str, ...] = version.classes
+    if version.meta in files:
+        classes = tuple(files[version.meta].decode("utf-8", "replace").split())  # a blank line ends CIFAR-10's
+    parts, size = [], version.label_bytes + PIXELS
+    for name in batches:
+        data = files[name]
+        if not data or len(data) % size:
+            raise InputError(f"{place} is refused: {name} has {len(data):,} bytes, no multiple of {size:,} (an image)")
+        records = np.frombuffer(data, dtype=np.uint8).reshape(-1, size)
+        labels = records[:, version.label_bytes - 1].astype(np.int64)
+        if labels.max() >= len(classes):
+            raise InputError(f"{place} is refused: {name} has labels outside 0..{len(classes) - 1}")
+        parts.append((records[:, version.label_bytes :], labels))
+    return classes, parts
+
+
+def _members(path: Path, wanted: set[str], mode: Literal["r|gz", "r|"]) -> Iterator[tuple[str, bytes]]:
     """Streams through the tar and gives the wanted files; a member that is up to something ends it."""
-    with tarfile.open(path, "r|gz") as tar:
+    with tarfile.open(path, mode) as tar:
         for count, member in enumerate(tar, start=1):
             name = posixpath.normpath(member.name)
             if name.startswith(("/", "..")):

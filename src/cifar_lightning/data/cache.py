@@ -110,11 +110,11 @@ def _file(place: Path, name: str) -> Path:
 def _read(path: Path, key: str) -> Decoded | None:
     try:
         with zipfile.ZipFile(path) as file:
-            if str(_array(file, "key")) != _versioned(key):
+            if str(array_in(file, "key")) != _versioned(key):
                 return None
-            classes, notes = (tuple(str(text) for text in _array(file, name)) for name in ("classes", "notes"))
-            held_out = int(_array(file, "held_out"))
-            return Decoded(_array(file, "images"), _array(file, "labels"), classes, held_out, notes)
+            classes, notes = (tuple(str(text) for text in array_in(file, name)) for name in ("classes", "notes"))
+            held_out = int(array_in(file, "held_out"))
+            return Decoded(array_in(file, "images"), array_in(file, "labels"), classes, held_out, notes)
     except Exception:  # missing, forbidden, cut short, or with a bit flipped: zip and numpy raise what they like
         return None
 
@@ -126,12 +126,13 @@ def _versioned(key: str) -> str:
 def _key(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as file:
-            return str(_array(file, "key"))
+            return str(array_in(file, "key"))
     except Exception:  # as in `_read`
         return None
 
 
-def _array(file: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
+def array_in(file: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
+    """An array of a .npz file. Raises what zip and numpy do where it is damaged, or would have to be unpickled."""
     with file.open(f"{name}.npy") as member:
         array = np.lib.format.read_array(member, allow_pickle=False)
         member.read()  # to its end, where zip compares the CRC: np.load believes a header that lies about the size

@@ -1,5 +1,6 @@
-"""Facts about CIFAR-10 and CIFAR-100: names, statistics, and where the archives are."""
+"""Facts about CIFAR-10 and CIFAR-100: names, statistics, and the official archives."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 # https://www.cs.toronto.edu/~kriz/cifar.html, in the order of the labels 0..9
@@ -23,6 +24,7 @@ _FINE_LABELS = """
     telephone television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
 """
 CIFAR100_CLASSES = tuple(_FINE_LABELS.split())
+CLASSES_OF = {"cifar10": CLASSES, "cifar100": CIFAR100_CLASSES}
 
 # https://github.com/weiaicunzai/pytorch-cifar100/blob/master/conf/global_settings.py, rounded
 CIFAR100_MEAN = (0.5071, 0.4865, 0.4409)
@@ -44,6 +46,8 @@ class Archive:
         labels_key: Where a batch keeps its labels.
         meta: The file inside `folder` that names the classes.
         names_key: Where that file keeps the names.
+        digests: MD5 of each of these files, as https://github.com/pytorch/vision/blob/main/torchvision/datasets/cifar.py
+            has them.
     """
 
     name: str
@@ -56,6 +60,35 @@ class Archive:
     labels_key: str
     meta: str
     names_key: str
+    digests: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Binary:
+    """An official "binary version" archive: each image is its label, one byte, and 3,072 of pixels.
+
+    Attributes:
+        name: The file's name.
+        sha256: Digest of the file, hexadecimal.
+        folder: The one folder inside.
+        train: Files of the training set inside `folder`, in order.
+        test: Files of the test set.
+        label_bytes: Bytes before the pixels, of which the last is the label: CIFAR-100's first is a coarser one.
+        meta: The file inside `folder` that names the classes, in a line each.
+        classes: What it names, where it is left out.
+        digests: SHA-256 of the files with images, as
+            https://github.com/ankane/torchvision-ruby/tree/master/lib/torchvision/datasets has them.
+    """
+
+    name: str
+    sha256: str
+    folder: str
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    label_bytes: int
+    meta: str
+    classes: tuple[str, ...]
+    digests: Mapping[str, str]
 
 
 # Zenodo is immutable and has a DOI (10.5281/zenodo.10089977); the official server has been throttled or down
@@ -77,6 +110,15 @@ ARCHIVES = {
         labels_key="labels",
         meta="batches.meta",
         names_key="label_names",
+        digests={
+            "data_batch_1": "c99cafc152244af753f735de768cd75f",
+            "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+            "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+            "data_batch_4": "634d18415352ddfa80567beed471001a",
+            "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+            "test_batch": "40351d587109b95175f43aff81a1287e",
+            "batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
+        },
     ),
     "cifar100": Archive(
         name="cifar-100-python.tar.gz",
@@ -94,5 +136,46 @@ ARCHIVES = {
         labels_key="fine_labels",
         meta="meta",
         names_key="fine_label_names",
+        digests={
+            "train": "16019d7e3df5f24257cddd939b257f8d",
+            "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+            "meta": "7973b15100ade9c7d40fb424638fde48",
+        },
+    ),
+}
+
+# https://github.com/tensorflow/datasets/blob/master/tensorflow_datasets/url_checksums/cifar10.txt and cifar100.txt
+BINARIES = {
+    "cifar10": Binary(
+        name="cifar-10-binary.tar.gz",
+        sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+        folder="cifar-10-batches-bin",
+        train=("data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"),
+        test=("test_batch.bin",),
+        label_bytes=1,
+        meta="batches.meta.txt",
+        classes=CLASSES,
+        digests={
+            "data_batch_1.bin": "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
+            "data_batch_2.bin": "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
+            "data_batch_3.bin": "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67",
+            "data_batch_4.bin": "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48",
+            "data_batch_5.bin": "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
+            "test_batch.bin": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
+        },
+    ),
+    "cifar100": Binary(
+        name="cifar-100-binary.tar.gz",
+        sha256="58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+        folder="cifar-100-binary",
+        train=("train.bin",),
+        test=("test.bin",),
+        label_bytes=2,
+        meta="fine_label_names.txt",
+        classes=CIFAR100_CLASSES,
+        digests={
+            "train.bin": "f31298fc616915fa142368359df1c4ca2ae984d6915ca468b998a5ec6aeebf29",
+            "test.bin": "d8b1e6b7b3bee4020055f0699b111f60b1af1e262aeb93a0b659061746f8224a",
+        },
     ),
 }

@@ -33,10 +33,11 @@ class CIFAR10DataModule(LightningDataModule):
     `val_split`.
 
     Args:
-        data_dir: Folder of the archive, which is downloaded into it once, or of the class folders.
+        data_dir: Folder of the images, or their one file, in a shape that the README lists; without any the archive is
+            downloaded into it once.
         batch_size: Images per training step over all devices (the global batch).
-        source: Where the images come from: cifar10 and cifar100, the official archives; folder, any tree
-            `train/<class>/*`, `test/<class>/*` in `data_dir`; synthetic, images drawn by this package.
+        source: Where the images come from: cifar10 and cifar100, the official ones; folder, any tree `train/<class>/*`,
+            `test/<class>/*` in `data_dir`, or arrays of your own; synthetic, images drawn by this package.
         val_split: Training images held out for validation: how many, or a fraction; the same share of every class.
         augment: Shift and mirror the training images at random.
         crop_padding: Pixels that `augment` may shift by, each way; what comes in is the image's reflection.
@@ -48,7 +49,7 @@ class CIFAR10DataModule(LightningDataModule):
         seed: Of the order and the augmentation.
         split_seed: Of the validation split: the same in runs of different seeds.
         mirror: Where to get the archive in place of its official mirrors: an https address, or a local file.
-        sha256: Digest of the archive, where it is not the official one.
+        sha256: Digest of the archive, or of its files one after another, where it is not the official one.
         synthetic_size: Training images that the synthetic source draws; it draws a fifth as many for the test.
         device: Where the batches are wanted when there is no Trainer, e.g. "cuda".
 
@@ -214,8 +215,9 @@ class CIFAR10DataModule(LightningDataModule):
                 raise InputError(f"{where} has one class only, {quoted(self.classes[0])}: give two or more")
         check_batch_size(h["batch_size"], len(self.train_indices), ranks)
         check_evaluation(len(self.val_indices), ranks)
+        tested = len(self.image_set("test").labels)  # of which not everyone has any
         if ranks > 1:
-            check_evaluation(len(self.image_set("test").labels), ranks)
+            check_evaluation(tested, ranks)
 
     def normalize(self, images: Tensor) -> Tensor:
         """What a network takes, float32 `(N, 3, 32, 32)`, of uint8 images of that shape; or of one, `(3, 32, 32)`.

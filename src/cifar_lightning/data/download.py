@@ -39,7 +39,7 @@ class _BrokeOff(_Refused):
     """The same, but it is worth asking again."""
 
 
-def fetch(archive: Archive, path: Path, *, mirror: str | None, sha256: str | None) -> None:
+def fetch(archive: Archive, path: Path, *, mirror: str | None, sha256: str | None, others: str = "") -> None:
     """Puts the archive at `path` unless something is there. Any number of processes may call it at once.
 
     Args:
@@ -49,6 +49,7 @@ def fetch(archive: Archive, path: Path, *, mirror: str | None, sha256: str | Non
         mirror: The only place to ask: URL of the archive or of its folder, or a local file or folder.
             Default: the variable CIFAR_LIGHTNING_MIRROR, then the archive's own list.
         sha256: Digest of a user's own archive in place of the pinned one.
+        others: What would do in its place, for the message.
 
     Raises:
         InputError: No source had it (each is named with its reason), or the disk refuses.
@@ -62,13 +63,13 @@ def fetch(archive: Archive, path: Path, *, mirror: str | None, sha256: str | Non
             return
         part = path.with_name(f"{path.name}.part") if alone else part_of(path)
         try:
-            _fetch(sources, archive, path, part, sha256)
+            _fetch(sources, archive, path, part, sha256, others)
         finally:
             if not alone:  # none can go on with what may be another's
                 part.unlink(missing_ok=True)
 
 
-def _fetch(sources: list[str], archive: Archive, path: Path, part: Path, sha256: str | None) -> None:
+def _fetch(sources: list[str], archive: Archive, path: Path, part: Path, sha256: str | None, others: str) -> None:
     size = None if sha256 else archive.size
     reasons: dict[str, str] = {}
     queue = [(source, MIN_SPEED) for source in sources]
@@ -83,8 +84,9 @@ def _fetch(sources: list[str], archive: Archive, path: Path, part: Path, sha256:
             publish(part, path)
             return
     listed = "; ".join(f"{source} ({reason})" for source, reason in reasons.items())
+    other = f" (or have one of {others} there)" if others else ""
     raise InputError(
-        f"cannot fetch {archive.name}: {listed}; place the file at {path} by hand, "
+        f"cannot fetch {archive.name}: {listed}; place the file at {path} by hand{other}, "
         "or use --data.source synthetic, which needs no download"
     )
 

@@ -11,11 +11,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cifar_lightning.data.cifar10 import CIFAR100_CLASSES, CLASSES
+from cifar_lightning.data.cifar10 import CLASSES_OF
 from cifar_lightning.data.kinds import may_be_picture
 from cifar_lightning.errors import InputError, quoted
 
-LAYOUT = "the folder source reads train/<class>/* and test/<class>/*"
+LAYOUT = "the folder source reads train/<class>/* and test/<class>/*, or arrays x_train, y_train, x_test, y_test"
 VALIDATION = ("val", "valid", "validation")
 
 
@@ -144,7 +144,7 @@ def _check_links(tree: _Tree) -> None:
 def _in_order(tree: _Tree) -> tuple[str, ...]:
     """CIFAR's own order for CIFAR's names, by number where all are numbers, else by name."""
     names = set(tree.folders)
-    for official in (CLASSES, CIFAR100_CLASSES):
+    for official in CLASSES_OF.values():
         if set(official) == names:
             return official
     if all(name.isascii() and name.isdigit() for name in names):

@@ -1,5 +1,6 @@
-"""Where images come from: an official archive, class folders, or a drawing hand. All become an ImageSet."""
+"""Where images come from: official ones, somebody's own, or a drawing hand. All become an ImageSet."""
 
+import hashlib
 import os
 import re
 import warnings
@@ -13,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cifar_lightning.data import archive, cache, download, folder, pictures, shapes
+from cifar_lightning.data import archive, arrays, cache, download, folder, official, pictures, shapes
 from cifar_lightning.data.cache import Decoded
 from cifar_lightning.data.cifar10 import ARCHIVES, CLASSES
 from cifar_lightning.errors import ImageWarning, InputError, quoted
@@ -54,10 +55,12 @@ class Source:
 
     Args:
         name: One of SOURCES.
-        data_dir: Folder of the archive or of train/ and test/; for an archive also its own path.
+        data_dir: Folder of the official images in a shape of official.py, or of train/ and test/, or of arrays; or
+            the path of an archive, or of a .npz file.
         mirror: The only place to get the archive from: an https address of it or of its folder, or a local
             file or folder. Default: the variable CIFAR_LIGHTNING_MIRROR, then the public mirrors.
-        sha256: Digest of your own archive in the official format, in place of the official one.
+        sha256: Digest of your own images in an official shape, in place of the official ones: of the archive, or of the
+            files one after another.
         synthetic_size: Training images that the synthetic source draws; it draws a fifth as many for the test.
 
     Raises:
@@ -81,6 +84,7 @@ class Source:
         self.sha256 = sha256 and sha256.lower()
         self.synthetic_size = synthetic_size
         self._found: dict[str, _Found] = {}
+        self._official: official.Held | None = None
 
     def prepare(self) -> None:
         """Does what `load` needs once: downloads, decodes, caches. Any number of processes may call it at once.
@@ -93,9 +97,15 @@ class Source:
         if self.name == "synthetic":
             return
         with self._naming():
-            if self.name in ARCHIVES:
-                download.fetch(ARCHIVES[self.name], self._archive_path(), mirror=self.mirror, sha256=self.sha256)
-            for split in SPLITS:
+            if self.name in ARCHIVES and not self._held():
+                download.fetch(
+                    ARCHIVES[self.name],
+                    self._target,
+                    mirror=self.mirror,
+                    sha256=self.sha256,
+                    others=official.looked_for(self.name),
+                )
+            for split in self._splits():
                 found = self._find(split)
                 if not cache.has(found.home, f"{self.name}-{split}", found.key):
                     cache.cached(found.home, f"{self.name}-{split}", found.key, found.decode)
@@ -120,30 +130,41 @@ class Source:
 
     def _find(self, split: str) -> "_Found":
         if split not in self._found:
-            self._found[split] = self._find_pictures(split) if self.name == "folder" else self._find_archive(split)
+            self._found[split] = self._find_own(split) if self.name == "folder" else self._find_official(split)
         return self._found[split]
 
-    def _find_pictures(self, split: str) -> "_Found":
-        home = Path(os.path.expanduser(self.data_dir))
+    def _find_own(self, split: str) -> "_Found":
+        home = self._place
+        if not (home / "train").exists() and (files := arrays.find(home)):
+            return _Found(files[0].parent, _identity(files), partial(arrays.read, files, split))
         listing = folder.scan(home, split)
         return _Found(home, listing.fingerprint, partial(pictures.read, listing), listing.note)
 
-    def _find_archive(self, split: str) -> "_Found":
-        path, expected = self._archive_path(), self.sha256 or ARCHIVES[self.name].sha256
-        try:
-            stat = path.stat()
-        except OSError as error:
-            raise InputError(f"{path} cannot be read ({error.strerror}): prepare_data() fetches the archive") from error
+    def _find_official(self, split: str) -> "_Found":
+        if (held := self._held()) is None:
+            looked_for = official.looked_for(self.name)
+            raise InputError(f"data_dir {self.data_dir} has none of {looked_for}: prepare_data() fetches the first")
+        # What has not been touched since it was decoded is not hashed again.
+        decode = partial(_decode, held, self.sha256, split)
+        return _Found(held.home, f"{self.sha256} {_identity(held.files)}", decode)
 
-        # An archive that has not been touched since it was decoded is not hashed again.
-        decode = partial(_decode, path, expected, self.name, split)
-        key = f"{expected} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
-        return _Found(path.parent, key, decode)
+    def _held(self) -> official.Held | None:
+        self._official = self._official or official.find(self._place, self.name)
+        return self._official
 
-    def _archive_path(self) -> Path:
-        path = Path(os.path.expanduser(self.data_dir))
-        is_file = path.is_file() or path.name.endswith((".tar.gz", ".tgz"))
-        return path if is_file else path / ARCHIVES[self.name].name
+    def _splits(self) -> tuple[str, ...]:
+        """Those that there are, as far as is known before they are read."""
+        return self._official.splits if self._official else SPLITS
+
+    @property
+    def _place(self) -> Path:
+        return Path(os.path.expanduser(self.data_dir))
+
+    @property
+    def _target(self) -> Path:
+        """Where an archive is fetched to."""
+        named = self._place.name.endswith((".tar.gz", ".tgz"))
+        return self._place if named else self._place / ARCHIVES[self.name].name
 
     @contextmanager
     def _naming(self) -> Iterator[None]:
@@ -158,9 +179,21 @@ class Source:
             ) from error
 
 
-def _decode(path: Path, sha256: str, name: str, split: str) -> Decoded:
-    archive.check_digest(path, sha256)
-    return archive.read(path, ARCHIVES[name], split)
+def _decode(held: official.Held, sha256: str | None, split: str) -> Decoded:
+    if sha256:
+        archive.check_digest(held.files, sha256)
+    return held.decode(split, sha256 is not None)
+
+
+def _identity(files: Sequence[Path]) -> str:
+    """Another where one of the files is: see cache.py. Of many, a digest."""
+    import PIL
+
+    found = hashlib.sha256(PIL.__version__.encode())
+    for path in files:
+        stat = path.stat()
+        found.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}\n".encode())
+    return found.hexdigest()
 
 
 class _Found(NamedTuple):

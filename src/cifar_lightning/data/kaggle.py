@@ -1,0 +1,72 @@
+"""The pictures of Kaggle's competition `cifar-10`: train/1.png and so on, and trainLabels.csv with the class of each.
+
+Image n there is the official n - 1. Kaggle keeps the labels of its test pictures, 10,000 among 290,000 that do not
+count: who has them writes a testLabels.csv like the other; pictures that it does not list are passed over.
+"""
+
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+
+from cifar_lightning.data import pictures
+from cifar_lightning.data.cache import Decoded
+from cifar_lightning.data.cifar10 import CLASSES
+from cifar_lightning.data.folder import Listing
+from cifar_lightning.errors import InputError
+
+TRAIN_LABELS = "trainLabels.csv"
+TEST_LABELS = "testLabels.csv"
+
+
+def find(home: Path) -> list[Path]:
+    """The labels, and the pictures that they list; none where there are no such labels."""
+    tables = [path for name in (TRAIN_LABELS, TEST_LABELS) if (path := home / name).is_file()]
+    if not tables or tables[0].name != TRAIN_LABELS:
+        return []
+    return [*tables, *(path for table in tables for path, _ in _listed(table))]
+
+
+def splits(home: Path) -> tuple[str, ...]:
+    """Those that have labels."""
+    return ("train", "test") if (home / TEST_LABELS).is_file() else ("train",)
+
+
+def read(home: Path, split: str) -> Decoded:
+    """Decodes one split, in the order of the numbers.
+
+    Raises:
+        InputError: A line of the labels is none, a picture is missing or cannot be read, or there are no labels.
+    """
+    table = home / (TRAIN_LABELS if split == "train" else TEST_LABELS)
+    if not table.is_file():
+        raise InputError(
+            f"data_dir {home} has Kaggle's pictures, which come without test labels: put the official archive there, "
+            f"or a {TEST_LABELS} like {TRAIN_LABELS}, to test"
+        )
+    listed = _listed(table)
+    labels = np.array([CLASSES.index(name) for _, name in listed], dtype=np.int64)
+    size = sum(path.stat().st_size for path, _ in listed)
+    return pictures.read(Listing([str(path) for path, _ in listed], labels, CLASSES, 0, "", size, ""))
+
+
+def _listed(table: Path) -> list[tuple[Path, str]]:
+    """Picture and class, by number."""
+    folder = table.parent / table.name.removesuffix("Labels.csv")
+    there = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
+    found: dict[int, str] = {}
+    with open(table, encoding="utf-8-sig", newline="") as file:
+        try:
+            for line in csv.DictReader(file):
+                number, name = line.get("id") or "", line.get("label")
+                if not number.isascii() or not number.isdigit() or name not in CLASSES or int(number) in found:
+                    raise InputError(f"{table} has a line {line}: give an id, once, and the label, one of CIFAR-10's")
+                if f"{int(number)}.png" not in there:
+                    raise InputError(f"{table} lists {number}, and there is no {folder / number}.png: unpack it there")
+                found[int(number)] = name
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise InputError(f"{table} is no table of id,label ({error}): replace it") from error
+    if not found:
+        raise InputError(f"{table} lists no pictures: replace it")
+    return [(folder / f"{number}.png", found[number]) for number in sorted(found)]

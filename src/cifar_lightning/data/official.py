@@ -1,0 +1,139 @@
+"""The official images in the shapes in which people hold them: which of these a data folder has, and how to read it.
+
+Here, too, is what a shape is called in a message. All are read where they lie, and never written to.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from cifar_lightning.data import archive, arrays, kaggle, parquet
+from cifar_lightning.data.cache import Decoded
+from cifar_lightning.data.cifar10 import ARCHIVES, BINARIES, CLASSES_OF, Archive, Binary
+from cifar_lightning.errors import InputError
+
+
+class Held(NamedTuple):
+    """What has been found.
+
+    Attributes:
+        home: The folder beside which it is cached.
+        files: All that it consists of, in the order in which their SHA-256 is taken.
+        decode: Reads the split that it is given; and whether the images are the user's own, not the official ones.
+        splits: Those that there are.
+    """
+
+    home: Path
+    files: list[Path]
+    decode: Callable[[str, bool], Decoded]
+    splits: tuple[str, ...] = ("train", "test")
+
+
+def find(place: Path, source: str) -> Held | None:
+    """What there is of CIFAR-10 or CIFAR-100 in a folder, or in a file; None if nothing.
+
+    Raises:
+        InputError: What there is cannot be read, by anyone or without its other half.
+    """
+    if place.is_file():
+        return _file(place, source)
+    if place.suffix in (".npz", ".parquet", ".tar") and not place.exists():
+        raise InputError(f"data_dir {place} is not there: name a file that is, or a folder")
+    for shape in (_archive, _folder, _parquet, _kaggle, _arrays):
+        if held := shape(place, source):
+            return held
+    for name in _matlab(source):
+        if (place / name).exists():
+            raise _is_matlab(place / name, source)
+    return None
+
+
+def looked_for(source: str) -> str:
+    """What `find` looks for, to be listed in a message."""
+    tables = (kaggle.TRAIN_LABELS,) if source == "cifar10" else ()
+    folders = (f"{version.folder}/" for version in _versions(source))
+    parquets = f"{parquet.FOLDERS[source][0]}/train-*.parquet"
+    arrays = f"{source}.npz", "x_train.npy"
+    return ", ".join((*_archive_names(source)[:2], *folders, parquets, *tables, *arrays))
+
+
+def _versions(source: str) -> tuple[Archive, Binary]:
+    return ARCHIVES[source], BINARIES[source]
+
+
+def _archive_names(source: str) -> list[str]:
+    """The official names, as browsers and as Keras change them: it calls the archive by the folder inside."""
+    stems = [name for version in _versions(source) for name in (version.name.removesuffix(".tar.gz"), version.folder)]
+    names = [
+        f"{stem}{suffix}" for suffix in (".tar.gz", ".tgz", ".tar", "_archive", "-target_archive") for stem in stems
+    ]
+    return list(dict.fromkeys((ARCHIVES[source].name, BINARIES[source].name, *names)))
+
+
+def _archive(home: Path, source: str) -> Held | None:
+    paths = (home / name for name in _archive_names(source))
+    return next((_packed(path, source) for path in paths if path.is_file()), None)
+
+
+def _packed(path: Path, source: str) -> Held:
+    return Held(path.parent, [path], partial(_read_archive, path, source))
+
+
+def _read_archive(path: Path, source: str, split: str, own: bool) -> Decoded:
+    return archive.read(path, _versions(source), split, own)
+
+
+def _folder(home: Path, source: str) -> Held | None:
+    """Torchvision's folder; Keras has it inside another, whose name differs with its version; or `home` itself."""
+    for version in _versions(source):
+        for folder in (home / version.folder, home, *sorted(home.glob(f"*/{version.folder}"))):
+            files = archive.unpacked(folder, version)
+            if any(path.name != version.meta for path in files):
+                return Held(home, files, partial(archive.read_folder, folder, version))
+    return None
+
+
+def _parquet(home: Path, source: str) -> Held | None:
+    if not (files := parquet.find(home, source)):
+        return None
+    return Held(home, [*files["train"], *files["test"]], lambda split, own: parquet.read(files[split], source))
+
+
+def _kaggle(home: Path, source: str) -> Held | None:
+    if source != "cifar10" or not (files := kaggle.find(home)):
+        return None
+    return Held(home, files, lambda split, own: kaggle.read(home, split), kaggle.splits(home))
+
+
+def _arrays(place: Path, source: str) -> Held | None:
+    # others may be of anything, such as Keras' mnist.npz
+    if not (files := arrays.find(place, f"cifar*{len(CLASSES_OF[source])}.npz")):
+        return None
+    return Held(files[0].parent, files, lambda split, own: arrays.read(files, split, CLASSES_OF[source]))
+
+
+def _file(path: Path, source: str) -> Held:
+    if path.name in _matlab(source):
+        raise _is_matlab(path, source)
+    if path.suffix == ".npz":
+        held = _arrays(path, source)
+    elif path.suffix == ".parquet":
+        held = _parquet(path.parent, source)
+    else:
+        held = _packed(path, source)
+    if held is None:
+        raise InputError(f"data_dir {path} has no train-*.parquet and test-*.parquet beside it: both are needed")
+    return held
+
+
+def _matlab(source: str) -> tuple[str, ...]:
+    names = {"cifar10": ("cifar-10-matlab", "cifar-10-batches-mat"), "cifar100": ("cifar-100-matlab",)}[source]
+    return tuple(f"{name}{suffix}" for name in names for suffix in (".tar.gz", ".tar", ""))
+
+
+def _is_matlab(path: Path, source: str) -> InputError:
+    return InputError(
+        f"{path} is the MATLAB version, which is not read here: put the python version, {ARCHIVES[source].name}, "
+        "beside it, or name another --data.data_dir to have that fetched"
+    )

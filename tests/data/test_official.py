@@ -1,0 +1,479 @@
+"""The same images in every shape in which people have them."""
+
+import gzip
+import hashlib
+import io
+import json
+import pickle
+import sys
+
+import numpy as np
+import pytest
+import torch
+from archives import (
+    arrays,
+    batches,
+    binaries,
+    images_of,
+    pngs_of,
+    write_archive,
+    write_binary,
+    write_folder,
+    write_kaggle,
+    write_parquet,
+    write_tar,
+)
+from lightning.pytorch import Trainer
+from PIL import Image
+
+from cifar_lightning import CIFAR10DataModule, LitNet
+from cifar_lightning.data import download
+from cifar_lightning.data.cifar10 import ARCHIVES, BINARIES, CLASSES, CLASSES_OF
+from cifar_lightning.data.sources import Source
+from cifar_lightning.errors import InputError
+
+NOWHERE = "https://127.0.0.1:1/"  # what asks for it fails
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.delenv(download.MIRROR_VARIABLE, raising=False)
+
+
+@pytest.fixture
+def known(monkeypatch):
+    """Takes the made files for the official ones, of their digests."""
+    for source in ARCHIVES:
+        content = {**batches(source=source, classes=len(CLASSES_OF[source]))}
+        for name, batch in content.items():
+            digest = hashlib.md5(pickle.dumps(batch, 2)).hexdigest()
+            monkeypatch.setitem(ARCHIVES[source].digests, name, digest)
+        for name in BINARIES[source].digests:
+            digest = hashlib.sha256(binaries(source)[name]).hexdigest()
+            monkeypatch.setitem(BINARIES[source].digests, name, digest)
+
+
+def plain_tar(path, source):
+    write_archive(path, source=source, classes=len(CLASSES_OF[source]))
+    path.write_bytes(gzip.decompress(path.read_bytes()))
+
+
+def packed_binary(path, source):
+    return write_tar(path, {f"{BINARIES[source].folder}/{name}": data for name, data in binaries(source).items()})
+
+
+def contents(home):
+    """All but our own cache, with the times."""
+    paths = [path for path in home.rglob("*") if ".cifar_lightning" not in path.parts]
+    return {path: (path.stat().st_mtime_ns, path.is_file() and path.read_bytes()) for path in paths}
+
+
+def check(source, data_dir, home, **kwargs):
+    """The images are those of the archive to the byte, and what there was is as it was."""
+    before = contents(home)
+    read = Source(source, data_dir, mirror=NOWHERE, **kwargs)
+    read.prepare()
+    for split in ("train", "test"):
+        loaded, (pixels, labels) = read.load(split), images_of(split, source)
+        assert np.array_equal(loaded.images.numpy(), pixels.reshape(-1, 3, 32, 32))
+        assert loaded.labels.tolist() == labels.tolist()
+        assert loaded.classes == CLASSES_OF[source]
+        assert loaded.images.is_contiguous(memory_format=torch.channels_last)
+    after = contents(home)
+    assert {path: content for path, (_, content) in after.items()} == {p: c for p, (_, c) in before.items()}
+
+
+SHAPES = {
+    "torchvision's folder": lambda home, source: write_folder(home / ARCHIVES[source].folder, source),
+    "Keras' folder": lambda home, source: write_folder(
+        home / f"{ARCHIVES[source].folder}_extracted" / ARCHIVES[source].folder, source
+    ),
+    "Keras' newer folder": lambda home, source: write_folder(
+        home / f"{ARCHIVES[source].folder}-target" / ARCHIVES[source].folder, source
+    ),
+    "a browser's tar": lambda home, source: plain_tar(home / ARCHIVES[source].name.replace(".gz", ""), source),
+    "a tar with the archive's name": lambda home, source: plain_tar(home / ARCHIVES[source].name, source),
+    "Keras' tar": lambda home, source: plain_tar(home / f"{ARCHIVES[source].folder}.tar.gz", source),
+    "the binary folder": lambda home, source: write_binary(home / BINARIES[source].folder, source),
+    "parquet": lambda home, source: write_parquet(
+        home / {"cifar10": "plain_text", "cifar100": "cifar100"}[source], source
+    ),
+    "npz": lambda home, source: np.savez_compressed(home / f"{source}.npz", **arrays(source)),
+    "npy": lambda home, source: [np.save(home / name, array) for name, array in arrays(source).items()],
+}
+
+
+@pytest.mark.parametrize("source", ["cifar10", "cifar100"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_shapes(tmp_path, known, source, shape):
+    home = tmp_path / "data"
+    home.mkdir()
+    SHAPES[shape](home, source)
+    check(source, home, home)
+
+
+def test_kaggle(tmp_path):
+    write_kaggle(tmp_path / "data")
+    check("cifar10", tmp_path / "data", tmp_path / "data")
+
+
+@pytest.mark.parametrize("source", ["cifar10", "cifar100"])
+@pytest.mark.parametrize("name", ["the official", "another"])
+def test_packed_binaries(tmp_path, source, name):
+    path = tmp_path / (BINARIES[source].name if name == "the official" else "mine.tgz")
+    digest = packed_binary(path, source)
+    check(source, tmp_path if name == "the official" else path, tmp_path, sha256=digest)
+    with pytest.raises(InputError) as error:
+        Source(source, path).prepare()
+    expected = (BINARIES if name == "the official" else ARCHIVES)[source].sha256
+    assert f"{path} has SHA-256 {digest}, expected {expected}: move it away" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["cifar-10-batches-py.tar.gz", "cifar-10-batches-py-target_archive"])
+def test_keras_archive(tmp_path, name):
+    digest = write_archive(tmp_path / name, source="cifar10")
+    check("cifar10", tmp_path, tmp_path, sha256=digest)
+
+
+def test_data_dir_may_be_the_folder_or_the_file_itself(tmp_path, known):
+    write_folder(tmp_path / "a")
+    write_binary(tmp_path / "b")
+    plain_tar(tmp_path / "mine.tar", "cifar10")
+    np.savez(tmp_path / "mine.npz", **arrays())
+    write_parquet(tmp_path / "c")
+    for name in ("a", "b", "mine.tar", "mine.npz", "c", "c/test-00000-of-00001.parquet"):
+        check("cifar10", tmp_path / name, tmp_path)
+    (tmp_path / "c" / "train-00000-of-00001.parquet").unlink()
+    for name, message in (
+        ("c/test-00000-of-00001.parquet", r"has no train-\*.parquet and test-\*.parquet beside it"),
+        ("cifar-10-matlab.tar.gz", "is the MATLAB version"),
+    ):
+        (tmp_path / name).touch()
+        with pytest.raises(InputError, match=message):
+            Source("cifar10", tmp_path / name, mirror=NOWHERE).prepare()
+    for name in ("none.npz", "none.tar", "none.parquet"):
+        with pytest.raises(InputError, match=f"{name} is not there: name a file that is, or a folder"):
+            Source("cifar10", tmp_path / name, mirror=NOWHERE).prepare()
+
+
+def test_other_files_are_refused_and_never_removed(tmp_path):
+    """Nobody is told to delete what is his own, and nothing is fetched in its place."""
+    digests = {
+        "folder": lambda home: write_folder(home / "cifar-10-batches-py"),
+        "binary": lambda home: write_binary(home / "cifar-10-batches-bin"),
+        "tar": lambda home: plain_tar(home / "cifar-10-python.tar", "cifar10"),
+    }
+    for name, write in digests.items():
+        home = tmp_path / name
+        home.mkdir()
+        write(home)
+        before = contents(home)
+        with pytest.raises(InputError) as error:
+            Source("cifar10", home, mirror=NOWHERE).prepare()
+        message = str(error.value)
+        assert "is not the official one: " in message
+        assert "delete" not in message
+        assert contents(home).keys() == before.keys()
+        own = message.partition("--data.sha256 ")[2].split()[0]
+        check("cifar10", home, home, sha256=own)  # what the message says to do
+        with pytest.raises(InputError, match=f"has SHA-256 {own}, expected {'0' * 64}"):
+            Source("cifar10", home, mirror=NOWHERE, sha256="0" * 64).prepare()
+
+
+def test_the_digest_of_a_folder_is_that_of_its_files_one_after_another(tmp_path):
+    folder = tmp_path / "cifar-10-batches-py"
+    write_folder(folder)
+    names = (*ARCHIVES["cifar10"].train, *ARCHIVES["cifar10"].test, ARCHIVES["cifar10"].meta)
+    digest = hashlib.sha256(b"".join((folder / name).read_bytes() for name in names)).hexdigest()
+    check("cifar10", tmp_path, tmp_path, sha256=digest)
+
+
+def test_half_a_folder(tmp_path, known):
+    folder = tmp_path / "cifar-10-batches-py"
+    write_folder(folder)
+    (folder / "data_batch_3").unlink()
+    with pytest.raises(InputError) as error:
+        Source("cifar10", tmp_path, mirror=NOWHERE).prepare()
+    assert str(error.value) == (f"{folder} lacks data_batch_3: unpack cifar-10-python.tar.gz anew, or give that itself")
+
+
+def test_a_folder_is_read_anew_when_a_file_has_changed(tmp_path, known):
+    folder = tmp_path / "cifar-10-batches-py"
+    write_folder(folder)
+    check("cifar10", tmp_path, tmp_path)
+    (folder / "test_batch").write_bytes((folder / "data_batch_1").read_bytes())
+    with pytest.raises(InputError, match=f"{folder} is not the official one: test_batch has MD5"):
+        Source("cifar10", tmp_path).load("test")
+
+
+def test_bad_binaries(tmp_path):
+    write_binary(tmp_path / "cifar-10-batches-bin")
+    path = tmp_path / "cifar-10-batches-bin" / "test_batch.bin"
+    whole = path.read_bytes()
+    for data, reason in (
+        (whole[:-1], f"test_batch.bin has {len(whole) - 1:,} bytes, no multiple of 3,073"),
+        (b"", "test_batch.bin has 0 bytes, no multiple of 3,073"),
+        (b"\x0a" + whole[1:], "test_batch.bin has labels outside 0..9"),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(InputError) as error:
+            Source("cifar10", tmp_path).prepare()
+        own = str(error.value).partition("--data.sha256 ")[2].split()[0]
+        with pytest.raises(InputError) as error:
+            Source("cifar10", tmp_path, sha256=own).load("test")
+        assert f"{path.parent} is refused: {reason}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [("cifar10", "cifar-10-batches-mat"), ("cifar10", "cifar-10-matlab.tar.gz"), ("cifar100", "cifar-100-matlab")],
+)
+def test_the_matlab_version(tmp_path, known, source, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(InputError) as error:
+        Source(source, tmp_path, mirror=NOWHERE).prepare()
+    said = f"{tmp_path / name} is the MATLAB version, which is not read here: put the python version"
+    assert str(error.value).startswith(said)
+    write_folder(tmp_path / ARCHIVES[source].folder, source)
+    check(source, tmp_path, tmp_path)
+
+
+def test_nothing_there_and_no_network(tmp_path):
+    with pytest.raises(InputError) as error:
+        Source("cifar100", tmp_path, mirror=NOWHERE).prepare()
+    assert "cannot fetch cifar-100-python.tar.gz" in str(error.value)
+    assert (
+        "(or have one of cifar-100-python.tar.gz, cifar-100-binary.tar.gz, cifar-100-python/, cifar-100-binary/, "
+        "cifar100/train-*.parquet, cifar100.npz, x_train.npy there)"
+    ) in str(error.value)
+
+
+def test_unrelated_arrays_are_no_cifar(tmp_path):
+    np.savez(tmp_path / "mnist.npz", x_train=np.zeros((3, 28, 28)), y_train=np.zeros(3))
+    with pytest.raises(InputError, match="has none of"):
+        Source("cifar10", tmp_path).load("train")
+
+
+# --- parquet ----------------------------------------------------------------------------------------------
+
+
+def rewritten(path, change):
+    from pyarrow import parquet
+
+    parquet.write_table(change(parquet.read_table(path)), path, row_group_size=7)
+
+
+def test_parquet_as_other_programs_write_it(tmp_path):
+    """Without the names; large_binary, large_string; the bytes alone; labels of other types, or names; other files."""
+    import pyarrow as pa
+
+    types = pa.struct([("bytes", pa.large_binary()), ("path", pa.large_string())])
+    names = pa.array(CLASSES)
+
+    def column(name, change):
+        return lambda table: table.set_column(table.schema.get_field_index(name), name, change(table.column(name)))
+
+    for name, change in {
+        "pandas": lambda table: table.replace_schema_metadata({}),
+        "polars": column("img", lambda img: img.cast(types)),
+        "bytes": column("img", lambda img: pa.chunked_array([chunk.field("bytes") for chunk in img.chunks])),
+        "int8": column("label", lambda label: label.cast(pa.int8())),
+        "names": column("label", lambda label: pa.array([CLASSES[x] for x in label.to_pylist()])),
+        "dictionary": column(
+            "label", lambda label: pa.DictionaryArray.from_arrays(label.combine_chunks().cast(pa.int32()), names)
+        ),
+        "image": lambda table: table.rename_columns(["image", "label"]),
+        "odd metadata": lambda table: table.replace_schema_metadata({"huggingface": "[1]"}),
+    }.items():
+        write_parquet(tmp_path / name)
+        for split in ("train", "test"):
+            rewritten(tmp_path / name / f"{split}-00000-of-00001.parquet", change)
+        check("cifar10", tmp_path / name, tmp_path / name)
+
+
+def test_parquet_in_pieces(tmp_path):
+    from pyarrow import parquet
+
+    write_parquet(tmp_path / "plain_text")
+    path = tmp_path / "plain_text" / "train-00000-of-00001.parquet"
+    table = parquet.read_table(path)
+    path.unlink()
+    parquet.write_table(table.slice(0, 30), tmp_path / "plain_text" / "train-00000-of-00002-0a1b2c.parquet")
+    with pytest.raises(InputError, match=r"plain_text has 1 of 2 files train-\*.parquet: fetch the others"):
+        Source("cifar10", tmp_path, mirror=NOWHERE).prepare()
+    parquet.write_table(table.slice(30), tmp_path / "plain_text" / "train-00001-of-00002-0a1b2c.parquet")
+    check("cifar10", tmp_path, tmp_path)
+
+
+def test_parquet_with_names_of_its_own(tmp_path):
+    write_parquet(tmp_path)
+    names = [f"n{i}" for i in range(10)]
+    features = {"label": {"names": names, "_type": "ClassLabel"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    rewritten(tmp_path / "test-00000-of-00001.parquet", lambda table: table.replace_schema_metadata(metadata))
+    assert Source("cifar10", tmp_path).load("test").classes == tuple(names)
+
+
+def test_bad_parquet(tmp_path):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    png = pngs_of("test")[0][0]
+    Image.new("RGB", (64, 48)).save(large := io.BytesIO(), "PNG")
+    write_parquet(tmp_path)
+    path = tmp_path / "test-00000-of-00001.parquet"
+    for columns, reason in (
+        ({"img": [{"bytes": png}], "label": [10]}, "row 0 has the label 10, not one of 0..9"),
+        ({"img": [{"bytes": png}], "label": [-1]}, "row 0 has the label -1, not one of 0..9"),
+        ({"img": [{"bytes": png}], "label": [None]}, "row 0 has the label None"),
+        ({"img": [{"bytes": png}], "label": [0.5]}, "row 0 has the label 0.5"),
+        ({"img": [{"bytes": png}], "label": ["cow"]}, "row 0 has the label 'cow'"),
+        ({"img": [{"path": "1.png"}], "label": [1]}, "row 0 has no bytes of a picture"),
+        ({"img": [{"bytes": png[:60]}], "label": [1]}, "the picture of row 0 cannot be read"),
+        ({"img": [{"bytes": large.getvalue()}], "label": [1]}, "the picture of row 0 has 64×48 pixels"),
+        ({"img": [{"bytes": png}], "fine_label": [1]}, "has no column label, only img, fine_label: it is not cifar10"),
+        ({"text": ["a"], "label": [1]}, "has no column img, only text, label"),
+    ):
+        parquet.write_table(pa.table(columns), path)
+        with pytest.raises(InputError) as error:
+            Source("cifar10", tmp_path).load("test")
+        assert str(error.value).startswith(f"{path}")
+        assert reason in str(error.value)
+    parquet.write_table(pa.table({"img": pa.array([], pa.binary()), "label": pa.array([], pa.int64())}), path)
+    with pytest.raises(InputError, match="has no images"):
+        Source("cifar10", tmp_path).load("test")
+    path.write_bytes(b"PAR1 nonsense")
+    with pytest.raises(InputError, match="is damaged, or cannot be read"):
+        Source("cifar10", tmp_path).load("test")
+
+
+def test_parquet_without_pyarrow(tmp_path, monkeypatch):
+    write_parquet(tmp_path)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(InputError, match=r"needs pyarrow: pip install 'cifar-lightning\[parquet\]'"):
+        Source("cifar10", tmp_path).load("test")
+
+
+# --- Kaggle -----------------------------------------------------------------------------------------------
+
+
+def test_kaggle_without_test_labels_trains_and_does_not_test(tmp_path, call):
+    write_kaggle(tmp_path / "kaggle", tests=False)
+    data = CIFAR10DataModule(tmp_path / "kaggle", batch_size=20)
+    trainer = Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(LitNet(), data)
+    assert trainer.global_step == 5
+    code, out, err = call("fit", "--data.data_dir", "kaggle", "--accelerator", "cpu")
+    assert (code, out) == (2, "")
+    assert "has Kaggle's pictures, which come without test labels: put the official archive there, or a" in err
+    assert not (tmp_path / "lightning_logs").exists()
+
+
+def test_bad_kaggle(tmp_path):
+    write_kaggle(tmp_path)
+    table = tmp_path / "trainLabels.csv"
+    for text, reason in (
+        ("id,label\n1,cow\n", "has a line {'id': '1', 'label': 'cow'}: give an id"),
+        ("id,label\n1,cat\n1,dog\n", "has a line {'id': '1', 'label': 'dog'}"),
+        ("id,label\none,cat\n", "has a line {'id': 'one', 'label': 'cat'}"),
+        ("number,name\n1,cat\n", "has a line {'number': '1', 'name': 'cat'}"),
+        ("id,label\n101,cat\n", f"lists 101, and there is no {tmp_path / 'train' / '101'}.png"),
+        ("id,label\n", "lists no pictures"),
+        ("id,label\n\udcff", "is no table of id,label"),
+    ):
+        table.write_bytes(text.encode("utf-8", "surrogateescape"))
+        with pytest.raises(InputError) as error:
+            Source("cifar10", tmp_path).prepare()
+        assert str(error.value).startswith(f"{table} {reason}"), error.value
+    table.write_bytes(b"\xef\xbb\xbfid,label\r\n2,cat\r\n1,dog\r\n")  # as Excel leaves it, and in any order
+    assert Source("cifar10", tmp_path).load("train").labels.tolist() == [5, 3]
+
+
+# --- arrays of one's own ----------------------------------------------------------------------------------
+
+
+def own_arrays(**changes):
+    content = {f"x_{split}": arrays()[f"x_{split}"] for split in ("train", "test")}
+    content.update({f"y_{split}": arrays()[f"y_{split}"][:, 0] for split in ("train", "test")})
+    return {**content, **changes}
+
+
+def test_arrays_of_ones_own(tmp_path):
+    """Layouts, types and names of arrays; the classes are numbers where nothing names them."""
+    x, y = arrays()["x_train"], arrays()["y_train"]
+    for name, content in {
+        "planes": own_arrays(x_train=x.transpose(0, 3, 1, 2)),
+        "flat": own_arrays(x_train=x.transpose(0, 3, 1, 2).reshape(-1, 3072)),
+        "int64": own_arrays(x_train=x.astype(np.int64), y_train=y.astype(np.int64)),
+        "fortran": own_arrays(x_train=np.asfortranarray(x)),
+        "MedMNIST": {
+            f"{split}_{long}": own_arrays()[f"{short}_{split}"]
+            for split in ("train", "test")
+            for short, long in (("x", "images"), ("y", "labels"))
+        },
+        "capitals": {name.replace("x_", "X_"): array for name, array in own_arrays().items()},
+    }.items():
+        np.savez(tmp_path / f"{name}.npz", **content)
+        for split in ("train", "test"):
+            loaded, (pixels, labels) = Source("folder", tmp_path / f"{name}.npz").load(split), images_of(split)
+            assert np.array_equal(loaded.images.numpy(), pixels.reshape(-1, 3, 32, 32))
+            assert loaded.labels.tolist() == labels.tolist()
+            assert loaded.classes == tuple("0123456789")
+    with pytest.raises(InputError, match=r"has MedMNIST.npz and capitals.npz: give --data.data_dir one of them"):
+        Source("folder", tmp_path).prepare()
+
+
+def test_arrays_with_names_and_a_validation_split(tmp_path):
+    names = np.array([f"class {i}" for i in range(10)])
+    np.savez(tmp_path / "a.npz", **own_arrays(classes=names, x_val=arrays()["x_test"], y_val=arrays()["y_test"]))
+    data = CIFAR10DataModule(tmp_path, source="folder", batch_size=20)
+    data.prepare_data()
+    data.check()
+    assert data.classes == tuple(names)
+    assert len(data.train_indices) == 100
+    assert len(data.val_indices) == 20
+
+
+def test_bad_arrays(tmp_path):
+    x, y = own_arrays()["x_train"], own_arrays()["y_train"]
+    for changes, reason in (
+        ({"x_train": x / 255}, "x_train is float64 (100, 32, 32, 3): give uint8"),
+        ({"x_train": x > 7}, "x_train is bool"),
+        ({"x_train": x.astype(np.int16) - 1}, "with values from -1 to 254: give values from 0 to 255"),
+        ({"x_train": x[:, :28, :28]}, "x_train is uint8 (100, 28, 28, 3): give uint8"),
+        ({"x_train": x[..., 0]}, "x_train is uint8 (100, 32, 32): give uint8"),
+        ({"x_train": x[:99]}, "x_train is uint8 (99, 32, 32, 3), and y_train has 100 labels: give one an image"),
+        ({"x_train": x[:0], "y_train": y[:0]}, "with one image or more"),
+        ({"x_train": x.astype(object)}, "x_train holds Python objects, which are not read"),
+        ({"y_train": y.astype(float)}, "y_train is float64 (100,): give an integer an image"),
+        ({"y_train": np.eye(10, dtype=int)[y]}, "y_train is int64 (100, 10): give an integer an image"),
+        ({"y_train": y.astype(np.int8) - 1}, "y_train has a label -1: number the classes from 0"),
+        ({"y_train": y.astype(int) + 10**6}, "has a label 1000009, more than there are images"),
+        ({"classes": np.array(["a", "b"])}, "has a label 9, outside 0..1, its classes"),
+        ({"classes": np.array(["a", 1], dtype=object)}, "classes holds Python objects, which are not read"),
+        ({"classes": np.arange(10)}, "classes is int64 (10,), not a list of names"),
+    ):
+        path = tmp_path / "own.npz"
+        np.savez(path, **own_arrays(**changes))
+        with pytest.raises(InputError) as error:
+            Source("folder", path).load("train")
+        assert str(error.value).startswith(str(path))
+        assert reason in str(error.value)
+    np.savez(path, x_train=x, y_train=y)
+    with pytest.raises(InputError, match="has no images and labels of test: arrays are x_train, y_train, x_test"):
+        Source("folder", path).load("train")
+    whole = path.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"nonsense", b""):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"is no \.npz file, or damaged"):
+            Source("folder", path).load("train")
+    np.savez(path, **own_arrays())
+    with open(path, "r+b") as file:
+        file.seek(5_000)
+        file.write(b"x" * 100)
+    with pytest.raises(InputError, match="x_train is damaged"):
+        Source("folder", path).load("train")
