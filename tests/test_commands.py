@@ -11,6 +11,7 @@ import cifar_lightning
 from cifar_lightning import cli, commands, fit
 from cifar_lightning.__main__ import script
 from cifar_lightning.run import signals
+from cifar_lightning.run.recipe import takes_recipe
 from cifar_lightning.settings_file import recipes
 
 
@@ -92,3 +93,14 @@ def test_a_recipe_that_is_none():
         cifar_lightning.InputError, match=f"recipe 'fast' is not known: give one of {', '.join(recipes())}"
     ):
         fit(recipe="fast")
+
+
+def test_a_recipe_is_under_what_is_given_in_every_group():
+    @takes_recipe
+    def settings(data=None, trainer=None, recipe=None, **others):
+        return {"data": data, "trainer": trainer}
+
+    given = settings({"batch_size": 7}, recipe="resnet18", trainer={"limit_train_batches": 2})
+    assert given["data"] == {**settings(recipe="resnet18")["data"], "batch_size": 7}
+    assert given["trainer"] == {"benchmark": True, "limit_train_batches": 2}
+    assert settings(trainer={"limit_train_batches": 2})["trainer"] == {"limit_train_batches": 2}

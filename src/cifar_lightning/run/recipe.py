@@ -27,7 +27,8 @@ def takes_recipe(function: Callable[P, R]) -> Callable[P, R]:
         settings: dict[str, Any] = {} if name is None else yaml.safe_load(recipe(name).read_text("utf-8"))
         if "max_epochs" in given and "max_steps" not in given:
             settings.pop("max_steps", None)
-        groups = {key: {**settings[key], **(given.get(key) or {})} for key in settings if key in ("data", "model")}
+        groups = {key: value for key, value in settings.items() if isinstance(value, dict)}
+        groups = {key: {**group, **(given.get(key) or {})} for key, group in groups.items()}
         result: R = call(**{**settings, **given, **groups})
         return result
 
