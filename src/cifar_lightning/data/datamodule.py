@@ -36,8 +36,8 @@ class CIFAR10DataModule(LightningDataModule):
         data_dir: Folder of the images, or their one file, in a shape that the README lists; without any the archive is
             downloaded into it once.
         batch_size: Images per training step over all devices (the global batch).
-        source: Where the images come from: cifar10 and cifar100, the official ones; folder, any tree `train/<class>/*`,
-            `test/<class>/*` in `data_dir`, or arrays of your own; synthetic, images drawn by this package.
+        source: cifar10 and cifar100, the official images; folder, any tree `train/<class>/*`, `test/<class>/*` in
+            `data_dir`, or arrays of your own; synthetic, images drawn by this package.
         val_split: Training images held out for validation: how many, or a fraction; the same share of every class.
         augment: Shift and mirror the training images at random.
         crop_padding: Pixels that `augment` may shift by, each way; what comes in is the image's reflection.
@@ -49,7 +49,7 @@ class CIFAR10DataModule(LightningDataModule):
         seed: Of the order and the augmentation.
         split_seed: Of the validation split: the same in runs of different seeds.
         mirror: Where to get the archive in place of its official mirrors: an https address, or a local file.
-        sha256: Digest of the archive, or of its files one after another, where it is not the official one.
+        sha256: Digest of an archive, or of its files in a row, that is not official.
         synthetic_size: Training images that the synthetic source draws; it draws a fifth as many for the test.
         device: Where the batches are wanted when there is no Trainer, e.g. "cuda".
 
