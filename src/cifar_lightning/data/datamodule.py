@@ -50,7 +50,7 @@ class CIFAR10DataModule(LightningDataModule):
         split_seed: Of the validation split: the same in runs of different seeds.
         mirror: Where to get the archive in place of its official mirrors: an https address, or a local file.
         sha256: Digest of an archive, or of its files in a row, that is not official.
-        synthetic_size: Training images that the synthetic source draws; it draws a fifth as many for the test.
+        synthetic_size: Training images to draw; for the test, a fifth as many.
         device: Where the batches are wanted when there is no Trainer, e.g. "cuda".
 
     Attributes:
