@@ -403,7 +403,8 @@ CHECKPOINTS = {
     "missing": "checkpoint a.ckpt does not exist: give a run's folder or a .ckpt file",
     "truncated": "checkpoint a.ckpt cannot be read: it is damaged or no checkpoint; give another one",
     "text": "checkpoint a.ckpt cannot be read: it is damaged or no checkpoint; give another one",
-    "tensors": "checkpoint a.ckpt is not one that Lightning wrote: give a run's folder or a .ckpt file",
+    "values": "checkpoint a.ckpt is not one that Lightning wrote: give a run's folder or a .ckpt file",
+    "tensors": "checkpoint a.ckpt is a bare state_dict, which names no network, classes or preprocessing: load it into",
     "harmful": "checkpoint a.ckpt cannot be read: it would run code when loaded; give another one",
     "other network": "checkpoint a.ckpt does not fit the network 'resnet18': ",
     "unknown network": "checkpoint a.ckpt does not fit the network 'vgg': net 'vgg' is not known",
@@ -421,6 +422,8 @@ def test_checkpoint(call, tmp_path, checkpoint, kind, script):
         path.write_bytes(checkpoint.read_bytes()[:-1000])
     elif kind == "text":
         path.write_text("weights")
+    elif kind == "values":
+        torch.save({"epoch": 3}, path)
     elif kind == "tensors":
         torch.save({"weight": torch.zeros(3)}, path)
     elif kind == "harmful":

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 from torchvision.transforms import v2
 
-from cifar_lightning import CIFAR10DataModule, fake_data
+from cifar_lightning import CIFAR10DataModule, LitNet, fake_data
 
 
 class Flat(LightningModule):
@@ -86,3 +86,26 @@ def test_a_dataset_as_torchvisions(tmp_path):
     assert labels.tolist() == test.targets[5:15]
     picture.putpixel((0, 0), (1, 2, 3))  # a copy
     assert np.array_equal(np.asarray(train[7][0]), images.image_set("train").images[7].permute(1, 2, 0))
+
+
+def test_a_network_of_ones_own_may_view_its_images(tmp_path):
+    class Viewing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3 * 32 * 32, 10)
+
+        def forward(self, images):
+            return self.layer(images.view(images.size(0), -1))
+
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    trainer = Trainer(max_epochs=1, accelerator="cpu", default_root_dir=tmp_path, **quiet)
+    model, images = LitNet(Viewing(), test_views="mirror"), fake_data(1_000, val_split=100)
+    trainer.fit(model, images)
+    trainer.test(model, images, verbose=False)
+    labels, _ = model.predict(images.image_set("test").images)
+    assert labels.tolist() == model.last_evaluation["predicted"].tolist()

@@ -167,7 +167,7 @@ def test_an_address_is_no_checkpoint(tmp_path, trained):
 
 def test_no_checkpoint_at_all(tmp_path):
     (tmp_path / "text.ckpt").write_text("not a checkpoint")
-    torch.save({"weights": torch.zeros(3)}, tmp_path / "other.ckpt")
+    torch.save({"epoch": 3}, tmp_path / "other.ckpt")
     for name, reason in {"none": "does not exist", "text": "is damaged or no checkpoint", "other": "not one"}.items():
         with pytest.raises(InputError, match=reason):
             checkpoint.load_checkpoint(tmp_path / f"{name}.ckpt")

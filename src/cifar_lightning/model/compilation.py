@@ -133,7 +133,9 @@ class Compilation:
         net, trainer = _net(module), module.trainer
         data = _data(trainer)
         image = data.sample(1, module.device).expand(data.hparams["batch_size"] // trainer.world_size, -1, -1, -1)
-        images = image.contiguous(memory_format=torch.channels_last)  # as the loader's; what is in them does not matter
+        # as the loader's; what is in them does not matter
+        layout = torch.channels_last if getattr(module, "channels_last", False) else torch.contiguous_format
+        images = image.contiguous(memory_format=layout)
         images = trainer.precision_plugin.convert_input(images)
         labels = torch.zeros(len(images), dtype=torch.int64, device=module.device)
         for size in [*self.sizes, None]:

@@ -64,8 +64,6 @@ class LitNet(LightningModule):
         InputError: A value is out of its range, or the network's name is not known.
     """
 
-    channels_last = True  # CIFAR10DataModule's batches lie so, which its networks take as they are
-
     def __init__(
         self,
         net: str | nn.Module = "tutorial",
@@ -99,6 +97,8 @@ class LitNet(LightningModule):
         check_ranges(self.hparams, len(classes))
         self.net = build(net, len(classes), width) if isinstance(net, str) else net
         self.classes = classes
+        # How CIFAR10DataModule's batches are to lie: our networks take them so as they are, others may have a `view`.
+        self.channels_last = isinstance(net, str)
         self.last_evaluation: dict[str, Tensor] = {}
         self.val_metrics, self.test_metrics = Evaluation(classes), Evaluation(classes)
         self._running_loss, self._compilation = RunningLoss(), Compilation(compile, sizes or ())
@@ -185,7 +185,8 @@ class LitNet(LightningModule):
                 f"images of {images.dtype} are not normalised, and this model does not know how: "
                 "give LitNet(preprocessing=data.preprocessing), or data.normalize(images)"
             )
-        return self.preprocessing.normalize(images).to(self.dtype)
+        images = self.preprocessing.normalize(images).to(self.dtype)
+        return images if self.channels_last else images.contiguous()
 
     def configure_optimizers(self) -> Any:
         """The optimiser, and a schedule as long as the Trainer will fit."""
