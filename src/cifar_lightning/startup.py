@@ -5,6 +5,7 @@ import getpass
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -44,6 +45,8 @@ def _settle() -> None:
 
     In a container a user may have no name, and no home or none to write to.
     """
+    if any(option.startswith("error") for option in sys.warnoptions):
+        warnings.simplefilter("default")  # what these libraries deprecate of each other is to be seen, but ends no run
     try:
         getpass.getuser()
     except (KeyError, OSError):  # torch 2.11 asks, for the name of a folder
