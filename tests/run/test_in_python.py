@@ -18,13 +18,14 @@ PROGRAM = """
 import os, signal, sys
 from cifar_lightning import fit, resume
 
+devices = int(sys.argv[1])
 settings = {
     "data": {
         "source": "synthetic", "synthetic_size": 400, "batch_size": 20, "augment": True, "val_split": 0.1,
         "eval_batch_size": 10,
     },
     "model": {"lr": 0.02, "schedule": "one-cycle"},
-    "max_epochs": 2, "log_every_n_steps": 5, "accelerator": "cpu", "devices": int(sys.argv[1]),
+    "max_epochs": 2, "log_every_n_steps": 5, "checkpoint_every_n_steps": 7, "accelerator": "cpu", "devices": devices,
 }
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever started the tests ignores it, perhaps
 before = [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
@@ -36,7 +37,8 @@ os.environ["FAULT"] = ""  # new ranks would meet it too
 assert [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
 assert signal.set_wakeup_fd(-1) == -1
 resume("lightning_logs/version_0")
-fit(**settings)
+if devices == 1:
+    fit(**settings)
 assert [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
 """
 
@@ -63,15 +65,16 @@ def program(path, devices, fault):
 
 
 @pytest.mark.parametrize(("devices", "fault"), [(1, "int@-:train:10"), (2, "int-parent@0:train:10")])
-def test_an_interrupted_fit_has_saved_and_the_program_goes_on(tmp_path, devices, fault):
+def test_an_interrupted_fit_has_saved_and_the_program_goes_on(whole, tmp_path, devices, fault):
     done = program(tmp_path, devices, fault)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert "interrupted: stopped by SIGINT; go on with resume('lightning_logs/version_0')" in lines
     (begun,) = (line for line in lines if "version_0 goes on from step-" in line)
     assert int(begun.partition("step-")[2].partition(".")[0]) >= 10
-    resumed, whole = (tmp_path / "lightning_logs" / f"version_{n}" for n in range(2))
-    assert differences(resumed, whole) == []
+    runs = sorted((tmp_path / "lightning_logs").iterdir())
+    assert len(runs) == (2 if devices == 1 else 1)
+    assert [differences(run, whole[devices]) for run in runs] == [[]] * len(runs)
     assert leftovers(tmp_path) == []
 
 
