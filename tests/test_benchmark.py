@@ -13,22 +13,32 @@ def run(*arguments):
     return subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, timeout=600)
 
 
-def test_it_measures_both_sides_and_writes_the_figures(tmp_path):
+def measured(name, tmp_path):
+    """The first table of a quick comparison, which is also on the console."""
     path = tmp_path / "figures.json"
-    process = run("loader", "overhead", "--quick", "--repeats", "1", "--json", str(path))
+    process = run(name, "--quick", "--repeats", "1", "--json", str(path))
     assert process.returncode == 0, process.stderr
     report = json.loads(path.read_text())
     assert report["machine"].keys() >= {"cpu", "cores", "gpu", "torch", "lightning"}
     assert report["quick"] is True
-    loader, overhead = (report["comparisons"][name][0] for name in ("loader", "overhead"))
+    table = report["comparisons"][name][0]
+    assert table["title"] in process.stdout
+    return table
+
+
+def test_it_measures_both_sides_and_writes_the_figures(tmp_path):
+    overhead = measured("overhead", tmp_path)
+    assert [row[""] for row in overhead["rows"]] == ["bare loop", "our fit", "Lightning's defaults"]
+    assert all(row["CPU µs/step"][0] > 0 for row in overhead["rows"])
+
+
+@pytest.mark.soak
+def test_it_measures_the_loaders(tmp_path):
+    loader = measured("loader", tmp_path)
     cpu = [row for row in loader["rows"] if row["device"] == "cpu"]
     assert [row["batch size"] for row in cpu] == [4, 128, 2048]
     for row in cpu:
         assert row["ratio"] == [row["ours, images"][0] / row["torchvision, images"][0]]
-    assert [row[""] for row in overhead["rows"]] == ["bare loop", "our fit", "Lightning's defaults"]
-    assert all(row["CPU µs/step"][0] > 0 for row in overhead["rows"])
-    for table in (loader, overhead):
-        assert table["title"] in process.stdout
 
 
 def test_an_unknown_comparison_is_one_line():

@@ -45,6 +45,7 @@ def test_help_and_mistakes(tmp_path, script, closed):
     assert err.startswith("error: unknown flag --colour") is ("2>&-" not in closed)
 
 
+@pytest.mark.soak
 def test_an_evaluation_with_nothing_open(finished, tmp_path):
     flags = ("--accelerator", "cpu", "--output_dir", "out")
     code, out, err = through_shell(CLOSED[-1], "evaluate", finished.folder, *flags, cwd=tmp_path)
@@ -71,6 +72,7 @@ taken.write("mine")
 """
 
 
+@pytest.mark.soak
 def test_a_program_that_has_no_streams_and_uses_their_numbers(tmp_path):
     command = ["sh", "-c", 'exec "$0" -c "$1" >&- 2>&-', sys.executable, FROM_PYTHON]
     done = subprocess.run(command, cwd=tmp_path, env={**os.environ, **PLAIN}, timeout=240, check=False)

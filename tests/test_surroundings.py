@@ -68,6 +68,7 @@ builtins.__import__ = warning
 """
 
 
+@pytest.mark.soak
 def test_a_width_of_nothing_hides_no_table(tmp_path):
     """Nor does a run mind that its temporary folder is gone, its letters are few, and others' warnings are errors."""
     env = {

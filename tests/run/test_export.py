@@ -124,7 +124,7 @@ def assert_plain_onnx(path):
     assert shapes == [["batch", 3, 32, 32], ["batch", 10], ["batch", 10]]
 
 
-@pytest.mark.parametrize("format", PROGRAMS)
+@pytest.mark.parametrize("format", ["onnx", pytest.param("pt2", marks=pytest.mark.soak)])
 def test_six_views_inside_of_a_network_that_nnpack_convolves(cpu_settings, format, tmp_path):
     model = model_with("tutorial")
     torch._C._set_mkldnn_enabled(False)  # as in a fit of few images a step
