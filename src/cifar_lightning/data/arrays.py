@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from cifar_lightning.data.cache import Decoded, array_in
+from cifar_lightning.data.folder import VALIDATION
 from cifar_lightning.errors import InputError
 
 # What images and labels of a split are called, in small letters; Keras' names are the first, MedMNIST's the second.
 NAMES = (("x_{}", "y_{}"), ("{}_images", "{}_labels"), ("{}_data", "{}_labels"), ("{}_x", "{}_y"))
 CLASSES = ("classes", "class_names", "label_names")
-VALIDATION = ("val", "valid", "validation")
 LAYOUT = "arrays are x_train, y_train, x_test and y_test, in a .npz file or in .npy files of these names"
 PIXELS = 3072  # all of red, of green, of blue, as CIFAR has them
 SHAPES = "uint8 (N, 32, 32, 3), (N, 3, 32, 32) or (N, 3072)"

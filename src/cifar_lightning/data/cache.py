@@ -47,6 +47,17 @@ class Decoded(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
+def identity(name: str, stat: os.stat_result) -> bytes:
+    """What a key has of a file; see above.
+
+    Args:
+        name: Of the file, or where it lies in the data folder.
+        stat: What the system knows of it.
+    """
+    known = f"{name}\0{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}\n"
+    return known.encode("utf-8", "surrogateescape")
+
+
 def cached(home: Path, name: str, key: str, build: Callable[[], Decoded]) -> Decoded:
     """What was kept under `name` if its key is still `key` and its bytes are sound; else builds and keeps it.
 

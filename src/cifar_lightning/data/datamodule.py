@@ -142,7 +142,7 @@ class CIFAR10DataModule(LightningDataModule):
 
         Class folders, and an archive that is not the official one, are looked into if they are not loaded yet.
         """
-        official = {"cifar10": cifar10.CLASSES, "cifar100": cifar10.CIFAR100_CLASSES, "synthetic": cifar10.CLASSES}
+        official = {**cifar10.CLASSES_OF, "synthetic": cifar10.CLASSES}
         if not self._sets and self.hparams["sha256"] is None and self.hparams["source"] in official:
             return official[self.hparams["source"]]
         return (next(iter(self._sets.values()), None) or self.image_set("test")).classes

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from cifar_lightning.data.cache import identity
 from cifar_lightning.data.cifar10 import CLASSES_OF
 from cifar_lightning.data.kinds import may_be_picture
 from cifar_lightning.errors import InputError, quoted
@@ -90,9 +91,7 @@ def scan(data_dir: Path, split: str) -> Listing:
         for label, name in enumerate(classes):
             for folder in tree.folders[name]:
                 for path, stat in _pictures_in(folder, tree):
-                    place = os.path.relpath(path, data_dir)
-                    identity = f"{place}\0{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}\n"
-                    digest.update(identity.encode("utf-8", "surrogateescape"))
+                    digest.update(identity(os.path.relpath(path, data_dir), stat))
                     paths.append(path)
                     labels.append(label)
                     size += stat.st_size

@@ -191,8 +191,7 @@ def _identity(files: Sequence[Path]) -> str:
 
     found = hashlib.sha256(PIL.__version__.encode())
     for path in files:
-        stat = path.stat()
-        found.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}\n".encode())
+        found.update(cache.identity(path.name, path.stat()))
     return found.hexdigest()
 
 
