@@ -2,7 +2,13 @@
 
 
 class InputError(ValueError):
-    """A mistake in what the user gave: one line with the value, the cause and the next step. Exit code 2."""
+    """A mistake in what the user gave: one line with the value, the cause and the next step. Exit code 2.
+
+    Example:
+        >>> CIFAR10DataModule(batch_size=0)
+        Traceback (most recent call last):
+        cifar_lightning.errors.InputError: batch_size 0 is out of range: give 1 or more
+    """
 
 
 class ImageWarning(UserWarning):
@@ -10,7 +16,17 @@ class ImageWarning(UserWarning):
 
 
 class NonFiniteError(RuntimeError):
-    """Training has met NaN or infinity. Exit code 3."""
+    """Training has met NaN or infinity: the learning rate was too high, most often. Exit code 3.
+
+    Example:
+        >>> small = {"source": "synthetic", "synthetic_size": 100}
+        >>> try:
+        ...     fit(small, {"lr": 1e10}, max_epochs=1, accelerator="cpu")
+        ... except NonFiniteError:
+        ...     print("a lower learning rate next time")
+        lightning_logs/version_... starts: 1 x cpu, batch 4, 1 epochs
+        a lower learning rate next time
+    """
 
 
 class RunError(RuntimeError):

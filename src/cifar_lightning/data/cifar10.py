@@ -3,13 +3,19 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-# https://www.cs.toronto.edu/~kriz/cifar.html, in the order of the labels 0..9
+# https://www.cs.toronto.edu/~kriz/cifar.html
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+"""Names of CIFAR-10's classes, in the order of the labels 0..9."""
 
-# Per channel over the 50,000 training images, pixels in 0..1. The std often seen elsewhere, (0.2023, 0.1994,
-# 0.2010), is the mean of the images' own deviations: https://github.com/kuangliu/pytorch-cifar/issues/19
 MEAN = (0.4914, 0.4822, 0.4465)
+"""Means of red, green and blue over CIFAR-10's 50,000 training images, pixels in 0..1."""
+
 STD = (0.2470, 0.2435, 0.2616)
+"""Standard deviations likewise.
+
+The std often seen elsewhere, (0.2023, 0.1994, 0.2010), is the mean of the images' own deviations:
+https://github.com/kuangliu/pytorch-cifar/issues/19
+"""
 
 IMAGE_SHAPE = (3, 32, 32)
 

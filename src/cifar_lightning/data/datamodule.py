@@ -63,6 +63,16 @@ class CIFAR10DataModule(LightningDataModule):
 
     Raises:
         InputError: A value is out of its range, or the images cannot be had.
+
+    Example:
+        >>> data = CIFAR10DataModule(source="synthetic", batch_size=100, val_split=0.1)
+        >>> data.prepare_data()
+        >>> data.setup("fit")
+        >>> images, labels = next(iter(data.train_dataloader()))
+        >>> images.shape, images.dtype, labels.shape
+        (torch.Size([100, 3, 32, 32]), torch.float32, torch.Size([100]))
+        >>> data.classes[labels[0]] in CLASSES
+        True
     """
 
     dims = cifar10.IMAGE_SHAPE
@@ -117,13 +127,24 @@ class CIFAR10DataModule(LightningDataModule):
         self._made_with: dict[str, Any] = {}  # that loader's settings
 
     def prepare_data(self) -> None:
-        """Downloads what is not there yet. Safe to call from several processes at once."""
+        """Downloads what is not there yet. Safe to call from several processes at once.
+
+        Raises:
+            InputError: The images cannot be had.
+        """
         if not self._prepared:  # a Trainer calls it before all that it does
             self._source.prepare()
             self._prepared = True
 
     def setup(self, stage: str | None = None) -> None:
-        """Loads the images that `stage` needs: fit, validate, test, predict, or None for all."""
+        """Loads the images that a stage needs.
+
+        Args:
+            stage: fit, validate, test, predict, or None for all.
+
+        Raises:
+            InputError: The images cannot be had.
+        """
         if stage == "fit":  # a fit before has left it
             self._train_loader = None
         splits = {"fit": ["train"], "validate": ["train"], "test": ["test"], "predict": ["test"]}
@@ -154,17 +175,17 @@ class CIFAR10DataModule(LightningDataModule):
 
     @property
     def train_indices(self) -> Tensor:
-        """Indices of the training images that are not held out."""
+        """Indices of the training images that are not held out, int64 `(n,)`."""
         return self._split[0]
 
     @property
     def val_indices(self) -> Tensor:
-        """Indices of the training images that are, in an order of which every part has all classes alike."""
+        """Those that are, int64 `(n,)`, in an order of which every part has all classes alike."""
         return self._split[1]
 
     @property
     def test_indices(self) -> Tensor:
-        """Indices of the test images in the order that they are tested in.
+        """Indices of the test images in the order that they are tested in, int64 `(n,)`.
 
         It is their own; where a Trainer tests some of the batches only, one of which any part has all classes alike.
         """
@@ -179,7 +200,22 @@ class CIFAR10DataModule(LightningDataModule):
         return not (isinstance(limit, float) and limit == 1)
 
     def image_set(self, split: str) -> ImageSet:
-        """The images of `train`, with those held out, or of `test`, as they are, on the CPU."""
+        """All images of a split as they are.
+
+        Args:
+            split: `train`, with the images that are held out, or `test`.
+
+        Returns:
+            uint8 images `(N, 3, 32, 32)` and int64 labels `(N,)`, on the CPU.
+
+        Raises:
+            InputError: The images cannot be had.
+
+        Example:
+            >>> test = CIFAR10DataModule(source="synthetic").image_set("test")
+            >>> test.images.shape, test.images.dtype, test.labels.shape
+            (torch.Size([2000, 3, 32, 32]), torch.uint8, torch.Size([2000]))
+        """
         if split not in self._sets:
             self._sets[split] = self._source.load(split)
         return self._sets[split]
@@ -188,8 +224,21 @@ class CIFAR10DataModule(LightningDataModule):
         """The images of `image_set` one by one, for a `torch.utils.data.DataLoader`, a `Subset` or k-fold.
 
         Args:
-            split: `train` or `test`.
+            split: `train`, with the images that are held out, or `test`.
             transform: Of an image of PIL's, as for `torchvision.datasets.CIFAR10`.
+
+        Returns:
+            Pairs of an image, or what `transform` makes of it, and its label, an int.
+
+        Raises:
+            InputError: The images cannot be had.
+
+        Example:
+            >>> images = CIFAR10DataModule(source="synthetic").dataset("train")
+            >>> fold = torch.utils.data.Subset(images, range(0, len(images), 5))
+            >>> image, label = fold[0]
+            >>> len(fold), image.size, image.mode
+            (2000, (32, 32), 'RGB')
         """
         return ImageDataset(self.image_set(split), transform)
 
@@ -197,7 +246,7 @@ class CIFAR10DataModule(LightningDataModule):
         """Looks for what would only be noticed in a fit, or never: classes without images, too few to share.
 
         Args:
-            ranks: That share them.
+            ranks: How many share them.
 
         Raises:
             InputError: There is such a thing.
@@ -220,15 +269,29 @@ class CIFAR10DataModule(LightningDataModule):
             check_evaluation(tested, ranks)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """What a network takes, float32 `(N, 3, 32, 32)`, of uint8 images of that shape; or of one, `(3, 32, 32)`.
+        """What a network takes; see `Preprocessing`.
+
+        Args:
+            images: uint8 `(N, 3, 32, 32)`, or `(3, 32, 32)` for one.
+
+        Returns:
+            float32 `(N, 3, 32, 32)`, on their device.
 
         Raises:
-            InputError: They are none.
+            InputError: They are of another kind or shape.
         """
         return self.preprocessing.normalize(images)
 
     def sample(self, count: int, device: torch.device | str = "cpu") -> Tensor:
-        """At most `count` normalised training images that are not held out, evenly spread: the same for any seed."""
+        """Some of the training images that are not held out, evenly spread: the same for any seed.
+
+        Args:
+            count: How many, at most.
+            device: Where they are wanted.
+
+        Returns:
+            float32 `(n, 3, 32, 32)`, normalised.
+        """
         images, index = self.image_set("train").images, self.train_indices
         index = index[torch.linspace(0, len(index) - 1, min(count, len(index))).long()]
         return self.normalize(images[index].to(device))
@@ -280,7 +343,14 @@ class CIFAR10DataModule(LightningDataModule):
                 self._training_loader().load_state_dict(position)
 
     def check_images(self, state_dict: dict[str, Any]) -> None:
-        """Raises an InputError where the training images are not those that `state_dict` was taken with."""
+        """Are the training images those that a state was taken with?
+
+        Args:
+            state_dict: What `state_dict` gave then.
+
+        Raises:
+            InputError: They are not.
+        """
         if state_dict["fingerprint"] != self.fingerprint:
             raise InputError(
                 f"the training images in {self.hparams['data_dir']} are not those that the run began with: "
@@ -349,6 +419,21 @@ class CIFAR10DataModule(LightningDataModule):
 def fake_data(size: int = 200, **kwargs: Any) -> CIFAR10DataModule:
     """A data module of `size` drawn training images and a fifth as many test images, for unit tests.
 
-    It has CIFAR-10's classes, shapes and dtypes, and takes the arguments of `CIFAR10DataModule`.
+    It has CIFAR-10's classes, shapes and dtypes. A network that learns on it has its parts in the right order.
+
+    Args:
+        size: Training images, 10 or more.
+        **kwargs: Arguments of CIFAR10DataModule; `batch_size` is 20 by default.
+
+    Returns:
+        The data module.
+
+    Raises:
+        InputError: A value is out of its range.
+
+    Example:
+        >>> data = fake_data(size=100)
+        >>> len(data.train_dataloader()), len(data.image_set("test").labels)
+        (5, 20)
     """
     return CIFAR10DataModule(source="synthetic", synthetic_size=size, **{"batch_size": 20, **kwargs})

@@ -26,6 +26,13 @@ class Preprocessing:
 
     Raises:
         InputError: There are not three means and three positive deviations, or no pixels.
+
+    Example:
+        >>> black = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+        >>> Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)).normalize(black)[0, :, 0, 0]
+        tensor([-1., -1., -1.])
+        >>> print(Preprocessing(MEAN, STD))
+        mean (0.4914, 0.4822, 0.4465), std (0.247, 0.2435, 0.2616), 32 pixels
     """
 
     mean: Sequence[float]
@@ -48,7 +55,11 @@ class Preprocessing:
         return f"mean ({mean}), std ({std}), {self.size} pixels"
 
     def plain(self) -> dict[str, Any]:
-        """The arguments as lists and numbers, as a checkpoint holds them."""
+        """The arguments as lists and numbers, as a checkpoint holds them.
+
+        Returns:
+            `Preprocessing(**plain)` is equal to this one.
+        """
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     def normalize(self, images: Tensor) -> Tensor:
@@ -61,7 +72,7 @@ class Preprocessing:
             float32 `(N, 3, size, size)`, channels_last, on their device.
 
         Raises:
-            InputError: They are none.
+            InputError: They are of another kind or shape.
         """
         images = as_batch(images, self.size)
         if images.dtype != torch.uint8:

@@ -40,7 +40,14 @@ class ImageSet:
     held_out: int = 0
 
     def part(self, index: Tensor) -> "ImageSet":
-        """The images of these indices, int64 `(n,)`."""
+        """Some of the images, with their labels.
+
+        Args:
+            index: Which, int64 `(n,)`.
+
+        Returns:
+            Those, in that order; none is held out.
+        """
         return ImageSet(self.images[index], self.labels[index], self.classes)
 
 

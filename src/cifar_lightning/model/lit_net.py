@@ -62,6 +62,14 @@ class LitNet(LightningModule):
 
     Raises:
         InputError: A value is out of its range, or the network's name is not known.
+
+    Example:
+        >>> model = LitNet(net="resnet18", lr=0.1, schedule="one-cycle")
+        >>> model(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 2))
+        >>> LitNet(net, classes=["cat", "dog"]).classes
+        ['cat', 'dog']
     """
 
     def __init__(
@@ -146,6 +154,12 @@ class LitNet(LightningModule):
 
         Args:
             images: Normalised `(N, 3, 32, 32)`; or uint8, which are normalised here.
+
+        Returns:
+            `(N, len(classes))`.
+
+        Raises:
+            InputError: They are bytes, and their `preprocessing` is not known.
         """
         return mean_logits(self, self._normalized(images), self.hparams["test_views"])
 
@@ -157,9 +171,19 @@ class LitNet(LightningModule):
             images: uint8 `(N, 3, 32, 32)`, or `(3, 32, 32)` for one: bytes of 0 to 255. Floats are taken for images
                 that have been normalised as in the training, which nothing can tell from those that have not.
 
+        Returns:
+            The class of each, int64 `(N,)`, and the probabilities `(N, len(classes))`, which are 1 in sum.
+
         Raises:
             InputError: They are of another kind or shape; or bytes, and the model has learnt from images of which it
                 does not know the `preprocessing`.
+
+        Example:
+            >>> model = LitNet(preprocessing=Preprocessing(MEAN, STD))
+            >>> black = torch.zeros(5, 3, 32, 32, dtype=torch.uint8)
+            >>> labels, probabilities = model.predict(black)
+            >>> labels.shape, probabilities.shape
+            (torch.Size([5]), torch.Size([5, 10]))
         """
         images = as_batch(images, self.preprocessing.size if self.preprocessing else None)
         self.eval()
@@ -284,7 +308,14 @@ class LitNet(LightningModule):
             self._running_loss.restore(kept, self.global_rank, trainer.world_size, self.dtype)
 
     def diverged(self, what: str) -> str:
-        """The message that `what` is so, with the learning rate and the last loss."""
+        """What to say where a training has met NaN or infinity.
+
+        Args:
+            what: What is so, such as "the loss is nan".
+
+        Returns:
+            That, with the learning rate and the last loss.
+        """
         return self._running_loss.diverged(self.trainer, what)
 
     @property

@@ -61,6 +61,12 @@ def export(
     Raises:
         InputError: There is no such network, or a package is missing.
         RunError: The network cannot be exported so, or the disk does not take it.
+
+    Example:
+        >>> path = export("lightning_logs/version_0", "pt2")
+        >>> program = torch.export.load(path).module()
+        >>> program(torch.zeros(7, 3, 32, 32, dtype=torch.uint8))["logits"].shape
+        torch.Size([7, 10])
     """
     for name, value, known in (("format", format, FORMATS), ("input", input, INPUTS)):
         if value not in known:

@@ -38,6 +38,13 @@ def resume(run: str | Path, changes: Mapping[str, Any] | None = None) -> dict[st
 
     Raises:
         InputError: There is nothing to resume, or a change would change the result.
+
+    Example:
+        >>> results = resume("lightning_logs/version_0", {"max_epochs": 4})
+        lightning_logs/version_0 goes on from step-375.ckpt: 1 x cpu, batch 20, 4 epochs
+        ...
+        >>> results["step"]
+        500
     """
     folder = Path(os.path.expanduser(run))  # Path's own raises where there is no home
     settings = read_settings(folder).changed(changes or {}, folder)  # whatever is wrong is said before it waits

@@ -52,10 +52,23 @@ def home_of(checkpoint: Path) -> Path:
 
 
 def load_model(path: str | Path) -> LitNet:
-    """The network of a run's folder, a .ckpt file or a .safetensors file of `export`; for evaluation, on the CPU.
+    """The network of a run's folder, a .ckpt file or a .safetensors file of `export`.
+
+    Args:
+        path: The folder, for the checkpoint that its training selected, or the file.
+
+    Returns:
+        It, in evaluation mode, on the CPU, with its `classes` and `preprocessing`.
 
     Raises:
         InputError: It cannot be read, or is not one of a LitNet with a named network.
+
+    Example:
+        >>> model = load_model("lightning_logs/version_0")
+        >>> images = CIFAR10DataModule(source="synthetic").image_set("test").images
+        >>> labels, probabilities = model.predict(images[:3])
+        >>> model.classes[labels[0]] in CLASSES, probabilities.shape
+        (True, torch.Size([3, 10]))
     """
     path = select_checkpoint(Path(path))
     return model_of(load_checkpoint(path), path)

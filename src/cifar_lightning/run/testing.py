@@ -57,6 +57,13 @@ def evaluate(
 
     Raises:
         InputError: The checkpoint or the images cannot be had, or do not belong together.
+
+    Example:
+        >>> results = evaluate("lightning_logs/version_0", test_views="mirror")
+        Accuracy ... % on 600 test images, loss ... (best.ckpt, step 375)
+        ...
+        >>> results["test_views"], results["test_acc"] > 0.5
+        ('mirror', True)
     """
     signals.next_step = ""
     if test_views not in (None, *VIEWS):

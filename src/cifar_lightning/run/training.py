@@ -93,6 +93,14 @@ def fit(
         NonFiniteError: The loss became NaN or infinite.
         RunError: The run failed for a reason outside it, such as a full disk, or a machine that is to be verified and
             does not compute the same twice.
+
+    Example:
+        >>> small = {"source": "synthetic", "synthetic_size": 2_000, "batch_size": 20}
+        >>> results = fit(small, {"lr": 0.02}, max_epochs=3, accelerator="cpu")
+        lightning_logs/version_... starts: 1 x cpu, batch 20, 3 epochs
+        ...
+        >>> results["test_count"], results["test_acc"] > 0.5
+        (400, True)
     """
     settings = settings_of({**locals(), "data": data or {}, "model": model or {}, "trainer": trainer or {}})
     checked = check(settings)

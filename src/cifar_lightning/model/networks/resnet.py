@@ -38,6 +38,10 @@ class ResNet18(nn.Sequential):
     Args:
         num_classes: Number of logits.
         width: Channels of the first stage; each of the three later stages has twice those of the one before.
+
+    Example:
+        >>> ResNet18(num_classes=100, width=16)(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 100])
     """
 
     def __init__(self, num_classes: int = 10, width: int = 64) -> None:
