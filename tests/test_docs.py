@@ -1,0 +1,105 @@
+"""The documents: links that lead somewhere, and a reference that leaves nothing public out."""
+
+import inspect
+import re
+
+import pytest
+from conftest import PROJECT
+
+import cifar_lightning
+
+DOCUMENTS = [*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md"), *PROJECT.glob("findings/*.md")]
+LINK = re.compile(r"\]\(([^)\s]+)\)|^\[[^\]]+\]: (\S+)", re.MULTILINE)
+
+
+def prose(document):
+    """Its text without code, in which brackets mean something else."""
+    text = re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"`[^`]*`", lambda code: re.sub(r"[\[\]()]", "", code[0]), text)
+
+
+def anchors(document):
+    """Those of its headings, as GitHub and MyST make them."""
+    found: dict[str, int] = {}
+    for heading in re.findall(r"^#+ (.*)$", prose(document), re.MULTILINE):
+        text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).strip().lower()
+        anchor = re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
+        found[anchor] = found.get(anchor, -1) + 1
+        if found[anchor]:
+            found[f"{anchor}-{found[anchor]}"] = 0
+    return set(found)
+
+
+def broken(document):
+    """The links of a document to files and headings that are not there."""
+    links = [one or other for one, other in LINK.findall(prose(document))]
+    lost = []
+    for link in links:
+        path, _, anchor = link.partition("#")
+        if re.match(r"\w+:", path):  # another machine's
+            continue
+        target = document.parent / path if path else document
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            lost.append(link)
+    return lost
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(PROJECT).as_posix())
+def test_links_lead_somewhere(document):
+    assert broken(document) == []
+
+
+def test_a_link_that_leads_nowhere_is_found(tmp_path):
+    (tmp_path / "other.md").write_text("# The `fit(x)` of [it](b)\n# Twice\n# Twice\n```\n# Code\n```\n")
+    (tmp_path / "page.md").write_text(
+        "[a](other.md) [b](gone.md) [c](other.md#the-fitx-of-it) [d](other.md#twice-1) [e](other.md#twice-2) `[f](x)`\n"
+        "[g](https://example.com/gone) [h](#here) [i](other.md#code)\n[j]: lost.md\n## Here\n```\n[k](y)\n```\n"
+    )
+    assert broken(tmp_path / "page.md") == ["gone.md", "other.md#twice-2", "other.md#code", "lost.md"]
+
+
+def members_of_reference():
+    """What docs/reference.md documents, by the names that it has there."""
+    text = (PROJECT / "docs" / "reference.md").read_text()
+    return re.findall(r"^\.\. auto\w+:: (\S+)$", text, re.MULTILINE)
+
+
+def test_the_reference_has_every_public_name():
+    names = members_of_reference()
+    assert sorted(name for name in names if "." not in name) == sorted(cifar_lightning.__all__)
+
+
+def test_every_page_is_in_the_sites_contents():
+    """Also Sphinx says so, where it is installed."""
+    index = (PROJECT / "docs" / "index.md").read_text()
+    pages = {path.stem for path in (PROJECT / "docs").glob("*.md")} - {"index"}
+    assert pages == set(re.findall(r"^(\w+)$", index, re.MULTILINE))
+
+
+def public_callables():
+    """The public functions and classes, and their methods that are no other library's, which documents those."""
+    for name in cifar_lightning.__all__:
+        public = getattr(cifar_lightning, name)
+        if inspect.isfunction(public):
+            yield name, public
+        elif inspect.isclass(public) and not issubclass(public, Exception):  # which takes a message
+            yield name, public
+            others = [base for base in public.__mro__ if not base.__module__.startswith("cifar_lightning.")]
+            for method, function in inspect.getmembers(public, inspect.isfunction):
+                if not method.startswith("_") and not any(method in vars(base) for base in others):
+                    yield f"{name}.{method}", function
+
+
+CALLABLES = dict(public_callables())
+
+
+@pytest.mark.parametrize("name", CALLABLES)
+def test_a_public_docstring_is_complete(name):
+    """It tells of each argument, and of what is returned for them."""
+    doc = inspect.getdoc(CALLABLES[name]) or ""
+    signature = inspect.signature(CALLABLES[name])
+    arguments = [argument for argument in signature.parameters if argument != "self"]
+    section = re.search(r"^Args:\n(.*?)(\n\n|\Z)", doc, re.MULTILINE | re.DOTALL)
+    assert re.findall(r"^    \*{0,2}(\w+): ", section[1] if section else "", re.MULTILINE) == arguments
+    if arguments and inspect.isfunction(CALLABLES[name]) and signature.return_annotation not in (None, "None"):
+        assert "\nReturns:\n" in doc
