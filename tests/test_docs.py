@@ -76,6 +76,12 @@ def test_every_page_is_in_the_sites_contents():
     assert pages == set(re.findall(r"^(\w+)$", index, re.MULTILINE))
 
 
+def test_the_users_program_uses_every_public_name():
+    """So that mypy and pyright look at each of them: see .ci/wheel."""
+    program = (PROJECT / "tests" / "user.py").read_text()
+    assert [name for name in cifar_lightning.__all__ if len(re.findall(rf"\b{name}\b", program)) < 2] == []
+
+
 def public_callables():
     """The public functions and classes, and their methods that are no other library's, which documents those."""
     for name in cifar_lightning.__all__:

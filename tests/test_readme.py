@@ -1,4 +1,4 @@
-"""What the README says can be done: its commands and its Python, as they are printed there."""
+"""What the README and docs/ say can be done: their commands and their Python, as they are printed there."""
 
 import functools
 import re
@@ -7,22 +7,30 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import made_once, run_script
+from conftest import PROJECT, made_once, run_script
 from PIL import Image
 
 from cifar_lightning.run import resuming, testing, training
 from cifar_lightning.settings_file import RECIPES
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-COMMANDS = [
-    shlex.split(line, comments=True)
-    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-    for line in block.splitlines()
-]
+README = PROJECT / "README.md"
+TEXTS = {path: path.read_text() for path in (README, *sorted(PROJECT.glob("docs/*.md")))}
 
+
+def blocks(language):
+    """Those of all texts, once each, and where they stand: {block: its place}."""
+    found = {}
+    for path, text in TEXTS.items():
+        for number, block in enumerate(re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)):
+            found.setdefault(block, f"{path.name}, block {number}")
+    return found
+
+
+LINES = [shlex.split(line, comments=True) for block in blocks("bash") for line in block.splitlines()]
+COMMANDS = [command for number, command in enumerate(LINES) if command and command not in LINES[:number]]
 SCRIPTS = [command for command in COMMANDS if command[0] in ("python", "torchrun") and "-m" not in command]
 AFTER_TRAINING = {"scripts/evaluate.py", "scripts/predict.py", "scripts/export.py"}
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PYTHON = blocks("python")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +51,7 @@ def _try(home):
     assert code == 0, err
 
 
-def test_the_readme_has_commands_and_code():
+def test_there_are_commands_and_code():
     assert len(SCRIPTS) >= 12
     assert len(PYTHON) >= 4
 
@@ -81,16 +89,16 @@ def test_after_training(command, call, monkeypatch, tried):
 
 
 @pytest.mark.filterwarnings("ignore:Starting from v1.9")  # a stock Trainer's, where no TensorBoard is installed
-@pytest.mark.parametrize("number", range(len(PYTHON)))
-def test_python(number, tried, monkeypatch, tmp_path):
+@pytest.mark.parametrize("block", PYTHON, ids=PYTHON.get)
+def test_python(block, tried, monkeypatch, tmp_path):
     """The Python runs, on drawn images in place of a download, one batch in place of 30 epochs, a narrow network."""
-    code = PYTHON[number].replace('("data"', '(source="synthetic"')
+    code = block.replace('("data"', '(source="synthetic"')
     code = code.replace("Trainer(max_epochs=30)", "Trainer(fast_dev_run=True)")
     code = code.replace('net="resnet18",', 'net="resnet18", width=8,')
     shutil.copytree(tried / "lightning_logs", tmp_path / "lightning_logs")
     monkeypatch.chdir(tmp_path)
     names: dict = {}
-    exec(compile(code, f"README.md, block {number}", "exec"), names)
+    exec(compile(code, PYTHON[block], "exec"), names)
     for name, function in names.items():
         if name.startswith("test_"):
             function(tmp_path)
@@ -98,10 +106,10 @@ def test_python(number, tried, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_recipes_say_what_to_expect(path):
-    """Their command, which the README's table names too, and figures that were measured or none."""
+    """Their command, which a table names too, and figures that were measured or none."""
     header = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
     assert path.read_text().startswith(header)
     assert f"#   python scripts/fit.py --recipe {path.stem}" in header
     measured = re.search(r"\d %.*\(.*n = \d", " ".join(header.split()))  # with the number of runs
     assert "not measured" in header or measured
-    assert f"| `{path.stem}` |" in README
+    assert any(f"| `{path.stem}` |" in text for text in TEXTS.values())
