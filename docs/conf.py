@@ -32,6 +32,7 @@ html_title = f"cifar_lightning {release}"
 html_static_path = ["site.css"]
 html_css_files = ["site.css"]
 html_copy_source = html_show_copyright = html_show_sphinx = False
+smartquotes = False  # `--flag` has no dash
 highlight_language = "text"  # of commands, most of which have no language beside them
 copybutton_prompt_text, copybutton_prompt_is_regexp = r">>> |\.\.\. ", True
 
