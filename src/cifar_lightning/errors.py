@@ -1,5 +1,7 @@
 """How a job of ours ends badly, the exit code that says so, and what is only to be known."""
 
+from collections.abc import Sequence
+
 
 class InputError(ValueError):
     """A mistake in what the user gave: one line with the value, the cause and the next step. Exit code 2.
@@ -58,3 +60,8 @@ def exit_code(error: BaseException) -> int:
 def quoted(name: str) -> str:
     """A file's or a class's name for a message: in quotes where it would not be seen to end."""
     return name if name == name.strip() and name.isprintable() and name else repr(name)
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few of many names for a message, and how many there are."""
+    return ", ".join(map(quoted, names[:3])) + (f", … ({len(names)})" if len(names) > 3 else "")

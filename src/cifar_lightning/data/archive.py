@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import io
-import pickle
 import posixpath
 import tarfile
 import zlib
@@ -14,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from cifar_lightning.data import pickles
 from cifar_lightning.data.cache import Decoded
 from cifar_lightning.data.cifar10 import Archive, Binary
 from cifar_lightning.errors import InputError
@@ -22,9 +22,6 @@ MAX_MEMBERS = 100
 MAX_MEMBER_SIZE = 512 * 2**20  # CIFAR-100's training batch, the largest, has 155 MB
 GZIP = b"\x1f\x8b"
 PIXELS = 3072
-
-# Looked up rather than imported: numpy 1 and 2 keep it in different modules.
-_RECONSTRUCT = np.empty(0).__reduce__()[0]
 
 
 def digest(*paths: Path) -> str:
@@ -190,32 +187,9 @@ def _members(path: Path, wanted: set[str], mode: Literal["r|gz", "r|"]) -> Itera
                 yield name, file.read()
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Builds plain values and numpy arrays; a pickle can name any function, this one finds no other."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        allowed = {
-            ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-            ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
-            ("numpy", "ndarray"): np.ndarray,
-            ("numpy", "dtype"): np.dtype,
-            ("_codecs", "encode"): _encode,  # how Python 3 writes bytes in the archive's pickle protocol, 2
-        }
-        if (module, name) not in allowed:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return allowed[module, name]
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"it asks for the codec {encoding}")
-    return text.encode("latin1")
-
-
 def _unpickle(data: bytes, path: Path, name: str) -> dict[str, Any]:
     try:
-        # latin1 reads the byte strings of Python 2, which wrote the archives
-        content = _ArraysOnly(io.BytesIO(data), encoding="latin1").load()
+        content = pickles.load(io.BytesIO(data))
     except Exception as error:  # a broken pickle can raise anything
         raise InputError(f"{path} is refused: {name} is no pickle of plain arrays ({error})") from error
     if not isinstance(content, dict):

@@ -14,6 +14,7 @@ from torch import Tensor
 from cifar_lightning.arguments import arguments_of
 from cifar_lightning.data import cifar10
 from cifar_lightning.data.dataset import ImageDataset
+from cifar_lightning.data.labels import relabelled
 from cifar_lightning.data.loader import BatchLoader, check_batch_size, check_evaluation
 from cifar_lightning.data.preprocessing import NORMALIZATIONS, preprocessing_of
 from cifar_lightning.data.sources import SOURCES, ImageSet, Source, absolute
@@ -30,7 +31,8 @@ class CIFAR10DataModule(LightningDataModule):
     0. Without one: `dm.prepare_data(); dm.setup("fit")`, and in every epoch `for images, labels in
     dm.train_dataloader(): ...`; where torch.distributed is initialised, its ranks share them likewise. A folder source
     that has a `val/`, `valid/` or `validation/` beside its `train/` and `test/` is validated on that, and takes no
-    `val_split`.
+    `val_split`. `train_labels` stand for the labels of all training images, of those held out for validation too, of
+    which the split is a function; those of the test images stay.
 
     Args:
         data_dir: Folder of the images, or their one file, in a shape that the README lists; without any the archive is
@@ -49,7 +51,8 @@ class CIFAR10DataModule(LightningDataModule):
         seed: Of the order and the augmentation.
         split_seed: Of the validation split: the same in runs of different seeds.
         mirror: Where to get the archive in place of its official mirrors: an https address, or a local file.
-        sha256: Digest of an archive, or of its files in a row, that is not official.
+        sha256: Digest of an archive, or of its files in a row, not official.
+        train_labels: Other labels to learn, such as CIFAR-10_human.pt:worse_label
         synthetic_size: Training images to draw; for the test, a fifth as many.
         device: Where the batches are wanted when there is no Trainer, e.g. "cuda".
 
@@ -94,11 +97,13 @@ class CIFAR10DataModule(LightningDataModule):
         split_seed: int = 0,
         mirror: str | None = None,
         sha256: str | None = None,
+        train_labels: str | None = None,
         synthetic_size: int = 10_000,
         device: str = "cpu",
     ) -> None:
         # plain values only: a Path makes a checkpoint that weights_only refuses
         data_dir, mirror = absolute(data_dir), None if mirror is None else absolute(mirror)
+        train_labels = None if train_labels is None else absolute(train_labels)
         arguments = arguments_of(self)
         super().__init__()
         # not to the logger: Lightning ends a fit whose LightningModule has another `batch_size`, say, among its own
@@ -217,7 +222,10 @@ class CIFAR10DataModule(LightningDataModule):
             (torch.Size([2000, 3, 32, 32]), torch.uint8, torch.Size([2000]))
         """
         if split not in self._sets:
-            self._sets[split] = self._source.load(split)
+            images = self._source.load(split)
+            if split == "train" and self.hparams["train_labels"] is not None:
+                images = relabelled(images, self.hparams["train_labels"])
+            self._sets[split] = images
         return self._sets[split]
 
     def dataset(self, split: str, transform: Callable[[Any], Any] | None = None) -> ImageDataset:

@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +17,8 @@ from torch import Tensor
 from cifar_lightning.data import archive, arrays, cache, download, folder, official, pictures, shapes
 from cifar_lightning.data.cache import Decoded
 from cifar_lightning.data.cifar10 import ARCHIVES, CLASSES
-from cifar_lightning.errors import ImageWarning, InputError, quoted
+from cifar_lightning.data.class_names import numbers_in
+from cifar_lightning.errors import ImageWarning, InputError, quoted, some
 
 SOURCES = ("cifar10", "cifar100", "folder", "synthetic")
 SPLITS = ("train", "test")
@@ -49,6 +50,17 @@ class ImageSet:
             Those, in that order; none is held out.
         """
         return ImageSet(self.images[index], self.labels[index], self.classes)
+
+    def counted_as(self, classes: Sequence[str]) -> "ImageSet":
+        """The same with labels that are indices into `classes`, which are its own in another order.
+
+        Raises:
+            InputError: They are others.
+        """
+        numbers = numbers_in(classes, self.classes)
+        if numbers is None:
+            raise InputError(f"the images are of the classes {some(self.classes)}, not {some(classes)}")
+        return replace(self, labels=torch.tensor(numbers)[self.labels], classes=tuple(classes))
 
 
 def absolute(place: str | Path) -> str:

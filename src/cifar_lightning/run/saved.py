@@ -117,4 +117,6 @@ def data_of(checkpoint: Mapping[str, Any], changes: Mapping[str, Any]) -> CIFAR1
     if "normalization" in arguments:  # of the images it has learnt from, whatever it is tested on
         arguments["normalization"] = data_set_of(arguments["normalization"], arguments.get("source", "cifar10"))
     check_names(changes, "data", CIFAR10DataModule)
+    if changes.keys() & {"source", "data_dir"}:
+        arguments.pop("train_labels", None)  # which are of the images that it has learnt from
     return CIFAR10DataModule(**{**arguments, **changes})

@@ -35,10 +35,10 @@ NO_FLAGS = {*FROM_ELSEWHERE, "data.device"}
 # Settings that say where and how a run goes on, not what it computes.
 FREE = {
     "accelerator", "devices", "num_nodes", "strategy", "default_root_dir", "checkpoint_every_n_steps", "verify_steps",
-    "data.data_dir", "data.mirror", "data.device", "trainer.max_time",
+    "data.data_dir", "data.mirror", "data.train_labels", "data.device", "trainer.max_time",
 }  # fmt: skip
 
-PATHS = {"data.data_dir", "data.mirror"}
+PATHS = {"data.data_dir", "data.mirror", "data.train_labels"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,171 @@
+"""Labels that come without images: people's, to train on (CIFAR-10N) or to test against (CIFAR-10H).
+
+CIFAR-10N and CIFAR-100N (http://www.noisylabels.com) are a .pt or a .npy file with a dict of several lists of labels
+for the training images. CIFAR-10H (https://github.com/jcpeterson/cifar-10h) has for each test image how many people
+took it for which class.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cifar_lightning.data import pickles
+from cifar_lightning.data.class_names import numbers_in
+from cifar_lightning.data.sources import ImageSet
+from cifar_lightning.errors import InputError
+
+_INTEGERS = [np.dtype(code) for code in "bBhHiIlLqQ"]
+_RECONSTRUCT = np.empty(0).__reduce__()[0]
+# What torch's own unpickler, which builds tensors and plain values, may build besides: arrays of integers. By both
+# names that numpy 1 and 2 have for the function.
+_ARRAYS: list[Any] = [
+    *((_RECONSTRUCT, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+    *(np.ndarray, np.dtype, *{type(dtype) for dtype in _INTEGERS}),
+]
+
+
+def relabelled(images: ImageSet, place: str) -> ImageSet:
+    """Training images with labels from a file in place of their own.
+
+    Args:
+        images: All of them, in their order.
+        place: The file, and where it has several lists of labels `FILE:NAME`.
+
+    Raises:
+        InputError: It is not there, is damaged, holds more than arrays and lists, or has no such list; or the labels
+            are not one an image, are out of range, or are of images in another order.
+    """
+    path, name = _file_and_name(place)
+    content = _read(path)
+    if isinstance(content, Mapping):
+        names = [key for key in content if isinstance(key, str)]
+        if name not in names:
+            raise InputError(
+                f"train_labels {place}: {path.name} holds {', '.join(names) or 'no labels'}: "
+                f"give FILE:NAME, e.g. {path}:{names[-1] if names else 'worse_label'}"
+            )
+        _check_order(images, content, "clean_coarse_label" if "coarse" in name else "clean_label", path)
+        content = content[name]
+    elif name:
+        raise InputError(f"train_labels {place}: {path.name} holds one list of labels, not several: give {path}")
+    labels = _integers(content, f"{path}{name and f': {name}'}")
+    if len(labels) != len(images.labels):
+        raise InputError(
+            f"train_labels {place} has {len(labels):,} labels, and there are {len(images.labels):,} training images: "
+            "give one an image"
+        )
+    if labels.min() < 0 or labels.max() >= len(images.classes):
+        wrong = labels.min() if labels.min() < 0 else labels.max()
+        raise InputError(f"train_labels {place} has a label {wrong}, outside 0..{len(images.classes) - 1}: mend it")
+    return replace(images, labels=torch.from_numpy(labels))
+
+
+def distributions(path: str | Path, images: ImageSet, classes: tuple[str, ...]) -> Tensor:
+    """People's distribution over the classes for each image, of their shares or their numbers.
+
+    Args:
+        path: A .npy file of a row an image and a column a class.
+        images: The test images, in their order.
+        classes: The columns' names, in their order.
+
+    Returns:
+        float64 `(N, classes)`, in the order of `images.classes`; the sum of a row is 1.
+
+    Raises:
+        InputError: It is not there, is damaged, or is of other images or classes.
+    """
+    path = Path(os.path.expanduser(path))
+    rows = _read(path)
+    size = (len(images.labels), len(classes))
+    if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "iuf" or rows.shape != size:
+        found = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else f"a {type(rows).__name__}"
+        raise InputError(
+            f"soft_labels {path} is {found}, not numbers {size}: give a row a test image, a column a class"
+        )
+    shares = torch.from_numpy(rows.astype(np.float64))
+    sums = shares.sum(1, keepdim=True)
+    if not (shares >= 0).all() or not (sums > 0).all() or not sums.isfinite().all():
+        raise InputError(f"soft_labels {path} has rows that are no shares or numbers of people: give those, 0 or more")
+    numbers = numbers_in(images.classes, classes)
+    assert numbers is not None
+    shares = (shares / sums)[:, np.argsort(numbers)]
+    agreeing = (shares.argmax(1) == images.labels).double().mean().item()
+    if agreeing < 0.5:  # of CIFAR-10H's it is 99 %
+        raise InputError(
+            f"soft_labels {path} has most people agree with the labels of {agreeing:.0%} of the test images only: "
+            "they are of other images, or of these in another order"
+        )
+    return shares
+
+
+def _file_and_name(place: str) -> tuple[Path, str]:
+    path = Path(place)
+    if not path.exists() and ":" in path.name:
+        file, _, name = place.rpartition(":")
+        return Path(file), name
+    return path, ""
+
+
+def _read(path: Path) -> Any:
+    """What a .pt or a .npy file holds: an array, a list or tensor, or a dict of those."""
+    try:
+        with open(path, "rb") as file:
+            try:
+                return _read_npy(file) if path.suffix == ".npy" else _read_pt(file)
+            except Exception as error:  # a broken file can raise anything
+                reason = " ".join(str(error).rpartition("WeightsUnpickler error: ")[2].split())
+                raise InputError(
+                    f"{path} is no file of labels, or damaged ({reason[:200]}): give another, or a whole one"
+                ) from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error}): name a file that can") from error
+
+
+def _read_npy(file: IO[bytes]) -> Any:
+    version = np.lib.format.read_magic(file)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    of_objects = read_header(file)[2].hasobject
+    if not of_objects:
+        file.seek(0)
+        return np.load(file, allow_pickle=False)
+    content = pickles.load(file)
+    return (
+        content.item() if isinstance(content, np.ndarray) and content.shape == () else content
+    )  # what np.save was given
+
+
+def _read_pt(file: IO[bytes]) -> Any:
+    with torch.serialization.safe_globals(_ARRAYS):
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _integers(content: Any, where: str) -> npt.NDArray[np.int64]:
+    try:
+        labels = np.asarray(content)
+    except (ValueError, TypeError) as error:  # lists of unequal lengths
+        raise InputError(f"{where} is no list of labels ({error}): give an integer an image") from error
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.dtype.kind not in "iu" or labels.ndim != 1 or not labels.size:
+        raise InputError(f"{where} is {labels.dtype} {labels.shape}: give an integer an image, the number of its class")
+    return labels.astype(np.int64)
+
+
+def _check_order(images: ImageSet, content: Mapping[str, Any], name: str, path: Path) -> None:
+    if name not in content:
+        return
+    labels = _integers(content[name], f"{path}: {name}")
+    own = images.labels.numpy()
+    if len(labels) != len(own) or (labels != own).any():
+        count = f"{int((labels != own).sum()):,} of" if len(labels) == len(own) else f"{len(labels):,} for"
+        raise InputError(
+            f"{path} is of other training images, or of these in another order: its {name} differs from the labels of "
+            f"{count} {len(own):,} images: give both in the official order, which Hugging Face and TensorFlow have not"
+        )

@@ -1,0 +1,201 @@
+"""Labels that come without images: CIFAR-10N's to train on, and CIFAR-10H's to test against."""
+
+import os
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from cifar_lightning import fake_data
+from cifar_lightning.data.cifar10 import CLASSES
+from cifar_lightning.data.labels import distributions
+from cifar_lightning.errors import InputError
+
+COUNT = 200
+CLEAN = fake_data(COUNT).image_set("train").labels.numpy()
+
+
+def noisy(seed, share=0.4):
+    rng = np.random.default_rng(seed)
+    return np.where(rng.random(COUNT) < share, rng.integers(0, 10, COUNT), CLEAN)
+
+
+def content():
+    return {"clean_label": CLEAN, "worse_label": noisy(0), "random_label1": noisy(1, 0.17)}
+
+
+def other_numpy(path):
+    """The file as numpy's other major version names the function in it."""
+    with zipfile.ZipFile(path) as file:
+        members = {info: file.read(info) for info in file.infolist()}
+    with zipfile.ZipFile(path, "w") as file:  # stored, as torch has it
+        for info, data in members.items():
+            mine, theirs = b"numpy._core.multiarray", b"numpy.core.multiarray"
+            if mine not in data:
+                mine, theirs = theirs, mine
+            assert mine in data or not info.filename.endswith("data.pkl")
+            file.writestr(info.filename, data.replace(mine, theirs))
+
+
+def save_pt(path):
+    torch.save(content(), path)
+
+
+def save_pt_of_other_numpy(path):
+    save_pt(path)
+    other_numpy(path)
+
+
+def save_pt_of_lists_and_tensors(path):
+    """CIFAR-100_human.pt has lists for the coarse labels."""
+    values = content()
+    torch.save({**values, "clean_label": torch.tensor(CLEAN), "worse_label": values["worse_label"].tolist()}, path)
+
+
+def save_old_pt(path):
+    torch.save(content(), path, _use_new_zipfile_serialization=False)
+
+
+def save_npy(path):
+    """As CIFAR-100_human_ordered.npy: a dict in an array of objects, of lists of numpy's numbers."""
+    np.save(path, {name: list(values) for name, values in content().items()}, allow_pickle=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "save"),
+    [
+        ("CIFAR-10_human.pt", save_pt),
+        ("CIFAR-10_human.pt", save_pt_of_other_numpy),
+        ("CIFAR-10_human.pt", save_pt_of_lists_and_tensors),
+        ("CIFAR-10_human.pt", save_old_pt),
+        ("CIFAR-10_human.npy", save_npy),
+    ],
+)
+def test_they_stand_for_the_labels_of_the_training_images(tmp_path, name, save):
+    save(tmp_path / name)
+    plain, data = fake_data(COUNT), fake_data(COUNT, val_split=40, train_labels=f"{tmp_path / name}:worse_label")
+    data.prepare_data()
+    data.setup()
+    worse = noisy(0)
+    assert (worse != CLEAN).sum() > 40
+    assert data.image_set("train").labels.tolist() == data.dataset("train").targets == worse.tolist()
+    assert torch.equal(data.image_set("train").images, plain.image_set("train").images)
+    assert torch.equal(data.image_set("test").labels, plain.image_set("test").labels)
+    # those held out, too, of which every class has its share by these labels
+    held_out = torch.cat([labels for _, labels in data.val_dataloader()])
+    assert held_out.tolist() == worse[data.val_indices.numpy()].tolist()
+    assert np.abs(np.bincount(held_out, minlength=10) - np.bincount(worse, minlength=10) / 5).max() <= 1
+    learnt = torch.cat([labels for _, labels in data.train_dataloader()])
+    assert np.array_equal(np.bincount(learnt) + np.bincount(held_out), np.bincount(worse))
+    assert data.hparams["train_labels"] == f"{tmp_path / name}:worse_label"
+
+
+@pytest.mark.parametrize("suffix", ["npy", "pt"])
+def test_a_file_of_one_list(tmp_path, suffix):
+    path = tmp_path / f"mine.{suffix}"
+    np.save(path, noisy(0)[:, None].astype(np.uint8)) if suffix == "npy" else torch.save(noisy(0), path)
+    assert fake_data(COUNT, train_labels=str(path)).image_set("train").labels.tolist() == noisy(0).tolist()
+    with pytest.raises(InputError, match=f"mine.{suffix} holds one list of labels, not several: give {path}"):
+        fake_data(COUNT, train_labels=f"{path}:worse_label").setup("fit")
+
+
+def test_a_resumed_run_refuses_other_labels(tmp_path):
+    save_pt(tmp_path / "a.pt")
+    state = fake_data(COUNT, train_labels=f"{tmp_path / 'a.pt'}:worse_label").state_dict()
+    fake_data(COUNT, train_labels=f"{tmp_path / 'a.pt'}:worse_label").check_images(state)
+    for other in (None, f"{tmp_path / 'a.pt'}:random_label1"):
+        with pytest.raises(InputError, match="are not those that the run began with"):
+            fake_data(COUNT, train_labels=other).check_images(state)
+
+
+class Hostile:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_nothing_in_such_a_file_is_run(tmp_path):
+    before = torch.serialization.get_safe_globals()
+    torch.save({"clean_label": Hostile(tmp_path / "run")}, tmp_path / "a.pt")
+    np.save(tmp_path / "a.npy", {"clean_label": Hostile(tmp_path / "run")}, allow_pickle=True)
+    objects = np.array([Hostile(tmp_path / "run"), 1], dtype=object)
+    torch.save({"clean_label": objects}, tmp_path / "b.pt")
+    for name in ("a.pt", "a.npy", "b.pt"):
+        with pytest.raises(InputError, match=f"{name} is no file of labels, or damaged") as error:
+            fake_data(COUNT, train_labels=f"{tmp_path / name}:clean_label").setup("fit")
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+    assert torch.serialization.get_safe_globals() == before  # nor may anything else be read than before
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "message"),
+    [
+        ({}, "", "a.pt holds clean_label, worse_label, random_label1: give FILE:NAME, e.g. "),
+        ({}, ":worst_label", "a.pt holds clean_label, worse_label, random_label1: give FILE:NAME, e.g. "),
+        ({"clean_label": CLEAN[::-1]}, ":worse_label", "or of these in another order: its clean_label differs"),
+        ({"clean_label": CLEAN[:-1]}, ":worse_label", "clean_label differs from the labels of 199 for 200 images"),
+        ({"worse_label": CLEAN[:-1]}, ":worse_label", "has 199 labels, and there are 200 training images: give one"),
+        ({"worse_label": CLEAN + 1}, ":worse_label", "has a label 10, outside 0..9: mend it"),
+        ({"worse_label": CLEAN - 1}, ":worse_label", "has a label -1, outside 0..9: mend it"),
+        ({"worse_label": torch.rand(COUNT)}, ":worse_label", "worse_label is float32 (200,): give an integer an image"),
+        ({"worse_label": [[1], [1, 2]]}, ":worse_label", "worse_label is no list of labels ("),
+    ],
+)  # fmt: skip
+def test_labels_that_are_not_of_these_images(tmp_path, change, name, message):
+    torch.save({**content(), **change}, tmp_path / "a.pt")
+    with pytest.raises(InputError) as error:
+        fake_data(COUNT, train_labels=f"{tmp_path / 'a.pt'}{name}").setup("fit")
+    assert message in str(error.value)
+
+
+def test_files_that_are_none(tmp_path):
+    (tmp_path / "a.pt").write_bytes(b"any bytes")
+    (tmp_path / "a.npy").write_bytes(pickle.dumps([1]))
+    save_pt(tmp_path / "b.pt")
+    (tmp_path / "b.pt").write_bytes((tmp_path / "b.pt").read_bytes()[:-500])
+    for name in ("a.pt", "a.npy", "b.pt"):
+        with pytest.raises(InputError, match=f"{name} is no file of labels, or damaged"):
+            fake_data(COUNT, train_labels=f"{tmp_path / name}:x").setup("fit")
+    with pytest.raises(InputError, match=r"c.pt cannot be read \(No such file or directory\): name a file that can"):
+        fake_data(COUNT, train_labels=f"{tmp_path / 'c.pt'}:worse_label").setup("fit")
+
+
+# --- people's distributions ------------------------------------------------------------------------------
+
+
+def test_shares_and_numbers_of_people_are_the_same(tmp_path):
+    images = fake_data(COUNT).image_set("test")
+    numbers = np.random.default_rng(0).multinomial(11, [0.1] * 10, len(images.labels))
+    numbers[np.arange(len(numbers)), images.labels] += 40
+    shares = numbers / numbers.sum(1, keepdims=True)
+    np.save(tmp_path / "counts.npy", numbers)
+    np.save(tmp_path / "probs.npy", shares)
+    for name in ("counts.npy", "probs.npy"):
+        assert np.allclose(distributions(tmp_path / name, images, CLASSES).numpy(), shares, rtol=1e-12)
+    # a network that counts the classes in another order
+    backwards = images.counted_as(CLASSES[::-1])
+    assert np.allclose(distributions(tmp_path / "probs.npy", backwards, CLASSES).numpy(), shares[:, ::-1])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows[:-1], "a.npy is float64 (39, 10), not numbers (40, 10): give a row a test image"),
+        (lambda rows: {"a": rows}, "a.npy is a dict, not numbers (40, 10)"),
+        (lambda rows: rows - 0.5, "has rows that are no shares or numbers of people"),
+        (lambda rows: rows * 0, "has rows that are no shares or numbers of people"),
+        (lambda rows: rows * np.nan, "has rows that are no shares or numbers of people"),
+        (lambda rows: rows[:, ::-1], "has most people agree with the labels of 0% of the test images only"),
+    ],
+)  # fmt: skip
+def test_answers_that_are_not_of_these_images(tmp_path, change, message):
+    images = fake_data(COUNT).image_set("test")
+    np.save(tmp_path / "a.npy", change(np.eye(10)[images.labels]), allow_pickle=True)
+    with pytest.raises(InputError) as error:
+        distributions(tmp_path / "a.npy", images, CLASSES)
+    assert message in str(error.value)
