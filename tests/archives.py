@@ -127,6 +127,14 @@ def arrays(source="cifar10"):
     return content
 
 
+def write_corrupted(folder, images, labels):
+    """CIFAR-10-C's folder: a file of images a corruption, in five blocks, and the labels five times."""
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "labels.npy", np.tile(labels, 5).astype(np.uint8))
+    for name, blocks in images.items():
+        np.save(folder / f"{name}.npy", blocks)
+
+
 def write_tar(path, members):
     """Writes {name: bytes, or a TarInfo for anything but a plain file} and gives the SHA-256."""
     with tarfile.open(path, "w:gz", compresslevel=1) as tar:

@@ -3,6 +3,7 @@
 cifar-lightning evaluate lightning_logs/version_0
 cifar-lightning evaluate lightning_logs/version_0/checkpoints/best.ckpt --accelerator gpu --devices 2
 cifar-lightning evaluate lightning_logs/version_0 --data.source folder --data.data_dir pictures
+cifar-lightning evaluate lightning_logs/version_0 --data.data_dir CIFAR-10-C
 """
 
 from collections.abc import Sequence

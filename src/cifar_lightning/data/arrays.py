@@ -79,6 +79,22 @@ def read(files: Sequence[Path], split: str, classes: tuple[str, ...] = ()) -> De
     return Decoded(np.concatenate(images), np.concatenate([labels[name] for name in parts]), classes, held_out)
 
 
+def read_pair(images: Path, labels: Path, mapped: bool = False) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Reads a .npy file of images and the one of their labels.
+
+    Args:
+        images: The former.
+        labels: The latter.
+        mapped: Leave the images on the disk, for a look at their shape.
+
+    Raises:
+        InputError: They are missing, damaged or not such as SHAPES says.
+    """
+    where = {path.stem: path for path in (images, labels)}
+    found = _labels(where, labels.stem)
+    return _images(where, images.stem, labels.stem, len(found), mapped), found
+
+
 def _names_in(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as file:
@@ -96,16 +112,16 @@ def _pair(names: Iterable[str], split: str) -> tuple[str, str] | None:
     return None
 
 
-def _load(path: Path, name: str) -> npt.NDArray[Any]:
+def _load(path: Path, name: str, mapped: bool = False) -> npt.NDArray[Any]:
     try:
         if path.suffix == ".npy":
-            return np.asarray(np.load(path, allow_pickle=False))
+            return np.asarray(np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False))
         with zipfile.ZipFile(path) as file:
             return array_in(file, name)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}): make it readable") from error
     except ValueError as error:
-        if "allow_pickle" in str(error):
+        if "allow_pickle" in str(error) or "Python objects" in str(error):
             raise InputError(
                 f"{path}: {name} holds Python objects, which are not read, for that may run code: save numbers, "
                 "or str for names"
@@ -135,8 +151,8 @@ def _labels(where: dict[str, Path], name: str) -> npt.NDArray[np.int64]:
     return labels.astype(np.int64)
 
 
-def _images(where: dict[str, Path], name: str, labels: str, count: int) -> npt.NDArray[np.uint8]:
-    images = _load(where[name], name)
+def _images(where: dict[str, Path], name: str, labels: str, count: int, mapped: bool = False) -> npt.NDArray[np.uint8]:
+    images = _load(where[name], name, mapped)
     found = f"{where[name]}: {name} is {images.dtype} {images.shape}"
     if images.dtype.kind not in "iu":
         raise InputError(f"{found}: give {SHAPES}, from 0 to 255: nothing tells how floats were scaled")
@@ -150,4 +166,4 @@ def _images(where: dict[str, Path], name: str, labels: str, count: int) -> npt.N
         raise InputError(f"{found}: give {SHAPES}, with one image or more")
     if images.dtype != np.uint8 and not (images.min() >= 0 and images.max() <= 255):
         raise InputError(f"{found} with values from {images.min()} to {images.max()}: give values from 0 to 255")
-    return images.astype(np.uint8)
+    return images.astype(np.uint8, copy=False)

@@ -2,7 +2,7 @@
 
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -127,6 +127,7 @@ class CIFAR10DataModule(LightningDataModule):
         self._source = Source(source, data_dir, mirror=mirror, sha256=sha256, synthetic_size=synthetic_size)
         self.preprocessing = preprocessing_of(normalization, source)
         self._sets: dict[str, ImageSet] = {}
+        self._counted_as: tuple[str, ...] | None = None
         self._prepared = False
         self._train_loader: BatchLoader | None = None
         self._made_with: dict[str, Any] = {}  # that loader's settings
@@ -168,6 +169,8 @@ class CIFAR10DataModule(LightningDataModule):
 
         Class folders, and an archive that is not the official one, are looked into if they are not loaded yet.
         """
+        if self._counted_as:
+            return self._counted_as
         official = {**cifar10.CLASSES_OF, "synthetic": cifar10.CLASSES}
         if not self._sets and self.hparams["sha256"] is None and self.hparams["source"] in official:
             return official[self.hparams["source"]]
@@ -225,8 +228,27 @@ class CIFAR10DataModule(LightningDataModule):
             images = self._source.load(split)
             if split == "train" and self.hparams["train_labels"] is not None:
                 images = relabelled(images, self.hparams["train_labels"])
-            self._sets[split] = images
+            self._sets[split] = images if self._counted_as is None else images.counted_as(self._counted_as)
         return self._sets[split]
+
+    def count_as(self, classes: Sequence[str]) -> None:
+        """Numbers the classes in the order of `classes`, in which a network knows them that has learnt other images.
+
+        Raises:
+            InputError: They are not the same ones, by name.
+        """
+        self._sets = {split: images.counted_as(classes) for split, images in self._sets.items()}
+        self._counted_as = tuple(classes)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Those of `train` and `test` that there are: a set that was made to test on has no other."""
+        return self._source.splits
+
+    @property
+    def parts(self) -> list[Path]:
+        """The files of which each is a `data_dir` of its own, a test set, where `data_dir` is CIFAR-10-C's folder."""
+        return list(self._source.parts)
 
     def dataset(self, split: str, transform: Callable[[Any], Any] | None = None) -> ImageDataset:
         """The images of `image_set` one by one, for a `torch.utils.data.DataLoader`, a `Subset` or k-fold.

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from cifar_lightning.data import archive, arrays, kaggle, parquet
+from cifar_lightning.data import archive, arrays, kaggle, parquet, test_sets
 from cifar_lightning.data.cache import Decoded
 from cifar_lightning.data.cifar10 import ARCHIVES, BINARIES, CLASSES_OF, Archive, Binary
 from cifar_lightning.errors import InputError
@@ -22,12 +22,16 @@ class Held(NamedTuple):
         files: All that it consists of, in the order in which their SHA-256 is taken.
         decode: Reads the split that it is given; and whether the images are the user's own, not the official ones.
         splits: Those that there are.
+        decodes: Whether `decode` takes long enough to keep what it gives.
+        parts: Files of which each is such a test set, where it is a folder of many.
     """
 
     home: Path
     files: list[Path]
     decode: Callable[[str, bool], Decoded]
     splits: tuple[str, ...] = ("train", "test")
+    decodes: bool = True
+    parts: tuple[Path, ...] = ()
 
 
 def find(place: Path, source: str) -> Held | None:
@@ -38,15 +42,46 @@ def find(place: Path, source: str) -> Held | None:
     """
     if place.is_file():
         return _file(place, source)
-    if place.suffix in (".npz", ".parquet", ".tar") and not place.exists():
+    if place.suffix in (".npy", ".npz", ".parquet", ".tar") and not place.exists():
         raise InputError(f"data_dir {place} is not there: name a file that is, or a folder")
-    for shape in (_archive, _folder, _parquet, _kaggle, _arrays):
+    for shape in (_archive, _folder, _parquet, _kaggle, _arrays, find_test_set):
         if held := shape(place, source):
             return held
     for name in _matlab(source):
         if (place / name).exists():
             raise _is_matlab(place / name, source)
     return None
+
+
+def find_test_set(place: Path, source: str) -> Held | None:
+    """What there is of CIFAR-10.1, CIFAR-10-C or CIFAR-100-C in a folder, or in a file; None if nothing.
+
+    Raises:
+        InputError: There are two, or the labels are not there; or a corrupted one is damaged, or of other classes.
+    """
+    if corrupted := test_sets.find_corrupted(place):
+        for part in corrupted:  # before hours of evaluation
+            test_sets.read(part, source, mapped=True)
+        decode = partial(_refuse_corrupted, place)
+        return Held(place, [], decode, ("test",), False, tuple(part.images for part in corrupted))
+    if found := test_sets.find(place):
+        return Held(found.images.parent, [*found], partial(_read_test_set, found, source), ("test",), False)
+    return None
+
+
+def _read_test_set(found: test_sets.Files, source: str, split: str, own: bool) -> Decoded:
+    if split != "test":
+        raise InputError(
+            f"{found.images} is a test set, with no images to train on: name another --data.data_dir for those"
+        )
+    return test_sets.read(found, source)
+
+
+def _refuse_corrupted(place: Path, split: str, own: bool) -> Decoded:
+    raise InputError(
+        f"data_dir {place} has corrupted test sets, one a file: give one, such as {place / 'fog.npy'}, "
+        f"or test on all with cifar-lightning evaluate RUN --data.data_dir {place}"
+    )
 
 
 def looked_for(source: str) -> str:
@@ -120,6 +155,9 @@ def _file(path: Path, source: str) -> Held:
         held = _arrays(path, source)
     elif path.suffix == ".parquet":
         held = _parquet(path.parent, source)
+    elif path.suffix == ".npy":
+        if not (held := find_test_set(path, source)):
+            raise InputError(f"data_dir {path} is not the images of a test set that is known here: name its folder")
     else:
         held = _packed(path, source)
     if held is None:

@@ -124,9 +124,9 @@ class Source:
                     sha256=self.sha256,
                     others=official.looked_for(self.name),
                 )
-            for split in self._splits():
+            for split in self.splits:
                 found = self._find(split)
-                if not cache.has(found.home, f"{self.name}-{split}", found.key):
+                if found.key and not cache.has(found.home, f"{self.name}-{split}", found.key):
                     cache.cached(found.home, f"{self.name}-{split}", found.key, found.decode)
 
     def load(self, split: str) -> ImageSet:
@@ -142,14 +142,18 @@ class Source:
             return synthetic(split, count)
         with self._naming():
             found = self._find(split)
-            decoded = cache.cached(found.home, f"{self.name}-{split}", found.key, found.decode)
+            if found.key:
+                decoded = cache.cached(found.home, f"{self.name}-{split}", found.key, found.decode)
+            else:
+                decoded = found.decode()
         for note in filter(None, (found.note, *decoded.notes)):
             warnings.warn(note, ImageWarning, stacklevel=2)
         return _image_set(decoded)
 
     def _find(self, split: str) -> "_Found":
         if split not in self._found:
-            self._found[split] = self._find_own(split) if self.name == "folder" else self._find_official(split)
+            own = self.name == "folder" and not self._held()
+            self._found[split] = self._find_own(split) if own else self._find_official(split)
         return self._found[split]
 
     def _find_own(self, split: str) -> "_Found":
@@ -164,16 +168,30 @@ class Source:
             looked_for = official.looked_for(self.name)
             raise InputError(f"data_dir {self.data_dir} has none of {looked_for}: prepare_data() fetches the first")
         # What has not been touched since it was decoded is not hashed again.
-        decode = partial(_decode, held, self.sha256, split)
-        return _Found(held.home, f"{self.sha256} {_identity(held.files)}", decode)
+        decode = partial(_decode, held, self.sha256 if held.decodes else None, split)
+        return _Found(held.home, f"{self.sha256} {_identity(held.files)}" if held.decodes else "", decode)
 
     def _held(self) -> official.Held | None:
-        self._official = self._official or official.find(self._place, self.name)
+        if self._official is None and self.name in ARCHIVES:
+            self._official = official.find(self._place, self.name)
+        elif self._official is None and self.name == "folder" and not self._has_own():
+            self._official = official.find_test_set(self._place, self.name)
         return self._official
 
-    def _splits(self) -> tuple[str, ...]:
+    def _has_own(self) -> bool:
+        return (self._place / "train").exists() or bool(arrays.find(self._place))
+
+    @property
+    def splits(self) -> tuple[str, ...]:
         """Those that there are, as far as is known before they are read."""
-        return self._official.splits if self._official else SPLITS
+        held = self._held()
+        return held.splits if held else SPLITS
+
+    @property
+    def parts(self) -> tuple[Path, ...]:
+        """Files of which each is a test set, where `data_dir` is a folder of corrupted ones."""
+        held = self._held()
+        return held.parts if held else ()
 
     @property
     def _place(self) -> Path:
@@ -215,7 +233,10 @@ def _identity(files: Sequence[Path]) -> str:
 
 
 class _Found(NamedTuple):
-    """A split: where to cache it, the key that says whether the cache is still true, how to decode it, and a note."""
+    """A split: where to cache it, the key that says whether the cache is still true, how to decode it, and a note.
+
+    One without a key is not cached.
+    """
 
     home: Path
     key: str

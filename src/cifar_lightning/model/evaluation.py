@@ -51,6 +51,28 @@ def _float32(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
+def against_people(people: Tensor, logits: Tensor) -> dict[str, float]:
+    """How far a network's answers are from people's, each a distribution over the classes for an image.
+
+    Args:
+        people: `(N, classes)`, the sum of a row is 1.
+        logits: The network's, `(N, classes)`.
+
+    Returns:
+        cross_entropy: The network's against people's, in nats, the mean over the images.
+        entropy: People's own, the least that there is.
+        agreement: The share of the images taken for the class that most people chose, or one of several that as many
+            did.
+    """
+    people, logits = people.double(), logits.double()
+    chosen = people.gather(1, logits.argmax(1, keepdim=True))[:, 0]
+    return {
+        "cross_entropy": -(people * logits.log_softmax(1)).sum(1).mean().item(),
+        "entropy": -torch.xlogy(people, people).sum(1).mean().item(),
+        "agreement": (chosen == people.amax(1)).double().mean().item(),
+    }
+
+
 class Evaluation(nn.Module):
     """The figures of an evaluation over all ranks: accuracy, per class too, confusion counts, mean loss.
 
@@ -69,9 +91,14 @@ class Evaluation(nn.Module):
                 "acc_per_class": MulticlassAccuracy(count, average=None, validate_args=False),
                 "confusion": MulticlassConfusionMatrix(count, validate_args=False),
                 "loss": MeanMetric(nan_strategy="disable"),
-                "predicted": Predictions(),
+                "predicted": InOrder(),
             }
         )
+
+    def keep_logits(self) -> None:
+        """Has `finish` give those of every image, too: `logits`, `(images, classes)`, in the order of the batches."""
+        if "logits" not in self.metrics:
+            self.metrics.add_metrics({"logits": InOrder()})
 
     def start(self) -> None:
         """Forgets an evaluation that was cut short; has losses summed in float32, in a true half precision too."""
@@ -88,6 +115,8 @@ class Evaluation(nn.Module):
         """
         predicted = logits.argmax(1)
         self.metrics["predicted"].update(predicted, batch)
+        if "logits" in self.metrics:
+            self.metrics["logits"].update(logits, batch)
         self.metrics["loss"].update(F.cross_entropy(logits, labels, reduction="none"))
         for name in ("acc", "acc_per_class", "confusion"):
             self.metrics[name].update(predicted, labels)
@@ -115,26 +144,26 @@ class Evaluation(nn.Module):
         return on_cpu
 
 
-class Predictions(Metric):
-    """The class that each image was counted as, over all ranks, in the order of the batches' numbers."""
+class InOrder(Metric):
+    """A value of each image, over all ranks, in the order of the batches' numbers."""
 
-    predicted: list[Tensor]
+    values: list[Tensor]
     batch: list[Tensor]
     full_state_update = False
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("predicted", [], dist_reduce_fx="cat")
+        self.add_state("values", [], dist_reduce_fx="cat")
         self.add_state("batch", [], dist_reduce_fx="cat")
 
-    def update(self, predicted: Tensor, batch: int) -> None:
-        """Adds those of a batch, int64 `(N,)`, and its number."""
-        self.predicted.append(predicted)
-        self.batch.append(torch.full_like(predicted, batch))
+    def update(self, values: Tensor, batch: int) -> None:
+        """Adds those of a batch, `(N, …)`, and its number."""
+        self.values.append(values)
+        self.batch.append(torch.full((len(values),), batch, device=values.device))
 
     def compute(self) -> Tensor:
-        """int64 `(images,)`."""
-        return dim_zero_cat(self.predicted)[dim_zero_cat(self.batch).argsort(stable=True)]
+        """`(images, …)`."""
+        return dim_zero_cat(self.values)[dim_zero_cat(self.batch).argsort(stable=True)]
 
 
 def names(prefix: str, classes: Sequence[str]) -> Iterator[str]:

@@ -1,9 +1,11 @@
 """Figures of a run, made without pyplot: no window, no global state, safe in any thread or process."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -26,6 +28,15 @@ OTHER_FONTS = (
 )  # fmt: skip
 
 Rows = Sequence[Mapping[str, Any]]
+
+
+@contextmanager
+def own_style() -> Iterator[None]:
+    """Within it a user's own style does not count, which may ask for what is not there, such as LaTeX."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams["font.family"] = fonts()
+        yield
 
 
 def fonts() -> list[str]:
@@ -183,6 +194,33 @@ def per_class_bars(confusion: Tensor, classes: Sequence[str]) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
     note = "" if overall is None else f" (dashed: {overall:.2f} % overall)"
     figure.suptitle(f"Accuracy per class{note}")
+    return figure
+
+
+def corruption_map(accuracies: Mapping[str, Sequence[float]]) -> Figure:
+    """Shows the accuracy on images by what has corrupted them and how severely, and the mean over the severities.
+
+    Args:
+        accuracies: 0..1, one a severity, by the corruption's name.
+    """
+    names = list(accuracies)
+    percent = np.array([[*row, np.mean(row)] for row in accuracies.values()]) * 100
+    rows, columns = percent.shape
+    figure = _figure(7.5, 1.6 + 0.33 * rows)
+    axes = figure.subplots()
+    picture = axes.imshow(percent, cmap="viridis", vmin=0, vmax=100, aspect="auto", interpolation="nearest")
+    bar = figure.colorbar(picture, ax=axes, aspect=40, pad=0.02)
+    bar.set_label("accuracy, %")
+    bar.outline.set_visible(False)
+    axes.axvline(columns - 1.5, color="white", linewidth=4)
+    axes.set_xticks(range(columns), [*map(str, range(1, columns)), "mean"])
+    axes.set_yticks(range(rows), [name.replace("_", " ") for name in names])
+    axes.set(xlabel="severity", title="Accuracy on corrupted images")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    for (row, column), value in np.ndenumerate(percent):
+        ink = "black" if value > 60 else "white"
+        axes.text(column, row, f"{value:.1f}", ha="center", va="center", color=ink, fontsize=9)
     return figure
 
 

@@ -13,6 +13,11 @@ from rich.text import Text
 
 PLAIN: Any = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False}
 GAP = 3  # characters between tables side by side
+# By the key of results.json.
+MEAN_ERRORS = {
+    "mean_corruption_error": "the 15 corruptions of the benchmark",
+    "mean_corruption_error_19": "all 19",
+}
 ONE_COLUMN = 20  # classes up to which the table stays a single column
 
 
@@ -25,11 +30,7 @@ def print_report(results: Mapping[str, Any], paths: Sequence[Path], console: Con
         console: Standard output if None.
     """
     console = console or Console()
-    # Two digits are exact for CIFAR's 10,000 test images, and one for the 1,000 or 100 of a class.
-    overall = f"Accuracy {100 * results['test_acc']:.2f} % on {results['test_count']:,} test images"
-    tested = f" ({Path(results['checkpoint']).name}, step {results['step']:,})"
-    console.print(Text.assemble((overall, "bold"), f", loss {results['test_loss']:.3f}", tested), soft_wrap=True)
-
+    _print_overall(results, console)
     rows = [
         (name, f"{sum(counts):,}", f"{counts[index]:,}", _percent(accuracy))
         for index, ((name, accuracy), counts) in enumerate(
@@ -45,7 +46,50 @@ def print_report(results: Mapping[str, Any], paths: Sequence[Path], console: Con
     console.print()
     console.print(side_by_side)
     console.print()
+    if people := results.get("soft_labels"):
+        line = (
+            f"Against people's answers: cross-entropy {people['cross_entropy']:.3f} (people's own, the least: "
+            f"{people['entropy']:.3f}), taken for what most people chose: {100 * people['agreement']:.2f} %"
+        )
+        console.print(Text(line), soft_wrap=True)
+        console.print()
+    _print_paths(paths, console)
 
+
+def print_corrupted(results: Mapping[str, Any], paths: Sequence[Path], console: Console | None = None) -> None:
+    """Prints the accuracy per corruption and severity, the mean errors, and where the files are.
+
+    Args:
+        results: The contents of results.json.
+        paths: The files and folders written.
+        console: Standard output if None.
+    """
+    console = console or Console()
+    _print_overall(results, console)
+    accuracies = results["corruption_acc"]
+    table = Table("corruption", **PLAIN)
+    for heading in (*map(str, range(1, len(next(iter(accuracies.values()))) + 1)), "mean"):
+        table.add_column(heading, justify="right")
+    for name, row in accuracies.items():
+        table.add_row(Text(name), *map(_percent, (*row, sum(row) / len(row))))
+    console.print()
+    console.print(table)
+    console.print()
+    for key, over in MEAN_ERRORS.items():
+        error = "n/a, for some are missing" if results[key] is None else f"{100 * results[key]:.2f} %"
+        console.print(Text(f"Mean corruption error over {over}: {error}"), soft_wrap=True)
+    console.print()
+    _print_paths(paths, console)
+
+
+def _print_overall(results: Mapping[str, Any], console: Console) -> None:
+    # Two digits are exact for CIFAR's 10,000 test images, and one for the 1,000 or 100 of a class.
+    overall = f"Accuracy {100 * results['test_acc']:.2f} % on {results['test_count']:,} test images"
+    tested = f" ({Path(results['checkpoint']).name}, step {results['step']:,})"
+    console.print(Text.assemble((overall, "bold"), f", loss {results['test_loss']:.3f}", tested), soft_wrap=True)
+
+
+def _print_paths(paths: Sequence[Path], console: Console) -> None:
     console.print("Written:")
     for path in paths:  # as Text and unwrapped, for brackets in a path are no markup and paths get copied
         console.print(Text(f"  {path}"), soft_wrap=True)

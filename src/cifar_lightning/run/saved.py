@@ -119,4 +119,10 @@ def data_of(checkpoint: Mapping[str, Any], changes: Mapping[str, Any]) -> CIFAR1
     check_names(changes, "data", CIFAR10DataModule)
     if changes.keys() & {"source", "data_dir"}:
         arguments.pop("train_labels", None)  # which are of the images that it has learnt from
+    source = changes.get("source", arguments.get("source"))
+    if "data_dir" in changes and source == "synthetic":
+        raise InputError(
+            f"data_dir {changes['data_dir']} is not read where the source is synthetic, as in the training: "
+            "give --data.source cifar10, cifar100 or folder, too"
+        )
     return CIFAR10DataModule(**{**arguments, **changes})

@@ -1,23 +1,29 @@
 """evaluate(), and what a Trainer's test leaves: its figures as plain values, for the report."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import Trainer
+from torch import Tensor
 
 from cifar_lightning.console import say
+from cifar_lightning.data.cifar10 import CLASSES_OF
+from cifar_lightning.data.class_names import numbers_in
 from cifar_lightning.data.datamodule import CIFAR10DataModule
+from cifar_lightning.data.labels import distributions
 from cifar_lightning.data.loader import check_evaluation
-from cifar_lightning.errors import InputError, quoted
-from cifar_lightning.model.evaluation import VIEWS
+from cifar_lightning.data.sources import absolute
+from cifar_lightning.errors import InputError, some
+from cifar_lightning.model.evaluation import VIEWS, against_people
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.report.results import Outcome, read_results, report, shown
 from cifar_lightning.run import signals
 from cifar_lightning.run.callbacks import StopOnSignal
 from cifar_lightning.run.checkpoint import load_checkpoint
 from cifar_lightning.run.checks import check_ranks, try_trainer
+from cifar_lightning.run.corrupted import part_of, test_corrupted
 from cifar_lightning.run.cpu import FittedCPU, restored_cpu
 from cifar_lightning.run.devices import is_first_rank, launched, process_group, resolve_devices
 from cifar_lightning.run.launch import launch
@@ -38,6 +44,7 @@ def evaluate(
     devices: str | int = 1,
     precision: str | int | None = None,
     test_views: Literal["one", "mirror", "six"] | None = None,
+    soft_labels: str | Path | None = None,
     output_dir: str | Path | None = None,
 ) -> dict[str, Any]:
     """Tests a trained network: prints the table and writes the figures that `fit` does.
@@ -49,6 +56,7 @@ def evaluate(
         devices: As for `fit`.
         precision: As for `fit`; by default that of the training, or 32-true on a CPU where that was 16-true.
         test_views: What to average over, as for LitNet; by default as in the training.
+        soft_labels: People's answers for the test images, to compare with, as CIFAR-10H has: cifar10h-probs.npy.
         output_dir: Where to write results.json and figures/; by default `evaluation/` in the run's folder, or beside
             the .ckpt file.
 
@@ -84,34 +92,59 @@ def evaluate(
     try_trainer(where)
     model, images = model_of(saved, path), data_of(saved, data)
     images.prepare_data()
-    if list(images.classes) != model.classes:
-        raise InputError(
-            f"checkpoint {path} was trained on the classes {_some(model.classes)}, "
-            f"and these images have {_some(images.classes)}: give the data that belongs to it"
-        )
-    if processes > 1:
-        check_evaluation(len(images.image_set("test").labels), processes)
+    if soft_labels is not None:
+        soft_labels = absolute(soft_labels)
+        if images.parts:
+            raise InputError(f"soft_labels {soft_labels} go with the official test images: leave out --data.data_dir")
+    _check_images(part_of(images, images.parts[0]) if images.parts else images, model, path, soft_labels, processes)
     home = home_of(path)
     output = Path(os.path.expanduser(output_dir)) if output_dir is not None else home / "evaluation"
-    facts = {"checkpoint": str(path), "step": saved["global_step"], "seed": images.hparams["seed"]}
-    views = test_views or model.hparams["test_views"]
+    job: dict[str, Any] = {
+        "facts": {"checkpoint": str(path), "step": saved["global_step"], "seed": images.hparams["seed"]},
+        "where": where,
+        "views": test_views or model.hparams["test_views"],
+        "soft_labels": soft_labels,
+        "output": str(output),
+        "metrics": str(home / "metrics.csv"),
+    }
     if processes > 1 and not launched():
-        job = {"facts": facts, "data": data, "where": where, "views": views}
-        job |= {"output": str(output), "metrics": str(home / "metrics.csv")}
-        launch("cifar_lightning.run.testing:evaluate_rank", job, processes)
+        launch("cifar_lightning.run.testing:evaluate_rank", {**job, "data": data}, processes)
     else:
-        _test(model, images, facts, where, views, output, home / "metrics.csv")
+        _test(model, images, **job)
     return read_results(output)
 
 
 @quietly()
-def evaluate_rank(
-    facts: dict[str, Any], data: Arguments, where: Arguments, views: str, output: str, metrics: str
-) -> None:
+def evaluate_rank(facts: dict[str, Any], data: Arguments, **job: Any) -> None:
     """One rank of an evaluation; see `evaluate`."""
     saved = load_checkpoint(facts["checkpoint"])
     model, images = model_of(saved, Path(facts["checkpoint"])), data_of(saved, data)
-    _test(model, images, facts, where, views, Path(output), Path(metrics))
+    if not images.parts:
+        images.count_as(model.classes)
+    _test(model, images, facts, **job)
+
+
+def _check_images(
+    images: CIFAR10DataModule, model: LitNet, path: Path, soft_labels: str | None, processes: int
+) -> None:
+    """Has the images' classes count as the network knows them, if they belong together."""
+    if numbers_in(model.classes, images.classes) is None:
+        raise InputError(
+            f"checkpoint {path} was trained on the classes {some(model.classes)}, "
+            f"and these images have {some(images.classes)}: give the data that belongs to it"
+        )
+    images.count_as(model.classes)
+    if soft_labels is not None:
+        _soft_labels(soft_labels, images)
+    if processes > 1:
+        check_evaluation(len(images.image_set("test").labels), processes)
+
+
+def _soft_labels(path: str, images: CIFAR10DataModule) -> Tensor:
+    """People's distributions, in CIFAR's order of the classes where they are CIFAR's."""
+    orders = (*CLASSES_OF.values(), images.classes)
+    columns = next(order for order in orders if numbers_in(images.classes, order) is not None)
+    return distributions(path, images.image_set("test"), columns)
 
 
 def _test(
@@ -120,11 +153,14 @@ def _test(
     facts: dict[str, Any],
     where: Arguments,
     views: str,
-    output: Path,
-    metrics: Path,
+    soft_labels: str | None,
+    output: str,
+    metrics: str,
 ) -> None:
     with process_group(), restored_cpu():
         model.hparams["test_views"] = views
+        if soft_labels is not None:
+            model.test_metrics.keep_logits()
         trainer = new_trainer(
             **where,
             logger=False,
@@ -133,13 +169,17 @@ def _test(
             enable_progress_bar=False,
         )
         with signals.deferred():
-            trainer.test(model, images, verbose=False)
-            report_on(trainer, model, images, facts, output, metrics)
+            if images.parts:
+                facts = _facts(trainer, model, images, facts)
+                test_corrupted(trainer, model, images, facts, Path(output))
+            else:
+                trainer.test(model, images, verbose=False)
+                if soft_labels is not None:
+                    people = _soft_labels(soft_labels, images)
+                    compared = against_people(people, model.last_evaluation["logits"])
+                    facts = {**facts, "soft_labels": {"file": soft_labels, **compared}}
+                report_on(trainer, model, images, facts, Path(output), Path(metrics))
             signals.finish()
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(map(quoted, names[:3])) + (f", … ({len(names)})" if len(names) > 3 else "")
 
 
 def report_on(
@@ -157,24 +197,16 @@ def report_on(
     """
     if not trainer.is_global_zero:
         return
-    device = trainer.strategy.root_device.type
-    facts = {
-        "test_views": model.hparams["test_views"],
-        "data": {name: data.hparams[name] for name in ("source", "data_dir", "normalization")},
-        **facts,
-        "precision": trainer.precision,
-        "devices": trainer.world_size,
-        "accelerator": {"cuda": "gpu"}.get(device, device),
-    }
-    train, test, predicted = data.image_set("train"), data.image_set("test"), model.last_evaluation["predicted"]
+    test, predicted = data.image_set("test"), model.last_evaluation["predicted"]
+    train = data.image_set("train") if "train" in data.splits else None
     counted = shown(len(predicted))
     report(
         Outcome(
             confusion=model.last_evaluation["confusion"],
             loss=model.last_evaluation["loss"].item(),
             classes=model.classes,
-            facts=facts,
-            training_images=train.part(shown(len(train.labels))),
+            facts=_facts(trainer, model, data, facts),
+            training_images=train and train.part(shown(len(train.labels))),
             test_images=test.part(data.test_indices[counted]),
             predicted=predicted[counted],
             rows=read_rows(metrics),
@@ -182,3 +214,16 @@ def report_on(
         ),
         output,
     )
+
+
+def _facts(trainer: Trainer, model: LitNet, data: CIFAR10DataModule, facts: Mapping[str, Any]) -> dict[str, Any]:
+    device = trainer.strategy.root_device.type
+    told = ("source", "data_dir", "normalization", "train_labels")
+    return {
+        "test_views": model.hparams["test_views"],
+        "data": {name: value for name in told if (value := data.hparams[name]) is not None},
+        **facts,
+        "precision": trainer.precision,
+        "devices": trainer.world_size,
+        "accelerator": {"cuda": "gpu"}.get(device, device),
+    }

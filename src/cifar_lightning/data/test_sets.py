@@ -1,0 +1,111 @@
+"""Test sets of others for networks that have learnt CIFAR: CIFAR-10.1, CIFAR-10-C and CIFAR-100-C, as published.
+
+They are .npy files of images with one of their labels beside them, in the order of CIFAR's classes, and none to learn
+from. CIFAR-10.1 (https://github.com/modestyachts/CIFAR-10.1) has a pair a version. CIFAR-10-C
+(https://arxiv.org/abs/1903.12261) has a file a corruption: the test set five times, ever more corrupted.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cifar_lightning.data import arrays
+from cifar_lightning.data.cache import Decoded
+from cifar_lightning.data.cifar10 import CLASSES_OF
+from cifar_lightning.errors import InputError
+
+SEVERITIES = 5
+# Those over which the paper takes its mean, in its order, and those that it keeps for a validation.
+CORRUPTIONS = (
+    "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow",
+    "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression",
+)  # fmt: skip
+EXTRA_CORRUPTIONS = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
+
+_LABELS = "labels.npy"
+_NEW_TEST_SET = "cifar10.1_*_data.npy"
+
+
+class Files(NamedTuple):
+    """Those of a test set.
+
+    Attributes:
+        images: uint8 (N, 32, 32, 3).
+        labels: Integers (N,).
+    """
+
+    images: Path
+    labels: Path
+
+
+def find(place: Path) -> Files | None:
+    """The test set that a folder holds, or that is of this file of images; None if there is none.
+
+    Raises:
+        InputError: There are two; or the labels are not there.
+    """
+    if place.is_file():
+        images = [place] if place.match(_NEW_TEST_SET) or _corruption(place) else []
+    else:
+        images = sorted(place.glob(_NEW_TEST_SET))
+    if len(images) > 1:
+        raise InputError(
+            f"data_dir {place} has {images[0].name} and {images[1].name}: give --data.data_dir one of them"
+        )
+    if not images:
+        return None
+    name = _LABELS if _corruption(images[0]) else images[0].name.replace("_data.npy", "_labels.npy")
+    labels = images[0].with_name(name)
+    if not labels.is_file():
+        raise InputError(f"{images[0]} has no {name} beside it: put it there")
+    return Files(images[0], labels)
+
+
+def find_corrupted(place: Path) -> list[Files]:
+    """The test sets of a folder of CIFAR-10-C or CIFAR-100-C, one a corruption; none if it is no such folder."""
+    labels = place / _LABELS
+    if not labels.is_file():
+        return []
+    paths = (place / f"{name}.npy" for name in (*CORRUPTIONS, *EXTRA_CORRUPTIONS))
+    return [Files(path, labels) for path in paths if path.is_file()]
+
+
+def read(found: Files, source: str, mapped: bool = False) -> Decoded:
+    """Reads a test set.
+
+    Args:
+        found: It.
+        source: Of the images that it goes with: cifar10, cifar100; or folder, whichever it is.
+        mapped: Leave the images on the disk, for a look at whether all is as it should be.
+
+    Raises:
+        InputError: A file is damaged, does not fit the other, or is of other classes.
+    """
+    images, labels = arrays.read_pair(*found, mapped)
+    if _corruption(found.images):
+        _check_severities(labels, found.labels)
+    highest = int(labels.max())
+    # in either set every class has images
+    own = "cifar10" if highest < len(CLASSES_OF["cifar10"]) else "cifar100"
+    if highest >= len(CLASSES_OF[own]):
+        raise InputError(f"{found.labels} has a label {highest}, more than CIFAR has classes: replace it")
+    if source in CLASSES_OF and source != own:
+        raise InputError(
+            f"{found.labels} has labels from 0 to {highest}, of {own}, not {source}: "
+            f"give --data.source {own}, and a network that has learnt it"
+        )
+    return Decoded(images, labels, CLASSES_OF[own])
+
+
+def _corruption(images: Path) -> bool:
+    return images.suffix == ".npy" and images.stem in (*CORRUPTIONS, *EXTRA_CORRUPTIONS)
+
+
+def _check_severities(labels: npt.NDArray[np.int64], path: Path) -> None:
+    if len(labels) % SEVERITIES or (labels.reshape(SEVERITIES, -1) != labels[: len(labels) // SEVERITIES]).any():
+        raise InputError(
+            f"{path} has {len(labels):,} labels that are not the same {SEVERITIES} times over, once for each severity: "
+            "replace it"
+        )

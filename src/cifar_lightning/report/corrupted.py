@@ -1,0 +1,72 @@
+"""What a test on corrupted images leaves: results.json, a figure, and a table on the console."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from torch import Tensor
+
+from cifar_lightning import stop
+from cifar_lightning.console import printing
+from cifar_lightning.data.test_sets import CORRUPTIONS, EXTRA_CORRUPTIONS
+from cifar_lightning.report.results import results_of, write_figures, write_results
+
+
+@dataclass(frozen=True)
+class CorruptedOutcome:
+    """A test's outcome, as plain values.
+
+    Attributes:
+        accuracies: By the corruption's name, 0..1, one a severity.
+        confusion: int64 counts `(K, K)` over all images, rows = true class.
+        loss: Mean cross-entropy of all images.
+        classes: The K names.
+        facts: Further entries of results.json; see `results.Outcome`.
+    """
+
+    accuracies: Mapping[str, Sequence[float]]
+    confusion: Tensor
+    loss: float
+    classes: Sequence[str]
+    facts: Mapping[str, Any]
+
+
+def report_corrupted(outcome: CorruptedOutcome, output: Path) -> None:
+    """Writes results.json and figures/ into the folder `output`, and prints the table."""
+    from cifar_lightning.report.table import print_corrupted
+
+    results = {
+        **results_of(outcome.confusion, outcome.loss, outcome.classes, outcome.facts),
+        "corruption_acc": {name: list(row) for name, row in outcome.accuracies.items()},
+        "mean_corruption_error": _mean_error(outcome.accuracies, CORRUPTIONS),
+        "mean_corruption_error_19": _mean_error(outcome.accuracies, (*CORRUPTIONS, *EXTRA_CORRUPTIONS)),
+    }
+    draw_corrupted(outcome, output / "figures")
+    stop.raise_if_requested()
+    write_results(results, output)
+    with printing(1):
+        print_corrupted(results, [output / "results.json", *sorted((output / "figures").glob("*.png"))])
+
+
+def draw_corrupted(outcome: CorruptedOutcome, folder: Path) -> None:
+    """Writes the figures into `folder`."""
+    from cifar_lightning.report import plots  # not before: matplotlib takes a second
+
+    with plots.own_style():
+        write_figures(
+            {
+                "corruptions": plots.corruption_map(outcome.accuracies),
+                "confusion_matrix": plots.confusion_matrix(outcome.confusion, outcome.classes),
+                "per_class_accuracy": plots.per_class_bars(outcome.confusion, outcome.classes),
+            },
+            folder,
+        )
+
+
+def _mean_error(accuracies: Mapping[str, Sequence[float]], names: Iterable[str]) -> float | None:
+    """As the literature on CIFAR-10-C has it, not divided by another network's errors; None without all of them."""
+    if not set(names) <= accuracies.keys():
+        return None
+    return fmean(1 - fmean(accuracies[name]) for name in names)

@@ -1,0 +1,49 @@
+"""The test of a network on corrupted images, CIFAR-10-C's or CIFAR-100-C's: a corruption at a time."""
+
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+
+from cifar_lightning.console import say
+from cifar_lightning.data.datamodule import CIFAR10DataModule
+from cifar_lightning.data.test_sets import SEVERITIES
+from cifar_lightning.model.lit_net import LitNet
+from cifar_lightning.report.corrupted import CorruptedOutcome, report_corrupted
+
+
+def part_of(images: CIFAR10DataModule, part: Path) -> CIFAR10DataModule:
+    """The data module of one of the `parts` of another."""
+    return CIFAR10DataModule(**{**images.hparams, "data_dir": part})
+
+
+def test_corrupted(
+    trainer: Trainer, model: LitNet, images: CIFAR10DataModule, facts: dict[str, Any], output: Path
+) -> None:
+    """Tests on each part of the images, of which one at a time is in memory, and has the first rank report.
+
+    Args:
+        trainer: What tests.
+        model: What is tested.
+        images: They have `parts`.
+        facts: Further entries of results.json; see `report.results.Outcome`.
+        output: The folder to write into.
+    """
+    accuracies, losses, confusion = {}, [], []
+    for done, part in enumerate(images.parts, start=1):
+        data = part_of(images, part)
+        data.count_as(model.classes)
+        trainer.test(model, data, verbose=False)
+        found = model.last_evaluation
+        right = (found["predicted"] == data.image_set("test").labels).double()
+        accuracies[part.stem] = right.view(SEVERITIES, -1).mean(1).tolist()
+        losses.append(found["loss"].item())
+        confusion.append(found["confusion"])
+        if trainer.is_global_zero:
+            say(f"{done}/{len(images.parts)}  {part.stem}  accuracy {right.mean():.2%}")
+    if trainer.is_global_zero:
+        loss = fmean(losses)  # of equally many images each
+        counts = torch.stack(confusion).sum(0)
+        report_corrupted(CorruptedOutcome(accuracies, counts, loss, model.classes, facts), output)

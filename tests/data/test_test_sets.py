@@ -1,0 +1,133 @@
+"""CIFAR-10.1, CIFAR-10-C and CIFAR-100-C, in the layouts in which they are published."""
+
+import numpy as np
+import pytest
+from archives import write_archive, write_corrupted
+
+from cifar_lightning import CIFAR10DataModule
+from cifar_lightning.data.cifar10 import CIFAR100_CLASSES, CLASSES
+from cifar_lightning.data.sources import Source
+from cifar_lightning.errors import InputError
+
+NOWHERE = "https://127.0.0.1:1/"  # what asks for it fails
+RNG = np.random.default_rng(0)
+
+
+def pictures(count):
+    return RNG.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+
+
+def write_new(home, version, count):
+    home.mkdir(exist_ok=True)
+    images, labels = pictures(count), np.arange(count, dtype=np.int32) % 10
+    np.save(home / f"cifar10.1_{version}_data.npy", images)
+    np.save(home / f"cifar10.1_{version}_labels.npy", labels)
+    return images, labels
+
+
+def same(loaded, images, labels):
+    assert np.array_equal(loaded.images.permute(0, 2, 3, 1).numpy(), images)
+    assert loaded.labels.tolist() == labels.tolist()
+
+
+@pytest.mark.parametrize("source", ["cifar10", "folder"])
+@pytest.mark.parametrize(("version", "count"), [("v4", 2_021), ("v6", 2_000)])
+def test_cifar10_1(tmp_path, source, version, count):
+    written = write_new(tmp_path / "new", version, count)
+    for place in (tmp_path / "new", tmp_path / "new" / f"cifar10.1_{version}_data.npy"):
+        data = CIFAR10DataModule(place, source=source, mirror=NOWHERE)
+        data.prepare_data()
+        data.setup("test")
+        assert data.classes == data.image_set("test").classes == CLASSES
+        assert data.splits == ("test",)
+        same(data.image_set("test"), *written)
+        with pytest.raises(
+            InputError, match=r"_data.npy is a test set, with no images to train on: name another --data"
+        ):
+            data.setup("fit")
+    assert len(list((tmp_path / "new").iterdir())) == 2  # nothing is kept beside what need not be decoded
+
+
+def test_two_versions_are_told_apart_by_the_file(tmp_path):
+    write_new(tmp_path, "v4", 20)
+    written = write_new(tmp_path, "v6", 30)
+    with pytest.raises(InputError) as error:
+        Source("cifar10", tmp_path).load("test")
+    expected = "has cifar10.1_v4_data.npy and cifar10.1_v6_data.npy: give --data.data_dir one of them"
+    assert str(error.value) == f"data_dir {tmp_path} {expected}"
+    same(Source("cifar10", tmp_path / "cifar10.1_v6_data.npy").load("test"), *written)
+
+
+def test_the_official_images_come_first(tmp_path):
+    digest = write_archive(tmp_path / "cifar-10-python.tar.gz")
+    write_new(tmp_path, "v6", 30)
+    assert len(Source("cifar10", tmp_path, sha256=digest).load("test").labels) == 20
+
+
+@pytest.mark.parametrize("source", ["cifar10", "cifar100", "folder"])
+def test_a_corruption(tmp_path, source):
+    """Of the folder, one file; of which set it is, the labels tell."""
+    classes = CIFAR100_CLASSES if source == "cifar100" else CLASSES
+    labels = np.arange(100) % len(classes)
+    images = {"fog": pictures(500), "saturate": pictures(500)}
+    write_corrupted(tmp_path, images, labels)
+    data = CIFAR10DataModule(tmp_path / "fog.npy", source=source, mirror=NOWHERE)
+    assert data.parts == []
+    assert data.image_set("test").classes == classes
+    same(data.image_set("test"), images["fog"], np.tile(labels, 5))
+    whole = CIFAR10DataModule(tmp_path, source=source, mirror=NOWHERE)
+    assert whole.parts == [tmp_path / "fog.npy", tmp_path / "saturate.npy"]
+    with pytest.raises(
+        InputError, match=r"has corrupted test sets, one a file: give one, such as .*fog.npy, or test on"
+    ):
+        whole.setup("test")
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def of_objects(path):
+    np.save(path, np.array([None] * 50), allow_pickle=True)
+
+
+def of_48(labels):
+    np.save(labels, np.arange(48) % 4)
+    np.save(labels.with_name("fog.npy"), pictures(48))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("fog", lambda path: np.save(path, pictures(45)), "fog is uint8 (45, 32, 32, 3), and labels has 50 labels"),
+        ("fog", lambda path: np.save(path, np.zeros((50, 32, 32, 3))), "fog is float64 (50, 32, 32, 3): give uint8"),
+        ("fog", truncated, "fog is damaged"),
+        ("fog", of_objects, "fog holds Python objects, which are not read"),
+        ("labels", lambda path: np.save(path, np.arange(50) % 7), "50 labels that are not the same 5 times over"),
+        ("labels", of_48, "48 labels that are not the same 5 times over"),
+        ("labels", lambda path: np.save(path, np.full(50, 99)), "labels from 0 to 99, of cifar100, not cifar10"),
+        ("labels", lambda path: np.save(path, np.full(50, 100)), "has a label 100, more than CIFAR has classes"),
+    ],
+)  # fmt: skip
+def test_what_does_not_belong_together_is_refused_before_anything_is_evaluated(tmp_path, name, change, message):
+    write_corrupted(tmp_path, {"brightness": pictures(50), "fog": pictures(50)}, np.arange(10))
+    change(tmp_path / f"{name}.npy")
+    with pytest.raises(InputError) as error:
+        CIFAR10DataModule(tmp_path).parts  # noqa: B018
+    assert message in str(error.value)
+
+
+def test_labels_that_are_missing(tmp_path):
+    write_new(tmp_path / "new", "v6", 10)
+    (tmp_path / "new" / "cifar10.1_v6_labels.npy").unlink()
+    np.save(tmp_path / "fog.npy", pictures(5))
+    for place, name in ((tmp_path / "new", "cifar10.1_v6_labels.npy"), (tmp_path / "fog.npy", "labels.npy")):
+        with pytest.raises(InputError, match=f"has no {name} beside it: put it there"):
+            Source("cifar10", place).prepare()
+    (tmp_path / "mine.npy").write_bytes(b"any")
+    with pytest.raises(
+        InputError, match=r"mine.npy is not the images of a test set that is known here: name its folder"
+    ):
+        Source("cifar10", tmp_path / "mine.npy").prepare()
+    with pytest.raises(InputError, match=r"none.npy is not there: name a file that is, or a folder"):
+        Source("cifar10", tmp_path / "none.npy", mirror=NOWHERE).prepare()
