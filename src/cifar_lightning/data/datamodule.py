@@ -15,8 +15,9 @@ from cifar_lightning.arguments import arguments_of
 from cifar_lightning.data import cifar10
 from cifar_lightning.data.dataset import ImageDataset
 from cifar_lightning.data.labels import relabelled
-from cifar_lightning.data.loader import BatchLoader, check_batch_size, check_evaluation
+from cifar_lightning.data.loader import BatchLoader
 from cifar_lightning.data.preprocessing import NORMALIZATIONS, preprocessing_of
+from cifar_lightning.data.sharing import check_batch_size, check_evaluation
 from cifar_lightning.data.sources import SOURCES, ImageSet, Source, absolute
 from cifar_lightning.data.split import stratified_order, stratified_split
 from cifar_lightning.errors import InputError, quoted

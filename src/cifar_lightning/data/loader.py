@@ -1,42 +1,22 @@
 """BatchLoader: ready batches from images that lie in memory as one tensor."""
 
-import random
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from cifar_lightning.data import transforms
+from cifar_lightning.data.place import Place, epoch_generator
 from cifar_lightning.data.preprocessing import Preprocessing
-from cifar_lightning.errors import InputError
+from cifar_lightning.data.sharing import check_batch_size, check_evaluation, evaluation_batches
 
 CHUNK = 512  # images prepared at once: enough to hide the cost of a call, few enough to stay in a core's cache
 GPU_CHUNK = 10_000  # on one of NVIDIA's GPUs, where a call costs the more, and there is no such cache
 
 Batch = tuple[Tensor, Tensor]
-
-
-class Place(NamedTuple):
-    """How far an iteration has come.
-
-    Attributes:
-        epoch: The epoch it is of.
-        lap: Whole passes over the images that came before it in that epoch.
-        position: Batches that it has yielded.
-    """
-
-    epoch: int = 0
-    lap: int = 0
-    position: int = 0
-
-
-def epoch_generator(seed: int, epoch: int, lap: int = 0) -> torch.Generator:
-    """A CPU generator that is a function of (seed, epoch, lap) only; neighbouring ones are unrelated."""
-    name = f"{seed}/{epoch}/{lap}" if lap else f"{seed}/{epoch}"
-    return torch.Generator().manual_seed(random.Random(name).getrandbits(63))
 
 
 class BatchLoader:
@@ -265,38 +245,3 @@ def _apart(chunk: Tensor, size: int) -> Iterator[Tensor]:
 
 def _connected() -> bool:
     return dist.is_available() and dist.is_initialized()
-
-
-def evaluation_batches(images: int, batch_size: int, world_size: int) -> int:
-    """How many batches, of at most `batch_size`, an evaluation of `images` takes.
-
-    A multiple of 8, so that up to 8 ranks share the same ones, and their figures agree to the last bit; 1, 2, 4 and 8
-    ranks have equally many each, or collectives in somebody's test step would wait for ever. With more ranks, a
-    multiple of those. Where there are fewer images, one each.
-    """
-    multiple = max(8, world_size)
-    return min(images, multiple * -(-images // (multiple * batch_size)))
-
-
-def check_evaluation(images: int, world_size: int) -> None:
-    """Raises an InputError where some of the ranks would have no image: Lightning cannot evaluate then."""
-    if 0 < images < world_size:
-        raise InputError(
-            f"devices: {world_size} are more than the {images} image{'s' * (images != 1)} of an evaluation: "
-            f"give at most {images}, or more images"
-        )
-
-
-def check_batch_size(batch_size: int, images: int, world_size: int) -> None:
-    """Raises an InputError where `batch_size` images cannot be shared by `world_size` ranks, or are not there."""
-    if batch_size < 1:
-        raise InputError(f"batch_size {batch_size} is less than 1: give a positive number of images")
-    if batch_size > images:
-        raise InputError(f"batch_size {batch_size} is more than the {images} training images: give at most {images}")
-    if batch_size % world_size:
-        below, above = batch_size // world_size * world_size, -(-batch_size // world_size) * world_size
-        nearest = f"{below} or {above}" if below else f"{above}"
-        raise InputError(
-            f"batch_size {batch_size} cannot be shared by {world_size} devices: it is the global batch, "
-            f"images per step over all devices; give {nearest}"
-        )

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from cifar_lightning.data.loader import epoch_generator
+from cifar_lightning.data.place import epoch_generator
 from cifar_lightning.errors import InputError
 
 

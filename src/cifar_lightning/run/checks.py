@@ -12,7 +12,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from lightning.pytorch import Trainer
 
 from cifar_lightning.data.datamodule import CIFAR10DataModule
-from cifar_lightning.data.loader import evaluation_batches
+from cifar_lightning.data.sharing import evaluation_batches
 from cifar_lightning.errors import InputError
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.run.devices import launched, resolve_devices, world_size

@@ -13,7 +13,7 @@ from cifar_lightning.data.cifar10 import CLASSES_OF
 from cifar_lightning.data.class_names import numbers_in
 from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.data.labels import distributions
-from cifar_lightning.data.loader import check_evaluation
+from cifar_lightning.data.sharing import check_evaluation
 from cifar_lightning.data.sources import absolute
 from cifar_lightning.errors import InputError, some
 from cifar_lightning.model.evaluation import VIEWS, against_people
