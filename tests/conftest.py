@@ -29,6 +29,12 @@ SCRIPTS, BENCHMARKS = PROJECT / "scripts", PROJECT / "benchmarks"
 
 
 @pytest.fixture(autouse=True)
+def _no_seed_of_another_test(monkeypatch):
+    """Lightning's seed_everything leaves one in the environment, and a data module takes it."""
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+
+
+@pytest.fixture(autouse=True)
 def _loopback_only(monkeypatch):
     """No test reaches another machine."""
     connect = socket.socket.connect

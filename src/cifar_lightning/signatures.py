@@ -16,6 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 # networks, or a file of one.
 NAMES = {
     "Any": Any,
+    "Callable": Callable,
     "LitNet": str,
     "Literal": Literal,
     "Mapping": Mapping,

@@ -153,6 +153,18 @@ def test_each_epoch_has_its_own_order(options, batches):
     assert len(set(module.seen)) == 3 * batches
 
 
+def test_overfit_batches_beside_a_loader_that_shuffles():
+    """Lightning makes those anew that have a dataset, and fails where one is no DataLoader."""
+
+    class Beside(Both):
+        def train_dataloader(self):
+            other = DataLoader(TensorDataset(torch.arange(9)), shuffle=True)
+            return CombinedLoader({"ours": CIFAR10DataModule.train_dataloader(self), "other": other}, "min_size")
+
+    module = fitted(LearningFromBoth, Beside("min_size", 9), max_epochs=2, overfit_batches=2)
+    assert module.seen == 2 * epochs(1)[0][:2]
+
+
 @pytest.mark.parametrize("share", [2, 0.2])
 def test_overfit_batches_are_the_same_in_every_epoch(share):
     assert fitted(Theirs, data(), max_epochs=3, overfit_batches=share).seen == 3 * epochs(1)[0][:2]
@@ -368,15 +380,22 @@ def test_they_do_so_after_a_fit():
 
 
 def in_fabric(fabric, path=None):
-    """Two epochs of a plain loop; gives, or writes, the global batches and how many test images there were."""
-    images = data()
-    images.prepare_data()
-    images.setup("fit")
+    """Two epochs of two plain loops; gives, or writes, the global batches and how many test images there were."""
+    images, others = data(), data()
+    for module in (images, others):
+        module.prepare_data()
+        module.setup("fit")
+    loaders = others.train_dataloader(), others.val_dataloader(), others.test_dataloader()
+    set_up = fabric.setup_dataloaders(*loaders)
+    assert [loader._dataloader for loader in set_up] == [*loaders]  # none has been made anew
+    assert [len(loader.dataset) for loader in set_up] == [200, 0, 40]
     seen = [[fabric.all_gather(batch) for batch in images.train_dataloader()] for _ in range(2)]
+    seen += [[fabric.all_gather(batch) for batch in set_up[0]] for _ in range(2)]
     if fabric.world_size > 1:
         seen = [[[x.flatten(0, 1) for x in batch] for batch in epoch] for epoch in seen]
-    tested = fabric.all_reduce(torch.tensor(sum(len(y) for _, y in images.test_dataloader())), reduce_op="sum")
-    found = [[mark(batch) for batch in epoch] for epoch in seen], int(tested)
+    loaders = images.test_dataloader(), *set_up[1:]
+    tested = [fabric.all_reduce(torch.tensor(sum(len(y) for _, y in x)), reduce_op="sum").item() for x in loaders]
+    found = [[mark(batch) for batch in epoch] for epoch in seen], tested
     if path is not None and fabric.is_global_zero:
         path.write_bytes(pickle.dumps(found))
     return found
@@ -388,7 +407,7 @@ def in_two_processes(path):
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_in_fabric(tmp_path, processes):
-    """Ranks share the batches."""
+    """Ranks share the batches, whether Fabric has been given the loaders to set up or not."""
     if processes == 1:
         seen = in_fabric(Fabric(accelerator="cpu", devices=1))
     else:
@@ -396,15 +415,17 @@ def test_in_fabric(tmp_path, processes):
         process.start()
         process.join(120)
         seen = pickle.loads((tmp_path / "seen").read_bytes())
-    assert seen == (epochs(2), 40)
+    assert seen == (2 * epochs(2), [40, 0, 40])
 
 
-def test_fabric_wraps_no_loader_of_ours():
-    """It takes torch's alone, and says so: what it would do for one, ours does itself."""
+def test_fabric_moves_what_it_has_set_up_to_its_device():
     images = data()
     images.setup("fit")
-    with pytest.raises(TypeError, match="Only PyTorch DataLoader are currently supported"):
-        Fabric(accelerator="cpu", devices=1).setup_dataloaders(images.train_dataloader())
+    fabric = Fabric(accelerator="cpu", devices=1)
+    fabric._strategy._root_device = torch.device("meta")
+    x, y = next(iter(fabric.setup_dataloaders(images.train_dataloader())))
+    assert x.is_meta
+    assert y.is_meta
 
 
 # --- what stays as it is ---------------------------------------------------------------------------------

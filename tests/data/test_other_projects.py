@@ -88,6 +88,50 @@ def test_a_dataset_as_torchvisions(tmp_path):
     assert np.array_equal(np.asarray(train[7][0]), images.image_set("train").images[7].permute(1, 2, 0))
 
 
+@pytest.mark.parametrize("alone", [True, False])
+def test_loaders_have_a_dataset(tmp_path, alone):
+    images = fake_data(100, val_split=20, augment=True, seed=3)
+    images.setup()
+    if not alone:
+        images.trainer = Trainer(accelerator="cpu", default_root_dir=tmp_path, logger=False)
+        images.trainer.strategy.connect(Flat())
+    for name, index in (("train", images.train_indices), ("val", images.val_indices), ("test", images.test_indices)):
+        loader = getattr(images, f"{name}_dataloader")()
+        image_set = images.image_set("test" if name == "test" else "train")
+        dataset = loader.dataset
+        assert (len(dataset), dataset.targets) == (len(index), image_set.labels[index].tolist())
+        assert dataset.classes == list(images.classes)
+        image, label = dataset[5]
+        assert torch.equal(image, images.normalize(image_set.images[index[5]])[0])
+        assert label == dataset.targets[5]
+        assert np.array_equal(dataset.data[5], image_set.images[index[5]].permute(1, 2, 0))
+
+
+def test_a_trainer_that_is_given_the_loaders_alone_says_nothing_of_workers(tmp_path, monkeypatch):
+    """It would make a DataLoader anew to predict, and where it has ranks; warnings are errors here."""
+    monkeypatch.setattr("lightning.fabric.utilities.data._num_cpus_available", lambda: 8)
+    images, module = fake_data(100, val_split=20), Flat()
+    images.setup()
+    quiet = dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False)
+    trainer = Trainer(max_epochs=1, accelerator="cpu", default_root_dir=tmp_path, log_every_n_steps=1, **quiet)
+    trainer.fit(module, images.train_dataloader(), images.val_dataloader())
+    trainer.test(module, images.test_dataloader(), verbose=False)
+    module.predict_step = lambda batch, batch_idx: batch[1]
+    labels = torch.cat(trainer.predict(module, images.predict_dataloader()))
+    assert labels.tolist() == images.test_dataloader().dataset.targets
+
+
+def test_nothing_is_held_out_where_nobody_asks(tmp_path):
+    """A loader without batches, in a Trainer, too, which does not warn."""
+    images = fake_data(40)
+    assert list(images.val_dataloader()) == []
+    assert (len(images.val_dataloader()), len(images.val_dataloader().dataset)) == (0, 0)
+    quiet = dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False)
+    trainer = Trainer(max_epochs=1, accelerator="cpu", default_root_dir=tmp_path, log_every_n_steps=1, **quiet)
+    trainer.fit(Flat(), images)
+    assert trainer.validate(Flat(), images, verbose=False) == []
+
+
 def test_a_network_of_ones_own_may_view_its_images(tmp_path):
     class Viewing(nn.Module):
         def __init__(self):

@@ -9,6 +9,7 @@ cifar-lightning evaluate lightning_logs/version_0 --data.data_dir CIFAR-10-C
 from collections.abc import Sequence
 
 from cifar_lightning.cli import arguments_in, new_parser, parse
+from cifar_lightning.data.absent import NO_FLAGS
 from cifar_lightning.signatures import signature_of
 from cifar_lightning.startup import importing
 
@@ -18,7 +19,7 @@ def script(arguments: Sequence[str]) -> None:
     parser = new_parser("evaluate CHECKPOINT [flags]", __doc__, elsewhere="data.")
     parser.add_function_arguments(signature_of("run.testing", "evaluate"), skip={"data"}, as_positional=True)
     # Only what is given: all else is as it was in the training.
-    parser.add_function_arguments(signature_of("data.datamodule", "CIFAR10DataModule"), "data", skip={"seed", "device"})
+    parser.add_function_arguments(signature_of("data.datamodule", "CIFAR10DataModule"), "data", skip=set(NO_FLAGS))
     settings = arguments_in(parse(parser, arguments))
     given = arguments_in(parse(parser, arguments, defaults=False))
 

@@ -10,6 +10,7 @@ cifar-lightning fit --resume lightning_logs/version_0  # go on with an interrupt
 from collections.abc import Sequence
 
 from cifar_lightning.cli import arguments_in, new_parser, parse, value_of, with_recipe
+from cifar_lightning.data.absent import NO_FLAGS
 from cifar_lightning.errors import InputError
 from cifar_lightning.settings_file import recipes
 from cifar_lightning.signatures import signature_of
@@ -30,7 +31,7 @@ def script(arguments: Sequence[str]) -> None:
     parser.add_argument("--recipe", type=str, default=None, help=f"Named settings: {', '.join(recipes())}.")
     parser.add_argument("--resume", type=str, default=None, help="A run's folder; auto: the newest unfinished run.")
     parser.add_function_arguments(signature_of("run.training", "fit"), skip={"data", "model", "recipe"})
-    parser.add_function_arguments(signature_of("data.datamodule", "CIFAR10DataModule"), "data", skip={"seed", "device"})
+    parser.add_function_arguments(signature_of("data.datamodule", "CIFAR10DataModule"), "data", skip=set(NO_FLAGS))
     kept: set[str | int] = {"classes", "preprocessing"}  # the images say
     parser.add_function_arguments(signature_of("model.lit_net", "LitNet"), "model", skip=kept)
 

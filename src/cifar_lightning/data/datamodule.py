@@ -1,31 +1,38 @@
 """CIFAR10DataModule: the images of a source, as ready batches for any LightningModule or a plain loop."""
 
+import inspect
 import warnings
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from cifar_lightning.arguments import arguments_of
 from cifar_lightning.data import cifar10
+from cifar_lightning.data.absent import explained
 from cifar_lightning.data.dataset import ImageDataset
 from cifar_lightning.data.labels import relabelled
 from cifar_lightning.data.loader import BatchLoader
-from cifar_lightning.data.preprocessing import NORMALIZATIONS, preprocessing_of
+from cifar_lightning.data.own_transforms import STAGES, OwnTransform, Stages
+from cifar_lightning.data.preprocessing import Preprocessing, preprocessing_of
+from cifar_lightning.data.settable import SettableDataModule
 from cifar_lightning.data.sharing import check_batch_size, check_evaluation
-from cifar_lightning.data.sources import SOURCES, ImageSet, Source, absolute
+from cifar_lightning.data.sources import ImageSet, Source
 from cifar_lightning.data.split import stratified_order, stratified_split
+from cifar_lightning.data.torch_loader import TorchLoader
 from cifar_lightning.errors import InputError, quoted
 
-FLIPS = ("none", "random", "alternating")
+# Arguments that the images depend on, the split, and beside its own the training loader.
+OF_IMAGES = {"source", "data_dir", "mirror", "sha256", "train_labels", "synthetic_size"}
+OF_SPLIT = {"val_split", "split_seed"}
+OF_TRAINING = (*OF_IMAGES, *OF_SPLIT, "normalization", "train_transforms")
 
 
-class CIFAR10DataModule(LightningDataModule):
+class CIFAR10DataModule(SettableDataModule):
     """CIFAR-10, or images like it, downloaded, split, augmented, normalised and batched.
 
     In a Trainer the batches are on the Trainer's device and shared by its ranks; the fit of a new one begins with epoch
@@ -49,17 +56,27 @@ class CIFAR10DataModule(LightningDataModule):
         normalization: half maps 0..1 to -1..1, as the tutorial does; cifar10, cifar100: by the mean and std of these;
             dataset: as cifar100 for that source, else as cifar10.
         eval_batch_size: Images per batch in an evaluation, at most an eighth of them.
-        seed: Of the order and the augmentation.
+        seed: Of the order and the augmentation; none: that which `lightning.seed_everything` was given before, or 0.
         split_seed: Of the validation split: the same in runs of different seeds.
         mirror: Where to get the archive in place of its official mirrors: an https address, or a local file.
         sha256: Digest of an archive, or of its files in a row, not official.
         train_labels: Other labels to learn, such as CIFAR-10_human.pt:worse_label
         synthetic_size: Training images to draw; for the test, a fifth as many.
         device: Where the batches are wanted when there is no Trainer, e.g. "cuda".
+        train_transforms: A transform of your own, torchvision's v2 or any callable, of one image at a time, uint8
+            `(1, 3, 32, 32)`; of a PIL image where torchvision's ToTensor is in it. It comes after `augment`, or in its
+            place where that is false. Bytes that it gives are normalised; floats are taken as they are, so that one
+            that ends in `v2.Normalize` replaces `normalization`. What it draws is a function of the seed, the epoch and
+            the position. It costs some 150 µs an image, a hundred times what `augment` does. No checkpoint keeps it.
+        val_transforms: Likewise, of the images held out.
+        test_transforms: Likewise, of the test images.
+
+    Each argument is an attribute, too: what is set is checked, and the next loader follows it.
 
     Attributes:
         dims: `(3, 32, 32)`, the shape of an image.
-        preprocessing: Mean, std and size of the images, for a model to keep.
+        preprocessing: Mean, std and size of the images, for a model to keep; None where `test_transforms` do more than
+            normalise.
         classes: Names of the classes, in the order of the labels.
         num_classes: Their number.
         channels_last: Whether a pixel's colours lie side by side in the batches' memory, which saves our networks a
@@ -82,6 +99,7 @@ class CIFAR10DataModule(LightningDataModule):
     dims = cifar10.IMAGE_SHAPE
     channels_last = False
 
+    @explained
     def __init__(
         self,
         data_dir: str | Path = "data",
@@ -94,44 +112,35 @@ class CIFAR10DataModule(LightningDataModule):
         cutout: int = 0,
         normalization: Literal["half", "dataset", "cifar10", "cifar100"] = "half",
         eval_batch_size: int = 500,
-        seed: int = 0,
+        seed: int | None = None,
         split_seed: int = 0,
         mirror: str | None = None,
         sha256: str | None = None,
         train_labels: str | None = None,
         synthetic_size: int = 10_000,
         device: str = "cpu",
+        train_transforms: Callable[[Any], Any] | None = None,
+        val_transforms: Callable[[Any], Any] | None = None,
+        test_transforms: Callable[[Any], Any] | None = None,
     ) -> None:
-        # plain values only: a Path makes a checkpoint that weights_only refuses
-        data_dir, mirror = absolute(data_dir), None if mirror is None else absolute(mirror)
-        train_labels = None if train_labels is None else absolute(train_labels)
         arguments = arguments_of(self)
         super().__init__()
-        # not to the logger: Lightning ends a fit whose LightningModule has another `batch_size`, say, among its own
-        self.save_hyperparameters(arguments, logger=False)
-        for name, value, ok, range_ in (
-            ("source", source, source in SOURCES, " or ".join(SOURCES)),
-            ("batch_size", batch_size, batch_size >= 1, "1 or more"),
-            ("eval_batch_size", eval_batch_size, eval_batch_size >= 1, "1 or more"),
-            ("crop_padding", crop_padding, 0 <= crop_padding < 32, "0 to 31"),
-            ("cutout", cutout, 0 <= cutout <= 32, "0 to 32"),
-            ("synthetic_size", synthetic_size, synthetic_size >= 10, "10 or more"),
-            ("flip", flip, flip in FLIPS, " or ".join(FLIPS)),
-            ("normalization", normalization, normalization in NORMALIZATIONS, " or ".join(NORMALIZATIONS)),
-            ("cutout", cutout, augment or not cutout, "0, or augment true"),
-            ("flip", flip, augment or flip != "alternating", "random, or augment true"),
-            ("val_split", val_split, val_split >= 0, "a count, or a fraction from 0 to 1"),
-            ("val_split", val_split, not isinstance(val_split, float) or val_split < 1, "a fraction below 1"),
-        ):
-            if not ok:
-                raise InputError(f"{name} {value} is out of range: give {range_}")
-        self._source = Source(source, data_dir, mirror=mirror, sha256=sha256, synthetic_size=synthetic_size)
-        self.preprocessing = preprocessing_of(normalization, source)
-        self._sets: dict[str, ImageSet] = {}
-        self._counted_as: tuple[str, ...] | None = None
-        self._prepared = False
         self._train_loader: BatchLoader | None = None
         self._made_with: dict[str, Any] = {}  # that loader's settings
+        self.nothing_else = type(self) is CIFAR10DataModule  # a subclass may have workers, say, for a loader of its own
+        self.keep(arguments)
+
+    def take_up(self, arguments: Mapping[str, Any], changed: set[str]) -> None:
+        """Forgets the images that are not those of the arguments any more."""
+        if changed & OF_IMAGES:
+            where = {name: arguments[name] for name in ("mirror", "sha256", "synthetic_size")}
+            self._source = Source(arguments["source"], arguments["data_dir"], **where)
+            self._prepared = False
+            self._sets: dict[str, ImageSet] = {}
+            self._counted_as: tuple[str, ...] | None = None
+            self.__dict__.pop("fingerprint", None)
+        if changed & (OF_IMAGES | OF_SPLIT):
+            self.__dict__.pop("_split", None)
 
     def prepare_data(self) -> None:
         """Downloads what is not there yet. Safe to call from several processes at once.
@@ -139,6 +148,7 @@ class CIFAR10DataModule(LightningDataModule):
         Raises:
             InputError: The images cannot be had.
         """
+        self.follow()
         if not self._prepared:  # a Trainer calls it before all that it does
             self._source.prepare()
             self._prepared = True
@@ -158,18 +168,13 @@ class CIFAR10DataModule(LightningDataModule):
         for split in splits.get(stage or "", ["train", "test"]):
             self.image_set(split)
 
-    def __repr__(self) -> str:
-        """The class and its arguments: Lightning's would ask the loaders for what a DataLoader has."""
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.hparams.items())})"
-
-    __str__ = __repr__
-
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the labels.
 
         Class folders, and an archive that is not the official one, are looked into if they are not loaded yet.
         """
+        self.follow()
         if self._counted_as:
             return self._counted_as
         official = {**cifar10.CLASSES_OF, "synthetic": cifar10.CLASSES}
@@ -185,11 +190,13 @@ class CIFAR10DataModule(LightningDataModule):
     @property
     def train_indices(self) -> Tensor:
         """Indices of the training images that are not held out, int64 `(n,)`."""
+        self.follow()
         return self._split[0]
 
     @property
     def val_indices(self) -> Tensor:
         """Those that are, int64 `(n,)`, in an order of which every part has all classes alike."""
+        self.follow()
         return self._split[1]
 
     @property
@@ -225,6 +232,7 @@ class CIFAR10DataModule(LightningDataModule):
             >>> test.images.shape, test.images.dtype, test.labels.shape
             (torch.Size([2000, 3, 32, 32]), torch.uint8, torch.Size([2000]))
         """
+        self.follow()
         if split not in self._sets:
             images = self._source.load(split)
             if split == "train" and self.hparams["train_labels"] is not None:
@@ -244,11 +252,13 @@ class CIFAR10DataModule(LightningDataModule):
     @property
     def splits(self) -> tuple[str, ...]:
         """Those of `train` and `test` that there are: a set that was made to test on has no other."""
+        self.follow()
         return self._source.splits
 
     @property
     def parts(self) -> list[Path]:
         """The files of which each is a `data_dir` of its own, a test set, where `data_dir` is CIFAR-10-C's folder."""
+        self.follow()
         return list(self._source.parts)
 
     def dataset(self, split: str, transform: Callable[[Any], Any] | None = None) -> ImageDataset:
@@ -308,10 +318,12 @@ class CIFAR10DataModule(LightningDataModule):
         Returns:
             float32 `(N, 3, 32, 32)`, on their device.
 
+        It is what a test takes of them, by `test_transforms` if there are any.
+
         Raises:
             InputError: They are of another kind or shape.
         """
-        return self.preprocessing.normalize(images)
+        return self._stages.applied("test", images)
 
     def sample(self, count: int, device: torch.device | str = "cpu") -> Tensor:
         """Some of the training images that are not held out, evenly spread: the same for any seed.
@@ -327,7 +339,7 @@ class CIFAR10DataModule(LightningDataModule):
         index = index[torch.linspace(0, len(index) - 1, min(count, len(index))).long()]
         return self.normalize(images[index].to(device))
 
-    def train_dataloader(self) -> BatchLoader:
+    def train_dataloader(self) -> BatchLoader | TorchLoader:
         """Shuffled, augmented batches of the training images that are not held out.
 
         It is the same loader until `setup("fit")` or a change of its settings. A Trainer tells it the epoch; without
@@ -335,26 +347,25 @@ class CIFAR10DataModule(LightningDataModule):
         """
         before = self._train_loader
         loader = self._training_loader()
-        if self.trainer is None or self.trainer.state.status.stopped:  # one that has finished stays here
+        if not self._in_a_trainer:
             loader.follow(before or loader)
-        return loader
+        return self._handed_out(loader)
 
-    def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
-        """The held-out training images, once each, unaugmented; none (an empty list) without a `val_split`."""
+    def val_dataloader(self) -> BatchLoader | TorchLoader:
+        """The held-out training images, once each, unaugmented; without a `val_split` it has no batches."""
         if not len(self.val_indices):
-            # Lightning warns of an empty list, and has no other way to hear that there is nothing to validate on
-            warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
-            return []
-        return self._loader("train", self.val_indices, batch_size=self.hparams["eval_batch_size"])
+            # Lightning warns of it, and has no other way to hear that there is nothing to validate on
+            warnings.filterwarnings("ignore", "Total length of `(Batch|Torch)Loader` across ranks is zero")
+        return self._handed_out(self._evaluation_loader("val", self.val_indices))
 
-    def test_dataloader(self) -> BatchLoader:
+    def test_dataloader(self) -> BatchLoader | TorchLoader:
         """The test images, once each, in the order of `test_indices`."""
         index = self.test_indices if self._tests_a_part else None
-        return self._loader("test", index, batch_size=self.hparams["eval_batch_size"])
+        return self._handed_out(self._evaluation_loader("test", index))
 
-    def predict_dataloader(self) -> BatchLoader:
+    def predict_dataloader(self) -> BatchLoader | TorchLoader:
         """The test images, once each, in their order."""
-        return self._loader("test", None, batch_size=self.hparams["eval_batch_size"])
+        return self._handed_out(self._evaluation_loader("test", None))
 
     def state_dict(self) -> dict[str, Any]:
         """What tells the training images from others, and the position in the epoch, for a resumed run.
@@ -408,18 +419,55 @@ class CIFAR10DataModule(LightningDataModule):
         first = len(images.labels) - images.held_out
         return torch.arange(first), first + stratified_order(images.labels[first:], h["split_seed"])
 
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """That of the test images, for a model to keep; None where more, or something unknown, is done to them.
+
+        Raises:
+            InputError: The training images are normalised otherwise.
+        """
+        return self._stages.preprocessing("test")
+
+    @property
+    def _stages(self) -> Stages:
+        h = self.follow()
+        own = {stage: OwnTransform(n, h[n]) for stage in STAGES if h[n := f"{stage}_transforms"] is not None}
+        return Stages(preprocessing_of(h["normalization"], h["source"]), own)
+
+    @property
+    def _in_a_trainer(self) -> bool:
+        return self.trainer is not None and not self.trainer.state.status.stopped  # one that has finished stays here
+
+    def _handed_out(self, loader: BatchLoader) -> BatchLoader | TorchLoader:
+        """A Trainer would make a DataLoader anew; others insist on one."""
+        return loader if self._in_a_trainer else TorchLoader(loader)
+
     def _training_loader(self) -> BatchLoader:
         """The loader of this fit: one, whoever asks for it, so that a callback's question changes no position."""
-        h = self.hparams
+        self._end_search()
+        h = self.follow()
         augmentation = {name: h[name] for name in ("crop_padding", "flip", "cutout")} if h["augment"] else {}
         overfit = getattr(self.trainer, "overfit_batches", 0)  # of a Trainer: to learn the same few batches by heart
         settings = {"batch_size": h["batch_size"], "seed": h["seed"], "repeat": overfit > 0, **augmentation}
-        made_with = {**settings, **self._place}
+        made_with = {**settings, **self._place, **{name: h[name] for name in OF_TRAINING}}
         if self._train_loader is None or self._made_with != made_with:
             index = self.train_indices if len(self.val_indices) else None
-            self._train_loader = self._loader("train", index, train=True, **settings)
+            self._train_loader = self._loader("train", "train", index, train=True, **settings)
             self._made_with = made_with
         return self._train_loader
+
+    def _end_search(self) -> None:
+        """Takes back to all images what Lightning's search for a batch size, within a fit, has doubled beyond them."""
+        if self._train_loader is not None and self.trainer is not None and self._in_a_trainer:
+            count, ranks = len(self.train_indices), self.trainer.world_size
+            self.hparams["batch_size"] = min(self.hparams["batch_size"], count // ranks * ranks)
+
+    def _evaluation_loader(self, stage: str, index: Tensor | None) -> BatchLoader:
+        h = self.follow()
+        split = "train" if stage == "val" else stage
+        loader = self._loader(stage, split, index, batch_size=h["eval_batch_size"], seed=h["seed"])
+        self._stages.preprocessing(stage)  # is it that of the training?
+        return loader
 
     @property
     def _place(self) -> dict[str, Any]:
@@ -430,21 +478,26 @@ class CIFAR10DataModule(LightningDataModule):
             "channels_last": getattr(trainer and trainer.lightning_module, "channels_last", self.channels_last),
         }
 
-    def _loader(self, split: str, index: Tensor | None, **settings: Any) -> BatchLoader:
-        trainer, image_set, place = self.trainer, self.image_set(split), self._place
+    def _loader(self, stage: str, split: str, index: Tensor | None, **settings: Any) -> BatchLoader:
+        trainer, image_set, place, stages = self.trainer, self.image_set(split), self._place, self._stages
         images, labels = image_set.images, image_set.labels
         if index is not None:
             images, labels = images[index], labels[index]
         return BatchLoader(
             images.to(place["device"]),
             labels.to(place["device"]),
-            mean=self.preprocessing.mean,
-            std=self.preprocessing.std,
+            mean=stages.after_bytes.mean,
+            std=stages.after_bytes.std,
+            own=stages.own.get(stage),
+            classes=image_set.classes,
             rank=trainer.global_rank if trainer else None,
             world_size=trainer.world_size if trainer else None,
             channels_last=place["channels_last"],
             **settings,
         )
+
+
+CIFAR10DataModule.arguments = tuple(inspect.signature(CIFAR10DataModule).parameters)
 
 
 def fake_data(size: int = 200, **kwargs: Any) -> CIFAR10DataModule:

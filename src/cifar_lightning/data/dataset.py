@@ -1,8 +1,11 @@
 """ImageDataset: images one by one, as torchvision's datasets give them, for loops and tools of other people's."""
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 from torch.utils.data import Dataset
 
 from cifar_lightning.data.sources import ImageSet
@@ -20,7 +23,7 @@ class ImageDataset(Dataset[tuple[Any, int]]):
         target_transform: Of a label.
 
     Attributes:
-        data: uint8 `(N, 32, 32, 3)`, an array.
+        data: uint8 `(N, 32, 32, 3)`, an array; it and the labels are made when they are asked for.
         targets: The labels, a list.
         classes: The names.
         class_to_idx: Their labels.
@@ -32,14 +35,25 @@ class ImageDataset(Dataset[tuple[Any, int]]):
         transform: Callable[["Image.Image"], Any] | None = None,
         target_transform: Callable[[int], Any] | None = None,
     ) -> None:
-        self.data = images.images.permute(0, 2, 3, 1).numpy()
-        self.targets: list[int] = images.labels.tolist()
+        self._images = images
         self.classes = list(images.classes)
         self.class_to_idx = {name: label for label, name in enumerate(self.classes)}
         self.transform, self.target_transform = transform, target_transform
 
+    @cached_property
+    def data(self) -> npt.NDArray[np.uint8]:
+        """The images."""
+        array: npt.NDArray[np.uint8] = self._images.images.permute(0, 2, 3, 1).cpu().numpy()
+        return array
+
+    @cached_property
+    def targets(self) -> list[int]:
+        """The labels."""
+        labels: list[int] = self._images.labels.tolist()
+        return labels
+
     def __len__(self) -> int:
-        return len(self.targets)
+        return len(self._images.labels)
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         """An image, PIL's or what `transform` makes of it, and its label."""

@@ -4,17 +4,24 @@ from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from cifar_lightning.data import transforms
+from cifar_lightning.data.dataset import ImageDataset
+from cifar_lightning.data.own_transforms import OwnTransform
 from cifar_lightning.data.place import Place, epoch_generator
 from cifar_lightning.data.preprocessing import Preprocessing
 from cifar_lightning.data.sharing import check_batch_size, check_evaluation, evaluation_batches
+from cifar_lightning.data.sources import ImageSet
+from cifar_lightning.errors import InputError
 
 CHUNK = 512  # images prepared at once: enough to hide the cost of a call, few enough to stay in a core's cache
 GPU_CHUNK = 10_000  # on one of NVIDIA's GPUs, where a call costs the more, and there is no such cache
+
+SEEDS = 2**31  # what numpy takes
 
 Batch = tuple[Tensor, Tensor]
 
@@ -54,6 +61,9 @@ class BatchLoader:
         rank: This process's index; by default that in torch's process group, if there is one by the time it iterates.
         world_size: Number of processes; likewise.
         repeat: In training, make every epoch as the first: the same batches, augmented alike.
+        own: A transform of the user's, of the images as bytes, in training cropped and flipped. What it leaves as bytes
+            is normalised; floats stay as it has made them.
+        classes: Names of the classes, for `dataset`.
         channels_last: Leave the images' bytes as they are gathered, a pixel's colours side by side, which convolutions
             take as it is. Otherwise a copy is contiguous, so that a stranger's `x.view(len(x), -1)` works.
 
@@ -78,19 +88,22 @@ class BatchLoader:
         rank: int | None = None,
         world_size: int | None = None,
         repeat: bool = False,
+        own: OwnTransform | None = None,
+        classes: Sequence[str] = (),
         channels_last: bool = True,
     ) -> None:
         self.images = images.permute(0, 2, 3, 1).contiguous()
         self.size = self.images.shape[1]
         self.labels = labels
-        self.preprocessing = Preprocessing(mean, std, self.size)  # for a model to keep
+        self._normalization, self.own, self.classes = Preprocessing(mean, std, self.size), own, tuple(classes)
+        self.preprocessing = self._preprocessing(train)
         self.mean = torch.tensor(mean, device=images.device)
         self.std = torch.tensor(std, device=images.device)
         self.train, self.seed, self.flip = train, seed, flip
         self.crop_padding = crop_padding if train else 0
         self.cutout = cutout if train else 0
         self._rank, self._world_size, self.repeat, self.channels_last = rank, world_size, repeat, channels_last
-        self._batch_size = batch_size
+        self.given_batch_size = batch_size
         self.batch_size  # noqa: B018  # is it one that the ranks can share?
         if self.crop_padding:
             self.images = transforms.reflect_pad(self.images, crop_padding)
@@ -99,6 +112,31 @@ class BatchLoader:
         self._under_way: dict[object, Place] = {}  # the iterations that are not over
         self._last = Place()  # where the last of the others has ended
         self._ahead: tuple[int, tuple[Tensor, ...]] | None = None  # an epoch, and what has been drawn for it already
+
+    def _preprocessing(self, train: bool) -> Preprocessing | None:
+        """What the images have undergone, for a model to keep; None where that is not known."""
+        if self.own is None:
+            return self._normalization
+        return self.own.stated if train else self.own.preprocessing(self._normalization)
+
+    @property
+    def dataset(self) -> ImageDataset:
+        """The images one by one, in their order and not augmented, each a tensor as in a batch.
+
+        Raises:
+            AttributeError: With a Trainer's `overfit_batches`: what has a `dataset` Lightning would make anew.
+        """
+        if self.repeat:
+            raise AttributeError("a loader whose epochs repeat has no dataset")
+        inside = slice(self.crop_padding, self.crop_padding + self.size)
+        images = ImageSet(self.images[:, inside, inside].permute(0, 3, 1, 2), self.labels, self.classes)
+        return ImageDataset(images, self._alone)
+
+    def _alone(self, picture: Any) -> Tensor:
+        """A picture of `dataset` as in a batch; an own transform draws from torch's generator, as torchvision's do."""
+        images = torch.from_numpy(np.array(picture))[None]
+        seeds = torch.randint(SEEDS, (1,)) if self.own else None
+        return self._finished(images, seeds, torch.device("cpu"))[0]
 
     @property
     def rank(self) -> int:
@@ -115,15 +153,15 @@ class BatchLoader:
         """Images per batch over all ranks; in evaluation, over one."""
         images, world_size = len(self.labels), self.world_size
         if self.train:
-            check_batch_size(self._batch_size, images, world_size)
-            return self._batch_size
+            check_batch_size(self.given_batch_size, images, world_size)
+            return self.given_batch_size
         return -(-images // max(1, self._eval_count))
 
     @property
     def _eval_count(self) -> int:
         """Evaluation batches over all ranks."""
         check_evaluation(len(self.labels), self.world_size)
-        return evaluation_batches(len(self.labels), self._batch_size, self.world_size)
+        return evaluation_batches(len(self.labels), self.given_batch_size, self.world_size)
 
     @property
     def batch_sampler(self) -> SimpleNamespace:
@@ -179,7 +217,7 @@ class BatchLoader:
         draws = ahead[1] if ahead and (ahead[0], 0) == begin[:2] else self._draw_epoch(*begin[:2])
         batches, batch_size = len(self), self.batch_size
         share = batch_size // self.world_size
-        per_chunk = max(1, (GPU_CHUNK if self.labels.is_cuda else CHUNK) // share)
+        per_chunk = max(1, (GPU_CHUNK if self.labels.is_cuda and self.own is None else CHUNK) // share)
         start = begin.position
         while start < batches:
             stop = min(start + per_chunk, batches)
@@ -194,7 +232,7 @@ class BatchLoader:
             start = stop
 
     def _draw_epoch(self, epoch: int, lap: int = 0) -> tuple[Tensor, ...]:
-        """For each position in a lap: which image, its crop's first row and column, mirrored or not, its hole's."""
+        """For each position: which image, its crop's first row and column, mirrored or not, its hole's, a seed."""
         epoch, lap = (0, 0) if self.repeat else (epoch, lap)
         generator = epoch_generator(self.seed, epoch, lap)
         count = len(self.labels)
@@ -207,11 +245,19 @@ class BatchLoader:
             first = torch.rand(count, generator=epoch_generator(self.seed, 0)) < 0.5
             mirrored = (first ^ bool((epoch + lap) % 2))[order]
         hole_top, hole_left = torch.randint(0, self.size, (2, count), generator=generator) - self.cutout // 2
-        return order, top, left, mirrored, hole_top, hole_left
+        seeds = (torch.randint(SEEDS, (count,), generator=generator),) if self.own else ()
+        return order, top, left, mirrored, hole_top, hole_left, *seeds
 
     @torch.inference_mode(False)  # where the first batch of a chunk is only looked at, the next may be learnt from
     def _prepare(
-        self, index: Tensor, top: Tensor, left: Tensor, mirrored: Tensor, hole_top: Tensor, hole_left: Tensor
+        self,
+        index: Tensor,
+        top: Tensor,
+        left: Tensor,
+        mirrored: Tensor,
+        hole_top: Tensor,
+        hole_left: Tensor,
+        seeds: Tensor | None = None,
     ) -> Batch:
         device = self.labels.device
         index, top, left = (transforms.to_device(x, device) for x in (index, top, left))
@@ -221,21 +267,36 @@ class BatchLoader:
             images = self.images.index_select(0, index)
         if self.flip != "none":
             images = transforms.flip(images, mirrored)
-        images = self._normalized(images)
+        images = self._finished(images, seeds, device)
         if self.cutout:
+            if images.shape[2:] != (self.size, self.size):
+                raise InputError(f"{self.own} makes images of {tuple(images.shape[2:])} pixels: give cutout 0")
             hole_top, hole_left = (transforms.to_device(x, device) for x in (hole_top, hole_left))
             images = transforms.cutout(images, hole_top, hole_left, self.cutout)
         return images, self.labels[index]
 
     def _eval_batches(self, begin: Place) -> Iterator[Batch]:
         count = self._eval_count
-        images, labels = (torch.tensor_split(x, max(1, count)) for x in (self.images, self.labels))
+        seeds = torch.randint(SEEDS, (len(self.labels),), generator=epoch_generator(self.seed, 0))
+        parts = (torch.tensor_split(x, max(1, count)) for x in (self.images, self.labels, seeds))
+        batches = list(zip(*parts, strict=True))
         for i in range(self.rank + begin.position * self.world_size, count, self.world_size):
-            yield self._normalized(images[i]), labels[i].clone()
+            images, labels, own_seeds = batches[i]
+            yield self._finished(images, own_seeds, self.labels.device), labels.clone()
 
-    def _normalized(self, images: Tensor) -> Tensor:
-        images = transforms.normalize(images, self.mean, self.std)
-        return images if self.channels_last else images.contiguous()
+    def _finished(self, images: Tensor, seeds: Tensor | None, device: torch.device) -> Tensor:
+        """What a network takes of uint8 `(N, H, W, 3)`: by the user's transform, if there is one, and normalised."""
+        if self.own is not None and seeds is not None:
+            made = self.own(images.permute(0, 3, 1, 2), seeds.tolist())
+            if made.is_floating_point():
+                return made.contiguous(memory_format=self._layout)
+            images = made.permute(0, 2, 3, 1)
+        images = transforms.normalize(images, self.mean.to(device), self.std.to(device))
+        return images.contiguous(memory_format=self._layout)
+
+    @property
+    def _layout(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
 
 
 def _apart(chunk: Tensor, size: int) -> Iterator[Tensor]:

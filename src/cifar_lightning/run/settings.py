@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from cifar_lightning.data import absent
 from cifar_lightning.data.absent import why_absent
 from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.data.sources import absolute
@@ -31,7 +32,7 @@ FROM_ELSEWHERE = {
         for name in ("callbacks", "enable_checkpointing", "enable_progress_bar", "logger", "plugins")
     },
 }
-NO_FLAGS = {*FROM_ELSEWHERE, "data.device"}
+NO_FLAGS = {*FROM_ELSEWHERE, *(f"data.{name}" for name in absent.NO_FLAGS)}
 # Settings that say where and how a run goes on, not what it computes.
 FREE = {
     "accelerator", "devices", "num_nodes", "strategy", "default_root_dir", "checkpoint_every_n_steps", "verify_steps",

@@ -1,0 +1,100 @@
+"""The arguments of a data module as attributes that may be set, as users and Lightning's tuner do."""
+
+import os
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from lightning.pytorch import LightningDataModule
+
+from cifar_lightning.data.absent import TRANSFORMS, WHY
+from cifar_lightning.data.ranges import check_ranges
+from cifar_lightning.data.sources import absolute
+from cifar_lightning.errors import InputError
+
+
+class SettableDataModule(LightningDataModule):
+    """A data module whose arguments are attributes, too, and in `hparams`, which checkpoints keep: but for transforms.
+
+    Whichever is set, `follow` finds it: all that depends on arguments asks that for them. An attribute is checked when
+    it is set, and is as it was where its value is refused.
+
+    Attributes:
+        arguments: Their names, in order.
+        nothing_else: Whether it refuses, in words, to be given what data modules of other people's have.
+    """
+
+    arguments: ClassVar[tuple[str, ...]] = ()
+    nothing_else: bool = False
+
+    def keep(self, arguments: Mapping[str, Any]) -> None:
+        """Begins with these, all that the constructor has been given."""
+        for name in self.arguments:  # what a subclass has set before
+            self.__dict__.pop(name, None)
+        self.__dict__.update({name: arguments[name] for name in TRANSFORMS})  # code, which no checkpoint holds
+        rest = {name: arguments[name] for name in (*self.arguments, *arguments) if name not in TRANSFORMS}
+        # not to the logger: Lightning ends a fit whose LightningModule has another `batch_size`, say, among its own
+        self.save_hyperparameters(_plain(rest), logger=False)
+        self._followed: dict[str, Any] = {}
+        self.follow()
+
+    def follow(self) -> dict[str, Any]:
+        """All arguments, as they are now.
+
+        Raises:
+            InputError: One has been set to what it cannot be.
+        """
+        self.hparams.update(_plain(self.hparams))
+        now = {name: self._home(name)[name] for name in self.arguments}
+        if changed := {name for name in now if not self._followed or now[name] != self._followed[name]}:
+            check_ranges(now)
+            self.take_up(now, changed)
+            self._followed = now
+        return now
+
+    def take_up(self, arguments: Mapping[str, Any], changed: set[str]) -> None:
+        """Forgets what has been made of those that have changed since."""
+
+    def _home(self, name: str) -> Any:
+        return self.__dict__ if name in TRANSFORMS else self.hparams
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self.arguments and "_hparams" in self.__dict__:
+            return self.hparams[name]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.arguments and "_followed" in self.__dict__:
+            home = self._home(name)
+            before, home[name] = home[name], value
+            try:
+                self.follow()
+            except BaseException:
+                home[name] = before
+                raise
+        elif name in WHY and self.nothing_else:
+            raise InputError(f"{name} is no argument of {type(self).__name__}: {WHY[name]}")
+        else:
+            super().__setattr__(name, value)
+
+    def __repr__(self) -> str:
+        """The class and its arguments: Lightning's would ask the loaders for what a DataLoader has."""
+        transforms = {name: value for name in TRANSFORMS if (value := self.__dict__[name]) is not None}
+        return f"{type(self).__name__}({', '.join(f'{n}={x!r}' for n, x in {**self.hparams, **transforms}.items())})"
+
+    __str__ = __repr__
+
+
+def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments as checkpoints keep them: a Path makes one that weights_only refuses."""
+    names = ("data_dir", "mirror", "train_labels")
+    paths = {name: absolute(arguments[name]) for name in names if arguments[name] is not None}
+    return {**arguments, **paths, "seed": _global_seed() if arguments["seed"] is None else arguments["seed"]}
+
+
+def _global_seed() -> int:
+    """That of `lightning.seed_everything`, which keeps it in the environment; else 0."""
+    given = os.environ.get("PL_GLOBAL_SEED", "0")
+    try:
+        return int(given)
+    except ValueError as error:
+        raise InputError(f"PL_GLOBAL_SEED {given!r} is no whole number: give one, or a seed") from error

@@ -1,0 +1,230 @@
+"""Transforms of a user's own: per image, the same wherever the images go, and honest about the normalisation."""
+
+import itertools
+import random
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torchvision import transforms as v1
+from torchvision.transforms import v2
+
+from cifar_lightning import InputError, LitNet, Preprocessing, fake_data, load_model
+from cifar_lightning.data.cifar10 import MEAN, STD
+from cifar_lightning.data.loader import BatchLoader
+from cifar_lightning.data.own_transforms import OwnTransform
+
+FLOATS = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+EVALUATION = v2.Compose(FLOATS)
+CLASSIC = v2.Compose([v2.RandomCrop(32, 4), v2.RandomHorizontalFlip(), *FLOATS])
+OF_PICTURES = v1.Compose(
+    [v1.RandomCrop(32, padding=4), v1.RandomHorizontalFlip(), v1.ToTensor(), v1.Normalize(MEAN, STD)]
+)
+AS_TRAINED = {"val_transforms": EVALUATION, "test_transforms": EVALUATION}
+
+
+def drawing(image):
+    """Draws from whatever there is to draw from."""
+    return image.float() / 255 + torch.rand(1) + 2 * np.random.rand() + 4 * random.random()
+
+
+def train_batches(epochs=1, **kwargs):
+    data = fake_data(100, **{"val_split": 20, **kwargs})
+    data.setup("fit")
+    return [batch for _ in range(epochs) for batch in data.train_dataloader()]
+
+
+def same(ours, theirs):
+    ours, theirs = list(ours), list(theirs)
+    return len(ours) == len(theirs) > 0 and all(
+        torch.equal(x, u) and torch.equal(y, v) for (x, y), (u, v) in zip(ours, theirs, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    "transform", [CLASSIC, OF_PICTURES, v2.RandAugment(), v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10), drawing]
+)
+def test_images_are_a_function_of_the_seed_and_the_place(transform, monkeypatch):
+    first = train_batches(2, train_transforms=transform)
+    assert {(x.shape, x.dtype) for x, _ in first} == {((20, 3, 32, 32), torch.float32)}
+    random.seed(5)
+    np.random.seed(5)
+    torch.manual_seed(5)
+    states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    monkeypatch.setattr("cifar_lightning.data.loader.CHUNK", 20)
+    again = train_batches(2, train_transforms=transform)
+    assert same(first, again)
+    assert not same(first[:4], first[4:])
+    assert not same(first, train_batches(2, train_transforms=transform, seed=1))
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert (np.random.get_state()[1].tolist(), random.getstate()) == states[1:]
+
+
+def loader(**kwargs):
+    images = torch.randint(0, 256, (60, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return BatchLoader(images, torch.arange(60), 20, mean=MEAN, std=STD, own=OwnTransform("t", drawing), **kwargs)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_ranks_and_a_resumed_epoch_have_the_same(train):
+    whole = list(loader(train=train))
+    shares = [loader(train=train, rank=rank, world_size=2) for rank in (0, 1)]
+    if train:
+        joined = [tuple(torch.cat(parts) for parts in zip(a, b, strict=True)) for a, b in zip(*shares, strict=True)]
+    else:
+        joined = itertools.chain.from_iterable(zip(*shares, strict=True))
+    assert same(joined, whole)
+    rest = loader(train=train)
+    rest.load_state_dict({"epoch": 0, "lap": 0, "position": 2})
+    assert same(rest, whole[2:])
+
+
+def test_it_draws_for_each_image():
+    plain, batches = train_batches(), train_batches(train_transforms=v2.RandomHorizontalFlip())
+    mirrored = [
+        bool(torch.equal(image, before.flip(2)))
+        for (x, y), (u, v) in zip(plain, batches, strict=True)
+        for before, image in zip(x, u, strict=True)
+        if torch.equal(y, v)
+    ]
+    assert 20 < sum(mirrored) < 60
+    for i in range(0, 80, 20):
+        assert 0 < sum(mirrored[i : i + 20]) < 20
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_it_comes_after_the_augmentation_and_before_the_normalisation(augment):
+    plain = train_batches(augment=augment)
+    flipped = train_batches(augment=augment, train_transforms=v2.RandomVerticalFlip(1))
+    assert same(flipped, [(x.flip(2), y) for x, y in plain])
+
+
+def test_floats_are_taken_as_they_are():
+    data = fake_data(100, val_split=20, **AS_TRAINED, train_transforms=EVALUATION)
+    theirs = fake_data(100, val_split=20, normalization="cifar10")
+    for images in (data, theirs):
+        images.setup()
+    for ours, expected in (
+        (data.train_dataloader(), theirs.train_dataloader()),
+        (data.val_dataloader(), theirs.val_dataloader()),
+        (data.test_dataloader(), theirs.test_dataloader()),
+    ):
+        for (x, y), (u, v) in zip(ours, expected, strict=True):
+            torch.testing.assert_close(x, u, rtol=0, atol=1e-5)
+            assert torch.equal(y, v)
+    torch.testing.assert_close(data.sample(10), theirs.sample(10), rtol=0, atol=1e-5)
+    item, label = data.test_dataloader().dataset[3]
+    torch.testing.assert_close(item, data.normalize(data.image_set("test").images[3])[0])
+    assert label == int(data.image_set("test").labels[3])
+
+
+def test_images_may_be_of_another_size():
+    batches = train_batches(train_transforms=v2.Resize(48), augment=True)
+    assert batches[0][0].shape == (20, 3, 48, 48)
+    with pytest.raises(InputError, match=r"Resize.* makes images of \(48, 48\) pixels: give cutout 0"):
+        train_batches(train_transforms=v2.Resize(48), augment=True, cutout=8)
+
+
+def test_what_it_does_to_an_image_is_done_to_no_stored_one():
+    data = fake_data(40, val_split=20, **dict.fromkeys(["train_transforms", "val_transforms"], lambda x: x.fill_(0)))
+    before = data.image_set("train").images.clone()
+    for x, _ in [*data.train_dataloader(), *data.val_dataloader()]:
+        assert (x == -1).all()
+    assert torch.equal(data.image_set("train").images, before)
+
+
+@pytest.mark.parametrize(
+    ("transform", "message"),
+    [
+        (
+            v2.Normalize(MEAN, STD),
+            r"train_transforms Normalize\(.*\) fails on an image, uint8 \(1, 3, 32, 32\): .*; mend",
+        ),
+        (lambda x: 3, "train_transforms <lambda> makes int of an image: make it uint8 or float"),
+        (v2.Grayscale(), r"train_transforms Grayscale.* makes torch.uint8 \(1, 1, 32, 32\) of an image: "),
+        (lambda x: x.long(), r"<lambda> makes torch.int64 \(1, 3, 32, 32\) of an image"),
+        (v2.RandomResize(20, 40), r"gives torch.uint8 \(1, 3, \d+, \d+\) of one image and .* of another: make them"),
+        (v1.Compose([v1.ToTensor(), v1.Resize(3, 4)]), "fails on an image, a PIL image: "),
+    ],
+)
+def test_mistakes(transform, message):
+    with pytest.raises(InputError, match=message) as caught:
+        train_batches(train_transforms=transform)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_loader_goes_on_after_an_exception():
+    broken = []
+
+    def sometimes(image):
+        if broken:
+            raise RuntimeError("no disk")
+        return image
+
+    data = fake_data(80, train_transforms=sometimes)
+    state = torch.get_rng_state()
+    broken.append(True)
+    with pytest.raises(InputError, match=r"train_transforms sometimes fails on an image, .*: no disk; mend it"):
+        list(data.train_dataloader())
+    assert torch.equal(torch.get_rng_state(), state)
+    broken.clear()
+    assert len(list(data.train_dataloader())) == 4
+
+
+# --- what a model keeps ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("transforms", "expected"),
+    [
+        ({}, Preprocessing((0.5,) * 3, (0.5,) * 3)),
+        ({"train_transforms": v2.RandAugment()}, Preprocessing((0.5,) * 3, (0.5,) * 3)),
+        ({"train_transforms": CLASSIC, **AS_TRAINED}, Preprocessing(MEAN, STD)),
+        (
+            dict.fromkeys(["train_transforms", "test_transforms"], OF_PICTURES.transforms[2]),
+            Preprocessing((0,) * 3, (1,) * 3),
+        ),
+        ({"train_transforms": CLASSIC, "test_transforms": v2.Compose([v2.Resize(40), *FLOATS])}, None),
+        ({"test_transforms": v2.Grayscale(3)}, None),
+        ({"test_transforms": lambda x: (x / 255 - 0.3) / 0.1, "train_transforms": CLASSIC}, None),
+    ],
+)
+def test_preprocessing(transforms, expected):
+    data = fake_data(50, **transforms)
+    assert data.preprocessing == expected
+    assert data.test_dataloader().preprocessing == expected
+
+
+@pytest.mark.parametrize("transforms", [{"train_transforms": CLASSIC}, {"test_transforms": EVALUATION}])
+def test_training_and_test_are_normalised_alike(transforms):
+    data = fake_data(50, **transforms)
+    with pytest.raises(InputError, match=r"the training images come with .*, those of test with .*: give train_tr"):
+        data.test_dataloader()
+    assert fake_data(50, **transforms, normalization="cifar10").preprocessing == Preprocessing(MEAN, STD)
+
+
+def quiet(folder):
+    switches = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    return Trainer(max_epochs=1, accelerator="cpu", default_root_dir=folder, **dict.fromkeys(switches, False))
+
+
+@pytest.mark.parametrize(("evaluation", "known"), [(EVALUATION, True), (lambda x: EVALUATION(x).clamp(-1, 1), False)])
+def test_a_fit_keeps_what_is_known_and_no_code(tmp_path, evaluation, known):
+    data = fake_data(60, train_transforms=CLASSIC, val_split=20, val_transforms=evaluation, test_transforms=evaluation)
+    model, trainer = LitNet(), quiet(tmp_path)
+    if not known:
+        data.train_transforms = v2.Lambda(lambda x: x / 255)  # of which nobody knows either
+    trainer.fit(model, data)
+    trainer.save_checkpoint(tmp_path / "it.ckpt")
+    trainer.test(model, data, verbose=False)
+    expected = Preprocessing(MEAN, STD) if known else None
+    assert model.preprocessing == load_model(tmp_path / "it.ckpt").preprocessing == expected
+    kept = torch.load(tmp_path / "it.ckpt", weights_only=True)["datamodule_hyper_parameters"]
+    assert not {name for name in kept if "transforms" in name}
+    images = data.image_set("test").images
+    if known:
+        assert model.predict(images)[0].tolist() == model.last_evaluation["predicted"].tolist()
+    else:
+        with pytest.raises(InputError, match="this model does not know how"):
+            model.predict(images)

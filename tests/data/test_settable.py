@@ -1,0 +1,172 @@
+"""The arguments of the data module as attributes, and what it has no argument for."""
+
+import os
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import BatchSizeFinder
+from lightning.pytorch.tuner import Tuner
+from torch import nn
+from torchvision.transforms import v2
+
+from cifar_lightning import CIFAR10DataModule, InputError, LitNet, fake_data
+from cifar_lightning.data.absent import WHY
+
+OTHER = {
+    "batch_size": 10, "val_split": 50, "augment": True, "normalization": "cifar10", "eval_batch_size": 3, "seed": 3,
+    "split_seed": 4, "synthetic_size": 120, "train_transforms": v2.RandomInvert(1),
+    "val_transforms": v2.RandomInvert(1), "test_transforms": v2.RandomInvert(1),
+}  # fmt: skip
+
+
+def contents(data):
+    loaders = data.train_dataloader(), data.val_dataloader(), data.test_dataloader()
+    return [[(x[..., :16].double().sum().item(), y.tolist()) for x, y in loader] for loader in loaders]
+
+
+def drawn(**changes):
+    arguments = {"source": "synthetic", "synthetic_size": 200, "batch_size": 20, "val_split": 20}
+    return CIFAR10DataModule(**{**arguments, **changes})
+
+
+@pytest.mark.parametrize(
+    ("name", "through"),
+    [(name, "attributes") for name in OTHER] + [(name, "hparams") for name in OTHER if "transforms" not in name],
+)
+def test_what_is_set_is_followed(name, through):
+    data, expected = drawn(), drawn(**{name: OTHER[name]})
+    assert contents(data) != contents(expected)
+    setattr(data if through == "attributes" else data.hparams, name, OTHER[name])
+    assert contents(data) == contents(expected)  # the second epoch of both
+    assert getattr(data, name) == OTHER[name]
+    assert data.hparams == expected.hparams
+    assert data.preprocessing == expected.preprocessing
+
+
+@pytest.mark.parametrize("name", ["crop_padding", "flip", "cutout"])
+def test_how_it_augments_is_followed(name):
+    value = {"crop_padding": 2, "flip": "alternating", "cutout": 8}[name]
+    data, expected = fake_data(100, augment=True), fake_data(100, augment=True, **{name: value})
+    assert contents(data) != contents(expected)
+    setattr(data, name, value)
+    assert contents(data) == contents(expected)
+
+
+def test_a_folder_is_followed(tmp_path):
+    data = CIFAR10DataModule(tmp_path / "no")
+    data.data_dir, data.source, data.sha256 = tmp_path, "folder", None
+    assert (data.data_dir, data.hparams["data_dir"]) == (str(tmp_path), str(tmp_path))
+    with pytest.raises(InputError, match=f"data_dir {tmp_path} has no folder train/"):
+        data.prepare_data()
+    data.source = "synthetic"
+    data.prepare_data()
+    assert len(data.image_set("train").labels) == 10_000
+
+
+def test_all_are_attributes():
+    data = fake_data(50)
+    assert {name: getattr(data, name) for name in data.hparams} == data.hparams
+    assert (data.train_transforms, data.val_transforms, data.test_transforms) == (None, None, None)
+    with pytest.raises(AttributeError, match="no attribute 'batchsize'"):
+        data.batchsize  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("batch_size", 0, "batch_size 0 is out of range: give 1 or more"),
+        ("flip", "alternating", "flip alternating is out of range: give random, or augment true"),
+        ("val_split", 1.5, "val_split 1.5 is out of range: give a fraction below 1"),
+        ("sha256", "zz", "sha256 'zz' is not a SHA-256 digest"),
+        ("train_transforms", "RandAugment", "train_transforms RandAugment is out of range: give a callable"),
+    ],
+)
+def test_what_cannot_be_is_refused_and_not_kept(name, value, message):
+    data = fake_data(50, val_split=10)
+    before, batches = getattr(data, name), contents(data)
+    with pytest.raises(InputError, match=message):
+        setattr(data, name, value)
+    assert getattr(data, name) == before
+    data.setup("fit")
+    assert contents(data) == batches
+    if name in data.hparams:  # which is anybody's dictionary
+        data.hparams[name] = value
+        with pytest.raises(InputError, match=message):
+            data.train_dataloader()
+
+
+@pytest.mark.parametrize("name", WHY)
+def test_what_others_have_is_refused_in_words(name):
+    data = fake_data(50)
+    for attempt in (lambda: CIFAR10DataModule(**{name: 4}), lambda: setattr(data, name, 4)):
+        with pytest.raises(InputError, match=f"^{name} is no argument of CIFAR10DataModule: .* out$|give that$"):
+            attempt()
+    with pytest.raises(TypeError, match="unexpected keyword argument 'batchsize'"):
+        CIFAR10DataModule(batchsize=4)
+
+
+def test_a_subclass_has_attributes_of_its_own():
+    class Own(CIFAR10DataModule):
+        def __init__(self, num_workers=2, batch_size=40):
+            self.batch_size = batch_size * 2
+            super().__init__(source="synthetic", synthetic_size=200, batch_size=batch_size)
+            self.num_workers = num_workers
+
+    own = Own()
+    assert (own.num_workers, own.batch_size, len(own.train_dataloader())) == (2, 40, 5)
+    own.batch_size = 20
+    assert (own.batch_size, own.hparams["batch_size"], len(own.train_dataloader())) == (20, 20, 10)
+
+
+class Theirs(LightningModule):
+    """Asks for no length of the fit, so that a search begins without a loader."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3072, 10)
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.cross_entropy(self.layer(batch[0].flatten(1)), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.01)
+
+
+def searcher(folder, **kwargs):
+    switches = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    return Trainer(max_epochs=1, accelerator="cpu", default_root_dir=folder, **dict.fromkeys(switches, False), **kwargs)
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's, on small fits
+@pytest.mark.parametrize("kind", [LitNet, Theirs])
+@pytest.mark.parametrize("options", [{}, {"mode": "binsearch"}, {"max_val": 128}])
+def test_a_search_for_a_batch_size_ends_with_one_that_fits(tmp_path, options, kind):
+    data, trainer = fake_data(100), searcher(tmp_path)
+    Tuner(trainer).scale_batch_size(kind(), datamodule=data, **options)
+    assert data.batch_size == data.hparams["batch_size"] == (95 if options.get("mode") else 100)
+    trainer.fit(kind(), data)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_so_does_the_callback(tmp_path):
+    data = fake_data(100)
+    searcher(tmp_path, callbacks=[BatchSizeFinder()]).fit(LitNet(), data)
+    assert data.batch_size == 100
+    assert os.listdir(tmp_path) == []
+    data.batch_size = 128  # outside of a search nobody makes it fit
+    with pytest.raises(InputError, match="batch_size 128 is more than the 100 training images: give at most 100"):
+        searcher(tmp_path).fit(LitNet(), data)
+
+
+def test_the_seed_of_seed_everything(monkeypatch):
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # which is then as it was before
+    seed_everything(7, verbose=False)
+    assert (fake_data().seed, fake_data().hparams["seed"], fake_data(seed=0).seed) == (7, 7, 0)
+    assert contents(fake_data(60)) == contents(fake_data(60, seed=7)) != contents(fake_data(60, seed=0))
+    monkeypatch.setenv("PL_GLOBAL_SEED", "seven")
+    with pytest.raises(InputError, match="PL_GLOBAL_SEED 'seven' is no whole number: give one, or a seed"):
+        fake_data()
+    monkeypatch.delenv("PL_GLOBAL_SEED")
+    assert fake_data().seed == 0
