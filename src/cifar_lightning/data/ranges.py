@@ -1,12 +1,12 @@
-"""What the arguments of CIFAR10DataModule may be."""
+"""What the arguments of CIFAR10DataModule may be, and its classes."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from cifar_lightning.data.absent import TRANSFORMS
 from cifar_lightning.data.preprocessing import NORMALIZATIONS
-from cifar_lightning.data.sources import SOURCES
-from cifar_lightning.errors import InputError
+from cifar_lightning.data.sources import SOURCES, ImageSet
+from cifar_lightning.errors import InputError, quoted
 
 FLIPS = ("none", "random", "alternating")
 
@@ -31,3 +31,14 @@ def check_ranges(arguments: Mapping[str, Any]) -> None:
     ):
         if not ok:
             raise InputError(f"{name} {h[name]} is out of range: give {range_}")
+
+
+def check_classes(images: ImageSet, data_dir: str) -> None:
+    """Raises an InputError where the training images are of one class only, or a class of theirs has none."""
+    present = set(images.labels.tolist())
+    if lacking := [name for label, name in enumerate(images.classes) if label not in present]:
+        raise InputError(
+            f"data_dir {data_dir} has no training images of the class {quoted(min(lacking))}: give some, or remove it"
+        )
+    if len(images.classes) == 1:
+        raise InputError(f"data_dir {data_dir} has one class only, {quoted(images.classes[0])}: give two or more")

@@ -4,7 +4,25 @@ import torch
 from torch import Tensor
 
 from cifar_lightning.data.place import epoch_generator
+from cifar_lightning.data.sources import ImageSet
 from cifar_lightning.errors import InputError
+
+
+def split_of(images: ImageSet, val_split: int | float, seed: int, data_dir: str) -> tuple[Tensor, Tensor]:
+    """The indices of the training images and of those held out: by `stratified_split`, or by their owner.
+
+    Raises:
+        InputError: By both; or it would hold out all images.
+    """
+    if not images.held_out:
+        return stratified_split(images.labels, val_split, seed)
+    if val_split:
+        raise InputError(
+            f"val_split {val_split}: data_dir {data_dir} has a folder of validation images already: "
+            "leave val_split out, or move the folder away"
+        )
+    first = len(images.labels) - images.held_out
+    return torch.arange(first), first + stratified_order(images.labels[first:], seed)
 
 
 def stratified_split(labels: Tensor, val_split: int | float, seed: int) -> tuple[Tensor, Tensor]:
