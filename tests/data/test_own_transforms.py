@@ -163,13 +163,13 @@ def test_the_loader_goes_on_after_an_exception():
         return image
 
     data = fake_data(80, train_transforms=sometimes)
-    state = torch.get_rng_state()
+    loader, state = data.train_dataloader(), torch.get_rng_state()
     broken.append(True)
     with pytest.raises(InputError, match=r"train_transforms sometimes fails on an image, .*: no disk; mend it"):
-        list(data.train_dataloader())
+        list(loader)
     assert torch.equal(torch.get_rng_state(), state)
     broken.clear()
-    assert len(list(data.train_dataloader())) == 4
+    assert len(list(loader)) == len(list(data.train_dataloader())) == 4
 
 
 # --- what a model keeps ----------------------------------------------------------------------------------
@@ -196,7 +196,14 @@ def test_preprocessing(transforms, expected):
     assert data.test_dataloader().preprocessing == expected
 
 
-@pytest.mark.parametrize("transforms", [{"train_transforms": CLASSIC}, {"test_transforms": EVALUATION}])
+@pytest.mark.parametrize(
+    "transforms",
+    [
+        {"train_transforms": CLASSIC},
+        {"test_transforms": EVALUATION},
+        {"train_transforms": v2.RandAugment(), "test_transforms": EVALUATION},
+    ],
+)
 def test_training_and_test_are_normalised_alike(transforms):
     data = fake_data(50, **transforms)
     with pytest.raises(InputError, match=r"the training images come with .*, those of test with .*: give train_tr"):

@@ -117,7 +117,7 @@ class BatchLoader:
         """What the images have undergone, for a model to keep; None where that is not known."""
         if self.own is None:
             return self._normalization
-        return self.own.stated if train else self.own.preprocessing(self._normalization)
+        return self.own.in_training(self._normalization) if train else self.own.preprocessing(self._normalization)
 
     @property
     def dataset(self) -> ImageDataset:

@@ -77,6 +77,15 @@ class OwnTransform:
         found = self._parts("Normalize")
         return Preprocessing(found[0].mean, found[0].std) if len(found) == 1 else None
 
+    def in_training(self, after_bytes: Preprocessing) -> Preprocessing | None:
+        """What images have undergone besides an augmentation; None where nothing tells.
+
+        Args:
+            after_bytes: How those are normalised that it leaves as bytes.
+        """
+        black = torch.zeros(1, 3, after_bytes.size, after_bytes.size, dtype=torch.uint8)
+        return after_bytes if self(black, [0]).dtype == torch.uint8 else self.stated
+
     def preprocessing(self, after_bytes: Preprocessing) -> Preprocessing | None:
         """What images have undergone, if that is a normalisation and no more; None otherwise, or if nothing tells.
 
@@ -128,7 +137,7 @@ class Stages:
         """
         own, train = self.own.get(stage), self.own.get("train")
         found = own.preprocessing(self.after_bytes) if own else self.after_bytes
-        trained = train.stated if train else self.after_bytes
+        trained = train.in_training(self.after_bytes) if train else self.after_bytes
         if found and trained and found != trained:
             raise InputError(
                 f"the training images come with {trained}, those of {stage} with {found}: give train_transforms and "
