@@ -5,7 +5,9 @@ import hashlib
 import io
 import json
 import pickle
+import shutil
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -27,12 +29,13 @@ from lightning.pytorch import Trainer
 from PIL import Image
 
 from cifar_lightning import CIFAR10DataModule, LitNet
-from cifar_lightning.data import download
-from cifar_lightning.data.cifar10 import ARCHIVES, BINARIES, CLASSES, CLASSES_OF
+from cifar_lightning.data import archive, download, official
+from cifar_lightning.data.cifar10 import ARCHIVES, BINARIES, CLASSES, CLASSES_OF, COUNTS
 from cifar_lightning.data.sources import Source
-from cifar_lightning.errors import InputError
+from cifar_lightning.errors import ImageWarning, InputError
 
 NOWHERE = "https://127.0.0.1:1/"  # what asks for it fails
+pytestmark = pytest.mark.filterwarnings("ignore:.* where CIFAR-10")  # made files are small
 
 
 @pytest.fixture(autouse=True)
@@ -187,6 +190,46 @@ def test_the_digest_of_a_folder_is_that_of_its_files_one_after_another(tmp_path)
     names = (*ARCHIVES["cifar10"].train, *ARCHIVES["cifar10"].test, ARCHIVES["cifar10"].meta)
     digest = hashlib.sha256(b"".join((folder / name).read_bytes() for name in names)).hexdigest()
     check("cifar10", tmp_path, tmp_path, sha256=digest)
+
+
+UNDIGESTED = {name: SHAPES[name] for name in ("parquet", "npz", "npy")}
+UNDIGESTED["Kaggle"] = lambda home, source: write_kaggle(home)
+
+
+@pytest.mark.parametrize("shape", UNDIGESTED)
+def test_images_that_are_not_the_whole_are_used_and_said_to_be_so(tmp_path, monkeypatch, shape):
+    """From the cache too; not where there are as many of every class as published, or where they are one's own."""
+    home = tmp_path / "data"
+    home.mkdir()
+    UNDIGESTED[shape](home, "cifar10")
+    where = home / "cifar10.npz" if shape == "npz" else home
+    for _ in range(2):
+        with pytest.warns(ImageWarning) as said:
+            assert len(Source("cifar10", home).load("train").labels) == 100
+        assert [str(note.message) for note in said] == [
+            f"{where} has 100 train images, 10 a class, where CIFAR-10 has 50,000, 5,000 a class: what is learnt or "
+            "tested is of these"
+        ]
+    monkeypatch.setitem(COUNTS, "train", 100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Source("cifar10", official_copy(home, tmp_path / "other")).load("train")
+        monkeypatch.setitem(COUNTS, "train", 50_000)
+        files = official.find(home, "cifar10").files
+        Source("cifar10", home, sha256=archive.digest(*files)).load("train")
+
+
+def official_copy(home, other):
+    return shutil.copytree(home, other, ignore=shutil.ignore_patterns(".cifar_lightning"))
+
+
+def test_as_many_images_with_other_labels_are_not_the_whole(tmp_path, monkeypatch):
+    """Keras' coarse labels, say, under the name of the fine ones."""
+    monkeypatch.setitem(COUNTS, "test", 100)
+    pixels, labels = images_of("train")
+    np.savez(tmp_path / "cifar100.npz", x_train=pixels, y_train=labels, x_test=pixels, y_test=labels)
+    with pytest.warns(ImageWarning, match="has 100 test images, 0 to 10 a class, where CIFAR-100 has 100, 1 a class"):
+        Source("cifar100", tmp_path).load("test")
 
 
 def test_half_a_folder(tmp_path, known):

@@ -18,6 +18,8 @@ https://github.com/kuangliu/pytorch-cifar/issues/19
 """
 
 IMAGE_SHAPE = (3, 32, 32)
+# Of CIFAR-10, and of CIFAR-100; of every class as many.
+COUNTS = {"train": 50_000, "test": 10_000}
 
 # The fine labels 0..99, which are in alphabetical order.
 _FINE_LABELS = """
@@ -31,6 +33,7 @@ _FINE_LABELS = """
 """
 CIFAR100_CLASSES = tuple(_FINE_LABELS.split())
 CLASSES_OF = {"cifar10": CLASSES, "cifar100": CIFAR100_CLASSES}
+TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 
 # https://github.com/weiaicunzai/pytorch-cifar100/blob/master/conf/global_settings.py, rounded
 CIFAR100_MEAN = (0.5071, 0.4865, 0.4409)

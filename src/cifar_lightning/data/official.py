@@ -8,9 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from cifar_lightning.data import archive, arrays, kaggle, parquet, test_sets
 from cifar_lightning.data.cache import Decoded
-from cifar_lightning.data.cifar10 import ARCHIVES, BINARIES, CLASSES_OF, Archive, Binary
+from cifar_lightning.data.cifar10 import ARCHIVES, BINARIES, CLASSES_OF, COUNTS, TITLES, Archive, Binary
 from cifar_lightning.errors import InputError
 
 
@@ -81,6 +83,18 @@ def _refuse_corrupted(place: Path, split: str, own: bool) -> Decoded:
     raise InputError(
         f"data_dir {place} has corrupted test sets, one a file: give one, such as {place / 'fog.npy'}, "
         f"or test on all with cifar-lightning evaluate RUN --data.data_dir {place}"
+    )
+
+
+def departure(decoded: Decoded, split: str, source: str) -> str:
+    """How many images there are, where they are not as many of every class as are published; empty where they are."""
+    counts, published = np.bincount(decoded.labels, minlength=len(decoded.classes)), COUNTS[split]
+    if len(decoded.labels) == published and counts.min() == counts.max():
+        return ""
+    each = f"{counts.min():,}" if counts.min() == counts.max() else f"{counts.min():,} to {counts.max():,}"
+    return (
+        f"{len(decoded.labels):,} {split} images, {each} a class, where {TITLES[source]} has {published:,}, "
+        f"{published // len(CLASSES_OF[source]):,} a class"
     )
 
 

@@ -167,9 +167,11 @@ class Source:
         if (held := self._held()) is None:
             looked_for = official.looked_for(self.name)
             raise InputError(f"data_dir {self.data_dir} has none of {looked_for}: prepare_data() fetches the first")
+        if not held.decodes:
+            return _Found(held.home, "", partial(held.decode, split, False))
         # What has not been touched since it was decoded is not hashed again.
-        decode = partial(_decode, held, self.sha256 if held.decodes else None, split)
-        return _Found(held.home, f"{self.sha256} {_identity(held.files)}" if held.decodes else "", decode)
+        decode = partial(_decode, held, self.sha256, split, self.name)
+        return _Found(held.home, f"{self.sha256} {_identity(held.files)}", decode)
 
     def _held(self) -> official.Held | None:
         if self._official is None and self.name in ARCHIVES:
@@ -216,10 +218,15 @@ class Source:
             ) from error
 
 
-def _decode(held: official.Held, sha256: str | None, split: str) -> Decoded:
+def _decode(held: official.Held, sha256: str | None, split: str, source: str) -> Decoded:
     if sha256:
         archive.check_digest(held.files, sha256)
-    return held.decode(split, sha256 is not None)
+        return held.decode(split, True)
+    decoded = held.decode(split, False)
+    if not (departure := official.departure(decoded, split, source)):
+        return decoded
+    where = held.files[0] if len(held.files) == 1 else held.home
+    return decoded._replace(notes=(*decoded.notes, f"{where} has {departure}: what is learnt or tested is of these"))
 
 
 def _identity(files: Sequence[Path]) -> str:
