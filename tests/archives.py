@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cifar_lightning.data.cifar10 import ARCHIVES, BINARIES, CIFAR100_CLASSES, CLASSES
+from cifar_lightning.data.cifar10 import ARCHIVES, BINARIES, CIFAR100_CLASSES, CIFAR100_COARSE_CLASSES, CLASSES
 
 
 def batches(images_per_batch=20, seed=0, classes=10, source="cifar10"):
@@ -20,13 +20,22 @@ def batches(images_per_batch=20, seed=0, classes=10, source="cifar10"):
     names = (CLASSES if source == "cifar10" else CIFAR100_CLASSES)[:classes]
     rng = np.random.default_rng(seed)
     content = {archive.meta: {archive.names_key: list(names), "num_vis": 3072}}
+    if source == "cifar100":
+        content[archive.meta]["coarse_label_names"] = list(CIFAR100_COARSE_CLASSES)
     for name in archive.train + archive.test:
         content[name] = {
             "batch_label": name,
             archive.labels_key: [i % len(names) for i in range(images_per_batch)],
             "data": rng.integers(0, 256, (images_per_batch, 3072), dtype=np.uint8),
         }
+        if source == "cifar100":
+            content[name]["coarse_labels"] = [coarse(label) for label in content[name][archive.labels_key]]
     return content
+
+
+def coarse(label):
+    """A coarse label for a fine one: not CIFAR-100's own, so that it is seen where labels are read."""
+    return label // 5
 
 
 def write_archive(path, images_per_batch=20, seed=0, classes=10, source="cifar10"):
@@ -68,8 +77,8 @@ def binaries(source="cifar10"):
     content = {binary.meta: ("\n".join(classes) + "\n\n").encode()}
     for split, names in (("train", binary.train), ("test", binary.test)):
         pixels, labels = images_of(split, source)
-        coarse = np.full((len(labels), binary.label_bytes - 1), 19)
-        records = np.concatenate([coarse, labels[:, None], pixels], axis=1).astype(np.uint8)
+        before = coarse(labels[:, None]) if binary.label_bytes == 2 else np.empty((len(labels), 0))
+        records = np.concatenate([before, labels[:, None], pixels], axis=1).astype(np.uint8)
         content.update(zip(names, (part.tobytes() for part in np.split(records, len(names))), strict=True))
     return content
 
@@ -96,7 +105,8 @@ def write_parquet(folder, source="cifar10"):
         files, labels = pngs_of(split, source)
         columns = {"img": [{"bytes": data, "path": f"{i}.png"} for i, data in enumerate(files)], label: labels}
         if source == "cifar100":
-            columns["coarse_label"] = np.full(len(labels), 19)
+            columns["coarse_label"] = coarse(labels)
+            features["coarse_label"] = {"names": list(CIFAR100_COARSE_CLASSES), "_type": "ClassLabel"}
         metadata = {"huggingface": json.dumps({"info": {"features": features}})}
         table = pa.table(columns).replace_schema_metadata(metadata)
         parquet.write_table(table, folder / f"{split}-00000-of-00001.parquet")

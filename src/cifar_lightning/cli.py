@@ -126,7 +126,7 @@ def new_parser(usage: str, doc: str | None, elsewhere: str = "-") -> "ArgumentPa
             if "list[" in name:
                 return "[INT,…]"
             if "Literal[" in name:
-                return "{" + ",".join(re.findall(r"'(\w+)'", name)) + "}"
+                return "{" + ",".join(re.findall(r"'([\w-]+)'", name)) + "}"
             return "DICT" if "dict[" in name else name.upper()
 
         def _get_help_string(self, action: "Action") -> str:

@@ -306,7 +306,11 @@ def test_it_prints_as_what_makes_it():
         ("val_split", float("nan"), "val_split nan is out of range"),
         ("crop_padding", 32, "crop_padding 32 is out of range: give 0 to 31"),
         ("synthetic_size", 5, "synthetic_size 5 is out of range: give 10 or more"),
-        ("source", "imagenet", "source imagenet is out of range: give cifar10 or cifar100 or folder or synthetic"),
+        (
+            "source",
+            "imagenet",
+            "source imagenet is out of range: give cifar10 or cifar100 or cifar100-coarse or folder or synthetic",
+        ),
         ("flip", "upwards", "flip upwards is out of range: give none or random or alternating"),
         ("normalization", "whole", "normalization whole is out of range: give half or dataset or cifar10 or cifar100"),
     ],

@@ -10,12 +10,14 @@ import sys
 import warnings
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from archives import (
     arrays,
     batches,
     binaries,
+    coarse,
     images_of,
     pngs_of,
     write_archive,
@@ -30,7 +32,17 @@ from PIL import Image
 
 from cifar_lightning import CIFAR10DataModule, LitNet
 from cifar_lightning.data import archive, download, official
-from cifar_lightning.data.cifar10 import ARCHIVES, BINARIES, CLASSES, CLASSES_OF, COUNTS
+from cifar_lightning.data.cifar10 import (
+    ARCHIVES,
+    BINARIES,
+    CIFAR100_CLASSES,
+    CIFAR100_COARSE_CLASSES,
+    CIFAR100_MEAN,
+    CLASSES,
+    CLASSES_OF,
+    COARSE,
+    COUNTS,
+)
 from cifar_lightning.data.sources import Source
 from cifar_lightning.errors import ImageWarning, InputError
 
@@ -47,7 +59,7 @@ def _own_cache(monkeypatch, tmp_path):
 @pytest.fixture
 def known(monkeypatch):
     """Takes the made files for the official ones, of their digests."""
-    for source in ARCHIVES:
+    for source in ("cifar10", "cifar100"):
         content = {**batches(source=source, classes=len(CLASSES_OF[source]))}
         for name, batch in content.items():
             digest = hashlib.md5(pickle.dumps(batch, 2)).hexdigest()
@@ -114,6 +126,76 @@ def test_shapes(tmp_path, known, source, shape):
     home.mkdir()
     SHAPES[shape](home, source)
     check(source, home, home)
+
+
+# --- CIFAR-100's coarse classes ---------------------------------------------------------------------------
+
+# The coarse label of each fine one, as the files of the python version have them.
+OFFICIAL = """
+    4 1 14 8 0 6 7 7 18 3 3 14 9 18 7 11 3 9 7 11 6 11 5 10 7 6 13 15 3 15 0 11 1 10 12 14 16 9 11 5 5 19 8 8 15 13 14
+    17 18 10 16 4 17 4 2 0 17 4 18 17 10 3 2 12 12 16 12 1 9 19 2 10 0 1 16 12 9 13 15 13 16 19 2 4 6 19 5 5 8 19 18 1
+    2 15 6 0 17 8 14 13
+"""
+
+
+def check_coarse(data_dir, expected, **kwargs):
+    read = Source("cifar100-coarse", data_dir, mirror=NOWHERE, **kwargs)
+    read.prepare()
+    loaded = read.load("train")
+    assert loaded.classes == CIFAR100_COARSE_CLASSES
+    assert loaded.labels.tolist() == expected
+    assert loaded.images.reshape(len(expected), -1).equal(torch.from_numpy(images_of("train", "cifar100")[0]))
+
+
+def test_every_class_has_its_superclass():
+    assert tuple(map(int, OFFICIAL.split())) == COARSE
+    assert list(CIFAR100_COARSE_CLASSES) == sorted(CIFAR100_COARSE_CLASSES)
+    assert len(CIFAR100_COARSE_CLASSES) == 20
+    data = CIFAR10DataModule("nowhere", source="cifar100-coarse", normalization="dataset")
+    assert data.classes == CIFAR100_COARSE_CLASSES
+    assert data.preprocessing.mean == CIFAR100_MEAN
+
+
+@pytest.mark.parametrize("shape", [name for name in SHAPES if name not in ("npz", "npy")])
+def test_coarse_labels_are_those_of_the_file(tmp_path, known, shape):
+    """Beside the fine ones, whose images are kept apart; the made files' are not those of the official map."""
+    SHAPES[shape](tmp_path, "cifar100")
+    fine = images_of("train", "cifar100")[1]
+    for _ in range(2):
+        check_coarse(tmp_path, [coarse(label) for label in fine])
+        assert Source("cifar100", tmp_path).load("train").labels.tolist() == fine.tolist()
+
+
+def test_coarse_labels_of_an_archive(tmp_path):
+    digest = write_archive(tmp_path / "mine.tar.gz", source="cifar100", classes=100)
+    check_coarse(tmp_path / "mine.tar.gz", [coarse(x) for x in images_of("train", "cifar100")[1]], sha256=digest)
+    digest = write_archive(tmp_path / "other.tar.gz")
+    with pytest.raises(InputError, match=r"lacks cifar-100-python/meta: it is not an archive of this kind"):
+        Source("cifar100-coarse", tmp_path / "other.tar.gz", sha256=digest).load("train")
+
+
+def test_coarse_labels_from_fine_ones(tmp_path):
+    """Where a file has no others; Keras gives arrays of either kind."""
+    pixels, labels = images_of("train", "cifar100")
+    fine = 5 * labels
+    mapped = [COARSE[label] for label in fine]
+    for name, y, expected in (("fine", fine, mapped), ("coarse", labels, labels.tolist())):
+        np.savez(tmp_path / f"{name}.npz", x_train=pixels, y_train=y, x_test=pixels, y_test=y)
+        check_coarse(tmp_path / f"{name}.npz", expected)
+
+    def fine_only(table):
+        return pa.table({"img": table.column("img"), "fine_label": fine})
+
+    def named(table):
+        features = {"label": {"names": list(CIFAR100_CLASSES), "_type": "ClassLabel"}}
+        metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+        return pa.table({"img": table.column("img"), "label": fine}).replace_schema_metadata(metadata)
+
+    for change in (fine_only, named):
+        home = tmp_path / change.__name__
+        write_parquet(home, "cifar100")
+        rewritten(home / "train-00000-of-00001.parquet", change)
+        check_coarse(home, mapped)
 
 
 def test_kaggle(tmp_path):
@@ -309,8 +391,6 @@ def rewritten(path, change):
 
 def test_parquet_as_other_programs_write_it(tmp_path):
     """Without the names; large_binary, large_string; the bytes alone; labels of other types, or names; other files."""
-    import pyarrow as pa
-
     types = pa.struct([("bytes", pa.large_binary()), ("path", pa.large_string())])
     names = pa.array(CLASSES)
 
@@ -359,7 +439,6 @@ def test_parquet_with_names_of_its_own(tmp_path):
 
 
 def test_bad_parquet(tmp_path):
-    import pyarrow as pa
     from pyarrow import parquet
 
     png = pngs_of("test")[0][0]

@@ -475,7 +475,7 @@ def test_bad_arguments(tmp_path):
     for call, message in [
         (
             lambda: Source("cifar", tmp_path).prepare(),
-            "source 'cifar' is unknown: use cifar10, cifar100, folder",
+            "source 'cifar' is unknown: use cifar10, cifar100, cifar100-coarse, folder",
         ),
         (lambda: Source("cifar10", tmp_path).load("val"), "split 'val' is unknown: use train or test"),
         (lambda: sources.synthetic("val"), "split 'val' is unknown: use train or test"),

@@ -161,7 +161,7 @@ def _binary(
         if not data or len(data) % size:
             raise InputError(f"{place} is refused: {name} has {len(data):,} bytes, no multiple of {size:,} (an image)")
         records = np.frombuffer(data, dtype=np.uint8).reshape(-1, size)
-        labels = records[:, version.label_bytes - 1].astype(np.int64)
+        labels = records[:, version.label_at].astype(np.int64)
         if labels.max() >= len(classes):
             raise InputError(f"{place} is refused: {name} has labels outside 0..{len(classes) - 1}")
         parts.append((records[:, version.label_bytes :], labels))

@@ -45,13 +45,13 @@ def find(place: Path, names: str = "*.npz") -> list[Path]:
     return packed
 
 
-def read(files: Sequence[Path], split: str, classes: tuple[str, ...] = ()) -> Decoded:
+def read(files: Sequence[Path], split: str, *names: tuple[str, ...]) -> Decoded:
     """Reads one split, "train" (with the validation images, where there are such arrays) or "test".
 
     Args:
         files: What `find` has found.
         split: Which.
-        classes: The names, where the file has none of its own; default: the labels' numbers.
+        names: What the classes may be called, the fewest first, where the file does not say; default: their numbers.
 
     Raises:
         InputError: Arrays are missing, damaged or not such as SHAPES says; or labels are no integers, or out of range.
@@ -63,9 +63,11 @@ def read(files: Sequence[Path], split: str, classes: tuple[str, ...] = ()) -> De
         if name not in pairs:
             raise InputError(f"{place} has no images and labels of {name}: {LAYOUT}")
     labels = {name: _labels(where, pair[1]) for name, pair in pairs.items()}
+    highest = max(int(array.max(initial=0)) for array in labels.values())
     if name := next((name for name in where if name.lower() in CLASSES), ""):
         classes = _classes(where[name], name)
-    highest = max(int(array.max(initial=0)) for array in labels.values())
+    else:
+        classes = next((some for some in names if highest < len(some)), names[-1] if names else ())
     if not classes:
         if highest > sum(map(len, labels.values())):
             raise InputError(f"{place} has a label {highest}, more than there are images: number the classes from 0")

@@ -1,7 +1,7 @@
 """Facts about CIFAR-10 and CIFAR-100: names, statistics, and the official archives."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # https://www.cs.toronto.edu/~kriz/cifar.html
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -32,8 +32,38 @@ _FINE_LABELS = """
     telephone television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
 """
 CIFAR100_CLASSES = tuple(_FINE_LABELS.split())
-CLASSES_OF = {"cifar10": CLASSES, "cifar100": CIFAR100_CLASSES}
-TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+
+# The coarse labels 0..19, spelled as in the files, and what is of each: https://www.cs.toronto.edu/~kriz/cifar.html
+_SUPERCLASSES = """
+    aquatic_mammals: beaver dolphin otter seal whale
+    fish: aquarium_fish flatfish ray shark trout
+    flowers: orchid poppy rose sunflower tulip
+    food_containers: bottle bowl can cup plate
+    fruit_and_vegetables: apple mushroom orange pear sweet_pepper
+    household_electrical_devices: clock keyboard lamp telephone television
+    household_furniture: bed chair couch table wardrobe
+    insects: bee beetle butterfly caterpillar cockroach
+    large_carnivores: bear leopard lion tiger wolf
+    large_man-made_outdoor_things: bridge castle house road skyscraper
+    large_natural_outdoor_scenes: cloud forest mountain plain sea
+    large_omnivores_and_herbivores: camel cattle chimpanzee elephant kangaroo
+    medium_mammals: fox porcupine possum raccoon skunk
+    non-insect_invertebrates: crab lobster snail spider worm
+    people: baby boy girl man woman
+    reptiles: crocodile dinosaur lizard snake turtle
+    small_mammals: hamster mouse rabbit shrew squirrel
+    trees: maple_tree oak_tree palm_tree pine_tree willow_tree
+    vehicles_1: bicycle bus motorcycle pickup_truck train
+    vehicles_2: lawn_mower rocket streetcar tank tractor
+"""
+_MEMBERS = dict(line.strip().split(": ") for line in _SUPERCLASSES.strip().splitlines())
+CIFAR100_COARSE_CLASSES = tuple(_MEMBERS)
+_SUPERCLASS = {fine: coarse for coarse, (_, fines) in enumerate(_MEMBERS.items()) for fine in fines.split()}
+# The coarse label of each fine one.
+COARSE = tuple(_SUPERCLASS[name] for name in CIFAR100_CLASSES)
+
+CLASSES_OF = {"cifar10": CLASSES, "cifar100": CIFAR100_CLASSES, "cifar100-coarse": CIFAR100_COARSE_CLASSES}
+TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "cifar100-coarse": "CIFAR-100"}
 
 # https://github.com/weiaicunzai/pytorch-cifar100/blob/master/conf/global_settings.py, rounded
 CIFAR100_MEAN = (0.5071, 0.4865, 0.4409)
@@ -82,7 +112,8 @@ class Binary:
         folder: The one folder inside.
         train: Files of the training set inside `folder`, in order.
         test: Files of the test set.
-        label_bytes: Bytes before the pixels, of which the last is the label: CIFAR-100's first is a coarser one.
+        label_bytes: Bytes before the pixels: CIFAR-100 has the coarse label before the fine one.
+        label_at: Which of them is the label.
         meta: The file inside `folder` that names the classes, in a line each.
         classes: What it names, where it is left out.
         digests: SHA-256 of the files with images, as
@@ -95,6 +126,7 @@ class Binary:
     train: tuple[str, ...]
     test: tuple[str, ...]
     label_bytes: int
+    label_at: int
     meta: str
     classes: tuple[str, ...]
     digests: Mapping[str, str]
@@ -152,6 +184,7 @@ ARCHIVES = {
         },
     ),
 }
+ARCHIVES["cifar100-coarse"] = replace(ARCHIVES["cifar100"], labels_key="coarse_labels", names_key="coarse_label_names")
 
 # https://github.com/tensorflow/datasets/blob/master/tensorflow_datasets/url_checksums/cifar10.txt and cifar100.txt
 BINARIES = {
@@ -162,6 +195,7 @@ BINARIES = {
         train=("data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"),
         test=("test_batch.bin",),
         label_bytes=1,
+        label_at=0,
         meta="batches.meta.txt",
         classes=CLASSES,
         digests={
@@ -180,6 +214,7 @@ BINARIES = {
         train=("train.bin",),
         test=("test.bin",),
         label_bytes=2,
+        label_at=1,
         meta="fine_label_names.txt",
         classes=CIFAR100_CLASSES,
         digests={
@@ -188,3 +223,6 @@ BINARIES = {
         },
     ),
 }
+BINARIES["cifar100-coarse"] = replace(
+    BINARIES["cifar100"], label_at=0, meta="coarse_label_names.txt", classes=CIFAR100_COARSE_CLASSES
+)

@@ -47,8 +47,8 @@ class CIFAR10DataModule(SettableDataModule):
         data_dir: Folder of the images, or their one file, in a shape that the README lists; without any the archive is
             downloaded into it once.
         batch_size: Images per training step over all devices (the global batch).
-        source: cifar10 and cifar100, the official images; folder, any tree `train/<class>/*`, `test/<class>/*` in
-            `data_dir`, or arrays of your own; synthetic, images drawn by this package.
+        source: cifar10; cifar100, of 100 or of its 20 coarse classes; folder, any tree `train/<class>/*`,
+            `test/<class>/*` in `data_dir`, or arrays of your own; synthetic, images drawn by this package.
         val_split: Training images held out for validation: how many, or a fraction; the same share of every class.
         augment: Shift and mirror the training images at random.
         crop_padding: Pixels that `augment` may shift by, each way; what comes in is the image's reflection.
@@ -105,7 +105,7 @@ class CIFAR10DataModule(SettableDataModule):
         self,
         data_dir: str | Path = "data",
         batch_size: int = 4,
-        source: Literal["cifar10", "cifar100", "folder", "synthetic"] = "cifar10",
+        source: Literal["cifar10", "cifar100", "cifar100-coarse", "folder", "synthetic"] = "cifar10",
         val_split: int | float = 0,
         augment: bool = False,
         crop_padding: int = 4,

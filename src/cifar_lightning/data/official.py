@@ -12,7 +12,18 @@ import numpy as np
 
 from cifar_lightning.data import archive, arrays, kaggle, parquet, test_sets
 from cifar_lightning.data.cache import Decoded
-from cifar_lightning.data.cifar10 import ARCHIVES, BINARIES, CLASSES_OF, COUNTS, TITLES, Archive, Binary
+from cifar_lightning.data.cifar10 import (
+    ARCHIVES,
+    BINARIES,
+    CIFAR100_CLASSES,
+    CIFAR100_COARSE_CLASSES,
+    CLASSES_OF,
+    COARSE,
+    COUNTS,
+    TITLES,
+    Archive,
+    Binary,
+)
 from cifar_lightning.errors import InputError
 
 
@@ -37,18 +48,18 @@ class Held(NamedTuple):
 
 
 def find(place: Path, source: str) -> Held | None:
-    """What there is of CIFAR-10 or CIFAR-100 in a folder, or in a file; None if nothing.
+    """What there is of CIFAR-10, or of CIFAR-100 for either of its sources, in a folder or a file; None if nothing.
 
     Raises:
         InputError: What there is cannot be read, by anyone or without its other half.
     """
     if place.is_file():
-        return _file(place, source)
+        return _labelled(_file(place, source), source)
     if place.suffix in (".npy", ".npz", ".parquet", ".tar") and not place.exists():
         raise InputError(f"data_dir {place} is not there: name a file that is, or a folder")
     for shape in (_archive, _folder, _parquet, _kaggle, _arrays, find_test_set):
         if held := shape(place, source):
-            return held
+            return _labelled(held, source)
     for name in _matlab(source):
         if (place / name).exists():
             raise _is_matlab(place / name, source)
@@ -61,6 +72,7 @@ def find_test_set(place: Path, source: str) -> Held | None:
     Raises:
         InputError: There are two, or the labels are not there; or a corrupted one is damaged, or of other classes.
     """
+    source = source.removesuffix("-coarse")  # the labels are the fine ones
     if corrupted := test_sets.find_corrupted(place):
         for part in corrupted:  # before hours of evaluation
             test_sets.read(part, source, mapped=True)
@@ -86,6 +98,18 @@ def _refuse_corrupted(place: Path, split: str, own: bool) -> Decoded:
     )
 
 
+def _labelled(held: Held, source: str) -> Held:
+    return held._replace(decode=partial(_coarse, held.decode)) if source == "cifar100-coarse" else held
+
+
+def _coarse(decode: Callable[[str, bool], Decoded], split: str, own: bool) -> Decoded:
+    """Coarse labels as they are held, or from the fine ones where there are no others."""
+    decoded = decode(split, own)
+    if decoded.classes != CIFAR100_CLASSES:
+        return decoded
+    return decoded._replace(labels=np.array(COARSE)[decoded.labels], classes=CIFAR100_COARSE_CLASSES)
+
+
 def departure(decoded: Decoded, split: str, source: str) -> str:
     """How many images there are, where they are not as many of every class as are published; empty where they are."""
     counts, published = np.bincount(decoded.labels, minlength=len(decoded.classes)), COUNTS[split]
@@ -103,8 +127,12 @@ def looked_for(source: str) -> str:
     tables = (kaggle.TRAIN_LABELS,) if source == "cifar10" else ()
     folders = (f"{version.folder}/" for version in _versions(source))
     parquets = f"{parquet.FOLDERS[source][0]}/train-*.parquet"
-    arrays = f"{source}.npz", "x_train.npy"
+    arrays = f"{_set(source)}.npz", "x_train.npy"
     return ", ".join((*_archive_names(source)[:2], *folders, parquets, *tables, *arrays))
+
+
+def _set(source: str) -> str:
+    return source.removesuffix("-coarse")
 
 
 def _versions(source: str) -> tuple[Archive, Binary]:
@@ -157,9 +185,10 @@ def _kaggle(home: Path, source: str) -> Held | None:
 
 def _arrays(place: Path, source: str) -> Held | None:
     # others may be of anything, such as Keras' mnist.npz
-    if not (files := arrays.find(place, f"cifar*{len(CLASSES_OF[source])}.npz")):
+    fine = CLASSES_OF[_set(source)]
+    if not (files := arrays.find(place, f"cifar*{len(fine)}.npz")):
         return None
-    return Held(files[0].parent, files, lambda split, own: arrays.read(files, split, CLASSES_OF[source]))
+    return Held(files[0].parent, files, lambda split, own: arrays.read(files, split, CLASSES_OF[source], fine))
 
 
 def _file(path: Path, source: str) -> Held:
@@ -180,7 +209,7 @@ def _file(path: Path, source: str) -> Held:
 
 
 def _matlab(source: str) -> tuple[str, ...]:
-    names = {"cifar10": ("cifar-10-matlab", "cifar-10-batches-mat"), "cifar100": ("cifar-100-matlab",)}[source]
+    names = {"cifar10": ("cifar-10-matlab", "cifar-10-batches-mat"), "cifar100": ("cifar-100-matlab",)}[_set(source)]
     return tuple(f"{name}{suffix}" for name in names for suffix in (".tar.gz", ".tar", ""))
 
 

@@ -3,7 +3,7 @@
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cifar_lightning.data.cache import Decoded
-from cifar_lightning.data.cifar10 import CLASSES_OF
+from cifar_lightning.data.cifar10 import CIFAR100_CLASSES, CIFAR100_COARSE_CLASSES, CLASSES
 from cifar_lightning.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,8 +19,19 @@ if TYPE_CHECKING:
 
 # Where the files lie: in a clone or download of the data set, in its parquet folder itself, as others upload it.
 FOLDERS = {"cifar10": ("plain_text", "cifar10", "", "data"), "cifar100": ("cifar100", "", "data")}
+FOLDERS["cifar100-coarse"] = FOLDERS["cifar100"]
 IMAGES = ("img", "image")
-LABELS = {"cifar10": ("label", "labels"), "cifar100": ("fine_label", "fine_labels", "label")}
+_FINE = dict.fromkeys(("fine_label", "fine_labels"), CIFAR100_CLASSES)
+# Columns of labels, the first that there is, and what its numbers mean where the file does not say.
+LABELS: dict[str, dict[str, tuple[str, ...]]] = {
+    "cifar10": dict.fromkeys(("label", "labels"), CLASSES),
+    "cifar100": {**_FINE, "label": CIFAR100_CLASSES},
+    "cifar100-coarse": {
+        **dict.fromkeys(("coarse_label", "coarse_labels"), CIFAR100_COARSE_CLASSES),
+        **_FINE,
+        "label": CIFAR100_COARSE_CLASSES,
+    },
+}
 MISSPELT = {"cra": "crab"}  # https://huggingface.co/datasets/uoft-cs/cifar100/blob/main/README.md
 # By batches, never by row groups: some writers put 50,000 images into one.
 BATCH = 1_000
@@ -53,12 +64,13 @@ def read(files: Sequence[Path], source: str) -> Decoded:
             f"{files[0]} is parquet, which needs pyarrow: pip install 'cifar-lightning[parquet]'"
         ) from error
     images, labels = [], []
-    classes = CLASSES_OF[source]
+    classes: tuple[str, ...] = ()
     for path in files:
         try:
             with _open(path) as file:
-                classes = _names(file, source) or classes
-                for pixels, label in _rows(file, path, source, classes):
+                pictures, column = (_column(file, path, names, source) for names in (IMAGES, LABELS[source]))
+                classes = _names(file, column) or classes or LABELS[source][column]
+                for pixels, label in _rows(file, path, (pictures, column), classes):
                     images.append(pixels)
                     labels.append(label)
         except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
@@ -91,11 +103,11 @@ def _open(path: Path) -> "ParquetFile":
     return ParquetFile(path)
 
 
-def _names(file: "ParquetFile", source: str) -> tuple[str, ...]:
+def _names(file: "ParquetFile", column: str) -> tuple[str, ...]:
     """The classes, as Hugging Face's metadata has them; () where there are none, as other writers drop them."""
     try:
         features = json.loads((file.schema_arrow.metadata or {})[b"huggingface"])["info"]["features"]
-        names = features[_column(file, LABELS[source])]["names"]
+        names = features[column]["names"]
     except (KeyError, TypeError, ValueError):
         return ()
     if not isinstance(names, list):
@@ -103,22 +115,21 @@ def _names(file: "ParquetFile", source: str) -> tuple[str, ...]:
     return tuple(MISSPELT.get(name, name) for name in names if isinstance(name, str))
 
 
-def _column(file: "ParquetFile", names: Sequence[str]) -> str:
-    return next((name for name in names if name in file.schema_arrow.names), "")
+def _column(file: "ParquetFile", path: Path, names: Iterable[str], source: str) -> str:
+    first, *others = names
+    there = file.schema_arrow.names
+    for name in (first, *others):
+        if name in there:
+            return name
+    raise InputError(f"{path} has no column {first}, only {', '.join(there)}: it is not {source} from Hugging Face")
 
 
 def _rows(
-    file: "ParquetFile", path: Path, source: str, classes: tuple[str, ...]
+    file: "ParquetFile", path: Path, columns: tuple[str, str], classes: tuple[str, ...]
 ) -> Iterator[tuple[npt.NDArray[np.uint8], int]]:
-    columns = []
-    for names in (IMAGES, LABELS[source]):
-        columns.append(_column(file, names))
-        if not columns[-1]:
-            there = ", ".join(file.schema_arrow.names)
-            raise InputError(f"{path} has no column {names[0]}, only {there}: it is not {source} from Hugging Face")
     numbers = {name: label for label, name in enumerate(classes)}
     row = 0
-    for batch in file.iter_batches(BATCH, columns=columns):
+    for batch in file.iter_batches(BATCH, columns=list(columns)):
         for picture, value in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
             label: Any = numbers.get(MISSPELT.get(value, value)) if isinstance(value, str) else value
             if type(label) is not int or not 0 <= label < len(classes):

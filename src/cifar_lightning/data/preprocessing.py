@@ -123,7 +123,7 @@ def as_batch(images: Tensor, size: int | None) -> Tensor:
 def data_set_of(normalization: str, source: str) -> str:
     """Whose mean and std `normalization` means of images from `source`: cifar10's, cifar100's; or half, neither's."""
     if normalization == "dataset":
-        return "cifar100" if source == "cifar100" else "cifar10"
+        return "cifar100" if source.startswith("cifar100") else "cifar10"
     return normalization
 
 

@@ -20,7 +20,7 @@ from cifar_lightning.data.cifar10 import ARCHIVES, CLASSES
 from cifar_lightning.data.class_names import numbers_in
 from cifar_lightning.errors import ImageWarning, InputError, quoted, some
 
-SOURCES = ("cifar10", "cifar100", "folder", "synthetic")
+SOURCES = ("cifar10", "cifar100", "cifar100-coarse", "folder", "synthetic")
 SPLITS = ("train", "test")
 
 
