@@ -82,10 +82,8 @@ MISTAKES = {
     ("--data.val_split", "1.5"): "val_split 1.5 is out of range: give a fraction below 1",
     ("--data.val_split", "100"): "val_split 100 leaves none of the 100 training images: give less",
     ("--data.val_split", "some"): "--data.val_split some is not valid: give a whole number or a number",
-    (
-        "--data.source",
-        "imagenet",
-    ): "--data.source imagenet is not valid: give cifar10 or cifar100 or cifar100-coarse or folder or synthetic",
+    ("--data.source", "imagenet"): "--data.source imagenet is not valid: give cifar10 or cifar100 or cifar100-coarse "
+    "or folder or synthetic",
     ("--model.lr", "0"): "lr 0.0 is out of range: give more than 0",
     ("--model.lr", "nan"): "--model.lr nan is not valid: give a number",
     ("--model.net", "vgg"): "net 'vgg' is not known: give one of tutorial, resnet18, speed, speed54, speed96",
@@ -309,7 +307,7 @@ def test_folder_without_test(call, tmp_path):
     line = fit_folder(call, "d")
     assert line == (
         "error: data_dir d has no folder test/: the folder source reads train/<class>/* and test/<class>/*, "
-        "or arrays x_train, y_train, x_test, y_test\n"
+        "or arrays x_train, y_train, x_test, y_test, or train-*.parquet and test-*.parquet\n"
     )
 
 

@@ -149,7 +149,7 @@ def test_bad_files_are_named(tmp_path):
 
 
 def test_bad_trees(tmp_path):
-    layout = "the folder source reads train/<class>/* and test/<class>/*, or arrays x_train, y_train, x_test, y_test"
+    layout = folder.LAYOUT
 
     def check(message):
         with pytest.raises(InputError) as error:

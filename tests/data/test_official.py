@@ -29,6 +29,7 @@ from archives import (
 )
 from lightning.pytorch import Trainer
 from PIL import Image
+from pyarrow import parquet
 
 from cifar_lightning import CIFAR10DataModule, LitNet
 from cifar_lightning.data import archive, download, official
@@ -384,8 +385,6 @@ def test_unrelated_arrays_are_no_cifar(tmp_path):
 
 
 def rewritten(path, change):
-    from pyarrow import parquet
-
     parquet.write_table(change(parquet.read_table(path)), path, row_group_size=7)
 
 
@@ -416,8 +415,6 @@ def test_parquet_as_other_programs_write_it(tmp_path):
 
 
 def test_parquet_in_pieces(tmp_path):
-    from pyarrow import parquet
-
     write_parquet(tmp_path / "plain_text")
     path = tmp_path / "plain_text" / "train-00000-of-00001.parquet"
     table = parquet.read_table(path)
@@ -438,9 +435,39 @@ def test_parquet_with_names_of_its_own(tmp_path):
     assert Source("cifar10", tmp_path).load("test").classes == tuple(names)
 
 
-def test_bad_parquet(tmp_path):
-    from pyarrow import parquet
+def test_parquet_of_ones_own(tmp_path):
+    """With names in the metadata, in the column or nowhere; with a validation split; other names are refused."""
+    files, labels = pngs_of("test")
+    pixels = images_of("test")[0].reshape(-1, 3, 32, 32)
+    for name, classes, values in (
+        ("metadata", ("cra", "b"), [x % 2 for x in labels.tolist()]),
+        ("texts", ("cra", "cub"), [("cra", "cub")[x % 2] for x in labels.tolist()]),
+        ("numbers", tuple("0123456789"), labels.tolist()),
+    ):
+        home = tmp_path / name / "data"
+        home.mkdir(parents=True)
+        table = pa.table({"image": files, "label": values})
+        if name == "metadata":
+            features = {"label": {"names": classes, "_type": "ClassLabel"}}
+            table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+        parts = {"train": table.slice(0, 12), "validation": table.slice(12), "test": table}
+        for split, part in parts.items():
+            parquet.write_table(part, home / f"{split}-00000-of-00001.parquet")
+        train, test = (Source("folder", home.parent).load(split) for split in ("train", "test"))
+        assert train.held_out == 8
+        for loaded in (train, test):
+            assert loaded.classes == classes
+            assert np.array_equal(loaded.images.numpy(), pixels)
+            assert [classes[x] for x in loaded.labels.tolist()] == [classes[x] if type(x) is int else x for x in values]
+    path = tmp_path / "metadata" / "data" / "test-00000-of-00001.parquet"
+    features = {"label": {"names": ["b", "cra"], "_type": "ClassLabel"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    rewritten(path, lambda table: table.replace_schema_metadata(metadata))
+    with pytest.raises(InputError, match=f"{path} has other classes than those before it: give all files the same"):
+        Source("folder", path).load("test")
 
+
+def test_bad_parquet(tmp_path):
     png = pngs_of("test")[0][0]
     Image.new("RGB", (64, 48)).save(large := io.BytesIO(), "PNG")
     write_parquet(tmp_path)

@@ -48,7 +48,7 @@ class CIFAR10DataModule(SettableDataModule):
             downloaded into it once.
         batch_size: Images per training step over all devices (the global batch).
         source: cifar10; cifar100, of 100 or of its 20 coarse classes; folder, any tree `train/<class>/*`,
-            `test/<class>/*` in `data_dir`, or arrays of your own; synthetic, images drawn by this package.
+            `test/<class>/*` in `data_dir`, or arrays or parquet of your own; synthetic, images that are drawn.
         val_split: Training images held out for validation: how many, or a fraction; the same share of every class.
         augment: Shift and mirror the training images at random.
         crop_padding: Pixels that `augment` may shift by, each way; what comes in is the image's reflection.

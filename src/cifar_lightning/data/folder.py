@@ -16,7 +16,10 @@ from cifar_lightning.data.cifar10 import CLASSES_OF
 from cifar_lightning.data.kinds import may_be_picture
 from cifar_lightning.errors import InputError, quoted
 
-LAYOUT = "the folder source reads train/<class>/* and test/<class>/*, or arrays x_train, y_train, x_test, y_test"
+LAYOUT = (
+    "the folder source reads train/<class>/* and test/<class>/*, or arrays x_train, y_train, x_test, y_test, or "
+    "train-*.parquet and test-*.parquet"
+)
 VALIDATION = ("val", "valid", "validation")
 
 

@@ -1,9 +1,10 @@
-"""CIFAR as Hugging Face keeps it: parquet files of encoded pictures and labels."""
+"""Images as Hugging Face keeps them, CIFAR's or one's own: parquet files of encoded pictures and labels."""
 
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +13,21 @@ import numpy.typing as npt
 
 from cifar_lightning.data.cache import Decoded
 from cifar_lightning.data.cifar10 import CIFAR100_CLASSES, CIFAR100_COARSE_CLASSES, CLASSES
+from cifar_lightning.data.folder import VALIDATION
 from cifar_lightning.errors import InputError
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
 
 # Where the files lie: in a clone or download of the data set, in its parquet folder itself, as others upload it.
-FOLDERS = {"cifar10": ("plain_text", "cifar10", "", "data"), "cifar100": ("cifar100", "", "data")}
+FOLDERS = {
+    "cifar10": ("plain_text", "cifar10", "", "data"),
+    "cifar100": ("cifar100", "", "data"),
+    "folder": ("", "data"),
+}
 FOLDERS["cifar100-coarse"] = FOLDERS["cifar100"]
 IMAGES = ("img", "image")
+INSTALL = "pip install 'cifar-lightning[parquet]'"
 _FINE = dict.fromkeys(("fine_label", "fine_labels"), CIFAR100_CLASSES)
 # Columns of labels, the first that there is, and what its numbers mean where the file does not say.
 LABELS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -31,6 +38,7 @@ LABELS: dict[str, dict[str, tuple[str, ...]]] = {
         **_FINE,
         "label": CIFAR100_COARSE_CLASSES,
     },
+    "folder": dict.fromkeys(("label", "labels"), ()),
 }
 MISSPELT = {"cra": "crab"}  # https://huggingface.co/datasets/uoft-cs/cifar100/blob/main/README.md
 # By batches, never by row groups: some writers put 50,000 images into one.
@@ -38,7 +46,9 @@ BATCH = 1_000
 
 
 def find(home: Path, source: str) -> dict[str, list[Path]]:
-    """The files of each split, in their order; empty where there are no such files of both.
+    """The files of each split, in their order; empty where there are none of train or of test.
+
+    The folder source may have a third, called as such a folder is.
 
     Raises:
         InputError: Some of a split's files are missing.
@@ -46,37 +56,46 @@ def find(home: Path, source: str) -> dict[str, list[Path]]:
     for folder in FOLDERS[source]:
         files = {split: _files(home / folder, split) for split in ("train", "test")}
         if all(files.values()):
-            return files
+            others = VALIDATION if source == "folder" else ()
+            return files | {split: found for split in others if (found := _files(home / folder, split))}
     return {}
 
 
-def read(files: Sequence[Path], source: str) -> Decoded:
+def read_own(files: Mapping[str, Sequence[Path]], split: str) -> Decoded:
+    """Decodes a split of one's own images, "train" (with the validation images) or "test"; see `find` and `read`."""
+    classes = _classes([path for paths in files.values() for path in paths])
+    parts = [name for name in files if (name == "test") == (split == "test")]
+    decoded = [read(files[name], "folder", classes) for name in parts]
+    return decoded[0]._replace(
+        images=np.concatenate([part.images for part in decoded]),
+        labels=np.concatenate([part.labels for part in decoded]),
+        held_out=sum(len(part.labels) for part in decoded[1:]),
+    )
+
+
+def read(files: Sequence[Path], source: str, classes: tuple[str, ...] = ()) -> Decoded:
     """Decodes one split's files, in their order.
 
+    Args:
+        files: They.
+        source: What they are of.
+        classes: The names, where neither the files nor the source say; see `_classes`.
+
     Raises:
-        InputError: pyarrow is not installed; or a file is damaged, or has not the columns, pictures of 32×32 pixels and
-            labels that there should be.
+        InputError: pyarrow is not installed; or a file is damaged, has other classes than the one before, or has not
+            the columns, pictures of 32×32 pixels and labels that there should be.
     """
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError as error:
-        raise InputError(
-            f"{files[0]} is parquet, which needs pyarrow: pip install 'cifar-lightning[parquet]'"
-        ) from error
     images, labels = [], []
-    classes: tuple[str, ...] = ()
     for path in files:
-        try:
-            with _open(path) as file:
-                pictures, column = (_column(file, path, names, source) for names in (IMAGES, LABELS[source]))
-                classes = _names(file, column) or classes or LABELS[source][column]
-                for pixels, label in _rows(file, path, (pictures, column), classes):
-                    images.append(pixels)
-                    labels.append(label)
-        except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{path} is damaged, or cannot be read ({error}): replace it") from error
+        with _opened(path) as file:
+            pictures, column = (_column(file, path, names, source) for names in (IMAGES, LABELS[source]))
+            names = _names(file, column, source) or classes or LABELS[source][column]
+            if classes not in ((), names):
+                raise InputError(f"{path} has other classes than those before it: give all files the same")
+            classes = names
+            for pixels, label in _rows(file, path, (pictures, column), classes):
+                images.append(pixels)
+                labels.append(label)
     if not images:
         raise InputError(f"{files[0]} has no images: replace it")
     return Decoded(np.stack(images), np.array(labels, dtype=np.int64), classes)
@@ -97,13 +116,38 @@ def _files(folder: Path, split: str) -> list[Path]:
     return list(parts.values()) or sorted((folder / split).glob("*.parquet"))
 
 
-def _open(path: Path) -> "ParquetFile":
-    from pyarrow.parquet import ParquetFile
+@contextmanager
+def _opened(path: Path) -> Iterator["ParquetFile"]:
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise InputError(f"{path} is parquet, which needs pyarrow: {INSTALL}") from error
+    try:
+        with parquet.ParquetFile(path) as file:
+            yield file
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
+        raise InputError(f"{path} is damaged, or cannot be read ({error}): replace it") from error
 
-    return ParquetFile(path)
+
+def _classes(files: Sequence[Path]) -> tuple[str, ...]:
+    """The names of one's own classes: those of the first file that has any, else what the labels say."""
+    values: set[Any] = set()
+    for path in files:
+        with _opened(path) as file:
+            column = _column(file, path, LABELS["folder"], "folder")
+            if names := _names(file, column, "folder"):
+                return names
+            for batch in file.iter_batches(columns=[column]):
+                values.update(batch.column(column).to_pylist())
+    if texts := sorted(value for value in values if isinstance(value, str)):
+        return tuple(texts)
+    highest = max((value for value in values if type(value) is int), default=-1)
+    return tuple(map(str, range(min(highest + 1, 10**6))))  # more are no labels, and are refused
 
 
-def _names(file: "ParquetFile", column: str) -> tuple[str, ...]:
+def _names(file: "ParquetFile", column: str, source: str) -> tuple[str, ...]:
     """The classes, as Hugging Face's metadata has them; () where there are none, as other writers drop them."""
     try:
         features = json.loads((file.schema_arrow.metadata or {})[b"huggingface"])["info"]["features"]
@@ -112,7 +156,8 @@ def _names(file: "ParquetFile", column: str) -> tuple[str, ...]:
         return ()
     if not isinstance(names, list):
         return ()
-    return tuple(MISSPELT.get(name, name) for name in names if isinstance(name, str))
+    misspelt = {} if source == "folder" else MISSPELT
+    return tuple(misspelt.get(name, name) for name in names if isinstance(name, str))
 
 
 def _column(file: "ParquetFile", path: Path, names: Iterable[str], source: str) -> str:
@@ -131,7 +176,7 @@ def _rows(
     row = 0
     for batch in file.iter_batches(BATCH, columns=list(columns)):
         for picture, value in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
-            label: Any = numbers.get(MISSPELT.get(value, value)) if isinstance(value, str) else value
+            label: Any = numbers.get(value, numbers.get(MISSPELT.get(value, ""))) if isinstance(value, str) else value
             if type(label) is not int or not 0 <= label < len(classes):
                 raise InputError(
                     f"{path}: row {row} has the label {value!r}, not one of 0..{len(classes) - 1}: mend it"

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cifar_lightning.data import archive, arrays, cache, download, folder, official, pictures, shapes
+from cifar_lightning.data import archive, arrays, cache, download, folder, official, parquet, pictures, shapes
 from cifar_lightning.data.cache import Decoded
 from cifar_lightning.data.cifar10 import ARCHIVES, CLASSES
 from cifar_lightning.data.class_names import numbers_in
@@ -158,8 +158,13 @@ class Source:
 
     def _find_own(self, split: str) -> "_Found":
         home = self._place
-        if not (home / "train").exists() and (files := arrays.find(home)):
-            return _Found(files[0].parent, _identity(files), partial(arrays.read, files, split))
+        if not (home / "train").exists():
+            if files := arrays.find(home):
+                return _Found(files[0].parent, _identity(files), partial(arrays.read, files, split))
+            home = home.parent if home.suffix == ".parquet" else home
+            if parts := parquet.find(home, "folder"):
+                files = [path for paths in parts.values() for path in paths]
+                return _Found(home, _identity(files), partial(parquet.read_own, parts, split))
         listing = folder.scan(home, split)
         return _Found(home, listing.fingerprint, partial(pictures.read, listing), listing.note)
 
