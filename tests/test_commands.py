@@ -43,7 +43,11 @@ def test_a_script_is_the_command_of_its_name(name, tmp_path):
         (("--help",), 0, "  predict   Names what is in a picture"),
         (("--version",), 0, cifar_lightning.__version__),
         (("evalute",), 2, "error: command evalute is not known: did you mean evaluate?"),
-        (("train", "--seed", "1"), 2, "command train is not known: give fit, evaluate, predict, export or --help"),
+        (
+            ("train", "--seed", "1"),
+            2,
+            "command train is not known: give fit, evaluate, predict, export, data or --help",
+        ),
         (("fit", "--max_epoch", "1"), 2, "error: unknown flag --max_epoch: did you mean --max_epochs?"),
     ],
 )

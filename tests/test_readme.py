@@ -72,7 +72,7 @@ def test_flags(command, call, monkeypatch, tmp_path):
         monkeypatch.setattr(module, name, recorded(getattr(module, name)))
     monkeypatch.setattr(resuming, "resume_newest", lambda root, changes: None)
     (script,) = [word for word in command if word.endswith(".py")]
-    if script in ("scripts/predict.py", "scripts/export.py", "benchmarks/benchmark.py"):
+    if script in ("scripts/predict.py", "scripts/export.py", "scripts/data.py", "benchmarks/benchmark.py"):
         pytest.skip("run for real, below and in test_benchmark.py")
     arguments = command[command.index(script) + 1 :]
     code, _, err = call(Path(script).stem, *arguments)
@@ -86,6 +86,16 @@ def test_after_training(command, call, monkeypatch, tried):
     code, out, err = call(Path(command[1]).stem, *command[2:])
     assert code == 0, err
     assert out
+
+
+@pytest.mark.parametrize("command", [c for c in SCRIPTS if "scripts/data.py" in c], ids=" ".join)
+def test_data(command, call, tmp_path):
+    for name in ("train/cat", "train/dog", "test/cat", "test/dog"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        Image.new("RGB", (320, 200), "orange").save(tmp_path / "pictures" / name / "1.jpg")
+    code, out, err = call("data", *command[2:])
+    assert code == 0, err
+    assert "Read by fit with --data.source folder --data.data_dir pictures\n" in out
 
 
 @pytest.mark.filterwarnings("ignore:Starting from v1.9")  # a stock Trainer's, where no TensorBoard is installed

@@ -114,7 +114,7 @@ def test_load_without_prepare(tmp_path):
     with pytest.raises(InputError) as error:
         Source("cifar10", tmp_path).load("train")
     assert str(error.value).startswith(f"data_dir {tmp_path} has none of {NAME}, cifar-10-binary.tar.gz, {FOLDER}/, ")
-    assert str(error.value).endswith("trainLabels.csv, cifar10.npz, x_train.npy: prepare_data() fetches the first")
+    assert str(error.value).endswith("trainLabels.csv, cifar10.npz, x_train.npy: a fit fetches the first")
     digest = write_archive(tmp_path / NAME)
     check_set(Source("cifar10", tmp_path, sha256=digest).load("train"), 100, CLASSES)
 

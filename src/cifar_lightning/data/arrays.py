@@ -16,6 +16,7 @@ from cifar_lightning.errors import InputError
 NAMES = (("x_{}", "y_{}"), ("{}_images", "{}_labels"), ("{}_data", "{}_labels"), ("{}_x", "{}_y"))
 CLASSES = ("classes", "class_names", "label_names")
 LAYOUT = "arrays are x_train, y_train, x_test and y_test, in a .npz file or in .npy files of these names"
+SHAPE = "numpy arrays"
 PIXELS = 3072  # all of red, of green, of blue, as CIFAR has them
 SHAPES = "uint8 (N, 32, 32, 3), (N, 3, 32, 32) or (N, 3072)"
 

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +20,7 @@ LAYOUT = (
     "the folder source reads train/<class>/* and test/<class>/*, or arrays x_train, y_train, x_test, y_test, or "
     "train-*.parquet and test-*.parquet"
 )
+SHAPE = "class folders"
 VALIDATION = ("val", "valid", "validation")
 
 
@@ -83,7 +84,7 @@ def scan(data_dir: Path, split: str) -> Listing:
     for name in (*validation, "test"):
         _check_classes(trees["train"], trees[name])
         _check_classes(trees[name], trees["train"])
-    classes = _in_order(trees["train"])
+    classes = in_order(trees["train"].folders)
 
     paths: list[str] = []
     labels: list[int] = []
@@ -143,9 +144,9 @@ def _check_links(tree: _Tree) -> None:
         )
 
 
-def _in_order(tree: _Tree) -> tuple[str, ...]:
+def in_order(classes: Iterable[str]) -> tuple[str, ...]:
     """CIFAR's own order for CIFAR's names, by number where all are numbers, else by name."""
-    names = set(tree.folders)
+    names = set(classes)
     for official in CLASSES_OF.values():
         if set(official) == names:
             return official

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from cifar_lightning.data import archive, arrays, kaggle, parquet, test_sets
 from cifar_lightning.data.cache import Decoded
@@ -33,16 +34,20 @@ class Held(NamedTuple):
     Attributes:
         home: The folder beside which it is cached.
         files: All that it consists of, in the order in which their SHA-256 is taken.
+        shape: What this is called.
         decode: Reads the split that it is given; and whether the images are the user's own, not the official ones.
         splits: Those that there are.
+        named: Whether its name says that it is of this data set; else others may look the same.
         decodes: Whether `decode` takes long enough to keep what it gives.
         parts: Files of which each is such a test set, where it is a folder of many.
     """
 
     home: Path
     files: list[Path]
+    shape: str
     decode: Callable[[str, bool], Decoded]
     splits: tuple[str, ...] = ("train", "test")
+    named: bool = True
     decodes: bool = True
     parts: tuple[Path, ...] = ()
 
@@ -77,9 +82,11 @@ def find_test_set(place: Path, source: str) -> Held | None:
         for part in corrupted:  # before hours of evaluation
             test_sets.read(part, source, mapped=True)
         decode = partial(_refuse_corrupted, place)
-        return Held(place, [], decode, ("test",), False, tuple(part.images for part in corrupted))
+        parts = tuple(part.images for part in corrupted)
+        return Held(place, [*parts], "corrupted test sets", decode, ("test",), decodes=False, parts=parts)
     if found := test_sets.find(place):
-        return Held(found.images.parent, [*found], partial(_read_test_set, found, source), ("test",), False)
+        decode = partial(_read_test_set, found, source)
+        return Held(found.images.parent, [*found], "a test set", decode, ("test",), decodes=False)
     return None
 
 
@@ -110,14 +117,14 @@ def _coarse(decode: Callable[[str, bool], Decoded], split: str, own: bool) -> De
     return decoded._replace(labels=np.array(COARSE)[decoded.labels], classes=CIFAR100_COARSE_CLASSES)
 
 
-def departure(decoded: Decoded, split: str, source: str) -> str:
+def departure(labels: npt.NDArray[np.int64], split: str, source: str) -> str:
     """How many images there are, where they are not as many of every class as are published; empty where they are."""
-    counts, published = np.bincount(decoded.labels, minlength=len(decoded.classes)), COUNTS[split]
-    if len(decoded.labels) == published and counts.min() == counts.max():
+    counts, published = np.bincount(labels, minlength=len(CLASSES_OF[source])), COUNTS[split]
+    if len(labels) == published and counts.min() == counts.max():
         return ""
     each = f"{counts.min():,}" if counts.min() == counts.max() else f"{counts.min():,} to {counts.max():,}"
     return (
-        f"{len(decoded.labels):,} {split} images, {each} a class, where {TITLES[source]} has {published:,}, "
+        f"{len(labels):,} {split} images, {each} a class, where {TITLES[source]} has {published:,}, "
         f"{published // len(CLASSES_OF[source]):,} a class"
     )
 
@@ -154,7 +161,8 @@ def _archive(home: Path, source: str) -> Held | None:
 
 
 def _packed(path: Path, source: str) -> Held:
-    return Held(path.parent, [path], partial(_read_archive, path, source))
+    decode = partial(_read_archive, path, source)
+    return Held(path.parent, [path], "a packed archive", decode, named=path.name in _archive_names(source))
 
 
 def _read_archive(path: Path, source: str, split: str, own: bool) -> Decoded:
@@ -167,28 +175,35 @@ def _folder(home: Path, source: str) -> Held | None:
         for folder in (home / version.folder, home, *sorted(home.glob(f"*/{version.folder}"))):
             files = archive.unpacked(folder, version)
             if any(path.name != version.meta for path in files):
-                return Held(home, files, partial(archive.read_folder, folder, version))
+                return Held(home, files, "an unpacked archive", partial(archive.read_folder, folder, version))
     return None
 
 
 def _parquet(home: Path, source: str) -> Held | None:
     if not (files := parquet.find(home, source)):
         return None
-    return Held(home, [*files["train"], *files["test"]], lambda split, own: parquet.read(files[split], source))
+    every = [*files["train"], *files["test"]]
+    return Held(home, every, parquet.SHAPE, lambda split, own: parquet.read(files[split], source), named=False)
 
 
 def _kaggle(home: Path, source: str) -> Held | None:
     if source != "cifar10" or not (files := kaggle.find(home)):
         return None
-    return Held(home, files, lambda split, own: kaggle.read(home, split), kaggle.splits(home))
+    return Held(home, files, "Kaggle's pictures", lambda split, own: kaggle.read(home, split), kaggle.splits(home))
 
 
 def _arrays(place: Path, source: str) -> Held | None:
     # others may be of anything, such as Keras' mnist.npz
     fine = CLASSES_OF[_set(source)]
-    if not (files := arrays.find(place, f"cifar*{len(fine)}.npz")):
+    names = f"cifar*{len(fine)}.npz"
+    if not (files := arrays.find(place, names)):
         return None
-    return Held(files[0].parent, files, lambda split, own: arrays.read(files, split, CLASSES_OF[source], fine))
+    named = files[0].match(names)
+
+    def decode(split: str, own: bool) -> Decoded:
+        return arrays.read(files, split, CLASSES_OF[source], fine)
+
+    return Held(files[0].parent, files, arrays.SHAPE, decode, named=named)
 
 
 def _file(path: Path, source: str) -> Held:

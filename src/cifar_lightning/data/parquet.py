@@ -43,6 +43,7 @@ LABELS: dict[str, dict[str, tuple[str, ...]]] = {
 MISSPELT = {"cra": "crab"}  # https://huggingface.co/datasets/uoft-cs/cifar100/blob/main/README.md
 # By batches, never by row groups: some writers put 50,000 images into one.
 BATCH = 1_000
+SHAPE = "parquet files"
 
 
 def find(home: Path, source: str) -> dict[str, list[Path]]:
@@ -166,7 +167,8 @@ def _column(file: "ParquetFile", path: Path, names: Iterable[str], source: str) 
     for name in (first, *others):
         if name in there:
             return name
-    raise InputError(f"{path} has no column {first}, only {', '.join(there)}: it is not {source} from Hugging Face")
+    instead = "name one so" if source == "folder" else f"it is not {source} from Hugging Face"
+    raise InputError(f"{path} has no column {first}, only {', '.join(there)}: {instead}")
 
 
 def _rows(

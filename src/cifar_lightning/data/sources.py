@@ -102,7 +102,7 @@ class Source:
         self.name, self.data_dir, self.mirror = name, data_dir, mirror
         self.sha256 = sha256 and sha256.lower()
         self.synthetic_size = synthetic_size
-        self._found: dict[str, _Found] = {}
+        self._found: dict[str, Found] = {}
         self._official: official.Held | None = None
 
     def prepare(self) -> None:
@@ -116,7 +116,7 @@ class Source:
         if self.name == "synthetic":
             return
         with self._naming():
-            if self.name in ARCHIVES and not self._held():
+            if self.name in ARCHIVES and not self.held():
                 download.fetch(
                     ARCHIVES[self.name],
                     self._target,
@@ -125,7 +125,7 @@ class Source:
                     others=official.looked_for(self.name),
                 )
             for split in self.splits:
-                found = self._find(split)
+                found = self.find(split)
                 if found.key and not cache.has(found.home, f"{self.name}-{split}", found.key):
                     cache.cached(found.home, f"{self.name}-{split}", found.key, found.decode)
 
@@ -141,7 +141,7 @@ class Source:
             count = self.synthetic_size if split == "train" else max(10, self.synthetic_size // 5)
             return synthetic(split, count)
         with self._naming():
-            found = self._find(split)
+            found = self.find(split)
             if found.key:
                 decoded = cache.cached(found.home, f"{self.name}-{split}", found.key, found.decode)
             else:
@@ -150,54 +150,65 @@ class Source:
             warnings.warn(note, ImageWarning, stacklevel=2)
         return _image_set(decoded)
 
-    def _find(self, split: str) -> "_Found":
+    def find(self, split: str) -> "Found":
+        """Looks where a split is, and does not read it. Not for the synthetic source, which is nowhere.
+
+        Raises:
+            InputError: It is not there.
+        """
         if split not in self._found:
-            own = self.name == "folder" and not self._held()
-            self._found[split] = self._find_own(split) if own else self._find_official(split)
+            with self._naming():
+                own = self.name == "folder" and not self.held()
+                self._found[split] = self._find_own(split) if own else self._find_official(split)
         return self._found[split]
 
-    def _find_own(self, split: str) -> "_Found":
+    def _find_own(self, split: str) -> "Found":
         home = self._place
         if not (home / "train").exists():
             if files := arrays.find(home):
-                return _Found(files[0].parent, _identity(files), partial(arrays.read, files, split))
-            home = home.parent if home.suffix == ".parquet" else home
+                return Found(files[0].parent, _identity(files), partial(arrays.read, files, split), arrays.SHAPE, files)
+            home = _folder_of(home)
             if parts := parquet.find(home, "folder"):
                 files = [path for paths in parts.values() for path in paths]
-                return _Found(home, _identity(files), partial(parquet.read_own, parts, split))
+                return Found(home, _identity(files), partial(parquet.read_own, parts, split), parquet.SHAPE, files)
         listing = folder.scan(home, split)
-        return _Found(home, listing.fingerprint, partial(pictures.read, listing), listing.note)
+        paths = [Path(path) for path in listing.paths]
+        return Found(home, listing.fingerprint, partial(pictures.read, listing), folder.SHAPE, paths, listing.note)
 
-    def _find_official(self, split: str) -> "_Found":
-        if (held := self._held()) is None:
+    def _find_official(self, split: str) -> "Found":
+        if (held := self.held()) is None:
             looked_for = official.looked_for(self.name)
-            raise InputError(f"data_dir {self.data_dir} has none of {looked_for}: prepare_data() fetches the first")
+            raise InputError(f"data_dir {self.data_dir} has none of {looked_for}: a fit fetches the first")
         if not held.decodes:
-            return _Found(held.home, "", partial(held.decode, split, False))
+            return Found(held.home, "", partial(held.decode, split, False), held.shape, held.files)
         # What has not been touched since it was decoded is not hashed again.
         decode = partial(_decode, held, self.sha256, split, self.name)
-        return _Found(held.home, f"{self.sha256} {_identity(held.files)}", decode)
+        return Found(held.home, f"{self.sha256} {_identity(held.files)}", decode, held.shape, held.files)
 
-    def _held(self) -> official.Held | None:
-        if self._official is None and self.name in ARCHIVES:
-            self._official = official.find(self._place, self.name)
-        elif self._official is None and self.name == "folder" and not self._has_own():
-            self._official = official.find_test_set(self._place, self.name)
+    def held(self) -> official.Held | None:
+        """What there is of an official source, or of a published test set; None if nothing."""
+        if self._official is None:
+            with self._naming():
+                if self.name in ARCHIVES:
+                    self._official = official.find(self._place, self.name)
+                elif self.name == "folder" and not self._has_own():
+                    self._official = official.find_test_set(self._place, self.name)
         return self._official
 
     def _has_own(self) -> bool:
-        return (self._place / "train").exists() or bool(arrays.find(self._place))
+        place = self._place
+        return (place / "train").exists() or bool(arrays.find(place) or parquet.find(_folder_of(place), "folder"))
 
     @property
     def splits(self) -> tuple[str, ...]:
         """Those that there are, as far as is known before they are read."""
-        held = self._held()
+        held = self.held()
         return held.splits if held else SPLITS
 
     @property
     def parts(self) -> tuple[Path, ...]:
         """Files of which each is a test set, where `data_dir` is a folder of corrupted ones."""
-        held = self._held()
+        held = self.held()
         return held.parts if held else ()
 
     @property
@@ -223,12 +234,16 @@ class Source:
             ) from error
 
 
+def _folder_of(place: Path) -> Path:
+    return place.parent if place.suffix == ".parquet" else place
+
+
 def _decode(held: official.Held, sha256: str | None, split: str, source: str) -> Decoded:
     if sha256:
         archive.check_digest(held.files, sha256)
         return held.decode(split, True)
     decoded = held.decode(split, False)
-    if not (departure := official.departure(decoded, split, source)):
+    if not (departure := official.departure(decoded.labels, split, source)):
         return decoded
     where = held.files[0] if len(held.files) == 1 else held.home
     return decoded._replace(notes=(*decoded.notes, f"{where} has {departure}: what is learnt or tested is of these"))
@@ -244,15 +259,23 @@ def _identity(files: Sequence[Path]) -> str:
     return found.hexdigest()
 
 
-class _Found(NamedTuple):
-    """A split: where to cache it, the key that says whether the cache is still true, how to decode it, and a note.
+class Found(NamedTuple):
+    """Where a split is.
 
-    One without a key is not cached.
+    Attributes:
+        home: Where to cache it.
+        key: Says whether the cache is still true; without one it is not cached.
+        decode: Reads it.
+        shape: What this is held as.
+        files: What is read; of class folders, one an image, in their order.
+        note: What is to be known of them.
     """
 
     home: Path
     key: str
     decode: Callable[[], Decoded]
+    shape: str
+    files: Sequence[Path]
     note: str = ""
 
 

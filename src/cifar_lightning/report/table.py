@@ -1,6 +1,7 @@
-"""What the console shows: a test's result, and predictions for single files."""
+"""What the console shows: a test's result, predictions for single files, and what there is of images."""
 
 import math
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,63 @@ def predictions_table(rows: Iterable[Mapping[str, Any]], console: Console | None
     if not console.is_terminal:  # a pipe has no right edge
         table.width = _natural_width(console, table)
     console.print(table, soft_wrap=not console.is_terminal)
+
+
+def print_survey(survey: Mapping[str, Any], console: Console | None = None) -> None:
+    """Prints what there is of images at a place.
+
+    Args:
+        survey: What `Survey.plain` gives.
+        console: Standard output if None.
+    """
+    console = console or Console()
+
+    def say(*parts: str) -> None:
+        console.print(Text.assemble(*parts), soft_wrap=True)
+
+    files, counts, published = survey["files"], survey["counts"], survey["published"]
+    more = f" and {survey['file_count'] - len(files):,} more" if survey["file_count"] > len(files) else ""
+    console.print(Text(f"{survey['data_dir']}: {survey['shape']}", "bold"), soft_wrap=True)
+    say(f"Read by fit with {shlex.join(survey['flags'])}")
+    say(f"Files: {', '.join(files)}{more}\n")
+    console.print(_counts_table(survey))
+    say()
+    say(f"Training images: mean {_triple(survey['mean'])}, std {_triple(survey['std'])}")
+    if published:
+        say(f"{published['name']}, published: mean {_triple(published['mean'])}, std {_triple(published['std'])}")
+    for pairs in survey["repeated"]:
+        say(f"{pairs['split'].capitalize()} images that are in {pairs['in']} too: {_examples(pairs)}")
+    say(f"Training images that are there under another label too: {_examples(survey['contradictions'])}")
+    if "test" not in counts:
+        say("There are no test images with labels: these train a network, and test none")
+
+
+def _counts_table(survey: Mapping[str, Any]) -> Table:
+    """A line a class; of many, those with the most and the fewest training images, or one where all have as many."""
+    counts = survey["class_counts"]
+    rows = [(name, [f"{counts[split][name]:,}" for split in counts]) for name in survey["classes"]]
+    if len(rows) > ONE_COLUMN and all(figures == rows[0][1] for _, figures in rows):
+        rows = [(f"each of {len(rows)}", rows[0][1])]
+    elif len(rows) > ONE_COLUMN:
+        rows.sort(key=lambda row: -counts["train"][row[0]])
+        rows[ONE_COLUMN // 2 : -ONE_COLUMN // 2] = [("…", ["…"] * len(counts))]
+    table = Table("class", **PLAIN)
+    for split in counts:
+        table.add_column(split, justify="right")
+    for name, figures in rows:
+        table.add_row(Text(name), *figures)
+    table.add_row("all", *(f"{count:,}" for count in survey["counts"].values()))
+    return table
+
+
+def _triple(values: Sequence[float]) -> str:
+    return f"({', '.join(f'{value:.4f}' for value in values)})"
+
+
+def _examples(pairs: Mapping[str, Any]) -> str:
+    """How many, and some."""
+    listed = ", ".join(f"{one} = {other}" for one, other in pairs["examples"])
+    return f"{pairs['count']:,}{', such as ' * bool(listed)}{listed}"
 
 
 def _class_table(rows: Iterable[tuple[str, str, str, str]]) -> Table:

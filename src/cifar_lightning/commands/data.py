@@ -1,0 +1,60 @@
+"""Says what images there are in a folder or file, or writes them in another shape.
+
+cifar-lightning data pictures                       # what there is, and how fit reads it
+cifar-lightning data pictures --json
+cifar-lightning data data --to parquet cifar10-hf   # the same images for Hugging Face, or with folders as PNG files
+"""
+
+import json
+from collections.abc import Sequence
+
+from cifar_lightning.cli import arguments_in, new_parser, parse
+from cifar_lightning.console import printing, say
+from cifar_lightning.errors import InputError
+from cifar_lightning.signatures import signature_of
+from cifar_lightning.startup import importing
+
+
+def script(arguments: Sequence[str]) -> None:
+    """Describes images, and writes them where that is asked for."""
+    parser = new_parser("data DIR [flags]", __doc__)
+    parser.add_argument(
+        "data_dir", type=str, help="folder of images in a shape that the README lists, or their one file"
+    )
+    parser.add_function_arguments(signature_of("data.survey", "survey"), "data", skip={"data_dir"})
+    parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
+    parser.add_argument(
+        "--to",
+        type=str,
+        nargs=2,
+        metavar=("folders|parquet", "OUT"),
+        help="write the images as PNG files in class folders, or as parquet files, into OUT, a new folder",
+    )
+    settings = parse(parser, arguments)
+
+    with importing():  # not before: torch and Lightning take seconds
+        from cifar_lightning.data.survey import survey
+        from cifar_lightning.data.writing import check_target, write
+        from cifar_lightning.report.table import print_survey
+        from cifar_lightning.run import signals
+
+    format, out = settings.to or ("", "")
+    if format:
+        check_target(format, out)
+    found = survey(settings.data_dir, **arguments_in(settings.data))
+    if format and len(found) > 1:
+        sources = " and ".join(one.source for one in found)
+        raise InputError(f"{settings.data_dir} has images for {sources}: give --data.source, one of them, to write")
+    if settings.json:
+        say(json.dumps([one.plain() for one in found], indent=2), 1)
+    else:
+        for number, one in enumerate(found):
+            if number:
+                say("", 1)
+            with printing(1):
+                print_survey(one.plain())
+    if format:
+        with signals.deferred():
+            write(found[0].sets, out, format)
+        count = sum(len(images.labels) for images in found[0].sets.values())
+        say(f"{out}: {count:,} images written")

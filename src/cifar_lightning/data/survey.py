@@ -1,0 +1,240 @@
+"""survey(): what there is at a place, how it is read, how much of each class, and which images come twice."""
+
+import hashlib
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from cifar_lightning.data import folder, official
+from cifar_lightning.data.cifar10 import CLASSES_OF, COUNTS, TITLES
+from cifar_lightning.data.preprocessing import preprocessing_of
+from cifar_lightning.data.sources import Found, ImageSet, Source
+from cifar_lightning.errors import ImageWarning, InputError
+
+NAMED = 3  # files, and pairs of images, that are named one by one
+
+
+class Pair(NamedTuple):
+    """Two images that are the same to the last pixel, each by its split and its place there."""
+
+    split: str
+    place: int
+    other_split: str
+    other_place: int
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The images that one source finds at a place.
+
+    Attributes:
+        data_dir: The place.
+        source: The data module's.
+        sha256: The digest by which its user knows it.
+        sets: The images of `train`, of `validation` if some are held out, and of `test` if there are any with labels.
+        found: Where the splits that are read are.
+    """
+
+    data_dir: str
+    source: str
+    sha256: str | None
+    sets: Mapping[str, ImageSet]
+    found: Mapping[str, Found] = field(repr=False)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names."""
+        return self.sets["train"].classes
+
+    @property
+    def flags(self) -> list[str]:
+        """What `fit` is to be given to read them."""
+        digest = ["--data.sha256", self.sha256] if self.sha256 else []
+        return ["--data.source", self.source, "--data.data_dir", self.data_dir, *digest]
+
+    def count(self, split: str) -> dict[str, int]:
+        """How many images of each class there are in a split."""
+        counts = self.sets[split].labels.bincount(minlength=len(self.classes))
+        return dict(zip(self.classes, counts.tolist(), strict=True))
+
+    def name(self, split: str, index: int) -> str:
+        """What an image is called: its file in class folders, else its place in the split."""
+        found = self.found["test" if split == "test" else "train"]
+        if found.shape != folder.SHAPE:
+            return f"{split}[{index}]"
+        before = len(self.sets["train"].labels) if split == "validation" else 0
+        return os.path.relpath(found.files[before + index], found.home)
+
+    @cached_property
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of each channel of the training images, in 0..1."""
+        values = np.arange(256) / 255
+        means, stds = [], []
+        for channel in self.sets["train"].images.unbind(1):
+            shares = np.bincount(channel.numpy().ravel(), minlength=256) / channel.numel()
+            means.append(float(shares @ values))
+            stds.append(float(np.sqrt(shares @ (values - means[-1]) ** 2)))
+        return tuple(means), tuple(stds)
+
+    @cached_property
+    def repeated(self) -> dict[tuple[str, str], list[Pair]]:
+        """Of each two splits, the images of the second that are in the first too, with the first such one there."""
+        pairs, splits = {}, list(self.sets)
+        for i, first in enumerate(splits):
+            there = {digest: index for index, digest in reversed(list(enumerate(self._digests[first])))}
+            for second in splits[i + 1 :]:
+                digests = enumerate(self._digests[second])
+                pairs[first, second] = [
+                    Pair(second, index, first, there[digest]) for index, digest in digests if digest in there
+                ]
+        return pairs
+
+    @cached_property
+    def contradictions(self) -> list[Pair]:
+        """The training images that are there before under another label, with the first such one."""
+        labels, pairs = self.sets["train"].labels.tolist(), []
+        first: dict[bytes, int] = {}
+        for index, digest in enumerate(self._digests["train"]):
+            before = first.setdefault(digest, index)
+            if labels[before] != labels[index]:
+                pairs.append(Pair("train", index, "train", before))
+        return pairs
+
+    @cached_property
+    def _digests(self) -> dict[str, list[bytes]]:
+        return {
+            split: [
+                hashlib.sha256(image.data).digest() for image in images.images.permute(0, 2, 3, 1).contiguous().numpy()
+            ]
+            for split, images in self.sets.items()
+        }
+
+    def plain(self) -> dict[str, Any]:
+        """All of it as lists, texts and numbers, for JSON; files and repeated images by their number and the first."""
+        files = list(dict.fromkeys(str(path) for found in self.found.values() for path in found.files))
+        mean, std = self.statistics
+        official_name = next((name for name, names in CLASSES_OF.items() if names == self.classes), None)
+        published = official_name and preprocessing_of("dataset", official_name)
+        return {
+            "data_dir": self.data_dir,
+            "source": self.source,
+            "flags": self.flags,
+            "shape": self.found["train"].shape,
+            "file_count": len(files),
+            "files": files[:NAMED],
+            "classes": list(self.classes),
+            "counts": {split: len(images.labels) for split, images in self.sets.items()},
+            "class_counts": {split: self.count(split) for split in self.sets},
+            "mean": list(mean),
+            "std": list(std),
+            "published": published
+            and {
+                "name": TITLES[str(official_name)],
+                "counts": COUNTS,
+                "mean": list(published.mean),
+                "std": list(published.std),
+            },
+            "repeated": [
+                {"split": second, "in": first, **self._named(pairs)} for (first, second), pairs in self.repeated.items()
+            ],
+            "contradictions": self._named(self.contradictions),
+        }
+
+    def _named(self, pairs: list[Pair]) -> dict[str, Any]:
+        examples = [
+            [self.name(pair.split, pair.place), self.name(pair.other_split, pair.other_place)] for pair in pairs[:NAMED]
+        ]
+        return {"count": len(pairs), "examples": examples}
+
+
+def survey(
+    data_dir: str | Path = "data",
+    source: Literal["cifar10", "cifar100", "cifar100-coarse", "folder"] | None = None,
+    sha256: str | None = None,
+) -> list[Survey]:
+    """What there is at a place, read where it lies; nothing is downloaded.
+
+    Args:
+        data_dir: Folder of images, or their one file.
+        source: Read them as this, in place of what they look like.
+        sha256: Digest of your own images in an official layout.
+
+    Returns:
+        One for each source that has images there.
+
+    Raises:
+        InputError: There are none, or they cannot be read.
+    """
+    place = Path(os.path.expanduser(data_dir))
+    if not os.path.lexists(place):
+        raise InputError(f"{data_dir} is not there: name a folder of images, or their file")
+    names = [source] if source else _sources_at(place, sha256)
+    return [_survey(Source(name, place, sha256=sha256), str(data_dir), sha256) for name in names]
+
+
+def _survey(source: Source, data_dir: str, sha256: str | None) -> Survey:
+    source.find("train")
+    found = {split: source.find(split) for split in source.splits}
+    train = source.load("train")
+    first = len(train.labels) - train.held_out
+    sets = {"train": train}
+    if train.held_out:
+        sets = {
+            "train": ImageSet(train.images[:first], train.labels[:first], train.classes),
+            "validation": ImageSet(train.images[first:], train.labels[first:], train.classes),
+        }
+    if "test" in found:
+        sets["test"] = source.load("test")
+    return Survey(data_dir, source.name, sha256, sets, found)
+
+
+def _sources_at(place: Path, sha256: str | None) -> list[str]:
+    """Those that have images there: an official one where a name says so, or the images do."""
+    own, names, files = Source("folder", place), [], set[Path]()
+    refused: list[InputError] = []
+    for name in ("cifar10", "cifar100"):
+        source = Source(name, place, sha256=sha256)
+        try:
+            held = source.held()
+            if held and (held.named or _is_whole(source) or not _is_read(own)):
+                names.append(name)
+                files.update(held.files)
+        except InputError as error:
+            refused.append(error)
+    try:
+        if own.find("train").files[0] not in files:
+            names.append("folder")
+    except InputError as error:
+        if (place / "train").is_dir():
+            refused.append(error)
+    if not names and refused:
+        raise refused[0]
+    if not names:
+        there = f"{official.looked_for('cifar10')}, cifar-100-python/, train/<class>/*"
+        raise InputError(f"{place} has no images that are read here: give a folder with one of {there}")
+    return names
+
+
+def _is_whole(source: Source) -> bool:
+    """Whether images, of which no name says so, are all of an official set."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ImageWarning)
+        images = source.load("train")
+    whole = not official.departure(images.labels.numpy(), "train", source.name)
+    return whole and images.classes == CLASSES_OF[source.name]
+
+
+def _is_read(source: Source) -> bool:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ImageWarning)
+        try:
+            source.load("train")
+        except InputError:
+            return False
+    return True

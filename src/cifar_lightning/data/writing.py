@@ -1,0 +1,153 @@
+"""Writing images where other programs read them: as class folders of PNG files, or as Hugging Face's parquet files."""
+
+import importlib.util
+import io
+import json
+import os
+import shutil
+import unicodedata
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cifar_lightning import stop
+from cifar_lightning.data import parquet
+from cifar_lightning.data.folder import in_order
+from cifar_lightning.data.sources import ImageSet
+from cifar_lightning.errors import ImageWarning, InputError, RunError, quoted
+from cifar_lightning.files import part_of
+
+FORMATS = ("folders", "parquet")
+# Without it Hugging Face's `datasets` takes a class that is called test or train, as one of CIFAR-100's is, for a split
+# too: see findings/datasets-class-named-train.sh.
+CARD = """---
+configs:
+- config_name: default
+  data_files:
+{files}---
+"""
+
+
+def check_target(format: str, out: str | Path) -> None:
+    """Looks whether `write` can write there.
+
+    Raises:
+        InputError: There is no such format, its package is missing, or `out` has something in it.
+    """
+    if format not in FORMATS:
+        raise InputError(f"format {format} is not known: give {' or '.join(FORMATS)}")
+    if format == "parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise InputError(f"parquet needs pyarrow: {parquet.INSTALL}")
+    path = _resolved(out)
+    try:
+        if path.is_dir():
+            if any(path.iterdir()):
+                raise InputError(f"{out} has something in it: name a new folder, or an empty one")
+            if path.samefile(os.getcwd()):
+                raise InputError(f"{out} is the folder that this was started in: name a new one in it")
+        elif path.exists():
+            raise InputError(f"{out} is a file: name a new folder")
+    except OSError as error:
+        raise InputError(f"{out} cannot be read ({error.strerror}): name another") from error
+
+
+def write(sets: Mapping[str, ImageSet], out: str | Path, format: str) -> Path:
+    """Writes images into a new folder, which is there when it is whole.
+
+    Args:
+        sets: The images of train, and perhaps of validation and test.
+        out: The folder. It is not there yet, or empty.
+        format: folders, `SPLIT/CLASS/00000.png` by the images' places in the split, or parquet, as `datasets` has it.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: See `check_target`; or a class's name cannot be a folder's.
+        RunError: The disk does not take it. Nothing is left behind.
+    """
+    check_target(format, out)
+    path = _resolved(out)
+    if format == "folders":
+        _check_names(sets["train"].classes)
+    part = part_of(path)
+    try:
+        part.mkdir(parents=True)
+        {"folders": _folders, "parquet": _parquet}[format](sets, part)
+        os.replace(part, path)
+    except OSError as error:
+        raise RunError(
+            f"could not write {out}: {error.strerror or error}; nothing is left of it: make room, or name another place"
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return path
+
+
+def _resolved(out: str | Path) -> Path:
+    return Path(os.path.realpath(os.path.expanduser(out)))
+
+
+def _check_names(classes: tuple[str, ...]) -> None:
+    for name in classes:
+        encoded = name.encode("utf-8", "surrogateescape")
+        if "/" in name or "\0" in name or name.startswith(".") or not 0 < len(encoded) < 256:
+            raise InputError(f"the class {quoted(name)} cannot be a folder's name: rename it, or write parquet")
+    if len({unicodedata.normalize("NFC", name) for name in classes}) < len(classes):
+        raise InputError("two classes have the same name, and would be one folder: rename one, or write parquet")
+    ordered = in_order(classes)
+    if moved := [name for name, before in zip(ordered, classes, strict=True) if name != before]:
+        first = moved[0]
+        warnings.warn(
+            f"class folders are numbered by their names: {quoted(first)} has the label {ordered.index(first)} there, "
+            f"and had {classes.index(first)}: write parquet to keep the order",
+            ImageWarning,
+            stacklevel=3,
+        )
+
+
+def _folders(sets: Mapping[str, ImageSet], home: Path) -> None:
+    for split, images in sets.items():
+        folders = [home / split / name for name in images.classes]
+        for folder in folders:  # of a class without images too, for every split has the same
+            folder.mkdir(parents=True)
+        for name, data, label in _pngs(images):
+            (folders[label] / name).write_bytes(data)
+    files = "".join(f"  - split: {split}\n    path: {split}/**\n" for split in sets)
+    (home / "README.md").write_text(CARD.format(files=files))
+
+
+def _parquet(sets: Mapping[str, ImageSet], home: Path) -> None:
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetWriter
+
+    for split, images in sets.items():
+        label = {"names": list(images.classes), "_type": "ClassLabel"}
+        features = {"img": {"_type": "Image"}, "label": label}
+        picture = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        schema = pa.schema(
+            [("img", picture), ("label", pa.int64())],
+            metadata={"huggingface": json.dumps({"info": {"features": features}})},
+        )
+        with ParquetWriter(home / f"{split}-00000-of-00001.parquet", schema) as file:
+            rows: list[dict[str, Any]] = []
+            for name, data, number in _pngs(images):
+                rows.append({"img": {"bytes": data, "path": name}, "label": number})
+                if len(rows) == parquet.BATCH:
+                    file.write_batch(pa.RecordBatch.from_pylist(rows, schema))
+                    rows.clear()
+            if rows:
+                file.write_batch(pa.RecordBatch.from_pylist(rows, schema))
+
+
+def _pngs(images: ImageSet) -> Iterator[tuple[str, bytes, int]]:
+    """Of each image the name, the contents and the label; a signal ends it."""
+    from PIL import Image
+
+    width = max(5, len(str(len(images.labels) - 1)))
+    pixels = images.images.permute(0, 2, 3, 1).contiguous().numpy()
+    for index, label in enumerate(images.labels.tolist()):
+        stop.raise_if_requested()
+        Image.fromarray(pixels[index]).save(file := io.BytesIO(), "PNG")
+        yield f"{index:0{width}}.png", file.getvalue(), label

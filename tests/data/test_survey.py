@@ -1,0 +1,193 @@
+"""What `data` says of images, in the shapes in which people have them."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from archives import arrays, images_of, write_archive, write_kaggle, write_parquet
+from conftest import one_line
+from PIL import Image
+from pyarrow import parquet
+
+from cifar_lightning import CIFAR10DataModule
+from cifar_lightning.data.cifar10 import CIFAR100_CLASSES, CLASSES, COUNTS, MEAN
+from cifar_lightning.data.survey import survey
+
+pytestmark = pytest.mark.filterwarnings("ignore:.* where CIFAR-10")  # made files are small
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+
+
+def write_pictures(home, **splits):
+    """Class folders: `train={"cat": [pixels, …]}`, each a colour or an array."""
+    for split, classes in splits.items():
+        for name, pictures in classes.items():
+            folder = home / split / name
+            folder.mkdir(parents=True)
+            for number, pixels in enumerate(pictures):
+                picture = Image.new("RGB", (32, 32), pixels) if isinstance(pixels, str) else Image.fromarray(pixels)
+                picture.save(folder / f"{number}.png")
+
+
+def as_json(call, *arguments):
+    code, out, err = call("data", *arguments, "--json")
+    assert code == 0, err
+    return json.loads(out)
+
+
+SHAPES = {
+    "parquet": (lambda home: write_parquet(home / "plain_text"), "cifar10", "parquet files", 2),
+    "parquet of CIFAR-100": (lambda home: write_parquet(home, "cifar100"), "cifar100", "parquet files", 2),
+    "Kaggle": (write_kaggle, "cifar10", "Kaggle's pictures", 122),
+    "npz": (lambda home: np.savez(home / "cifar10.npz", **arrays()), "cifar10", "numpy arrays", 1),
+    "npy": (lambda home: [np.save(home / n, a) for n, a in arrays().items()], "folder", "numpy arrays", 4),
+    "folders": (
+        lambda home: write_pictures(home, train={"a": ["red"] * 99, "b": ["blue"]}, test={"a": ["lime"], "b": []}),
+        "folder",
+        "class folders",
+        101,
+    ),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_shapes_and_the_flags_that_read_them(tmp_path, call, shape):
+    write, source, said, files = SHAPES[shape]
+    (tmp_path / "data").mkdir()
+    write(tmp_path / "data")
+    (found,) = as_json(call, "data")
+    assert (found["source"], found["shape"], found["file_count"]) == (source, said, files)
+    assert all((tmp_path / file).is_file() for file in found["files"])
+    flags = found["flags"]
+    given = {flag.removeprefix("--data."): value for flag, value in zip(flags[::2], flags[1::2], strict=True)}
+    read = CIFAR10DataModule(**given)
+    for split in ("train", "test"):
+        labels = read.image_set(split).labels
+        assert found["counts"][split] == len(labels)
+        assert list(found["class_counts"][split].values()) == labels.bincount(minlength=read.num_classes).tolist()
+    assert found["classes"] == list(read.classes)
+
+
+def test_what_has_no_name_is_of_a_set_where_it_is_all_of_it(tmp_path, monkeypatch):
+    np.savez(tmp_path / "mine.npz", **arrays())
+    assert [one.source for one in survey(tmp_path / "mine.npz")] == ["folder"]
+    write_parquet(tmp_path / "p")
+    assert [one.source for one in survey(tmp_path / "p")] == ["folder"]
+    monkeypatch.setitem(COUNTS, "train", 100)
+    assert [one.source for one in survey(tmp_path / "p")] == ["cifar10"]
+    assert [one.source for one in survey(tmp_path / "mine.npz")] == ["cifar10"]
+
+
+def test_archives_of_both_sets_and_pictures_in_one_folder(tmp_path, call):
+    digest = write_archive(tmp_path / "cifar-10-python.tar.gz")
+    error = one_line(*call("data", tmp_path))
+    assert f"has SHA-256 {digest}, expected 6d958be0" in error
+    (found,) = as_json(call, tmp_path, "--data.sha256", digest)
+    assert (found["source"], found["shape"], found["flags"][-2:]) == (
+        *("cifar10", "a packed archive"),
+        ["--data.sha256", digest],
+    )
+    (tmp_path / "cifar-10-python.tar.gz").unlink()
+    write_kaggle(tmp_path)
+    write_parquet(tmp_path / "cifar100", "cifar100")
+    found = as_json(call, tmp_path)
+    assert [one["source"] for one in found] == ["cifar10", "cifar100"]
+    code, _, err = call("data", tmp_path, "--to", "parquet", "new")
+    assert (code, err.splitlines()[-1]) == (
+        2,
+        f"error: {tmp_path} has images for cifar10 and cifar100: give --data.source, one of them, to write",
+    )
+    (coarse,) = as_json(call, tmp_path, "--data.source", "cifar100-coarse")
+    assert len(coarse["classes"]) == 20
+
+
+def test_nothing_there_and_nothing_fetched(tmp_path, call):
+    assert one_line(*call("data", "nowhere")) == "error: nowhere is not there: name a folder of images, or their file\n"
+    (tmp_path / "empty").mkdir()
+    error = one_line(*call("data", "empty"))
+    assert error.startswith("error: empty has no images that are read here: give a folder with one of cifar-10-python")
+    (tmp_path / "pictures" / "train" / "cat").mkdir(parents=True)
+    assert "pictures has no folder test/" in one_line(*call("data", "pictures"))
+    (tmp_path / "mat" / "cifar-100-matlab").mkdir(parents=True)
+    assert "is the MATLAB version" in one_line(*call("data", "mat"))
+    (tmp_path / "own").mkdir()
+    for split in ("train", "test"):
+        parquet.write_table(pa.table({"text": ["a"], "label": [0]}), tmp_path / "own" / f"{split}.parquet")
+    assert "own/train.parquet has no column img, only text, label: name one so" in one_line(*call("data", "own"))
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+def test_statistics_and_what_is_published(tmp_path):
+    write_parquet(tmp_path / "plain_text")
+    (found,) = survey(tmp_path)
+    pixels = images_of("train")[0].reshape(-1, 3, 1024) / 255
+    assert np.allclose(found.statistics[0], pixels.mean((0, 2)), atol=1e-12)
+    assert np.allclose(found.statistics[1], pixels.std((0, 2)), atol=1e-12)
+    assert found.plain()["published"]["mean"] == list(MEAN)
+    np.savez(tmp_path / "own.npz", **arrays())
+    (found,) = survey(tmp_path / "own.npz", "folder")
+    assert found.plain()["published"] is None
+
+
+def test_repeated_images(tmp_path, call):
+    """By their pixels, whatever the files; a validation split counts as a split."""
+    noise = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    write_pictures(
+        tmp_path / "pictures",
+        train={"a": [noise[0], noise[1], noise[0]], "b": [noise[1], noise[2]]},
+        val={"a": [noise[3]], "b": [noise[2]]},
+        test={"a": [noise[3], noise[0]], "b": [noise[0]]},
+    )
+    moved = tmp_path / "pictures" / "test" / "a"
+    with Image.open(moved / "1.png") as picture:
+        picture.save(moved / "1.bmp")
+    (moved / "1.png").unlink()
+    (found,) = as_json(call, "pictures")
+    assert found["counts"] == {"train": 5, "validation": 2, "test": 3}
+    assert found["repeated"] == [
+        {"split": "validation", "in": "train", "count": 1, "examples": [["val/b/0.png", "train/b/1.png"]]},
+        {
+            **{"split": "test", "in": "train", "count": 2},
+            "examples": [["test/a/1.bmp", "train/a/0.png"], ["test/b/0.png", "train/a/0.png"]],
+        },
+        {"split": "test", "in": "validation", "count": 1, "examples": [["test/a/0.png", "val/a/0.png"]]},
+    ]
+    assert found["contradictions"] == {"count": 1, "examples": [["train/b/0.png", "train/a/1.png"]]}
+    _, out, _ = call("data", "pictures")
+    assert "Test images that are in train too: 2, such as test/a/1.bmp = train/a/0.png, test/b/0.png = " in out
+    assert "Training images that are there under another label too: 1, such as train/b/0.png = train/a/1.png" in out
+    np.savez(tmp_path / "a.npz", x_train=noise, y_train=[0, 1, 0, 1], x_test=noise[2:], y_test=[1, 1])
+    (found,) = as_json(call, "a.npz")
+    assert found["repeated"][0]["examples"] == [["test[0]", "train[2]"], ["test[1]", "train[3]"]]
+
+
+def test_the_table_is_of_few_classes_of_all_alike_or_of_the_most_and_the_fewest(tmp_path, call):
+    write_kaggle(tmp_path / "kaggle", tests=False)
+    code, out, _ = call("data", "kaggle")
+    assert code == 0
+    for line in ("kaggle: Kaggle's pictures", "Read by fit with --data.source cifar10 --data.data_dir kaggle"):
+        assert f"{line}\n" in out
+    table = [line.split() for line in out.splitlines()]
+    assert all([name, "10"] in table for name in CLASSES)
+    assert ["all", "100"] in table
+    assert "There are no test images with labels: these train a network, and test none\n" in out
+
+    labels = np.arange(100)
+    pixels = np.zeros((100, 32, 32, 3), np.uint8)
+    np.savez(tmp_path / "a.npz", x_train=pixels, y_train=labels, x_test=pixels, y_test=labels)
+    _, out, _ = call("data", "a.npz")
+    assert ["each", "of", "100", "1", "1"] in [line.split() for line in out.splitlines()]
+
+    labels = np.minimum(labels, np.arange(100)[::-1])  # 0, 1, … 49, 49, … 0
+    labels[0] = 99
+    np.savez(tmp_path / "b.npz", x_train=pixels, y_train=labels, x_test=pixels, y_test=labels, classes=CIFAR100_CLASSES)
+    _, out, _ = call("data", "b.npz")
+    rows = [line.split() for line in out.splitlines()]
+    shown = [name for name in CIFAR100_CLASSES if any(row[:1] == [name] for row in rows)]
+    assert len(shown) == 20
+    assert ["…", "…", "…"] in rows
+    assert "CIFAR-100, published: mean (0.5071," in out
