@@ -234,8 +234,11 @@ def test_data_dir_may_be_the_folder_or_the_file_itself(tmp_path, known):
     for name, message in (
         ("c/test-00000-of-00001.parquet", r"has no train-\*.parquet and test-\*.parquet beside it"),
         ("cifar-10-matlab.tar.gz", "is the MATLAB version"),
+        ("other.npz", "other.npz has no images and labels of train: arrays are x_train, y_train, x_test and y_test"),
     ):
         (tmp_path / name).touch()
+        if name == "other.npz":
+            np.savez(tmp_path / name, x=np.zeros(3))
         with pytest.raises(InputError, match=message):
             Source("cifar10", tmp_path / name, mirror=NOWHERE).prepare()
     for name in ("none.npz", "none.tar", "none.parquet"):

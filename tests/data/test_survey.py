@@ -174,7 +174,7 @@ def test_the_table_is_of_few_classes_of_all_alike_or_of_the_most_and_the_fewest(
     table = [line.split() for line in out.splitlines()]
     assert all([name, "10"] in table for name in CLASSES)
     assert ["all", "100"] in table
-    assert "There are no test images with labels: these train a network, and test none\n" in out
+    assert "There are no test images with labels, which fit ends with: add some, or train in Python\n" in out
 
     labels = np.arange(100)
     pixels = np.zeros((100, 32, 32, 3), np.uint8)

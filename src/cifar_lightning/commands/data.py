@@ -28,7 +28,7 @@ def script(arguments: Sequence[str]) -> None:
         type=str,
         nargs=2,
         metavar=("folders|parquet", "OUT"),
-        help="write the images as PNG files in class folders, or as parquet files, into OUT, a new folder",
+        help="write the images, as fit has them, as PNG files in class folders or as parquet, into OUT, a new folder",
     )
     settings = parse(parser, arguments)
 

@@ -219,6 +219,8 @@ def _file(path: Path, source: str) -> Held:
     else:
         held = _packed(path, source)
     if held is None:
+        if path.suffix == ".npz":
+            raise InputError(f"data_dir {path} has no images and labels of train: {arrays.LAYOUT}")
         raise InputError(f"data_dir {path} has no train-*.parquet and test-*.parquet beside it: both are needed")
     return held
 

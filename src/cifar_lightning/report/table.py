@@ -143,7 +143,7 @@ def print_survey(survey: Mapping[str, Any], console: Console | None = None) -> N
         say(f"{pairs['split'].capitalize()} images that are in {pairs['in']} too: {_examples(pairs)}")
     say(f"Training images that are there under another label too: {_examples(survey['contradictions'])}")
     if "test" not in counts:
-        say("There are no test images with labels: these train a network, and test none")
+        say("There are no test images with labels, which fit ends with: add some, or train in Python")
 
 
 def _counts_table(survey: Mapping[str, Any]) -> Table:
