@@ -29,7 +29,7 @@ def blocks(language):
 LINES = [shlex.split(line, comments=True) for block in blocks("bash") for line in block.splitlines()]
 COMMANDS = [command for number, command in enumerate(LINES) if command and command not in LINES[:number]]
 SCRIPTS = [command for command in COMMANDS if command[0] in ("python", "torchrun") and "-m" not in command]
-AFTER_TRAINING = {"scripts/evaluate.py", "scripts/predict.py", "scripts/export.py"}
+AFTER_TRAINING = {"scripts/evaluate.py", "scripts/predict.py", "scripts/compare.py", "scripts/export.py"}
 PYTHON = blocks("python")
 
 
@@ -37,6 +37,7 @@ PYTHON = blocks("python")
 def tried(tmp_path_factory):
     """The folder of someone who has run the README's first command."""
     home = made_once(tmp_path_factory, "readme", _try)
+    shutil.copytree(home / "lightning_logs" / "version_0", home / "lightning_logs" / "version_1")
     (home / "holiday").mkdir()
     for name in ("cat.jpg", "holiday/dog.jpg"):
         Image.new("RGB", (320, 200), "orange").save(home / name)
@@ -72,7 +73,7 @@ def test_flags(command, call, monkeypatch, tmp_path):
         monkeypatch.setattr(module, name, recorded(getattr(module, name)))
     monkeypatch.setattr(resuming, "resume_newest", lambda root, changes: None)
     (script,) = [word for word in command if word.endswith(".py")]
-    if script in ("scripts/predict.py", "scripts/export.py", "scripts/data.py", "benchmarks/benchmark.py"):
+    if script in {*AFTER_TRAINING, "scripts/data.py", "benchmarks/benchmark.py"} - {"scripts/evaluate.py"}:
         pytest.skip("run for real, below and in test_benchmark.py")
     arguments = command[command.index(script) + 1 :]
     code, _, err = call(Path(script).stem, *arguments)

@@ -18,6 +18,7 @@ from cifar_lightning import (
     Preprocessing,
     ResNet18,
     TutorialNet,
+    compare,
     evaluate,
     export,
     fake_data,
@@ -28,6 +29,8 @@ from cifar_lightning import (
 
 data = CIFAR10DataModule(Path("data"), batch_size=128, val_split=0.1, normalization="dataset")
 for images, labels in data.train_dataloader():
+    print(images.shape, labels.sum())
+for images, labels in data.val_dataloader():
     print(images.shape, labels.sum())
 for images, labels in data.test_dataloader():
     print(images.shape, labels.sum())
@@ -69,4 +72,5 @@ else:
     print(results["test_acc"])
 resume(Path("run"), {"max_epochs": 3})
 evaluate(Path("run"), {"batch_size": 4}, output_dir=Path("out"), test_views="six")
+print(compare([Path("run"), "other"])["comparisons"][0]["p"])
 print(export(Path("run"), "onnx", Path("model.onnx")).name, export(model, "safetensors", input="uint8"))

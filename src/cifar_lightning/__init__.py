@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cifar_lightning.errors import InputError, NonFiniteError
     from cifar_lightning.model.lit_net import LitNet
     from cifar_lightning.model.networks import ResNet18, TutorialNet
+    from cifar_lightning.run.comparison import compare
     from cifar_lightning.run.export import export
     from cifar_lightning.run.resuming import resume
     from cifar_lightning.run.saved import load_model
@@ -27,6 +28,7 @@ _HOMES = {
     "errors": ("InputError", "NonFiniteError"),
     "model.lit_net": ("LitNet",),
     "model.networks": ("ResNet18", "TutorialNet"),
+    "run.comparison": ("compare",),
     "run.export": ("export",),
     "run.resuming": ("resume",),
     "run.saved": ("load_model",),
@@ -46,6 +48,7 @@ __all__ = [
     "Preprocessing",
     "ResNet18",
     "TutorialNet",
+    "compare",
     "evaluate",
     "export",
     "fake_data",

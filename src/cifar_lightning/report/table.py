@@ -38,7 +38,7 @@ def print_report(results: Mapping[str, Any], paths: Sequence[Path], console: Con
             zip(results["per_class_acc"].items(), results["confusion"], strict=True)
         )
     ]
-    width = _natural_width(console, _class_table(rows)) + GAP
+    width = natural_width(console, _class_table(rows)) + GAP
     abreast = 1 if len(rows) <= ONE_COLUMN else max(1, (console.width + GAP) // width)
     length = math.ceil(len(rows) / abreast)
     parts = (rows[start : start + length] for start in range(0, len(rows), length))
@@ -113,7 +113,7 @@ def predictions_table(rows: Iterable[Mapping[str, Any]], console: Console | None
         guesses = (f"{guess['class']} {_percent(guess['probability'])}" for guess in others)
         table.add_row(*map(Text, (row["file"], row["class"], _percent(first["probability"]), *guesses)))
     if not console.is_terminal:  # a pipe has no right edge
-        table.width = _natural_width(console, table)
+        table.width = natural_width(console, table)
     console.print(table, soft_wrap=not console.is_terminal)
 
 
@@ -183,7 +183,8 @@ def _class_table(rows: Iterable[tuple[str, str, str, str]]) -> Table:
     return table
 
 
-def _natural_width(console: Console, table: Table) -> int:
+def natural_width(console: Console, table: Table) -> int:
+    """Characters a line that a table takes where nothing in it is folded."""
     return Measurement.get(console, console.options.update(width=10_000), table).maximum
 
 

@@ -18,6 +18,7 @@ from cifar_lightning.data.sources import absolute
 from cifar_lightning.errors import InputError, some
 from cifar_lightning.model.evaluation import VIEWS, against_people
 from cifar_lightning.model.lit_net import LitNet
+from cifar_lightning.report.predictions import write_predictions
 from cifar_lightning.report.results import Outcome, read_results, report, shown
 from cifar_lightning.run import signals
 from cifar_lightning.run.callbacks import StopOnSignal
@@ -200,6 +201,7 @@ def report_on(
     test, predicted = data.image_set("test"), model.last_evaluation["predicted"]
     train = data.image_set("train") if "train" in data.splits else None
     counted = shown(len(predicted))
+    write_predictions(output, predicted, test.part(data.test_indices[: len(predicted)]))
     report(
         Outcome(
             confusion=model.last_evaluation["confusion"],
@@ -221,6 +223,7 @@ def _facts(trainer: Trainer, model: LitNet, data: CIFAR10DataModule, facts: Mapp
     told = ("source", "data_dir", "normalization", "train_labels")
     return {
         "test_views": model.hparams["test_views"],
+        "parameters": sum(weights.numel() for weights in model.net.parameters()),
         "data": {name: value for name in told if (value := data.hparams[name]) is not None},
         **facts,
         "precision": trainer.precision,

@@ -1,0 +1,31 @@
+"""Says what runs differ in, how good they are, and whether the difference is more than noise.
+
+cifar-lightning compare lightning_logs/version_0 lightning_logs/version_1
+cifar-lightning compare lightning_logs/version_* --json     # groups of seeds, too
+"""
+
+import json
+from collections.abc import Sequence
+
+from cifar_lightning.cli import new_parser, parse
+from cifar_lightning.console import printing, say
+from cifar_lightning.startup import importing
+
+
+def script(arguments: Sequence[str]) -> None:
+    """Compares runs."""
+    parser = new_parser("compare RUN RUN ... [flags]", __doc__)
+    parser.add_argument("runs", type=str, nargs="+", help="folders of runs, or those that evaluate wrote")
+    parser.add_argument("--json", action="store_true", help="print JSON in place of tables")
+    settings = parse(parser, arguments)
+
+    with importing():  # not before: torch and Lightning take seconds
+        from cifar_lightning.report.comparison_table import print_comparison
+        from cifar_lightning.run.comparison import compare
+
+    comparison = compare(settings.runs)
+    if settings.json:
+        say(json.dumps(comparison, indent=2), 1)
+    else:
+        with printing(1):
+            print_comparison(comparison)

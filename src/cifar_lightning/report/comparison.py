@@ -1,0 +1,185 @@
+"""What several tested runs say of one another: settings that differ, intervals, and tests of the difference."""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, product
+from statistics import fmean, stdev
+from string import ascii_uppercase
+from typing import Any
+
+from cifar_lightning.report import statistics
+from cifar_lightning.report.predictions import Predictions
+
+DIFFERENCE = 0.002  # of accuracies: how many seeds are needed to find it
+VERSIONS = ("torch", "torchvision", "lightning")
+FIGURES = ("test_acc", "test_count", "val_acc", "fit_seconds", "accelerator", "devices", "precision", "parameters")
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A run that has been tested, as plain values.
+
+    Attributes:
+        folder: Its name.
+        results: The contents of its results.json.
+        settings: By their flags' names, such as `data.batch_size`.
+        predictions: Of the test, image by image; None in an earlier version's run.
+    """
+
+    folder: str
+    results: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    predictions: Predictions | None
+
+    @property
+    def accuracy(self) -> float:
+        """On the test images."""
+        return float(self.results["test_acc"])
+
+
+@dataclass(frozen=True)
+class _Group:
+    name: str
+    runs: Sequence[Tested]
+
+    @property
+    def accuracies(self) -> list[float]:
+        return [run.accuracy for run in self.runs]
+
+    def names(self) -> list[str]:
+        return [f"{self.name}{i}" for i in range(1, len(self.runs) + 1)] if len(self.runs) > 1 else [self.name]
+
+
+def compared(runs: Sequence[Tested], free: Collection[str]) -> dict[str, Any]:
+    """Compares them; see `compare` of run/comparison.py for what it gives.
+
+    Args:
+        runs: Two or more.
+        free: Settings that say where a run is, not what it computes.
+    """
+    groups = _grouped(runs, {*free, "seed"})
+    pairs = [(groups[0], group) for group in groups[1:]]
+    if not pairs and len(runs) == 2:
+        pairs = [(_Group("A1", runs[:1]), _Group("A2", runs[1:]))]
+    comparisons = [_comparison(*pair) for pair in pairs]
+    tested = [comparison for comparison in comparisons if comparison["p"] is not None]
+    for comparison, p in zip(tested, statistics.holm([c["p"] for c in tested]), strict=True):
+        comparison |= {"p_holm": p, "more_than_noise": p < statistics.ALPHA}
+    sd = statistics.pooled_sd([group.accuracies for group in groups])
+    return {
+        "settings": _differing(groups),
+        "runs": [
+            _figures(run, name, group.name)
+            for group in groups
+            for name, run in zip(group.names(), group.runs, strict=True)
+        ],
+        "groups": [_spread(group) for group in groups if len(group.runs) > 1],
+        "comparisons": comparisons,
+        "seeds_needed": sd and {"difference": DIFFERENCE, "sd": sd, "seeds": statistics.needed(DIFFERENCE, sd)},
+    }
+
+
+def _grouped(runs: Sequence[Tested], apart_from: Collection[str]) -> list[_Group]:
+    """Runs whose settings are equal but for the seed, together; one whose seed is there already begins another group.
+
+    It has been trained elsewhere, or by another version: it is to be compared, and is no further seed.
+    """
+    found: list[tuple[str, list[Tested]]] = []
+    for run in runs:
+        kept = {name: value for name, value in run.settings.items() if name not in apart_from}
+        key, seed = json.dumps(kept, sort_keys=True), run.settings["seed"]
+        for other, group in found:
+            if other == key and seed not in [member.settings["seed"] for member in group]:
+                group.append(run)
+                break
+        else:
+            found.append((key, [run]))
+    names = chain(ascii_uppercase, map("".join, product(ascii_uppercase, repeat=2)))
+    return [_Group(name, group) for name, (_, group) in zip(names, found, strict=False)]
+
+
+def _differing(groups: Sequence[_Group]) -> dict[str, dict[str, Any]]:
+    """The settings and versions in which groups differ, by name; where a group's own runs do, a list."""
+    values = {
+        group.name: [{**run.settings, **{name: run.results.get(name) for name in VERSIONS}} for run in group.runs]
+        for group in groups
+    }
+    rows: dict[str, dict[str, Any]] = {}
+    for name in dict.fromkeys(chain(*chain(*values.values()))):
+        row = {}
+        for group, members in values.items():
+            distinct = {json.dumps(member.get(name)): member.get(name) for member in members}
+            row[group] = [distinct[key] for key in sorted(distinct)] if len(distinct) > 1 else members[0].get(name)
+        if any(value != row[groups[0].name] for value in row.values()):
+            rows[name] = row
+    return rows
+
+
+def _figures(run: Tested, name: str, group: str) -> dict[str, Any]:
+    count = run.results["test_count"]
+    right = round(run.accuracy * count)
+    figures = {figure: run.results.get(figure) for figure in FIGURES}
+    interval = statistics.wilson(right, count)
+    facts = {"name": name, "group": group, "run": run.folder, "seed": run.settings["seed"]}
+    return {
+        **facts,
+        **figures,
+        "test_acc_interval": interval,
+        "test_images": run.predictions and run.predictions.images,
+    }
+
+
+def _spread(group: _Group) -> dict[str, Any]:
+    values = group.accuracies
+    return {
+        "name": group.name,
+        "seeds": [run.settings["seed"] for run in group.runs],
+        "mean": fmean(values),
+        "sd": stdev(values),
+        "mean_interval": statistics.mean_interval(values),
+    }
+
+
+def _comparison(a: _Group, b: _Group) -> dict[str, Any]:
+    """B against A: the difference of their accuracies, and a p-value, or why there is none."""
+    found: dict[str, Any] = {
+        "groups": [a.name, b.name],
+        "difference": fmean(b.accuracies) - fmean(a.accuracies),
+        "test": None,
+        "p": None,
+        "why": None,
+    }
+    runs = [*a.runs, *b.runs]
+    known = [run.predictions.images for run in runs if run.predictions]
+    found["same_images"] = True if len(known) == len(runs) else None
+    if len(set(known)) > 1 or len({run.results["test_count"] for run in runs}) > 1:
+        return found | {"same_images": False, "why": "they were not tested on the same images"}
+    if len(runs) > 2:
+        return found | _by_seeds(a, b)
+    return found | _by_images(a.runs[0], b.runs[0])
+
+
+def _by_seeds(a: _Group, b: _Group) -> dict[str, Any]:
+    result = statistics.welch(a.accuracies, b.accuracies)
+    if result is None:
+        single = next((group.name for group in (a, b) if len(group.runs) == 1), None)
+        equal = next((group.name for group in (a, b) if len(set(group.accuracies)) == 1), None)
+        return {"why": f"{single} is one run" if single else f"the runs of {equal} have one accuracy, and no spread"}
+    p, interval = result
+    bootstrap = statistics.bootstrap(a.accuracies, b.accuracies)
+    return {"test": "welch", "p": p, "interval": interval, "bootstrap_interval": bootstrap}
+
+
+def _by_images(a: Tested, b: Tested) -> dict[str, Any]:
+    without = [run.folder for run in (a, b) if run.predictions is None]
+    if not a.predictions or not b.predictions:
+        return {"why": f"no predictions.npz in {' and '.join(without)}: evaluate it, and give its evaluation/"}
+    right_a, right_b = a.predictions.right, b.predictions.right
+    only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
+    return {
+        "test": "mcnemar",
+        "p": statistics.mcnemar(only_a, only_b),
+        "interval": statistics.paired_interval(only_a, only_b, len(right_a)),
+        "only_right": [only_a, only_b],
+    }

@@ -1,0 +1,95 @@
+"""compare(): what runs differ in, how good they are, and whether that is more than noise."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cifar_lightning.errors import InputError
+from cifar_lightning.report.comparison import Tested, compared
+from cifar_lightning.report.predictions import read_predictions
+from cifar_lightning.report.results import read_results
+from cifar_lightning.run.saved import home_of
+from cifar_lightning.run.settings import FREE, read_settings
+
+NEEDED = {"test_acc", "test_count", "confusion", "checkpoint"}
+
+
+def compare(runs: Sequence[str | Path]) -> dict[str, Any]:
+    """Compares runs that have been tested: by their settings, their accuracies, and image by image.
+
+    Runs whose settings are equal but for the seed form a group. The first group is compared with each other: a run with
+    a run by McNemar's exact test on the images that only one of them got right, groups of seeds by Welch's test.
+    Intervals are of 95 %; accuracies are shares.
+
+    Args:
+        runs: Their folders, or folders that `evaluate` has written. Two or more.
+
+    Returns:
+        Plain values. `settings`: those that differ, by name and group. `runs`: the figures of each, with Wilson's
+        interval. `groups`: mean, standard deviation and t interval over seeds. `comparisons`: the difference, its
+        interval, by a bootstrap too for seeds, p, `p_holm` by Holm's method for all comparisons together,
+        `more_than_noise`; or, where p is None, `why`. `seeds_needed`: of each group, to find a difference of 0.2 points
+        with a power of 80 %.
+
+    Raises:
+        InputError: There is no such run, it has not been tested, or it is given twice.
+
+    Example:
+        >>> _ = evaluate("lightning_logs/version_0", test_views="six")
+        >>> found = compare(["lightning_logs/version_0", "lightning_logs/version_0/evaluation"])
+        >>> [sorted(found), found["comparisons"][0]["test"]]
+        []
+    """
+    folders = [Path(os.path.expanduser(run)) for run in runs]
+    if len(folders) < 2:
+        raise InputError(f"{len(folders)} run to compare: give two or more folders of runs")
+    for i, folder in enumerate(folders):
+        if folder.resolve() in [other.resolve() for other in folders[:i]]:
+            raise InputError(f"run {folder} is given twice: leave one out")
+    return compared([_tested(folder) for folder in folders], FREE)
+
+
+def _tested(folder: Path) -> Tested:
+    if not folder.is_dir():
+        raise InputError(f"run {folder} is no folder: give one that fit or evaluate wrote")
+    try:
+        results = read_results(folder)
+    except FileNotFoundError as error:
+        begun = (folder / "config.yaml").exists()
+        why = (
+            "has not finished: resume it" if begun else "has no results.json: give a folder that fit or evaluate wrote"
+        )
+        raise InputError(f"run {folder} {why}") from error
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{folder / 'results.json'} cannot be read: evaluate the run, and give its evaluation/"
+        ) from error
+    if not isinstance(results, dict) or not results.keys() >= NEEDED:
+        raise InputError(
+            f"{folder / 'results.json'} is not the results of a test: give a folder that fit or evaluate wrote"
+        )
+    predictions = read_predictions(folder)
+    if predictions and predictions.confusion(len(results["confusion"])) != results["confusion"]:
+        raise InputError(f"predictions.npz and results.json in {folder} are of two tests: evaluate it again")
+    return Tested(str(folder), results, _settings(folder, results), predictions)
+
+
+def _settings(folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run was told, and its test, which may have been told otherwise; by flags' names."""
+    homes = (folder, folder.parent, home_of(Path(results["checkpoint"])))
+    home = next((home for home in homes if (home / "config.yaml").exists()), folder)
+    try:
+        told = asdict(read_settings(home))
+    except InputError as error:
+        raise InputError(f"run {folder}: {str(error).removeprefix('nothing to resume: ')}") from error
+    del told["default_root_dir"]  # the folder says it
+    groups = {name: told.pop(name) for name in ("data", "model", "trainer")}
+    settings = {f"{group}.{name}": value for group, values in groups.items() for name, value in values.items()}
+    tested = {f"data.{name}": value for name, value in results.get("data", {}).items()}
+    tested |= {"model.test_views": results["test_views"]} if "test_views" in results else {}
+    settings = told | settings | tested
+    if results.get("precision", told["precision"]) != told["precision"]:
+        settings["test.precision"] = results["precision"]
+    return settings

@@ -1,0 +1,197 @@
+"""Runs compared: what differs, and whether it is more than noise, from what they have left in their folders."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import yaml
+from conftest import one_line
+
+from cifar_lightning import compare, evaluate, fit, load_model
+from cifar_lightning.report.statistics import mcnemar, welch, wilson
+from cifar_lightning.run.checkpoint import load_checkpoint
+from cifar_lightning.run.saved import data_of, select_checkpoint
+
+SMALL = {"source": "synthetic", "synthetic_size": 500, "batch_size": 20, "val_split": 100}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Two learning rates, two seeds: version_0 and 1 of the one, 2 and 3 of the other."""
+    home = tmp_path_factory.mktemp("compared")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cifar_lightning.report.results.draw", lambda *args: None)
+        for lr in (0.01, 0.02):
+            for seed in (0, 1):
+                fit(SMALL, {"lr": lr}, max_epochs=2, accelerator="cpu", seed=seed, default_root_dir=home)
+    return [home / "lightning_logs" / f"version_{i}" for i in range(4)]
+
+
+@pytest.fixture
+def runs(trained, tmp_path):
+    """Copies, to be changed."""
+    return [shutil.copytree(run, tmp_path / run.name) for run in trained]
+
+
+def results_of(run):
+    return json.loads((run / "results.json").read_text())
+
+
+def predicted_by_the_model(run):
+    images = data_of(load_checkpoint(select_checkpoint(run)), {}).image_set("test")
+    return load_model(run).predict(images.images)[0].numpy(), images.labels.numpy()
+
+
+def test_a_run_keeps_what_each_test_image_was_counted_as(trained, whole):
+    for run in (trained[0], *whole.values()):
+        predicted, labels = predicted_by_the_model(run)
+        with np.load(run / "predictions.npz", allow_pickle=False) as kept:
+            assert kept["predicted"].dtype == kept["labels"].dtype == np.uint16
+            assert np.array_equal(kept["predicted"], predicted)
+            assert np.array_equal(kept["labels"], labels)
+        assert (run / "predictions.npz").stat().st_size < 4 * len(labels) + 2_000
+
+
+def test_two_runs_image_by_image(trained):
+    a, b = trained[0], trained[2]
+    found = compare([a, b])
+    assert found["settings"] == {"model.lr": {"A": 0.01, "B": 0.02}}
+    right = [predicted == labels for predicted, labels in map(predicted_by_the_model, (a, b))]
+    only = [int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())]
+    (comparison,) = found["comparisons"]
+    assert sum(only) > 0
+    assert (comparison["test"], comparison["only_right"], comparison["same_images"]) == ("mcnemar", only, True)
+    assert comparison["p"] == mcnemar(*only)
+    assert comparison["more_than_noise"] == (mcnemar(*only) < 0.05)
+    assert comparison["difference"] == pytest.approx((only[1] - only[0]) / 100)
+    assert found["groups"] == []
+    for run, figures in zip((a, b), found["runs"], strict=True):
+        results = results_of(run)
+        assert figures["run"] == str(run)
+        assert figures["test_acc_interval"] == wilson(round(100 * results["test_acc"]), 100)
+        for name in ("test_acc", "val_acc", "fit_seconds", "accelerator", "devices"):
+            assert figures[name] == results[name]
+        assert figures["parameters"] == 62_006
+
+
+def test_seeds_are_groups(trained):
+    found = compare([trained[i] for i in (2, 0, 1, 3)])
+    accuracies = [[results_of(trained[i])["test_acc"] for i in group] for group in ((2, 3), (0, 1))]
+    assert [run["name"] for run in found["runs"]] == ["A1", "A2", "B1", "B2"]
+    assert found["settings"] == {"model.lr": {"A": 0.02, "B": 0.01}}
+    for group, values in zip(found["groups"], accuracies, strict=True):
+        assert group["seeds"] == [0, 1]
+        assert group["mean"] == pytest.approx(np.mean(values))
+        assert group["sd"] == pytest.approx(np.std(values, ddof=1))
+    (comparison,) = found["comparisons"]
+    assert comparison["test"] == "welch"
+    assert (comparison["p"], comparison["interval"]) == welch(*accuracies)
+    assert found["seeds_needed"]["seeds"] > 2
+
+
+def test_two_seeds_are_a_group_and_two_networks(trained):
+    found = compare(trained[:2])
+    assert (len(found["groups"]), found["settings"]) == (1, {})
+    assert (found["comparisons"][0]["groups"], found["comparisons"][0]["test"]) == (["A1", "A2"], "mcnemar")
+
+
+def test_a_run_beside_its_copy_differs_in_nothing(runs, tmp_path):
+    shutil.copytree(runs[0], tmp_path / "copy")
+    found = compare([runs[0], tmp_path / "copy"])
+    assert (found["settings"], found["groups"], found["seeds_needed"]) == ({}, [], None)
+    comparison = found["comparisons"][0]
+    assert (comparison["only_right"], comparison["p"], comparison["more_than_noise"]) == ([0, 0], 1.0, False)
+
+
+def test_seeds_without_a_spread_have_no_p_value(runs):
+    for name in ("results.json", "predictions.npz"):
+        shutil.copy(runs[0] / name, runs[1])
+    (comparison,) = compare(runs)["comparisons"]
+    assert (comparison["p"], comparison["why"]) == (None, "the runs of A have one accuracy, and no spread")
+    (comparison,) = compare([runs[0], *runs[2:]])["comparisons"]
+    assert (comparison["p"], comparison["why"]) == (None, "A is one run")
+
+
+def test_several_comparisons_are_judged_together(runs, tmp_path):
+    folders = [runs[0], runs[2]]
+    for i in range(3):
+        folders.append(shutil.copytree(runs[2], tmp_path / f"other{i}"))
+    comparisons = compare(folders)["comparisons"]
+    assert len(comparisons) == 4
+    for comparison in comparisons:
+        assert comparison["p_holm"] == min(1.0, 4 * comparison["p"])
+
+
+def test_other_test_images_are_noticed(plain, runs, tmp_path):
+    evaluate(runs[1], {"synthetic_size": 1_000}, accelerator="cpu", output_dir=tmp_path / "more")
+    found = compare([runs[0], tmp_path / "more"])
+    assert found["comparisons"][0]["same_images"] is False
+    assert found["comparisons"][0]["why"] == "they were not tested on the same images"
+    # as many, of the same labels, and a single pixel is another
+    kept = dict(np.load(runs[2] / "predictions.npz"))
+    np.savez(runs[2] / "predictions.npz", **{**kept, "images": "0" * 64})
+    assert compare([runs[0], runs[2]])["comparisons"][0]["p"] is None
+
+
+def test_an_evaluation_in_place_of_its_run(plain, runs):
+    (runs[0] / "predictions.npz").unlink()  # as an earlier version's
+    results = results_of(runs[0])
+    del results["parameters"]
+    (runs[0] / "results.json").write_text(json.dumps(results))
+    found = compare([runs[0], runs[2]])
+    assert found["comparisons"][0]["why"] == (f"no predictions.npz in {runs[0]}: evaluate it, and give its evaluation/")
+    assert found["comparisons"][0]["difference"] == pytest.approx(
+        results_of(runs[2])["test_acc"] - results["test_acc"], abs=1e-12
+    )
+    assert found["runs"][0]["parameters"] is None
+    evaluate(runs[0], accelerator="cpu", test_views="six")
+    found = compare([runs[0] / "evaluation", runs[2]])
+    assert found["settings"] == {"model.lr": {"A": 0.01, "B": 0.02}, "model.test_views": {"A": "six", "B": "one"}}
+    assert found["comparisons"][0]["test"] == "mcnemar"
+
+
+def test_by_command(trained, call, monkeypatch, tmp_path):
+    monkeypatch.chdir(trained[0].parent)
+    names = [run.name for run in trained]
+    code, out, err = call("compare", *names)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[:4] == ["A1  version_0", "A2  version_1", "B1  version_2", "B2  version_3"]
+    assert re.search(r"^model\.lr +0\.01 +0\.02 *$", out, re.M)
+    accuracy = 100 * results_of(trained[0])["test_acc"]
+    assert re.search(rf"^A1 +{accuracy:.2f} % +[\d.]+ to [\d.]+ % +[\d.]+ % +[\d.]+ +1 x cpu +62,006", out, re.M)
+    assert re.search(r"^B - A: [+-][\d.]+ points \(.*; by a bootstrap .*\), p .* by Welch's test: ", out, re.M)
+    assert re.search(r"^To find a difference of 0\.2 points .* takes [\d,]+ seeds of each", out, re.M)
+    code, out, err = call("compare", "version_0", "version_2")
+    assert (code, err) == (0, "")
+    assert re.search(
+        r"^B - A: .* A alone right on \d+ images, B alone on \d+, p .* by McNemar's exact test: ", out, re.M
+    )
+    code, out, err = call("compare", "version_0", "version_2", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == json.loads(json.dumps(compare(["version_0", "version_2"])))
+
+
+def test_mistakes(runs, call, tmp_path):
+    shutil.copytree(runs[1], tmp_path / "begun", ignore=shutil.ignore_patterns("results.json"))
+    (tmp_path / "empty").mkdir()
+    shutil.copytree(runs[0], tmp_path / "cut")
+    (tmp_path / "cut" / "predictions.npz").write_bytes((runs[0] / "predictions.npz").read_bytes()[:300])
+    shutil.copytree(runs[0], tmp_path / "mixed")
+    shutil.copy(runs[2] / "predictions.npz", tmp_path / "mixed")
+    settings = yaml.safe_load((runs[0] / "config.yaml").read_text())
+    shutil.copytree(runs[0], tmp_path / "strange")
+    (tmp_path / "strange" / "config.yaml").write_text(yaml.safe_dump({**settings, "model": 7}))
+    for other, said in {
+        "version_0": "run version_0 is given twice: leave one out",
+        "nowhere": "run nowhere is no folder: give one that fit or evaluate wrote",
+        "begun": "run begun has not finished: resume it",
+        "empty": "run empty has no results.json: give a folder that fit or evaluate wrote",
+        "cut": "cut/predictions.npz cannot be read: it is damaged; evaluate the run, and give its evaluation/",
+        "mixed": "predictions.npz and results.json in mixed are of two tests: evaluate it again",
+        "strange": "run strange: strange/config.yaml is not the settings of a run of fit.py",
+    }.items():
+        assert one_line(*call("compare", "version_0", other)) == f"error: {said}\n"
+    assert one_line(*call("compare", "version_0")) == "error: 1 run to compare: give two or more folders of runs\n"
