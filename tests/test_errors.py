@@ -404,7 +404,7 @@ CHECKPOINTS = {
     "truncated": "checkpoint a.ckpt cannot be read: it is damaged or no checkpoint; give another one",
     "text": "checkpoint a.ckpt cannot be read: it is damaged or no checkpoint; give another one",
     "values": "checkpoint a.ckpt is not one that Lightning wrote: give a run's folder or a .ckpt file",
-    "tensors": "checkpoint a.ckpt is a bare state_dict, which names no network, classes or preprocessing: load it into",
+    "tensors": "checkpoint a.ckpt is a bare state_dict, which names no network, classes or preprocessing: in Python",
     "harmful": "checkpoint a.ckpt cannot be read: it would run code when loaded; give another one",
     "other network": "checkpoint a.ckpt does not fit the network 'resnet18': ",
     "unknown network": "checkpoint a.ckpt does not fit the network 'vgg': net 'vgg' is not known",

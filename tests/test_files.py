@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -65,6 +66,34 @@ def test_parts_of_the_dead_are_removed_and_nothing_else(tmp_path, name):
     (tmp_path / "cifar-10-python.tar.gz.part").touch()  # of a download, which goes on from it
     files.remove_parts(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "cifar-10-python.tar.gz.part"])
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+    target = tmp_path / "hf"
+    files.write_folder(target, {"a": b"1", "b": b"2"})
+    files.write_folder(target, {"a": b"3"})
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == {"a": b"3"}
+    rename = Path.rename
+
+    def full(self, other):
+        if other == target and self.joinpath("b").exists():
+            raise OSError(28, "No space left on device")
+        return rename(self, other)
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(RunError, match=rf"could not write {target}: No space left on device; what stood there before"):
+        files.write_folder(target, {"a": b"4", "b": b"5"})
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == {"a": b"3"}
+    assert list(tmp_path.iterdir()) == [target]
+    with pytest.raises(RunError, match="could not write"):
+        files.write_folder(target / "a" / "hf", {"a": b"4"})
+
+
+def test_a_part_of_a_folder_is_removed_too(tmp_path):
+    (tmp_path / ".hf.0123456789ab.part").mkdir()
+    (tmp_path / ".hf.0123456789ab.part" / "config.json").touch()
+    files.remove_parts(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- what a file system lacks: FUSE, network mounts ------------------------------------------------------

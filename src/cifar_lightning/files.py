@@ -2,7 +2,8 @@
 
 import os
 import secrets
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -108,10 +109,39 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             part.unlink(missing_ok=True)
 
 
+def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
+    """Writes a folder of files, by their names, that becomes `path` once it is whole; what stood there is replaced.
+
+    Raises:
+        RunError: The disk, or the folder that it goes into, does not take it. `path` is as it was.
+    """
+    part, before = part_of(path), part_of(path)
+    try:
+        part.mkdir(parents=True)
+        for name, content in files.items():
+            write_atomically(part / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
+        if path.exists():
+            path.rename(before)
+        part.rename(path)
+    except OSError as error:
+        if before.exists():
+            before.rename(path)
+        raise RunError(
+            f"could not write {path}: {error.strerror}; what stood there before is untouched: "
+            "make room, or mend the folder"
+        ) from error
+    finally:
+        for rest in (part, before):
+            shutil.rmtree(rest, ignore_errors=True)
+
+
 def remove_parts(folder: Path) -> None:
     """Removes what processes have left in `folder` that were killed while they wrote; for who holds its lock."""
     for part in folder.glob(".*.part"):
-        part.unlink(missing_ok=True)
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            part.unlink(missing_ok=True)
 
 
 def _os_error(error: BaseException | None) -> OSError | None:

@@ -25,6 +25,7 @@ from cifar_lightning.run.saved import data_of
 
 PREPROCESSING = Preprocessing((0.49, 0.48, 0.45), (0.25, 0.24, 0.26))
 PROGRAMS = ("onnx", "pt2")
+FILES = [format for format in FORMATS if format != "hf"]  # a folder: see test_hub.py
 
 
 def drawn(count, seed=0):
@@ -179,8 +180,10 @@ def test_a_network_of_ones_own(tmp_path):
     path = export(model, "safetensors", tmp_path / "model.safetensors")
     with safe_open(path, "pt") as file:
         assert torch.equal(file.get_tensor("second.weight"), model.net.first.weight)
-    with pytest.raises(InputError, match="a network of your own"):
+    with pytest.raises(InputError, match=r"a network of your own.*: load it in Python with load_model\(path, net="):
         load_model(path)
+    again = load_model(path, Own())
+    assert torch.equal(again.predict(drawn(5))[1], model.eval().predict(drawn(5))[1])
 
 
 def test_a_network_that_cannot_be_traced_leaves_no_file(tmp_path):
@@ -206,7 +209,7 @@ def test_a_run_by_command_has_the_figures_of_its_test(call, finished_copy):
     results = json.loads((finished_copy / "results.json").read_text())
     saved = load_checkpoint(finished_copy / "checkpoints" / "best.ckpt")
     images = data_of(saved, {}).image_set("test")
-    for format in FORMATS:
+    for format in FILES:
         code, out, err = call("export", finished_copy, "--format", format)
         assert (code, err) == (0, "")
         path = finished_copy / f"model.{format}"
@@ -227,7 +230,7 @@ def test_equal_networks_make_equal_files_in_any_process(finished_copy, tmp_path)
     """Whatever the order of its sets, and whatever has been exported in it before."""
     program = f"""
 from cifar_lightning import export
-for format in {list(FORMATS)}:
+for format in {FILES}:
     export({str(finished_copy)!r}, format, f"model.{{format}}")
 """
     done = subprocess.run(
@@ -240,7 +243,7 @@ for format in {list(FORMATS)}:
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    for format in FORMATS:
+    for format in FILES:
         here, there = export(finished_copy, format), tmp_path / f"model.{format}"
         digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (here, there)]
         assert digests[0] == digests[1], format
@@ -261,7 +264,7 @@ def test_after_a_training_in_bfloat16(plain, tmp_path):
     run = tmp_path / "lightning_logs" / "version_0"
     (checkpoint,) = (run / "checkpoints").glob("step-10.ckpt")
     assert load_checkpoint(checkpoint)["state_dict"]["net.head.weight"].dtype == torch.bfloat16
-    for format in FORMATS:
+    for format in FILES:
         path = export(run, format)
         if format in PROGRAMS:
             assert_same(path, load_model(run))
@@ -280,7 +283,7 @@ def test_a_run_on_two_ranks(whole, tmp_path):
     ("arguments", "said"),
     [
         (("nowhere",), "checkpoint nowhere does not exist: give a run's folder or a .ckpt file"),
-        (("run", "--format", "onx"), "--format onx is not valid: give onnx or pt2 or safetensors"),
+        (("run", "--format", "onx"), "--format onx is not valid: give onnx or pt2 or safetensors or hf"),
         (("run", "--output", "model.pt2"), "output model.pt2 is to be of the format onnx: give model.onnx"),
         (
             ("run", "--format", "safetensors", "--input", "float"),
@@ -299,15 +302,54 @@ def test_a_missing_package_is_named(call, finished_copy, monkeypatch, format, mi
     assert line == f"error: export --format {format} needs {missing}: pip install 'cifar-lightning[export]'\n"
 
 
-def test_weights_that_are_not_an_exports(tmp_path):
+def test_weights_that_are_not_whole(tmp_path):
     model = model_with("tutorial")
-    torch.save(model.net.state_dict(), tmp_path / "bare.pth")
-    with pytest.raises(InputError, match=r"is a bare state_dict, .*: load it into a LitNet of your own"):
-        load_model(tmp_path / "bare.pth")
-    save_file(model.net.state_dict(), tmp_path / "foreign.safetensors", {"format": "pt"})
-    with pytest.raises(InputError, match="does not say what network its weights are of: give one that export wrote"):
-        load_model(tmp_path / "foreign.safetensors")
     whole = export(model, "safetensors", tmp_path / "whole.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="is damaged or no safetensors"):
         load_model(tmp_path / "cut.safetensors")
+    save_file(model.net.state_dict(), tmp_path / "strange.safetensors", {"cifar_lightning": "{}"})
+    with pytest.raises(InputError, match="does not say what network its weights are of: give one that export wrote"):
+        load_model(tmp_path / "strange.safetensors")
+
+
+def of(model, names):
+    """The weights of its network, by other names."""
+    return {names.format(name): weight.contiguous() for name, weight in model.net.state_dict().items()}
+
+
+def test_weights_alone(tmp_path):
+    """As torch.save(model.state_dict()) has them, of a network, of a LitNet, of one that DDP or torch.compile had."""
+    classes = [f"class {i}" for i in range(12)]
+    model = model_with("speed54", classes=classes)
+    told = {"width": 8, "classes": classes, "preprocessing": PREPROCESSING}
+    for names in ("{}", "net.{}", "module.{}", "module._orig_mod.net.{}"):
+        torch.save(of(model, names), tmp_path / "a.pth")
+        again = load_model(tmp_path / "a.pth", net="speed54", **told)
+        assert not again.training
+        assert again.classes == classes
+        assert torch.equal(again.predict(drawn(5))[1], model.predict(drawn(5))[1])
+    save_file(of(model, "{}"), tmp_path / "a.safetensors", {"format": "pt"})
+    again = load_model(tmp_path / "a.safetensors", "speed54", **told)
+    assert torch.equal(again.predict(drawn(5))[1], model.predict(drawn(5))[1])
+    again = load_model(tmp_path / "a.pth", "speed54", width=8, classes=classes)
+    with pytest.raises(InputError, match="are not normalised, and this model does not know how"):
+        again.predict(drawn(5))
+    for name in ("a.pth", "a.safetensors"):
+        with pytest.raises(
+            InputError, match=rf"{name} is a bare state_dict, .*: in Python give load_model\(path, net="
+        ):
+            load_model(tmp_path / name)
+    with pytest.raises(
+        InputError, match=r"a.pth does not fit the network 'tutorial': .* the arguments it was made with"
+    ):
+        load_model(tmp_path / "a.pth", "tutorial")
+    with pytest.raises(InputError, match=r"model\.depth is no argument of LitNet"):
+        load_model(tmp_path / "a.pth", "speed54", depth=3)
+
+
+def test_what_is_given_counts_more_than_what_the_file_has(finished, tmp_path):
+    one, six = load_model(finished.folder), load_model(finished.folder, test_views="six")
+    assert (one.hparams["test_views"], six.hparams["test_views"]) == ("one", "six")
+    other = Preprocessing((0.1,) * 3, (0.2,) * 3)
+    assert load_model(finished.folder, preprocessing=other).preprocessing == other

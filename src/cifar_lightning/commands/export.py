@@ -1,8 +1,9 @@
-"""Writes a trained network into one file for other programs.
+"""Writes a trained network into a file, or a folder, for other programs.
 
 cifar-lightning export lightning_logs/version_0 --format onnx
 cifar-lightning export lightning_logs/version_0 --format pt2 --output cifar.pt2 --test_views six
 cifar-lightning export lightning_logs/version_0/checkpoints/best.ckpt --format safetensors
+cifar-lightning export lightning_logs/version_0 --format hf
 """
 
 from collections.abc import Sequence
@@ -23,4 +24,5 @@ def script(arguments: Sequence[str]) -> None:
         from cifar_lightning.run.export import export
 
     path = export(**settings)
-    say(f"{path} ({path.stat().st_size / 1e6:.1f} MB)", 1)
+    files = path.iterdir() if path.is_dir() else [path]
+    say(f"{path} ({sum(file.stat().st_size for file in files) / 1e6:.1f} MB)", 1)

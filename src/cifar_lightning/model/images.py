@@ -52,7 +52,8 @@ def preprocessing_in(checkpoint: Mapping[str, Any]) -> Preprocessing | None:
     """That of a model's checkpoint; in older versions', that of the data module it was trained with, if it was ours."""
     arguments = checkpoint.get("hyper_parameters", {})
     if "preprocessing" in arguments:  # where that is None the images have undergone what nothing tells
-        return Preprocessing(**arguments["preprocessing"]) if arguments["preprocessing"] else None
+        kept = arguments["preprocessing"]
+        return Preprocessing(**kept) if isinstance(kept, Mapping) else kept
     data = checkpoint.get("datamodule_hyper_parameters", {})
     if data.get("normalization") in NORMALIZATIONS and "source" in data:
         return preprocessing_of(data["normalization"], data["source"])

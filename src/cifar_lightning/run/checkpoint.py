@@ -9,6 +9,7 @@ import os
 import re
 import time
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
+from cifar_lightning.data.cifar10 import CLASSES
 from cifar_lightning.errors import InputError, NonFiniteError
 from cifar_lightning.files import write_atomically
 from cifar_lightning.run.loop import StepEnd, within_step
 from cifar_lightning.run.metrics_log import MetricsCSV
-from cifar_lightning.run.weights import read_weights
+from cifar_lightning.run.weights import of_lit_net, read_weights
 
 KEEP = 2
 BEST = "best.ckpt"
@@ -54,8 +56,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return load_checkpoint(path)
 
 
-def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+def load_checkpoint(path: str | os.PathLike[str], bare: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Reads a checkpoint, on the CPU, with `weights_only=True`; or a .safetensors file of `export`, as one.
+
+    Args:
+        path: The file.
+        bare: The arguments of LitNet that a file of weights alone is then taken to be of.
 
     Raises:
         InputError: There is no such local file, or it is not a whole checkpoint of tensors and plain values.
@@ -66,10 +72,16 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise InputError(f"checkpoint {path} does not exist: give a run's folder or a .ckpt file")
     checkpoint = read_weights(Path(path)) if Path(path).suffix == ".safetensors" else _load(path)
     if isinstance(checkpoint, dict) and checkpoint and all(isinstance(value, Tensor) for value in checkpoint.values()):
-        raise InputError(
-            f"checkpoint {path} is a bare state_dict, which names no network, classes or preprocessing: "
-            "load it into a LitNet of your own, model.net.load_state_dict(torch.load(path, weights_only=True))"
-        )
+        if not bare:
+            raise InputError(
+                f"checkpoint {path} is a bare state_dict, which names no network, classes or preprocessing: "
+                "in Python give load_model(path, net=...)"
+            )
+        return {
+            "state_dict": of_lit_net(checkpoint),
+            "hyper_parameters": {"classes": CLASSES, **bare},
+            "global_step": 0,
+        }
     parts = ("state_dict", "hyper_parameters")
     if (
         not isinstance(checkpoint, dict)

@@ -1,4 +1,4 @@
-"""export(): a trained network as one file for other programs, which need nothing of this package."""
+"""export(): a trained network as a file, or a folder, for other programs, which need nothing of this package."""
 
 import importlib.metadata
 import importlib.util
@@ -20,12 +20,18 @@ from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.model.program import OUTPUTS, plain_copy, program_of
 from cifar_lightning.report.results import read_results
 from cifar_lightning.run.checkpoint import load_checkpoint
+from cifar_lightning.run.hub import write_hub_folder
 from cifar_lightning.run.quiet import quietly
 from cifar_lightning.run.saved import home_of, model_of, select_checkpoint
 from cifar_lightning.run.weights import INSTALL, KEY, weights_file
 
 # Of each format, the packages that write it, all of the extra `export`.
-FORMATS: dict[str, tuple[str, ...]] = {"onnx": ("onnx", "onnxscript"), "pt2": (), "safetensors": ("safetensors",)}
+FORMATS: dict[str, tuple[str, ...]] = {
+    "onnx": ("onnx", "onnxscript"),
+    "pt2": (),
+    "safetensors": ("safetensors",),
+    "hf": ("huggingface_hub", "safetensors"),
+}
 INPUTS = ("uint8", "float")
 OPSET = 18  # runtimes read it since 2023; torch has its default grow
 
@@ -33,13 +39,13 @@ OPSET = 18  # runtimes read it since 2023; torch has its default grow
 @quietly()
 def export(
     checkpoint: str | Path | LitNet,
-    format: Literal["onnx", "pt2", "safetensors"] = "onnx",
+    format: Literal["onnx", "pt2", "safetensors", "hf"] = "onnx",
     output: str | Path | None = None,
     *,
     input: Literal["uint8", "float"] = "uint8",
     test_views: Literal["one", "mirror", "six"] | None = None,
 ) -> Path:
-    """Writes a trained network into one file, in float32 whatever it was trained in.
+    """Writes a trained network into one file, or a folder for a hub, in float32 whatever it was trained in.
 
     An onnx or pt2 file takes `images`, any number of them, and gives `logits` and `probabilities`, one row an image.
     Metadata is JSON under the key `cifar_lightning`: classes, mean, std, image_size, test_views, checkpoint, step, the
@@ -49,14 +55,15 @@ def export(
         checkpoint: A run's folder, for the checkpoint that its training selected, or a .ckpt file; in Python, a LitNet
             too.
         format: onnx, opset 18, for ONNX Runtime and its like; pt2, for torch.export.load; safetensors, the weights
-            alone, which load_model reads.
-        output: The file; by default model.onnx, model.pt2 or model.safetensors in the run's folder, or beside the .ckpt
-            file.
+            alone, which load_model reads; hf, a folder of these with config.json, preprocessor_config.json and a model
+            card, README.md, for Hugging Face's hub, which load_model reads too.
+        output: The file or folder; by default model.onnx, model.pt2, model.safetensors or hf/ in the run's folder, or
+            beside the .ckpt file.
         input: What an onnx or pt2 file takes: uint8 (N, 3, 32, 32), which it normalises; or float, normalised already.
         test_views: What to average over, as for LitNet; by default as in the training.
 
     Returns:
-        The file.
+        The file or folder.
 
     Raises:
         InputError: There is no such network, or a package is missing.
@@ -73,40 +80,47 @@ def export(
             raise InputError(f"{name} {value} is not known: give {' or '.join(known)}")
     if test_views not in (None, *VIEWS):
         raise InputError(f"test_views {test_views} is out of range: give {' or '.join(VIEWS)}")
-    if format == "safetensors" and input != "uint8":
+    weights = format in ("safetensors", "hf")
+    if weights and input != "uint8":
         raise InputError(f"input {input} does nothing in a file of weights: leave it out")
     if not all(map(importlib.util.find_spec, FORMATS[format])):
         raise InputError(f"export --format {format} needs {' and '.join(FORMATS[format])}: {INSTALL}")
-    model, facts, home = _opened(checkpoint)
-    path = Path(os.path.expanduser(output)) if output is not None else home / f"model.{format}"
-    if path.suffix != f".{format}":
+    model, facts, trained, home = _opened(checkpoint)
+    name = "hf" if format == "hf" else f"model.{format}"
+    path = Path(os.path.expanduser(output)) if output is not None else home / name
+    if format != "hf" and path.suffix != f".{format}":
         raise InputError(f"output {path} is to be of the format {format}: give {path.with_suffix(f'.{format}').name}")
     views = test_views or model.hparams["test_views"]
     facts |= _facts_of(model) | {"test_views": views, "version": importlib.metadata.version("cifar-lightning")}
-    if format != "safetensors":
+    if not weights:
         facts |= {"input": input, "outputs": OUTPUTS}
     metadata = json.dumps(facts, sort_keys=True)
-    if format == "safetensors":
-        contents = weights_file(plain_copy(model.net).state_dict(), metadata)
-    else:
+    if not weights:
         contents = _program_file(model, format, input, views, metadata)
-    write_atomically(path, lambda file: file.write(contents))
+    else:
+        contents = weights_file(plain_copy(model.net).state_dict(), metadata)
+    if format == "hf":
+        write_hub_folder(path, contents, facts, trained)
+    else:
+        write_atomically(path, lambda file: file.write(contents))
     return path
 
 
-def _opened(checkpoint: str | Path | LitNet) -> tuple[LitNet, dict[str, Any], Path]:
-    """A model, what is known of its training, and the folder that its file goes to."""
+def _opened(checkpoint: str | Path | LitNet) -> tuple[LitNet, dict[str, Any], dict[str, Any], Path]:
+    """A model, what is known of its training in short and at length, and the folder that its file goes to."""
     if isinstance(checkpoint, LitNet):
-        return checkpoint, {}, Path()
+        return checkpoint, {}, {}, Path()
     path = select_checkpoint(Path(checkpoint))
     saved, home = load_checkpoint(path), home_of(path)
     facts: dict[str, Any] = {"checkpoint": path.name, "step": saved["global_step"]}
+    trained = {"data": saved.get("datamodule_hyper_parameters", {}), "precision": saved.get("precision"), "results": {}}
     with suppress(OSError, ValueError, KeyError):  # a run that was interrupted has none
         results = read_results(home)
         if (Path(results["checkpoint"]).name, results["step"]) == (path.name, saved["global_step"]):
             names = ("test_acc", "test_loss", "test_count", "test_views", "precision")
             facts["test"] = {name: results[name] for name in names if name in results}
-    return model_of(saved, path), facts, home
+            trained["results"] = results
+    return model_of(saved, path), facts, trained, home
 
 
 def _facts_of(model: LitNet) -> dict[str, Any]:

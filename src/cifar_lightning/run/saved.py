@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.data.preprocessing import data_set_of
 from cifar_lightning.errors import InputError
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.run.checkpoint import BEST, load_checkpoint, newest_readable, step_checkpoints
 from cifar_lightning.run.devices import is_first_rank
+from cifar_lightning.run.hub import WEIGHTS, is_hub_folder
 from cifar_lightning.run.settings import check_names
 
 
@@ -29,6 +32,8 @@ def select_checkpoint(path: Path) -> Path:
     try:
         if not path.is_dir():
             return path  # `load_checkpoint` says what is wrong with it, if anything is
+        if is_hub_folder(path):
+            return path / WEIGHTS
         best = folder / BEST
         if best.exists():
             return best
@@ -51,11 +56,16 @@ def home_of(checkpoint: Path) -> Path:
     return folder.parent if folder.name == "checkpoints" else folder
 
 
-def load_model(path: str | Path) -> LitNet:
-    """The network of a run's folder, a .ckpt file or a .safetensors file of `export`.
+def load_model(path: str | Path, net: str | nn.Module | None = None, **arguments: Any) -> LitNet:
+    """The network of a run's folder, a .ckpt file, or what `export` wrote.
 
     Args:
-        path: The folder, for the checkpoint that its training selected, or the file.
+        path: The run's folder, for the checkpoint that its training selected, .ckpt file, .safetensors file or hf
+            folder; with `net`, also weights alone, a plain state_dict in a .pth or .safetensors file.
+        net: Of weights alone, the network that they are of, by its name or as the module; or one of your own, which no
+            file holds.
+        arguments: Others of LitNet, in place of those that the file has. Of weights alone these are `width`, `classes`
+            and `preprocessing`, where they are not the default's.
 
     Returns:
         It, in evaluation mode, on the CPU, with its `classes` and `preprocessing`.
@@ -70,8 +80,11 @@ def load_model(path: str | Path) -> LitNet:
         >>> model.classes[labels[0]] in CLASSES, probabilities.shape
         (True, torch.Size([3, 10]))
     """
+    check_names(arguments, "model", LitNet)
+    arguments |= {} if net is None else {"net": net}
     path = select_checkpoint(Path(path))
-    return model_of(load_checkpoint(path), path)
+    checkpoint = load_checkpoint(path, arguments if net is not None else None)
+    return model_of({**checkpoint, "hyper_parameters": {**checkpoint["hyper_parameters"], **arguments}}, path)
 
 
 def model_of(checkpoint: Mapping[str, Any], path: Path) -> LitNet:
@@ -88,7 +101,7 @@ def model_of(checkpoint: Mapping[str, Any], path: Path) -> LitNet:
     if "classes" in arguments and "net" not in arguments:
         raise InputError(
             f"checkpoint {path} is of a network of your own, which it does not hold: "
-            "load it in Python with LitNet.load_from_checkpoint(path, net=...)"
+            "load it in Python with load_model(path, net=...)"
         )
     unknown = sorted(set(arguments) - set(inspect.signature(LitNet).parameters))
     if unknown or "classes" not in arguments:
@@ -100,10 +113,15 @@ def model_of(checkpoint: Mapping[str, Any], path: Path) -> LitNet:
         model.on_load_checkpoint(dict(checkpoint))  # the preprocessing, where it is an older version's
     except (RuntimeError, TypeError, ValueError) as error:
         raise InputError(
-            f"checkpoint {path} does not fit the network {arguments.get('net', 'that it was made with')!r}: "
-            f"{' '.join(str(error).split())[:200]}; give one that fit.py wrote"
+            f"checkpoint {path} does not fit the network {_name(arguments)}: "
+            f"{' '.join(str(error).split())[:200]}; give one that fit.py wrote, or the arguments it was made with"
         ) from error
     return model.eval()
+
+
+def _name(arguments: Mapping[str, Any]) -> str:
+    net = arguments.get("net", "that it was made with")
+    return repr(net if isinstance(net, str) else type(net).__name__)
 
 
 def data_of(checkpoint: Mapping[str, Any], changes: Mapping[str, Any]) -> CIFAR10DataModule:

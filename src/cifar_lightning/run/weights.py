@@ -1,6 +1,7 @@
 """A .safetensors file: a network's weights by their names in it, and one entry of metadata that tells of the rest."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ def weights_file(weights: dict[str, Tensor], metadata: str) -> bytes:
 def read_weights(path: Path) -> dict[str, Any]:
     """What a checkpoint of the same network would hold, of what is in a file that `export` has written.
 
+    Of another's file, which tells nothing of the network, the weights alone.
+
     Raises:
         InputError: It is no such file, or safetensors is not installed.
     """
@@ -32,17 +35,26 @@ def read_weights(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, "pt") as file:
             metadata = (file.metadata() or {}).get(KEY)
-            weights = {f"net.{name}": file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
     except (SafetensorError, OSError) as error:
         raise InputError(f"checkpoint {path} cannot be read: it is damaged or no safetensors; give another") from error
+    if metadata is None:
+        return weights
     try:
-        facts = json.loads(metadata or "")
+        facts = json.loads(metadata)
         arguments = {**facts["model"], "classes": facts["classes"], "test_views": facts["test_views"]}
         size = facts["image_size"]
         arguments["preprocessing"] = size and {"mean": facts["mean"], "std": facts["std"], "size": size}
-        return {"state_dict": weights, "hyper_parameters": arguments, "global_step": facts.get("step", 0)}
+        return {"state_dict": of_lit_net(weights), "hyper_parameters": arguments, "global_step": facts.get("step", 0)}
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"checkpoint {path} does not say what network its weights are of: give one that export wrote, "
-            "or load it into a LitNet of your own, model.net.load_state_dict(safetensors.torch.load_file(path))"
+            f"checkpoint {path} does not say what network its weights are of: give one that export wrote"
         ) from error
+
+
+def of_lit_net(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a network by their names in a LitNet, whether or not it, DDP or torch.compile has named them."""
+    for prefix in ("module.", "_orig_mod.", "net."):
+        if all(name.startswith(prefix) for name in weights):
+            weights = {name.removeprefix(prefix): weight for name, weight in weights.items()}
+    return {f"net.{name}": weight for name, weight in weights.items()}

@@ -1,0 +1,144 @@
+"""A model card: what is known of a trained network, and what is not, as the README.md of a folder for others."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from cifar_lightning.errors import quoted
+from cifar_lightning.report.statistics import LEVEL, wilson
+
+HUB_NAMES = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
+NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "folder": "images of one's own", "synthetic": "drawn images"}
+DATA = {
+    "cifar10": "CIFAR-10: its 50,000 training images, but for the `val_split` below.",
+    "cifar100": "CIFAR-100: its 50,000 training images, but for the `val_split` below.",
+    "folder": "Images of its maker's own, brought to 32 × 32 pixels, of which nothing more is known here.",
+    "synthetic": "Images that cifar_lightning draws: coloured shapes under the names of CIFAR-10's classes. It has "
+    "seen no photographs, and is of no use on any.",
+}
+VIEWS = {
+    "one": "each image as it is",
+    "mirror": "the mean of each image and its mirror image",
+    "six": "the mean of six views of each image",
+}
+USE = """```python
+from cifar_lightning import load_model
+
+model = load_model("path/of/this/folder")
+labels, probabilities = model.predict(images)  # uint8 (N, 3, {size}, {size})
+```
+
+`model.safetensors` has the weights, in float32, by their names in the network; `preprocessor_config.json` says what is
+done to an image first, and `config.json` has the names of the classes."""
+# What tells how it was trained, besides the arguments of the network and its optimiser.
+TRAINED = ("batch_size", "val_split", "augment", "crop_padding", "flip", "cutout", "normalization", "seed")
+
+
+def model_card(facts: Mapping[str, Any], trained: Mapping[str, Any]) -> str:
+    """The card, which says the same wherever it is written.
+
+    Args:
+        facts: The metadata of an exported file.
+        trained: `data`, the arguments of the data module; `precision`; `results`, the contents of the results.json of
+            this checkpoint's test. Each of them, or all, may be missing.
+    """
+    from huggingface_hub import ModelCard
+
+    data, results = trained.get("data") or {}, trained.get("results") or {}
+    source = str(data.get("source"))
+    net, size = facts["model"].get("net", "A network of its own kind"), facts["image_size"]
+    name = f"{net} on {NAMES.get(source, 'images unknown')}"
+    parts = [
+        f"# {name}",
+        f"A classifier of images of {size} × {size} pixels into {len(facts['classes'])} classes, trained with PyTorch "
+        f"Lightning by cifar_lightning {facts['version']}.",
+        "## Use",
+        USE.format(size=size),
+        "## Accuracy",
+        *(_measured(results) if results else ["Not known: this checkpoint's test is not on record."]),
+        "## Data",
+        _data(source, data),
+        f"A pixel x of 0 to 255 has become (x / 255 - mean) / std, of mean {tuple(facts['mean'])} and std "
+        f"{tuple(facts['std'])}.",
+        "## Training",
+        _table(("setting", "value"), _settings(facts, trained, results)),
+        "## Limits",
+        f"Whatever an image shows, it is given one of these names: {', '.join(map(_text, facts['classes']))}. Pictures "
+        "of another size are to be scaled first, and lose what does not fit.",
+    ]
+    front = _front(name, source if data.get("sha256") is None else "", results)
+    return str(ModelCard(f"---\n{front}\n---\n\n" + "\n\n".join(parts) + "\n"))
+
+
+def _front(name: str, source: str, results: Mapping[str, Any]) -> str:
+    """The card's metadata, in the hub's words."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    evaluation = EvalResult(
+        task_type="image-classification",
+        dataset_type=HUB_NAMES.get(source, "other"),
+        dataset_name=NAMES.get(source, "images unknown"),
+        dataset_split="test",
+        metric_type="accuracy",
+        metric_value=results.get("test_acc"),
+    )
+    card = ModelCardData(
+        library_name="cifar-lightning",
+        pipeline_tag="image-classification",
+        tags=["image-classification", "pytorch-lightning"],
+        datasets=HUB_NAMES.get(source),
+        model_name=name if results else None,
+        eval_results=[evaluation] if results else None,
+    )
+    return str(card.to_yaml())
+
+
+def _measured(results: Mapping[str, Any]) -> list[str]:
+    count, accuracy = results["test_count"], results["test_acc"]
+    low, high = wilson(round(accuracy * count), count)
+    images = [sum(row) for row in results["confusion"]]
+    rows = [
+        (name, f"{total:,}", "n/a" if share is None else f"{100 * share:.1f} %")
+        for (name, share), total in zip(results["per_class_acc"].items(), images, strict=True)
+    ]
+    return [
+        f"{100 * accuracy:.2f} % of {count:,} test images ({100 * LEVEL:.0f} % interval {100 * low:.2f} to "
+        f"{100 * high:.2f} %, of the choice of these images alone), mean cross-entropy {results['test_loss']:.3f}. "
+        f"Computed in {results.get('precision', 'the precision of the training')}, from "
+        f"{VIEWS[results.get('test_views', 'one')]}.",
+        _table(("class", "test images", "accuracy"), rows),
+    ]
+
+
+def _data(source: str, data: Mapping[str, Any]) -> str:
+    if source in HUB_NAMES and (digest := data.get("sha256")):
+        return f"Images in {NAMES[source]}'s layout that are not the official ones; their SHA-256 digest is {digest}."
+    return DATA.get(source, "Not known: the checkpoint does not say.")
+
+
+def _settings(
+    facts: Mapping[str, Any], trained: Mapping[str, Any], results: Mapping[str, Any]
+) -> Iterable[tuple[str, str]]:
+    data = trained.get("data") or {}
+    values = {
+        **facts["model"],
+        **{name: data[name] for name in TRAINED if name in data},
+        "precision": trained.get("precision"),
+        "steps": facts.get("step"),
+        "test_views": facts["test_views"],
+        **{name: results.get(name) for name in ("fit_seconds", "devices", "accelerator", "torch", "lightning")},
+    }
+    return (
+        (name, str(value).lower() if isinstance(value, bool) else str(value))
+        for name, value in values.items()
+        if value is not None
+    )
+
+
+def _table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    lines = [headings, ["---"] * len(list(headings)), *rows]
+    return "\n".join(f"| {' | '.join(map(_text, line))} |" for line in lines)
+
+
+def _text(name: str) -> str:
+    """A name in Markdown, whatever is in it."""
+    return "".join(f"\\{sign}" if sign in "|\\`*_[]<>#" else sign for sign in quoted(name))

@@ -1,0 +1,90 @@
+"""A folder of a trained network as Hugging Face's hub has them: weights, two files of settings, and a model card."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cifar_lightning.errors import InputError, quoted
+from cifar_lightning.files import write_folder
+from cifar_lightning.report.model_card import model_card
+from cifar_lightning.run.weights import KEY
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+FILES = {CONFIG, WEIGHTS, "preprocessor_config.json", "README.md"}
+BICUBIC = 3  # Pillow's number for how pictures of another size are scaled
+
+
+def write_hub_folder(path: Path, weights: bytes, facts: Mapping[str, Any], trained: Mapping[str, Any]) -> None:
+    """Writes it, whole or not at all, in place of another such folder; equal arguments make equal files.
+
+    Args:
+        path: The folder.
+        weights: The contents of model.safetensors.
+        facts: Its metadata.
+        trained: What else is known of the training; see `model_card`.
+
+    Raises:
+        InputError: Something else is there; or the images have undergone what is not known.
+        RunError: The disk does not take it.
+    """
+    if facts["mean"] is None:
+        raise InputError(
+            "format hf says how images are to be normalised, and this model does not know: "
+            "give LitNet(preprocessing=data.preprocessing)"
+        )
+    if path.exists() and (others := sorted(_names(path) - FILES)):
+        raise InputError(f"output {path} is there already, with {quoted(others[0])}: give another folder")
+    write_folder(
+        path,
+        {
+            CONFIG: _json(_config(facts)),
+            WEIGHTS: weights,
+            "preprocessor_config.json": _json(_preprocessor(facts)),
+            "README.md": model_card(facts, trained).encode(),
+        },
+    )
+
+
+def is_hub_folder(path: Path) -> bool:
+    """Whether there is such a folder."""
+    return (path / CONFIG).exists() and (path / WEIGHTS).exists()
+
+
+def _names(path: Path) -> set[str]:
+    return {entry.name for entry in path.iterdir()} if path.is_dir() else {path.name}
+
+
+def _json(values: Mapping[str, Any]) -> bytes:
+    return (json.dumps(values, indent=2) + "\n").encode()
+
+
+def _config(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """In the words of transformers' PretrainedConfig; what `load_model` goes by is in the weights' own metadata."""
+    return {
+        "model_type": KEY,
+        "architectures": ["LitNet"],
+        "num_labels": len(facts["classes"]),
+        "id2label": {str(label): name for label, name in enumerate(facts["classes"])},
+        "label2id": {name: label for label, name in enumerate(facts["classes"])},
+        "image_size": facts["image_size"],
+        "num_channels": 3,
+        KEY: {name: facts[name] for name in ("model", "test_views", "version")},
+    }
+
+
+def _preprocessor(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """In the words of transformers' image processors, of which ViT's does just this."""
+    return {
+        "image_processor_type": "ViTImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"height": facts["image_size"], "width": facts["image_size"]},
+        "resample": BICUBIC,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(facts["mean"]),
+        "image_std": list(facts["std"]),
+    }

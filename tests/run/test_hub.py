@@ -1,0 +1,152 @@
+"""The folder for a hub: it is read back, tells the truth, and is written whole or not at all."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import one_line
+from huggingface_hub import ModelCard
+from test_export import PREPROCESSING, Own, drawn, model_with
+
+from cifar_lightning import InputError, LitNet, export, load_model
+from cifar_lightning.report.statistics import wilson
+
+FILES = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    return shutil.copytree(finished.folder, tmp_path / "run")
+
+
+def digests(folder):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def test_a_run_by_command_is_read_back(call, run):
+    code, out, err = call("export", run, "--format", "hf")
+    assert (code, err) == (0, "")
+    folder = run / "hf"
+    assert out == f"{folder} ({sum(path.stat().st_size for path in folder.iterdir()) / 1e6:.1f} MB)\n"
+    assert sorted(path.name for path in folder.iterdir()) == FILES
+    ours, again = load_model(run), load_model(folder)
+    assert (again.classes, again.preprocessing, again.training) == (ours.classes, ours.preprocessing, False)
+    torch.testing.assert_close(again.predict(drawn(50))[1], ours.predict(drawn(50))[1], atol=1e-6, rtol=0)
+    code, out, err = call("evaluate", folder, "--accelerator", "cpu", "--data.source", "synthetic")
+    assert code == 0, err
+
+
+def test_the_card_tells_what_was_measured(run):
+    results = json.loads((run / "results.json").read_text())
+    card = ModelCard.load(export(run, "hf") / "README.md")
+    (evaluation,) = card.data.eval_results
+    assert (evaluation.metric_type, evaluation.metric_value) == ("accuracy", results["test_acc"])
+    assert (card.data.library_name, card.data.datasets) == ("cifar-lightning", None)
+    low, high = wilson(sum(row[i] for i, row in enumerate(results["confusion"])), 600)
+    assert (
+        f"{100 * results['test_acc']:.2f} % of 600 test images (95 % interval {100 * low:.2f} to {100 * high:.2f} %"
+        in (card.text)
+    )
+    for (name, accuracy), row in zip(results["per_class_acc"].items(), results["confusion"], strict=True):
+        assert f"| {name} | {sum(row)} | {100 * accuracy:.1f} % |" in card.text
+    assert "no photographs" in card.text
+    for line in (
+        "| net | tutorial |",
+        "| lr | 0.01 |",
+        "| batch\\_size | 20 |",
+        "| val\\_split | 500 |",
+        "| seed | 0 |",
+    ):
+        assert line in card.text
+    assert f"| steps | {results['step']} |" in card.text
+    assert str(run) not in card.content
+
+
+def test_the_cards_python_runs(run, monkeypatch):
+    text = (export(run, "hf") / "README.md").read_text()
+    code = text.partition("```python\n")[2].partition("```")[0].replace("path/of/this/folder", str(run / "hf"))
+    names = {"images": drawn(3)}
+    exec(code, names)
+    assert torch.equal(names["labels"], load_model(run).predict(drawn(3))[0])
+
+
+def test_the_card_says_what_is_not_known(run):
+    newest = max((run / "checkpoints").glob("step-*.ckpt"), key=lambda path: path.stat().st_mtime)
+    card = ModelCard.load(export(newest, "hf") / "README.md")
+    assert card.data.eval_results is None
+    assert "Not known: this checkpoint's test is not on record." in card.text
+    assert "| fit" not in card.text
+    card = ModelCard.load(export(model_with("tutorial"), "hf", run / "memory") / "README.md")
+    assert "# tutorial on images unknown" in card.text
+    assert card.text.count("Not known: ") == 2
+
+
+def test_official_images_are_named_and_others_are_not(run):
+    checkpoint = run / "checkpoints" / "best.ckpt"
+    saved = torch.load(checkpoint, weights_only=True)
+    for digest, datasets in ((None, "uoft-cs/cifar10"), ("f" * 64, None)):
+        saved["datamodule_hyper_parameters"] |= {"source": "cifar10", "sha256": digest}
+        torch.save(saved, checkpoint)
+        card = ModelCard.load(export(run, "hf") / "README.md")
+        assert card.data.datasets == datasets
+        assert (card.data.eval_results[0].dataset_type == "other") == (digest is not None)
+        assert ("not the official ones" in card.text) == (digest is not None)
+
+
+def test_the_settings_in_transformers_words(run):
+    model = load_model(run)
+    folder = export(run, "hf")
+    config, images = (json.loads((folder / name).read_text()) for name in ("config.json", "preprocessor_config.json"))
+    assert [config["id2label"][str(i)] for i in range(10)] == model.classes
+    assert config["label2id"] == {name: i for i, name in enumerate(model.classes)}
+    pixels = drawn(2)
+    mean, std = (torch.tensor(images[name]).view(3, 1, 1) for name in ("image_mean", "image_std"))
+    expected = (pixels * images["rescale_factor"] - mean) / std
+    torch.testing.assert_close(expected, model.preprocessing.normalize(pixels), atol=1e-6, rtol=0, check_stride=False)
+    assert images["size"] == {"height": 32, "width": 32}
+
+
+def test_equal_networks_make_equal_folders_in_any_process(run, tmp_path):
+    shutil.copytree(run, tmp_path / "elsewhere" / "copy")
+    program = 'from cifar_lightning import export; export("copy", "hf", "out")'
+    environment = {**os.environ, "PYTHONHASHSEED": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path / "elsewhere", env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert digests(export(run, "hf")) == digests(tmp_path / "elsewhere" / "out")
+
+
+def test_class_names_are_no_markdown(tmp_path):
+    classes = ["a|b", "*c*", "<d>", "e\nf"]
+    model = LitNet(Own(), classes=classes, preprocessing=PREPROCESSING)
+    folder = export(model, "hf", tmp_path / "hf")
+    assert "a\\|b, \\*c\\*, \\<d\\>, 'e\\\\nf'." in (folder / "README.md").read_text()
+    assert load_model(folder, Own()).classes == classes
+
+
+def test_another_folder_is_left_as_it_is(call, run, tmp_path):
+    export(run, "hf")
+    before = digests(run / "hf")
+    export(run, "hf")
+    assert digests(run / "hf") == before
+    (run / "hf" / ".git").mkdir()
+    said = f"output {run / 'hf'} is there already, with .git: give another folder"
+    assert one_line(*call("export", run, "--format", "hf")) == f"error: {said}\n"
+    (tmp_path / "file").touch()
+    said = "output file is there already, with file: give another folder"
+    assert one_line(*call("export", run, "--format", "hf", "--output", "file")) == f"error: {said}\n"
+    assert not list(run.glob(".*"))
+
+
+def test_images_of_which_nothing_is_known(tmp_path):
+    with pytest.raises(
+        InputError, match="format hf says how images are to be normalised, and this model does not know"
+    ):
+        export(model_with("tutorial", preprocessing=None), "hf", tmp_path / "hf")
+    assert list(tmp_path.iterdir()) == []
