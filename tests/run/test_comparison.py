@@ -184,7 +184,13 @@ def test_mistakes(runs, call, tmp_path):
     settings = yaml.safe_load((runs[0] / "config.yaml").read_text())
     shutil.copytree(runs[0], tmp_path / "strange")
     (tmp_path / "strange" / "config.yaml").write_text(yaml.safe_dump({**settings, "model": 7}))
+    shutil.copytree(runs[0], tmp_path / "lost" / "evaluation")
+    (tmp_path / "lost" / "evaluation" / "config.yaml").unlink()
+    moved = {**results_of(runs[0]), "checkpoint": "gone/checkpoints/best.ckpt"}
+    (tmp_path / "lost" / "evaluation" / "results.json").write_text(json.dumps(moved))
     for other, said in {
+        "lost/evaluation": "run lost/evaluation has no config.yaml, nor has the run that it is an evaluation of: "
+        "start this in the folder from which gone/checkpoints/best.ckpt can be reached",
         "version_0": "run version_0 is given twice: leave one out",
         "nowhere": "run nowhere is no folder: give one that fit or evaluate wrote",
         "begun": "run begun has not finished: resume it",

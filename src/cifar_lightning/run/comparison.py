@@ -79,7 +79,10 @@ def _tested(folder: Path) -> Tested:
 def _settings(folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
     """What a run was told, and its test, which may have been told otherwise; by flags' names."""
     homes = (folder, folder.parent, home_of(Path(results["checkpoint"])))
-    home = next((home for home in homes if (home / "config.yaml").exists()), folder)
+    home = next((home for home in homes if (home / "config.yaml").exists()), None)
+    if home is None:
+        where = f"start this in the folder from which {results['checkpoint']} can be reached"
+        raise InputError(f"run {folder} has no config.yaml, nor has the run that it is an evaluation of: {where}")
     try:
         told = asdict(read_settings(home))
     except InputError as error:

@@ -1,0 +1,47 @@
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from cifar_lightning.report.comparison_table import print_comparison
+
+NAMES = "ABCDEFGH"
+
+
+def comparison(value):
+    """Of eight runs, which differ in a long and a short setting."""
+    run = {"test_acc": 0.9, "test_acc_interval": (0.85, 0.95), "val_acc": None, "fit_seconds": 12_345.6, "devices": 1}
+    run |= {"accelerator": "cpu", "parameters": 11_173_962}
+    return {
+        "settings": {"model.schedule": dict.fromkeys(NAMES, value), "seed": {name: [0, 1] for name in NAMES}},
+        "runs": [{**run, "name": name, "group": name, "run": f"/logs/[bold]{name}"} for name in NAMES],
+        "groups": [],
+        "comparisons": [],
+        "seeds_needed": {"difference": 0.002, "sd": 0.00213, "seeds": 19},
+    }
+
+
+def printed(value, width, terminal):
+    stream = io.StringIO()
+    console = Console(file=stream, width=width, force_terminal=terminal, legacy_windows=False)
+    print_comparison(comparison(value), console)
+    return re.sub(r"\x1b\[[\d;]*m", "", stream.getvalue())
+
+
+@pytest.mark.parametrize("value", ["one-cycle", "/a/path/" * 20])
+def test_a_terminal_gets_its_width_and_every_value(value):
+    output = printed(value, 80, terminal=True)
+    assert max(map(len, output.splitlines())) <= 80
+    assert "…" not in output
+    headings = " ".join(line for line in output.splitlines() if line.startswith("differs"))
+    assert headings.replace("differs", "").split() == list(NAMES)
+    assert output.count("one-cycle") == (8 if value == "one-cycle" else 0)
+
+
+def test_a_pipe_gets_a_line_a_setting():
+    output = printed("/a/path/" * 20, 80, terminal=False)
+    assert output.count("differs") == 1
+    assert re.search(rf"^model\.schedule( +{'/a/path/' * 20}){{8}} *$", output, re.M)
+    assert "A   /logs/[bold]A\n" in output
+    assert "takes 19 seeds of each (sd 0.21 points)" in output
