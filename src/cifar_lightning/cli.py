@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from cifar_lightning import console, settings_file
 from cifar_lightning.data.absent import why_absent
 from cifar_lightning.errors import InputError, NonFiniteError, RunError, Stopped, exit_code
-from cifar_lightning.run import signals
+from cifar_lightning.run import refused, signals
 from cifar_lightning.signatures import words_of
 from cifar_lightning.startup import check_system
 
@@ -182,7 +182,7 @@ def parse(parser: "ArgumentParser", arguments: Sequence[str], defaults: bool = T
 
 def _instead(flag: str, known: Sequence[str]) -> str:
     """What to give in place of a flag that is not known."""
-    if why := why_absent(flag[2:]):
+    if why := why_absent(flag[2:]) or ("--trainer" in known and refused.why_refused(flag[2:])):
         return why
     # --trainer is no flag without a name of its own
     flags = [option for option in known if option not in ("-h", "--help", "--trainer")]

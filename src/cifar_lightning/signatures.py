@@ -17,8 +17,10 @@ from typing import Any, Literal, Union, get_args, get_origin
 NAMES = {
     "Any": Any,
     "Callable": Callable,
+    "Callbacks": Any,
     "LitNet": str,
     "Literal": Literal,
+    "Loggers": str,
     "Mapping": Mapping,
     "Path": Path,
     "Preprocessing": Any,

@@ -28,9 +28,9 @@ def script(arguments: Sequence[str]) -> None:
         metavar="FILE",
         help="YAML file of settings, e.g. a run's config.yaml; later flags win.",
     )
-    parser.add_argument("--recipe", type=str, default=None, help=f"Named settings: {', '.join(recipes())}.")
+    parser.add_argument("--recipe", type=str, default=None, help=f"One of {', '.join(recipes())}.")
     parser.add_argument("--resume", type=str, default=None, help="A run's folder; auto: the newest unfinished run.")
-    parser.add_function_arguments(signature_of("run.training", "fit"), skip={"data", "model", "recipe"})
+    parser.add_function_arguments(signature_of("run.training", "fit"), skip={"data", "model", "callbacks", "recipe"})
     parser.add_function_arguments(signature_of("data.datamodule", "CIFAR10DataModule"), "data", skip=set(NO_FLAGS))
     kept: set[str | int] = {"classes", "preprocessing"}  # the images say
     parser.add_function_arguments(signature_of("model.lit_net", "LitNet"), "model", skip=kept)

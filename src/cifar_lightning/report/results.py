@@ -51,14 +51,17 @@ class Outcome:
     label_smoothing: float
 
 
-def report(outcome: Outcome, output: Path) -> None:
-    """Writes results.json and figures/ into the folder `output`, and prints the table."""
+def report(outcome: Outcome, output: Path, aloud: bool = True) -> None:
+    """Writes results.json into the folder `output`; aloud, also figures/, and prints the table."""
     from cifar_lightning.report.table import print_report
 
     results = results_of(outcome.confusion, outcome.loss, outcome.classes, outcome.facts)
-    draw(outcome, results, output / "figures")
+    if aloud:
+        draw(outcome, results, output / "figures")
     stop.raise_if_requested()
     write_results(results, output)
+    if not aloud:
+        return
     with printing(1):
         print_report(results, [output / "results.json", *sorted((output / "figures").glob("*.png"))])
 

@@ -15,7 +15,9 @@ from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.data.sharing import evaluation_batches
 from cifar_lightning.errors import InputError
 from cifar_lightning.model.lit_net import LitNet
+from cifar_lightning.run.additions import Additions
 from cifar_lightning.run.devices import launched, resolve_devices, world_size
+from cifar_lightning.run.loggers import check_logger
 from cifar_lightning.run.precision import check_precision
 from cifar_lightning.run.settings import Arguments, Settings
 from cifar_lightning.run.trainer import new_trainer
@@ -34,13 +36,18 @@ class Checked(NamedTuple):
     images: CIFAR10DataModule | None
 
 
-def check(settings: Settings) -> Checked:
+def check(settings: Settings, additions: Additions | None = None) -> Checked:
     """Looks for the user's mistakes; downloads and reads the images.
+
+    Args:
+        settings: The run's.
+        additions: What it is given besides.
 
     Raises:
         InputError: There is one.
     """
     _check_numbers(settings)
+    check_logger(settings.logger)
     accelerator, devices = resolve_devices(settings.accelerator, settings.devices)
     check_precision(settings.precision, accelerator)
     ranks = devices * settings.num_nodes
@@ -51,12 +58,15 @@ def check(settings: Settings) -> Checked:
         )
     check_ranks(ranks, settings.devices, "--devices and --num_nodes that make as many")
     trainer = _check_trainer(settings, accelerator, ranks)
+    additions = additions or Additions()
+    additions.check(1 if launched() else ranks)
     _check_sizes(LitNet(**settings.model))  # before a download
     images = settings.images()
     images.prepare_data()
     images.setup("fit")
     images.check(ranks)
     _check_batches(trainer, images, ranks)
+    additions.check_validation(bool(len(images.val_indices) and trainer.limit_val_batches))
     return Checked(devices, images if ranks == 1 else None)
 
 

@@ -43,13 +43,13 @@ class MetricsCSV(Logger):
 
     @property
     def name(self) -> str:
-        """The folder of all runs."""
-        return self.path.parent.parent.name
+        """Nothing: a ModelCheckpoint of the user's adds it, and `version`, to `save_dir`, and writes beside ours."""
+        return ""
 
     @property
     def version(self) -> str:
-        """The run's folder."""
-        return self.path.parent.name
+        """Nothing: see `name`."""
+        return ""
 
     @property
     def save_dir(self) -> str:

@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from cifar_lightning.console import open_closed
 
 # Of Lightning's loggers: which accelerators there are not, an advertisement, and notes on its own arguments, of which
-# the banner says what matters; but a profiler's report, for those who ask for one.
+# the banner says what matters; but a profiler's report, for those who ask for one. A new
+# experiment is no warning.
 LEVELS = {
     "lightning.pytorch": logging.WARNING,
     "lightning.fabric": logging.WARNING,
     "lightning.pytorch.profilers": logging.INFO,
+    "lightning.pytorch.loggers.mlflow": logging.ERROR,
 }
 
 
@@ -46,5 +48,9 @@ def _ignore_warnings() -> None:
     warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match", UserWarning)
     # A class's name is in letters that no font here has: the tables show it, the figures show boxes.
     warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
+    # A user's ModelCheckpoint writes beside ours, and beside its own where a run goes on.
+    warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty", UserWarning)
+    # A run that goes on without callbacks that it had: its user was asked.
+    warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`", UserWarning)
     # A 1x1 filter has two equivalent layouts, and torch wonders: https://github.com/pytorch/pytorch/issues/47163
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)

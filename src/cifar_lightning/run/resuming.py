@@ -8,6 +8,7 @@ from typing import Any
 from cifar_lightning.console import say
 from cifar_lightning.errors import InputError, RunError
 from cifar_lightning.files import remove_parts
+from cifar_lightning.run.additions import Additions, Callbacks, Loggers, additions_of
 from cifar_lightning.run.checkpoint import (
     BEST,
     load_checkpoint,
@@ -25,13 +26,21 @@ from cifar_lightning.run.training import join, launch_or_train
 
 
 @quietly()
-def resume(run: str | Path, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def resume(
+    run: str | Path,
+    changes: Mapping[str, Any] | None = None,
+    *,
+    callbacks: Callbacks = None,
+    logger: Loggers = None,
+) -> dict[str, Any]:
     """Goes on with an interrupted run, in its own folder, from its newest readable checkpoint.
 
     Args:
         run: The run's folder.
         changes: Settings to change, by the names of `fit`'s arguments ("data.data_dir" for one of the data's): only
             those that do not change the result, and a higher max_epochs, max_steps or trainer.max_time.
+        callbacks: As for `fit`: those that the run began with, whose state is restored. An empty list leaves them out.
+        logger: As for `fit`; by default the run's, of those that have names.
 
     Returns:
         The contents of results.json.
@@ -46,13 +55,15 @@ def resume(run: str | Path, changes: Mapping[str, Any] | None = None) -> dict[st
         >>> results["step"]
         500
     """
+    additions, names = additions_of(callbacks, logger)
+    changes = {**(changes or {}), **({} if names is None else {"logger": names})}
     folder = Path(os.path.expanduser(run))  # Path's own raises where there is no home
-    settings = read_settings(folder).changed(changes or {}, folder)  # whatever is wrong is said before it waits
+    settings = read_settings(folder).changed(changes, folder)  # whatever is wrong is said before it waits
     if not is_first_rank():
-        check(settings)
-        return join()
+        check(settings, additions)
+        return join(additions)
     with held(folder) as lock:
-        return _go_on(folder, lock, changes or {})
+        return _go_on(folder, lock, changes, additions, callbacks is not None)
 
 
 @quietly()
@@ -63,23 +74,33 @@ def resume_newest(default_root_dir: str | Path, changes: Mapping[str, Any] | Non
         The contents of results.json; None where there is no such run.
     """
     if not is_first_rank():
-        return join()  # the first rank chooses
+        return join(Additions())  # the first rank chooses
     with newest_unfinished(default_root_dir) as found:
         say(f"resuming {found[0]}" if found else "no unfinished run: starting a new one", 1)
         if found is None:
             return None
         try:
-            return _go_on(*found, changes or {})
+            return _go_on(*found, changes or {}, Additions())
         except InputError as error:
             raise InputError(f"{error}; --resume auto goes on with {found[0]} as long as it is there") from error
 
 
-def _go_on(folder: Path, lock: int, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Resumes a run in whose folder no other job is."""
+def _go_on(
+    folder: Path, lock: int, changes: Mapping[str, Any], additions: Additions, chosen: bool = False
+) -> dict[str, Any]:
+    """Resumes a run in whose folder no other job is.
+
+    Args:
+        folder: The run's.
+        lock: What `held` gives.
+        changes: Of its settings.
+        additions: Callbacks and loggers that take part.
+        chosen: Whether those callbacks are to be all.
+    """
     before = read_settings(folder)  # the job that was in it may have changed them
     settings = before.changed(changes, folder)
     _check_unfinished(folder, before, settings)
-    checked = check(settings)
+    checked = check(settings, additions)
     checkpoints = folder / "checkpoints"
     start, warnings, not_best = None, [], None  # where it was stopped before its first step
     if step_checkpoints(checkpoints):
@@ -87,8 +108,14 @@ def _go_on(folder: Path, lock: int, changes: Mapping[str, Any]) -> dict[str, Any
         start, warnings = str(newest), [f"warning: {problem}; going on from {newest.name}" for problem in problems]
         if not_best := why_not_best(checkpoints, newest):
             warnings.append(f"warning: {not_best}; the best is chosen anew from step {step_of(newest)} on")
-    if start is not None and settings.data != before.data:
-        (checked.images or settings.images()).check_images(load_checkpoint(start)["CIFAR10DataModule"])
+    saved = load_checkpoint(start) if start is not None else {}
+    if saved and settings.data != before.data:
+        (checked.images or settings.images()).check_images(saved["CIFAR10DataModule"])
+    if not chosen and (missing := additions.missing_in(saved)):
+        raise InputError(
+            f"{folder} was begun with callbacks ({', '.join(missing)}), which a checkpoint does not hold: go on in "
+            f"Python with resume({str(folder)!r}, callbacks=[...]); [] leaves them out"
+        )
     try:
         for part in (folder, checkpoints, folder / "figures"):
             remove_parts(part)
@@ -100,7 +127,7 @@ def _go_on(folder: Path, lock: int, changes: Mapping[str, Any]) -> dict[str, Any
     settings.write(folder)
     for warning in warnings:
         say(warning)
-    return launch_or_train(folder, settings, checked, lock, start)
+    return launch_or_train(folder, settings, checked, lock, additions, start)
 
 
 def _check_unfinished(folder: Path, before: Settings, settings: Settings) -> None:

@@ -17,29 +17,27 @@ from cifar_lightning.data.sources import absolute
 from cifar_lightning.errors import InputError
 from cifar_lightning.files import write_atomically
 from cifar_lightning.model.lit_net import LitNet
+from cifar_lightning.run import refused
 from cifar_lightning.run.devices import resolve_devices
 from cifar_lightning.run.precision import crawls, resolve_precision
 
 Arguments = dict[str, Any]
 
-# Arguments of the data module, the network and the Trainer that a run sets itself, and what to do.
-FROM_ELSEWHERE = {
-    "data.seed": "by the run's seed: give that",
-    "model.classes": "by the images: leave it out",
-    "model.preprocessing": "by the images: leave it out",
-    **{
-        f"trainer.{name}": "by this package: leave it out"
-        for name in ("callbacks", "enable_checkpointing", "enable_progress_bar", "logger", "plugins")
-    },
-}
-NO_FLAGS = {*FROM_ELSEWHERE, *(f"data.{name}" for name in absent.NO_FLAGS)}
+NO_FLAGS = {*refused.WHY, *(f"data.{name}" for name in absent.NO_FLAGS)}
 # Settings that say where and how a run goes on, not what it computes.
 FREE = {
     "accelerator", "devices", "num_nodes", "strategy", "default_root_dir", "checkpoint_every_n_steps", "verify_steps",
-    "data.data_dir", "data.mirror", "data.train_labels", "data.device", "trainer.max_time",
+    "logger", "report", "data.data_dir", "data.mirror", "data.train_labels", "data.device",
+    "trainer.max_time",
 }  # fmt: skip
 
 PATHS = {"data.data_dir", "data.mirror", "data.train_labels"}
+# What the groups of settings are of, and how they look.
+GROUPS = {
+    "data": ("CIFAR10DataModule", '{"batch_size": 128}'),
+    "model": ("LitNet", '{"net": "resnet18", "lr": 0.1}'),
+    "trainer": ("Trainer", '{"gradient_clip_val": 1}'),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +67,8 @@ class Settings:
     checkpoint_every_n_steps: int | None
     log_every_n_steps: int
     verify_steps: int = 0
+    logger: str = "auto"
+    report: bool = True
     trainer: Arguments
 
     def write(self, folder: Path) -> None:
@@ -141,6 +141,13 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
         InputError: A value is none of text, numbers, lists and dictionaries; or it is set from elsewhere; or an
             argument is none of the data module's or the network's.
     """
+    for group, (kind, example) in GROUPS.items():
+        if not isinstance(value := given[group], Mapping):
+            what = repr(value) if isinstance(value, str | int | float) else f"a {type(value).__name__}"
+            raise InputError(
+                f"{group} is {what} and no dictionary: fit makes its own {kind} of settings such as {group}={example}; "
+                "objects of your own go to lightning.pytorch.Trainer().fit(model, data)"
+            )
     settings = plain(given)
     settings.pop("recipe", None)  # its settings are among these
     accelerator, _ = resolve_devices(settings["accelerator"], settings["devices"])
@@ -192,8 +199,8 @@ def plain(settings: Mapping[str, Any], group: str = "") -> Arguments:
     found: Arguments = {}
     for key, value in settings.items():
         name = f"{group}.{key}" if group else key
-        if name in FROM_ELSEWHERE:
-            raise InputError(f"{name} is set {FROM_ELSEWHERE[name]}")
+        if name in refused.WHY:
+            raise InputError(f"{name} {refused.WHY[name]}")
         if isinstance(value, os.PathLike):
             value = os.fspath(value)
         elif isinstance(value, Mapping):
@@ -203,7 +210,9 @@ def plain(settings: Mapping[str, Any], group: str = "") -> Arguments:
         elif isinstance(value, list | tuple):
             value = list(plain({str(i): item for i, item in enumerate(value)}, name).values())
         elif not isinstance(value, str | int | float | None):
-            raise InputError(f"{name} {value!r} cannot be kept in config.yaml: give text, a number or a list of them")
+            what = repr(value)
+            what = what if len(what) < 80 and what.isprintable() else f"of {type(value).__name__}"
+            raise InputError(f"{name} {what} cannot be kept in config.yaml: give text, a number or a list of them")
         found[key] = value
     return found
 

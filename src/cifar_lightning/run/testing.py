@@ -184,7 +184,13 @@ def _test(
 
 
 def report_on(
-    trainer: Trainer, model: LitNet, data: CIFAR10DataModule, facts: dict[str, Any], output: Path, metrics: Path
+    trainer: Trainer,
+    model: LitNet,
+    data: CIFAR10DataModule,
+    facts: dict[str, Any],
+    output: Path,
+    metrics: Path,
+    aloud: bool = True,
 ) -> None:
     """Has the first rank report on the test that `trainer` has just run; see report/results.py.
 
@@ -195,6 +201,7 @@ def report_on(
         facts: Further entries of results.json, with `checkpoint`, what was tested, and its `step`.
         output: The folder to write into.
         metrics: The metrics.csv of the training, for its curves; they are left out where there is none.
+        aloud: Whether to draw and print, or to write results.json alone.
     """
     if not trainer.is_global_zero:
         return
@@ -215,6 +222,7 @@ def report_on(
             label_smoothing=model.hparams["label_smoothing"],
         ),
         output,
+        aloud,
     )
 
 

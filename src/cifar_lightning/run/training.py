@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 
 from cifar_lightning.console import say
 from cifar_lightning.data.datamodule import CIFAR10DataModule
@@ -21,14 +22,15 @@ from cifar_lightning.model.evaluation import names
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.report.results import read_results
 from cifar_lightning.run import signals
+from cifar_lightning.run.additions import Additions, Callbacks, Loggers, additions_of
 from cifar_lightning.run.callbacks import ProgressBar, StopOnSignal
 from cifar_lightning.run.checkpoint import BEST, Checkpoints, cause_of, load_checkpoint
 from cifar_lightning.run.checks import Checked, check
 from cifar_lightning.run.cpu import FittedCPU, restored_cpu
 from cifar_lightning.run.devices import from_first_rank, is_first_rank, process_group, world_size
-from cifar_lightning.run.event_files import event_files
 from cifar_lightning.run.folder import new_run
 from cifar_lightning.run.launch import launch
+from cifar_lightning.run.loggers import loggers_of
 from cifar_lightning.run.metrics_log import MetricsCSV, read_rows
 from cifar_lightning.run.quiet import quietly
 from cifar_lightning.run.recipe import takes_recipe
@@ -57,6 +59,9 @@ def fit(
     checkpoint_every_n_steps: int | None = None,
     log_every_n_steps: int = 50,
     verify_steps: int = 0,
+    logger: Loggers = "auto",
+    report: bool = True,
+    callbacks: Callbacks = None,
     trainer: dict[str, Any] | None = None,
     recipe: str | None = None,
 ) -> dict[str, Any]:
@@ -64,6 +69,9 @@ def fit(
 
     The process's threads, oneDNN, warnings and loggers are afterwards as they were; the random seed is that of the run,
     and glibc goes on keeping freed memory (see cpu.py).
+
+    Figures go to metrics.csv; by default, also to TensorBoard's event files if it is installed; and to loggers of
+    Lightning's that are given, one or a list.
 
     Args:
         data: Arguments of CIFAR10DataModule.
@@ -81,7 +89,10 @@ def fit(
         checkpoint_every_n_steps: Save this often, besides the ends of epochs.
         log_every_n_steps: Steps between two rows of metrics.csv.
         verify_steps: How many first steps to compute twice, and compare to the bit.
-        trainer: Any other argument of the Trainer, by name: --trainer.gradient_clip_val 1
+        logger: Some of csv, tensorboard, wandb, mlflow; in Python objects
+        report: Print, and draw figures; false: results.json alone.
+        callbacks: Lightning's, one or a list, which join the run's own; in this process, or under torchrun.
+        trainer: Any other argument, e.g. --trainer.gradient_clip_val 1
         recipe: Named settings, which those that are given overrule.
 
     Returns:
@@ -93,6 +104,7 @@ def fit(
         NonFiniteError: The loss became NaN or infinite.
         RunError: The run failed for a reason outside it, such as a full disk, or a machine that is to be verified and
             does not compute the same twice.
+        Exception: What a callback raises, as it is; the run can be resumed.
 
     Example:
         >>> small = {"source": "synthetic", "synthetic_size": 2_000, "batch_size": 20}
@@ -102,25 +114,27 @@ def fit(
         >>> results["test_count"], results["test_acc"] > 0.5
         (400, True)
     """
-    settings = settings_of({**locals(), "data": data or {}, "model": model or {}, "trainer": trainer or {}})
-    checked = check(settings)
+    given = {**locals(), "data": data or {}, "model": model or {}, "trainer": trainer or {}}
+    additions, names = additions_of(given.pop("callbacks"), given.pop("logger"))
+    settings = settings_of({**given, "logger": names or "auto"})
+    checked = check(settings, additions)
     if not is_first_rank():
-        return join()
+        return join(additions)
     with new_run(settings) as (folder, lock):
-        return launch_or_train(folder, settings, checked, lock)
+        return launch_or_train(folder, settings, checked, lock, additions)
 
 
-def join() -> dict[str, Any]:
+def join(additions: Additions) -> dict[str, Any]:
     """Takes part in what the first rank does, in a rank that torchrun has started.
 
     Returns:
         The contents of results.json.
     """
-    return read_results(Path(run_rank()))
+    return read_results(Path(run_rank(additions=additions)))
 
 
 def launch_or_train(
-    folder: Path, settings: Settings, checked: Checked, lock: int, start: str | None = None
+    folder: Path, settings: Settings, checked: Checked, lock: int, additions: Additions, start: str | None = None
 ) -> dict[str, Any]:
     """Runs in this process, or starts one per device that does, from the checkpoint `start` if there is one.
 
@@ -131,24 +145,25 @@ def launch_or_train(
     signals.next_step = f"; go on with {command}"
     try:
         if world_size() > 1:
-            run_rank(str(folder), start)
+            run_rank(str(folder), start, additions)
         elif checked.processes > 1:
             job = {"folder": str(folder), "start": start}
             launch("cifar_lightning.run.training:run_rank", job, checked.processes, [lock])
         else:
-            train(folder, settings, start, checked.images)
+            train(folder, settings, start, additions, checked.images)
     except RunError as error:
         raise RunError(f"{error}{signals.next_step}") from error
     return read_results(folder)
 
 
 @quietly()
-def run_rank(folder: str | None = None, start: str | None = None) -> str:
+def run_rank(folder: str | None = None, start: str | None = None, additions: Additions | None = None) -> str:
     """One of several ranks: learns from the first what they do, and does it.
 
     Args:
         folder: The run's; None where only the first rank knows it.
         start: Checkpoint to go on from, likewise.
+        additions: This rank's.
 
     Returns:
         The run's folder.
@@ -156,20 +171,27 @@ def run_rank(folder: str | None = None, start: str | None = None) -> str:
     with process_group():
         folder, start = from_first_rank([folder, start])
         assert folder is not None
-        train(Path(folder), read_settings(Path(folder)), start)
+        train(Path(folder), read_settings(Path(folder)), start, additions or Additions())
     return folder
 
 
-def train(folder: Path, settings: Settings, start: str | None, images: CIFAR10DataModule | None = None) -> None:
+def train(
+    folder: Path,
+    settings: Settings,
+    start: str | None,
+    additions: Additions,
+    images: CIFAR10DataModule | None = None,
+) -> None:
     """Trains, tests what training has selected, and reports.
 
     Args:
         folder: The run's.
         settings: The run's.
         start: Checkpoint to go on from.
+        additions: Callbacks and loggers that take part.
         images: The run's, where this process has read them.
     """
-    with restored_cpu(), event_files(folder) as event_loggers:
+    with restored_cpu(), loggers_of(settings, folder, additions) as loggers:
         data = images or settings.images()
         data.prepare_data()
         data.setup("fit")
@@ -183,10 +205,14 @@ def train(folder: Path, settings: Settings, start: str | None, images: CIFAR10Da
         metrics = MetricsCSV(folder / "metrics.csv", ["train_loss", "lr", *figures])
         checkpoints = Checkpoints(folder / "checkpoints", metrics, settings.checkpoint_every_n_steps)
         verification = [Verification(settings.verify_steps)] if settings.verify_steps else []
+        bar = [callback for callback in additions.callbacks if isinstance(callback, LightningProgressBar)]
+        bar = bar or [ProgressBar()] if settings.report else bar
+        others = [callback for callback in additions.callbacks if callback not in bar]
         trainer = new_trainer(
             **settings.for_trainer(validates=len(data.val_indices) > 0),
-            logger=[metrics, *event_loggers],
-            callbacks=[checkpoints, StopOnSignal(checkpoints), ProgressBar(), FittedCPU(), *verification],
+            logger=[metrics, *loggers],
+            callbacks=[checkpoints, StopOnSignal(checkpoints), *bar, FittedCPU(), *verification, *others],
+            enable_progress_bar=bool(bar),
         )
         metrics.trainer = trainer
         _say_what_begins(settings, trainer, data, folder, start)
@@ -194,6 +220,7 @@ def train(folder: Path, settings: Settings, start: str | None, images: CIFAR10Da
             with metrics:
                 trainer.fit(model, data, ckpt_path=start)
                 selected = _select(trainer, model, data, checkpoints.folder)
+                _say_what_stopped(settings, trainer, additions, selected)
                 facts = {
                     **selected,
                     **_validated(metrics, selected["step"]),
@@ -204,7 +231,7 @@ def train(folder: Path, settings: Settings, start: str | None, images: CIFAR10Da
                 }
                 trainer.fit_loop.epoch_loop._batches_that_stepped = facts["step"]  # what the loggers take for the step
                 trainer.test(model, data, verbose=False)
-            report_on(trainer, model, data, facts, folder, metrics.path)
+            report_on(trainer, model, data, facts, folder, metrics.path, aloud=settings.report)
             signals.finish()
 
 
@@ -218,7 +245,7 @@ def _validated(metrics: MetricsCSV, step: int) -> dict[str, float | None]:
 def _say_what_begins(
     settings: Settings, trainer: Trainer, data: CIFAR10DataModule, folder: Path, start: str | None
 ) -> None:
-    if not trainer.is_global_zero:
+    if not (trainer.is_global_zero and settings.report):
         return
     ranks, batch_size, batches = trainer.world_size, data.hparams["batch_size"], trainer.accumulate_grad_batches
     share = f" = {ranks} x {batch_size // ranks}" if ranks > 1 else ""
@@ -228,6 +255,18 @@ def _say_what_begins(
     limit = f", at most {settings.max_steps} steps" if settings.max_steps != -1 else ""
     length = f"{settings.max_epochs} epochs{limit}"
     say(f"{folder} {begin}: {ranks} x {device}, batch {batch_size}{share}, {length}", 1)
+
+
+def _say_what_stopped(settings: Settings, trainer: Trainer, additions: Additions, selected: dict[str, Any]) -> None:
+    """Says that a fit is shorter than it was to be, where its user might not know."""
+    early = trainer.should_stop and trainer.global_step < trainer.estimated_stepping_batches
+    if not (early and trainer.is_global_zero and settings.report):
+        return
+    who = [*(["a callback"] if additions.callbacks else []), *(["max_time"] if "max_time" in settings.trainer else [])]
+    who = who or ["Lightning"]
+    length = f"step {trainer.global_step} of {int(trainer.estimated_stepping_batches)}"
+    tested = f"{Path(selected['checkpoint']).name}, of step {selected['step']}"
+    say(f"note: {' or '.join(who)} has ended the training at {length}; what is tested is {tested}")
 
 
 def _select(trainer: Trainer, model: LitNet, data: CIFAR10DataModule, checkpoints: Path) -> dict[str, Any]:

@@ -1,0 +1,128 @@
+"""What a run is given in Python beside its settings: callbacks and loggers, objects that no config.yaml holds."""
+
+import io
+import pickle
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, ModelCheckpoint, Timer
+from lightning.pytorch.loggers import Logger
+
+from cifar_lightning.errors import InputError
+from cifar_lightning.run.checkpoint import BEST, Checkpoints
+
+Callbacks: TypeAlias = Callback | Iterable[Callback] | None
+Loggers: TypeAlias = str | Logger | Iterable[str | Logger] | None
+
+
+class Additions(NamedTuple):
+    """Callbacks and loggers of the user's.
+
+    Attributes:
+        callbacks: They come after the run's own, but before what saves, which Lightning has come last.
+        loggers: They get what metrics.csv gets.
+    """
+
+    callbacks: tuple[Callback, ...] = ()
+    loggers: tuple[Logger, ...] = ()
+
+    def check(self, processes: int) -> None:
+        """Looks for what cannot take part in a run.
+
+        Args:
+            processes: That would train: this one, or others.
+
+        Raises:
+            InputError: There is such a thing.
+        """
+        if processes > 1 and (self.callbacks or self.loggers):
+            first = type((*self.callbacks, *self.loggers)[0]).__name__
+            raise InputError(
+                f"devices: {first} is an object of this process, and {processes} others would train: give devices=1, "
+                f"or start this program by torchrun --nproc-per-node {processes}"
+            )
+        for callback in self.callbacks:
+            _check(callback)
+
+    def check_validation(self, validates: bool) -> None:
+        """Raises an InputError where a callback watches figures of a validation, and there is none."""
+        for callback in () if validates else self.callbacks:
+            monitor = getattr(callback, "monitor", None)
+            if isinstance(monitor, str) and monitor.startswith("val_"):
+                raise InputError(
+                    f"callbacks: {type(callback).__name__} watches {monitor}, and no images are validated on: "
+                    "give data.val_split, e.g. 0.1"
+                )
+
+    def missing_in(self, checkpoint: Mapping[str, Any]) -> list[str]:
+        """The names of callbacks of which a checkpoint holds the state, and that are not here.
+
+        But for the run's own, and the Timer that a Trainer's max_time makes.
+        """
+        here = {Checkpoints.__qualname__, Timer.__qualname__, *(callback.state_key for callback in self.callbacks)}
+        return [key.partition("{")[0] for key in checkpoint.get("callbacks", {}) if key not in here]
+
+
+def additions_of(callbacks: Callbacks, logger: Loggers) -> tuple[Additions, str | None]:
+    """The objects among `fit`'s arguments, and the loggers' names; None where none is given.
+
+    Raises:
+        InputError: One is no callback, or no logger.
+    """
+    given = [callbacks] if isinstance(callbacks, Callback) else callbacks
+    for callback in (given := _listed("callbacks", given)):
+        if not isinstance(callback, Callback):
+            kind = type(callback)
+            theirs = kind.__module__.partition(".")[0] == "pytorch_lightning"
+            hint = f"import {kind.__name__} from lightning.pytorch.callbacks" if theirs else "give objects of that"
+            raise InputError(f"callbacks: {_named(callback)} is no lightning.pytorch.Callback: {hint}")
+    loggers = _listed("logger", [logger] if isinstance(logger, str | Logger) else logger)
+    for each in loggers:
+        if not isinstance(each, str | Logger):
+            raise InputError(
+                f"logger: {_named(each)} is none: give csv, tensorboard, wandb or mlflow, or one of "
+                "lightning.pytorch.loggers"
+            )
+    names = [each for each in loggers if isinstance(each, str)]
+    objects = tuple(each for each in loggers if isinstance(each, Logger))
+    return Additions(tuple(given), objects), ",".join(names) if names else None
+
+
+def _listed(name: str, given: Any) -> list[Any]:
+    if given is not None and not isinstance(given, Iterable):
+        given = [given]  # whose kind is then looked at
+    return list(given or [])
+
+
+def _named(value: object) -> str:
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    return str(value) if isinstance(value, bool | int | float | str) else f"an object of {type(value).__name__}"
+
+
+def _check(callback: Callback) -> None:
+    name = type(callback).__name__
+    if isinstance(callback, BatchSizeFinder | LearningRateFinder):
+        raise InputError(
+            f"callbacks: {name} would train with a setting that config.yaml does not have: find it with "
+            "lightning.pytorch.tuner.Tuner, and give it to fit"
+        )
+    if isinstance(callback, ModelCheckpoint) and callback.dirpath is None and callback.filename is not None:
+        stem = callback.filename.partition("{")[0]
+        if f"{stem}.ckpt" == BEST or stem.startswith("step-"):
+            raise InputError(
+                f"callbacks: {name} would write {callback.filename}.ckpt among the run's own: give it another "
+                "filename, or a dirpath"
+            )
+    contents = io.BytesIO()
+    torch.save(callback.state_dict(), contents)
+    contents.seek(0)
+    try:
+        torch.load(contents, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"callbacks: the state_dict of {name} would need code to be read from a checkpoint: "
+            "have it give tensors, numbers, text, lists and dictionaries"
+        ) from error

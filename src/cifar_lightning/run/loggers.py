@@ -1,0 +1,213 @@
+"""Where a run's figures go besides metrics.csv: TensorBoard, Weights & Biases, MLflow, or a logger of the user's.
+
+None of them ends a run: one that fails is said in a line, and the run goes on without it. What they need to go on with
+their own run after an interruption is in the run's folder, in loggers.json.
+"""
+
+import importlib.util
+import json
+import os
+import secrets
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from cifar_lightning.console import say
+from cifar_lightning.errors import InputError
+from cifar_lightning.files import write_atomically
+from cifar_lightning.run.additions import Additions
+from cifar_lightning.run.devices import is_first_rank, launched
+from cifar_lightning.run.event_files import event_files
+from cifar_lightning.run.settings import Settings
+
+NAMES = ("csv", "tensorboard", "wandb", "mlflow")
+IDS = "loggers.json"
+PROJECT = "cifar_lightning"  # W&B's project and MLflow's experiment, unless a variable of theirs names another
+# What Lightning calls on a logger.
+METHODS = ("log_metrics", "log_hyperparams", "log_graph", "save", "after_save_checkpoint", "finalize")
+
+
+def check_logger(given: str) -> None:
+    """Raises an InputError where a name is not known, or its package is missing."""
+    for name in _names(given):
+        if name not in (*NAMES, "auto"):
+            raise InputError(f"logger {name} is not known: give some of {', '.join(NAMES)}, with commas, or auto")
+        if name in NAMES[1:] and not _is_installed(name):
+            raise InputError(f"logger {name} needs a package: pip install 'cifar-lightning[{name}]'")
+
+
+def _names(given: str) -> list[str]:
+    return [name.strip() for name in given.split(",")]
+
+
+def _is_installed(name: str) -> bool:
+    spec = importlib.util.find_spec(name)
+    return spec is not None and spec.origin is not None  # a folder of that name is no package
+
+
+@contextmanager
+def loggers_of(settings: Settings, folder: Path, additions: Additions) -> Iterator[list[Logger]]:
+    """Gives the loggers of a run besides its metrics.csv; on the first rank only, but for the user's own.
+
+    Args:
+        settings: The run's.
+        folder: The run's.
+        additions: With the user's own.
+    """
+    names = _names(settings.logger)
+    if settings.fast_dev_run:
+        yield []
+        return
+    # As `new_trainer` has it, for these ask before there is one.
+    rank_zero_only.rank = int(os.environ["RANK"]) if launched() else 0  # type: ignore[attr-defined]
+    with ExitStack() as stack:
+        found = stack.enter_context(event_files(folder)) if {"auto", "tensorboard"} & {*names} else []
+        kinds = (("wandb", _wandb), ("mlflow", _mlflow)) if is_first_rank() else ()
+        for name, make in kinds:
+            if name in names:
+                with _said(name), warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # what they warn of where they begin is their own affair
+                    found.append(stack.enter_context(make(settings, folder)))
+        found += additions.loggers
+        for logger in list(found):
+            begun = False
+            with _said(type(logger).__name__):
+                _ = getattr(logger, "experiment", None)  # where it first asks a server
+                stack.enter_context(_lasting(logger))
+                begun = True
+            if not begun:
+                found.remove(logger)
+        rest = asdict(settings)
+        flat = {**rest.pop("data"), **rest.pop("model"), **rest}  # by the names that Lightning gives the network's
+        for logger in found:
+            logger.log_hyperparams(flat)
+        yield found
+
+
+@contextmanager
+def _said(name: str) -> Iterator[None]:
+    """Within it an error is said in a line: what these packages raise, and when, is their own affair."""
+    try:
+        yield
+    except Exception as error:
+        reason = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
+        say(f"note: {name} logs nothing from here on ({reason[:200]})")
+
+
+@contextmanager
+def _lasting(logger: Logger) -> Iterator[None]:
+    """Within it a logger's first error is said, and it does nothing from then on."""
+    failed = False
+
+    def lasting(method: Callable[..., object]) -> Callable[..., None]:
+        @wraps(method)
+        def attempt(*args: Any, **kwargs: Any) -> None:
+            nonlocal failed
+            if failed:
+                return
+            failed = True
+            with _said(type(logger).__name__):
+                method(*args, **kwargs)
+                failed = False
+
+        return attempt
+
+    for name in METHODS:
+        setattr(logger, name, lasting(getattr(logger, name)))
+    try:
+        yield
+    finally:
+        for name in METHODS:
+            delattr(logger, name)
+
+
+@contextmanager
+def _wandb(settings: Settings, folder: Path) -> Iterator[Logger]:
+    """W&B's, which writes into the run's folder, and asks no server unless WANDB_MODE says so."""
+    mode: Any = os.environ.get("WANDB_MODE", "offline")
+    with _environment(WANDB_SILENT="true", **({"WANDB_ERROR_REPORTING": "false"} if mode == "offline" else {})):
+        import wandb
+
+        if wandb.run is not None:  # begun by the user: figures join it
+            yield WandbLogger(experiment=wandb.run)
+            return
+        ids = {"wandb": secrets.token_hex(4), **_ids(folder)}
+        _keep(folder, ids)
+        project = os.environ.get("WANDB_PROJECT", PROJECT)
+        run = wandb.init(project=project, name=folder.name, dir=folder, id=ids["wandb"], resume="allow", mode=mode)
+        run.define_metric("trainer/global_step")  # as Lightning's logger does with a run of its own
+        run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        try:
+            yield WandbLogger(experiment=run)
+        finally:
+            with _said("wandb"):
+                run.finish()
+                wandb.teardown()  # it writes in a process of its own
+
+
+@contextmanager
+def _mlflow(settings: Settings, folder: Path) -> Iterator[Logger]:
+    """MLflow's, which writes into mlflow.db beside lightning_logs/ unless MLFLOW_TRACKING_URI says where."""
+    database = Path(settings.default_root_dir).absolute() / "mlflow.db"
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    with _environment(MLFLOW_LOGGING_LEVEL="WARNING", **({} if given else {"MLFLOW_DISABLE_TELEMETRY": "true"})):
+        import mlflow
+
+        logger = _MLFlow(
+            experiment_name=os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT),
+            run_name=folder.name,
+            tracking_uri=given or f"sqlite:///{database}",
+            run_id=_ids(folder).get("mlflow"),
+        )
+        try:
+            _keep(folder, {**_ids(folder), "mlflow": logger.run_id})
+            yield logger
+        finally:
+            if not given:
+                mlflow.set_tracking_uri(None)  # Lightning has set it, for whatever this process does next
+
+
+class _MLFlow(MLFlowLogger):
+    """Lightning's, of which a run that goes on keeps its parameters: MLflow takes no other value for one."""
+
+    def __init__(self, *, run_id: str | None, **kwargs: Any) -> None:
+        super().__init__(**kwargs, run_id=run_id)
+        self._goes_on = run_id is not None
+        if run_id is not None:
+            self.experiment.update_run(run_id, "RUNNING")
+
+    def log_hyperparams(self, params: Any) -> None:
+        """Notes them, once."""
+        if not self._goes_on:
+            super().log_hyperparams(params)
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    """Within it these are set, where they have not been."""
+    added = {name: value for name, value in variables.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+def _ids(folder: Path) -> dict[str, str]:
+    """What `_keep` has kept."""
+    path = folder / IDS
+    ids: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    return ids
+
+
+def _keep(folder: Path, ids: Mapping[str, str | None]) -> None:
+    text = json.dumps(ids) + "\n"
+    write_atomically(folder / IDS, lambda file: file.write(text.encode()))

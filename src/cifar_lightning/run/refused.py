@@ -1,0 +1,21 @@
+"""Arguments of the data module, the network and the Trainer that a run sets itself, and what to do instead."""
+
+# by the argument's name, with its group's
+WHY = {
+    "data.seed": "is set by the run's seed: give that",
+    "model.classes": "is set by the images: leave it out",
+    "model.preprocessing": "is set by the images: leave it out",
+    "trainer.callbacks": "takes objects, which no file of settings holds: give them to fit(callbacks=[...]) in Python",
+    "trainer.logger": "is a setting of its own: give --logger csv, tensorboard, wandb or mlflow, or in Python "
+    "fit(logger=...)",
+    "trainer.enable_checkpointing": "cannot be changed, for a run goes on from its checkpoints: give "
+    "--checkpoint_every_n_steps for more of them",
+    "trainer.enable_progress_bar": "cannot be changed: give --report false to print nothing",
+    "trainer.plugins": "takes objects, and this package brings its own: give --precision, --strategy or --num_nodes",
+}
+
+
+def why_refused(flag: str) -> str | None:
+    """Why a run takes no such argument of the Trainer, for who gives it as a flag without its group."""
+    why = WHY.get(f"trainer.{flag}")
+    return why and f"it {why}"

@@ -1,0 +1,198 @@
+"""What fit() takes in Python beside its settings: callbacks and loggers of the user's, and no report."""
+
+import json
+
+import pytest
+import torch
+from jobs import differences, leftovers
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import BatchSizeFinder, EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger
+
+from cifar_lightning import CIFAR10DataModule, InputError, LitNet, fit, resume
+from cifar_lightning.run.metrics_log import read_rows
+
+SMALL = {
+    "data": {"source": "synthetic", "synthetic_size": 200, "batch_size": 20, "val_split": 0.1, "eval_batch_size": 10},
+    "model": {"lr": 0.02},
+    "accelerator": "cpu",
+    "log_every_n_steps": 4,
+}
+
+
+@pytest.fixture(autouse=True)
+def _home(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+
+def never_better(**kwargs):
+    """It stops after the second validation."""
+    return EarlyStopping("val_loss", min_delta=10, patience=1, **kwargs)
+
+
+class Broken(Callback):
+    """Raises in the validation of an epoch."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_validation_end(self, trainer, pl_module):
+        if trainer.current_epoch == self.epoch:
+            raise KeyError("theirs")
+
+
+def test_a_fit_that_a_callback_ends_is_finished(plain, tmp_path, capsys):
+    results = fit(
+        **SMALL, max_epochs=5, callbacks=[never_better(), ModelCheckpoint(monitor="val_loss", save_last=True)]
+    )
+    run = tmp_path / "lightning_logs" / "version_0"
+    captured = capsys.readouterr()
+    (note,) = (line for line in captured.err.splitlines() if line.startswith("note"))
+    tested = f"best.ckpt, of step {results['step']}"
+    assert note == f"note: a callback has ended the training at step 18 of 45; what is tested is {tested}"
+    assert "warning" not in captured.err.lower()
+    assert json.loads((run / "results.json").read_text()) == results
+    rows = {row["step"]: row for row in read_rows(run / "metrics.csv")}
+    assert max(rows) == 18
+    assert results["val_acc"] == rows[results["step"]]["val_acc"]
+    ours = {"best.ckpt", "step-9.ckpt", "step-18.ckpt"}
+    assert {path.name for path in (run / "checkpoints").iterdir()} - {"last.ckpt"} > ours  # theirs beside ours
+    with pytest.raises(InputError, match="has finished; to train it further, give a higher --max_epochs than 5"):
+        resume(run)
+
+
+def test_what_a_callback_raises_passes_and_the_run_goes_on_with_its_state(plain, tmp_path):
+    fit(**SMALL, max_epochs=5, callbacks=never_better(), report=False)
+    with pytest.raises(KeyError, match="theirs"):
+        fit(**SMALL, max_epochs=5, callbacks=[never_better(), Broken(epoch=1)], report=False)
+    whole, run = (tmp_path / "lightning_logs" / f"version_{number}" for number in (0, 1))
+    assert not (run / "results.json").exists()
+    assert leftovers(run) == []
+    before = (run / "config.yaml").read_bytes()
+    needs = r"was begun with callbacks \(EarlyStopping\).*callbacks=\[\.\.\.\]\); \[\] leaves them out"
+    with pytest.raises(InputError, match=needs):
+        resume(run)
+    assert (run / "config.yaml").read_bytes() == before
+    callback = never_better()
+    resume(run, callbacks=[callback])
+    assert callback.wait_count == 1
+    assert differences(run, whole) == []
+    resume(run, {"max_epochs": 6}, callbacks=[])
+    assert read_rows(run / "metrics.csv")[-1]["step"] == 54
+
+
+def test_a_report_that_nobody_wants(tmp_path, capfd):
+    fit(**SMALL, max_epochs=1, report=False)
+    run = tmp_path / "lightning_logs" / "version_0"
+    assert capfd.readouterr() == ("", "")
+    assert {path.name for path in run.iterdir()} == {"checkpoints", "config.yaml", "metrics.csv", "results.json"}
+    for name in ("val_acc", "val_loss", "test_acc", "confusion"):
+        assert json.loads((run / "results.json").read_text())[name] is not None
+
+
+def test_loggers_of_their_own_get_what_the_log_gets(plain, tmp_path, monkeypatch):
+    theirs = CSVLogger("theirs")
+    fit(**SMALL, max_epochs=1, callbacks=LearningRateMonitor(), logger=[theirs, "csv"], report=False)
+    columns, rest = (tmp_path / theirs.log_dir / "metrics.csv").read_text().split("\n", 1)
+    ours = read_rows(tmp_path / "lightning_logs" / "version_0" / "metrics.csv")
+    assert {*columns.split(",")} >= {"train_loss", "lr-SGD", "val_acc", "test_acc"} <= {*ours[-1]}
+    assert rest
+    settings = (tmp_path / theirs.log_dir / "hparams.yaml").read_text()
+    assert all(f"{name}: " in settings for name in ("seed", "precision", "lr", "batch_size"))
+    assert theirs.log_metrics.__func__ is CSVLogger.log_metrics  # nothing of ours is left in it
+
+
+class Away(Logger):
+    """Its server goes away."""
+
+    name = version = None
+
+    def __init__(self, room):
+        super().__init__()
+        self.room = room
+
+    @property
+    def experiment(self):
+        if not self.room:
+            self._ask()
+
+    def log_hyperparams(self, *args, **kwargs):
+        pass
+
+    def log_metrics(self, *args, **kwargs):
+        self._ask()
+
+    def _ask(self):
+        self.room -= 1
+        if self.room < 0:
+            raise ConnectionError("no route\nto host")
+
+
+@pytest.mark.parametrize("room", [0, 3])
+def test_a_logger_that_fails_ends_no_run(plain, room, tmp_path, capsys):
+    logger = Away(room)
+    fit(**SMALL, max_epochs=1, logger=logger)
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note")]
+    assert notes == ["note: Away logs nothing from here on (ConnectionError: no route)"]
+    assert logger.room == -1  # it is not asked again
+    assert (tmp_path / "lightning_logs" / "version_0" / "results.json").exists()
+
+
+def test_a_bar_of_their_own_is_the_only_one(plain, capsys):
+    class Bar(LightningProgressBar):
+        def on_train_end(self, trainer, pl_module):
+            bars.extend(trainer.progress_bar_callback for _ in trainer.callbacks if _ is self)
+
+    bars = []
+    own = Bar()
+    fit(**SMALL, max_epochs=1, callbacks=[own])
+    assert bars == [own]
+    assert "epoch 1/1" not in capsys.readouterr().err
+
+
+class Unreadable(Callback):
+    def state_dict(self):
+        return {"kept": InputError("an object")}
+
+
+MISTAKES = [
+    ({"callbacks": 3}, "callbacks: 3 is no lightning.pytorch.Callback: give objects of that"),
+    ({"callbacks": [EarlyStopping]}, "callbacks: the class EarlyStopping is no lightning.pytorch.Callback: give obj"),
+    ({"logger": False}, "logger: False is none: give csv, tensorboard, wandb or mlflow, or one of lightning.pytorch"),
+    ({"logger": "comet"}, "logger comet is not known: give some of csv, tensorboard, wandb, mlflow, with commas, or"),
+    (
+        {"callbacks": EarlyStopping("val_acc"), "data": {**SMALL["data"], "val_split": 0}},
+        "callbacks: EarlyStopping watches val_acc, and no images are validated on: give data.val_split, e.g. 0.1",
+    ),
+    (
+        {"callbacks": never_better(), "devices": 2},
+        "devices: EarlyStopping is an object of this process, and 2 others would train: give devices=1, or start this "
+        "program by torchrun --nproc-per-node 2",
+    ),
+    (
+        {"callbacks": ModelCheckpoint(filename="best")},
+        "callbacks: ModelCheckpoint would write best.ckpt among the run's own: give it another filename, or a dirpath",
+    ),
+    ({"callbacks": BatchSizeFinder()}, "callbacks: BatchSizeFinder would train with a setting that config.yaml does "),
+    ({"callbacks": Unreadable()}, "callbacks: the state_dict of Unreadable would need code to be read from a checkp"),
+    (
+        {"model": LitNet()},
+        'model is a LitNet and no dictionary: fit makes its own LitNet of settings such as model={"net": "resnet18", '
+        '"lr": 0.1}; objects of your own go to lightning.pytorch.Trainer().fit(model, data)',
+    ),
+    ({"data": CIFAR10DataModule()}, "data is a CIFAR10DataModule and no dictionary: fit makes its own CIFAR10Data"),
+    ({"model": "resnet18"}, "model is 'resnet18' and no dictionary: fit makes its own LitNet of settings such as "),
+    ({"trainer": {"logger": True}}, "trainer.logger is a setting of its own: give --logger csv, tensorboard, wandb "),
+    ({"trainer": {"callbacks": []}}, "trainer.callbacks takes objects, which no file of settings holds: give them to "),
+    ({"model": {"sizes": torch.zeros(9, 9)}}, "model.sizes of Tensor cannot be kept in config.yaml: give text, a num"),
+]
+
+
+@pytest.mark.parametrize(("given", "words"), MISTAKES, ids=[words[:40] for _, words in MISTAKES])
+def test_mistakes(given, words, tmp_path):
+    with pytest.raises(InputError) as raised:
+        fit(**{**SMALL, **given})
+    assert str(raised.value).startswith(words)
+    assert "\n" not in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
