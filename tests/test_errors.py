@@ -266,7 +266,7 @@ def test_another_programs_folder_is_no_run_to_resume(call, tmp_path):
         ({"max_epochs": 2.0}, "max_epochs 2.0 is no whole number: give one"),
         ({"max_steps": "10"}, "max_steps '10' is no whole number: give one"),
         ({"trainer": {"min_epochs": "3"}}, "trainer.min_epochs 3 is out of range: give a whole number"),
-        ({"model": {"net": torch.nn.Flatten()}}, r"model.net Flatten\(.*\) cannot be kept in config.yaml: give text"),
+        ({"model": {"net": torch.nn.Flatten()}}, "model.net Flatten cannot be kept in config.yaml: give its"),
     ],
 )
 def test_fit_from_python(tmp_path, arguments, message):
@@ -411,7 +411,7 @@ CHECKPOINTS = {
     "harmful": "checkpoint a.ckpt cannot be read: it would run code when loaded; give another one",
     "other network": "checkpoint a.ckpt does not fit the network 'resnet18': ",
     "unknown network": "checkpoint a.ckpt does not fit the network 'vgg': net 'vgg' is not known",
-    "own network": "checkpoint a.ckpt is of a network of your own, which it does not hold: load it in Python with",
+    "own network": "checkpoint a.ckpt is of a network of your own, which it does not hold: give --model.net pack",
     "other kind": "checkpoint a.ckpt is of another kind of model (it has depth): give one that fit.py wrote",
     "empty folder": "a.ckpt holds no readable checkpoint: give a run's folder or a .ckpt file",
 }

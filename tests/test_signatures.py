@@ -16,7 +16,11 @@ def test_it_is_that_of_the_thing_itself(real):
     stub = signature_of(real.__module__.removeprefix("cifar_lightning."), real.__name__)
     ours, theirs = inspect.signature(stub).parameters, inspect.signature(real).parameters
     assert {n: p.default for n, p in ours.items()} == {n: p.default for n, p in theirs.items()}
-    own = {LitNet: ["net", "preprocessing"], fit: ["logger", "callbacks"]}  # objects, that no flag can be
+    own = {
+        LitNet: ["net", "preprocessing"],
+        fit: ["logger", "callbacks"],
+        evaluate: ["net"],
+    }  # objects, that no flag can be
     same = [name for name in ours if ours[name].annotation == theirs[name].annotation]
     assert [name for name in ours if name not in same] == own.get(real, [])
     assert inspect.getdoc(stub) == inspect.getdoc(real)

@@ -153,6 +153,12 @@ def _is_group(action: "Action") -> bool:
     return isinstance(action, _ActionConfigLoad)
 
 
+def add_net(parser: "ArgumentParser") -> None:
+    """Has a command that reads a checkpoint take the network of one's own that it may be of."""
+    doc = "your own network, where it is of one, by its import path: package.module:Net"
+    parser.add_argument("--model.net", type=str, default=None, help=doc)
+
+
 def parse(parser: "ArgumentParser", arguments: Sequence[str], defaults: bool = True) -> "Namespace":
     """The flags of `arguments`; without `defaults`, only those that are given.
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from cifar_lightning.cli import new_parser, parse
+from cifar_lightning.cli import add_net, new_parser, parse
 from cifar_lightning.console import printing, say
 from cifar_lightning.errors import InputError
 from cifar_lightning.startup import importing
@@ -21,6 +21,7 @@ def script(arguments: Sequence[str]) -> int:
     parser.add_argument("checkpoint", type=str, help="a run's folder, or a .ckpt file")
     parser.add_argument("images", type=str, nargs="+", help="image files of any kind and size, or folders of them")
     parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
+    add_net(parser)
     settings = parse(parser, arguments)
 
     with importing():  # not before: torch and Lightning take seconds
@@ -33,7 +34,7 @@ def script(arguments: Sequence[str]) -> int:
 
     path = select_checkpoint(Path(settings.checkpoint))
     saved = load_checkpoint(path)
-    model = model_of(saved, path)
+    model = model_of(saved, path, settings["model.net"])
     rows, unread = [], 0
     for file in _files(settings.images):
         try:

@@ -18,6 +18,7 @@ from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.run.additions import Additions
 from cifar_lightning.run.devices import launched, resolve_devices, world_size
 from cifar_lightning.run.loggers import check_logger
+from cifar_lightning.run.networks import check_outputs, lit_net
 from cifar_lightning.run.precision import check_precision
 from cifar_lightning.run.settings import Arguments, Settings
 from cifar_lightning.run.trainer import new_trainer
@@ -60,11 +61,12 @@ def check(settings: Settings, additions: Additions | None = None) -> Checked:
     trainer = _check_trainer(settings, accelerator, ranks)
     additions = additions or Additions()
     additions.check(1 if launched() else ranks)
-    _check_sizes(LitNet(**settings.model))  # before a download
+    _check_sizes(lit_net(settings.model), settings.model["net"])  # before a download
     images = settings.images()
     images.prepare_data()
     images.setup("fit")
     images.check(ranks)
+    check_outputs(settings.model, images.classes)
     _check_batches(trainer, images, ranks)
     additions.check_validation(bool(len(images.val_indices) and trainer.limit_val_batches))
     return Checked(devices, images if ranks == 1 else None)
@@ -193,7 +195,7 @@ def _check_batches(trainer: Trainer, data: CIFAR10DataModule, ranks: int) -> Non
         )
 
 
-def _check_sizes(model: LitNet) -> None:
+def _check_sizes(model: LitNet, net: str) -> None:
     """Sides of images that are too small for the network."""
     model.eval()
     for size in model.hparams["sizes"] or []:
@@ -202,6 +204,6 @@ def _check_sizes(model: LitNet) -> None:
                 model(torch.zeros(1, 3, size, size))
         except RuntimeError as error:
             raise InputError(
-                f"sizes {model.hparams['sizes']}: the network {model.hparams['net']} takes no images of {size} pixels "
+                f"sizes {model.hparams['sizes']}: the network {net} takes no images of {size} pixels "
                 "a side; leave them out, or give larger ones or another --model.net"
             ) from error

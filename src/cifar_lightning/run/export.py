@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from cifar_lightning.errors import InputError, RunError
 from cifar_lightning.files import write_atomically
@@ -44,6 +45,7 @@ def export(
     *,
     input: Literal["uint8", "float"] = "uint8",
     test_views: Literal["one", "mirror", "six"] | None = None,
+    net: str | nn.Module | None = None,
 ) -> Path:
     """Writes a trained network into one file, or a folder for a hub, in float32 whatever it was trained in.
 
@@ -61,6 +63,7 @@ def export(
             beside the .ckpt file.
         input: What an onnx or pt2 file takes: uint8 (N, 3, 32, 32), which it normalises; or float, normalised already.
         test_views: What to average over, as for LitNet; by default as in the training.
+        net: Your own network, where it is of one, by its import path (package.module:Net); in Python a module, too.
 
     Returns:
         The file or folder.
@@ -85,7 +88,7 @@ def export(
         raise InputError(f"input {input} does nothing in a file of weights: leave it out")
     if not all(map(importlib.util.find_spec, FORMATS[format])):
         raise InputError(f"export --format {format} needs {' and '.join(FORMATS[format])}: {INSTALL}")
-    model, facts, trained, home = _opened(checkpoint)
+    model, facts, trained, home = _opened(checkpoint, net)
     name = "hf" if format == "hf" else f"model.{format}"
     path = Path(os.path.expanduser(output)) if output is not None else home / name
     if format != "hf" and path.suffix != f".{format}":
@@ -106,7 +109,9 @@ def export(
     return path
 
 
-def _opened(checkpoint: str | Path | LitNet) -> tuple[LitNet, dict[str, Any], dict[str, Any], Path]:
+def _opened(
+    checkpoint: str | Path | LitNet, net: str | nn.Module | None
+) -> tuple[LitNet, dict[str, Any], dict[str, Any], Path]:
     """A model, what is known of its training in short and at length, and the folder that its file goes to."""
     if isinstance(checkpoint, LitNet):
         return checkpoint, {}, {}, Path()
@@ -120,7 +125,7 @@ def _opened(checkpoint: str | Path | LitNet) -> tuple[LitNet, dict[str, Any], di
             names = ("test_acc", "test_loss", "test_count", "test_views", "precision")
             facts["test"] = {name: results[name] for name in names if name in results}
             trained["results"] = results
-    return model_of(saved, path), facts, trained, home
+    return model_of(saved, path, net), facts, trained, home
 
 
 def _facts_of(model: LitNet) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import inspect
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.run.checkpoint import BEST, load_checkpoint, newest_readable, step_checkpoints
 from cifar_lightning.run.devices import is_first_rank
 from cifar_lightning.run.hub import WEIGHTS, is_hub_folder
-from cifar_lightning.run.settings import check_names
+from cifar_lightning.run.networks import is_import_path, lit_net
+from cifar_lightning.run.settings import check_names, read_settings
 
 
 def select_checkpoint(path: Path) -> Path:
@@ -62,8 +64,9 @@ def load_model(path: str | Path, net: str | nn.Module | None = None, **arguments
     Args:
         path: The run's folder, for the checkpoint that its training selected, .ckpt file, .safetensors file or hf
             folder; with `net`, also weights alone, a plain state_dict in a .pth or .safetensors file.
-        net: Of weights alone, the network that they are of, by its name or as the module; or one of your own, which no
-            file holds.
+        net: Of weights alone, the network that they are of, by its name, its import path ("package.module:Net") or as
+            the module; or one of your own, which no file holds. No checkpoint and no config.yaml has code imported that
+            is not named here.
         arguments: Others of LitNet, in place of those that the file has. Of weights alone these are `width`, `classes`
             and `preprocessing`, where they are not the default's.
 
@@ -71,7 +74,7 @@ def load_model(path: str | Path, net: str | nn.Module | None = None, **arguments
         It, in evaluation mode, on the CPU, with its `classes` and `preprocessing`.
 
     Raises:
-        InputError: It cannot be read, or is not one of a LitNet with a named network.
+        InputError: It cannot be read, or is of another network.
 
     Example:
         >>> model = load_model("lightning_logs/version_0")
@@ -81,47 +84,56 @@ def load_model(path: str | Path, net: str | nn.Module | None = None, **arguments
         (True, torch.Size([3, 10]))
     """
     check_names(arguments, "model", LitNet)
-    arguments |= {} if net is None else {"net": net}
     path = select_checkpoint(Path(path))
-    checkpoint = load_checkpoint(path, arguments if net is not None else None)
-    return model_of({**checkpoint, "hyper_parameters": {**checkpoint["hyper_parameters"], **arguments}}, path)
+    checkpoint = load_checkpoint(path, {"net": net, **arguments} if net is not None else None)
+    return model_of({**checkpoint, "hyper_parameters": {**checkpoint["hyper_parameters"], **arguments}}, path, net)
 
 
-def model_of(checkpoint: Mapping[str, Any], path: Path) -> LitNet:
+def model_of(checkpoint: Mapping[str, Any], path: Path, net: str | nn.Module | None = None) -> LitNet:
     """The network of a checkpoint, in evaluation mode, on the CPU.
 
     Args:
         checkpoint: What `load_checkpoint` has read.
         path: Where from, for a message.
+        net: As for `load_model`.
 
     Raises:
-        InputError: It is not one of a LitNet with a named network.
+        InputError: It is of another network, or not one of a LitNet.
     """
     arguments = checkpoint["hyper_parameters"]
-    if "classes" in arguments and "net" not in arguments:
-        raise InputError(
-            f"checkpoint {path} is of a network of your own, which it does not hold: "
-            "load it in Python with load_model(path, net=...)"
-        )
+    if own := "classes" in arguments and "net" not in arguments:
+        if net is None:
+            raise InputError(
+                f"checkpoint {path} is of a network of your own, which it does not hold: "
+                f"give --model.net {_named_in(home_of(path))}, or in Python net=..."
+            )
+        if isinstance(net, str) and not is_import_path(net):
+            raise InputError(f"net {net} is no import path: give it as package.module:Net")
+    elif net is not None and net != arguments.get("net"):
+        raise InputError(f"checkpoint {path} is of the network {arguments.get('net')}: leave out net {net}")
     unknown = sorted(set(arguments) - set(inspect.signature(LitNet).parameters))
     if unknown or "classes" not in arguments:
         why = f"it has {', '.join(unknown)}" if unknown else "it has no class names"
         raise InputError(f"checkpoint {path} is of another kind of model ({why}): give one that fit.py wrote")
+    net = net if own else arguments["net"]
     try:
-        model = LitNet(**arguments)
+        model = lit_net({**arguments, "net": net}, arguments["classes"])
         model.load_state_dict(checkpoint["state_dict"])
         model.on_load_checkpoint(dict(checkpoint))  # the preprocessing, where it is an older version's
     except (RuntimeError, TypeError, ValueError) as error:
         raise InputError(
-            f"checkpoint {path} does not fit the network {_name(arguments)}: "
+            f"checkpoint {path} does not fit the network {net if isinstance(net, str) else type(net).__name__!r}: "
             f"{' '.join(str(error).split())[:200]}; give one that fit.py wrote, or the arguments it was made with"
         ) from error
     return model.eval()
 
 
-def _name(arguments: Mapping[str, Any]) -> str:
-    net = arguments.get("net", "that it was made with")
-    return repr(net if isinstance(net, str) else type(net).__name__)
+def _named_in(home: Path) -> str:
+    """How the run in a folder has named its network."""
+    with suppress(InputError):
+        net = read_settings(home).model["net"]
+        return str(net) if is_import_path(net) else "package.module:Net"
+    return "package.module:Net"
 
 
 def data_of(checkpoint: Mapping[str, Any], changes: Mapping[str, Any]) -> CIFAR10DataModule:

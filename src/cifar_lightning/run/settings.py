@@ -19,6 +19,7 @@ from cifar_lightning.files import write_atomically
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.run import refused
 from cifar_lightning.run.devices import resolve_devices
+from cifar_lightning.run.networks import is_import_path
 from cifar_lightning.run.precision import crawls, resolve_precision
 
 Arguments = dict[str, Any]
@@ -83,6 +84,8 @@ class Settings:
             InputError: One of them would change the result; all those are named.
         """
         changes = plain(changes)
+        if is_import_path(net := self.model["net"]) and "model.net" not in changes:
+            raise InputError(f"{folder} trains {net}, code of your own: name it again, --model.net {net}")
         if changes.get("precision") == "auto":
             del changes["precision"]  # as the run has it
         after = {**asdict(self), **changes}
@@ -148,6 +151,13 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
                 f"{group} is {what} and no dictionary: fit makes its own {kind} of settings such as {group}={example}; "
                 "objects of your own go to lightning.pytorch.Trainer().fit(model, data)"
             )
+    net = given["model"].get("net")
+    if callable(net):  # a module, or what makes one
+        name = getattr(net, "__qualname__", type(net).__name__)
+        raise InputError(
+            f"model.net {name} cannot be kept in config.yaml: give its import path, such as my.nets:{name}; "
+            "LitNet(net) goes to lightning.pytorch.Trainer().fit"
+        )
     settings = plain(given)
     settings.pop("recipe", None)  # its settings are among these
     accelerator, _ = resolve_devices(settings["accelerator"], settings["devices"])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import Trainer
-from torch import Tensor
+from torch import Tensor, nn
 
 from cifar_lightning.console import say
 from cifar_lightning.data.cifar10 import CLASSES_OF
@@ -47,6 +47,7 @@ def evaluate(
     test_views: Literal["one", "mirror", "six"] | None = None,
     soft_labels: str | Path | None = None,
     output_dir: str | Path | None = None,
+    net: str | nn.Module | None = None,
 ) -> dict[str, Any]:
     """Tests a trained network: prints the table and writes the figures that `fit` does.
 
@@ -60,6 +61,7 @@ def evaluate(
         soft_labels: People's answers for the test images, to compare with, as CIFAR-10H has: cifar10h-probs.npy.
         output_dir: Where to write results.json and figures/; by default `evaluation/` in the run's folder, or beside
             the .ckpt file.
+        net: Your own network, where it is of one, by its import path (package.module:Net); in Python a module, too.
 
     Returns:
         The contents of results.json.
@@ -91,7 +93,9 @@ def evaluate(
     check_precision(precision, accelerator)
     where = {"accelerator": accelerator, "devices": devices, "precision": precision}
     try_trainer(where)
-    model, images = model_of(saved, path), data_of(saved, data)
+    if processes > 1 and isinstance(net, nn.Module):
+        raise InputError(f"devices {devices}: net is a module of this process: give its import path, my.nets:Net")
+    model, images = model_of(saved, path, net), data_of(saved, data)
     images.prepare_data()
     if soft_labels is not None:
         soft_labels = absolute(soft_labels)
@@ -109,17 +113,17 @@ def evaluate(
         "metrics": str(home / "metrics.csv"),
     }
     if processes > 1 and not launched():
-        launch("cifar_lightning.run.testing:evaluate_rank", {**job, "data": data}, processes)
+        launch("cifar_lightning.run.testing:evaluate_rank", {**job, "data": data, "net": net}, processes)
     else:
         _test(model, images, **job)
     return read_results(output)
 
 
 @quietly()
-def evaluate_rank(facts: dict[str, Any], data: Arguments, **job: Any) -> None:
+def evaluate_rank(facts: dict[str, Any], data: Arguments, net: str | None, **job: Any) -> None:
     """One rank of an evaluation; see `evaluate`."""
     saved = load_checkpoint(facts["checkpoint"])
-    model, images = model_of(saved, Path(facts["checkpoint"])), data_of(saved, data)
+    model, images = model_of(saved, Path(facts["checkpoint"]), net), data_of(saved, data)
     if not images.parts:
         images.count_as(model.classes)
     _test(model, images, facts, **job)

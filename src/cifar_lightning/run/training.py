@@ -32,6 +32,7 @@ from cifar_lightning.run.folder import new_run
 from cifar_lightning.run.launch import launch
 from cifar_lightning.run.loggers import loggers_of
 from cifar_lightning.run.metrics_log import MetricsCSV, read_rows
+from cifar_lightning.run.networks import lit_net
 from cifar_lightning.run.quiet import quietly
 from cifar_lightning.run.recipe import takes_recipe
 from cifar_lightning.run.settings import Settings, read_settings, settings_of
@@ -75,7 +76,7 @@ def fit(
 
     Args:
         data: Arguments of CIFAR10DataModule.
-        model: Arguments of LitNet.
+        model: Arguments of LitNet; a `net` of your own by its import path, "package.module:Net".
         accelerator: cpu, gpu, mps or auto, as the Trainer has it.
         devices: How many, or which ("0,1"); auto: every GPU, or the one CPU.
         num_nodes: Machines; more than one need torchrun on each.
@@ -199,7 +200,7 @@ def train(
         # Lightning's seed_everything also leaves the seed in the environment, where a later one of our user's finds it.
         for seed in (random.seed, np.random.seed, torch.manual_seed):
             seed(settings.seed)
-        model = LitNet(**settings.model, classes=data.classes)
+        model = lit_net(settings.model, data.classes)
         evaluations = (["val"] if len(data.val_indices) else []) + ["test"]
         figures = [name for prefix in evaluations for name in names(prefix, model.classes)]
         metrics = MetricsCSV(folder / "metrics.csv", ["train_loss", "lr", *figures])

@@ -27,7 +27,7 @@ def build(name: str, num_classes: int, width: int | None = None) -> nn.Module:
         InputError: There is no such network, or `width` is less than 1.
     """
     if name not in NETWORKS:
-        raise InputError(f"net {name!r} is not known: give one of {', '.join(NETWORKS)}")
+        raise InputError(f"net {name!r} is not known: give one of {', '.join(NETWORKS)}, or a module of your own")
     if width is None:
         return NETWORKS[name](num_classes)
     if width < 1:

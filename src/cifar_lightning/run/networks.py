@@ -1,0 +1,112 @@
+"""Networks of the user's own, by import path: "package.module:Name". Imported only where the user names them himself.
+
+A checkpoint holds none of it: it is of a network of one's own, as one that was given as a module is.
+"""
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cifar_lightning.data.cifar10 import CLASSES
+from cifar_lightning.errors import InputError
+from cifar_lightning.model.lit_net import LitNet
+
+
+def is_import_path(net: object) -> bool:
+    """Whether this names a network by where it is imported from."""
+    return isinstance(net, str) and ":" in net
+
+
+def lit_net(arguments: Mapping[str, Any], classes: Sequence[str] = CLASSES) -> LitNet:
+    """A LitNet of these arguments, of which `net` may be an import path.
+
+    Raises:
+        InputError: The network cannot be had.
+    """
+    net = arguments["net"]
+    if is_import_path(net):
+        net = imported(net, len(classes), arguments.get("width"))
+    return LitNet(**{**arguments, "net": net, "classes": classes})
+
+
+def imported(path: str, num_classes: int, width: int | None = None) -> nn.Module:
+    """What the callable at an import path gives, with random weights.
+
+    It is called with `num_classes=`, and `width=` where that is given, if it takes arguments of these names.
+
+    Args:
+        path: As "package.module:Name", of an installed package or one in the current folder.
+        num_classes: Of the images.
+        width: As for LitNet.
+
+    Raises:
+        InputError: There is no such callable, or it gives no module.
+    """
+    module_name, _, name = path.partition(":")
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)  # the last: a user's random.py is nobody else's
+    try:
+        found: Any = importlib.import_module(module_name)
+    except Exception as error:  # its own code runs, and raises what it likes
+        missing = isinstance(error, ModuleNotFoundError) and module_name.startswith(error.name or " ")
+        hint = "start in the folder that it is in, or install it" if missing else "mend it"
+        raise InputError(f"net {path}: {module_name} cannot be imported ({_reason(error)}): {hint}") from error
+    where = getattr(found, "__file__", None) or module_name
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise InputError(f"net {path}: {where} has no {name or 'name after the colon'}: give one that it has")
+        found = getattr(found, part)
+    if isinstance(found, nn.Module) or not callable(found):
+        raise InputError(
+            f"net {path} is of type {type(found).__name__}: give a class, or a function, that makes a network"
+        )
+    net = _made(path, found, num_classes, width)
+    if not isinstance(net, nn.Module):
+        raise InputError(f"net {path} gives {type(net).__name__}: have it give a torch.nn.Module")
+    return net
+
+
+def _made(path: str, make: Any, num_classes: int, width: int | None) -> Any:
+    try:
+        takes = inspect.signature(make).parameters
+    except (TypeError, ValueError):  # of one in C
+        takes = {}  # type: ignore[assignment]
+    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
+    given = {"num_classes": num_classes} if anything or "num_classes" in takes else {}
+    if width is not None:
+        if not (anything or "width" in takes):
+            raise InputError(f"width {width}: net {path} takes none: leave it out")
+        given["width"] = width
+    try:
+        return make(**given)
+    except Exception as error:
+        call = ", ".join(f"{name}={value}" for name, value in given.items())
+        raise InputError(f"net {path} cannot be made by ({call}) ({_reason(error)}): mend it") from error
+
+
+def check_outputs(arguments: Mapping[str, Any], classes: Sequence[str]) -> None:
+    """Raises an InputError where a network of these arguments, one of the user's own, does not map images to logits."""
+    if not is_import_path(path := arguments["net"]):
+        return
+    net, num_classes = imported(path, len(classes), arguments.get("width")).eval(), len(classes)
+    try:
+        with torch.no_grad():
+            logits = net(torch.zeros(2, 3, 32, 32))
+    except Exception as error:
+        raise InputError(f"net {path} does not take images (2, 3, 32, 32) ({_reason(error)}): mend it") from error
+    shape = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+    if shape != (2, num_classes):
+        raise InputError(
+            f"net {path} gives {shape} for 2 images of {num_classes} classes: have it give logits (2, {num_classes}), "
+            "of which an argument num_classes tells it"
+        )
+
+
+def _reason(error: BaseException) -> str:
+    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])[:200]

@@ -1,0 +1,153 @@
+"""A network by import path: what a run makes of it, and that nothing imports it but who names it."""
+
+import sys
+
+import pytest
+import torch
+from conftest import SYNTHETIC, one_line
+from jobs import job
+from torch import nn
+
+from cifar_lightning import InputError, evaluate, fit, load_model, resume
+from cifar_lightning.run.settings import read_settings
+
+NETS = """
+from pathlib import Path
+from torch import nn
+
+Path("imported").touch()
+
+
+def net(num_classes, width=4):
+    return nn.Sequential(nn.AvgPool2d(8), nn.Conv2d(3, width, 1), nn.Flatten(), nn.Linear(16 * width, num_classes))
+
+
+class Viewed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3_072, 10)
+
+    def forward(self, images):
+        return self.linear(images.view(images.size(0), -1))
+
+
+def flat():
+    return nn.Flatten()
+
+
+def needs(depth):
+    return nn.Flatten()
+
+
+def nothing(**kwargs):
+    return 3
+
+
+def narrow():
+    return nn.Linear(7, 10)
+
+
+made, value = Viewed(), 3
+"""
+FIT = (*SYNTHETIC, "--data.synthetic_size", 100, "--data.batch_size", 20, "--max_epochs", 1, "--report", "false")
+
+
+@pytest.fixture
+def nets(tmp_path, monkeypatch):
+    """A folder with a package of networks."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "nets.py").write_text(NETS)
+    (tmp_path / "mine" / "broken.py").write_text("import nothing_there")
+    yield tmp_path
+    forget()
+
+
+def forget():
+    """As another process would be, which has not imported them."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
+        del sys.modules[name]
+
+
+def test_a_run_and_what_comes_after_it(nets, call):
+    named = ("--model.net", "mine.nets:net")
+    code, _, err = call("fit", *FIT, *named, "--model.width", 8)
+    assert code == 0, err
+    run = nets / "lightning_logs" / "version_0"
+    assert read_settings(run).model["net"] == "mine.nets:net"
+    forget()
+    (nets / "imported").unlink()
+    needs = "is of a network of your own, which it does not hold: give --model.net mine.nets:net, or in Python net=..."
+    for command in (("evaluate", run), ("predict", run, "cat.png"), ("export", run, "--format", "pt2")):
+        assert needs in one_line(*call(*command))
+    again = f"error: {run} trains mine.nets:net, code of your own: name it again, --model.net mine.nets:net"
+    assert one_line(*call("fit", "--resume", run, "--max_epochs", 2)).startswith(again)
+    with pytest.raises(InputError, match="of a network of your own"):
+        load_model(run)
+    assert not (nets / "imported").exists()
+    model = load_model(run, net="mine.nets:net")
+    images = torch.randint(256, (5, 3, 32, 32), dtype=torch.uint8)
+    sequential = nn.Sequential(nn.AvgPool2d(8), nn.Conv2d(3, 8, 1), nn.Flatten(), nn.Linear(128, 10))
+    assert torch.equal(load_model(run, net=sequential).predict(images)[1], model.predict(images)[1])
+    with pytest.raises(InputError, match="does not fit the network"):
+        load_model(run, net="mine.nets:Viewed")
+    code, out, err = call("evaluate", run, *named, "--accelerator", "cpu")
+    assert code == 0, err
+    assert "on 20 test images" in out
+    code, _, err = call("fit", "--resume", run, *named, "--max_epochs", 2)
+    assert code == 0, err
+    assert (run / "checkpoints" / "step-10.ckpt").exists()
+
+
+def test_two_ranks_import_it_too(nets):
+    done = job("fit", *FIT, "--model.net", "mine.nets:Viewed", "--devices", 2, cwd=nets)
+    assert done.code == 0, done.text
+    run = nets / "lightning_logs" / "version_0"
+    assert evaluate(run, net="mine.nets:Viewed", accelerator="cpu")["test_count"] == 20
+    fit({"source": "synthetic", "synthetic_size": 100, "batch_size": 20}, max_epochs=1, report=False)
+    with pytest.raises(InputError, match="is of the network tutorial: leave out net"):
+        load_model(nets / "lightning_logs" / "version_1", net="mine.nets:Viewed")
+
+
+WRONG = {
+    "mine.nets:nope": "mine/nets.py has no nope: give one that it has",
+    "mine.nets:": "mine/nets.py has no name after the colon: give one that it has",
+    "mine.broken:net": "mine.broken cannot be imported (ModuleNotFoundError: No module named 'nothing_there'): mend it",
+    "nowhere:net": "nowhere cannot be imported (ModuleNotFoundError: No module named 'nowhere'): start in the folder ",
+    "mine.nets:made": "mine.nets:made is of type Viewed: give a class, or a function, that makes a network",
+    "mine.nets:value": "mine.nets:value is of type int: give a class, or a function, that makes a network",
+    "mine.nets:needs": "mine.nets:needs cannot be made by () (TypeError: needs() missing 1 required positional ",
+    "mine.nets:nothing": "mine.nets:nothing gives int: have it give a torch.nn.Module",
+    "mine.nets:flat": "gives (2, 3072) for 2 images of 10 classes: have it give logits (2, 10), of which an argument ",
+    "mine.nets:narrow": "mine.nets:narrow does not take images (2, 3, 32, 32) (RuntimeError: ",
+    "cake": "net 'cake' is not known: give one of tutorial, ",
+}
+
+
+@pytest.mark.parametrize("net", WRONG)
+def test_mistakes(nets, call, net):
+    line = one_line(*call("fit", *FIT, "--model.net", net))
+    assert WRONG[net] in line
+    assert not (nets / "lightning_logs").exists()
+
+
+def test_a_width_that_it_does_not_take(nets, call):
+    line = one_line(*call("fit", *FIT, "--model.net", "mine.nets:Viewed", "--model.width", 8))
+    assert line == "error: width 8: net mine.nets:Viewed takes none: leave it out\n"
+
+
+@pytest.mark.parametrize("net", [nn.Flatten(), nn.Flatten])
+def test_a_module_is_no_setting(net):
+    words = "model.net Flatten cannot be kept in config.yaml: give its import path, such as my.nets:Flatten; LitNet"
+    with pytest.raises(InputError) as raised:
+        fit(model={"net": net})
+    assert str(raised.value).startswith(words)
+
+
+def test_resume_in_python_needs_the_name_too(nets):
+    data = {"source": "synthetic", "synthetic_size": 100, "batch_size": 20}
+    fit(data, {"net": "mine.nets:net"}, max_epochs=1, accelerator="cpu", report=False)
+    with pytest.raises(InputError, match=r"name it again, --model\.net mine\.nets:net"):
+        resume("lightning_logs/version_0", {"max_epochs": 2})
+    resume("lightning_logs/version_0", {"max_epochs": 2, "model.net": "mine.nets:net"})
