@@ -1,36 +1,77 @@
-"""The examples in the docstrings of the public names do what they print."""
+"""What examples/ holds runs, as a user would run it, on a few drawn images."""
 
-import doctest
-import shutil
+import re
+import runpy
+import sqlite3
+import sys
 
 import pytest
+from conftest import PROJECT
 
-import cifar_lightning
-
-FINDER = doctest.DocTestFinder(recurse=True, exclude_empty=True)
-PUBLIC = {name: getattr(cifar_lightning, name) for name in cifar_lightning.__all__}
-EXAMPLES = [
-    example
-    for name, public in PUBLIC.items()
-    if callable(public)  # a constant has no docstring of its own
-    for example in FINDER.find(public, name, module=False, globs={})
-    if example.examples
-]
-CONSTANTS = {"CLASSES", "MEAN", "STD"}
+EXAMPLES = PROJECT / "examples"
 
 
-def test_every_public_name_but_constants_has_an_example():
-    assert {example.name.partition(".")[0] for example in EXAMPLES} == {*PUBLIC} - CONSTANTS
+@pytest.fixture
+def example(plain, monkeypatch, tmp_path, capsys):
+    """Runs an example to its end, in a folder of the test's own; gives what it prints."""
+
+    def run(name):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [name, "--quick"])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
-def test_example(example, finished, plain, monkeypatch, tmp_path):
-    """In a folder with a finished run; what is printed is compared, and `...` stands for any of it."""
-    shutil.copytree(finished.folder, tmp_path / "lightning_logs" / finished.folder.name)
+def test_each_is_tested_and_in_the_readme():
+    names = {path.name for path in EXAMPLES.glob("*.py")}
+    assert names == {"early_stopping.py", "notebook.py", "optuna_study.py"}
+    readme = (PROJECT / "README.md").read_text()
+    assert all(f"examples/{name}" in readme for name in names)
+
+
+def test_early_stopping(example):
+    assert re.search(r"^step \d+: validation accuracy .*, test accuracy ", example("early_stopping.py"), re.M)
+
+
+def test_optuna_study(example, tmp_path):
+    pytest.importorskip("optuna_integration")
+    out = example("optuna_study.py")
+    with sqlite3.connect(tmp_path / "study.db") as database:
+        states = [state for (state,) in database.execute("select state from trials")]
+    runs = {path.name: path for path in (tmp_path / "study" / "lightning_logs").iterdir()}
+    assert len(states) == 4
+    assert len(runs) == 5  # and the best once more
+    assert {*states} <= {"COMPLETE", "PRUNED"}
+    finished = sum((path / "results.json").exists() for path in runs.values())
+    assert finished == states.count("COMPLETE") + 1
+    assert "best of 4 trials: {'lr': " in out
+    assert "on the test set: " in out
+
+
+CELLS = [cell for cell in re.split(r"^# %%", (EXAMPLES / "notebook.py").read_text(), flags=re.M)[1:] if cell[0] == "\n"]
+
+
+def test_notebook(plain, monkeypatch, tmp_path, capsys):
+    """Its cells one after another in one process, as a kernel runs them."""
     monkeypatch.chdir(tmp_path)
-    said: list[str] = []
-    exec("import torch\nfrom cifar_lightning import *", example.globs)
-    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
-    results = runner.run(example, out=said.append)
-    assert results.attempted
-    assert not results.failed, "".join(said)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    names = {"__name__": "__main__"}
+    for cell in CELLS:
+        exec(compile(cell, "a cell", "exec"), names)
+    sys.modules.pop("my_nets", None)
+    assert "2 devices" in capsys.readouterr().out
+    assert len(list((tmp_path / "lightning_logs").iterdir())) == 3
+    assert names["longer"]["test_acc"] == names["again"]["test_acc"]
+
+
+def test_notebook_in_a_kernel(tmp_path):
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    pytest.importorskip("ipykernel")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS])
+    nbclient.NotebookClient(notebook, timeout=240, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    outputs = [output for cell in notebook.cells for output in cell["outputs"]]
+    printed = "".join(output.get("text") or output.get("data", {}).get("text/plain", "") for output in outputs)
+    assert "Accuracy " in printed
+    assert "2 devices" in printed
