@@ -141,7 +141,7 @@ MISTAKES = {
     ("--verify_steps", "-1"): "verify_steps -1 is out of range: give 0 or more",
     ("--max_steps", "0"): "max_steps 0 is out of range: give 1 or more, or -1 for no limit",
     ("--num_nodes", "0"): "num_nodes 0 is out of range: give 1 or more",
-    ("--num_nodes", "2"): "num_nodes 2: start the script with torchrun on each machine",
+    ("--num_nodes", "2"): "num_nodes 2: start the script with srun, or with torchrun on each machine",
     ("--seed", "-1"): "seed -1 is out of range: give 0 to 4294967295",
     ("--optimizer", "adam"): "unknown flag --optimizer: see --help; for an argument of Lightning's Trainer give --tr",
     ("--devices", "0"): "devices 0: give a number, a list such as 0,1, or auto",
@@ -504,18 +504,43 @@ def test_no_network_and_no_data(call, monkeypatch, tmp_path):
 # --- launchers -------------------------------------------------------------------------------------------
 
 
-def test_tasks_of_srun_that_would_each_start_all_processes(call, monkeypatch, tmp_path):
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
-    line = one_line(*call("fit", *FIT, "--devices", 2, "--data.batch_size", 4))
-    assert line.startswith("error: devices 2: srun has started 2 tasks, each of which would start 2 processes: give ")
+SRUN = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+RANK = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "here", "MASTER_PORT": "29500"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "flags", "said"),
+    [
+        (
+            SRUN,
+            ("--devices", 4),
+            "devices 4 and num_nodes 1 are 4 processes, 4 on each machine, and srun has started 2, 2 on this machine: "
+            "leave --devices and --num_nodes out to go by srun, or have it start as many",
+        ),
+        (
+            SRUN,
+            ("--num_nodes", 2),
+            "devices 2 and num_nodes 2 are 4 processes, 2 on each machine, and srun has started 2, 2 on this machine: "
+            "leave --devices and --num_nodes out to go by srun, or have it start as many",
+        ),
+        (
+            {**SRUN, "SLURM_STEP_NUM_TASKS": "3", "SLURM_STEP_TASKS_PER_NODE": "2,1"},
+            (),
+            "srun has started 3 tasks unevenly (2,1 on its machines): give srun --ntasks-per-node",
+        ),
+        (
+            {**SRUN, **RANK},
+            (),
+            "the environment has RANK 1 and WORLD_SIZE 2, and srun says that this is rank 0 of 2: unset RANK and "
+            "WORLD_SIZE to go by srun, or set LOCAL_RANK too to go by the environment",
+        ),
+    ],
+)
+def test_two_readings_of_a_job(call, monkeypatch, tmp_path, variables, flags, said):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert one_line(*call("fit", *FIT, *flags, "--data.batch_size", 4)) == f"error: {said}\n"
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_shell_of_srun_is_one_task(call, monkeypatch, tmp_path):
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
-    monkeypatch.setenv("SLURM_JOB_NAME", "bash")
-    line = one_line(*call("fit", *FIT, "--devices", 2, "--data.batch_size", 5))
-    assert "batch_size 5 cannot be shared by 2 devices" in line
 
 
 @pytest.mark.parametrize(

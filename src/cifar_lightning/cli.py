@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from cifar_lightning import console, settings_file
 from cifar_lightning.data.absent import why_absent
 from cifar_lightning.errors import InputError, NonFiniteError, RunError, Stopped, exit_code
-from cifar_lightning.run import refused, signals
+from cifar_lightning.run import cluster, refused, signals
 from cifar_lightning.signatures import words_of
 from cifar_lightning.startup import check_system
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from jsonargparse import ArgumentParser, Namespace
 
-FIRST_RANK_SECONDS = 5.0  # for torchrun to see that the first rank has ended
+FIRST_RANK_SECONDS = 5.0  # for a launcher to see that the first rank has ended
+FIRST_RANK_READS_SECONDS = 25.0  # for the first rank to come, by way of its images, to where it waits for the others
 
 
 def main(script: Callable[[Sequence[str]], int | None]) -> NoReturn:
@@ -55,7 +56,8 @@ def run(script: Callable[[Sequence[str]], int | None]) -> int:
     try:
         check_system()
         os.getcwd()
-    except ImportError as error:
+        first = cluster.is_first_rank()
+    except (ImportError, InputError) as error:
         console.say(f"error: {error}")
         return 2
     except FileNotFoundError:  # torch would end the process without a word of it
@@ -64,22 +66,25 @@ def run(script: Callable[[Sequence[str]], int | None]) -> int:
     signals.install()
     console.print_anything()
     try:
-        with console.notes(silent=os.environ.get("RANK", "0") != "0"):
+        with console.notes(silent=not first):
             code = script(sys.argv[1:]) or 0
     except (InputError, NonFiniteError, RunError) as error:
         code = exit_code(error)
-        if code == 2 and os.environ.get("RANK", "0") != "0":
-            # Under torchrun every rank comes here with the same mistake, and the end of one ends all: leave it to the
+        mine = True
+        if code == 2 and not first:
+            # Every rank comes here with the same mistake, and most launchers end all at the end of one: leave it to the
             # first rank, unless the mistake is not its own.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(FIRST_RANK_SECONDS)
-        console.say(f"error: {error}")
+            mine = cluster.first_rank_waits(FIRST_RANK_READS_SECONDS)
+        if mine:
+            console.say(f"error: {error}")
     except SystemExit as end:  # --help
         code = int(end.code or 0)
     except Stopped as error:
         code = exit_code(error)
         signals.finish()  # one line is enough
-        if os.environ.get("RANK", "0") == "0":
+        if first:
             console.say(signals.message(error.signum))
     except RuntimeError as error:
         if "operator torchvision::nms does not exist" not in str(error):

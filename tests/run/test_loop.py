@@ -179,15 +179,24 @@ def test_the_cpu_is_fitted_to_each_work_anew(cpu_settings):
     assert torch.backends.mkldnn.enabled
 
 
+TORCH = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "8", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+SRUN = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_CPUS_ON_NODE": "8"}
+
+
 @pytest.mark.parametrize(
     ("env", "threads"),
     [
         ({}, 6),
-        ({"LOCAL_WORLD_SIZE": "2"}, 3),
-        ({"LOCAL_WORLD_SIZE": "8"}, 1),
-        ({"LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "6"}, 6),  # the user's, for each process
-        ({"LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1", "TORCHELASTIC_RESTART_COUNT": "0"}, 4),  # torchrun's
+        ({**TORCH, "LOCAL_WORLD_SIZE": "2"}, 3),
+        ({**TORCH, "LOCAL_WORLD_SIZE": "8"}, 1),
+        ({**TORCH, "LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "6"}, 6),  # the user's, for each process
+        (
+            {**TORCH, "LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1", "TORCHELASTIC_RESTART_COUNT": "0"},
+            4,
+        ),  # torchrun's
         ({"OMP_NUM_THREADS": "1", "TORCHELASTIC_RESTART_COUNT": "0"}, 6),  # of one rank torchrun leaves it alone
+        (SRUN, 4),  # that it may be on six: it is not bound to its own
+        ({**SRUN, "SLURM_CPUS_ON_NODE": "12"}, 6),  # it is
     ],
 )
 def test_threads_are_those_there_are(cpu_settings, monkeypatch, env, threads):

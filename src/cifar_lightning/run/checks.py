@@ -2,7 +2,6 @@
 
 import difflib
 import inspect
-import os
 import re
 from dataclasses import fields
 from typing import Any, NamedTuple
@@ -16,7 +15,8 @@ from cifar_lightning.data.sharing import evaluation_batches
 from cifar_lightning.errors import InputError
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.run.additions import Additions
-from cifar_lightning.run.devices import launched, resolve_devices, world_size
+from cifar_lightning.run.cluster import this_rank
+from cifar_lightning.run.devices import check_ranks, resolve_devices
 from cifar_lightning.run.loggers import check_logger
 from cifar_lightning.run.networks import check_outputs, lit_net
 from cifar_lightning.run.precision import check_precision
@@ -52,15 +52,15 @@ def check(settings: Settings, additions: Additions | None = None) -> Checked:
     accelerator, devices = resolve_devices(settings.accelerator, settings.devices)
     check_precision(settings.precision, accelerator)
     ranks = devices * settings.num_nodes
-    if settings.num_nodes > 1 and not launched():
+    if settings.num_nodes > 1 and this_rank() is None:
         raise InputError(
-            f"num_nodes {settings.num_nodes}: start the script with torchrun on each machine, "
+            f"num_nodes {settings.num_nodes}: start the script with srun, or with torchrun on each machine, "
             "e.g. torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST scripts/fit.py"
         )
-    check_ranks(ranks, settings.devices, "--devices and --num_nodes that make as many")
+    check_ranks(settings.devices, devices, settings.num_nodes)
     trainer = _check_trainer(settings, accelerator, ranks)
     additions = additions or Additions()
-    additions.check(1 if launched() else ranks)
+    additions.check(1 if this_rank() is not None else ranks)
     _check_sizes(lit_net(settings.model), settings.model["net"])  # before a download
     images = settings.images()
     images.prepare_data()
@@ -90,20 +90,6 @@ def _check_numbers(settings: Settings) -> None:
             raise InputError(f"{name} {value!r} is no whole number: give one")
         if value < lowest or (name == "seed" and value >= 2**32):
             raise InputError(f"{name} {value} is out of range: give {range_}")
-
-
-def check_ranks(ranks: int, devices: str | int, next_step: str) -> None:
-    """Raises an InputError where a launcher has started another number of processes than there are devices."""
-    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
-    if os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive"):
-        tasks = "1"  # a shell, as Lightning's SLURMEnvironment has it
-    if ranks > 1 and not launched() and tasks != "1":
-        raise InputError(
-            f"devices {devices}: srun has started {tasks} tasks, each of which would start {ranks} processes: "
-            "give srun --ntasks 1 on one machine, or one torchrun on each"
-        )
-    if launched() and world_size() != ranks:
-        raise InputError(f"devices {devices}: the launcher has started {world_size()} processes; give {next_step}")
 
 
 def _check_trainer(settings: Settings, accelerator: str, ranks: int) -> Trainer:

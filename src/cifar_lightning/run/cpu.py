@@ -12,6 +12,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from cifar_lightning.run.cluster import this_rank
+
 # Operations of a step's forward pass up to which the CPU is quicker with less: measured, see docs/performance.md.
 TINY_STEP = 8e6  # without oneDNN, whose convolutions cost some 50 µs before they begin
 SMALL_STEP = 20e6  # with one thread: threads that share a small step wait for each other longer than they work
@@ -33,15 +35,19 @@ def available_threads() -> int:
 
     torch's own number, which knows of OMP_NUM_THREADS and of the cores that the process may use, shared with the ranks
     beside it where OMP_NUM_THREADS, which is meant for each, does not say it. A 1 under torchrun does not: torchrun
-    itself sets it for several ranks.
+    itself sets it for several ranks. srun and mpirun bind each rank to its own cores, where they are set up to.
     """
-    ranks, given = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), os.environ.get("OMP_NUM_THREADS")
+    rank, given = this_rank(), os.environ.get("OMP_NUM_THREADS")
+    ranks = (rank.local_world_size if rank else None) or 1
     if given == "1" and ranks > 1 and "TORCHELASTIC_RESTART_COUNT" in os.environ:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     elif given:
         return torch.get_num_threads()
     else:
         cores = torch.get_num_threads()
+    if rank is not None and rank.launcher in ("srun", "mpirun"):
+        machine = int(os.environ.get("SLURM_CPUS_ON_NODE") or os.cpu_count() or 1)
+        return max(1, min(cores, machine // ranks))
     return max(1, cores // ranks)
 
 

@@ -8,7 +8,10 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from cifar_lightning.errors import InputError
+from cifar_lightning.errors import InputError, RunError
+from cifar_lightning.run.cluster import Rank, loopback, this_rank, world_size
+
+_objects: dist.ProcessGroup | None = None  # what carries objects, where a program's own process group may not
 
 # A rank that hears nothing from the others for so long gives up: a checkpoint takes seconds, an evaluation a minute.
 RANK_TIMEOUT = timedelta(minutes=5)
@@ -57,31 +60,39 @@ def _device_list(devices: str | int, available: int) -> list[int]:
     raise InputError(f"devices {devices}: give a number, a list such as 0,1, or auto")
 
 
-def launched() -> bool:
-    """Whether this process is a rank that a launcher (ours or torchrun) has started.
+def shared_out(devices: str | int | None, num_nodes: int | None) -> tuple[str | int, int]:
+    """`devices` and `num_nodes` as they are given, or else as the launcher has it that has started this process, or 1.
 
-    Raises:
-        InputError: Half of what a launcher sets is set: parts of Lightning would take it for a whole.
+    `auto` is as if it were not given where a launcher has chosen how many it starts.
     """
-    needs = {"RANK": ["WORLD_SIZE"], "WORLD_SIZE": ["RANK"]}
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        needs["WORLD_SIZE"] += ["MASTER_ADDR", "MASTER_PORT"]  # where the ranks meet
-    for name in needs.keys() & os.environ.keys():
-        for other in needs[name]:
-            if other not in os.environ:
-                value = os.environ[name]
-                raise InputError(f"the environment has {name} {value} and no {other}: unset it, or use torchrun")
-    return "RANK" in os.environ
+    rank = this_rank()
+    if rank is None:
+        return 1 if devices is None else devices, 1 if num_nodes is None else num_nodes
+    if devices is None or str(devices).strip() in ("auto", "-1"):
+        devices = rank.local_world_size or rank.world_size // max(num_nodes or 1, 1)
+    if num_nodes is None:
+        on_each = str(devices).count(",") + 1 if "," in str(devices) else devices
+        num_nodes = max(1, rank.world_size // int(on_each)) if str(on_each).isdigit() and int(on_each) else 1
+    return devices, num_nodes
 
 
-def is_first_rank() -> bool:
-    """Whether this process is the one of the job that makes folders."""
-    return not launched() or int(os.environ["RANK"]) == 0
+def check_ranks(devices: str | int, here: int, num_nodes: int) -> None:
+    """Raises an InputError where a launcher has started other processes than there are devices.
 
-
-def world_size() -> int:
-    """Ranks of the job that this process is one of."""
-    return int(os.environ["WORLD_SIZE"]) if launched() else 1
+    Args:
+        devices: As they were given.
+        here: How many they are on each machine.
+        num_nodes: Machines.
+    """
+    rank = this_rank()
+    if rank is None or ((rank.local_world_size or here) == here and rank.world_size == here * num_nodes):
+        return
+    local = f", {rank.local_world_size} on this machine" if rank.local_world_size else ""
+    raise InputError(
+        f"devices {devices} and num_nodes {num_nodes} are {here * num_nodes} processes, {here} on each machine, and "
+        f"{rank.launcher} has started {rank.world_size}{local}: leave --devices and --num_nodes out to go by "
+        f"{rank.launcher}, or have it start as many"
+    )
 
 
 @contextmanager
@@ -90,14 +101,50 @@ def process_group() -> Iterator[None]:
 
     Lightning would connect them too, but only once a Trainer runs, and the ranks have a folder to agree on before.
     """
-    if world_size() == 1:
+    global _objects
+    rank = this_rank()
+    if rank is None or rank.world_size == 1:
         yield
         return
-    dist.init_process_group(_backends(), timeout=RANK_TIMEOUT)
-    yield
-    dist.all_reduce(torch.zeros(1))  # the first rank has written the results, which all go on to read
-    # Not after an error: it could wait for ranks that are gone, and theirs would break before this one has said why.
-    dist.destroy_process_group()
+    if dist.is_initialized():  # by the program that calls us, maybe for GPUs only
+        group = dist.new_group(backend="gloo", timeout=RANK_TIMEOUT)
+        assert isinstance(group, dist.ProcessGroup)
+        _objects = group
+        yield
+        dist.all_reduce(torch.zeros(1), group=_objects)
+        _objects = None
+        return
+    with _with(loopback() if rank.on_one_machine else {}):
+        _meet(rank)
+        yield
+        dist.all_reduce(torch.zeros(1))  # the first rank has written the results, which all go on to read
+        # Not after an error: it could wait for ranks that are gone, and theirs would break before this one says why.
+        dist.destroy_process_group()
+
+
+def _meet(rank: Rank) -> None:
+    host = f"[{rank.address}]" if ":" in rank.address else rank.address
+    where = f"{host}:{rank.port}"
+    try:
+        dist.init_process_group(_backends(), f"tcp://{where}", RANK_TIMEOUT, rank.world_size, rank.rank)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(
+            f"rank {rank.rank} of {rank.world_size} does not meet the others at {where} ({reason}): set MASTER_ADDR to "
+            "the first one's machine and MASTER_PORT to a free port there, the same for all"
+        ) from error
+
+
+@contextmanager
+def _with(variables: dict[str, str]) -> Iterator[None]:
+    """Within it, those of these environment variables that are not set are."""
+    added = {name: value for name, value in variables.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
 
 
 def _backends() -> str:
@@ -109,5 +156,5 @@ def from_first_rank(values: list[str | None]) -> list[str | None]:
     """What the first rank gives, on every rank."""
     if world_size() > 1:
         values = list(values)
-        dist.broadcast_object_list(values, 0, device=torch.device("cpu"))
+        dist.broadcast_object_list(values, 0, group=_objects, device=torch.device("cpu"))
     return values

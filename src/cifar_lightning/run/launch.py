@@ -14,7 +14,6 @@ import json
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -28,6 +27,7 @@ from typing import Any
 from cifar_lightning import console, stop
 from cifar_lightning.errors import InputError, NonFiniteError, RunError, Stopped, exit_code
 from cifar_lightning.run import signals
+from cifar_lightning.run.cluster import loopback
 from cifar_lightning.startup import check_system, importing
 
 check_system()  # whatever makes a run imports this module, and whatever only reads one does not
@@ -87,7 +87,7 @@ class _Rank:
         self, target: str, kwargs: dict[str, Any], rank: int, processes: int, port: int, inherit: Sequence[int]
     ) -> None:
         env = {
-            **_loopback(),
+            **loopback(),
             **os.environ,
             "RANK": str(rank),
             "LOCAL_RANK": str(rank),
@@ -165,15 +165,6 @@ class _Rank:
             state = None
         self._suspended_seconds = self._suspended_seconds + POLL_SECONDS if state else 0.0
         return self._suspended_seconds > SUSPENDED_SECONDS
-
-
-def _loopback() -> dict[str, str]:
-    """Has the ranks, which are all on this machine, meet there even if nobody knows its name, as of a container's."""
-    with suppress(OSError):
-        for _, name in socket.if_nameindex():
-            if name in ("lo", "lo0"):  # of Linux, and of macOS
-                return {"GLOO_SOCKET_IFNAME": name}
-    return {}
 
 
 def _kill(ranks: list[_Rank]) -> None:

@@ -23,7 +23,7 @@ from cifar_lightning.console import say
 from cifar_lightning.errors import InputError
 from cifar_lightning.files import write_atomically
 from cifar_lightning.run.additions import Additions
-from cifar_lightning.run.devices import is_first_rank, launched
+from cifar_lightning.run.cluster import is_first_rank, this_rank
 from cifar_lightning.run.event_files import event_files
 from cifar_lightning.run.settings import Settings
 
@@ -66,7 +66,8 @@ def loggers_of(settings: Settings, folder: Path, additions: Additions) -> Iterat
         yield []
         return
     # As `new_trainer` has it, for these ask before there is one.
-    rank_zero_only.rank = int(os.environ["RANK"]) if launched() else 0  # type: ignore[attr-defined]
+    rank = this_rank()
+    rank_zero_only.rank = rank.rank if rank else 0  # type: ignore[attr-defined]
     with ExitStack() as stack:
         found = stack.enter_context(event_files(folder)) if {"auto", "tensorboard"} & {*names} else []
         kinds = (("wandb", _wandb), ("mlflow", _mlflow)) if is_first_rank() else ()

@@ -18,7 +18,7 @@ from cifar_lightning.run.checkpoint import (
     why_not_best,
 )
 from cifar_lightning.run.checks import check
-from cifar_lightning.run.devices import is_first_rank
+from cifar_lightning.run.cluster import is_first_rank
 from cifar_lightning.run.folder import held, newest_unfinished
 from cifar_lightning.run.quiet import quietly
 from cifar_lightning.run.settings import Settings, read_settings

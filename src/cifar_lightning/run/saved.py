@@ -15,7 +15,7 @@ from cifar_lightning.data.preprocessing import data_set_of
 from cifar_lightning.errors import InputError
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.run.checkpoint import BEST, load_checkpoint, newest_readable, step_checkpoints
-from cifar_lightning.run.devices import is_first_rank
+from cifar_lightning.run.cluster import is_first_rank
 from cifar_lightning.run.hub import WEIGHTS, is_hub_folder
 from cifar_lightning.run.networks import is_import_path, lit_net
 from cifar_lightning.run.settings import check_names, read_settings

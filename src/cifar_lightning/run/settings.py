@@ -18,7 +18,8 @@ from cifar_lightning.errors import InputError
 from cifar_lightning.files import write_atomically
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.run import refused
-from cifar_lightning.run.devices import resolve_devices
+from cifar_lightning.run.cluster import this_rank
+from cifar_lightning.run.devices import resolve_devices, shared_out
 from cifar_lightning.run.networks import is_import_path
 from cifar_lightning.run.precision import crawls, resolve_precision
 
@@ -88,6 +89,9 @@ class Settings:
             raise InputError(f"{folder} trains {net}, code of your own: name it again, --model.net {net}")
         if changes.get("precision") == "auto":
             del changes["precision"]  # as the run has it
+        if this_rank() is not None:  # whatever it was on before
+            given = changes.get("devices"), changes.get("num_nodes")
+            changes["devices"], changes["num_nodes"] = shared_out(*given)
         after = {**asdict(self), **changes}
         accelerator, _ = resolve_devices(after["accelerator"], after["devices"])
         precision = resolve_precision(after["precision"], accelerator)
@@ -160,6 +164,7 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
         )
     settings = plain(given)
     settings.pop("recipe", None)  # its settings are among these
+    settings["devices"], settings["num_nodes"] = shared_out(settings["devices"], settings["num_nodes"])
     accelerator, _ = resolve_devices(settings["accelerator"], settings["devices"])
     settings["precision"] = resolve_precision(settings["precision"], accelerator)
     settings["default_root_dir"] = os.path.expanduser(settings["default_root_dir"])

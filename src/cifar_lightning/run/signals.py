@@ -29,6 +29,7 @@ from types import FrameType
 from cifar_lightning import stop
 from cifar_lightning.console import to_nowhere
 from cifar_lightning.errors import Stopped
+from cifar_lightning.run.cluster import is_first_rank
 
 # Of a terminal that is closed; Windows has none.
 SIGHUP = getattr(signal, "SIGHUP", None)
@@ -67,7 +68,7 @@ def install(silent: bool = False) -> None:
         silent: Another process says that the job was stopped; so does the first rank for the others.
     """
     global _handled, _silent
-    _silent = silent or os.environ.get("RANK", "0") != "0"
+    _silent = silent or not is_first_rank()
     _terminals[:] = [fd for fd in (1, 2) if os.isatty(fd)]
     reader, writer = os.pipe()
     threading.Thread(target=_read, args=(reader,), daemon=True).start()

@@ -23,10 +23,11 @@ from cifar_lightning.report.results import Outcome, read_results, report, shown
 from cifar_lightning.run import signals
 from cifar_lightning.run.callbacks import StopOnSignal
 from cifar_lightning.run.checkpoint import load_checkpoint
-from cifar_lightning.run.checks import check_ranks, try_trainer
+from cifar_lightning.run.checks import try_trainer
+from cifar_lightning.run.cluster import is_first_rank, this_rank
 from cifar_lightning.run.corrupted import part_of, test_corrupted
 from cifar_lightning.run.cpu import FittedCPU, restored_cpu
-from cifar_lightning.run.devices import is_first_rank, launched, process_group, resolve_devices
+from cifar_lightning.run.devices import check_ranks, process_group, resolve_devices, shared_out
 from cifar_lightning.run.launch import launch
 from cifar_lightning.run.metrics_log import read_rows
 from cifar_lightning.run.precision import check_precision, crawls, resolve_precision
@@ -42,7 +43,7 @@ def evaluate(
     data: Mapping[str, Any] | None = None,
     *,
     accelerator: str = "auto",
-    devices: str | int = 1,
+    devices: str | int | None = None,
     precision: str | int | None = None,
     test_views: Literal["one", "mirror", "six"] | None = None,
     soft_labels: str | Path | None = None,
@@ -80,8 +81,10 @@ def evaluate(
     if test_views not in (None, *VIEWS):
         raise InputError(f"test_views {test_views} is out of range: give {' or '.join(VIEWS)}")
     path = select_checkpoint(Path(checkpoint))
-    accelerator, processes = resolve_devices(accelerator, devices)
-    check_ranks(processes, devices, "--devices as many")
+    devices, num_nodes = shared_out(devices, None)
+    accelerator, here = resolve_devices(accelerator, devices)
+    check_ranks(devices, here, num_nodes)
+    processes = here * num_nodes
     data = plain(data or {})
     saved = load_checkpoint(path)
     trained = saved.get("precision", "32-true")
@@ -93,6 +96,7 @@ def evaluate(
     check_precision(precision, accelerator)
     where = {"accelerator": accelerator, "devices": devices, "precision": precision}
     try_trainer(where)
+    where["num_nodes"] = num_nodes
     if processes > 1 and isinstance(net, nn.Module):
         raise InputError(f"devices {devices}: net is a module of this process: give its import path, my.nets:Net")
     model, images = model_of(saved, path, net), data_of(saved, data)
@@ -112,7 +116,7 @@ def evaluate(
         "output": str(output),
         "metrics": str(home / "metrics.csv"),
     }
-    if processes > 1 and not launched():
+    if processes > 1 and this_rank() is None:
         launch("cifar_lightning.run.testing:evaluate_rank", {**job, "data": data, "net": net}, processes)
     else:
         _test(model, images, **job)

@@ -26,8 +26,9 @@ from cifar_lightning.run.additions import Additions, Callbacks, Loggers, additio
 from cifar_lightning.run.callbacks import ProgressBar, StopOnSignal
 from cifar_lightning.run.checkpoint import BEST, Checkpoints, cause_of, load_checkpoint
 from cifar_lightning.run.checks import Checked, check
+from cifar_lightning.run.cluster import is_first_rank, world_size
 from cifar_lightning.run.cpu import FittedCPU, restored_cpu
-from cifar_lightning.run.devices import from_first_rank, is_first_rank, process_group, world_size
+from cifar_lightning.run.devices import from_first_rank, process_group
 from cifar_lightning.run.folder import new_run
 from cifar_lightning.run.launch import launch
 from cifar_lightning.run.loggers import loggers_of
@@ -48,8 +49,8 @@ def fit(
     model: Mapping[str, Any] | None = None,
     *,
     accelerator: str = "auto",
-    devices: str | int = 1,
-    num_nodes: int = 1,
+    devices: str | int | None = None,
+    num_nodes: int | None = None,
     strategy: str = "auto",
     precision: str | int = "32-true",
     max_epochs: int = 2,
@@ -79,7 +80,7 @@ def fit(
         model: Arguments of LitNet; a `net` of your own by its import path, "package.module:Net".
         accelerator: cpu, gpu, mps or auto, as the Trainer has it.
         devices: How many, or which ("0,1"); auto: every GPU, or the one CPU.
-        num_nodes: Machines; more than one need torchrun on each.
+        num_nodes: Machines. Both are by default as srun or torchrun has it, or 1.
         strategy: The Trainer's; auto is DDP where there are several devices.
         precision: The Trainer's, e.g. bf16-mixed; auto takes bfloat16 where the device computes in it.
         max_epochs: Passes over the training images.
@@ -126,7 +127,7 @@ def fit(
 
 
 def join(additions: Additions) -> dict[str, Any]:
-    """Takes part in what the first rank does, in a rank that torchrun has started.
+    """Takes part in what the first rank does, in a rank that a launcher has started.
 
     Returns:
         The contents of results.json.

@@ -1,0 +1,251 @@
+"""Which of a job's processes this one is, as its launcher says it: recognised here, and nowhere else.
+
+Launchers tell it by variables, each by its own. Lightning is told what is found (see `Ranks` in trainer.py) and looks
+for none itself: it takes a batch script's own process for one of as many as there are cores, two processes that
+`mpirun` started for two jobs, and `RANK` alone for nothing.
+
+This module imports nothing heavy: scripts ask it before they import torch.
+"""
+
+import os
+import re
+import socket
+import sys
+import time
+import zlib
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+from cifar_lightning.errors import InputError
+
+Variables = Mapping[str, str]
+PORTS = range(10_000, 30_000)  # below those that systems give to whoever asks for any
+
+
+@dataclass(frozen=True)
+class Rank:
+    """A process's place among those that train one network together.
+
+    Attributes:
+        launcher: Who has started them, for messages.
+        rank: Its number, from 0.
+        world_size: How many they are.
+        local_rank: Its number on its machine.
+        local_world_size: How many are on its machine; None where the launcher does not say.
+        address: Where they meet: the machine of the first, and
+        port: there.
+    """
+
+    launcher: str
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int | None
+    address: str
+    port: int
+
+    @property
+    def on_one_machine(self) -> bool:
+        """Whether they all are, as far as the launcher says."""
+        return self.local_world_size == self.world_size
+
+
+def this_rank(variables: Variables | None = None) -> Rank | None:
+    """This process's place in its job; None where it is a job of its own.
+
+    Args:
+        variables: The environment; by default this process's.
+
+    Raises:
+        InputError: The variables contradict each other, or leave out where the ranks meet.
+    """
+    if variables is not None:
+        return _told(variables)
+    group = _process_group()
+    try:
+        told = _told(os.environ)
+    except InputError:
+        if group is None:
+            raise
+        told = None
+    if group is None or (told is not None and (told.rank, told.world_size) == group):
+        return told
+    # a program has connected its processes itself, as Ray Train and Fabric do
+    local, here = _on_this_machine(os.environ)
+    return Rank("this program", *group, local, here, os.environ.get("MASTER_ADDR", ""), 0)
+
+
+def first_rank_waits(seconds: float) -> bool:
+    """Whether the first rank comes, within so long, to where it meets the others: then it has not failed before."""
+    rank, deadline = this_rank(), time.monotonic() + seconds
+    while rank is not None and time.monotonic() < deadline:
+        try:
+            socket.create_connection((rank.address, rank.port), timeout=1.0).close()
+            return True
+        except OSError:
+            time.sleep(0.5)
+    return False
+
+
+def loopback() -> dict[str, str]:
+    """The variable by which ranks of one machine meet there even if nobody knows its name, as of a container's."""
+    with suppress(OSError):
+        for _, name in socket.if_nameindex():
+            if name in ("lo", "lo0"):  # of Linux, and of macOS
+                return {"GLOO_SOCKET_IFNAME": name}
+    return {}
+
+
+def _told(variables: Variables) -> Rank | None:
+    by_name = _by_name(variables)
+    if by_name is not None and "LOCAL_RANK" in variables:
+        return by_name  # whoever sets all of them means it: torchrun in a step of srun, and our own launcher
+    theirs = next((found for read in (_of_open_mpi, _of_hydra, _of_srun) if (found := read(variables))), None)
+    if theirs is None:
+        _check_whole(variables)
+        return by_name
+    given = {name: variables[name] for name in ("RANK", "WORLD_SIZE") if name in variables}
+    if given.items() <= {"RANK": str(theirs.rank), "WORLD_SIZE": str(theirs.world_size)}.items():
+        return theirs
+    raise InputError(
+        f"the environment has {' and '.join(map(' '.join, given.items()))}, and {theirs.launcher} says that this is "
+        f"rank {theirs.rank} of {theirs.world_size}: unset {' and '.join(given)} to go by {theirs.launcher}, or set "
+        "LOCAL_RANK too to go by the environment"
+    )
+
+
+def is_first_rank() -> bool:
+    """Whether this process is the one of its job that makes folders, and that speaks."""
+    rank = this_rank()
+    return rank is None or rank.rank == 0
+
+
+def world_size() -> int:
+    """Processes of the job that this one is one of."""
+    rank = this_rank()
+    return 1 if rank is None else rank.world_size
+
+
+def _process_group() -> tuple[int, int] | None:
+    """This process's rank and their number, where several are connected."""
+    dist = sys.modules.get("torch.distributed")
+    if dist is None or not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return None
+    return dist.get_rank(), dist.get_world_size()
+
+
+def _by_name(variables: Variables) -> Rank | None:
+    """Of torchrun, our own launcher, and whoever else sets the names that torch reads."""
+    if not {"RANK", "WORLD_SIZE"} <= variables.keys():
+        return None
+    rank, size = _number(variables, "RANK"), _number(variables, "WORLD_SIZE")
+    if "LOCAL_RANK" not in variables and size == 1:
+        return None
+    if not 0 <= rank < size:
+        raise InputError(f"the environment has RANK {rank} of WORLD_SIZE {size}: the first is 0; set them right")
+    if size > 1:
+        _check_whole(variables)
+    launcher = "torchrun" if "TORCHELASTIC_RUN_ID" in variables else "the launcher"
+    return Rank(launcher, rank, size, *_on_this_machine(variables), *_meeting_point(variables))
+
+
+def _on_this_machine(variables: Variables) -> tuple[int, int | None]:
+    """Which of the processes of this machine it is, and of how many: one alone without LOCAL_RANK (Kubeflow, Vertex).
+
+    Two of those on one machine would look the same: they differ in nothing but the GPU that they would share.
+    """
+    here = _number(variables, "LOCAL_WORLD_SIZE", 0) or None
+    return _number(variables, "LOCAL_RANK", 0), here if "LOCAL_RANK" in variables else 1
+
+
+def _of_srun(variables: Variables) -> Rank | None:
+    """Of a step of several tasks. A batch script's own process has all variables of a job and none of a step.
+
+    A step with a terminal (`srun --pty bash`) is a shell, which starts what it likes.
+    """
+    size = _number(variables, "SLURM_STEP_NUM_TASKS", 1)
+    if size == 1 or "SLURM_PTY_PORT" in variables:
+        return None
+    # "2(x3),1": three machines with 2 tasks and one with 1
+    counts = re.findall(r"(\d+)(?:\(x\d+\))?", variables.get("SLURM_STEP_TASKS_PER_NODE", str(size)))
+    if len(set(counts)) > 1:
+        raise InputError(
+            f"srun has started {size} tasks unevenly ({variables['SLURM_STEP_TASKS_PER_NODE']} on its machines): "
+            "give srun --ntasks-per-node"
+        )
+    here = int(counts[0])
+    first = "127.0.0.1" if here == size else first_host(variables.get("SLURM_STEP_NODELIST", ""))
+    key = f"{variables.get('SLURM_JOB_ID')}.{variables.get('SLURM_STEP_ID')}"
+    address, port = _meeting_point(variables, first, key)
+    rank, local = _number(variables, "SLURM_PROCID"), _number(variables, "SLURM_LOCALID")
+    return Rank("srun", rank, size, local, here, address, port)
+
+
+def _of_open_mpi(variables: Variables) -> Rank | None:
+    return _of_mpi(
+        variables,
+        *("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+        key=variables.get("PMIX_NAMESPACE"),
+    )
+
+
+def _of_hydra(variables: Variables) -> Rank | None:
+    """Of MPICH's and Intel's mpirun; srun sets PMI_RANK too, with --mpi=pmi2, but no local rank."""
+    if "MPI_LOCALRANKID" not in variables:
+        return None
+    return _of_mpi(variables, "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS", key=None)
+
+
+def _of_mpi(
+    variables: Variables, rank: str, size: str, local_rank: str, local_size: str, key: str | None
+) -> Rank | None:
+    if _number(variables, size, 1) == 1:
+        return None
+    world, here = _number(variables, size), _number(variables, local_size)
+    if here == world:
+        # Without a name of the job: its ranks on a machine have one parent, mpirun or what stands for it there.
+        address, port = _meeting_point(variables, "127.0.0.1", key or f"parent {os.getppid()}")
+    else:
+        for name in ("MASTER_ADDR", "MASTER_PORT"):
+            if name not in variables:
+                raise InputError(
+                    f"mpirun has started {world} processes, {here} of them on this machine, and does not say where "
+                    f"they meet: set {name}, e.g. mpirun -x MASTER_ADDR=HOST -x MASTER_PORT=29500, HOST that of rank 0"
+                )
+        address, port = _meeting_point(variables)
+    return Rank("mpirun", _number(variables, rank), world, _number(variables, local_rank), here, address, port)
+
+
+def _meeting_point(variables: Variables, address: str = "", key: str = "") -> tuple[str, int]:
+    """MASTER_ADDR and MASTER_PORT, or else `address` and a port that all who know `key` come to."""
+    port = PORTS[zlib.crc32(key.encode()) % len(PORTS)]
+    return variables.get("MASTER_ADDR", address), _number(variables, "MASTER_PORT", port)
+
+
+def first_host(hosts: str) -> str:
+    """The first name of a list as SLURM writes it: `n[3-5,8],m1`, `r[01-02]n[1-4]`."""
+    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", re.split(r",(?![^\[]*\])", hosts)[0])
+
+
+def _check_whole(variables: Variables) -> None:
+    """Raises an InputError where half of what torch's names make is set."""
+    needs = {"RANK": ["WORLD_SIZE"], "WORLD_SIZE": ["RANK"]}
+    if variables.get("WORLD_SIZE", "1") != "1":
+        needs["WORLD_SIZE"] += ["MASTER_ADDR", "MASTER_PORT"]  # where the ranks meet
+    for name in needs.keys() & variables.keys():
+        for other in needs[name]:
+            if other not in variables:
+                raise InputError(
+                    f"the environment has {name} {variables[name]} and no {other}: unset it, or use torchrun"
+                )
+
+
+def _number(variables: Variables, name: str, default: int | None = None) -> int:
+    text = variables.get(name)
+    if text is None and default is not None:
+        return default
+    try:
+        return int(text or "")
+    except ValueError:
+        raise InputError(f"the environment has {name} {text}, which is no number: unset it") from None

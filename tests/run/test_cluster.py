@@ -1,0 +1,214 @@
+"""Ranks are recognised by what their launcher says, whichever it is, and trained together as one job."""
+
+import os
+import warnings
+
+import pytest
+import torch.distributed as dist
+from jobs import SMALL, context, differences, end, job, start
+from lightning.fabric.plugins.environments import MPIEnvironment, SLURMEnvironment
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_only
+
+from cifar_lightning.errors import InputError
+from cifar_lightning.run.cluster import first_host, is_first_rank, this_rank, world_size
+from cifar_lightning.run.devices import from_first_rank, process_group, shared_out
+from cifar_lightning.run.trainer import new_trainer
+from cifar_lightning.run.training import fit
+
+# What SLURM 22.05, Open MPI 5.0.11, MPICH 5.0.2 and torchrun 2.14 were seen to set, but for what nobody reads.
+JOB = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "b.sh", "SLURM_JOB_NODELIST": "n1", "SLURM_JOB_NUM_NODES": "1"}
+BATCH = {**JOB, "SLURM_NTASKS": "8", "SLURM_NPROCS": "8", "SLURM_TASKS_PER_NODE": "8", "SLURM_CPUS_ON_NODE": "8"}
+BATCH |= {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_GTIDS": "0"}
+SHELL = {**JOB, "SLURM_JOB_NAME": "interactive", "SLURM_NTASKS": "2", "SLURM_NPROCS": "2"}
+STEP = {**JOB, "SLURM_STEP_ID": "0", "SLURM_STEP_NODELIST": "n1", "SLURM_STEP_NUM_NODES": "1", "SLURM_NTASKS": "2"}
+STEP |= {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1"}
+TWO_NODES = {**STEP, "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_STEP_NUM_NODES": "2", "SLURM_NTASKS_PER_NODE": "2"}
+TWO_NODES |= {"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_TASKS_PER_NODE": "2(x2)", "SLURM_PROCID": "3"}
+ONE_TASK = {**STEP, "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_TASKS_PER_NODE": "1", "SLURM_PROCID": "0"}
+OPEN_MPI = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}
+OPEN_MPI |= {"OMPI_COMM_WORLD_LOCAL_SIZE": "2", "PMIX_NAMESPACE": "prterun-vm-24441@1", "PMIX_RANK": "1"}
+HYDRA = {"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2", "PMI_HOSTNAME": "vm"}
+KUBEFLOW = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "job-master-0", "MASTER_PORT": "23456"}
+TORCHRUN = {**KUBEFLOW, "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "x"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "place"),
+    [
+        ({}, None),
+        (BATCH, None),  # 8 tasks are 8 cores to whoever starts no step
+        (SHELL, None),
+        (ONE_TASK, None),
+        ({**STEP, "SLURM_PTY_PORT": "34989"}, None),  # a shell on a machine
+        (STEP, ("srun", 1, 2, 1, 2, "127.0.0.1")),
+        ({**STEP, "SLURM_JOB_NAME": "interactive"}, ("srun", 1, 2, 1, 2, "127.0.0.1")),
+        (TWO_NODES, ("srun", 3, 4, 1, 2, "n1")),
+        ({**TWO_NODES, "MASTER_ADDR": "10.0.0.1", "WORLD_SIZE": "4"}, ("srun", 3, 4, 1, 2, "10.0.0.1")),
+        ({**STEP, "PMI_RANK": "1", "PMI_SIZE": "2"}, ("srun", 1, 2, 1, 2, "127.0.0.1")),  # --mpi=pmi2
+        (OPEN_MPI, ("mpirun", 1, 2, 1, 2, "127.0.0.1")),
+        ({**BATCH, **OPEN_MPI}, ("mpirun", 1, 2, 1, 2, "127.0.0.1")),
+        ({**ONE_TASK, **HYDRA}, ("mpirun", 1, 2, 1, 2, "127.0.0.1")),
+        ({**OPEN_MPI, "OMPI_COMM_WORLD_SIZE": "1"}, None),
+        (KUBEFLOW, ("the launcher", 1, 2, 0, 1, "job-master-0")),
+        ({**KUBEFLOW, "RANK": "0", "WORLD_SIZE": "1"}, None),
+        ({**KUBEFLOW, "LOCAL_RANK": "1"}, ("the launcher", 1, 2, 1, None, "job-master-0")),
+        (TORCHRUN, ("torchrun", 1, 2, 1, 2, "job-master-0")),
+        ({**TWO_NODES, **TORCHRUN}, ("torchrun", 1, 2, 1, 2, "job-master-0")),  # in a step of srun's
+    ],
+)
+def test_launchers(variables, place):
+    rank = this_rank(variables)
+    if place is None:
+        assert rank is None
+    else:
+        found = (rank.launcher, rank.rank, rank.world_size, rank.local_rank, rank.local_world_size, rank.address)
+        assert found == place
+        assert 1_024 <= rank.port < 30_000
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({**STEP, "WORLD_SIZE": "4"}, "WORLD_SIZE 4, and srun says that this is rank 1 of 2: unset WORLD_SIZE to go"),
+        ({**KUBEFLOW, "RANK": "2"}, "RANK 2 of WORLD_SIZE 2: the first is 0"),
+        ({**KUBEFLOW, "RANK": "one"}, "RANK one, which is no number"),
+        ({**OPEN_MPI, "OMPI_COMM_WORLD_SIZE": "4"}, "does not say where they meet: set MASTER_ADDR, e.g. mpirun -x"),
+    ],
+)
+def test_launchers_that_cannot_be_understood(variables, said):
+    with pytest.raises(InputError, match=said):
+        this_rank(variables)
+
+
+def test_the_ranks_of_one_job_meet_at_one_port_and_those_of_another_elsewhere():
+    ports = [this_rank({**STEP, **change}).port for change in ({}, {"SLURM_PROCID": "0"}, {"SLURM_STEP_ID": "1"})]
+    assert ports[0] == ports[1] != ports[2]
+    assert this_rank({**OPEN_MPI, "MASTER_PORT": "29500"}).port == 29_500
+
+
+@pytest.mark.parametrize(
+    ("hosts", "first"),
+    [
+        ("n1", "n1"),
+        ("n[1-2]", "n1"),
+        ("gpu[007,012-014],cpu3", "gpu007"),
+        ("cpu3,gpu[1-2]", "cpu3"),
+        ("rack[2-3]n[4-7].site", "rack2n4.site"),
+    ],
+)
+def test_lists_of_hosts(hosts, first):
+    assert first_host(hosts) == first
+
+
+@pytest.mark.parametrize(
+    ("variables", "given", "shared"),
+    [
+        ({}, (None, None), (1, 1)),
+        ({}, ("auto", 2), ("auto", 2)),
+        (TWO_NODES, (None, None), (2, 2)),
+        (TWO_NODES, ("auto", None), (2, 2)),
+        (TWO_NODES, ("0,1", None), ("0,1", 2)),
+        (TWO_NODES, (4, None), (4, 1)),  # which `check_ranks` then refuses
+        (KUBEFLOW, (None, None), (1, 2)),
+        ({**KUBEFLOW, "LOCAL_RANK": "0"}, (None, 2), (1, 2)),
+        ({**KUBEFLOW, "LOCAL_RANK": "0"}, (None, None), (2, 1)),
+    ],
+)
+def test_devices_and_machines_follow_from_the_launcher(monkeypatch, variables, given, shared):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert shared_out(*given) == shared
+
+
+@pytest.mark.parametrize("variables", [BATCH, STEP, OPEN_MPI, {}])
+def test_lightning_detects_no_launcher(monkeypatch, tmp_path, variables):
+    """Nor does it advertise an srun that has not started this process, as its own Trainer does."""
+    (tmp_path / "srun").write_text("#!/bin/sh\n")
+    (tmp_path / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(rank_zero_only, "rank", 0)
+    if not variables:
+        with pytest.warns(match="`srun` command is available"):
+            SLURMEnvironment.detect()
+    for environment in (SLURMEnvironment, MPIEnvironment):
+        monkeypatch.setattr(environment, "detect", lambda: pytest.fail("Lightning looks for a launcher"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trainer = new_trainer(
+            **{"accelerator": "cpu", "devices": 1, "precision": "32-true", "logger": False},
+            enable_checkpointing=False,
+        )
+        trainer._checkpoint_connector._parse_ckpt_path(
+            TrainerFn.TESTING, None, model_provided=True, model_connected=True
+        )
+    expected = this_rank()
+    environment = trainer._accelerator_connector.cluster_environment
+    assert environment.creates_processes_externally
+    assert (environment.global_rank(), environment.world_size()) == (
+        (expected.rank, expected.world_size) if expected else (0, 1)
+    )
+
+
+def a_program_with_a_process_group(home, rank):
+    os.chdir(home)
+    dist.init_process_group("gloo", f"file://{home}/meet", rank=rank, world_size=2)
+    data = {"source": "synthetic", "synthetic_size": 100, "batch_size": 20}
+    results = fit(data, accelerator="cpu", max_epochs=1)
+    assert dist.get_world_size() == 2  # it is the program's, still
+    assert (results["devices"], results["images_seen"], results["test_count"]) == (2, 100, 20)
+
+
+def test_the_process_group_of_a_program(tmp_path):
+    """As Ray Train and Fabric open one: it is used, and left as it is."""
+    ranks = [context.Process(target=a_program_with_a_process_group, args=(str(tmp_path), rank)) for rank in (0, 1)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(120)
+    assert [rank.exitcode for rank in ranks] == [0, 0]
+    assert [run.name for run in (tmp_path / "lightning_logs").iterdir()] == ["version_0"]
+
+
+def as_srun(rank):
+    return {**STEP, "SLURM_JOB_ID": str(os.getpid()), "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}
+
+
+def as_mpirun(rank):
+    own = {"OMPI_COMM_WORLD_RANK": str(rank), "OMPI_COMM_WORLD_LOCAL_RANK": str(rank)}
+    return {**OPEN_MPI, **own, "PMIX_NAMESPACE": f"job-{os.getpid()}"}
+
+
+def by_name(rank):
+    port = str(this_rank(as_srun(0)).port + 1)
+    return {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+
+
+@pytest.mark.parametrize("launcher", [as_srun, as_mpirun, by_name])
+def test_two_processes_of_a_launcher_are_one_run(whole, tmp_path, launcher):
+    """To the bit that which our own launcher makes of two devices, but for the file that names its settings."""
+    ranks = [start("fit", *SMALL, cwd=tmp_path, env=launcher(rank)) for rank in (0, 1)]
+    done = [end(rank) for rank in ranks]
+    assert [rank.code for rank in done] == [0, 0], "\n".join(rank.text for rank in done)
+    assert sum(rank.text.count("Accuracy") for rank in done) == 1
+    assert done[1].lines == []
+    (run,) = (tmp_path / "lightning_logs").iterdir()
+    assert differences(run, whole[2]) == []
+
+
+def test_a_batch_script_of_many_cores_starts_its_own_ranks(whole, tmp_path):
+    done = job("fit", *SMALL, "--devices", 2, cwd=tmp_path, env=BATCH)
+    assert done.code == 0, done.text
+    assert differences(tmp_path / "lightning_logs" / "version_0", whole[2]) == []
+
+
+def test_a_process_of_its_own_needs_no_group(monkeypatch):
+    for name, value in BATCH.items():
+        monkeypatch.setenv(name, value)
+    assert is_first_rank()
+    assert world_size() == 1
+    with process_group():
+        assert not dist.is_initialized()
+        assert from_first_rank(["a", None]) == ["a", None]
