@@ -85,7 +85,7 @@ def run(script: Callable[[Sequence[str]], int | None]) -> int:
         code = exit_code(error)
         signals.finish()  # one line is enough
         if first:
-            console.say(signals.message(error.signum))
+            console.say(signals.farewell(error.signum))
     except RuntimeError as error:
         if "operator torchvision::nms does not exist" not in str(error):
             raise

@@ -133,6 +133,26 @@ def test_a_handler_of_their_own_is_called_when_all_is_saved():
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.parametrize("own", [False, True])
+def test_a_warning_stops_a_program_that_does_not_use_its_signal_itself(own):
+    """SIGUSR1 would end it; where it means something else to the program, it goes on to mean that."""
+    called = []
+    before = signal.signal(signal.SIGUSR1, (lambda signum, frame: called.append(signum)) if own else signal.SIG_DFL)
+
+    def warned():
+        with signals.deferred():
+            os.kill(os.getpid(), signal.SIGUSR1)
+            time.sleep(0.1)
+            assert signals.stop.requested == (0 if own else signal.SIGUSR1)
+            signals.stop.requested = 0
+
+    try:
+        warned()
+        assert called == ([signal.SIGUSR1] if own else [])
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
 def test_signals_are_left_alone_in_another_thread():
     def elsewhere():
         with signals.deferred():

@@ -43,6 +43,8 @@ def wait_for(condition, seconds=60):
         (1, "term@-:write:3", 143),
         (1, "term@-:report:1", 143),
         (2, "term@1:train:3", 143),
+        (1, "usr1@-:train:10", 138),
+        (2, "usr2@1:train:3", 140),
         pytest.param(2, "int-parent@0:val:1", 130, marks=pytest.mark.soak),
         pytest.param(2, "term-all@0:test:1", 143, marks=pytest.mark.soak),
     ],
@@ -51,7 +53,7 @@ def test_a_signal_stops_with_a_checkpoint(whole, tmp_path, devices, fault, code)
     """To the process, to one rank, the other, the launcher or all; in training, evaluation, saving and reporting."""
     done = job("fit", *SMALL, "--devices", devices, cwd=tmp_path, fault=fault, timeout=60)
     run = tmp_path / "lightning_logs" / "version_0"
-    name = {129: "SIGHUP", 130: "SIGINT", 143: "SIGTERM"}[code]
+    name = signal.Signals(code - 128).name
     assert done.code == code, done.text
     assert [line for line in done.lines if "stopped" in line or "Error" in line] == [
         f"stopped by {name}; go on with --resume lightning_logs/version_0"
@@ -251,6 +253,28 @@ def test_a_rank_that_is_told_to_stop_twice_over_saves_all_the_same(monkeypatch):
 
     with pytest.raises(Stopped):
         told()
+
+
+def test_what_comes_after_a_warning_is_a_first_signal(monkeypatch):
+    """As SIGTERM at the limit of a job's time, a minute after the SIGUSR1 that it has asked for."""
+    monkeypatch.setattr(signals, "_first_at", None)
+    monkeypatch.setattr(signals, "_handled", signals.STOPS)
+    monkeypatch.setattr(stop, "requested", 0)
+    ended = []
+    monkeypatch.setattr(signals, "_end", ended.append)
+
+    def told():
+        with signals.deferred():
+            for signum in (signal.SIGUSR1, signal.SIGUSR1, signal.SIGTERM):
+                signals.receive(signum)
+                time.sleep(signals.ECHO_SECONDS)
+            assert ended == []
+            signals.receive(signal.SIGTERM)
+            assert ended == [signal.SIGTERM]
+
+    with pytest.raises(Stopped) as stopped:
+        told()
+    assert stopped.value.signum == signal.SIGUSR1
 
 
 def test_a_terminal_that_is_gone_without_a_signal_ends_no_run(tmp_path):

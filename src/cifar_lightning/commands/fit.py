@@ -42,9 +42,11 @@ def script(arguments: Sequence[str]) -> None:
             raise InputError(f"{name} {value} in a file of settings does nothing: give --{name} {value} as a flag")
 
     with importing():  # not before: torch and Lightning take seconds
+        from cifar_lightning.run import signals
         from cifar_lightning.run.resuming import resume, resume_newest
         from cifar_lightning.run.training import fit
 
+    signals.requeues = run == "auto"  # started again with the same flags, it goes on
     for name in ("config", "recipe", "resume"):
         given.pop(name, None)
     settings, changes = arguments_in(given), dict(given.items())  # in groups, and by names such as "data.augment"

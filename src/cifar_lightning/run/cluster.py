@@ -10,6 +10,7 @@ This module imports nothing heavy: scripts ask it before they import torch.
 import os
 import re
 import socket
+import subprocess
 import sys
 import time
 import zlib
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from cifar_lightning.errors import InputError
 
 Variables = Mapping[str, str]
+REQUEUE_SECONDS = 10.0  # for a busy scheduler
 PORTS = range(10_000, 30_000)  # below those that systems give to whoever asks for any
 
 
@@ -74,6 +76,29 @@ def this_rank(variables: Variables | None = None) -> Rank | None:
     # a program has connected its processes itself, as Ray Train and Fabric do
     local, here = _on_this_machine(os.environ)
     return Rank("this program", *group, local, here, os.environ.get("MASTER_ADDR", ""), 0)
+
+
+def job() -> str | None:
+    """What SLURM calls the job that this process is of, as `17`, or `17_3` for a task of an array; None: there is none.
+
+    The plain number of an array's last task is that of the whole array.
+    """
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+
+
+def requeue() -> str:
+    """Asks SLURM to start this job again; gives what has come of it, in words."""
+    name = job()
+    if name is None:
+        return "not requeued, for this is no job of SLURM's"
+    command = ["scontrol", "requeue", name]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=REQUEUE_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"job {name} is not requeued ({error})"
+    reason = (done.stderr or done.stdout).strip().partition("\n")[0]
+    return f"job {name} is requeued" if done.returncode == 0 else f"job {name} is not requeued ({reason})"
 
 
 def first_rank_waits(seconds: float) -> bool:

@@ -1,5 +1,8 @@
 """SIGTERM, SIGINT and SIGHUP: the first asks the job to stop, a second (but of SIGHUP) ends it at once.
 
+SIGUSR1 and SIGUSR2 ask for no more than that: schedulers send them ahead (`#SBATCH --signal=USR1@90`), and what comes
+after one of them is a first.
+
 While there is something to save or to end in order (inside `deferred()`: training, evaluation, watching over ranks),
 the first signal only raises a flag (stop.py), which the callback `StopOnSignal` reads between batches. At any other
 time, such as start-up, the process ends where it is: an exception raised in the middle of an import is too easily lost.
@@ -29,11 +32,13 @@ from types import FrameType
 from cifar_lightning import stop
 from cifar_lightning.console import to_nowhere
 from cifar_lightning.errors import Stopped
-from cifar_lightning.run.cluster import is_first_rank
+from cifar_lightning.run.cluster import is_first_rank, requeue
 
 # Of a terminal that is closed; Windows has none.
 SIGHUP = getattr(signal, "SIGHUP", None)
-STOPS = tuple(signum for signum in (signal.SIGTERM, signal.SIGINT, SIGHUP) if signum is not None)
+# Ahead of time, from a scheduler; Windows has none.
+WARNINGS = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))
+STOPS = (signal.SIGTERM, signal.SIGINT, *((SIGHUP,) if SIGHUP is not None else ()), *WARNINGS)
 # A shell's `timeout` and some schedulers send a signal to a process and again to its group: that is one request.
 ECHO_SECONDS = 0.3
 PRINT_SECONDS = 1.0  # that a last line may wait for who reads it
@@ -50,6 +55,7 @@ class Phase(Enum):
 
 
 next_step = ""  # what the last line adds: how to go on
+requeues = False  # whether a job of SLURM's that is warned asks to be started again
 at_once = 0  # while WATCHED: number of the signal that asks for an end at once
 _phase = Phase.START_UP
 _first_at: float | None = None
@@ -62,7 +68,7 @@ _deciding = threading.Lock()  # between the threads; no handler takes it
 
 
 def install(silent: bool = False) -> None:
-    """Handles these signals from now on, but a SIGHUP that `nohup` has this process ignore. Main thread only.
+    """Handles these signals from now on, but one that this process is to ignore, as `nohup` has it. Main thread only.
 
     Args:
         silent: Another process says that the job was stopped; so does the first rank for the others.
@@ -75,7 +81,8 @@ def install(silent: bool = False) -> None:
     _wake(writer)
     # a child that is forked, and starts no other program, shares the pipe: its signals are not this process's
     os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
-    _handled = tuple(s for s in STOPS if s != SIGHUP or signal.getsignal(s) != signal.SIG_IGN)
+    always = (signal.SIGTERM, signal.SIGINT)
+    _handled = tuple(s for s in STOPS if s in always or signal.getsignal(s) != signal.SIG_IGN)
     _answer_with(_noted)
 
 
@@ -96,6 +103,8 @@ def _borrow() -> Iterator[None]:
     global _borrowed, _handled, _heard, _phase, _first_at, at_once
     before = {signum: signal.getsignal(signum) for signum in STOPS}
     theirs = {signum: handler for signum, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    # what a program has these two mean is its own
+    theirs = {s: handler for s, handler in theirs.items() if s not in WARNINGS or handler == signal.SIG_DFL}
     _phase, _first_at, at_once, stop.requested = Phase.DEFERRED, None, 0, 0
     _terminals.clear()
     reader, writer = os.pipe()
@@ -148,7 +157,7 @@ def _read(pipe: int) -> None:
         for signum in os.read(pipe, 64):
             if signum == END:
                 return
-            if signum in STOPS:
+            if signum in _handled:
                 with suppress(OSError):  # of a terminal: whatever becomes of it, there may be a next signal
                     receive(signum)
 
@@ -170,6 +179,8 @@ def receive(signum: int, passed_on: bool = False) -> None:
         now, first = time.monotonic(), _first_at is None
         if _phase == Phase.START_UP and not _borrowed:
             _end(signum)
+        elif signum in WARNINGS:
+            stop.requested = stop.requested or signum
         elif first or passed_on:
             _first_at = _first_at if passed_on else now
             stop.requested = stop.requested or signum
@@ -186,10 +197,16 @@ def message(signum: int) -> str:
     return f"stopped by {signal.Signals(signum).name}{next_step}"
 
 
+def farewell(signum: int) -> str:
+    """The same, of a job that has nothing left to do: it asks to be started again, where it is to."""
+    words = message(signum)
+    return f"{words}; {requeue()}" if requeues and signum in WARNINGS else words
+
+
 def _end(signum: int) -> None:
     try:
         if not _silent and select.select([], [2], [], PRINT_SECONDS)[1]:
-            os.write(2, f"{message(signum)}\n".encode())
+            os.write(2, f"{farewell(signum)}\n".encode())
     finally:  # whether or not somebody reads it
         os._exit(128 + signum)
 
