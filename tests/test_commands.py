@@ -46,7 +46,7 @@ def test_a_script_is_the_command_of_its_name(name, tmp_path):
         (
             ("train", "--seed", "1"),
             2,
-            "command train is not known: give fit, evaluate, predict, compare, export, data or --help",
+            "command train is not known: give fit, evaluate, predict, compare, export, data, status or --help",
         ),
         (("fit", "--max_epoch", "1"), 2, "error: unknown flag --max_epoch: did you mean --max_epochs?"),
     ],

@@ -101,10 +101,11 @@ def test_a_part_of_a_folder_is_removed_too(tmp_path):
 
 @pytest.fixture
 def no_locks(monkeypatch):
-    def refuse(descriptor, operation):
+    def refuse(*args):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(fcntl, "flock", refuse)
+    for name in ("fcntl", "flock"):
+        monkeypatch.setattr(fcntl, name, refuse)
 
 
 def refuse_fsync(monkeypatch, of):
@@ -163,12 +164,27 @@ def test_a_lock_keeps_others_out_until_it_is_left(tmp_path):
     with files.locked(tmp_path) as alone:
         assert alone
         other.start()
-        with open(tmp_path / "lock") as file, pytest.raises(BlockingIOError):
+        with open(tmp_path / "lock", "r+") as file, pytest.raises(BlockingIOError):
             files.lock(file.fileno(), wait=False)
         assert entered == []
     other.join(60)
     assert entered == [True]
     assert stat.S_IMODE((tmp_path / "lock").stat().st_mode) == 0o666  # for users who share a folder of images
+
+
+@pytest.mark.skipif(not hasattr(fcntl, "F_OFD_SETLK"), reason="this system has flock only")
+def test_a_lock_is_one_that_network_file_systems_carry(tmp_path):
+    """A record lock, which meets those of lockf; and another look at the file does not lose it, as it loses those."""
+    ask = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    command = [sys.executable, "-c", ask, tmp_path / "lock"]
+    with files.locked(tmp_path):
+        (tmp_path / "lock").read_bytes()  # after which a process's own record locks of it are gone
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.stderr.splitlines()[-1].startswith("BlockingIOError")
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False)
+        assert subprocess.run(command, capture_output=True, check=False).returncode == 1
+        child.communicate(b"\n")
+    assert subprocess.run(command, check=False).returncode == 0
 
 
 def test_without_locks_one_knows_that_others_may_be_there(tmp_path, no_locks):

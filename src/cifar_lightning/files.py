@@ -3,6 +3,7 @@
 import os
 import secrets
 import shutil
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,7 +25,7 @@ def locked(folder: Path) -> Iterator[bool]:
         OSError: The folder cannot be made or written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = _open_for_all(folder / "lock")
+    descriptor = open_for_all(folder / "lock")
     try:
         yield lock(descriptor)
     finally:
@@ -32,7 +33,10 @@ def locked(folder: Path) -> Iterator[bool]:
 
 
 def lock(descriptor: int, wait: bool = True) -> bool:
-    """Locks an open file or folder; the kernel frees it once no process has it open any more, even one that was killed.
+    """Locks a file that is open for writing; it is free once no process has it open any more, even one that was killed.
+
+    On Linux by a record lock of the open file itself, which NFS and other network file systems carry between machines;
+    processes that inherit the file hold it too, which those of a process (fcntl.lockf) are not for. Elsewhere by flock.
 
     Returns:
         Whether it is locked. Some network file systems have no locks, and then nobody can be kept out: whoever goes on
@@ -44,15 +48,21 @@ def lock(descriptor: int, wait: bool = True) -> bool:
     if fcntl is None:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if hasattr(fcntl, "F_OFD_SETLK"):
+            whole = struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)  # C's struct flock
+            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK, whole)
+        else:
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
+    except PermissionError as error:  # the other name that POSIX has for it
+        raise BlockingIOError(*error.args) from error
     except OSError:
         return False
     return True
 
 
-def _open_for_all(path: Path) -> int:
+def open_for_all(path: Path) -> int:
     """A descriptor of a file that every user may open, whoever has made it."""
     try:
         return os.open(path, os.O_RDWR)  # without O_CREAT, which is refused for another's file in a folder like /tmp

@@ -235,9 +235,9 @@ def test_eight_cold_processes_fetch_once(payload, tmp_path):
 
 NO_LOCKS = """
 import errno, fcntl
-def refuse(descriptor, operation):
+def refuse(*args):
     raise OSError(errno.ENOLCK, "No locks available")
-fcntl.flock = refuse
+fcntl.fcntl = fcntl.flock = refuse
 """
 
 

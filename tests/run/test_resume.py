@@ -420,10 +420,11 @@ def test_jobs_started_together_get_a_folder_each(tmp_path):
     assert differences(*runs) == []
 
 
-def test_auto_looks_again_when_the_job_that_it_waited_for_has_finished(tmp_path):
+def test_auto_looks_again_when_the_job_that_it_waited_for_has_finished(whole, tmp_path):
     """As of two that are started at once: the second begins a run of its own."""
     run = unfinished(tmp_path, 0)
-    command = ("fit", *SMALL, "--max_epochs", 1, "--resume", "auto")
+    shutil.copy(whole[1] / "config.yaml", run)
+    command = ("fit", *SMALL, "--resume", "auto")
     with held(run):
         waiting = start(*command, cwd=tmp_path)
         line = f"waiting for the job that is in {run.relative_to(tmp_path)}"

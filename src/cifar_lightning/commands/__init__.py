@@ -6,7 +6,7 @@ They import the rooms only once the command line is known to be right, for torch
 import importlib
 from collections.abc import Callable, Sequence
 
-NAMES = ("fit", "evaluate", "predict", "compare", "export", "data")
+NAMES = ("fit", "evaluate", "predict", "compare", "export", "data", "status")
 
 
 def load(name: str) -> Callable[[Sequence[str]], int | None]:

@@ -2,13 +2,15 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from cifar_lightning.console import say
 from cifar_lightning.errors import InputError
-from cifar_lightning.files import lock
+from cifar_lightning.files import lock, open_for_all
+from cifar_lightning.run.holder import LOCK, Holder
 from cifar_lightning.run.settings import Settings, read_settings
 
 HELD_SECONDS = 30.0  # that a job may need to leave a run, once its launcher is gone
@@ -20,7 +22,7 @@ class RunInUseError(InputError):
 
 @contextmanager
 def held(folder: Path, seconds: float | None = None) -> Iterator[int]:
-    """Keeps every other job out of a run's folder, waiting for one that is about to leave it.
+    """Keeps every other job out of a run's folder, waiting for one that is about to leave it; see holder.py.
 
     It holds a file descriptor, which it gives: the folder is free once all processes that have inherited it are gone,
     so a run whose launcher was killed is not resumed while its ranks still save.
@@ -31,21 +33,24 @@ def held(folder: Path, seconds: float | None = None) -> Iterator[int]:
 
     Raises:
         RunInUseError: Another job has it.
-        InputError: There is no such folder, or none that this user may see.
+        InputError: There is no such folder, or none that this user may write to.
     """
     try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        descriptor = open_for_all(folder / LOCK)
     except OSError as error:
         raise InputError(f"nothing to resume: {folder} is no run's folder ({error.strerror})") from error
     try:
         deadline, waiting = time.monotonic() + (HELD_SECONDS if seconds is None else seconds), False
         while not _lock(descriptor):
             if time.monotonic() > deadline:
-                raise RunInUseError(f"{folder} is in use by another job: wait for it to end, or stop it")
+                raise RunInUseError(
+                    f"{folder} is in use by another job{Holder.of(folder)}: wait for it to end, or stop it"
+                )
             if not waiting:
                 say(f"waiting for the job that is in {folder}")
             waiting = True
             time.sleep(0.1)
+        Holder.this().write(descriptor)
         yield descriptor
     finally:
         os.close(descriptor)
@@ -60,22 +65,38 @@ def _lock(descriptor: int) -> bool:
 
 
 @contextmanager
-def newest_unfinished(default_root_dir: str | Path) -> Iterator[tuple[Path, int] | None]:
-    """Holds the newest run of a log folder that has begun and not finished, and that no job is in, if there is one.
+def newest_unfinished(
+    default_root_dir: str | Path, changes: Mapping[str, Any] | None = None
+) -> Iterator[tuple[Path, int] | None]:
+    """Holds the newest run of a log folder that may go on with `changes`, and that no job is in, if there is one.
+
+    That is, one that has begun and not finished, and that the changes leave what it is. A scheduler's job takes the one
+    that it was in before all others, and none of another task of its array.
 
     Gives its folder, and what `held` gives.
     """
     logs = Path(os.path.expanduser(default_root_dir)) / "lightning_logs"
     runs = [path for path in logs.glob("version_*") if path.is_dir()]
     runs = [run for run in runs if run.name.removeprefix("version_").isdigit()]
-    deadline = time.monotonic() + HELD_SECONDS
+    runs.sort(key=lambda run: int(run.name.removeprefix("version_")), reverse=True)
+    this, holders = Holder.this(), {run: Holder.of(run) for run in runs}
+    deadline, passed = time.monotonic() + HELD_SECONDS, False
     with ExitStack() as holding:
         found = None
-        for run in sorted(runs, key=lambda run: int(run.name.removeprefix("version_")), reverse=True):
+        for run in sorted(runs, key=lambda run: not this.same_job(holders[run])):
+            if this.neighbour(holders[run]):
+                continue
             try:
                 if not _is_unfinished(run):
                     continue
-                read_settings(run)
+                settings = read_settings(run)
+                try:
+                    settings.changed(changes or {}, run)
+                except InputError as error:
+                    if not passed:  # one is enough: there may be as many as tasks of an array
+                        say(f"passing over {run}: {error}")
+                    passed = True
+                    continue
                 with ExitStack() as attempt:
                     descriptor = attempt.enter_context(held(run, max(0.0, deadline - time.monotonic())))
                     if _is_unfinished(run):  # still: the job that was in it may have gone on to its end

@@ -68,14 +68,16 @@ def resume(
 
 @quietly()
 def resume_newest(default_root_dir: str | Path, changes: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
-    """Goes on with the newest unfinished run of a log folder; see `resume`.
+    """Goes on with the newest unfinished run of a log folder that `changes` leave what it is; see `resume`.
+
+    In a job of SLURM's that is the one that the job was in before, if it was in one: see folder.py.
 
     Returns:
         The contents of results.json; None where there is no such run.
     """
     if not is_first_rank():
         return join(Additions())  # the first rank chooses
-    with newest_unfinished(default_root_dir) as found:
+    with newest_unfinished(default_root_dir, changes) as found:
         say(f"resuming {found[0]}" if found else "no unfinished run: starting a new one", 1)
         if found is None:
             return None

@@ -1,0 +1,7 @@
+"""Says how far a run has come, and whether there is more to do. See commands/status.py; `--help` says how."""
+
+from cifar_lightning.cli import main
+from cifar_lightning.commands.status import script
+
+if __name__ == "__main__":
+    main(script)

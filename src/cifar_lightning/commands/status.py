@@ -1,0 +1,27 @@
+"""Says how far a run has come, and by its exit code whether there is more to do: 0 finished, 75 to be resumed.
+
+cifar-lightning status lightning_logs/version_0
+cifar-lightning status lightning_logs/version_0 --json    # for programs
+
+16: a job is in it now. 2: there is no such run. For scripts whose launcher has no code of its own, as torchrun:
+`torchrun … scripts/fit.py …; cifar-lightning status lightning_logs/version_0 || sbatch again.sh`.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from cifar_lightning.cli import new_parser, parse
+from cifar_lightning.console import say
+from cifar_lightning.run.status import CODES, status
+
+
+def script(arguments: Sequence[str]) -> int:
+    """Prints a run's status."""
+    parser = new_parser("status RUN [flags]", __doc__)
+    parser.add_argument("run", type=str, help="A run's folder.")
+    parser.add_argument("--json", action="store_true", help="As one line of JSON.")
+    given = parse(parser, arguments)
+    found = status(given.run)
+    say(json.dumps(asdict(found)) if given.json else str(found), 1)
+    return CODES[found.state]

@@ -1,0 +1,152 @@
+"""Jobs of a scheduler's that are stopped and started again, and tasks of an array that share a folder."""
+
+import json
+import os
+import shutil
+import signal
+import time
+
+import pytest
+from jobs import SMALL, differences, end, job, start, step_of
+from test_resume import unfinished
+
+from cifar_lightning.run.folder import held, newest_unfinished
+from cifar_lightning.run.holder import LOCK, Holder
+from cifar_lightning.run.metrics_log import read_rows
+from cifar_lightning.run.status import status
+
+ARRAY = {"SLURM_JOB_ID": "18", "SLURM_ARRAY_JOB_ID": "17", "SLURM_PROCID": "0", "SLURM_NTASKS": "1"}
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    """A scontrol that notes what it is asked for: the variables by which it is found, and the file of its notes."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    (tmp_path / "bin" / "scontrol").chmod(0o755)
+    return {**ARRAY, "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"}, tmp_path / "asked"
+
+
+def test_tasks_of_an_array_go_on_with_their_own_runs(whole, slurm, tmp_path):
+    """Both are warned, save and ask to be started again; so started, at once, each takes its own and finishes it."""
+    variables, asked = slurm
+    tasks = [("--resume", "auto", *SMALL), ("--resume", "auto", *SMALL, "--seed", 1)]
+
+    def at_once(fault):
+        jobs = [
+            start("fit", *flags, cwd=tmp_path, fault=fault, env={**variables, "SLURM_ARRAY_TASK_ID": str(task)})
+            for task, flags in enumerate(tasks)
+        ]
+        return [end(job) for job in jobs]
+
+    warned = at_once("usr1@-:train:10")
+    for task, done in enumerate(warned):
+        assert done.code == 128 + signal.SIGUSR1, done.text
+        assert done.lines[-1].endswith(f"; job 17_{task} is requeued")
+        assert done.lines[-1].startswith("stopped by SIGUSR1; go on with --resume lightning_logs/version_")
+    assert sorted(asked.read_text().splitlines()) == ["requeue 17_0", "requeue 17_1"]
+    runs = {Holder.of(run).job: run for run in (tmp_path / "lightning_logs").iterdir()}
+    assert {step_of(run) for run in runs.values()} == {10}
+    assert [done.code for done in at_once("")] == [0, 0]
+    assert len(list((tmp_path / "lightning_logs").iterdir())) == 2
+    assert json.loads((runs["17_1"] / "results.json").read_text())["seed"] == 1
+    assert differences(runs["17_0"], whole[1]) == []
+
+
+def test_a_job_that_may_not_be_requeued_says_so(slurm, tmp_path):
+    variables, _ = slurm
+    (tmp_path / "bin" / "scontrol").write_text("#!/bin/sh\necho Requested operation is disabled >&2; exit 1\n")
+    variables = {**variables, "SLURM_ARRAY_JOB_ID": "", "SLURM_JOB_ID": "9"}
+    done = job("fit", "--resume", "auto", *SMALL, cwd=tmp_path, fault="usr2@-:data:1", env=variables)
+    assert done.code == 128 + signal.SIGUSR2
+    assert done.lines[-1] == "stopped by SIGUSR2; job 9 is not requeued (Requested operation is disabled)"
+
+
+@pytest.mark.parametrize("fault", ["usr1@-:train:10", "term@-:train:10"])
+def test_a_job_that_would_begin_anew_or_is_cancelled_is_not_requeued(slurm, tmp_path, fault):
+    """That is, without --resume auto; or by scancel, by which its user means it."""
+    variables, asked = slurm
+    flags = ("--resume", "auto") if fault.startswith("term") else ()
+    assert job("fit", *flags, *SMALL, cwd=tmp_path, fault=fault, env=variables).code > 128
+    assert not asked.exists()
+
+
+def begun(home, number, **holder):
+    run = unfinished(home, number)
+    if holder:
+        (run / LOCK).write_text(json.dumps({"job": None, "host": "n1", **holder}))
+    return run
+
+
+@pytest.mark.parametrize(
+    ("variables", "found"),
+    [
+        ({}, 3),  # the newest
+        ({"SLURM_JOB_ID": "8"}, 0),  # its own
+        ({"SLURM_JOB_ID": "9"}, 3),
+        ({**ARRAY, "SLURM_ARRAY_TASK_ID": "4"}, 1),  # its own
+        ({**ARRAY, "SLURM_ARRAY_TASK_ID": "5"}, 2),  # nobody's: the newest is a neighbour's
+    ],
+)
+def test_auto_prefers_a_jobs_own_run_and_takes_none_of_a_neighbours(monkeypatch, tmp_path, variables, found):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    begun(tmp_path, 0, job="8")
+    begun(tmp_path, 1, job="17_4")
+    begun(tmp_path, 2)
+    begun(tmp_path, 3, job="17_7")
+    with newest_unfinished(tmp_path) as (run, _):
+        assert run.name == f"version_{found}"
+        assert Holder.of(run) == Holder.this()
+
+
+def test_auto_passes_over_runs_with_other_settings(tmp_path, capsys):
+    for number in range(3):
+        begun(tmp_path, number)
+    for number, seed in enumerate((0, 1, 2)):
+        config = tmp_path / "lightning_logs" / f"version_{number}" / "config.yaml"
+        config.write_text(config.read_text().replace("seed: 0\n", f"seed: {seed}\n"))
+    with newest_unfinished(tmp_path, {"seed": 0}) as (run, _):
+        assert run.name == "version_0"
+    said = capsys.readouterr().err
+    assert said.startswith(f"passing over {run.with_name('version_2')}: --seed (the run has 2, not 0) would change")
+    assert said.count("\n") == 1
+    with newest_unfinished(tmp_path, {"seed": 3}) as found:
+        assert found is None
+
+
+def test_the_status_of_a_run(whole, call, tmp_path):
+    run = tmp_path / "run 1"
+    shutil.copytree(whole[1], run)
+    results = json.loads((run / "results.json").read_text())
+    test, val = results["test_acc"], read_rows(run / "metrics.csv")[-1]["val_acc"]
+    assert call("status", run) == (0, f"{run}: finished, epoch 2/2, step 36, test accuracy {test:.2%}\n", "")
+    (run / "results.json").unlink()
+    go_on = f"; go on with cifar-lightning fit --resume '{run}'\n"
+    assert call("status", run) == (75, f"{run}: to be resumed, epoch 2/2, step 36, val accuracy {val:.2%}{go_on}", "")
+    code, out, _ = call("status", run, "--json")
+    assert (code, json.loads(out)["state"], json.loads(out)["step"]) == (75, "to be resumed", 36)
+    with held(run):
+        code, out, _ = call("status", run)
+    assert (code, out) == (16, f"{run}: running{Holder.this()}, epoch 2/2, step 36, val accuracy {val:.2%}\n")
+    for path in (run / "checkpoints").iterdir():
+        path.unlink()
+    assert call("status", run) == (75, f"{run}: to be resumed{go_on}", "")
+    assert call("status", tmp_path) == (
+        2,
+        "",
+        f"error: run {tmp_path} is none (no readable config.yaml): give lightning_logs/version_N\n",
+    )
+
+
+def test_the_status_of_a_run_that_a_job_is_in(tmp_path):
+    process = start("fit", *SMALL, "--data.synthetic_size", 20_000, "--data.batch_size", 2, cwd=tmp_path)
+    run = tmp_path / "lightning_logs" / "version_0"
+    while step_of(run) < 0:
+        assert process.is_alive()
+        time.sleep(0.05)
+    assert status(run).state == "running"
+    os.kill(process.pid, signal.SIGUSR1)
+    assert end(process).code == 138
+    assert status(run).state == "to be resumed"
+    assert status(run).step == step_of(run) > 0
