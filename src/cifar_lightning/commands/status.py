@@ -4,7 +4,7 @@ cifar-lightning status lightning_logs/version_0
 cifar-lightning status lightning_logs/version_0 --json    # for programs
 
 16: a job is in it now. 2: there is no such run. For scripts whose launcher has no code of its own, as torchrun:
-`torchrun … scripts/fit.py …; cifar-lightning status lightning_logs/version_0 || sbatch again.sh`.
+`torchrun … fit.py …; cifar-lightning status lightning_logs/version_0 || sbatch again.sh`.
 """
 
 import json
