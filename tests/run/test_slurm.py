@@ -151,12 +151,16 @@ def submit(slurm, home, script, **variables):
 
 def wait(slurm, number, home):
     """Waits for a job's end; whenever it is to begin again, which SLURM puts off by minutes, has it begin at once."""
-    deadline = time.monotonic() + 300
-    while found := slurm.call("squeue", "-h", "-j", number, "-o", "%i %T %r", check=False).stdout.split("\n")[:-1]:
+    deadline, ended = time.monotonic() + 300, 0
+    while ended < 3:  # for a moment a job that is requeued looks like one that has ended
         assert time.monotonic() < deadline, (home / "out").read_text()
-        for name, state, reason in map(str.split, found):
+        jobs = slurm.call("squeue", "-h", "--states=all", "-j", number, "-o", "%i %T %r", check=False).stdout
+        under_way = 0
+        for name, state, reason in map(str.split, jobs.splitlines()):
+            under_way += state not in ("COMPLETED", "FAILED", "CANCELLED")
             if (state, reason) == ("PENDING", "BeginTime"):
                 slurm.call("scontrol", "update", f"JobId={name}", "StartTime=now", check=False)
+        ended = 0 if under_way else ended + 1
         time.sleep(0.5)
 
 
