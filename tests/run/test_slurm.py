@@ -154,14 +154,12 @@ def wait(slurm, number, home):
     deadline, ended = time.monotonic() + 300, 0
     while ended < 3:  # for a moment a job that is requeued looks like one that has ended
         assert time.monotonic() < deadline, (home / "out").read_text()
-        jobs = slurm.call("squeue", "-h", "--states=all", "-j", number, "-o", "%i %T %r", check=False).stdout
-        under_way = 0
+        jobs = slurm.call("squeue", "-h", "-j", number, "-o", "%i %T %r", check=False).stdout
         for name, state, reason in map(str.split, jobs.splitlines()):
-            under_way += state not in ("COMPLETED", "FAILED", "CANCELLED")
             if (state, reason) == ("PENDING", "BeginTime"):
                 slurm.call("scontrol", "update", f"JobId={name}", "StartTime=now", check=False)
-        ended = 0 if under_way else ended + 1
-        time.sleep(0.5)
+        ended = 0 if jobs else ended + 1
+        time.sleep(1)
 
 
 @pytest.mark.parametrize("script", [ONE, TWO], ids=["one", "two"])
