@@ -149,12 +149,12 @@ def submit(slurm, home, script, **variables):
     return slurm.call("sbatch", "--parsable", "--output=out", "job.sh", cwd=home, **variables).stdout.strip()
 
 
-def wait(slurm, number, home):
-    """Waits for a job's end; whenever it is to begin again, which SLURM puts off by minutes, has it begin at once."""
+def wait(slurm, home):
+    """Waits until no job is left; one that is to begin again, which SLURM puts off by minutes, begins at once."""
     deadline, ended = time.monotonic() + 300, 0
     while ended < 3:  # for a moment a job that is requeued looks like one that has ended
         assert time.monotonic() < deadline, (home / "out").read_text()
-        jobs = slurm.call("squeue", "-h", "-j", number, "-o", "%i %T %r", check=False).stdout
+        jobs = slurm.call("squeue", "-h", "-o", "%i %T %r", check=False).stdout
         for name, state, reason in map(str.split, jobs.splitlines()):
             if (state, reason) == ("PENDING", "BeginTime"):
                 slurm.call("scontrol", "update", f"JobId={name}", "StartTime=now", check=False)
@@ -166,7 +166,7 @@ def wait(slurm, number, home):
 def test_a_job_that_is_warned_is_requeued_until_it_is_done(slurm, whole, tmp_path, script):
     """At the tenth step that it does, each time; ranks agree to stop some steps later."""
     number = submit(slurm, tmp_path, script, FAULT="usr1@-:train:10")
-    wait(slurm, number, tmp_path)
+    wait(slurm, tmp_path)
     said = (tmp_path / "out").read_text()
     assert said.count(f"job {number} is requeued") in (2, 3), said
     (run,) = (tmp_path / "lightning_logs").iterdir()
@@ -175,7 +175,7 @@ def test_a_job_that_is_warned_is_requeued_until_it_is_done(slurm, whole, tmp_pat
 
 def test_tasks_of_an_array_are_warned_and_go_on_with_their_own(slurm, whole, tmp_path):
     number = submit(slurm, tmp_path, ARRAY, FAULT="usr1@-:train:15")
-    wait(slurm, number, tmp_path)
+    wait(slurm, tmp_path)
     said = (tmp_path / "out").read_text()
     assert [said.count(f"job {number}_{task} is requeued") for task in (0, 1)] == [2, 2], said
     runs = {Holder.of(run).job: run for run in (tmp_path / "lightning_logs").iterdir()}
@@ -199,7 +199,7 @@ def test_a_job_that_is_preempted_goes_on(slurm, tmp_path):
     while f"goes on from step-{saved}.ckpt" not in (tmp_path / "out").read_text():
         time.sleep(0.5)
     slurm.call("scancel", number)
-    wait(slurm, number, tmp_path)
+    wait(slurm, tmp_path)
     assert (tmp_path / "out").read_text().count("stopped by SIGTERM") == 2
 
 
