@@ -78,9 +78,10 @@ class Evaluation(nn.Module):
 
     Args:
         classes: Names of the classes, in the order of the labels.
+        keeps_logits: Whether those of every image are kept, too.
     """
 
-    def __init__(self, classes: Sequence[str]) -> None:
+    def __init__(self, classes: Sequence[str], keeps_logits: bool = False) -> None:
         super().__init__()
         self.classes = classes
         count = len(classes)
@@ -91,14 +92,10 @@ class Evaluation(nn.Module):
                 "acc_per_class": MulticlassAccuracy(count, average=None, validate_args=False),
                 "confusion": MulticlassConfusionMatrix(count, validate_args=False),
                 "loss": MeanMetric(nan_strategy="disable"),
-                "predicted": InOrder(),
+                "predicted": OfEachImage(),
+                **({"logits": OfEachImage()} if keeps_logits else {}),
             }
         )
-
-    def keep_logits(self) -> None:
-        """Has `finish` give those of every image, too: `logits`, `(images, classes)`, in the order of the batches."""
-        if "logits" not in self.metrics:
-            self.metrics.add_metrics({"logits": InOrder()})
 
     def start(self) -> None:
         """Forgets an evaluation that was cut short; has losses summed in float32, in a true half precision too."""
@@ -128,7 +125,8 @@ class Evaluation(nn.Module):
 
         Returns:
             All figures, on the CPU: acc, acc_per_class `(classes,)`, confusion `(classes, classes)`, loss; and
-            predicted, int64 `(images,)`, the class that each was counted as, in the order of the batches.
+            predicted, int64 `(images,)`, the class that each was counted as, in the order of the batches; and logits
+            `(images, classes)`, likewise, where they are kept.
         """
         figures = self.metrics.compute()  # over all ranks
         on_cpu = {name: value.cpu() for name, value in figures.items()}
@@ -144,8 +142,8 @@ class Evaluation(nn.Module):
         return on_cpu
 
 
-class InOrder(Metric):
-    """A value of each image, over all ranks, in the order of the batches' numbers."""
+class OfEachImage(Metric):
+    """A value of each image, such as the class that it was counted as, over all ranks, in the order of the batches."""
 
     values: list[Tensor]
     batch: list[Tensor]

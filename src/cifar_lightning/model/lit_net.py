@@ -109,7 +109,7 @@ class LitNet(LightningModule):
         # How CIFAR10DataModule's batches are to lie: our networks take them so as they are, others may have a `view`.
         self.channels_last = isinstance(net, str)
         self.last_evaluation: dict[str, Tensor] = {}
-        self.val_metrics, self.test_metrics = Evaluation(classes), Evaluation(classes)
+        self.val_metrics, self.test_metrics = Evaluation(classes), Evaluation(classes, keeps_logits=True)
         self._running_loss, self._compilation = RunningLoss(), Compilation(compile, sizes or ())
         self._total_steps = 0.0
 

@@ -168,8 +168,6 @@ def _test(
 ) -> None:
     with process_group(), restored_cpu():
         model.hparams["test_views"] = views
-        if soft_labels is not None:
-            model.test_metrics.keep_logits()
         trainer = new_trainer(
             **where,
             logger=False,
