@@ -25,7 +25,10 @@ KEYS = {
     "test_acc", "test_loss", "test_count", "per_class_acc", "confusion", "fit_seconds", "images_seen", "devices",
     "accelerator", "seed", "global_batch_size", "torch", "torchvision", "lightning",
 }  # fmt: skip
-FIGURES = {"training_images", "test_predictions", "curves", "confusion_matrix", "per_class_accuracy"}
+FIGURES = {
+    "training_images", "test_predictions", "mistakes", "curves", "confusion_matrix", "per_class_accuracy",
+    "calibration",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +39,7 @@ def results(finished):
 def test_fit_leaves_a_run(finished, results):
     folder = finished.folder
     assert {path.name for path in folder.iterdir()} >= {
-        "config.yaml", "metrics.csv", "results.json", "checkpoints", "figures",
+        "config.yaml", "metrics.csv", "results.json", "report.html", "checkpoints", "figures",
     }  # fmt: skip
     assert {path.stem for path in (folder / "figures").iterdir()} == FIGURES
     assert (folder / "checkpoints" / "best.ckpt").exists()
@@ -145,6 +148,29 @@ def test_evaluate_gives_what_fit_gave(finished, results, run):
             np.asarray(Image.open(parent / "figures" / f"{name}.png")) for parent in (folder, finished.folder)
         )
         assert np.array_equal(ours, theirs), name
+    pages = [(parent / "report.html").read_text() for parent in (folder, finished.folder)]
+    ours, theirs = (page.partition('<h2 id="settings">') for page in pages)
+    assert ours[0] == theirs[0]
+    assert f"{100 * results['test_acc']:.2f}\N{NO-BREAK SPACE}% of 600 test images are right" in ours[0]
+    assert "on the 500 validation images; no test image was used" in ours[0]
+    assert ours[0].count('class="heat"') == ours[0].count('class="pixels"') > 60
+    assert "synthetic_size: 3000" in ours[2]  # of config.yaml
+
+
+def test_no_temperature_is_fitted_on_images_that_may_have_been_learnt(finished, call, tmp_path):
+    """Held out now, they are others than those that were in the training. The page goes where it is wanted."""
+    page = tmp_path / "a" / "page.html"
+    flags = ("--accelerator", "cpu", "--html", page, "--output_dir", tmp_path / "out", "--data.split_seed", 1)
+    code, out, err = call("evaluate", finished.folder, *flags)
+    assert (code, err) == (0, "")
+    assert f"  {page}\n" in out
+    assert "No temperature is fitted: that takes validation images of the training" in page.read_text()
+    assert not (tmp_path / "out" / "report.html").exists()
+
+
+def test_the_page_of_an_evaluation_is_a_file(finished, call, tmp_path):
+    line = one_line(*call("evaluate", finished.folder, "--accelerator", "cpu", "--html", tmp_path))
+    assert line == f"error: html {tmp_path} is a folder: give a file, such as {tmp_path}/report.html\n"
 
 
 def test_evaluate_computes_in_the_precision_of_the_training(plain, call, tmp_path):

@@ -102,6 +102,7 @@ def test_metrics_against_numpy():
     losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(101), labels]
     assert model.last_evaluation["confusion"].tolist() == confusion.tolist()
     assert model.last_evaluation["predicted"].tolist() == predicted.tolist()
+    assert np.array_equal(model.last_evaluation["logits"], logits)
     assert results["test_acc"] == pytest.approx((predicted == labels).mean())
     assert results["test_loss"] == pytest.approx(losses.mean(), rel=1e-5)
     for i, name in enumerate(CLASSES):
@@ -131,7 +132,7 @@ def test_the_figure_shows_what_was_counted(monkeypatch, tmp_path, limit, tested)
     from cifar_lightning.run import testing
 
     shown = []
-    monkeypatch.setattr(testing, "report", lambda outcome, output: shown.append(outcome))
+    monkeypatch.setattr(testing, "report", lambda outcome, output, page: shown.append(outcome))
     data, model = fake_data(1_000, eval_batch_size=20), LitNet()
     data.setup()
     image_set = data.image_set("test")
@@ -147,12 +148,11 @@ def test_the_figure_shows_what_was_counted(monkeypatch, tmp_path, limit, tested)
     again.index_put_((image_set.labels[counted[:tested]], predicted), torch.ones(tested, dtype=torch.int64), True)
     assert torch.equal(again, outcome.confusion)
     assert (outcome.confusion.sum(1) > 0).all()
-    places = {image_set.images[i].numpy().tobytes(): place for place, i in enumerate(counted[:tested])}
-    for image, label, named in zip(
-        outcome.test_images.images, outcome.test_images.labels, outcome.predicted, strict=True
-    ):
-        place = places[image.numpy().tobytes()]
-        assert (label, named) == (image_set.labels[counted[place]], predicted[place])
+    assert torch.equal(outcome.numbers, counted[:tested])
+    assert torch.equal(outcome.test_images.images, image_set.images[counted[:tested]])
+    assert torch.equal(outcome.test_images.labels, image_set.labels[counted[:tested]])
+    assert torch.equal(outcome.predicted, predicted)
+    assert torch.equal(outcome.logits.argmax(1), predicted)
 
 
 class Labels(LightningModule):

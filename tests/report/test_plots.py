@@ -1,4 +1,5 @@
 import math
+import re
 
 import matplotlib
 import pytest
@@ -10,7 +11,9 @@ from torchmetrics.functional.classification import multiclass_accuracy, multicla
 
 from cifar_lightning.data.sources import ImageSet
 from cifar_lightning.report import plots
-from cifar_lightning.report.results import Outcome, draw
+from cifar_lightning.report.calibration import reliability
+from cifar_lightning.report.outcome import Outcome
+from cifar_lightning.report.results import draw
 
 TEN = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 MANY = ["aquarium_fish", "a_folder_with_a_name_too_long_to_show", "costs_$5_or_$6"]
@@ -75,9 +78,7 @@ def test_grids_show_every_image_once_and_unblurred(count):
         plots.image_grid(images, labels, TEN),
         plots.prediction_grid(images, labels, labels.flip(0), TEN),
     ):
-        assert len(figure.axes) == count
-        for axes, image in zip(figure.axes, images, strict=True):
-            (shown,) = axes.images
+        for shown, image in zip(figure.axes[0].images, images, strict=True):
             assert shown.get_interpolation() == "nearest"
             assert torch.equal(torch.as_tensor(shown.get_array()).permute(2, 0, 1), image)
         assert_nothing_clipped(figure)
@@ -85,16 +86,25 @@ def test_grids_show_every_image_once_and_unblurred(count):
 
 def test_image_grid_names_each_image():
     figure = plots.image_grid(pictures(3), torch.tensor([3, 0, 9]), TEN)
-    assert [axes.get_xlabel() for axes in figure.axes] == ["cat", "airplane", "truck"]
+    assert texts(figure) == ["cat", "airplane", "truck"]
 
 
 def test_wrong_predictions_differ_by_sign_frame_and_colour():
-    right, wrong = plots.prediction_grid(pictures(2), torch.tensor([3, 3]), torch.tensor([3, 5]), TEN).axes
-    assert right.get_xlabel() == "true: cat\npred: cat ✓"
-    assert wrong.get_xlabel() == "true: cat\npred: dog ✗"
-    assert to_rgba(wrong.spines["left"].get_edgecolor()) == to_rgba(plots.ORANGE)
-    assert to_rgba(right.spines["left"].get_edgecolor())[3] == 0  # no frame
-    assert wrong.xaxis.label.get_color() != right.xaxis.label.get_color()
+    axes = plots.prediction_grid(pictures(2), torch.tensor([3, 3]), torch.tensor([3, 5]), TEN).axes[0]
+    right, wrong = axes.texts
+    assert right.get_text() == "true: cat\npred: cat ✓"
+    assert wrong.get_text() == "true: cat\npred: dog ✗"
+    (frame,) = axes.patches
+    assert to_rgba(frame.get_edgecolor()) == to_rgba(plots.ORANGE)
+    left, right_end, *_ = axes.images[1].get_extent()
+    assert (frame.get_x(), frame.get_width()) == pytest.approx((left, right_end - left))
+    assert wrong.get_color() != right.get_color()
+
+
+def test_only_what_is_certain_is_a_hundred_per_cent():
+    labels, shares = torch.tensor([3, 3]), torch.tensor([0.9999, 1.0])
+    shown = texts(plots.prediction_grid(pictures(2), labels, labels, TEN, shares))
+    assert [text.rpartition("✓ ")[2] for text in shown] == ["99 %", "100 %"]
 
 
 @pytest.mark.parametrize("count", [4, 36])
@@ -103,7 +113,7 @@ def test_long_names_do_not_run_into_each_other(count):
     labels = torch.arange(count) % 3 + 10
     figure = plots.prediction_grid(pictures(count), labels, labels.flip(0), classes)
     assert_nothing_clipped(figure)
-    boxes = [axes.xaxis.label.get_window_extent() for axes in figure.axes]
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
     assert not any(a.overlaps(b) for index, a in enumerate(boxes) for b in boxes[:index])
 
 
@@ -175,6 +185,8 @@ def test_bars_equal_torchmetrics(classes):
     labels, predictions = answers(classes)
     each = multiclass_accuracy(predictions, labels, num_classes=classes, average=None)
     overall = multiclass_accuracy(predictions, labels, num_classes=classes, average="micro")
+    if classes > 100:  # the best and the worst
+        each = torch.cat([each.sort(descending=True).values[:20], each.sort(descending=True).values[-20:]])
 
     figure = plots.per_class_bars(count_confusions(classes), names(classes))
 
@@ -184,6 +196,7 @@ def test_bars_equal_torchmetrics(classes):
     assert values == [f"{width:.1f} %" for width in widths]
     assert all(axes.lines[0].get_xdata()[0] == pytest.approx(100 * overall) for axes in figure.axes)
     assert any(f"{100 * overall:.2f} % overall" in text for text in texts(figure))
+    assert any("the 20 best and the 20 worst of 120 classes" in text for text in texts(figure)) == (classes == 120)
     assert_nothing_clipped(figure)
 
 
@@ -215,13 +228,56 @@ def test_a_style_of_the_users_own_changes_no_figure_and_ends_no_run(tmp_path):
     classes, images = ("ant", "bee"), ImageSet(pictures(4), torch.tensor([0, 1, 0, 1]), ("ant", "bee"))
     outcome = Outcome(
         confusion=torch.tensor([[2, 0], [1, 1]]), loss=1.0, classes=classes, facts={}, training_images=images,
-        test_images=images, predicted=torch.tensor([0, 1, 0, 0]), rows=(), label_smoothing=0.0,
+        test_images=images, numbers=torch.arange(4), predicted=torch.tensor([0, 1, 0, 0]), rows=(), label_smoothing=0.0,
+        logits=torch.tensor([[2.0, 0.0], [0.0, 1.0], [2.0, 1.0], [1.0, 0.0]]),
     )  # fmt: skip
-    draw(outcome, {}, tmp_path / "plain")
-    style = {"text.usetex": True, "figure.facecolor": "red", "savefig.dpi": 30, "font.size": 30}
+    results = {"checkpoint": "a.ckpt", "step": 1, "test_loss": 1.0, "per_class_acc": {"ant": 1.0, "bee": 0.5}}
+    draw(outcome, results, tmp_path / "plain", tmp_path / "plain.html")
+    style = {"text.usetex": True, "figure.facecolor": "red", "savefig.dpi": 30, "font.size": 30, "svg.fonttype": "path"}
     with matplotlib.rc_context(style):
-        draw(outcome, {}, tmp_path / "styled")
+        draw(outcome, results, tmp_path / "styled", tmp_path / "styled.html")
         assert {name: matplotlib.rcParams[name] for name in style} == style
     plain, styled = ({path.name: path.read_bytes() for path in (tmp_path / x).iterdir()} for x in ("plain", "styled"))
-    assert len(plain) == 4
+    assert len(plain) == 6
     assert styled == plain
+    assert (tmp_path / "styled.html").read_bytes() == (tmp_path / "plain.html").read_bytes()
+
+
+@pytest.mark.parametrize("panels", [1, 2])
+def test_calibration_shows_accuracy_confidence_and_shares(panels):
+    random = torch.Generator().manual_seed(0)
+    confidences = torch.rand(500, generator=random, dtype=torch.float64) * 0.6 + 0.4
+    right = torch.rand(500, generator=random) < confidences
+    bins = reliability(confidences, right)
+    figure = plots.calibration({f"panel {number}": bins for number in range(panels)})
+    assert len(figure.axes) == 2 * panels
+    above, below = figure.axes[0], figure.axes[panels]
+    filled = bins.counts > 0
+    assert [bar.get_height() for bar in above.patches] == pytest.approx(bins.accuracies[filled].tolist())
+    assert list(above.lines[0].get_ydata()) == pytest.approx(bins.confidences[filled].tolist())
+    assert sum(bar.get_height() for bar in below.patches) == pytest.approx(1)
+    figure.canvas.draw()
+    box = figure.get_tightbbox()
+    assert box.x1 <= figure.get_figwidth() + 0.01
+
+
+@pytest.mark.parametrize("column", ["grad_norm", "grad_2.0_norm_total"])
+def test_norms_of_gradients_are_shown_where_they_are_logged(column):
+    rows = [{**row, column: 2.0 / (1 + row["step"])} for row in history(5)]
+    assert plots.gradient_norm(rows) == column
+    assert plots.gradient_norm(list(history(5))) is None
+    axes = plots.curves(rows, test=TEST).axes[2]
+    assert list(axes.lines[0].get_ydata()) == [row[column] for row in rows]
+
+
+def test_a_figure_within_a_page_has_its_ink_and_asks_for_nothing():
+    figure = plots.curves(list(history(3)), test=TEST)
+    figure.canvas.draw()
+    svg = plots.as_svg(figure, "curves")
+    assert svg.startswith("<svg")
+    assert "currentColor" in svg
+    assert not any(word in svg for word in ("http", "#000000", "#ffffff", "DOCTYPE"))
+    ids = re.findall(r' id="([^"]+)"', svg)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r"#([mp][0-9a-f]{10})", svg)) == set(ids)
+    assert "optimiser step</text>" in svg  # text stays text

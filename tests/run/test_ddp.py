@@ -88,11 +88,11 @@ def test_figures_count_every_image_once(on):
 
 def test_one_network_tested_on_one_two_and_three_devices(on, tmp_path):
     """The same counts, to the image."""
-    two = on(2)
+    two, pages = on(2), []
     for devices in (1, 3):
         output = tmp_path / f"on{devices}"
         flags = ("--accelerator", "cpu", "--devices", devices, "--output_dir", output)
-        done = job("evaluate", two["folder"], *flags, cwd=tmp_path)
+        done = job("evaluate", two["folder"], *flags, cwd=tmp_path, env={"FAULT_PLAIN": ""})
         assert done.code == 0, done.text
         assert done.lines[0].startswith("Accuracy ")
         results = json.loads((output / "results.json").read_text())
@@ -100,6 +100,8 @@ def test_one_network_tested_on_one_two_and_three_devices(on, tmp_path):
         assert results["confusion"] == two["results"]["confusion"]
         assert results["test_loss"] == pytest.approx(two["results"]["test_loss"], rel=1e-6)
         assert (np.array(results["confusion"]).sum(0) > 0).sum() > 1  # it does not say the same of every image
+        pages.append((output / "report.html").read_text().partition('<h2 id="settings">')[0])
+    assert pages[0] == pages[1]  # with each image's confidence
 
 
 def test_each_line_comes_once(on):

@@ -11,7 +11,8 @@ from torch import Tensor
 from cifar_lightning import stop
 from cifar_lightning.console import printing
 from cifar_lightning.data.test_sets import CORRUPTIONS, EXTRA_CORRUPTIONS
-from cifar_lightning.report.results import results_of, write_figures, write_results
+from cifar_lightning.report.predictions import NAME as PREDICTIONS
+from cifar_lightning.report.results import PAGE, results_of, write_figures, write_results
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ def report_corrupted(outcome: CorruptedOutcome, output: Path) -> None:
         "mean_corruption_error": _mean_error(outcome.accuracies, CORRUPTIONS),
         "mean_corruption_error_19": _mean_error(outcome.accuracies, (*CORRUPTIONS, *EXTRA_CORRUPTIONS)),
     }
+    for name in (PAGE, PREDICTIONS):  # of another test, which has left them there
+        (output / name).unlink(missing_ok=True)
     draw_corrupted(outcome, output / "figures")
     stop.raise_if_requested()
     write_results(results, output)

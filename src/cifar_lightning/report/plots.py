@@ -1,20 +1,27 @@
 """Figures of a run, made without pyplot: no window, no global state, safe in any thread or process."""
 
+import io
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font_names
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
+
+from cifar_lightning.report.calibration import BINS, Reliability
+from cifar_lightning.report.many import shown_classes, which_classes
 
 # Okabe and Ito's palette: the colours stay apart for colour-blind readers.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
@@ -53,12 +60,12 @@ def image_grid(images: Tensor, labels: Tensor, classes: Sequence[str]) -> Figure
         labels: int64, (N,).
         classes: The name of each label.
     """
-    captions = [_short(classes[label]) for label in labels.tolist()]
-    figure, _ = _grid(images, captions)
-    return figure
+    return _grid(images, [_short(classes[label]) for label in labels.tolist()])
 
 
-def prediction_grid(images: Tensor, labels: Tensor, predictions: Tensor, classes: Sequence[str]) -> Figure:
+def prediction_grid(
+    images: Tensor, labels: Tensor, predictions: Tensor, classes: Sequence[str], confidences: Tensor | None = None
+) -> Figure:
     """Shows images with their true and predicted class names; wrong ones are framed and crossed.
 
     Args:
@@ -66,30 +73,37 @@ def prediction_grid(images: Tensor, labels: Tensor, predictions: Tensor, classes
         labels: int64, (N,).
         predictions: int64, (N,).
         classes: The name of each label.
+        confidences: The probabilities of the predictions, (N,), to stand beside them.
     """
     pairs = list(zip(labels.tolist(), predictions.tolist(), strict=True))
     captions = [
         f"true: {_short(classes[true])}\npred: {_short(classes[said])} {'✓' if said == true else '✗'}"
         for true, said in pairs
     ]
-    figure, cells = _grid(images, captions)
-    for cell, (true, said) in zip(cells, pairs, strict=True):
-        if said != true:
-            cell.spines[:].set_color(ORANGE)
-            cell.xaxis.label.set(color=ORANGE, fontweight="bold")
-    return figure
+    if confidences is not None:
+        captions = [
+            f"{text} {_rounded_down(share)}" for text, share in zip(captions, confidences.tolist(), strict=True)
+        ]
+    return _grid(images, captions, [said != true for true, said in pairs])
+
+
+def _rounded_down(share: float) -> str:
+    """So that only what is certain is 100 %."""
+    return f"{math.floor(100 * share)} %"
 
 
 def curves(rows: Rows, label_smoothing: float = 0.0, test: Mapping[str, Any] | None = None) -> Figure:
-    """Plots losses (left) and accuracies (right) against optimiser steps.
+    """Plots losses (left) and accuracies (right) against optimiser steps, and gradient norms where they are logged.
 
     Args:
-        rows: The rows of a metrics.csv in order: `step` and any of `train_loss`, `val_loss`, `val_acc` (0..1).
+        rows: The rows of a metrics.csv in order: `step` and any of `train_loss`, `val_loss`, `val_acc` (0..1) and
+            what `gradient_norm` names.
         label_smoothing: That of `train_loss`, which is the higher for it; the other losses are without.
         test: `test_loss` and `test_acc` (0..1) of the network as it was at `step`, for a star.
     """
+    norm = gradient_norm(rows)
     figure = _figure(12, 4.5)
-    loss, accuracy = figure.subplots(1, 2, sharex=True)
+    loss, accuracy, *others = figure.subplots(1, 3 if norm else 2, sharex=True)
 
     train = f"train (labels smoothed by {label_smoothing:g})" if label_smoothing else "train (running mean)"
     _line(loss, *_series(rows, "train_loss"), BLUE, train)
@@ -109,7 +123,11 @@ def curves(rows: Rows, label_smoothing: float = 0.0, test: Mapping[str, Any] | N
     if not val:
         accuracy.set_ylim(0, 102)
 
-    for axes in (loss, accuracy):
+    for axes in others:
+        _line(axes, *_series(rows, norm or ""), BLUE, "train")
+        axes.set(title="Norm of the gradients", yscale="log")
+
+    for axes in (loss, accuracy, *others):
         axes.set_xlabel("optimiser step")
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -122,6 +140,12 @@ def curves(rows: Rows, label_smoothing: float = 0.0, test: Mapping[str, Any] | N
             axes.set_yticks([])
             axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=GREY)
     return figure
+
+
+def gradient_norm(rows: Rows) -> str | None:
+    """The column of a metrics.csv that has the norm of all gradients, in our words or Lightning's; None without one."""
+    logged = (name for row in rows for name, value in row.items() if value is not None)
+    return next((name for name in logged if name == "grad_norm" or name.endswith("_norm_total")), None)
 
 
 def confusion_matrix(confusion: Tensor, classes: Sequence[str]) -> Figure:
@@ -163,7 +187,7 @@ def confusion_matrix(confusion: Tensor, classes: Sequence[str]) -> Figure:
 
 
 def per_class_bars(confusion: Tensor, classes: Sequence[str]) -> Figure:
-    """Shows each class's accuracy, and the overall accuracy as a line; a class without images is n/a.
+    """Shows each class's accuracy, of many the best and worst, and the overall one as a line; none is n/a.
 
     Args:
         confusion: int64 counts, (K, K), rows = true class.
@@ -172,11 +196,12 @@ def per_class_bars(confusion: Tensor, classes: Sequence[str]) -> Figure:
     counts = confusion.cpu().numpy()
     correct, images = counts.diagonal(), counts.sum(axis=1)
     overall = 100 * correct.sum() / images.sum() if images.sum() else None
-    columns = min(3, math.ceil(len(classes) / 50))
-    length = math.ceil(len(classes) / columns)
+    shown = shown_classes([r / n if n else None for r, n in zip(correct.tolist(), images.tolist(), strict=True)])
+    columns = min(3, math.ceil(len(shown) / 50))
+    length = math.ceil(len(shown) / columns)
     figure = _figure(GRID_WIDTH if columns == 1 else 13, 1.3 + length * (0.36 if length <= 20 else 0.2))
     for column, axes in enumerate(figure.subplots(1, columns, squeeze=False)[0]):
-        members = range(column * length, min((column + 1) * length, len(classes)))
+        members = shown[column * length : (column + 1) * length]
         points = 10 if length <= 20 else 8
         for row, index in enumerate(members):
             percent = 100 * correct[index] / images[index] if images[index] else None
@@ -192,8 +217,9 @@ def per_class_bars(confusion: Tensor, classes: Sequence[str]) -> Figure:
         axes.set_xticks(range(0, 101, 20))
         axes.tick_params(axis="y", length=0)
         axes.spines[["top", "right"]].set_visible(False)
+    which = which_classes(len(shown), len(classes))
     note = "" if overall is None else f" (dashed: {overall:.2f} % overall)"
-    figure.suptitle(f"Accuracy per class{note}")
+    figure.suptitle(f"Accuracy per class{which and ': '}{which}{note}")
     return figure
 
 
@@ -224,6 +250,52 @@ def corruption_map(accuracies: Mapping[str, Sequence[float]]) -> Figure:
     return figure
 
 
+def calibration(panels: Mapping[str, Reliability]) -> Figure:
+    """Shows how often predictions are right against how confident they are, and how many there are of each.
+
+    Args:
+        panels: One or two of them, each with the heading of its panel.
+    """
+    figure = _figure(6 * len(panels), 5.4)
+    middles = (np.arange(BINS) + 0.5) / BINS
+    rows = figure.subplots(2, len(panels), squeeze=False, sharex=True, height_ratios=[3, 1])
+    for (above, below), (heading, bins) in zip(rows.T, panels.items(), strict=True):
+        filled = bins.counts.numpy() > 0
+        accuracies, confidences = bins.accuracies.numpy()[filled], bins.confidences.numpy()[filled]
+        above.bar(middles[filled], accuracies, 0.9 / BINS, color=BLUE, label="accuracy")
+        said = {"label": "mean confidence", "markersize": 15, "markeredgewidth": 3}
+        above.plot(middles[filled], confidences, linestyle="", marker="_", color=ORANGE, **said)
+        above.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1)
+        above.set(title=heading, ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+        above.legend(frameon=False, loc="upper left")
+        below.bar(middles, bins.counts.numpy() / bins.counts.sum().item(), 0.9 / BINS, color=GREY)
+        below.set(xlabel="confidence", ylabel="share of images")
+        for axes in (above, below):
+            axes.grid(alpha=0.25)
+            axes.set_axisbelow(True)
+            axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def as_svg(figure: Figure, name: str) -> str:
+    """A figure that has been saved, as SVG to stand within a page: in its ink and its font, on its paper.
+
+    Args:
+        figure: It.
+        name: Another one for each figure of the page, whose ids then differ.
+    """
+    figure.set_layout_engine("none")  # all is in its place
+    stream = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(stream, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    text = stream.getvalue()
+    text = re.sub(r' id="(?![mp][0-9a-f]{10}")[^"]*"', "", text[text.index("<svg") :])  # nothing points to the others
+    text = re.sub(r' (width|height)="[\d.]+pt"| xmlns(:xlink)?="[^"]*"', "", text)
+    text = text.replace("<svg", f'<svg style="max-width:{100 * figure.get_figwidth():.0f}px"', 1)
+    text = re.sub(r"font: [^;\"]*?([\d.]+px) [^;\"]*", r"font-size: \1", text)
+    return text.replace("#000000", "currentColor").replace("#ffffff", "none")
+
+
 def _figure(width: float, height: float, laid_out: bool = True) -> Figure:
     layout = ConstrainedLayoutEngine(w_pad=0.07, h_pad=0.07) if laid_out else None
     figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)
@@ -231,8 +303,8 @@ def _figure(width: float, height: float, laid_out: bool = True) -> Figure:
     return figure
 
 
-def _grid(images: Tensor, captions: Sequence[str]) -> tuple[Figure, list[Axes]]:
-    """Lays images out in as square a block as their number allows, a caption under each."""
+def _grid(images: Tensor, captions: Sequence[str], framed: Sequence[bool] = ()) -> Figure:
+    """Lays images out in as square a block as their number allows, a caption under each; some are framed."""
     rows = math.isqrt(len(captions))
     columns = math.ceil(len(captions) / rows)
     cell = GRID_WIDTH / columns
@@ -240,23 +312,22 @@ def _grid(images: Tensor, captions: Sequence[str]) -> tuple[Figure, list[Axes]]:
     points = min(11.0, 0.92 * cell * 72 / (0.65 * max(map(len, lines))))  # a letter is about 0.65 of its height wide
     text = points * 1.4 * (captions[0].count("\n") + 1) / 72 + 0.14
     side = min(0.9 * cell, 3.5)
-    width, height = GRID_WIDTH, rows * (side + text) + 0.15
-    # Places that are known: a layout engine would draw everything twice to find them.
-    figure = _figure(width, height, laid_out=False)
-    margin = (cell - side) / 2 / width
-    places = {"left": margin, "right": 1 - margin, "bottom": (0.05 + text) / height, "top": 1 - 0.1 / height}
-    places |= {"wspace": cell / side - 1, "hspace": text / side}
-    cells: list[Axes] = list(figure.subplots(rows, columns, squeeze=False, gridspec_kw=places).flat)
-    for axes in cells[len(captions) :]:
-        axes.remove()
-    cells = cells[: len(captions)]
+    height = rows * (side + text) + 0.15
+    figure = _figure(GRID_WIDTH, height, laid_out=False)
+    # One pair of axes, in inches from the top left: one for each image would take three times as long.
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
     pixels = images.permute(0, 2, 3, 1).cpu().numpy()
-    for axes, image, caption in zip(cells, pixels, captions, strict=True):
-        axes.imshow(image, interpolation="nearest")
-        axes.set(xticks=[], yticks=[])
-        axes.set_xlabel(caption, fontsize=points, parse_math=False)
-        axes.spines[:].set(color="none", linewidth=4)  # room for a frame
-    return figure, cells
+    for index, (image, caption) in enumerate(zip(pixels, captions, strict=True)):
+        left, top = (index % columns) * cell + (cell - side) / 2, 0.1 + (index // columns) * (side + text)
+        axes.imshow(image, extent=(left, left + side, top + side, top), interpolation="nearest", aspect="auto")
+        label = axes.text(left + side / 2, top + side + 0.06, caption, fontsize=points, ha="center", va="top")
+        label.set_parse_math(False)
+        if framed and framed[index]:
+            axes.add_patch(Rectangle((left, top), side, side, fill=False, edgecolor=ORANGE, linewidth=4))
+            label.set(color=ORANGE, fontweight="bold")
+    axes.set(xlim=(0, GRID_WIDTH), ylim=(height, 0))
+    return figure
 
 
 def _short(name: str) -> str:

@@ -4,7 +4,6 @@ import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,56 +13,36 @@ from torch import Tensor
 
 from cifar_lightning import stop
 from cifar_lightning.console import printing
-from cifar_lightning.data.sources import ImageSet
 from cifar_lightning.files import write_atomically
+from cifar_lightning.report.calibration import Reliability, reliability
+from cifar_lightning.report.outcome import Outcome
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FIGURES = {"training_images", "test_predictions", "confusion_matrix", "per_class_accuracy", "curves", "corruptions"}
+PAGE = "report.html"
+FIGURES = {
+    "training_images", "test_predictions", "confusion_matrix", "per_class_accuracy", "curves", "corruptions",
+    "calibration", "mistakes",
+}  # fmt: skip
 SHOWN_IMAGES = 36  # in the figures of images, spread evenly over the set
+INLINE = ("calibration", "curves")  # figures that stand in the page
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """A test's outcome, and what its figures show, as plain values.
-
-    Attributes:
-        confusion: int64 counts `(K, K)`, rows = true class.
-        loss: Mean cross-entropy of the test images.
-        classes: The K names.
-        facts: Further entries of results.json, with `checkpoint`, what was tested, and its `step`.
-        training_images: Some of those it has learnt from; None where there are none beside the test images.
-        test_images: Some of those it was tested on.
-        predicted: int64, the classes that these were counted as.
-        rows: Those of the training's metrics.csv; none where it is not at hand.
-        label_smoothing: That of the training loss.
-    """
-
-    confusion: Tensor
-    loss: float
-    classes: Sequence[str]
-    facts: Mapping[str, Any]
-    training_images: ImageSet | None
-    test_images: ImageSet
-    predicted: Tensor
-    rows: Sequence[Mapping[str, Any]]
-    label_smoothing: float
-
-
-def report(outcome: Outcome, output: Path, aloud: bool = True) -> None:
-    """Writes results.json into the folder `output`; aloud, also figures/, and prints the table."""
+def report(outcome: Outcome, output: Path, page: Path, aloud: bool = True) -> None:
+    """Writes results.json into the folder `output`; aloud, also figures/ and the page, and prints the table."""
     from cifar_lightning.report.table import print_report
 
     results = results_of(outcome.confusion, outcome.loss, outcome.classes, outcome.facts)
     if aloud:
-        draw(outcome, results, output / "figures")
+        draw(outcome, results, output / "figures", page)
     stop.raise_if_requested()
     write_results(results, output)
     if not aloud:
         return
+    figures = sorted((output / "figures").glob("*.png"))
     with printing(1):
-        print_report(results, [output / "results.json", *sorted((output / "figures").glob("*.png"))])
+        print_report(results, [output / "results.json", *([page] if page.exists() else []), *figures])
 
 
 def results_of(confusion: Tensor, loss: float, classes: Sequence[str], facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,8 +63,15 @@ def results_of(confusion: Tensor, loss: float, classes: Sequence[str], facts: Ma
 
 def write_results(results: Mapping[str, Any], output: Path) -> None:
     """Writes results.json into the folder `output`."""
-    text = json.dumps(results, indent=2) + "\n"
+    text = _as_json(results)
     write_atomically(output / "results.json", lambda file: file.write(text.encode()))
+
+
+def _as_json(results: Mapping[str, Any]) -> str:
+    """An entry a line, and of the confusion counts a row: a number a line would be a million lines of 1,000 classes."""
+    rows = ",\n".join(f"    {json.dumps(row)}" for row in results["confusion"])
+    text = json.dumps({**results, "confusion": []}, indent=2)
+    return text.replace('"confusion": []', f'"confusion": [\n{rows}\n  ]', 1) + "\n"
 
 
 def read_results(output: Path) -> dict[str, Any]:
@@ -94,22 +80,29 @@ def read_results(output: Path) -> dict[str, Any]:
     return results
 
 
-def draw(outcome: Outcome, results: Mapping[str, Any], folder: Path) -> None:
-    """Writes the figures into `folder`; see `report`."""
+def draw(outcome: Outcome, results: Mapping[str, Any], folder: Path, page: Path) -> None:
+    """Writes the figures into `folder`, and the page; see `report`."""
     from cifar_lightning.report import plots
+    from cifar_lightning.report.page import write_page
 
-    classes, training, test = outcome.classes, outcome.training_images, outcome.test_images
+    classes, training, said = outcome.classes, outcome.training_images, outcome.judgements
     with plots.own_style():
         figures = {
-            "test_predictions": plots.prediction_grid(test.images, test.labels, outcome.predicted, classes),
+            "test_predictions": _predictions(outcome, shown(len(said.labels))),
             "confusion_matrix": plots.confusion_matrix(outcome.confusion, classes),
             "per_class_accuracy": plots.per_class_bars(outcome.confusion, classes),
+            "calibration": plots.calibration(_panels(outcome)),
         }
         if training is not None:
             figures["training_images"] = plots.image_grid(training.images, training.labels, classes)
+        if len(mistakes := said.mistakes(SHOWN_IMAGES)):
+            figures["mistakes"] = _predictions(outcome, mistakes, said.confidences[mistakes])
         if outcome.rows:
             figures["curves"] = plots.curves(outcome.rows, outcome.label_smoothing, results)
         write_figures(figures, folder)
+        stop.raise_if_requested()
+        inline = {name: plots.as_svg(figure, name) for name, figure in figures.items() if name in INLINE}
+    write_page(outcome, results, inline, folder / "confusion_matrix.png", page)
 
 
 def write_figures(figures: Mapping[str, "Figure"], folder: Path) -> None:
@@ -120,6 +113,24 @@ def write_figures(figures: Mapping[str, "Figure"], folder: Path) -> None:
     for name in FIGURES - figures.keys():
         with suppress(OSError):
             (folder / f"{name}.png").unlink()
+
+
+def _predictions(outcome: Outcome, index: Tensor, confidences: Tensor | None = None) -> "Figure":
+    from cifar_lightning.report import plots
+
+    test = outcome.test_images.part(index)
+    return plots.prediction_grid(test.images, test.labels, outcome.predicted[index], outcome.classes, confidences)
+
+
+def _panels(outcome: Outcome) -> dict[str, Reliability]:
+    """How reliable the confidences are, as they are and at the temperature, by the heading of each."""
+    said, found = outcome.judgements, dict[str, Reliability]()
+    for temperature in (1.0, outcome.temperature):
+        if temperature is not None:
+            bins = reliability(said.at(temperature)[0], said.right)
+            what = "as it is" if not found else f"at temperature {temperature:.2f}"
+            found[f"{what}: calibration error {100 * bins.ece:.2f} %"] = bins
+    return found
 
 
 def shown(images: int) -> Tensor:

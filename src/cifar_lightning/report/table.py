@@ -12,6 +12,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from cifar_lightning.report.many import shown_classes, which_classes
+
 PLAIN: Any = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False}
 GAP = 3  # characters between tables side by side
 # By the key of results.json.
@@ -23,7 +25,7 @@ ONE_COLUMN = 20  # classes up to which the table stays a single column
 
 
 def print_report(results: Mapping[str, Any], paths: Sequence[Path], console: Console | None = None) -> None:
-    """Prints the overall accuracy, the accuracy per class, and where the files are.
+    """Prints the overall accuracy, the accuracy per class, of many the best and worst, and where the files are.
 
     Args:
         results: The contents of results.json.
@@ -32,11 +34,11 @@ def print_report(results: Mapping[str, Any], paths: Sequence[Path], console: Con
     """
     console = console or Console()
     _print_overall(results, console)
+    names, accuracies = list(results["per_class_acc"]), list(results["per_class_acc"].values())
+    shown = shown_classes(accuracies)
     rows = [
-        (name, f"{sum(counts):,}", f"{counts[index]:,}", _percent(accuracy))
-        for index, ((name, accuracy), counts) in enumerate(
-            zip(results["per_class_acc"].items(), results["confusion"], strict=True)
-        )
+        (names[label], f"{sum(counts):,}", f"{counts[label]:,}", _percent(accuracies[label]))
+        for label, counts in ((label, results["confusion"][label]) for label in shown)
     ]
     width = natural_width(console, _class_table(rows)) + GAP
     abreast = 1 if len(rows) <= ONE_COLUMN else max(1, (console.width + GAP) // width)
@@ -46,6 +48,8 @@ def print_report(results: Mapping[str, Any], paths: Sequence[Path], console: Con
     side_by_side.add_row(*map(_class_table, parts))
     console.print()
     console.print(side_by_side)
+    if which := which_classes(len(shown), len(names)):
+        console.print(f"{which}; results.json has all", soft_wrap=True)
     console.print()
     if people := results.get("soft_labels"):
         line = (

@@ -18,9 +18,11 @@ from cifar_lightning.data.sources import absolute
 from cifar_lightning.errors import InputError, some
 from cifar_lightning.model.evaluation import VIEWS, against_people
 from cifar_lightning.model.lit_net import LitNet
+from cifar_lightning.report.outcome import Outcome
 from cifar_lightning.report.predictions import write_predictions
-from cifar_lightning.report.results import Outcome, read_results, report, shown
+from cifar_lightning.report.results import PAGE, read_results, report, shown
 from cifar_lightning.run import signals
+from cifar_lightning.run.again import Again
 from cifar_lightning.run.callbacks import StopOnSignal
 from cifar_lightning.run.checkpoint import load_checkpoint
 from cifar_lightning.run.checks import try_trainer
@@ -48,9 +50,10 @@ def evaluate(
     test_views: Literal["one", "mirror", "six"] | None = None,
     soft_labels: str | Path | None = None,
     output_dir: str | Path | None = None,
+    html: str | Path | None = None,
     net: str | nn.Module | None = None,
 ) -> dict[str, Any]:
-    """Tests a trained network: prints the table and writes the figures that `fit` does.
+    """Tests a trained network: prints the table and writes the figures and the page that `fit` does.
 
     Args:
         checkpoint: A run's folder, for the checkpoint that its training selected, or a .ckpt file.
@@ -62,6 +65,7 @@ def evaluate(
         soft_labels: People's answers for the test images, to compare with, as CIFAR-10H has: cifar10h-probs.npy.
         output_dir: Where to write results.json and figures/; by default `evaluation/` in the run's folder, or beside
             the .ckpt file.
+        html: The file of the page; by default report.html beside results.json.
         net: Your own network, where it is of one, by its import path (package.module:Net); in Python a module, too.
 
     Returns:
@@ -78,6 +82,8 @@ def evaluate(
         ('mirror', True)
     """
     signals.next_step = ""
+    if html is not None and os.path.isdir(os.path.expanduser(html)):
+        raise InputError(f"html {html} is a folder: give a file, such as {Path(html) / PAGE}")
     if test_views not in (None, *VIEWS):
         raise InputError(f"test_views {test_views} is out of range: give {' or '.join(VIEWS)}")
     path = select_checkpoint(Path(checkpoint))
@@ -105,6 +111,8 @@ def evaluate(
         soft_labels = absolute(soft_labels)
         if images.parts:
             raise InputError(f"soft_labels {soft_labels} go with the official test images: leave out --data.data_dir")
+    if html is not None and images.parts:
+        raise InputError(f"html {html}: a test on corrupted images has a table and a figure, but no page: leave it out")
     _check_images(part_of(images, images.parts[0]) if images.parts else images, model, path, soft_labels, processes)
     home = home_of(path)
     output = Path(os.path.expanduser(output_dir)) if output_dir is not None else home / "evaluation"
@@ -115,11 +123,12 @@ def evaluate(
         "soft_labels": soft_labels,
         "output": str(output),
         "metrics": str(home / "metrics.csv"),
+        "page": str(Path(os.path.expanduser(html)) if html is not None else output / PAGE),
     }
     if processes > 1 and this_rank() is None:
         launch("cifar_lightning.run.testing:evaluate_rank", {**job, "data": data, "net": net}, processes)
     else:
-        _test(model, images, **job)
+        _test(saved, model, images, **job)
     return read_results(output)
 
 
@@ -130,7 +139,7 @@ def evaluate_rank(facts: dict[str, Any], data: Arguments, net: str | None, **job
     model, images = model_of(saved, Path(facts["checkpoint"]), net), data_of(saved, data)
     if not images.parts:
         images.count_as(model.classes)
-    _test(model, images, facts, **job)
+    _test(saved, model, images, facts, **job)
 
 
 def _check_images(
@@ -157,6 +166,7 @@ def _soft_labels(path: str, images: CIFAR10DataModule) -> Tensor:
 
 
 def _test(
+    saved: Mapping[str, Any],
     model: LitNet,
     images: CIFAR10DataModule,
     facts: dict[str, Any],
@@ -165,6 +175,7 @@ def _test(
     soft_labels: str | None,
     output: str,
     metrics: str,
+    page: str,
 ) -> None:
     with process_group(), restored_cpu():
         model.hparams["test_views"] = views
@@ -185,8 +196,15 @@ def _test(
                     people = _soft_labels(soft_labels, images)
                     compared = against_people(people, model.last_evaluation["logits"])
                     facts = {**facts, "soft_labels": {"file": soft_labels, **compared}}
-                report_on(trainer, model, images, facts, Path(output), Path(metrics))
+                report_on(trainer, model, images, facts, Path(output), Path(metrics), page=Path(page), saved=saved)
             signals.finish()
+
+
+def _held_out_alike(saved: Mapping[str, Any], data: CIFAR10DataModule) -> bool:
+    """Whether the images that `data` holds out are those that were in the training of a checkpoint."""
+    before, state = saved.get("datamodule_hyper_parameters", {}), saved.get("CIFAR10DataModule", {})
+    alike = all(before.get(name) == data.hparams[name] for name in ("val_split", "split_seed"))
+    return alike and len(data.val_indices) > 0 and state.get("fingerprint") == data.fingerprint
 
 
 def report_on(
@@ -197,6 +215,8 @@ def report_on(
     output: Path,
     metrics: Path,
     aloud: bool = True,
+    page: Path | None = None,
+    saved: Mapping[str, Any] | None = None,
 ) -> None:
     """Has the first rank report on the test that `trainer` has just run; see report/results.py.
 
@@ -208,26 +228,37 @@ def report_on(
         output: The folder to write into.
         metrics: The metrics.csv of the training, for its curves; they are left out where there is none.
         aloud: Whether to draw and print, or to write results.json alone.
+        page: The page's file, if not the one in `output`.
+        saved: The checkpoint that was tested, where the training was in another process: whether its validation images
+            are those of `data` is to be seen.
     """
     if not trainer.is_global_zero:
         return
-    test, predicted = data.image_set("test"), model.last_evaluation["predicted"]
+    evaluation, again = model.last_evaluation, Again(trainer, model, data)
     train = data.image_set("train") if "train" in data.splits else None
-    counted = shown(len(predicted))
-    write_predictions(output, predicted, test.part(data.test_indices[: len(predicted)]))
+    tested, settings = data.test_indices[: len(evaluation["predicted"])], metrics.with_name("config.yaml")
+    test = data.image_set("test").part(tested)
+    has_validated = train is not None and (saved is None or _held_out_alike(saved, data))
+    write_predictions(output, evaluation["predicted"], test)
     report(
         Outcome(
-            confusion=model.last_evaluation["confusion"],
-            loss=model.last_evaluation["loss"].item(),
+            confusion=evaluation["confusion"],
+            loss=evaluation["loss"].item(),
             classes=model.classes,
             facts=_facts(trainer, model, data, facts),
             training_images=train and train.part(shown(len(train.labels))),
-            test_images=test.part(data.test_indices[counted]),
-            predicted=predicted[counted],
+            test_images=test,
+            numbers=tested,
+            predicted=evaluation["predicted"],
+            logits=evaluation["logits"],
             rows=read_rows(metrics),
             label_smoothing=model.hparams["label_smoothing"],
+            settings=settings.read_text(encoding="utf-8") if settings.exists() else "",
+            held_out=again.held_out() if aloud and has_validated else None,
+            grad_cam=again.grad_cam,
         ),
         output,
+        page or output / PAGE,
         aloud,
     )
 

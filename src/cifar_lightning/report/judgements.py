@@ -1,0 +1,108 @@
+"""What a network says of each image that it was tested on, and which images are worth a look for it."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics.functional.classification import multiclass_accuracy
+
+MISTAKES, DOUBTFUL = 36, 24  # images that are shown as such
+MATRIX_CLASSES = 20  # up to which the whole confusion matrix is shown
+PAIRS = 40  # of more classes: their most frequent confusions
+CELL_IMAGES, IMAGES_A_CELL = 400, 24  # images behind all cells together, and behind one, at most
+
+
+class Cell(NamedTuple):
+    """A cell of the confusion matrix: two classes, how many images, and some of them, most confident first."""
+
+    true: int
+    said: int
+    total: int
+    images: list[int]
+
+
+@dataclass(frozen=True, eq=False)
+class Judgements:
+    """What a network says of N images, N at least 1. All that is computed from it is in float64.
+
+    Attributes:
+        logits: `(N, K)`.
+        labels: int64 `(N,)`.
+        predicted: int64 `(N,)`, the class that each was counted as.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    predicted: Tensor
+
+    @cached_property
+    def right(self) -> Tensor:
+        """Whether each is: bool `(N,)`."""
+        return self.predicted == self.labels
+
+    @cached_property
+    def confidences(self) -> Tensor:
+        """The probability of the class that each was counted as, `(N,)`."""
+        return self._as_it_is[0]
+
+    @cached_property
+    def losses(self) -> Tensor:
+        """The cross-entropy of each, `(N,)`."""
+        return self._as_it_is[1]
+
+    @cached_property
+    def _as_it_is(self) -> tuple[Tensor, Tensor]:
+        return self.at(1.0)
+
+    def at(self, temperature: float) -> tuple[Tensor, Tensor]:
+        """Confidences and losses, `(N,)` each, of the logits divided by a temperature."""
+        # A few thousand at a time: float64 of a thousand classes is large.
+        parts = zip(*(torch.split(x, 4_096) for x in (self.logits, self.labels, self.predicted)), strict=True)
+        found = [_confidences_and_losses(logits.double() / temperature, *named) for logits, *named in parts]
+        confidences, losses = (torch.cat(x) for x in zip(*found, strict=True))
+        return confidences, losses
+
+    def top(self, count: int) -> float:
+        """The share of images whose class is among the `count` most probable ones."""
+        share = multiclass_accuracy(
+            self.logits, self.labels, self.logits.shape[1], average="micro", top_k=count, validate_args=False
+        )
+        return round(share.item() * len(self.labels)) / len(self.labels)  # it comes in float32
+
+    def mistakes(self, limit: int = MISTAKES) -> Tensor:
+        """Indices of images that are counted as another class, most confident first."""
+        return self._wrong_by(self.confidences)[:limit]
+
+    def doubtful(self, limit: int = DOUBTFUL) -> Tensor:
+        """Indices of images whose label may be the mistake: of the largest losses, the largest first."""
+        return self._wrong_by(self.losses)[:limit]
+
+    def _wrong_by(self, values: Tensor) -> Tensor:
+        wrong = (~self.right).nonzero().squeeze(1)
+        return wrong[values[wrong].argsort(descending=True, stable=True)]
+
+    def cells(self) -> list[Cell]:
+        """The cells of the confusion matrix that are not empty, row by row; of many classes, the largest mistakes."""
+        classes = self.logits.shape[1]
+        keys = self.labels * classes + self.predicted
+        found, counts = torch.unique(keys, return_counts=True)
+        if classes > MATRIX_CLASSES:
+            mistaken = found // classes != found % classes
+            found, counts = found[mistaken], counts[mistaken]
+            order = counts.argsort(descending=True, stable=True)[:PAIRS]
+            found, counts = found[order], counts[order]
+        share = min(IMAGES_A_CELL, max(1, CELL_IMAGES // max(1, len(found))))
+        cells = []
+        for key, count in zip(found.tolist(), counts.tolist(), strict=True):
+            members = (keys == key).nonzero().squeeze(1)
+            members = members[self.confidences[members].argsort(descending=True, stable=True)]
+            cells.append(Cell(key // classes, key % classes, count, members[:share].tolist()))
+        return cells
+
+
+def _confidences_and_losses(logits: Tensor, labels: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor]:
+    log = F.log_softmax(logits, 1)
+    return log.gather(1, predicted[:, None]).squeeze(1).exp(), -log.gather(1, labels[:, None]).squeeze(1)

@@ -1,0 +1,218 @@
+"""The page of a test: report.html, one file that asks nothing of the network. Its looks are in page.html.
+
+All that it says is computed here and in judgements.py, calibration.py and intervals.py; the template places it.
+"""
+
+import base64
+import importlib.metadata
+import io
+import math
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from cifar_lightning import stop
+from cifar_lightning.files import write_atomically
+from cifar_lightning.report.calibration import BINS, reliability
+from cifar_lightning.report.intervals import wilson
+from cifar_lightning.report.judgements import MATRIX_CLASSES, Cell
+from cifar_lightning.report.many import shown_classes, which_classes
+from cifar_lightning.report.outcome import Outcome
+from cifar_lightning.report.plots import gradient_norm
+
+HEAT_SIZE, HEAT_LEVELS = 16, 16  # of a map of evidence: it is smooth, and the browser enlarges it
+SHOWN_FACTS = {
+    "checkpoint": "checkpoint", "step": "step", "test_views": "views of a test image", "precision": "precision",
+    "devices": "devices", "accelerator": "accelerator", "seed": "seed", "global_batch_size": "batch size",
+    "images_seen": "images seen in training", "fit_seconds": "seconds of training",
+}  # fmt: skip
+
+
+class Picture(NamedTuple):
+    """A test image as the page shows it: both as data URIs, and its number in the test set."""
+
+    image: str
+    heat: str | None
+    number: int
+    true: str
+    said: str
+    confidence: str
+    loss: str
+
+
+def write_page(
+    outcome: Outcome, results: Mapping[str, Any], figures: Mapping[str, str], matrix: Path, page: Path
+) -> None:
+    """Writes the page.
+
+    Args:
+        outcome: What it shows.
+        results: The contents of results.json.
+        figures: SVG of `calibration`, and of `curves` where there are some.
+        matrix: The picture of the confusion matrix, for more classes than the page has room for.
+        page: The file.
+    """
+    import jinja2  # not before: not every process draws
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(percent=_percent, decimal=_decimal)
+    template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
+    text = template.render(**_contents(outcome, results, matrix), figures=figures)
+    stop.raise_if_requested()
+    write_atomically(page, lambda file: file.write(text.encode()))
+
+
+def _contents(outcome: Outcome, results: Mapping[str, Any], matrix: Path) -> dict[str, Any]:
+    said = outcome.judgements
+    mistakes, doubtful, cells = said.mistakes().tolist(), said.doubtful().tolist(), said.cells()
+    index = torch.tensor(sorted({*mistakes, *doubtful, *(i for cell in cells for i in cell.images)}), dtype=torch.int64)
+    maps = outcome.grad_cam(outcome.test_images.images[index], outcome.predicted[index]) if len(index) else None
+    pictures = _pictures(outcome, index, maps)
+    counts, few = outcome.confusion, len(outcome.classes) <= MATRIX_CLASSES
+    right, images = int(counts.diag().sum()), int(counts.sum())
+    rows, norm = outcome.rows, gradient_norm(outcome.rows)
+    return {
+        "accuracy": right / images,
+        "interval": wilson(right, images),
+        "right": right,
+        "images": images,
+        "loss": results["test_loss"],
+        "top2": said.top(2) if len(outcome.classes) > 2 else None,
+        "checkpoint": Path(results["checkpoint"]).name,
+        "step": results["step"],
+        "facts": _facts(results),
+        "settings": outcome.settings,
+        "classes": outcome.classes,
+        "per_class": _per_class(results, counts),
+        "which_classes": which_classes(len(shown_classes(list(results["per_class_acc"].values()))), len(counts)),
+        "matrix": _matrix(counts, cells) if few else None,
+        "matrix_picture": None if few or not matrix.exists() else _uri(matrix.read_bytes()),
+        "cells": [(cell, [pictures[i] for i in cell.images]) for cell in cells],
+        "mistakes": [pictures[i] for i in mistakes],
+        "mistaken": images - right,
+        "doubtful": [pictures[i] for i in doubtful],
+        "pictures": len(pictures),
+        "grid": None if maps is None else tuple(maps.shape[1:]),
+        "bins": BINS,
+        "calibration": _calibration(outcome),
+        "temperature": outcome.temperature,
+        "held_out": len(outcome.held_out[1]) if outcome.held_out else 0,
+        "norm": norm,
+        "last": {name: _last(rows, name) for name in ("train_loss", "val_loss", "val_acc", *([norm] if norm else []))},
+    }
+
+
+def _facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    facts = [(words, str(results[name])) for name, words in SHOWN_FACTS.items() if results.get(name) is not None]
+    facts += [(f"data: {name}", str(value)) for name, value in results.get("data", {}).items()]
+    versions = {name: results[name] for name in ("torch", "torchvision", "lightning") if name in results}
+    versions |= {"cifar_lightning": importlib.metadata.version("cifar-lightning"), "Python": platform.python_version()}
+    return facts + list(versions.items())
+
+
+def _per_class(results: Mapping[str, Any], confusion: Tensor) -> list[dict[str, Any]]:
+    named = list(results["per_class_acc"].items())
+    rows = []
+    for label in shown_classes([accuracy for _, accuracy in named]):
+        right, images = int(confusion[label, label]), int(confusion[label].sum())
+        name, accuracy = named[label]
+        rows.append(
+            {"name": name, "images": images, "right": right, "accuracy": accuracy, "interval": wilson(right, images)}
+        )
+    return rows
+
+
+def _matrix(confusion: Tensor, cells: Sequence[Cell]) -> list[list[dict[str, Any]]]:
+    """Each cell's count, how deep its colour is, and the place of the page that shows its images."""
+    images = confusion.sum(1).tolist()
+    filled = {(cell.true, cell.said) for cell in cells}
+    return [
+        [
+            # a root: a confusion of 5 % would be as good as white on a linear scale
+            {"count": count, "depth": math.sqrt(count / max(1, images[true])), "filled": (true, said) in filled}
+            for said, count in enumerate(row)
+        ]
+        for true, row in enumerate(confusion.tolist())
+    ]
+
+
+def _calibration(outcome: Outcome) -> list[dict[str, Any]]:
+    """The figures as they are, and at the temperature where there is one."""
+    found = []
+    for temperature in (1.0, outcome.temperature):
+        if temperature is not None:
+            confidences, losses = outcome.judgements.at(temperature)
+            bins = reliability(confidences, outcome.judgements.right)
+            table = zip(bins.counts.tolist(), bins.confidences.tolist(), bins.accuracies.tolist(), strict=True)
+            found.append(
+                {"temperature": temperature, "ece": bins.ece, "loss": losses.mean().item(), "bins": list(table)}
+                | {"confidence": confidences.mean().item()}
+            )
+    return found
+
+
+def _last(rows: Iterable[Mapping[str, Any]], name: str) -> tuple[int, float] | None:
+    """The last step at which something was logged, and what."""
+    logged = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+    return logged[-1] if logged else None
+
+
+def _pictures(outcome: Outcome, index: Tensor, maps: Tensor | None) -> dict[int, Picture]:
+    """The test images of these indices, with their maps of evidence if there are some."""
+    said, names = outcome.judgements, outcome.classes
+    pixels = outcome.test_images.images[index].permute(0, 2, 3, 1).contiguous().numpy()
+    columns = (
+        [None] * len(index) if maps is None else _heats(maps),
+        outcome.numbers[index].tolist(),
+        [names[label] for label in said.labels[index].tolist()],
+        [names[label] for label in outcome.predicted[index].tolist()],
+        # rounded down: only what is certain is 100 %
+        [_percent(math.floor(1_000 * share) / 1_000, 1) for share in said.confidences[index].tolist()],
+        [_decimal(loss, 2) for loss in said.losses[index].tolist()],
+    )
+    found = zip((_png(Image.fromarray(image)) for image in pixels), *columns, strict=True)
+    return {i: Picture(*picture) for i, picture in zip(index.tolist(), found, strict=True)}
+
+
+def _heats(maps: Tensor) -> list[str | None]:
+    """Maps from 0 to 1 as small pictures to lie on an image: red where the evidence is, dark where there is none."""
+    from matplotlib import colormaps
+
+    if max(maps.shape[1:]) > HEAT_SIZE:
+        maps = F.adaptive_avg_pool2d(maps[:, None], HEAT_SIZE)[:, 0]
+    levels = (maps * (HEAT_LEVELS - 1)).round().to(torch.uint8).numpy()
+    colours = (255 * colormaps["inferno"](np.linspace(0, 1, HEAT_LEVELS))[:, :3]).round().astype(np.uint8)
+    alphas = bytes(np.linspace(150, 170, HEAT_LEVELS).astype(np.uint8))
+    found: list[str | None] = []
+    for level in levels:
+        image = Image.fromarray(level)
+        image.putpalette(colours.tobytes())
+        found.append(_png(image, transparency=alphas))
+    return found
+
+
+def _png(image: Image.Image, **options: Any) -> str:
+    stream = io.BytesIO()
+    image.save(stream, "png", **options)
+    return _uri(stream.getvalue())
+
+
+def _uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def _percent(share: float | None, digits: int = 2) -> str:
+    return "n/a" if share is None else f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def _decimal(value: float, digits: int = 3) -> str:
+    return f"{value:.{digits}f}"

@@ -1,0 +1,109 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from cifar_lightning.report.calibration import best_temperature, reliability
+from cifar_lightning.report.intervals import wilson
+
+
+@pytest.mark.parametrize(
+    ("right", "images", "low", "high"),
+    [
+        (81, 263, 0.2553, 0.3662),  # Newcombe, Statistics in Medicine 17 (1998), table I
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+        (29, 29, 0.8830, 1.0),
+    ],
+)
+def test_intervals_equal_those_published(right, images, low, high):
+    assert wilson(right, images) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_an_interval_ends_at_0_and_1_exactly():
+    for images in (1, 7, 29, 10_000, 123_457):
+        assert wilson(0, images)[0] == 0.0
+        assert wilson(images, images)[1] == 1.0
+        assert 0 < wilson(0, images)[1] < 1
+        assert 0 < wilson(images, images)[0] < 1
+    assert wilson(0, 0) is None
+
+
+def error_by_hand(confidences, right):
+    """In bins (m-1)/15 < confidence <= m/15, one image after another."""
+    total = 0.0
+    for m in range(1, 16):
+        inside = [i for i, c in enumerate(confidences) if (m - 1) / 15 < c <= m / 15 or (m == 1 and c == 0)]
+        if inside:
+            gap = np.mean([confidences[i] for i in inside]) - np.mean([right[i] for i in inside])
+            total += len(inside) / len(confidences) * abs(gap)
+    return total
+
+
+def test_the_calibration_error_equals_one_by_hand_and_torchmetrics():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(1_000, 10)) * 2, rng.integers(0, 10, 1_000)
+    labels[:600] = logits[:600].argmax(1)
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    confidences, right = probabilities.max(1), probabilities.argmax(1) == labels
+    bins = reliability(torch.tensor(confidences), torch.tensor(right))
+    assert bins.ece == pytest.approx(error_by_hand(confidences, right), abs=1e-12)
+    theirs = multiclass_calibration_error(torch.tensor(probabilities), torch.tensor(labels), 10, n_bins=15)
+    assert bins.ece == pytest.approx(theirs.item(), abs=1e-6)
+    assert bins.counts.sum() == 1_000
+    assert (bins.counts * bins.accuracies).sum() == pytest.approx(right.sum())
+
+
+def test_a_confidence_on_a_boundary_is_in_the_bin_below():
+    """Where two images decide: in one bin their errors cancel each other, in two they add up."""
+    confidences, right = torch.tensor([0.6, 0.57], dtype=torch.float64), torch.tensor([True, False])
+    bins = reliability(confidences, right)  # 0.6 is 9/15: both are in (8/15, 9/15]
+    assert bins.counts.nonzero().flatten().tolist() == [8]
+    assert bins.ece == pytest.approx(abs(0.585 - 0.5))
+    assert bins.ece == pytest.approx(error_by_hand(confidences.tolist(), right.tolist()))
+    for edge in range(1, 16):  # each of them, whatever float64 makes of it; 1.0 is in the last
+        assert reliability(torch.tensor([edge / 15], dtype=torch.float64), torch.tensor([True])).counts[edge - 1] == 1
+    assert reliability(torch.tensor([0.0], dtype=torch.float64), torch.tensor([True])).counts[0] == 1
+
+
+def cross_entropy(logits, labels, temperature):
+    z = logits / temperature
+    largest = z.max(1, keepdims=True)
+    return (np.log(np.exp(z - largest).sum(1)) + largest[:, 0] - z[np.arange(len(z)), labels]).mean()
+
+
+@pytest.mark.parametrize("scale", [0.2, 1.0, 3.0, 12.0])
+def test_the_temperature_is_that_of_the_least_cross_entropy(scale):
+    """Found again by thirds in numpy, far from the 1 that it is looked for from, too."""
+    rng = np.random.default_rng(1)
+    logits = rng.normal(size=(2_000, 10)) * 1.5
+    odds = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    labels = np.array([rng.choice(10, p=p) for p in odds])
+    logits = logits * scale  # so that the optimum is about the scale
+    low, high = math.log(scale / 4), math.log(scale * 4)
+    for _ in range(100):
+        a, b = low + (high - low) / 3, high - (high - low) / 3
+        if cross_entropy(logits, labels, math.exp(a)) < cross_entropy(logits, labels, math.exp(b)):
+            high = b
+        else:
+            low = a
+    found = best_temperature(torch.tensor(logits), torch.tensor(labels))
+    assert found == pytest.approx(math.exp(low), rel=1e-5)
+    assert found == pytest.approx(scale, rel=0.15)
+
+
+def test_there_is_no_temperature_where_none_is_best():
+    labels = torch.tensor([0, 1, 2])
+    assert best_temperature(torch.eye(3), labels) is None  # all right: the lower the better
+    assert best_temperature(-torch.eye(3), labels) is None  # worse than chance: the higher the better
+    assert best_temperature(torch.zeros(0, 3), labels[:0]) is None
+
+
+def test_a_temperature_from_logits_of_inference_mode():
+    with torch.inference_mode():
+        logits = torch.tensor([[2.0, 1.0], [2.0, 1.0], [2.0, 1.0]], dtype=torch.float64)
+    # two of three are right: the odds are 2 to 1 where the difference of the logits is the logarithm of 2
+    assert best_temperature(logits, torch.tensor([0, 0, 1])) == pytest.approx(1 / math.log(2), rel=1e-5)

@@ -1,0 +1,416 @@
+"""The page of a test: every number on it against numpy, and what it must be to be opened anywhere."""
+
+import base64
+import importlib.metadata
+import io
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cifar_lightning.data.sources import ImageSet
+from cifar_lightning.report.outcome import Outcome
+from cifar_lightning.report.results import report
+
+NAMES = ["<script>ant</script>", 'bee "& co"', "ñandú", *(f"class {number}" for number in range(3, 1_000))]
+Z = 1.959963984540054
+VOID = {"meta", "link", "img", "input", "br"}
+
+
+class Page(HTMLParser):
+    """Elements of a page, each with its attributes, text and place; it must be well-formed."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.open = [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes, empty=False):
+        assert len(dict(attributes)) == len(attributes), attributes
+        element = {"tag": tag, **dict(attributes), "text": "", "within": list(self.open)}
+        self.elements.append(element)
+        if not (empty or tag in VOID):
+            self.open.append(element)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes, empty=True)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop()["tag"] == tag
+
+    def handle_data(self, data):
+        for element in self.open:
+            element["text"] += data
+
+    def all(self, tag, within=None, **attributes):
+        found = [e for e in self.elements if e["tag"] == tag and attributes.items() <= e.items()]
+        return [e for e in found if within is None or within in e["within"]]
+
+    def one(self, tag, within=None, **attributes):
+        (found,) = self.all(tag, within, **attributes)
+        return found
+
+    def rows(self, table):
+        return [
+            [
+                " ".join(cell["text"].split())
+                for cell in self.elements
+                if cell["tag"] in ("th", "td") and row in cell["within"]
+            ]
+            for row in self.all("tr", table)
+        ]
+
+
+def a_test(classes=10, images=800, seed=0, skill=2.0):
+    """An outcome of made-up logits, with its images, and the labels and predictions as numpy arrays."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, images)
+    labels[labels == 4] = 5  # a class without images
+    logits = rng.normal(size=(images, classes)).astype(np.float32) * 1.5
+    logits[np.arange(images), labels] += skill
+    predicted = logits.argmax(1)
+    confusion = np.zeros((classes, classes), int)
+    np.add.at(confusion, (labels, predicted), 1)
+    pixels = torch.from_numpy(rng.integers(0, 256, (images, 3, 32, 32), dtype=np.uint8))
+    held_labels = rng.integers(0, classes, 500)
+    held = rng.normal(size=(500, classes)).astype(np.float32) * 3
+    held[np.arange(500), held_labels] += 3
+    names = tuple(NAMES[:classes])
+    test = ImageSet(pixels, torch.from_numpy(labels), names)
+    outcome = Outcome(
+        confusion=torch.from_numpy(confusion),
+        loss=float(losses_of(logits, labels).mean()),
+        classes=names,
+        facts={"checkpoint": "a/<best>.ckpt", "step": 1_234, "seed": 7, "data": {"source": "folder"}},
+        training_images=test.part(torch.arange(36)),
+        test_images=test,
+        numbers=torch.arange(images) + 1_000,
+        predicted=torch.from_numpy(predicted),
+        logits=torch.from_numpy(logits),
+        rows=[
+            {"step": 500, "train_loss": 2.0, "val_loss": 1.75, "val_acc": 0.25},
+            {"step": 1_000, "train_loss": 1.5, "val_loss": None, "val_acc": None},
+        ],
+        label_smoothing=0.0,
+        settings="seed: 7\nname: <b>\n",
+        held_out=(torch.from_numpy(held), torch.from_numpy(held_labels)),
+        grad_cam=lambda images, classes: images[:, 0, :5, :5] / 255,
+    )
+    return outcome, logits.astype(np.float64), labels, predicted
+
+
+def losses_of(logits, labels):
+    return np.log(np.exp(logits).sum(1)) - logits[np.arange(len(labels)), labels]
+
+
+def written(outcome, folder):
+    report(outcome, folder, folder / "report.html")
+    return Page((folder / "report.html").read_text()), (folder / "report.html").stat().st_size
+
+
+def percent(share, digits=2):
+    return f"{100 * share:.{digits}f} %"
+
+
+def interval(right, images):
+    """Wilson's, as the roots of (p - share)² = z² p (1 - p) / n."""
+    share, z2 = right / images, Z**2 / images
+    low, high = sorted(np.roots([1 + z2, -(2 * share + z2), share**2]))
+    return low, high
+
+
+def plain(text):
+    return " ".join(text.split())
+
+
+def confidences_of(logits, temperature=1.0):
+    scaled = np.exp(logits / temperature)
+    return (scaled / scaled.sum(1, keepdims=True)).max(1)
+
+
+def error_of(confidences, right):
+    bins = np.ceil(confidences * 15).clip(1, 15)
+    return sum(
+        abs(confidences[bins == b].sum() - right[bins == b].sum()) / len(right)
+        for b in range(1, 16)
+        if (bins == b).any()
+    )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("page")
+    outcome, logits, labels, predicted = a_test()
+    page, size = written(outcome, folder)
+    return page, size, outcome, logits, labels, predicted, folder
+
+
+def test_the_first_figures_equal_numpy(made, capsys):
+    page, _, _, logits, labels, predicted, _ = made
+    right = predicted == labels
+    low, high = interval(right.sum(), len(right))
+    assert plain(page.one("h1")["text"]) == f"{percent(right.mean())} of 800 test images are right"
+    accuracy = page.one("dd", id="accuracy")
+    assert plain(accuracy["text"]) == f"{percent(right.mean())}95 % interval {percent(low)} to {percent(high)}"
+    second = np.sort(logits, 1)[:, -2]
+    top2 = (logits[np.arange(800), labels] >= second).mean()
+    assert plain(page.one("dd", id="top2")["text"]).startswith(percent(top2))
+    assert page.one("dd", id="loss")["text"].startswith(f"{losses_of(logits, labels).mean():.3f}")
+    error, confidence = error_of(confidences_of(logits), right), confidences_of(logits).mean()
+    assert plain(page.one("dd", id="ece")["text"]) == f"{percent(error)}mean confidence {percent(confidence)}"
+
+
+def test_each_class_equals_numpy(made):
+    page, _, outcome, _, labels, predicted, _ = made
+    _, *rows = page.rows(page.one("table", **{"class": "per-class"}))
+    assert len(rows) == 10
+    for label, row in enumerate(rows):
+        images, right = (labels == label).sum(), ((labels == label) & (predicted == label)).sum()
+        if label == 4:
+            assert row[:4] == [outcome.classes[4], "0", "0", "n/a"]
+            continue
+        low, high = interval(right, images)
+        assert row[:5] == [
+            plain(outcome.classes[label]), f"{images}", f"{right}", percent(right / images, 1),
+            f"{percent(low, 1)} to {percent(high, 1)}",
+        ]  # fmt: skip
+
+
+def test_cells_open_the_images_behind_them(made):
+    page, _, outcome, logits, labels, predicted, _ = made
+    table = page.one("table", **{"class": "matrix"})
+    shown = [row[1:] for row in page.rows(table)[1:]]
+    assert shown == [[str(count) for count in row] for row in outcome.confusion.tolist()]
+    links = page.all("a", table)
+    assert len(links) == (outcome.confusion > 0).sum()
+    confidences = confidences_of(logits)
+    for link in links:
+        true, said = map(int, link["href"].removeprefix("#c").split("-"))
+        assert link["text"] == str(outcome.confusion[true, said].item())
+        section = page.one("section", id=link["href"][1:])
+        members = np.flatnonzero((labels == true) & (predicted == said))
+        expected = members[np.argsort(-confidences[members], kind="stable")][:4]
+        assert numbers_in(page, section) == (expected + 1_000).tolist()
+    matrix_names = [cell["text"] for cell in page.all("th", table, scope="row")]
+    assert matrix_names == list(outcome.classes)
+
+
+def numbers_in(page, place):
+    return [int(small["text"][4:]) for small in page.all("small", place) if small["text"].startswith("no. ")]
+
+
+def galleries(page):
+    """The mistakes, and the labels that look wrong: those that are in no cell's section."""
+    return [e for e in page.all("ul", **{"class": "gallery"}) if all(w["tag"] != "section" for w in e["within"])]
+
+
+def test_mistakes_come_with_the_most_confident_first(made):
+    page, _, outcome, logits, labels, predicted, _ = made
+    confidences, wrong = confidences_of(logits), np.flatnonzero(predicted != labels)
+    expected = wrong[np.argsort(-confidences[wrong], kind="stable")][:36]
+    mistakes, _ = galleries(page)
+    assert numbers_in(page, mistakes) == (expected + 1_000).tolist()
+    assert any(f"{len(wrong)} images are counted as another class" in p["text"] for p in page.all("p"))
+    for item, index in zip(page.all("li", mistakes), expected, strict=True):
+        picture, heat = page.all("img", item)
+        assert picture["alt"] == (
+            f"Test image {index + 1_000}: {NAMES[labels[index]]}, counted as {NAMES[predicted[index]]}"
+        )
+        with Image.open(io.BytesIO(bytes_of(picture))) as image:  # itself, to the bit
+            assert np.array_equal(np.array(image), outcome.test_images.images[index].permute(1, 2, 0).numpy())
+        with Image.open(io.BytesIO(bytes_of(heat))) as image:
+            assert image.size == (5, 5)
+            levels = np.array(image) / 15
+        assert levels == pytest.approx(outcome.test_images.images[index, 0, :5, :5].numpy() / 255, abs=0.034)
+        assert plain(item["text"]).split("no.")[0].endswith(f"{int(1_000 * confidences[index]) / 10:.1f} %")
+
+
+def bytes_of(picture):
+    return base64.b64decode(picture["src"].removeprefix("data:image/png;base64,"))
+
+
+def test_labels_that_look_wrong_have_the_largest_loss(made):
+    page, _, _, logits, labels, predicted, _ = made
+    losses, wrong = losses_of(logits, labels), np.flatnonzero(predicted != labels)
+    expected = wrong[np.argsort(-losses[wrong], kind="stable")][:24]
+    _, doubtful = galleries(page)
+    assert numbers_in(page, doubtful) == (expected + 1_000).tolist()
+    shown = [float(loss) for loss in re.findall(r"loss (\d+\.\d\d)", doubtful["text"])]
+    assert shown == pytest.approx(losses[expected], abs=0.0051)
+
+
+def test_calibration_before_and_after_equals_numpy(made):
+    page, _, outcome, logits, labels, predicted, _ = made
+    held, held_labels = (x.numpy() for x in outcome.held_out)
+    tried = np.linspace(0.5, 4, 3_501)
+    temperature = tried[np.argmin([losses_of(held.astype(float) / t, held_labels).mean() for t in tried])]
+    right = predicted == labels
+    assert len(page.all("table", **{"class": "bins"})) == 2
+    for number, t in enumerate((1.0, temperature)):
+        line = page.one("tr", id=f"calibration-{number}")
+        shown, error, confidence, loss = (plain(cell["text"]) for cell in page.all("td", line))
+        assert float(shown) == pytest.approx(t, abs=2e-3)
+        t = float(shown) if number else 1.0
+        assert float(error[:-2]) == pytest.approx(
+            100 * error_of(confidences_of(logits, t), right), abs=0.1 * number + 0.006
+        )
+        assert float(confidence[:-2]) == pytest.approx(100 * confidences_of(logits, t).mean(), abs=0.03)
+        assert float(loss) == pytest.approx(losses_of(logits / t, labels).mean(), abs=1e-3)
+    bins = np.ceil(confidences_of(logits) * 15)
+    table = page.all("table", **{"class": "bins"})[0]
+    for number, row in enumerate(page.rows(table)[1:], 1):
+        inside = bins == number
+        means = [percent(x[inside].mean()) if inside.any() else "n/a" for x in (confidences_of(logits), right)]
+        assert row == [f"({number - 1}/15, {number}/15]", str(inside.sum()), *means]
+    assert any("on the 500 validation images" in p["text"] for p in page.all("p"))
+
+
+def test_curves_and_settings_are_those_of_the_run(made):
+    page, _, _, _, _, _, _ = made
+    last = "training loss 1.500 (step 1,000), validation loss 1.750 (step 500), validation accuracy 25.00 % (step 500)"
+    assert plain(page.one("p", id="last")["text"]) == f"Last {last}."
+    assert any("Norms of the gradients were not logged" in p["text"] for p in page.all("p"))
+    facts = dict(page.rows(page.one("table", **{"class": "facts"})))
+    assert facts["checkpoint"] == "a/<best>.ckpt"
+    assert (facts["step"], facts["seed"], facts["data: source"]) == ("1234", "7", "folder")
+    assert facts["torch"] == importlib.metadata.version("torch")
+    assert {"torchvision", "lightning", "cifar_lightning", "Python"} <= facts.keys()
+    assert page.one("pre")["text"] == "seed: 7\nname: <b>\n"
+
+
+def assert_sound(page, size, text):
+    """It asks for nothing, has words for its pictures, and names that lead somewhere."""
+    assert size < 3_000_000
+    assert not page.all("script")
+    for element in page.elements:
+        for name in ("src", "href", "xlink:href", "action", "data", "poster", "srcset"):
+            assert element.get(name, "#").startswith(("#", "data:")), element
+        if element["tag"] == "img":
+            assert element["alt"]
+            assert element["width"]
+            assert element["height"]
+        if element["tag"] == "figure":
+            assert element["aria-label"]
+        assert not any(name.startswith("on") for name in element), element
+    assert "http" not in re.sub(r'http-equiv|"data:[^"]*"', "", text)
+    assert not re.search(r"url\((?!#)", text)
+    assert "@import" not in text
+    ids = [element["id"] for element in page.elements if "id" in element]
+    assert len(ids) == len(set(ids))
+    led_to = {e[name][1:] for e in page.elements for name in ("href", "xlink:href") if e.get(name, "").startswith("#")}
+    assert led_to <= set(ids)
+    assert page.one("html")["lang"] == "en"
+    assert page.one("title")["text"]
+    assert page.all("meta", name="viewport")
+
+
+def test_the_page_is_sound(made):
+    page, size, _, _, _, _, folder = made
+    text = (folder / "report.html").read_text()
+    assert_sound(page, size, text)
+    assert "prefers-color-scheme: dark" in text
+    assert "@media print" in text
+    again = made[2]
+    report(again, folder / "again", folder / "again.html")
+    assert (folder / "again.html").read_text() == text
+
+
+def test_results_have_a_row_of_counts_a_line(made):
+    _, _, outcome, _, _, _, folder = made
+    text = (folder / "results.json").read_text()
+    assert json.loads(text)["confusion"] == outcome.confusion.tolist()
+    lines = text.splitlines()
+    assert [
+        json.loads(line.strip().rstrip(",")) for line in lines if line.startswith("    [")
+    ] == outcome.confusion.tolist()
+    assert f'    "{json.dumps(NAMES[1])[1:-1]}": ' in text  # the rest is an entry a line, as ever
+
+
+def test_without_mistakes_validation_convolution_and_log(tmp_path):
+    """What there is not is left out, and said."""
+    outcome, *_ = a_test(classes=2, images=60, skill=50.0)
+    outcome = replace(outcome, held_out=None, rows=(), settings="", grad_cam=lambda images, classes: None)
+    (tmp_path / "figures").mkdir()
+    for name in ("mistakes", "curves"):  # another network's
+        (tmp_path / "figures" / f"{name}.png").touch()
+    page, size = written(outcome, tmp_path)
+    text = plain((tmp_path / "report.html").read_text())
+    assert_sound(page, size, (tmp_path / "report.html").read_text())
+    assert plain(page.one("h1")["text"]) == "100.00 % of 60 test images are right"
+    low, _ = interval(60, 60)
+    assert f"{percent(low)} to 100.00 %" in plain(page.one("dd", id="accuracy")["text"])
+    assert not page.all("dd", id="top2")  # of two classes it is all
+    assert text.count("None: every test image is right.") == 2
+    assert "No temperature is fitted: that takes validation images" in text
+    assert "this network has no convolution" in text
+    assert "metrics.csv, is not at hand" in text
+    assert not page.all("pre")
+    assert not page.all("img", **{"class": "heat"})
+    assert not page.all("input")
+    assert {path.stem for path in (tmp_path / "figures").iterdir()} == {
+        "training_images", "test_predictions", "confusion_matrix", "per_class_accuracy", "calibration",
+    }  # fmt: skip
+    perfect = (torch.eye(2), torch.tensor([0, 1]))
+    page, _ = written(replace(outcome, held_out=perfect), tmp_path)
+    assert any("the 2 validation images have none that is best" in p["text"] for p in page.all("p"))
+
+
+def test_a_thousand_classes_show_the_best_and_the_worst(tmp_path, capsys):
+    outcome, *_ = a_test(classes=1_000, images=3_000, skill=3.0)
+    page, size = written(outcome, tmp_path)
+    assert_sound(page, size, (tmp_path / "report.html").read_text())
+    images, right = outcome.confusion.sum(1).numpy(), outcome.confusion.diag().numpy()
+    accuracies = right / np.maximum(images, 1)
+    ranked = sorted(np.flatnonzero(images), key=lambda label: (-accuracies[label], label))
+    expected = [outcome.classes[label] for label in (*ranked[:20], *ranked[-20:])]
+    rows = page.rows(page.one("table", **{"class": "per-class"}))[1:]
+    assert [row[0] for row in rows] == [plain(name) for name in expected]
+    out = capsys.readouterr().out.splitlines()
+    assert len(out) < 70
+    assert "the 20 best and the 20 worst of 1,000 classes; results.json has all" in out
+    for name in expected:
+        assert any(line.startswith(name) or f" {name} " in line for line in out)
+    assert (tmp_path / "results.json").stat().st_size < 3_100_000
+    with Image.open(tmp_path / "figures" / "per_class_accuracy.png") as bars:
+        assert max(bars.size) < 1_600
+    off = outcome.confusion.clone().fill_diagonal_(0)
+    pairs = page.all("section", **{"class": "cell"})
+    assert len(pairs) == 40
+    shown = [off[tuple(map(int, pair["id"][1:].split("-")))].item() for pair in pairs]
+    assert shown == off.flatten().sort(descending=True).values[:40].tolist()
+    assert page.one("img", **{"class": "picture"})["alt"] == "Confusion matrix of all 1000 classes"
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
+def test_a_browser_shows_it_without_a_word(made, tmp_path):
+    """Opened from the disk, at a cell: nothing is asked for, nothing is blocked, and the dark page is dark."""
+    address = f"{(made[6] / 'report.html').as_uri()}#c0-0"
+    dark = ("--enable-features=WebContentsForceDark:inversion_method/none", "--blink-settings=preferredColorScheme=0")
+    brightness = []
+    for number, flags in enumerate(((), dark)):
+        shot = tmp_path / f"{number}.png"
+        command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", *flags]
+        command += [
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--window-size=1000,1400",
+            f"--screenshot={shot}",
+            address,
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+        assert "CONSOLE" not in done.stderr, done.stderr
+        with Image.open(shot) as image:
+            brightness.append(np.asarray(image.convert("L")).mean())
+    assert brightness[0] > 180
+    assert brightness[1] < 90

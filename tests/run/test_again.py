@@ -1,0 +1,36 @@
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch.nn import functional as F
+
+from cifar_lightning import LitNet, fake_data
+from cifar_lightning.run.again import Again
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "64-true"])
+def test_the_validation_images_give_the_logits_that_they_gave_in_the_training(cpu_settings, precision):
+    """In its precision and over its views; and nothing of the network is changed."""
+    data = fake_data(300, val_split=60, eval_batch_size=7)
+    model = LitNet("speed54", lr=0.1, test_views="six")
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    trainer = Trainer(max_epochs=1, precision=precision, enable_model_summary=False, **options)
+    trainer.fit(model, data)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    logits, labels = Again(trainer, model, data).held_out()
+    assert logits.shape == (60, 10)
+    assert torch.equal(labels, data.image_set("train").labels[data.val_indices])
+    loss, acc = (trainer.callback_metrics[name].item() for name in ("val_loss", "val_acc"))
+    assert F.cross_entropy(logits, labels).item() == pytest.approx(loss, rel=1e-5)
+    assert (logits.argmax(1) == labels).float().mean().item() == pytest.approx(acc)
+    images = data.image_set("test").images[:5]
+    maps = Again(trainer, model, data).grad_cam(images, torch.arange(5))
+    assert maps.shape == (5, 2, 2)
+    assert 0 <= maps.min() <= maps.max() <= 1
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_without_a_validation_split_there_are_none(cpu_settings):
+    data, model = fake_data(100), LitNet()
+    trainer = Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
+    trainer.test(model, data, verbose=False)
+    assert Again(trainer, model, data).held_out() is None
