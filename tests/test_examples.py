@@ -24,11 +24,11 @@ def example(plain, monkeypatch, tmp_path, capsys):
     return run
 
 
-def test_each_is_tested_and_in_the_readme():
+def test_each_is_tested_and_in_the_docs():
     names = {path.name for path in EXAMPLES.glob("*.py")}
     assert names == {"early_stopping.py", "notebook.py", "optuna_study.py"}
-    readme = (PROJECT / "README.md").read_text()
-    assert all(f"examples/{name}" in readme for name in names)
+    page = (PROJECT / "docs" / "project.md").read_text()
+    assert all(f"examples/{name}" in page for name in names)
 
 
 def test_early_stopping(example):

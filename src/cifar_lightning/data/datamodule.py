@@ -44,7 +44,7 @@ class CIFAR10DataModule(SettableDataModule):
     which the split is a function; those of the test images stay.
 
     Args:
-        data_dir: Folder of the images, or their one file, in a shape that the README lists; without any the archive is
+        data_dir: Folder of the images, or their one file, in a shape of docs/data.md; without any the archive is
             downloaded into it once.
         batch_size: Images per training step over all devices (the global batch).
         source: cifar10; cifar100, of 100 or of its 20 coarse classes; folder, any tree `train/<class>/*`,
@@ -129,9 +129,9 @@ class CIFAR10DataModule(SettableDataModule):
         self._train_loader: BatchLoader | None = None
         self._made_with: dict[str, Any] = {}  # that loader's settings
         self.nothing_else = type(self) is CIFAR10DataModule  # a subclass may have workers, say, for a loader of its own
-        self.keep(arguments)
+        self._keep(arguments)
 
-    def take_up(self, arguments: Mapping[str, Any], changed: set[str]) -> None:
+    def _take_up(self, arguments: Mapping[str, Any], changed: set[str]) -> None:
         """Forgets the images that are not those of the arguments any more."""
         if changed & OF_IMAGES:
             where = {name: arguments[name] for name in ("mirror", "sha256", "synthetic_size")}
@@ -149,7 +149,7 @@ class CIFAR10DataModule(SettableDataModule):
         Raises:
             InputError: The images cannot be had.
         """
-        self.follow()
+        self._follow()
         if not self._prepared:  # a Trainer calls it before all that it does
             self._source.prepare()
             self._prepared = True
@@ -175,7 +175,7 @@ class CIFAR10DataModule(SettableDataModule):
 
         Class folders, and an archive that is not the official one, are looked into if they are not loaded yet.
         """
-        self.follow()
+        self._follow()
         if self._counted_as:
             return self._counted_as
         official = {**cifar10.CLASSES_OF, "synthetic": cifar10.CLASSES}
@@ -191,13 +191,13 @@ class CIFAR10DataModule(SettableDataModule):
     @property
     def train_indices(self) -> Tensor:
         """Indices of the training images that are not held out, int64 `(n,)`."""
-        self.follow()
+        self._follow()
         return self._split[0]
 
     @property
     def val_indices(self) -> Tensor:
         """Those that are, int64 `(n,)`, in an order of which every part has all classes alike."""
-        self.follow()
+        self._follow()
         return self._split[1]
 
     @property
@@ -233,7 +233,7 @@ class CIFAR10DataModule(SettableDataModule):
             >>> test.images.shape, test.images.dtype, test.labels.shape
             (torch.Size([2000, 3, 32, 32]), torch.uint8, torch.Size([2000]))
         """
-        self.follow()
+        self._follow()
         if split not in self._sets:
             images = self._source.load(split)
             if split == "train" and self.hparams["train_labels"] is not None:
@@ -242,7 +242,10 @@ class CIFAR10DataModule(SettableDataModule):
         return self._sets[split]
 
     def count_as(self, classes: Sequence[str]) -> None:
-        """Numbers the classes in the order of `classes`, in which a network knows them that has learnt other images.
+        """Numbers the classes in the order in which a network knows them that has learnt other images.
+
+        Args:
+            classes: Their names in that order.
 
         Raises:
             InputError: They are not the same ones, by name.
@@ -253,13 +256,13 @@ class CIFAR10DataModule(SettableDataModule):
     @property
     def splits(self) -> tuple[str, ...]:
         """Those of `train` and `test` that there are: a set that was made to test on has no other."""
-        self.follow()
+        self._follow()
         return self._source.splits
 
     @property
     def parts(self) -> list[Path]:
         """The files of which each is a `data_dir` of its own, a test set, where `data_dir` is CIFAR-10-C's folder."""
-        self.follow()
+        self._follow()
         return list(self._source.parts)
 
     def dataset(self, split: str, transform: Callable[[Any], Any] | None = None) -> ImageDataset:
@@ -415,7 +418,7 @@ class CIFAR10DataModule(SettableDataModule):
 
     @property
     def _stages(self) -> Stages:
-        h = self.follow()
+        h = self._follow()
         own = {stage: OwnTransform(n, h[n]) for stage in STAGES if h[n := f"{stage}_transforms"] is not None}
         return Stages(preprocessing_of(h["normalization"], h["source"]), own)
 
@@ -430,7 +433,7 @@ class CIFAR10DataModule(SettableDataModule):
     def _training_loader(self) -> BatchLoader:
         """The loader of this fit: one, whoever asks for it, so that a callback's question changes no position."""
         self._end_search()
-        h = self.follow()
+        h = self._follow()
         augmentation = {name: h[name] for name in ("crop_padding", "flip", "cutout")} if h["augment"] else {}
         overfit = getattr(self.trainer, "overfit_batches", 0)  # of a Trainer: to learn the same few batches by heart
         settings = {"batch_size": h["batch_size"], "seed": h["seed"], "repeat": overfit > 0, **augmentation}
@@ -448,7 +451,7 @@ class CIFAR10DataModule(SettableDataModule):
             self.hparams["batch_size"] = min(self.hparams["batch_size"], count // ranks * ranks)
 
     def _evaluation_loader(self, stage: str, index: Tensor | None) -> BatchLoader:
-        h = self.follow()
+        h = self._follow()
         split = "train" if stage == "val" else stage
         loader = self._loader(stage, split, index, batch_size=h["eval_batch_size"], seed=h["seed"])
         self._stages.preprocessing(stage)  # is it that of the training?

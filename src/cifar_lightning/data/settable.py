@@ -15,7 +15,7 @@ from cifar_lightning.errors import InputError
 class SettableDataModule(LightningDataModule):
     """A data module whose arguments are attributes, too, and in `hparams`, which checkpoints keep: but for transforms.
 
-    Whichever is set, `follow` finds it: all that depends on arguments asks that for them. An attribute is checked when
+    Whichever is set, `_follow` finds it: all that depends on arguments asks that for them. An attribute is checked when
     it is set, and is as it was where its value is refused.
 
     Attributes:
@@ -26,7 +26,7 @@ class SettableDataModule(LightningDataModule):
     arguments: ClassVar[tuple[str, ...]] = ()
     nothing_else: bool = False
 
-    def keep(self, arguments: Mapping[str, Any]) -> None:
+    def _keep(self, arguments: Mapping[str, Any]) -> None:
         """Begins with these, all that the constructor has been given."""
         for name in self.arguments:  # what a subclass has set before
             self.__dict__.pop(name, None)
@@ -35,9 +35,9 @@ class SettableDataModule(LightningDataModule):
         # not to the logger: Lightning ends a fit whose LightningModule has another `batch_size`, say, among its own
         self.save_hyperparameters(_plain(rest), logger=False)
         self._followed: dict[str, Any] = {}
-        self.follow()
+        self._follow()
 
-    def follow(self) -> dict[str, Any]:
+    def _follow(self) -> dict[str, Any]:
         """All arguments, as they are now.
 
         Raises:
@@ -47,11 +47,11 @@ class SettableDataModule(LightningDataModule):
         now = {name: self._home(name)[name] for name in self.arguments}
         if changed := {name for name in now if not self._followed or now[name] != self._followed[name]}:
             check_ranges(now)
-            self.take_up(now, changed)
+            self._take_up(now, changed)
             self._followed = now
         return now
 
-    def take_up(self, arguments: Mapping[str, Any], changed: set[str]) -> None:
+    def _take_up(self, arguments: Mapping[str, Any], changed: set[str]) -> None:
         """Forgets what has been made of those that have changed since."""
 
     def _home(self, name: str) -> Any:
@@ -67,7 +67,7 @@ class SettableDataModule(LightningDataModule):
             home = self._home(name)
             before, home[name] = home[name], value
             try:
-                self.follow()
+                self._follow()
             except BaseException:
                 home[name] = before
                 raise

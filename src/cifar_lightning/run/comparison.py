@@ -37,10 +37,11 @@ def compare(runs: Sequence[str | Path]) -> dict[str, Any]:
         InputError: There is no such run, it has not been tested, or it is given twice.
 
     Example:
-        >>> _ = evaluate("lightning_logs/version_0", test_views="six")
+        >>> results = evaluate("lightning_logs/version_0", test_views="six")
+        Accuracy ... % on 600 test images, ...
         >>> found = compare(["lightning_logs/version_0", "lightning_logs/version_0/evaluation"])
-        >>> [sorted(found), found["comparisons"][0]["test"]]
-        []
+        >>> found["comparisons"][0]["test"], 0 <= found["comparisons"][0]["p"] <= 1
+        ('mcnemar', True)
     """
     folders = [Path(os.path.expanduser(run)) for run in runs]
     if len(folders) < 2:
