@@ -1,15 +1,19 @@
 """What the README and docs/ say can be done: their commands and their Python, as they are printed there."""
 
 import functools
+import itertools
 import re
 import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import PROJECT, made_once, run_script
 from PIL import Image
 
+from cifar_lightning import fake_data
+from cifar_lightning.data.cifar10 import CLASSES
 from cifar_lightning.run import resuming, testing, training
 from cifar_lightning.settings_file import RECIPES
 
@@ -26,7 +30,9 @@ def blocks(language):
     return found
 
 
-LINES = [shlex.split(line, comments=True) for block in blocks("bash") for line in block.splitlines()]
+LINES = [
+    shlex.split(line, comments=True) for block in blocks("bash") for line in block.replace("\\\n", " ").splitlines()
+]
 COMMANDS = [command for number, command in enumerate(LINES) if command and command not in LINES[:number]]
 SCRIPTS = [command for command in COMMANDS if command[0] in ("python", "torchrun") and "-m" not in command]
 AFTER_TRAINING = {"scripts/evaluate.py", "scripts/predict.py", "scripts/compare.py", "scripts/export.py"}
@@ -41,7 +47,19 @@ def tried(tmp_path_factory):
     (home / "holiday").mkdir()
     for name in ("cat.jpg", "holiday/dog.jpg"):
         Image.new("RGB", (320, 200), "orange").save(home / name)
+    _write_test_sets(home)
     return home
+
+
+def _write_test_sets(home):
+    """CIFAR-10.1, CINIC-10 and CIFAR-10H, of drawn images."""
+    drawn = fake_data(10_000).image_set("test")
+    np.save(home / "cifar10.1_v6_data.npy", drawn.images[:20].permute(0, 2, 3, 1).numpy())
+    np.save(home / "cifar10.1_v6_labels.npy", drawn.labels[:20].numpy().astype(np.int32))
+    np.save(home / "cifar10h-probs.npy", np.eye(10)[drawn.labels])
+    for split, name in itertools.product(("train", "valid", "test"), CLASSES):
+        (home / "CINIC-10" / split / name).mkdir(parents=True)
+        Image.new("RGB", (32, 32), "orange").save(home / "CINIC-10" / split / name / "1.png")
 
 
 def _try(home):
@@ -84,6 +102,8 @@ def test_flags(command, call, monkeypatch, tmp_path):
 @pytest.mark.parametrize("command", [c for c in SCRIPTS if AFTER_TRAINING & {*c}], ids=" ".join)
 def test_after_training(command, call, monkeypatch, tried):
     monkeypatch.chdir(tried)
+    if "--data.data_dir" in command and "--data.source" not in command:  # whose run is not of drawn images
+        command = [*command, "--data.source", "cifar10"]
     code, out, err = call(Path(command[1]).stem, *command[2:])
     assert code == 0, err
     assert out

@@ -132,7 +132,7 @@ def test_the_figure_shows_what_was_counted(monkeypatch, tmp_path, limit, tested)
     from cifar_lightning.run import testing
 
     shown = []
-    monkeypatch.setattr(testing, "report", lambda outcome, output, page: shown.append(outcome))
+    monkeypatch.setattr(testing, "report", lambda outcome, *_: shown.append(outcome))
     data, model = fake_data(1_000, eval_batch_size=20), LitNet()
     data.setup()
     image_set = data.image_set("test")
