@@ -1,0 +1,52 @@
+"""scripts/lesson.py: what the README prints, and that it notices when its network has not learnt."""
+
+import re
+import runpy
+import sys
+
+import numpy as np
+import pytest
+from conftest import PROJECT, SCRIPTS, run_script
+
+from cifar_lightning.data.sources import Source
+
+LESSON = SCRIPTS / "lesson.py"
+
+
+@pytest.fixture
+def few(tmp_path):
+    """Flags for two steps' worth of images, from which nobody learns much."""
+    arrays = {}
+    for split in ("train", "test"):
+        images = Source("synthetic", synthetic_size=256).load(split)
+        arrays |= {f"x_{split}": images.images.numpy(), f"y_{split}": images.labels.numpy()}
+    np.savez(tmp_path / "few.npz", **arrays)
+    return ("--source", "folder", "--data_dir", str(tmp_path / "few.npz"))
+
+
+def test_the_readme_has_it_word_for_word():
+    first = re.search(r"```python\n(.*?)```", (PROJECT / "README.md").read_text(), re.DOTALL)
+    assert first[1] == LESSON.read_text()
+    assert 40 <= len(first[1].splitlines()) <= 60
+
+
+def test_it_ends_with_an_error_below_its_accuracy(few, tmp_path):
+    code, out, err = run_script("lesson", *few, cwd=tmp_path)
+    assert code == 1
+    share = float(re.search(r" all +([\d.]+)%$", out, re.MULTILINE)[1])
+    assert share < 70
+    last = err.splitlines()[-1]
+    assert re.fullmatch(r"the accuracy 0\.\d{3} is below 0\.7: something is wrong", last)
+    assert float(last.split()[2]) == pytest.approx(share / 100, abs=1e-3)
+    assert "Traceback" not in err
+    assert "Warning" not in err
+
+
+def test_it_ends_well_at_its_accuracy(few, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(LESSON), *few, "--at_least", "0"])
+    runpy.run_path(str(LESSON), run_name="__main__")
+    rows = re.findall(r"^ *(\S+) +[\d.]+%$", capsys.readouterr().out, re.MULTILINE)
+    assert len(rows) == 11  # its classes, and all
+    assert rows[-1] == "all"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".cifar_lightning", "few.npz"]
