@@ -1,4 +1,4 @@
-"""CIFAR-10 with Lightning on one page: images, a network, training and a test, in about a minute on two cores."""
+"""CIFAR-10 with Lightning on one page: images, a network, training and a test, in a minute or two on a CPU."""
 
 import argparse
 import sys

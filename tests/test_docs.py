@@ -68,6 +68,14 @@ def test_the_reference_has_every_public_name_and_none_that_has_gone():
         assert hasattr(importlib.import_module(module), name)
 
 
+def test_every_answer_ends_in_something_to_run():
+    """What runs it is in test_readme.py."""
+    answers = re.split(r"^## ", (PROJECT / "docs" / "faq.md").read_text(), flags=re.MULTILINE)[1:]
+    assert len(answers) == 8
+    for answer in answers:
+        assert re.search(r"```(bash|python)\n[^`]+```\s*$", answer), answer
+
+
 def test_every_page_is_in_the_sites_contents():
     """Also Sphinx says so, where it is installed."""
     index = (PROJECT / "docs" / "index.md").read_text()
