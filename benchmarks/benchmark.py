@@ -4,8 +4,9 @@ python benchmarks/benchmark.py                          # every comparison, on d
 python benchmarks/benchmark.py loader overhead --quick  # two of them, roughly, in a minute
 python benchmarks/benchmark.py tutorial --data.source folder --data.data_dir DIR --json figures.json
 
-tutorial     the script of PyTorch's CIFAR-10 tutorial, and fit.py's default recipe
-to-accuracy  seconds of training to 54, 80, 85 and 89 %: the tutorial's script, and our recipes
+tutorial     the script of PyTorch's CIFAR-10 tutorial, of 2018 and of 2026, and fit.py's default recipe
+transforms   what an image costs in these two scripts, which is their difference
+to-accuracy  seconds of training to 54, 80, 85 and 89 %: the tutorial's script (of 2018), and our recipes
 loader       crop, flip and normalise: torchvision through a DataLoader, and our loader
 overhead     what a step costs besides the network: a bare loop, our fit, Lightning's defaults
 width        a step's time against the network's width and the batch size; CPU beside GPU
@@ -91,14 +92,22 @@ def compare_tutorial(job: Job) -> list[Table]:
     turns = interleaved(
         job.repeats,
         {
-            "script": partial(tutorial_script, job, **limit),
+            "2018": partial(tutorial_script, job, text="2018", **limit),
+            "2026": partial(tutorial_script, job, text="2026", **limit),
             "fit.py": lambda: fit(job, "--accelerator", "cpu", *flags),
         },
     )
 
     def row(what: str, key: str, factor: float = 1.0) -> Row:
-        script, ours = ([factor * run[key] for run in runs] for runs in turns.values())
-        return {"": what, "tutorial's script": script, "fit.py": ours, "ratio": quotients(ours, script)}
+        older, newer, ours = ([factor * run[key] for run in runs] for runs in turns.values())
+        return {
+            "": what,
+            "script of 2018": older,
+            "script of 2026": newer,
+            "fit.py": ours,
+            "to 2018": quotients(ours, older),
+            "to 2026": quotients(ours, newer),
+        }
 
     if job.quick:
         steps = 2 * job.machine["train_images"] // 4
@@ -111,10 +120,17 @@ def compare_tutorial(job: Job) -> list[Table]:
     rows += [
         row("seconds, whole process", "process_seconds"),
         row("CPU seconds, whole process", "cpu_seconds"),
-        row("test accuracy, %", "test_acc", 100.0) | {"ratio": None},
+        row("test accuracy, %", "test_acc", 100.0) | {"to 2018": None, "to 2026": None},
     ]
     note = f"The first {QUICK_STEPS:,} steps only; seconds are projected from them." if job.quick else ""
     return [Table("tutorial: the published script, and fit.py's default recipe", rows, note)]
+
+
+def compare_transforms(job: Job) -> list[Table]:
+    """What the transforms of the tutorial's two texts cost an image."""
+    older, newer = call("transform_costs", data=job.data, quick=job.quick, repeats=job.repeats).values()
+    row: Row = {"": "CPU µs/image", "2018, ToTensor": older, "2026, v2": newer, "ratio": quotients(newer, older)}
+    return [Table("transforms: those of the tutorial's two texts, which give the same pixels", [row])]
 
 
 def compare_to_accuracy(job: Job) -> list[Table]:
@@ -420,6 +436,7 @@ def compare_airbench(job: Job) -> list[Table]:
 
 COMPARISONS: dict[str, Callable[[Job], list[Table]]] = {
     "tutorial": compare_tutorial,
+    "transforms": compare_transforms,
     "to-accuracy": compare_to_accuracy,
     "loader": compare_loader,
     "overhead": compare_overhead,
@@ -489,9 +506,9 @@ def call(name: str, **arguments: Any) -> Any:
     return measure("sides.py", name, **arguments)["result"]
 
 
-def tutorial_script(job: Job, **limit: int) -> dict[str, Any]:
+def tutorial_script(job: Job, **arguments: Any) -> dict[str, Any]:
     """Runs the tutorial's script, for what `fit` gives."""
-    run = measure("tutorial_script.py", data=job.data, **limit)
+    run = measure("tutorial_script.py", data=job.data, **arguments)
     return {**run.pop("result"), **run}
 
 

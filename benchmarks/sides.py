@@ -29,7 +29,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 from torchvision import transforms
-from tutorial_script import Pictures
+from tutorial_script import TRANSFORMS, Pictures
 
 from cifar_lightning import CIFAR10DataModule, TutorialNet, fit
 from cifar_lightning.data.cifar10 import MEAN, STD
@@ -104,6 +104,23 @@ def loader_rates(data: dict[str, Any], device: str, quick: bool, repeats: int) -
             interleaved(1, sides)  # what is slow only once
         rates[batch_size] = list(interleaved(repeats, sides).values())
     return rates
+
+
+def transform_costs(data: dict[str, Any], quick: bool, repeats: int) -> dict[str, list[float]]:
+    """CPU µs an image of the transforms of the tutorial's two texts, in turns, by the text; on one thread."""
+    torch.set_num_threads(1)
+    count = 2_048 if quick else 8_192
+
+    def cost(text: str) -> float:
+        pictures = Pictures(data, "train", TRANSFORMS[text], count)
+        start = time.process_time()
+        for index in range(len(pictures)):
+            pictures[index]
+        return 1e6 * (time.process_time() - start) / len(pictures)
+
+    sides = {text: partial(cost, text) for text in TRANSFORMS}
+    interleaved(1, sides)  # what is slow only once
+    return interleaved(repeats, sides)
 
 
 def step_costs(accelerator: str, steps: int, repeats: int, waits: bool = True) -> dict[str, dict[str, Any]]:

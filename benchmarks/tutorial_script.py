@@ -2,7 +2,8 @@
 
 https://docs.pytorch.org/tutorials/beginner/blitz/cifar10_tutorial.html
 
-As it was published, but for where its images come from. It imports what that one does, and no Lightning.
+As it was published, but for where its images come from. There are two texts, which differ in their transforms (and in
+a file's name and the choice of a device, which are not here). It imports what that one does, and no Lightning.
 """
 
 import json
@@ -19,8 +20,17 @@ import torch.optim as optim
 from PIL import Image
 from torch import Tensor
 from torchvision import transforms
+from torchvision.transforms import v2
 
 from cifar_lightning.data.sources import Source
+
+# By the year of the text; the second is from 8 May 2026: https://github.com/pytorch/tutorials/pull/3882
+TRANSFORMS: dict[str, Callable[[Image.Image], Tensor]] = {
+    "2018": transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))]),
+    "2026": v2.Compose(
+        [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))]
+    ),
+}
 
 
 class Pictures:
@@ -61,15 +71,18 @@ class Net(nn.Module):
         return self.fc3(x)
 
 
-def tutorial_script(data: dict[str, Any], images: int | None = None, epochs: int = 2) -> dict[str, float]:
+def tutorial_script(
+    data: dict[str, Any], images: int | None = None, epochs: int = 2, text: str = "2018"
+) -> dict[str, float]:
     """Trains and tests on the images of `data`.
 
     Args:
         data: Where they are: `source`, and `data_dir` or `synthetic_size`.
         images: Training images to use; all by default.
         epochs: Passes over them.
+        text: 2018 or 2026.
     """
-    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))])
+    transform = TRANSFORMS[text]
     batch_size = 4
     trainset: Any = Pictures(data, "train", transform, images)
     trainloader = torch.utils.data.DataLoader(trainset, batch_size=batch_size, shuffle=True, num_workers=2)

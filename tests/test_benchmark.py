@@ -4,7 +4,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import BENCHMARKS
+from PIL import Image
+
+from cifar_lightning import CIFAR10DataModule
 
 SCRIPT = BENCHMARKS / "benchmark.py"
 
@@ -30,6 +34,26 @@ def test_it_measures_both_sides_and_writes_the_figures(tmp_path):
     overhead = measured("overhead", tmp_path)
     assert [row[""] for row in overhead["rows"]] == ["bare loop", "our fit", "Lightning's defaults"]
     assert all(row["CPU µs/step"][0] > 0 for row in overhead["rows"])
+
+
+def test_the_two_texts_of_the_tutorial_give_the_same_pixels(monkeypatch):
+    """And both those of the data module, for every value of a byte in every colour."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from tutorial_script import TRANSFORMS
+
+    pixels = torch.arange(3 * 32 * 32, dtype=torch.int32).mul(7).remainder(256).to(torch.uint8).reshape(32, 32, 3)
+    assert all(len(pixels[:, :, colour].unique()) == 256 for colour in range(3))
+    older, newer = (TRANSFORMS[text](Image.fromarray(pixels.numpy())) for text in ("2018", "2026"))
+    assert older.dtype == newer.dtype == torch.float32
+    assert (older - newer).abs().max() <= 1e-6
+    ours = CIFAR10DataModule(source="synthetic").normalize(pixels.permute(2, 0, 1))
+    assert (older - ours).abs().max() <= 1e-6
+
+
+@pytest.mark.soak
+def test_it_measures_the_transforms(tmp_path):
+    (row,) = measured("transforms", tmp_path)["rows"]
+    assert row["ratio"] == [row["2026, v2"][0] / row["2018, ToTensor"][0]]
 
 
 @pytest.mark.soak
