@@ -2,6 +2,8 @@
 
 import os
 import socket
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -343,14 +345,14 @@ def test_folder_with_a_file_that_is_no_image(call, tmp_path):
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs to become another user")
 @pytest.mark.parametrize("locked", [".", "train", "train/a"])
-def test_folder_that_may_not_be_read(tmp_path, locked):
-    home = tmp_path / "data"
-    make_folders(home, "train/a/x.png", "test/a/x.png")
-    tmp_path.chmod(0o777)
-    for parent in tmp_path.parents[:3]:
-        parent.chmod(parent.stat().st_mode | 0o055)
-    (home / locked).chmod(0o700)
-    done = job("fit", "--data.source", "folder", "--data.data_dir", home, cwd=tmp_path, user=65534)
+def test_folder_that_may_not_be_read(locked):
+    # not in pytest's folder, which another pytest that starts closes to other users
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        home = Path(folder) / "data"
+        make_folders(home, "train/a/x.png", "test/a/x.png")
+        (home / locked).chmod(0o700)
+        done = job("fit", "--data.source", "folder", "--data.data_dir", home, cwd=Path(folder), user=65534)
     assert done.code == 2
     assert done.lines[-1].startswith(f"error: data_dir {home}: {home / locked}")
     assert done.lines[-1].endswith(
