@@ -6,30 +6,6 @@ import torch
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from cifar_lightning.report.calibration import best_temperature, reliability
-from cifar_lightning.report.intervals import wilson
-
-
-@pytest.mark.parametrize(
-    ("right", "images", "low", "high"),
-    [
-        (81, 263, 0.2553, 0.3662),  # Newcombe, Statistics in Medicine 17 (1998), table I
-        (15, 148, 0.0624, 0.1605),
-        (0, 20, 0.0, 0.1611),
-        (1, 29, 0.0061, 0.1718),
-        (29, 29, 0.8830, 1.0),
-    ],
-)
-def test_intervals_equal_those_published(right, images, low, high):
-    assert wilson(right, images) == pytest.approx((low, high), abs=5e-5)
-
-
-def test_an_interval_ends_at_0_and_1_exactly():
-    for images in (1, 7, 29, 10_000, 123_457):
-        assert wilson(0, images)[0] == 0.0
-        assert wilson(images, images)[1] == 1.0
-        assert 0 < wilson(0, images)[1] < 1
-        assert 0 < wilson(images, images)[0] < 1
-    assert wilson(0, 0) is None
 
 
 def error_by_hand(confidences, right):

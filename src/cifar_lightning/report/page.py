@@ -1,6 +1,6 @@
 """The page of a test: report.html, one file that asks nothing of the network. Its looks are in page.html.
 
-All that it says is computed here and in judgements.py, calibration.py and intervals.py; the template places it.
+All that it says is computed here and in judgements.py, calibration.py and statistics.py; the template places it.
 """
 
 import base64
@@ -21,11 +21,11 @@ from torch.nn import functional as F
 from cifar_lightning import stop
 from cifar_lightning.files import write_atomically
 from cifar_lightning.report.calibration import BINS, reliability
-from cifar_lightning.report.intervals import wilson
 from cifar_lightning.report.judgements import MATRIX_CLASSES, Cell
 from cifar_lightning.report.many import shown_classes, which_classes
 from cifar_lightning.report.outcome import Outcome
 from cifar_lightning.report.plots import gradient_norm
+from cifar_lightning.report.statistics import wilson
 
 HEAT_SIZE, HEAT_LEVELS = 16, 16  # of a map of evidence: it is smooth, and the browser enlarges it
 SHOWN_FACTS = {
@@ -125,9 +125,8 @@ def _per_class(results: Mapping[str, Any], confusion: Tensor) -> list[dict[str, 
     for label in shown_classes([accuracy for _, accuracy in named]):
         right, images = int(confusion[label, label]), int(confusion[label].sum())
         name, accuracy = named[label]
-        rows.append(
-            {"name": name, "images": images, "right": right, "accuracy": accuracy, "interval": wilson(right, images)}
-        )
+        interval = wilson(right, images) if images else None
+        rows.append({"name": name, "images": images, "right": right, "accuracy": accuracy, "interval": interval})
     return rows
 
 

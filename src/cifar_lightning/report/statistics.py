@@ -19,11 +19,18 @@ _Z = NormalDist().inv_cdf(1 - ALPHA / 2)
 
 
 def wilson(right: int, count: int) -> Interval:
-    """The interval of a share, as good near 0 and 1 as between (https://doi.org/10.1080/01621459.1927.10502953)."""
+    """The interval of a share (https://doi.org/10.1080/01621459.1927.10502953), exactly 0 and 1 at the ends.
+
+    It is the error of having tested on these images and not on others like them; another seed is another network.
+
+    Args:
+        right: How many of the images count.
+        count: How many there are, at least 1.
+    """
     share, z2 = right / count, _Z * _Z / count
-    middle = (share + z2 / 2) / (1 + z2)
-    half = _Z * math.sqrt(share * (1 - share) / count + z2 / (4 * count)) / (1 + z2)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    middle, half = share + z2 / 2, _Z * math.sqrt((share * (1 - share) + z2 / 4) / count)
+    low, high = (middle - half) / (1 + z2), (middle + half) / (1 + z2)
+    return 0.0 if right == 0 else low, 1.0 if right == count else high
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
