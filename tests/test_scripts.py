@@ -171,6 +171,17 @@ def test_no_temperature_is_fitted_on_images_that_may_have_been_learnt(finished, 
 def test_the_page_of_an_evaluation_is_a_file(finished, call, tmp_path):
     line = one_line(*call("evaluate", finished.folder, "--accelerator", "cpu", "--html", tmp_path))
     assert line == f"error: html {tmp_path} is a folder: give a file, such as {tmp_path}/report.html\n"
+    line = one_line(*call("evaluate", finished.folder, "--accelerator", "cpu", "--html="))
+    assert line == "error: html '' is a folder: give a file, such as report.html\n"
+
+
+def test_where_an_evaluation_cannot_write_is_said_before_it(finished, call, tmp_path):
+    (tmp_path / "file").touch()
+    for flag, value in (("html", "file/page.html"), ("output_dir", "file/out")):
+        flags = ("--accelerator", "cpu", "--output_dir", "out", f"--{flag}", value)
+        line = one_line(*call("evaluate", finished.folder, *flags))
+        assert line == f"error: {flag} {value} cannot be written (Not a directory): give another\n"
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
 
 def test_evaluate_computes_in_the_precision_of_the_training(plain, call, tmp_path):

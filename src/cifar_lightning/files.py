@@ -4,6 +4,7 @@ import os
 import secrets
 import shutil
 import struct
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -117,6 +118,16 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def why_unwritable(folder: Path) -> str | None:
+    """Why no file can be written into a folder, which may be yet to be made; None where one can. Nothing is left."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+    try:
+        with tempfile.TemporaryFile(dir=there):  # the mode of a folder does not tell: of a read-only disk, say
+            return None
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 def write_folder(path: Path, files: Mapping[str, bytes]) -> None:

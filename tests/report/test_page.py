@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -394,6 +395,20 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
+def test_no_page_or_figure_of_another_test_stays(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    outcome, *_ = a_test(images=40)
+    report(outcome, tmp_path, Path("report.html"))  # which is the folder's own
+    assert (tmp_path / "report.html").exists()
+    report(outcome, tmp_path, tmp_path / "elsewhere.html")
+    assert not (tmp_path / "report.html").exists()
+    assert list((tmp_path / "figures").iterdir())
+    (tmp_path / "report.html").write_text("another's")
+    report(outcome, tmp_path, tmp_path / "report.html", aloud=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere.html", "figures", "results.json"]
+    assert not list((tmp_path / "figures").iterdir())
+
+
 def test_a_browser_shows_it_without_a_word(made, tmp_path):
     """Opened from the disk, at a cell: nothing is asked for, nothing is blocked, and the dark page is dark."""
     address = f"{(made[6] / 'report.html').as_uri()}#c0-0"

@@ -30,12 +30,19 @@ INLINE = ("calibration", "curves")  # figures that stand in the page
 
 
 def report(outcome: Outcome, output: Path, page: Path, aloud: bool = True) -> None:
-    """Writes results.json into the folder `output`; aloud, also figures/ and the page, and prints the table."""
+    """Writes results.json into the folder `output`; aloud, also figures/ and the page, and prints the table.
+
+    Figures and a page that another test has left there do not stay beside this one's results.
+    """
     from cifar_lightning.report.table import print_report
 
     results = results_of(outcome.confusion, outcome.loss, outcome.classes, outcome.facts)
     if aloud:
         draw(outcome, results, output / "figures", page)
+    else:
+        write_figures({}, output / "figures")
+    if not aloud or page.resolve() != (output / PAGE).resolve():
+        (output / PAGE).unlink(missing_ok=True)
     stop.raise_if_requested()
     write_results(results, output)
     if not aloud:

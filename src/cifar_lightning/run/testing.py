@@ -15,7 +15,8 @@ from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.data.labels import distributions
 from cifar_lightning.data.sharing import check_evaluation
 from cifar_lightning.data.sources import absolute
-from cifar_lightning.errors import InputError, some
+from cifar_lightning.errors import InputError, quoted, some
+from cifar_lightning.files import why_unwritable
 from cifar_lightning.model.evaluation import VIEWS, against_people
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.report.outcome import Outcome
@@ -82,8 +83,9 @@ def evaluate(
         ('mirror', True)
     """
     signals.next_step = ""
-    if html is not None and os.path.isdir(os.path.expanduser(html)):
-        raise InputError(f"html {html} is a folder: give a file, such as {Path(html) / PAGE}")
+    page = None if html is None else Path(os.path.expanduser(html))
+    if page is not None and os.path.isdir(page):
+        raise InputError(f"html {quoted(str(html))} is a folder: give a file, such as {page / PAGE}")
     if test_views not in (None, *VIEWS):
         raise InputError(f"test_views {test_views} is out of range: give {' or '.join(VIEWS)}")
     path = select_checkpoint(Path(checkpoint))
@@ -116,6 +118,10 @@ def evaluate(
     _check_images(part_of(images, images.parts[0]) if images.parts else images, model, path, soft_labels, processes)
     home = home_of(path)
     output = Path(os.path.expanduser(output_dir)) if output_dir is not None else home / "evaluation"
+    page = page or output / PAGE
+    for name, target, folder in (("output_dir", output, output), ("html", page, page.parent)):
+        if why := why_unwritable(folder):  # now, not after a long test
+            raise InputError(f"{name} {target} cannot be written ({why}): give another")
     job: dict[str, Any] = {
         "facts": {"checkpoint": str(path), "step": saved["global_step"], "seed": images.hparams["seed"]},
         "where": where,
@@ -123,7 +129,7 @@ def evaluate(
         "soft_labels": soft_labels,
         "output": str(output),
         "metrics": str(home / "metrics.csv"),
-        "page": str(Path(os.path.expanduser(html)) if html is not None else output / PAGE),
+        "page": str(page),
     }
     if processes > 1 and this_rank() is None:
         launch("cifar_lightning.run.testing:evaluate_rank", {**job, "data": data, "net": net}, processes)
