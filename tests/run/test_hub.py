@@ -98,6 +98,21 @@ def test_official_images_are_named_and_others_are_not(run):
         assert ("not the official ones" in card.text) == (digest is not None)
 
 
+def test_coarse_classes_and_other_labels_are_told(run):
+    checkpoint = run / "checkpoints" / "best.ckpt"
+    saved = torch.load(checkpoint, weights_only=True)
+    labels = {"train_labels": "/home/me/CIFAR-100_human.pt:noisy_label"}
+    saved["datamodule_hyper_parameters"] |= {"source": "cifar100-coarse", "sha256": None, **labels}
+    torch.save(saved, checkpoint)
+    card = ModelCard.load(export(run, "hf") / "README.md")
+    assert (card.data.datasets, card.data.eval_results[0].dataset_name) == ("uoft-cs/cifar100", "CIFAR-100")
+    assert (
+        "by their 20 coarse classes. It has learnt other labels in place of their own: CIFAR-100\\_human.pt:noisy"
+        in (card.text)
+    )
+    assert "/home/me" not in card.content
+
+
 def test_the_settings_in_transformers_words(run):
     model = load_model(run)
     folder = export(run, "hf")
@@ -126,7 +141,10 @@ def test_class_names_are_no_markdown(tmp_path):
     classes = ["a|b", "*c*", "<d>", "e\nf"]
     model = LitNet(Own(), classes=classes, preprocessing=PREPROCESSING)
     folder = export(model, "hf", tmp_path / "hf")
-    assert "a\\|b, \\*c\\*, \\<d\\>, 'e\\\\nf'." in (folder / "README.md").read_text()
+    card = (folder / "README.md").read_text()
+    assert "a\\|b, \\*c\\*, \\<d\\>, 'e\\\\nf'." in card
+    assert 'load_model("path/of/this/folder", net=net)' in card
+    assert "The network itself, `net`, is code of its maker's" in card
     assert load_model(folder, Own()).classes == classes
 
 
@@ -141,7 +159,7 @@ def test_another_folder_is_left_as_it_is(call, run, tmp_path):
     (tmp_path / "file").touch()
     said = "output file is there already, with file: give another folder"
     assert one_line(*call("export", run, "--format", "hf", "--output", "file")) == f"error: {said}\n"
-    assert not list(run.glob(".*"))
+    assert not list(run.glob(".*.part"))
 
 
 def test_images_of_which_nothing_is_known(tmp_path):

@@ -1,16 +1,20 @@
 """A model card: what is known of a trained network, and what is not, as the README.md of a folder for others."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+from cifar_lightning.data.cifar10 import TITLES
 from cifar_lightning.errors import quoted
 from cifar_lightning.report.statistics import LEVEL, wilson
 
-HUB_NAMES = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
-NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "folder": "images of one's own", "synthetic": "drawn images"}
+HUB_NAMES = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100", "cifar100-coarse": "uoft-cs/cifar100"}
+NAMES = {**TITLES, "folder": "images of one's own", "synthetic": "drawn images"}
 DATA = {
     "cifar10": "CIFAR-10: its 50,000 training images, but for the `val_split` below.",
     "cifar100": "CIFAR-100: its 50,000 training images, but for the `val_split` below.",
+    "cifar100-coarse": "CIFAR-100: its 50,000 training images, but for the `val_split` below, by their 20 coarse "
+    "classes.",
     "folder": "Images of its maker's own, brought to 32 × 32 pixels, of which nothing more is known here.",
     "synthetic": "Images that cifar_lightning draws: coloured shapes under the names of CIFAR-10's classes. It has "
     "seen no photographs, and is of no use on any.",
@@ -23,12 +27,13 @@ VIEWS = {
 USE = """```python
 from cifar_lightning import load_model
 
-model = load_model("path/of/this/folder")
+model = load_model("path/of/this/folder"{own})
 labels, probabilities = model.predict(images)  # uint8 (N, 3, {size}, {size})
 ```
 
 `model.safetensors` has the weights, in float32, by their names in the network; `preprocessor_config.json` says what is
 done to an image first, and `config.json` has the names of the classes."""
+OWN = "\n\nThe network itself, `net`, is code of its maker's, which this folder does not hold."
 # What tells how it was trained, besides the arguments of the network and its optimiser.
 TRAINED = ("batch_size", "val_split", "augment", "crop_padding", "flip", "cutout", "normalization", "seed")
 
@@ -47,12 +52,13 @@ def model_card(facts: Mapping[str, Any], trained: Mapping[str, Any]) -> str:
     source = str(data.get("source"))
     net, size = facts["model"].get("net", "A network of its own kind"), facts["image_size"]
     name = f"{net} on {NAMES.get(source, 'images unknown')}"
+    own = "net" not in facts["model"]
     parts = [
         f"# {name}",
         f"A classifier of images of {size} × {size} pixels into {len(facts['classes'])} classes, trained with PyTorch "
         f"Lightning by cifar_lightning {facts['version']}.",
         "## Use",
-        USE.format(size=size),
+        USE.format(size=size, own=", net=net" if own else "") + (OWN if own else ""),
         "## Accuracy",
         *(_measured(results) if results else ["Not known: this checkpoint's test is not on record."]),
         "## Data",
@@ -110,9 +116,12 @@ def _measured(results: Mapping[str, Any]) -> list[str]:
 
 
 def _data(source: str, data: Mapping[str, Any]) -> str:
+    told = DATA.get(source, "Not known: the checkpoint does not say.")
     if source in HUB_NAMES and (digest := data.get("sha256")):
-        return f"Images in {NAMES[source]}'s layout that are not the official ones; their SHA-256 digest is {digest}."
-    return DATA.get(source, "Not known: the checkpoint does not say.")
+        told = f"Images in {NAMES[source]}'s layout that are not the official ones; their SHA-256 digest is {digest}."
+    if labels := data.get("train_labels"):  # a path, of which only its end tells others anything
+        told += f" It has learnt other labels in place of their own: {_text(Path(labels).name)}."
+    return told
 
 
 def _settings(
