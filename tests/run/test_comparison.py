@@ -152,6 +152,22 @@ def test_an_evaluation_in_place_of_its_run(plain, runs):
     assert found["comparisons"][0]["test"] == "mcnemar"
 
 
+def test_what_is_the_same_under_two_names_does_not_differ(runs):
+    """An evaluation notes which data set's mean and std `dataset` has meant."""
+    for run, name in ((runs[0], "dataset"), (runs[2], "cifar10")):
+        settings, results = yaml.safe_load((run / "config.yaml").read_text()), results_of(run)
+        settings["data"]["normalization"] = results["data"]["normalization"] = name
+        (run / "config.yaml").write_text(yaml.safe_dump(settings))
+        (run / "results.json").write_text(json.dumps(results))
+    assert compare([runs[0], runs[2]])["settings"] == {"model.lr": {"A": 0.01, "B": 0.02}}
+
+
+def test_the_precision_of_a_test_stands_beside_that_of_the_other(runs):
+    (runs[2] / "results.json").write_text(json.dumps({**results_of(runs[2]), "precision": "64-true"}))
+    settings = compare([runs[0], runs[2]])["settings"]
+    assert settings == {"model.lr": {"A": 0.01, "B": 0.02}, "test.precision": {"A": "32-true", "B": "64-true"}}
+
+
 def test_by_command(trained, call, monkeypatch, tmp_path):
     monkeypatch.chdir(trained[0].parent)
     names = [run.name for run in trained]

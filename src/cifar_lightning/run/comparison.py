@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from cifar_lightning.data.preprocessing import data_set_of
 from cifar_lightning.errors import InputError
 from cifar_lightning.report.comparison import Tested, compared
 from cifar_lightning.report.predictions import read_predictions
@@ -14,6 +15,7 @@ from cifar_lightning.run.saved import home_of
 from cifar_lightning.run.settings import FREE, read_settings
 
 NEEDED = {"test_acc", "test_count", "confusion", "checkpoint"}
+TEST_PRECISION = "test.precision"
 
 
 def compare(runs: Sequence[str | Path]) -> dict[str, Any]:
@@ -49,7 +51,14 @@ def compare(runs: Sequence[str | Path]) -> dict[str, Any]:
     for i, folder in enumerate(folders):
         if folder.resolve() in [other.resolve() for other in folders[:i]]:
             raise InputError(f"run {folder} is given twice: leave one out")
-    return compared([_tested(folder) for folder in folders], FREE)
+    tested = [_tested(folder) for folder in folders]
+    if all(run.settings[TEST_PRECISION] == run.settings["precision"] for run in tested):  # it says nothing new
+        tested = [replace(run, settings=_without(TEST_PRECISION, run.settings)) for run in tested]
+    return compared(tested, FREE)
+
+
+def _without(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {other: value for other, value in settings.items() if other != name}
 
 
 def _tested(folder: Path) -> Tested:
@@ -94,6 +103,7 @@ def _settings(folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
     tested = {f"data.{name}": value for name, value in results.get("data", {}).items()}
     tested |= {"model.test_views": results["test_views"]} if "test_views" in results else {}
     settings = told | settings | tested
-    if results.get("precision", told["precision"]) != told["precision"]:
-        settings["test.precision"] = results["precision"]
+    settings[TEST_PRECISION] = results.get("precision", told["precision"])
+    # which of the data sets is meant, as evaluate has it
+    settings["data.normalization"] = data_set_of(settings["data.normalization"], settings["data.source"])
     return settings
