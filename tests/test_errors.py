@@ -248,7 +248,7 @@ def test_another_programs_folder_is_no_run_to_resume(call, tmp_path):
     theirs.mkdir(parents=True)
     (theirs / "config.yaml").write_text("seed_everything: 0\ntrainer: {max_epochs: 3}\nmodel: {}\ndata: {}\n")
     line = one_line(*call("fit", "--resume", theirs))
-    assert line == f"error: nothing to resume: {theirs / 'config.yaml'} is not the settings of a run of fit.py\n"
+    assert line == f"error: nothing to resume: {theirs / 'config.yaml'} is not the settings of a run of fit\n"
     with newest_unfinished(tmp_path) as found:
         assert found is None
 
@@ -414,7 +414,7 @@ CHECKPOINTS = {
     "other network": "checkpoint a.ckpt does not fit the network 'resnet18': ",
     "unknown network": "checkpoint a.ckpt does not fit the network 'vgg': net 'vgg' is not known",
     "own network": "checkpoint a.ckpt is of a network of your own, which it does not hold: give --model.net pack",
-    "other kind": "checkpoint a.ckpt is of another kind of model (it has depth): give one that fit.py wrote",
+    "other kind": "checkpoint a.ckpt is of another kind of model (it has depth): give one that fit wrote",
     "empty folder": "a.ckpt holds no readable checkpoint: give a run's folder or a .ckpt file",
 }
 

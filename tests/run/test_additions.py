@@ -185,6 +185,10 @@ MISTAKES = [
     ({"model": "resnet18"}, "model is 'resnet18' and no dictionary: fit makes its own LitNet of settings such as "),
     ({"trainer": {"logger": True}}, "trainer.logger is a setting of its own: give --logger csv, tensorboard, wandb "),
     ({"trainer": {"callbacks": []}}, "trainer.callbacks takes objects, which no file of settings holds: give them to "),
+    (
+        {"data": {"train_transforms": str}},
+        "data.train_transforms is code, which no config.yaml holds: give it to CIFAR10D",
+    ),
     ({"model": {"sizes": torch.zeros(9, 9)}}, "model.sizes of Tensor cannot be kept in config.yaml: give text, a num"),
 ]
 

@@ -213,7 +213,7 @@ def test_mistakes(runs, call, tmp_path):
         "empty": "run empty has no results.json: give a folder that fit or evaluate wrote",
         "cut": "cut/predictions.npz cannot be read: it is damaged; evaluate the run, and give its evaluation/",
         "mixed": "predictions.npz and results.json in mixed are of two tests: evaluate it again",
-        "strange": "run strange: strange/config.yaml is not the settings of a run of fit.py",
+        "strange": "run strange: strange/config.yaml is not the settings of a run of fit",
     }.items():
         assert one_line(*call("compare", "version_0", other)) == f"error: {said}\n"
     assert one_line(*call("compare", "version_0")) == "error: 1 run to compare: give two or more folders of runs\n"

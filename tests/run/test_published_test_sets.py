@@ -240,7 +240,11 @@ def test_a_fit_on_a_test_set(call, tmp_path):
         *call("fit", *CPU, "--data.data_dir", "c")
     )
     line = one_line(*call("fit", *CPU, "--data.data_dir", "c/fog.npy"))
-    assert line.endswith("fog.npy is a test set, with no images to train on: name another --data.data_dir for those\n")
+    rest = "or test on it with cifar-lightning evaluate RUN --data.data_dir c/fog.npy"
+    assert f"c/fog.npy is a test set, with no images to train on: name another --data.data_dir for those, {rest}" in (
+        one_line(*call("data", "c/fog.npy"))
+    )
+    assert "fog.npy is a test set, with no images to train on: name another --data.data_dir for those, or" in line
 
 
 def test_a_run_on_other_labels(plain, call, tmp_path):

@@ -18,9 +18,7 @@ from cifar_lightning.startup import importing
 def script(arguments: Sequence[str]) -> None:
     """Describes images, and writes them where that is asked for."""
     parser = new_parser("data DIR [flags]", __doc__)
-    parser.add_argument(
-        "data_dir", type=str, help="folder of images in a shape that the README lists, or their one file"
-    )
+    parser.add_argument("data_dir", type=str, help="folder of images in a shape of docs/data.md, or their one file")
     parser.add_function_arguments(signature_of("data.survey", "survey"), "data", skip={"data_dir"})
     parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
     parser.add_argument(

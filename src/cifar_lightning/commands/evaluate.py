@@ -1,4 +1,4 @@
-"""Tests a trained network: prints the table and writes the figures that fit.py does.
+"""Tests a trained network: prints the table and writes the figures and the page that fit does.
 
 cifar-lightning evaluate lightning_logs/version_0
 cifar-lightning evaluate lightning_logs/version_0/checkpoints/best.ckpt --accelerator gpu --devices 2

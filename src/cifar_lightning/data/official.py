@@ -93,7 +93,8 @@ def find_test_set(place: Path, source: str) -> Held | None:
 def _read_test_set(found: test_sets.Files, source: str, split: str, own: bool) -> Decoded:
     if split != "test":
         raise InputError(
-            f"{found.images} is a test set, with no images to train on: name another --data.data_dir for those"
+            f"{found.images} is a test set, with no images to train on: name another --data.data_dir for those, or "
+            f"test on it with cifar-lightning evaluate RUN --data.data_dir {found.images}"
         )
     return test_sets.read(found, source)
 

@@ -1,8 +1,14 @@
 """Arguments of the data module, the network and the Trainer that a run sets itself, and what to do instead."""
 
+from cifar_lightning.data.absent import TRANSFORMS
+
 # by the argument's name, with its group's
 WHY = {
     "data.seed": "is set by the run's seed: give that",
+    **dict.fromkeys(
+        (f"data.{name}" for name in TRANSFORMS),
+        "is code, which no config.yaml holds: give it to CIFAR10DataModule, and that to lightning.pytorch.Trainer",
+    ),
     "model.classes": "is set by the images: leave it out",
     "model.preprocessing": "is set by the images: leave it out",
     "trainer.callbacks": "takes objects, which no file of settings holds: give them to fit(callbacks=[...]) in Python",

@@ -114,7 +114,7 @@ def model_of(checkpoint: Mapping[str, Any], path: Path, net: str | nn.Module | N
     unknown = sorted(set(arguments) - set(inspect.signature(LitNet).parameters))
     if unknown or "classes" not in arguments:
         why = f"it has {', '.join(unknown)}" if unknown else "it has no class names"
-        raise InputError(f"checkpoint {path} is of another kind of model ({why}): give one that fit.py wrote")
+        raise InputError(f"checkpoint {path} is of another kind of model ({why}): give one that fit wrote")
     net = net if own else arguments["net"]
     try:
         model = lit_net({**arguments, "net": net}, arguments["classes"])
@@ -123,7 +123,7 @@ def model_of(checkpoint: Mapping[str, Any], path: Path, net: str | nn.Module | N
     except (RuntimeError, TypeError, ValueError) as error:
         raise InputError(
             f"checkpoint {path} does not fit the network {net if isinstance(net, str) else type(net).__name__!r}: "
-            f"{' '.join(str(error).split())[:200]}; give one that fit.py wrote, or the arguments it was made with"
+            f"{' '.join(str(error).split())[:200]}; give one that fit wrote, or the arguments it was made with"
         ) from error
     return model.eval()
 

@@ -186,7 +186,7 @@ def read_settings(folder: Path) -> Settings:
     known = {field.name for field in fields(Settings)}
     whole = isinstance(settings, dict) and required <= set(settings) <= known
     if not whole or not all(isinstance(settings[name], dict) for name in ("data", "model", "trainer")):
-        raise InputError(f"nothing to resume: {path} is not the settings of a run of fit.py")
+        raise InputError(f"nothing to resume: {path} is not the settings of a run of fit")
     return _complete(settings)
 
 
