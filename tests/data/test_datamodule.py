@@ -305,6 +305,7 @@ def test_it_prints_as_what_makes_it():
         ("val_split", 1.0, "val_split 1.0 is out of range: give a fraction below 1"),
         ("val_split", float("nan"), "val_split nan is out of range"),
         ("crop_padding", 32, "crop_padding 32 is out of range: give 0 to 31"),
+        ("device", "gpu", "device gpu is out of range: give one of torch's, such as cpu or cuda"),
         ("synthetic_size", 5, "synthetic_size 5 is out of range: give 10 or more"),
         (
             "source",

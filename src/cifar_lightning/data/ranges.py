@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from cifar_lightning.data.absent import TRANSFORMS
 from cifar_lightning.data.preprocessing import NORMALIZATIONS
 from cifar_lightning.data.sources import SOURCES, ImageSet
@@ -27,10 +29,19 @@ def check_ranges(arguments: Mapping[str, Any]) -> None:
         ("flip", h["augment"] or h["flip"] != "alternating", "random, or augment true"),
         ("val_split", h["val_split"] >= 0, "a count, or a fraction from 0 to 1"),
         ("val_split", not isinstance(h["val_split"], float) or h["val_split"] < 1, "a fraction below 1"),
+        ("device", _is_device(h["device"]), "one of torch's, such as cpu or cuda"),
         *((name, h[name] is None or callable(h[name]), "a callable of images, or none") for name in TRANSFORMS),
     ):
         if not ok:
             raise InputError(f"{name} {h[name]} is out of range: give {range_}")
+
+
+def _is_device(value: Any) -> bool:
+    try:
+        torch.device(value)
+    except (RuntimeError, TypeError):
+        return False
+    return True
 
 
 def check_classes(images: ImageSet, data_dir: str) -> None:
