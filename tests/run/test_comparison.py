@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import one_line
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
 from cifar_lightning import compare, evaluate, fit, load_model
 from cifar_lightning.report.statistics import mcnemar, welch, wilson
@@ -89,6 +90,19 @@ def test_seeds_are_groups(trained):
     assert comparison["test"] == "welch"
     assert (comparison["p"], comparison["interval"]) == welch(*accuracies)
     assert found["seeds_needed"]["seeds"] > 2
+
+
+def test_a_seed_with_callbacks_is_no_seed_of_a_run_without(trained, plain, tmp_path):
+    arguments = {"max_epochs": 2, "accelerator": "cpu", "seed": 2, "default_root_dir": tmp_path}
+    results = fit(SMALL, {"lr": 0.01}, callbacks=GradientAccumulationScheduler({1: 2}), **arguments)
+    assert results["callbacks"] == ["GradientAccumulationScheduler"]
+    run = tmp_path / "lightning_logs" / "version_0"
+    assert compare([*trained[:2], run])["settings"] == {
+        "callbacks": {"A": None, "B": "GradientAccumulationScheduler"},
+        "seed": {"A": [0, 1], "B": 2},
+    }
+    evaluate(run, accelerator="cpu")
+    assert "callbacks" not in compare([run, run / "evaluation"])["settings"]
 
 
 def test_two_seeds_are_a_group_and_two_networks(trained):

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,9 @@ def _settings(folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
     tested |= {"model.test_views": results["test_views"]} if "test_views" in results else {}
     settings = told | settings | tested
     settings[TEST_PRECISION] = results.get("precision", told["precision"])
+    with suppress(OSError, ValueError):  # the run may have been interrupted, and what it left evaluated
+        if callbacks := read_results(home).get("callbacks"):  # which no config.yaml holds
+            settings["callbacks"] = ", ".join(callbacks)
     # which of the data sets is meant, as evaluate has it
     settings["data.normalization"] = data_set_of(settings["data.normalization"], settings["data.source"])
     return settings

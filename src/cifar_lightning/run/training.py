@@ -229,6 +229,7 @@ def train(
                     "fit_seconds": round(checkpoints.seconds, 3),
                     "images_seen": trainer.fit_loop.epoch_loop.batch_progress.total.ready * data.hparams["batch_size"],
                     "seed": settings.seed,
+                    **({"callbacks": [type(callback).__name__ for callback in others]} if others else {}),
                     "global_batch_size": data.hparams["batch_size"] * trainer.accumulate_grad_batches,
                 }
                 trainer.fit_loop.epoch_loop._batches_that_stepped = facts["step"]  # what the loggers take for the step
