@@ -1,5 +1,6 @@
 """Jobs under a real SLURM, Debian's, unpacked into a temporary folder: `pytest -n 0 -m soak`. It needs root."""
 
+import json
 import os
 import re
 import shutil
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -149,16 +151,21 @@ def submit(slurm, home, script, **variables):
     return slurm.call("sbatch", "--parsable", "--output=out", "job.sh", cwd=home, **variables).stdout.strip()
 
 
+# Not at once: a node takes no job that begins in the second in which it was told to end it ("credential revoked").
+SOON = "StartTime=now+3"
+
+
 def wait(slurm, home):
-    """Waits until no job is left; one that is to begin again, which SLURM puts off by minutes, begins at once."""
+    """Waits until no job is left; one that is to begin again, which SLURM puts off by two minutes, begins soon."""
     deadline, ended = time.monotonic() + 300, 0
     while ended < 3:  # for a moment a job that is requeued looks like one that has ended
         assert time.monotonic() < deadline, (home / "out").read_text()
-        jobs = slurm.call("squeue", "-h", "-o", "%i %T %r", check=False).stdout
-        for name, state, reason in map(str.split, jobs.splitlines()):
-            if (state, reason) == ("PENDING", "BeginTime"):
-                slurm.call("scontrol", "update", f"JobId={name}", "StartTime=now", check=False)
-        ended = 0 if jobs else ended + 1
+        jobs = slurm.call("squeue", "-h", "-o", "%i %S %T %r", check=False)
+        later = (datetime.now() + timedelta(seconds=30)).isoformat()
+        for name, begins, *state in map(str.split, jobs.stdout.splitlines()):
+            if state == ["PENDING", "BeginTime"] and begins > later:
+                slurm.call("scontrol", "update", f"JobId={name}", SOON, check=False)
+        ended = 0 if jobs.stdout or jobs.returncode else ended + 1
         time.sleep(1)
 
 
@@ -181,6 +188,7 @@ def test_tasks_of_an_array_are_warned_and_go_on_with_their_own(slurm, whole, tmp
     runs = {Holder.of(run).job: run for run in (tmp_path / "lightning_logs").iterdir()}
     assert set(runs) == {f"{number}_0", f"{number}_1"}
     assert differences(runs[f"{number}_0"], whole[1]) == []
+    assert json.loads((runs[f"{number}_1"] / "results.json").read_text())["seed"] == 1
 
 
 def test_a_job_that_is_preempted_goes_on(slurm, tmp_path):
@@ -195,7 +203,7 @@ def test_a_job_that_is_preempted_goes_on(slurm, tmp_path):
     said = (tmp_path / "out").read_text()
     assert "stopped by SIGTERM; go on with --resume lightning_logs/version_0" in said
     assert saved > 7
-    slurm.call("scontrol", "update", f"JobId={number}", "StartTime=now")
+    slurm.call("scontrol", "update", f"JobId={number}", SOON)
     while f"goes on from step-{saved}.ckpt" not in (tmp_path / "out").read_text():
         time.sleep(0.5)
     slurm.call("scancel", number)
