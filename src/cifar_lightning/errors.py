@@ -35,6 +35,10 @@ class RunError(RuntimeError):
     """A run failed for a reason outside it, such as a full disk: one line. Exit code 1."""
 
 
+class LostRankError(RunError):
+    """Another rank of the job, or its machine, is gone: one rank on each machine says so."""
+
+
 class Stopped(BaseException):
     """The job was told to stop by a signal. Exit code 128 + the signal's number, as a shell has it.
 

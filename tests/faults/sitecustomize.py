@@ -1,8 +1,8 @@
 """Injects a fault into a job that a test starts: with this folder on PYTHONPATH, and `FAULT=KIND@RANK:PLACE:N`.
 
-KIND is kill, term, int, hup or stop (the signal, to the process itself), term-parent, int-parent or term-all (SIGTERM
-to the launcher, or to it and all ranks), crash (an exception), nan (a poisoned loss) or enospc (a full disk). RANK is
-`-` in a process that is no rank: a job on one device, or the launcher. PLACE is one of
+KIND is kill, term, int, hup or stop (the signal, to the process itself), term-parent, int-parent, term-all or kill-all
+(SIGTERM or SIGKILL to the launcher and all its ranks), crash (an exception), nan (a poisoned loss) or enospc (a full
+disk). RANK is `-` in a process that is no rank: a job on one device, or the launcher. PLACE is one of
 
     import   before the package's training is imported
     data     while the images are loaded

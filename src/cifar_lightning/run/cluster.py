@@ -146,6 +146,12 @@ def is_first_rank() -> bool:
     return rank is None or rank.rank == 0
 
 
+def is_first_of_its_machine() -> bool:
+    """Whether this process is the one of its job's that speaks of what only its machine may know."""
+    rank = this_rank()
+    return rank is None or rank.local_rank == 0
+
+
 def world_size() -> int:
     """Processes of the job that this one is one of."""
     rank = this_rank()

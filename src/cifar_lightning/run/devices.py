@@ -2,15 +2,20 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
+from itertools import count
 
 import torch
 import torch.distributed as dist
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]  # they are documented there
+from torch.distributed.rendezvous import rendezvous
 
 from cifar_lightning.errors import InputError, RunError
 from cifar_lightning.run.cluster import Rank, loopback, this_rank, world_size
+from cifar_lightning.run.machines import interface, watched
 
+_meetings = count()
 _objects: dist.ProcessGroup | None = None  # what carries objects, where a program's own process group may not
 
 # A rank that hears nothing from the others for so long gives up: a checkpoint takes seconds, an evaluation a minute.
@@ -114,19 +119,36 @@ def process_group() -> Iterator[None]:
         dist.all_reduce(torch.zeros(1), group=_objects)
         _objects = None
         return
-    with _with(loopback() if rank.on_one_machine else {}):
-        _meet(rank)
+    store = _meet(rank)
+    alone = rank.on_one_machine
+    variables = loopback() if alone else interface(rank, store)
+    with _with(variables), nullcontext() if alone else watched(rank, store):
+        with _where_they_meet(rank):
+            dist.init_process_group(
+                _backends(), store=store, timeout=RANK_TIMEOUT, world_size=rank.world_size, rank=rank.rank
+            )
         yield
         dist.all_reduce(torch.zeros(1))  # the first rank has written the results, which all go on to read
         # Not after an error: it could wait for ranks that are gone, and theirs would break before this one says why.
         dist.destroy_process_group()
 
 
-def _meet(rank: Rank) -> None:
+def _meet(rank: Rank) -> Store:
+    """What the ranks tell each other by, before they are connected."""
+    with _where_they_meet(rank) as where:
+        store = next(iter(rendezvous(f"tcp://{where}", rank.rank, rank.world_size, timeout=RANK_TIMEOUT)))[0]
+        store.set_timeout(RANK_TIMEOUT)
+        # The launcher may keep it for as long as this process lasts, which may train more than once.
+        return PrefixStore(f"cifar_lightning {next(_meetings)}", store)
+
+
+@contextmanager
+def _where_they_meet(rank: Rank) -> Iterator[str]:
+    """Raises a RunError that names the place where something has failed within."""
     host = f"[{rank.address}]" if ":" in rank.address else rank.address
     where = f"{host}:{rank.port}"
     try:
-        dist.init_process_group(_backends(), f"tcp://{where}", RANK_TIMEOUT, rank.world_size, rank.rank)
+        yield where
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise RunError(

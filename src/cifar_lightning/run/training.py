@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 
 from cifar_lightning.console import say
 from cifar_lightning.data.datamodule import CIFAR10DataModule
-from cifar_lightning.errors import InputError, RunError
+from cifar_lightning.errors import InputError, LostRankError, RunError
 from cifar_lightning.model.evaluation import names
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.report.results import read_results
@@ -132,7 +132,10 @@ def join(additions: Additions) -> dict[str, Any]:
     Returns:
         The contents of results.json.
     """
-    return read_results(Path(run_rank(additions=additions)))
+    try:
+        return read_results(Path(run_rank(additions=additions)))
+    except LostRankError as error:
+        raise LostRankError(f"{error}{signals.next_step}") from error
 
 
 def launch_or_train(
@@ -143,8 +146,7 @@ def launch_or_train(
     Returns:
         The contents of results.json.
     """
-    command = f"--resume {shlex.quote(str(folder))}" if signals.installed() else f"resume({str(folder)!r})"
-    signals.next_step = f"; go on with {command}"
+    _say_how_to_go_on(folder)
     try:
         if world_size() > 1:
             run_rank(str(folder), start, additions)
@@ -154,8 +156,13 @@ def launch_or_train(
         else:
             train(folder, settings, start, additions, checked.images)
     except RunError as error:
-        raise RunError(f"{error}{signals.next_step}") from error
+        raise type(error)(f"{error}{signals.next_step}") from error
     return read_results(folder)
+
+
+def _say_how_to_go_on(folder: Path) -> None:
+    command = f"--resume {shlex.quote(str(folder))}" if signals.installed() else f"resume({str(folder)!r})"
+    signals.next_step = f"; go on with {command}"
 
 
 @quietly()
@@ -173,6 +180,7 @@ def run_rank(folder: str | None = None, start: str | None = None, additions: Add
     with process_group():
         folder, start = from_first_rank([folder, start])
         assert folder is not None
+        _say_how_to_go_on(Path(folder))
         train(Path(folder), read_settings(Path(folder)), start, additions or Additions())
     return folder
 
