@@ -1,6 +1,7 @@
 """Ranks are recognised by what their launcher says, whichever it is, and trained together as one job."""
 
 import os
+import signal
 import warnings
 
 import pytest
@@ -10,9 +11,11 @@ from lightning.fabric.plugins.environments import MPIEnvironment, SLURMEnvironme
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
-from cifar_lightning.errors import InputError
+from cifar_lightning import stop
+from cifar_lightning.errors import InputError, Stopped
+from cifar_lightning.run import devices
 from cifar_lightning.run.cluster import first_host, is_first_rank, this_rank, world_size
-from cifar_lightning.run.devices import from_first_rank, process_group, shared_out
+from cifar_lightning.run.devices import from_first_rank, process_group, shared_out, stopped_together
 from cifar_lightning.run.trainer import new_trainer
 from cifar_lightning.run.training import fit
 
@@ -202,6 +205,24 @@ def test_a_batch_script_of_many_cores_starts_its_own_ranks(whole, tmp_path):
     done = job("fit", *SMALL, "--devices", 2, cwd=tmp_path, env=BATCH)
     assert done.code == 0, done.text
     assert differences(tmp_path / "lightning_logs" / "version_0", whole[2]) == []
+
+
+def test_a_rank_that_is_told_to_stop_does_not_mind_that_another_has(monkeypatch):
+    """One that is still starting up ends at once, and the connections to it break."""
+    broken = RuntimeError("[gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:15062")
+    monkeypatch.setattr(devices, "TOLD_SECONDS", 0.1)
+
+    def with_an_error(error):
+        with stopped_together():
+            raise error
+
+    with pytest.raises(RuntimeError, match="by peer"):
+        with_an_error(broken)
+    monkeypatch.setattr(stop, "requested", int(signal.SIGTERM))
+    with pytest.raises(Stopped):
+        with_an_error(broken)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        with_an_error(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 
 def test_a_process_of_its_own_needs_no_group(monkeypatch):

@@ -1,6 +1,7 @@
 """Which devices a job runs on, and what its ranks share before Lightning takes over."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
@@ -11,15 +12,17 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]  # they are documented there
 from torch.distributed.rendezvous import rendezvous
 
-from cifar_lightning.errors import InputError, RunError
+from cifar_lightning import stop
+from cifar_lightning.errors import InputError, RunError, Stopped
 from cifar_lightning.run.cluster import Rank, loopback, this_rank, world_size
-from cifar_lightning.run.machines import interface, watched
+from cifar_lightning.run.machines import interface, of_a_connection, watched
 
 _meetings = count()
 _objects: dist.ProcessGroup | None = None  # what carries objects, where a program's own process group may not
 
 # A rank that hears nothing from the others for so long gives up: a checkpoint takes seconds, an evaluation a minute.
 RANK_TIMEOUT = timedelta(minutes=5)
+TOLD_SECONDS = 1.0  # that may lie between a launcher's words to two of its ranks
 
 
 def resolve_devices(accelerator: str, devices: str | int) -> tuple[str, int]:
@@ -122,7 +125,7 @@ def process_group() -> Iterator[None]:
     store = _meet(rank)
     alone = rank.on_one_machine
     variables = loopback() if alone else interface(rank, store)
-    with _with(variables), nullcontext() if alone else watched(rank, store):
+    with _with(variables), nullcontext() if alone else watched(rank, store), stopped_together():
         with _where_they_meet(rank):
             dist.init_process_group(
                 _backends(), store=store, timeout=RANK_TIMEOUT, world_size=rank.world_size, rank=rank.rank
@@ -131,6 +134,23 @@ def process_group() -> Iterator[None]:
         dist.all_reduce(torch.zeros(1))  # the first rank has written the results, which all go on to read
         # Not after an error: it could wait for ranks that are gone, and theirs would break before this one says why.
         dist.destroy_process_group()
+
+
+@contextmanager
+def stopped_together() -> Iterator[None]:
+    """Within it, a connection that breaks while this rank is told to stop is no error.
+
+    Another has been told too, and had nothing to save yet: it has ended where it was.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        deadline = time.monotonic() + TOLD_SECONDS
+        while of_a_connection(error) and not stop.requested and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if stop.requested and of_a_connection(error):
+            raise Stopped(stop.requested) from error
+        raise
 
 
 def _meet(rank: Rank) -> Store:
