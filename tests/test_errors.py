@@ -2,8 +2,6 @@
 
 import os
 import socket
-import tempfile
-from pathlib import Path
 
 import pytest
 import torch
@@ -345,14 +343,11 @@ def test_folder_with_a_file_that_is_no_image(call, tmp_path):
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs to become another user")
 @pytest.mark.parametrize("locked", [".", "train", "train/a"])
-def test_folder_that_may_not_be_read(locked):
-    # not in pytest's folder, which another pytest that starts closes to other users
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o777)
-        home = Path(folder) / "data"
-        make_folders(home, "train/a/x.png", "test/a/x.png")
-        (home / locked).chmod(0o700)
-        done = job("fit", "--data.source", "folder", "--data.data_dir", home, cwd=Path(folder), user=65534)
+def test_folder_that_may_not_be_read(for_anyone, locked):
+    home = for_anyone / "data"
+    make_folders(home, "train/a/x.png", "test/a/x.png")
+    (home / locked).chmod(0o700)
+    done = job("fit", "--data.source", "folder", "--data.data_dir", home, cwd=for_anyone, user=65534)
     assert done.code == 2
     assert done.lines[-1].startswith(f"error: data_dir {home}: {home / locked}")
     assert done.lines[-1].endswith(

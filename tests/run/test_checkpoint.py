@@ -73,12 +73,9 @@ def test_a_write_that_fails_half_way(tmp_path, trained):
 
 
 @root
-def test_a_folder_that_becomes_read_only(tmp_path, trained):
-    tmp_path.chmod(0o777)
-    for parent in tmp_path.parents[:3]:
-        parent.chmod(parent.stat().st_mode | 0o055)
-    process = start("fit", *SMALL, cwd=tmp_path, fault="stop@-:train:17", user=NOBODY)
-    run = tmp_path / "lightning_logs" / "version_0"
+def test_a_folder_that_becomes_read_only(for_anyone, trained):
+    process = start("fit", *SMALL, cwd=for_anyone, fault="stop@-:train:17", user=NOBODY)
+    run = for_anyone / "lightning_logs" / "version_0"
     deadline = time.monotonic() + 60
     while step_of(run) < 14:
         assert time.monotonic() < deadline
@@ -90,10 +87,10 @@ def test_a_folder_that_becomes_read_only(tmp_path, trained):
     assert done.code == 1, done.text
     assert "could not write lightning_logs/version_0/checkpoints/step-18.ckpt: Permission denied" in done.lines[-1]
     assert step_of(run) == 14
-    done = job("fit", "--resume", run, cwd=tmp_path, user=NOBODY)
+    done = job("fit", "--resume", run, cwd=for_anyone, user=NOBODY)
     assert done.code == 1
     (run / "checkpoints").chmod(0o755)
-    assert job("fit", "--resume", run, cwd=tmp_path, user=NOBODY).code == 0
+    assert job("fit", "--resume", run, cwd=for_anyone, user=NOBODY).code == 0
     assert differences(run, trained) == []
 
 

@@ -180,7 +180,7 @@ def test_a_network_of_ones_own(tmp_path):
     path = export(model, "safetensors", tmp_path / "model.safetensors")
     with safe_open(path, "pt") as file:
         assert torch.equal(file.get_tensor("second.weight"), model.net.first.weight)
-    with pytest.raises(InputError, match=r"a network of your own.*: load it in Python with load_model\(path, net="):
+    with pytest.raises(InputError, match=r"a network of your own.*: give --model.net .*, or in Python net="):
         load_model(path)
     again = load_model(path, Own())
     assert torch.equal(again.predict(drawn(5))[1], model.eval().predict(drawn(5))[1])
