@@ -211,6 +211,15 @@ def test_training_and_test_are_normalised_alike(transforms):
     assert fake_data(50, **transforms, normalization="cifar10").preprocessing == Preprocessing(MEAN, STD)
 
 
+def test_a_network_of_images_of_another_size_knows_of_no_normalisation(tmp_path):
+    """Of 32 pixels, what it keeps would have an exported file take images that it has never seen the like of."""
+    larger = dict.fromkeys(["train_transforms", "test_transforms"], v2.Compose([v2.Resize(48), *FLOATS]))
+    data, model = fake_data(40, **larger), LitNet("resnet18", width=1)
+    assert (data.preprocessing, data.train_dataloader().preprocessing) == (None, None)
+    quiet(tmp_path).fit(model, data)
+    assert model.preprocessing is None
+
+
 def quiet(folder):
     switches = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
     return Trainer(max_epochs=1, accelerator="cpu", default_root_dir=folder, **dict.fromkeys(switches, False))

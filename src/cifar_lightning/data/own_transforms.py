@@ -78,13 +78,16 @@ class OwnTransform:
         return Preprocessing(found[0].mean, found[0].std) if len(found) == 1 else None
 
     def in_training(self, after_bytes: Preprocessing) -> Preprocessing | None:
-        """What images have undergone besides an augmentation; None where nothing tells.
+        """What images have undergone besides an augmentation; None where nothing tells, or they have another size.
 
         Args:
             after_bytes: How those are normalised that it leaves as bytes.
         """
         black = torch.zeros(1, 3, after_bytes.size, after_bytes.size, dtype=torch.uint8)
-        return after_bytes if self(black, [0]).dtype == torch.uint8 else self.stated
+        made = self(black, [0])
+        if made.shape != black.shape:  # a network of such images takes none of the others, normalised as they may be
+            return None
+        return after_bytes if made.dtype == torch.uint8 else self.stated
 
     def preprocessing(self, after_bytes: Preprocessing) -> Preprocessing | None:
         """What images have undergone, if that is a normalisation and no more; None otherwise, or if nothing tells.
