@@ -13,8 +13,10 @@ from conftest import one_line
 from huggingface_hub import ModelCard
 from test_export import PREPROCESSING, Own, drawn, model_with
 
-from cifar_lightning import InputError, LitNet, export, load_model
+from cifar_lightning import MEAN, STD, InputError, LitNet, Preprocessing, export, load_model
 from cifar_lightning.report.statistics import wilson
+from cifar_lightning.run.checkpoint import load_checkpoint
+from cifar_lightning.run.saved import data_of, select_checkpoint
 
 FILES = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
 
@@ -39,6 +41,12 @@ def test_a_run_by_command_is_read_back(call, run):
     torch.testing.assert_close(again.predict(drawn(50))[1], ours.predict(drawn(50))[1], atol=1e-6, rtol=0)
     code, out, err = call("evaluate", folder, "--accelerator", "cpu", "--data.source", "synthetic")
     assert code == 0, err
+
+
+def test_images_are_normalised_as_the_weights_have_learnt_them(tmp_path):
+    folder = export(model_with("tutorial", preprocessing=Preprocessing(MEAN, STD)), "hf", tmp_path / "hf")
+    weights = load_checkpoint(select_checkpoint(folder))
+    assert data_of(weights, {"source": "synthetic"}).preprocessing == Preprocessing(MEAN, STD)
 
 
 def test_the_card_tells_what_was_measured(run):

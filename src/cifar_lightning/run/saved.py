@@ -11,8 +11,9 @@ from typing import Any
 from torch import nn
 
 from cifar_lightning.data.datamodule import CIFAR10DataModule
-from cifar_lightning.data.preprocessing import data_set_of
+from cifar_lightning.data.preprocessing import data_set_of, name_of
 from cifar_lightning.errors import InputError
+from cifar_lightning.model.images import preprocessing_in
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.run.checkpoint import BEST, load_checkpoint, newest_readable, step_checkpoints
 from cifar_lightning.run.cluster import is_first_rank
@@ -146,6 +147,8 @@ def data_of(checkpoint: Mapping[str, Any], changes: Mapping[str, Any]) -> CIFAR1
     arguments = {k: v for k, v in checkpoint.get("datamodule_hyper_parameters", {}).items() if k in known}
     if "normalization" in arguments:  # of the images it has learnt from, whatever it is tested on
         arguments["normalization"] = data_set_of(arguments["normalization"], arguments.get("source", "cifar10"))
+    elif (kept := preprocessing_in(checkpoint)) and (name := name_of(kept)):  # of a file of weights, say
+        arguments["normalization"] = name
     check_names(changes, "data", CIFAR10DataModule)
     if changes.keys() & {"source", "data_dir"}:
         arguments.pop("train_labels", None)  # which are of the images that it has learnt from
