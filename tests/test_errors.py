@@ -78,10 +78,10 @@ MISTAKES = {
     ("--gradient_clip_val", "1"): "unknown flag --gradient_clip_val: see --help; for an argument of Lightning's "
     "Trainer give --trainer.NAME",
     ("--model.lr", ""): "--model.lr (nothing) is not valid: give a number",
-    ("--data.val_split", "-1"): "val_split -1 is out of range: give a count, or a fraction from 0 to 1",
+    ("--data.val_split", "-1"): "val_split -1 is out of range: give a count, a fraction from 0 to 1, or a fold",
     ("--data.val_split", "1.5"): "val_split 1.5 is out of range: give a fraction below 1",
     ("--data.val_split", "100"): "val_split 100 leaves none of the 100 training images: give less",
-    ("--data.val_split", "some"): "--data.val_split some is not valid: give a whole number or a number",
+    ("--data.val_split", "some"): "val_split some is out of range: give a count, a fraction from 0 to 1, or a fold",
     ("--data.source", "imagenet"): "--data.source imagenet is not valid: give cifar10 or cifar100 or cifar100-coarse "
     "or folder or synthetic",
     ("--model.lr", "0"): "lr 0.0 is out of range: give more than 0",
@@ -187,7 +187,8 @@ def test_fit(call, tmp_path, flags):
         ("data:\n  augment:\n", "--data.augment has no value in mine.yaml: give true or false, or leave it out"),
         (
             "data:\n  val_split:\n",
-            "--data.val_split has no value in mine.yaml: give a whole number or a number, or leave it out",
+            "--data.val_split has no value in mine.yaml: give a whole number or a number or text (in "
+            "quotes), or leave it out",
         ),
         (
             "model: {schedule: }\n",

@@ -125,6 +125,22 @@ def test_val_split(val_split, count):
     assert sum(len(y) for _, y in data.val_dataloader()) == count
 
 
+def test_a_fold_has_its_share_of_every_class_to_an_image():
+    """Every image is held out once, and the folds are those of the split's seed."""
+    parts = [fake_data(207, val_split=f"{number}of5") for number in range(1, 6)]
+    held_out = [data.val_indices for data in parts]
+    assert sorted(torch.cat(held_out).tolist()) == list(range(207))
+    for data, fold in zip(parts, held_out, strict=True):
+        assert sorted([*data.train_indices.tolist(), *fold.tolist()]) == list(range(207))
+        counts = torch.bincount(data.image_set("train").labels)
+        shares = torch.bincount(data.image_set("train").labels[fold], minlength=10)
+        assert ((shares - counts / 5).abs() < 1).all()
+    assert not torch.equal(held_out[0], fake_data(207, val_split="1of5", split_seed=1).val_indices)
+    for wrong in ("0of5", "6of5", "1of1", "1/5", "one"):
+        with pytest.raises(InputError, match=f"val_split {wrong} is out of range: give a count, a fraction"):
+            CIFAR10DataModule(source="synthetic", val_split=wrong)
+
+
 def test_split_has_a_seed_of_its_own():
     def held_out(**kwargs):
         data = fake_data(200, val_split=50, **kwargs)
@@ -301,7 +317,7 @@ def test_it_prints_as_what_makes_it():
     [
         ("batch_size", 0, "batch_size 0 is out of range: give 1 or more"),
         ("eval_batch_size", 0, "eval_batch_size 0 is out of range"),
-        ("val_split", -1, "val_split -1 is out of range: give a count, or a fraction from 0 to 1"),
+        ("val_split", -1, "val_split -1 is out of range: give a count, a fraction from 0 to 1, or a fold"),
         ("val_split", 1.0, "val_split 1.0 is out of range: give a fraction below 1"),
         ("val_split", float("nan"), "val_split nan is out of range"),
         ("crop_padding", 32, "crop_padding 32 is out of range: give 0 to 31"),

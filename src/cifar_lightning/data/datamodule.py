@@ -49,17 +49,18 @@ class CIFAR10DataModule(SettableDataModule):
         batch_size: Images per training step over all devices (the global batch).
         source: cifar10; cifar100, of 100 or of its 20 coarse classes; folder, any tree `train/<class>/*`,
             `test/<class>/*` in `data_dir`, or arrays or parquet of your own; synthetic, images that are drawn.
-        val_split: Training images held out for validation: how many, or a fraction; the same share of every class.
+        val_split: Training images held out: how many, a fraction, or 2of5, the second of five folds; the same share
+            of every class.
         augment: Shift and mirror the training images at random.
-        crop_padding: Pixels that `augment` may shift by, each way; what comes in is the image's reflection.
+        crop_padding: Pixels to shift by, at most; what comes in is the reflection.
         flip: How `augment` mirrors: random, each time with probability 1/2; alternating, every other epoch; none.
         cutout: Side of the square that `augment` blanks in each image; 0: none.
-        normalization: half maps 0..1 to -1..1, as the tutorial does; cifar10, cifar100: by the mean and std of these;
-            dataset: as cifar100 for that source, else as cifar10.
+        normalization: half: to -1..1, as the tutorial; cifar10, cifar100: by their mean and std; dataset: cifar100 for
+            that source, else cifar10.
         eval_batch_size: Images per batch in an evaluation, at most an eighth of them.
         seed: Of the order and the augmentation; none: that which `lightning.seed_everything` was given before, or 0.
         split_seed: Of the validation split: the same in runs of different seeds.
-        mirror: Where to get the archive in place of its official mirrors: an https address, or a local file.
+        mirror: Where to get the archive: another https address, or a local file.
         sha256: Digest of an archive, or of its files in a row, not official.
         train_labels: Other labels to learn, such as CIFAR-10_human.pt:worse_label
         synthetic_size: Training images to draw; for the test, a fifth as many.
@@ -106,7 +107,7 @@ class CIFAR10DataModule(SettableDataModule):
         data_dir: str | Path = "data",
         batch_size: int = 4,
         source: Literal["cifar10", "cifar100", "cifar100-coarse", "folder", "synthetic"] = "cifar10",
-        val_split: int | float = 0,
+        val_split: int | float | str = 0,
         augment: bool = False,
         crop_padding: int = 4,
         flip: Literal["none", "random", "alternating"] = "random",
@@ -240,6 +241,17 @@ class CIFAR10DataModule(SettableDataModule):
                 images = relabelled(images, self.hparams["train_labels"])
             self._sets[split] = images if self._counted_as is None else images.counted_as(self._counted_as)
         return self._sets[split]
+
+    def share(self, other: "CIFAR10DataModule") -> None:
+        """Takes the images that another has read, if those are its own, too: for several runs of one process.
+
+        Args:
+            other: The other data module.
+        """
+        mine, theirs = self.follow(), other.follow()
+        if all(mine[name] == theirs[name] for name in OF_IMAGES):
+            names = ("_source", "_prepared", "_sets", "_counted_as", "fingerprint")
+            self.__dict__.update({name: other.__dict__[name] for name in names if name in other.__dict__})
 
     def count_as(self, classes: Sequence[str]) -> None:
         """Numbers the classes in the order in which a network knows them that has learnt other images.

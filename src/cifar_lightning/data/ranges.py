@@ -8,6 +8,7 @@ import torch
 from cifar_lightning.data.absent import TRANSFORMS
 from cifar_lightning.data.preprocessing import NORMALIZATIONS
 from cifar_lightning.data.sources import SOURCES, ImageSet
+from cifar_lightning.data.split import Fold
 from cifar_lightning.errors import InputError, quoted
 
 FLIPS = ("none", "random", "alternating")
@@ -27,7 +28,7 @@ def check_ranges(arguments: Mapping[str, Any]) -> None:
         ("normalization", h["normalization"] in NORMALIZATIONS, " or ".join(NORMALIZATIONS)),
         ("cutout", h["augment"] or not h["cutout"], "0, or augment true"),
         ("flip", h["augment"] or h["flip"] != "alternating", "random, or augment true"),
-        ("val_split", h["val_split"] >= 0, "a count, or a fraction from 0 to 1"),
+        ("val_split", _is_split(h["val_split"]), "a count, a fraction from 0 to 1, or a fold such as 2of5"),
         ("val_split", not isinstance(h["val_split"], float) or h["val_split"] < 1, "a fraction below 1"),
         ("device", _is_device(h["device"]), "one of torch's, such as cpu or cuda"),
         *((name, h[name] is None or callable(h[name]), "a callable of images, or none") for name in TRANSFORMS),
@@ -42,6 +43,10 @@ def _is_device(value: Any) -> bool:
     except (RuntimeError, TypeError):
         return False
     return True
+
+
+def _is_split(value: int | float | str) -> bool:
+    return Fold.of(value) is not None if isinstance(value, str) else value >= 0
 
 
 def check_classes(images: ImageSet, data_dir: str) -> None:

@@ -1,25 +1,49 @@
 """Orders of images of which every part has all classes alike, and the validation split."""
 
+import re
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from cifar_lightning.data.place import epoch_generator
 from cifar_lightning.data.sources import ImageSet
-from cifar_lightning.errors import InputError
+from cifar_lightning.errors import InputError, quoted
 
 
-def split_of(images: ImageSet, val_split: int | float, seed: int, data_dir: str) -> tuple[Tensor, Tensor]:
-    """The indices of the training images and of those held out: by `stratified_split`, or by their owner.
+class Fold(NamedTuple):
+    """One of several equal parts of the training images, which takes its turn in being held out: "2of5"."""
+
+    number: int  # from 1 on
+    folds: int
+
+    def __str__(self) -> str:
+        return f"{self.number}of{self.folds}"
+
+    @classmethod
+    def of(cls, text: str) -> "Fold | None":
+        """The fold that `text` names; None where it names none."""
+        parts = re.fullmatch(r"(\d{1,6})of(\d{1,6})", text)
+        fold = cls(int(parts[1]), int(parts[2])) if parts else None
+        return fold if fold and 1 <= fold.number <= fold.folds and fold.folds > 1 else None
+
+
+def split_of(images: ImageSet, val_split: int | float | str, seed: int, data_dir: str) -> tuple[Tensor, Tensor]:
+    """The indices of the training images and of those held out: by a stratified split, or by their owner.
 
     Raises:
         InputError: By both; or it would hold out all images.
     """
     if not images.held_out:
-        return stratified_split(images.labels, val_split, seed)
+        if not isinstance(val_split, str):
+            return stratified_split(images.labels, val_split, seed)
+        fold = Fold.of(val_split)
+        assert fold is not None  # of the values that there may be
+        return stratified_fold(images, fold, seed)
     if val_split:
         raise InputError(
             f"val_split {val_split}: data_dir {data_dir} has a folder of validation images already: "
-            "leave val_split out, or move the folder away"
+            "leave it out, or move the folder away"
         )
     first = len(images.labels) - images.held_out
     return torch.arange(first), first + stratified_order(images.labels[first:], seed)
@@ -44,6 +68,35 @@ def stratified_split(labels: Tensor, val_split: int | float, seed: int) -> tuple
         raise InputError(f"val_split {val_split} leaves none of the {len(labels)} training images: give less")
     order = stratified_order(labels, seed)
     return order[count:].sort().values, order[:count]
+
+
+def stratified_fold(images: ImageSet, fold: Fold, seed: int) -> tuple[Tensor, Tensor]:
+    """Holds out one of the folds, of which every one has the same share of every class, to an image.
+
+    Args:
+        images: All of them.
+        fold: Which. Each image is in one of the folds of a seed.
+        seed: The folds are a function of it and of the labels.
+
+    Returns:
+        As `stratified_split`.
+
+    Raises:
+        InputError: There are more folds than images of a class.
+    """
+    order = stratified_order(images.labels, seed)
+    ordered, fold_of = images.labels[order], torch.zeros_like(order)
+    sizes = torch.bincount(images.labels, minlength=len(images.classes)).tolist()
+    rarest = min((size, label) for label, size in enumerate(sizes) if size)
+    if rarest[0] < fold.folds:
+        raise InputError(
+            f"{fold.folds} folds are more than the {rarest[0]} training images of the class "
+            f"{quoted(images.classes[rarest[1]])}: give at most {rarest[0]}"
+        )
+    for label, size in enumerate(sizes):
+        fold_of[ordered == label] = torch.arange(size) * fold.folds // max(size, 1)
+    held_out = fold_of == fold.number - 1
+    return order[~held_out].sort().values, order[held_out]
 
 
 def stratified_order(labels: Tensor, seed: int) -> Tensor:

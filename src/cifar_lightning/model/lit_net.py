@@ -41,7 +41,7 @@ class LitNet(LightningModule):
         weight_decay: L2 penalty, on all weights but Muon's; where groups have other rates, scaled to take the same
             share of every weight a step.
         nesterov: Whether the momentum is Nesterov's.
-        label_smoothing: Part of each label spread over all classes, 0 to 1. Evaluation losses are without it.
+        label_smoothing: Part of each label spread over all classes in training, 0 to 1.
         schedule: Of the learning rate, per step over the whole fit: constant; one-cycle (linear from lr / 25 to lr in
             the first 30 %, then a half cosine to zero); cosine (a half cosine from lr to zero); linear (straight from
             lr to zero).
