@@ -11,6 +11,7 @@ loader       crop, flip and normalise: torchvision through a DataLoader, and our
 overhead     what a step costs besides the network: a bare loop, our fit, Lightning's defaults
 width        a step's time against the network's width and the batch size; CPU beside GPU
 devices      one process and two
+seeds        ten runs of speed54: a process each, in turn, and fit.py --seeds 10
 growth       time and memory against batch size, images and epochs; start-up
 airbench     the fastest scripts there are, and our recipes for them, on a GPU; needs --airbench DIR, a checkout of
              https://github.com/KellerJordan/cifar10-airbench
@@ -301,6 +302,32 @@ def compare_devices(job: Job) -> list[Table]:
     return [Table("devices: one process and two", rows, note)]
 
 
+def compare_seeds(job: Job) -> list[Table]:
+    """Many runs of a recipe: by a process each, one after another, and by one command."""
+    count = 2 if job.quick else 10
+    flags = ["--recipe", "speed54", "--accelerator", "cpu"]
+    figures = ("process_seconds", "cpu_seconds")
+
+    def in_turn() -> dict[str, float]:
+        runs = [fit(job, *flags, "--seed", str(seed)) for seed in range(count)]
+        return {name: sum(run[name] for run in runs) for name in figures}
+
+    one, many = f"{count} x fit.py", f"fit.py --seeds {count}"
+    turns = interleaved(job.repeats, {one: in_turn, many: partial(fit, job, *flags, "--seeds", str(count))})
+    seconds, cpu = ({side: [run[name] for run in runs] for side, runs in turns.items()} for name in figures)
+    rows: list[Row] = [
+        {
+            "": side,
+            "seconds, whole processes": seconds[side],
+            "ratio": quotients(seconds[side], seconds[one]),
+            "CPU seconds": cpu[side],
+            "ratio of CPU seconds": quotients(cpu[side], cpu[one]),
+        }
+        for side in turns
+    ]
+    return [Table(f"seeds: {count} runs of speed54", rows, "Without figures of each run on the second side.")]
+
+
 def compare_growth(job: Job) -> list[Table]:
     """Time and peak memory of fit.py against what a job can have more of."""
     steps = 10 if job.quick else 100
@@ -442,6 +469,7 @@ COMPARISONS: dict[str, Callable[[Job], list[Table]]] = {
     "overhead": compare_overhead,
     "width": compare_width,
     "devices": compare_devices,
+    "seeds": compare_seeds,
     "growth": compare_growth,
     "airbench": compare_airbench,
 }

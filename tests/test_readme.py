@@ -14,7 +14,7 @@ from PIL import Image
 
 from cifar_lightning import fake_data
 from cifar_lightning.data.cifar10 import CLASSES
-from cifar_lightning.run import resuming, testing, training
+from cifar_lightning.run import many, resuming, testing, training
 from cifar_lightning.settings_file import RECIPES
 
 README = PROJECT / "README.md"
@@ -87,7 +87,8 @@ def test_flags(command, call, monkeypatch, tmp_path):
 
         return stub
 
-    for module, name in ((training, "fit"), (resuming, "resume"), (testing, "evaluate")):
+    called = ((training, "fit"), (many, "fit_many"), (resuming, "resume"), (testing, "evaluate"))
+    for module, name in called:
         monkeypatch.setattr(module, name, recorded(getattr(module, name)))
     monkeypatch.setattr(resuming, "resume_newest", lambda root, changes: None)
     (script,) = [word for word in command if word.endswith(".py")]

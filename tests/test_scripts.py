@@ -322,7 +322,7 @@ def test_help_fits_two_screens(call):
     assert max(map(len, out.splitlines())) <= 100
     fixed = "accelerator devices num_nodes strategy precision max_epochs max_steps fast_dev_run default_root_dir seed"
     fixed += " config recipe resume data.source data.data_dir data.batch_size data.val_split data.augment model.net"
-    for name in (*fixed.split(), "model.lr", "checkpoint_every_n_steps", "verify_steps"):
+    for name in (*fixed.split(), "model.lr", "checkpoint_every_n_steps", "verify_steps", "seeds", "folds"):
         assert out.count(f"\n  --{name} ") == 1, name
 
 

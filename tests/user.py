@@ -23,8 +23,10 @@ from cifar_lightning import (
     export,
     fake_data,
     fit,
+    fit_many,
     load_model,
     resume,
+    resume_many,
 )
 
 data = CIFAR10DataModule(Path("data"), batch_size=128, val_split=0.1, normalization="dataset")
@@ -71,6 +73,8 @@ except (InputError, NonFiniteError) as error:
 else:
     print(results["test_acc"])
 resume(Path("run"), {"max_epochs": 3})
+print(fit_many({"source": "synthetic"}, seeds=10, recipe="speed54")["figures"]["test_acc"]["mean"])
+resume_many(Path("group"), report=False)
 evaluate(Path("run"), {"batch_size": 4}, output_dir=Path("out"), test_views="six")
 print(compare([Path("run"), "other"])["comparisons"][0]["p"])
 print(export(Path("run"), "onnx", Path("model.onnx")).name, export(model, "safetensors", input="uint8"))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cifar_lightning.model.networks import ResNet18, TutorialNet
     from cifar_lightning.run.comparison import compare
     from cifar_lightning.run.export import export
+    from cifar_lightning.run.many import fit_many, resume_many
     from cifar_lightning.run.resuming import resume
     from cifar_lightning.run.saved import load_model
     from cifar_lightning.run.testing import evaluate
@@ -30,6 +31,7 @@ _HOMES = {
     "model.networks": ("ResNet18", "TutorialNet"),
     "run.comparison": ("compare",),
     "run.export": ("export",),
+    "run.many": ("fit_many", "resume_many"),
     "run.resuming": ("resume",),
     "run.saved": ("load_model",),
     "run.testing": ("evaluate",),
@@ -53,8 +55,10 @@ __all__ = [
     "export",
     "fake_data",
     "fit",
+    "fit_many",
     "load_model",
     "resume",
+    "resume_many",
 ]
 
 

@@ -4,10 +4,13 @@ cifar-lightning fit                                    # the tutorial, on CIFAR-
 cifar-lightning fit --data.source synthetic            # no download, the whole job in seconds
 cifar-lightning fit --accelerator gpu --devices 2      # the same on two GPUs
 cifar-lightning fit --recipe resnet18 --model.lr 0.05  # a recipe, with one setting changed
-cifar-lightning fit --resume lightning_logs/version_0  # go on with an interrupted run
+cifar-lightning fit --recipe speed54 --seeds 10        # ten runs, and mean, spread and interval
+cifar-lightning fit --resume lightning_logs/version_0  # go on with an interrupted run, or several
 """
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from cifar_lightning.cli import arguments_in, new_parser, parse, value_of, with_recipe
 from cifar_lightning.data.absent import NO_FLAGS
@@ -30,6 +33,8 @@ def script(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--recipe", type=str, default=None, help=f"One of {', '.join(recipes())}.")
     parser.add_argument("--resume", type=str, default=None, help="A run's folder; auto: the newest unfinished run.")
+    parser.add_argument("--seeds", type=int, default=None, help="How many runs, of the seeds from --seed on.")
+    parser.add_argument("--folds", type=int, default=None, help="How many runs, each validated on another part.")
     parser.add_function_arguments(signature_of("run.training", "fit"), skip={"data", "model", "callbacks", "recipe"})
     parser.add_function_arguments(signature_of("data.datamodule", "CIFAR10DataModule"), "data", skip=set(NO_FLAGS))
     kept: set[str | int] = {"classes", "preprocessing"}  # the images say
@@ -41,8 +46,15 @@ def script(arguments: Sequence[str]) -> None:
         if (value := given.get(name)) != value_of(f"--{name}", arguments):
             raise InputError(f"{name} {value} in a file of settings does nothing: give --{name} {value} as a flag")
 
+    many = {name: value for name in ("seeds", "folds") if (value := given.pop(name, None)) is not None}
+    if many and run is not None:
+        name, value = next(iter(many.items()))
+        raise InputError(f"{name} {value}: --resume goes on with the runs that there are: leave it out")
+
     with importing():  # not before: torch and Lightning take seconds
         from cifar_lightning.run import signals
+        from cifar_lightning.run.group import is_group
+        from cifar_lightning.run.many import fit_many, resume_many
         from cifar_lightning.run.resuming import resume, resume_newest
         from cifar_lightning.run.training import fit
 
@@ -50,7 +62,11 @@ def script(arguments: Sequence[str]) -> None:
     for name in ("config", "recipe", "resume"):
         given.pop(name, None)
     settings, changes = arguments_in(given), dict(given.items())  # in groups, and by names such as "data.augment"
-    if run not in (None, "auto"):
+    if run is not None and is_group(Path(os.path.expanduser(run))):
+        resume_many(run, changes)
+    elif run not in (None, "auto"):
         resume(run, changes)
+    elif many:
+        fit_many(**many, **settings)
     elif run is None or resume_newest(settings.get("default_root_dir", "."), changes) is None:
         fit(**settings)

@@ -296,6 +296,51 @@ def as_svg(figure: Figure, name: str) -> str:
     return text.replace("#000000", "currentColor").replace("#ffffff", "none")
 
 
+def spread(
+    run: str,
+    numbers: Sequence[int],
+    accuracies: Sequence[float],
+    overall: Mapping[str, Any],
+    per_class: Mapping[str, Mapping[str, Any]],
+) -> Figure:
+    """Shows the accuracy of every run as a dot, with the mean and its interval; and the same of each class.
+
+    Args:
+        run: What one is called, such as "seed".
+        numbers: The runs', in order.
+        accuracies: Theirs, 0..1.
+        overall: `mean` and `interval` of these; the latter None where they have no spread.
+        per_class: The same of each class, by its name.
+    """
+    length = min(len(per_class), 100)
+    figure = _figure(12, max(4.5, 1.3 + length * (0.36 if length <= 20 else 0.2)))
+    runs, classes = figure.subplots(1, 2)
+    mean, interval = 100 * overall["mean"], overall["interval"]
+    label = f"mean {mean:.2f} %"
+    if interval is not None:
+        low, high = (100 * end for end in interval)
+        runs.axhspan(low, high, color=GREEN, alpha=0.15, linewidth=0, label=f"95 % interval {low:.2f} to {high:.2f} %")
+    runs.axhline(mean, color=GREEN, linestyle="--", linewidth=1.5, label=label)
+    runs.plot(numbers, [100 * value for value in accuracies], "o", color=BLUE, markersize=7)
+    runs.set(xlabel=run, ylabel="test accuracy, %", title=f"{len(numbers)} {run}s")
+    runs.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+    runs.margins(y=0.25)
+    runs.legend(frameon=False, loc="best")
+    for row, figures in enumerate(list(per_class.values())[:length]):
+        middle = 100 * figures["mean"]
+        ends = [100 * end for end in figures["interval"]] if figures["interval"] is not None else [middle, middle]
+        classes.plot(ends, [row, row], color=BLUE, linewidth=2, solid_capstyle="butt")
+        classes.plot(middle, row, "o", color=BLUE, markersize=6 if length <= 20 else 3)
+    names = [_short(name) for name in list(per_class)[:length]]
+    classes.set_yticks(range(length), names, fontsize=10 if length <= 20 else 8, parse_math=False)
+    classes.set(ylim=(length - 0.4, -0.6), xlabel="accuracy, %", title="Mean and 95 % interval per class")
+    classes.tick_params(axis="y", length=0)
+    for axes in (runs, classes):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
 def _figure(width: float, height: float, laid_out: bool = True) -> Figure:
     layout = ConstrainedLayoutEngine(w_pad=0.07, h_pad=0.07) if laid_out else None
     figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)

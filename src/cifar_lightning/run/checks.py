@@ -37,12 +37,13 @@ class Checked(NamedTuple):
     images: CIFAR10DataModule | None
 
 
-def check(settings: Settings, additions: Additions | None = None) -> Checked:
+def check(settings: Settings, additions: Additions | None = None, others: CIFAR10DataModule | None = None) -> Checked:
     """Looks for the user's mistakes; downloads and reads the images.
 
     Args:
         settings: The run's.
         additions: What it is given besides.
+        others: The images of another run of this process, to be shared.
 
     Raises:
         InputError: There is one.
@@ -63,6 +64,8 @@ def check(settings: Settings, additions: Additions | None = None) -> Checked:
     additions.check(1 if this_rank() is not None else ranks)
     _check_sizes(lit_net(settings.model), settings.model["net"])  # before a download
     images = settings.images()
+    if others is not None:
+        images.share(others)
     images.prepare_data()
     images.setup("fit")
     images.check(ranks)
@@ -81,10 +84,11 @@ def _check_numbers(settings: Settings) -> None:
         ("log_every_n_steps", 1, "1 or more"),
         ("checkpoint_every_n_steps", 1, "1 or more"),
         ("verify_steps", 0, "0 or more"),
+        ("threads", 1, "1 or more"),
         ("seed", 0, f"0 to {2**32 - 1}"),
     ):
         value = getattr(settings, name)
-        if (name, value) in (("checkpoint_every_n_steps", None), ("max_steps", -1)):
+        if (name, value) in (("checkpoint_every_n_steps", None), ("max_steps", -1), ("threads", None)):
             continue
         if type(value) is not int:
             raise InputError(f"{name} {value!r} is no whole number: give one")

@@ -12,6 +12,7 @@ from cifar_lightning.errors import InputError
 from cifar_lightning.report.comparison import Tested, compared
 from cifar_lightning.report.predictions import read_predictions
 from cifar_lightning.report.results import read_results
+from cifar_lightning.run.group import runs_in
 from cifar_lightning.run.saved import home_of
 from cifar_lightning.run.settings import FREE, read_settings
 
@@ -27,7 +28,8 @@ def compare(runs: Sequence[str | Path]) -> dict[str, Any]:
     Intervals are of 95 %; accuracies are shares.
 
     Args:
-        runs: Their folders, or folders that `evaluate` has written. Two or more.
+        runs: Their folders, or folders that `evaluate` has written; or those of `fit_many`, for all their runs. Two or
+            more.
 
     Returns:
         Plain values. `settings`: those that differ, by name and group. `runs`: the figures of each, with Wilson's
@@ -46,7 +48,7 @@ def compare(runs: Sequence[str | Path]) -> dict[str, Any]:
         >>> found["comparisons"][0]["test"], 0 <= found["comparisons"][0]["p"] <= 1
         ('mcnemar', True)
     """
-    folders = [Path(os.path.expanduser(run)) for run in runs]
+    folders = runs_in([Path(os.path.expanduser(run)) for run in runs])
     if len(folders) < 2:
         raise InputError(f"{len(folders)} run to compare: give two or more folders of runs")
     for i, folder in enumerate(folders):

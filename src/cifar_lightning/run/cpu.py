@@ -52,10 +52,14 @@ def available_threads() -> int:
 
 
 class FittedCPU(Callback):
-    """Sets how this process computes on the CPU before a fit, and before a test: see `configure_cpu`."""
+    """Sets how this process computes on the CPU before a fit, and before a test: see `configure_cpu`.
 
-    def __init__(self) -> None:
-        self._threads = available_threads()
+    Args:
+        threads: At most; by default as many as this rank may compute on.
+    """
+
+    def __init__(self, threads: int | None = None) -> None:
+        self._threads = threads or available_threads()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Sets it."""
@@ -73,16 +77,26 @@ def configure_cpu(model: LightningModule, images: int, threads: int) -> None:
         images: Per step in this process.
         threads: At most.
     """
+    work = step_work(model, images)
+    torch.set_num_threads(threads if work > SMALL_STEP else 1)
+    torch.backends.mkldnn.enabled = work > TINY_STEP  # type: ignore[assignment]
+    _keep_freed_memory()
+
+
+def step_work(model: LightningModule, images: int) -> float:
+    """Operations of the forward pass of a step.
+
+    Args:
+        model: With an `example_input_array`.
+        images: Per step in this process.
+    """
     assert isinstance(model.example_input_array, Tensor)
     torch.backends.mkldnn.enabled = True  # type: ignore[assignment]  # NNPACK's convolutions are not counted
     model.eval()  # or the batch norms would take the example for data
     with torch.no_grad(), torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
         model(model.example_input_array[:1])
     model.train()
-    work = images * counter.get_total_flops()
-    torch.set_num_threads(threads if work > SMALL_STEP else 1)
-    torch.backends.mkldnn.enabled = work > TINY_STEP
-    _keep_freed_memory()
+    return float(images * counter.get_total_flops())
 
 
 def _keep_freed_memory() -> None:

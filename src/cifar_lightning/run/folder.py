@@ -119,13 +119,13 @@ def _is_unfinished(run: Path) -> bool:
 @contextmanager
 def new_run(settings: Settings) -> Iterator[tuple[Path, int]]:
     """Makes a run's folder, with its config.yaml, and holds it: gives the folder, and what `held` gives."""
-    folder = _new_folder(settings.default_root_dir)
+    folder = new_folder(settings.default_root_dir)
     with held(folder) as descriptor:
         settings.write(folder)
         yield folder, descriptor
 
 
-def _new_folder(default_root_dir: str) -> Path:
+def new_folder(default_root_dir: str) -> Path:
     """Makes the next free `lightning_logs/version_N`. Runs started together get one each."""
     root = Path(default_root_dir) / "lightning_logs"
     try:

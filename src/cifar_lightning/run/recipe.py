@@ -1,7 +1,7 @@
 """fit(recipe=...): a recipe's settings, under those that are given."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -23,13 +23,19 @@ def takes_recipe(function: Callable[P, R]) -> Callable[P, R]:
     @wraps(function)
     def with_recipe(*args: P.args, **kwargs: P.kwargs) -> R:
         given = inspect.signature(function).bind(*args, **kwargs).arguments
-        name = given.pop("recipe", None)
-        settings: dict[str, Any] = {} if name is None else yaml.safe_load(recipe(name).read_text("utf-8"))
-        if "max_epochs" in given and "max_steps" not in given:
-            settings.pop("max_steps", None)
-        groups = {key: value for key, value in settings.items() if isinstance(value, dict)}
-        groups = {key: {**group, **(given.get(key) or {})} for key, group in groups.items()}
-        result: R = call(**{**settings, **given, **groups})
+        result: R = call(**over_recipe(given))
         return result
 
     return with_recipe
+
+
+def over_recipe(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by name, and for the others those of the recipe that is among them; see `takes_recipe`."""
+    given = dict(given)
+    name = given.pop("recipe", None)
+    settings: dict[str, Any] = {} if name is None else yaml.safe_load(recipe(name).read_text("utf-8"))
+    if "max_epochs" in given and "max_steps" not in given:
+        settings.pop("max_steps", None)
+    groups = {key: value for key, value in settings.items() if isinstance(value, dict)}
+    groups = {key: {**group, **(given.get(key) or {})} for key, group in groups.items()}
+    return {**settings, **given, **groups}

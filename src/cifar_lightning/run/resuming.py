@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cifar_lightning.console import say
+from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.errors import InputError, RunError
 from cifar_lightning.files import remove_parts
 from cifar_lightning.run.additions import Additions, Callbacks, Loggers, additions_of
@@ -20,6 +21,7 @@ from cifar_lightning.run.checkpoint import (
 from cifar_lightning.run.checks import check
 from cifar_lightning.run.cluster import is_first_rank
 from cifar_lightning.run.folder import held, newest_unfinished
+from cifar_lightning.run.group import is_group
 from cifar_lightning.run.quiet import quietly
 from cifar_lightning.run.settings import Settings, read_settings
 from cifar_lightning.run.training import join, launch_or_train
@@ -58,12 +60,14 @@ def resume(
     additions, names = additions_of(callbacks, logger)
     changes = {**(changes or {}), **({} if names is None else {"logger": names})}
     folder = Path(os.path.expanduser(run))  # Path's own raises where there is no home
+    if is_group(folder):
+        raise InputError(f"{folder} holds several runs: give it to resume_many, or one of them")
     settings = read_settings(folder).changed(changes, folder)  # whatever is wrong is said before it waits
     if not is_first_rank():
         check(settings, additions)
         return join(additions)
     with held(folder) as lock:
-        return _go_on(folder, lock, changes, additions, callbacks is not None)
+        return go_on(folder, lock, changes, additions, callbacks is not None)
 
 
 @quietly()
@@ -82,13 +86,19 @@ def resume_newest(default_root_dir: str | Path, changes: Mapping[str, Any] | Non
         if found is None:
             return None
         try:
-            return _go_on(*found, changes or {}, Additions())
+            return go_on(*found, changes or {}, Additions())
         except InputError as error:
             raise InputError(f"{error}; --resume auto goes on with {found[0]} as long as it is there") from error
 
 
-def _go_on(
-    folder: Path, lock: int, changes: Mapping[str, Any], additions: Additions, chosen: bool = False
+def go_on(
+    folder: Path,
+    lock: int,
+    changes: Mapping[str, Any],
+    additions: Additions,
+    chosen: bool = False,
+    others: CIFAR10DataModule | None = None,
+    next_step: str | None = None,
 ) -> dict[str, Any]:
     """Resumes a run in whose folder no other job is.
 
@@ -98,11 +108,13 @@ def _go_on(
         changes: Of its settings.
         additions: Callbacks and loggers that take part.
         chosen: Whether those callbacks are to be all.
+        others: The images of another run of this process, to be shared.
+        next_step: What to say of how to go on, where the run is one of several.
     """
     before = read_settings(folder)  # the job that was in it may have changed them
     settings = before.changed(changes, folder)
     _check_unfinished(folder, before, settings)
-    checked = check(settings, additions)
+    checked = check(settings, additions, others)
     checkpoints = folder / "checkpoints"
     start, warnings, not_best = None, [], None  # where it was stopped before its first step
     if step_checkpoints(checkpoints):
@@ -129,7 +141,7 @@ def _go_on(
     settings.write(folder)
     for warning in warnings:
         say(warning)
-    return launch_or_train(folder, settings, checked, lock, additions, start)
+    return launch_or_train(folder, settings, checked, lock, additions, start, next_step)
 
 
 def _check_unfinished(folder: Path, before: Settings, settings: Settings) -> None:

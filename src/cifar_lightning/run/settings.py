@@ -29,7 +29,7 @@ NO_FLAGS = {*refused.WHY, *(f"data.{name}" for name in absent.NO_FLAGS)}
 # Settings that say where and how a run goes on, not what it computes.
 FREE = {
     "accelerator", "devices", "num_nodes", "strategy", "default_root_dir", "checkpoint_every_n_steps", "verify_steps",
-    "logger", "report", "data.data_dir", "data.mirror", "data.train_labels", "data.device",
+    "threads", "logger", "report", "data.data_dir", "data.mirror", "data.train_labels", "data.device",
     "trainer.max_time",
 }  # fmt: skip
 
@@ -69,6 +69,7 @@ class Settings:
     checkpoint_every_n_steps: int | None
     log_every_n_steps: int
     verify_steps: int = 0
+    threads: int | None = None
     logger: str = "auto"
     report: bool = True
     trainer: Arguments

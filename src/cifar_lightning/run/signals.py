@@ -240,3 +240,19 @@ def finish() -> None:
     with _deciding:  # what is being decided is decided
         _phase, stop.requested = Phase.DONE, 0
     _answer_with(signal.SIG_IGN)  # else Python gives them back their deadly default as it ends
+
+
+def begin_again() -> None:
+    """After `finish`: there is another run to do in this process, to be stopped as the first was."""
+    global _phase
+    if installed():
+        _phase = Phase.START_UP
+        _answer_with(_noted)
+
+
+def install_anew() -> None:
+    """Handles the signals in a child that is forked: none of them has come yet, and another process says it."""
+    global _borrowed, _deciding, _first_at, _phase, at_once
+    _deciding = threading.Lock()  # which a thread of the parent's may have held
+    _borrowed, _first_at, _phase, at_once, stop.requested = False, None, Phase.START_UP, 0, 0
+    install(silent=True)

@@ -61,6 +61,7 @@ def fit(
     checkpoint_every_n_steps: int | None = None,
     log_every_n_steps: int = 50,
     verify_steps: int = 0,
+    threads: int | None = None,
     logger: Loggers = "auto",
     report: bool = True,
     callbacks: Callbacks = None,
@@ -82,7 +83,7 @@ def fit(
         devices: How many, or which ("0,1"); auto: every GPU, or the one CPU.
         num_nodes: Machines. Both are by default as srun or torchrun has it, or 1.
         strategy: The Trainer's; auto is DDP where there are several devices.
-        precision: The Trainer's, e.g. bf16-mixed; auto takes bfloat16 where the device computes in it.
+        precision: The Trainer's; auto takes bfloat16 where the device has it.
         max_epochs: Passes over the training images.
         max_steps: Stop after this many steps; -1 for no limit.
         fast_dev_run: Run one batch of everything, to see that it runs.
@@ -91,6 +92,7 @@ def fit(
         checkpoint_every_n_steps: Save this often, besides the ends of epochs.
         log_every_n_steps: Steps between two rows of metrics.csv.
         verify_steps: How many first steps to compute twice, and compare to the bit.
+        threads: Of the CPU, at most; by default as many as pay.
         logger: Some of csv, tensorboard, wandb, mlflow; in Python objects
         report: Print, and draw figures; false: results.json alone.
         callbacks: Lightning's, one or a list, which join the run's own; in this process, or under torchrun.
@@ -139,7 +141,13 @@ def join(additions: Additions) -> dict[str, Any]:
 
 
 def launch_or_train(
-    folder: Path, settings: Settings, checked: Checked, lock: int, additions: Additions, start: str | None = None
+    folder: Path,
+    settings: Settings,
+    checked: Checked,
+    lock: int,
+    additions: Additions,
+    start: str | None = None,
+    next_step: str | None = None,
 ) -> dict[str, Any]:
     """Runs in this process, or starts one per device that does, from the checkpoint `start` if there is one.
 
@@ -147,6 +155,8 @@ def launch_or_train(
         The contents of results.json.
     """
     _say_how_to_go_on(folder)
+    if next_step is not None:
+        signals.next_step = next_step
     try:
         if world_size() > 1:
             run_rank(str(folder), start, additions)
@@ -215,13 +225,14 @@ def train(
         metrics = MetricsCSV(folder / "metrics.csv", ["train_loss", "lr", *figures])
         checkpoints = Checkpoints(folder / "checkpoints", metrics, settings.checkpoint_every_n_steps)
         verification = [Verification(settings.verify_steps)] if settings.verify_steps else []
+        cpu = FittedCPU(settings.threads)
         bar = [callback for callback in additions.callbacks if isinstance(callback, LightningProgressBar)]
         bar = bar or [ProgressBar()] if settings.report else bar
         others = [callback for callback in additions.callbacks if callback not in bar]
         trainer = new_trainer(
             **settings.for_trainer(validates=len(data.val_indices) > 0),
             logger=[metrics, *loggers],
-            callbacks=[checkpoints, StopOnSignal(checkpoints), *bar, FittedCPU(), *verification, *others],
+            callbacks=[checkpoints, StopOnSignal(checkpoints), *bar, cpu, *verification, *others],
             enable_progress_bar=bool(bar),
         )
         metrics.trainer = trainer

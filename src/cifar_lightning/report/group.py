@@ -1,0 +1,102 @@
+"""What many runs of one recipe say together: mean, spread and interval, as values, on the console and as a figure."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cifar_lightning.files import write_atomically
+from cifar_lightning.report import statistics
+from cifar_lightning.report.table import PLAIN, natural_width
+
+FIGURES = ("test_acc", "test_loss", "val_acc", "val_loss")
+OF_A_RUN = ("seed", "test_acc", "test_loss", "val_acc", "val_loss", "fit_seconds", "step")
+
+
+def summary(kind: str, runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The results.json of a group of runs.
+
+    Args:
+        kind: What they differ in.
+        runs: The contents of the results.json of each, by its name.
+    """
+    figures = {name: [results.get(name) for results in runs.values()] for name in FIGURES}
+    classes = next(iter(runs.values()))["per_class_acc"]
+    return {
+        "kind": kind,
+        "runs": [{"name": name, **{key: run.get(key) for key in OF_A_RUN}} for name, run in runs.items()],
+        "figures": {
+            name: _spread(values, shares=name.endswith("acc")) for name, values in figures.items() if None not in values
+        },
+        "per_class_acc": {name: _spread([run["per_class_acc"][name] for run in runs.values()]) for name in classes},
+    }
+
+
+def _spread(values: Sequence[float | None], shares: bool = True) -> dict[str, Any] | None:
+    """Of a figure that every run has; None for a class without images. No interval of shares goes beyond 0 to 1."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return None
+    interval = statistics.mean_interval(known)
+    if interval is not None and shares:
+        interval = max(0.0, interval[0]), min(1.0, interval[1])
+    return {"n": len(known), "mean": fmean(known), "sd": stdev(known), "interval": interval}
+
+
+def print_group(found: Mapping[str, Any], paths: Sequence[Path], console: Console | None = None) -> None:
+    """Prints the figures of all runs together, and where the files are.
+
+    Args:
+        found: What `summary` gives.
+        paths: The files written.
+        console: Standard output if None.
+    """
+    console = console or Console()
+    interval = f"{100 * statistics.LEVEL:.0f} % interval"
+    table = Table("accuracy", "mean", "sd", interval, **PLAIN)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    overall = {"test": found["figures"]["test_acc"], "validation": found["figures"].get("val_acc")}
+    for name, spread in overall.items():
+        if spread is not None:
+            table.add_row(*_row(name, spread, 2), style="bold" if name == "test" else "")
+    for name, spread in found["per_class_acc"].items():
+        table.add_row(*_row(name, spread, 1))
+    if not console.is_terminal:  # a pipe has no right edge
+        table.width = natural_width(console, table)
+    console.print()
+    console.print(Text(f"Accuracy over {len(found['runs'])} {found['kind']}", "bold"), soft_wrap=True)
+    console.print()
+    console.print(table, soft_wrap=not console.is_terminal)
+    console.print()
+    console.print("Written:")
+    for path in paths:  # as Text and unwrapped, for brackets in a path are no markup and paths get copied
+        console.print(Text(f"  {path}"), soft_wrap=True)
+
+
+def _row(name: str, spread: Mapping[str, Any] | None, digits: int) -> tuple[Text, ...]:
+    if spread is None:
+        return tuple(map(Text, (name, "n/a", "n/a", "n/a")))
+    low_high = spread["interval"]
+    mean, sd = f"{100 * spread['mean']:.{digits}f} %", f"{100 * spread['sd']:.{digits}f}"
+    between = "n/a" if low_high is None else " to ".join(f"{100 * end:.{digits}f}" for end in low_high) + " %"
+    return tuple(map(Text, (name, mean, sd, between)))
+
+
+def write_figure(found: Mapping[str, Any], run: str, folder: Path) -> Path:
+    """Draws the accuracies into `folder`; gives the file's path."""
+    from cifar_lightning.report import plots
+
+    path = folder / "accuracies.png"
+    values = [result["test_acc"] for result in found["runs"]]
+    numbers = [int(result["name"].rpartition("_")[2]) for result in found["runs"]]
+    per_class = {name: spread for name, spread in found["per_class_acc"].items() if spread is not None}
+    with plots.own_style():
+        figure = plots.spread(run, numbers, values, found["figures"]["test_acc"], per_class)
+        write_atomically(path, partial(figure.savefig, format="png"))
+    return path

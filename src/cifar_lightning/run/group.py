@@ -1,0 +1,118 @@
+"""A group of runs of one recipe: a folder with a folder for each, which is a run like any other, and group.yaml."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import yaml
+
+from cifar_lightning.data.split import Fold
+from cifar_lightning.errors import InputError, RunError
+from cifar_lightning.files import write_atomically
+from cifar_lightning.run.folder import held, new_folder
+from cifar_lightning.run.settings import Settings
+
+PLAN = "group.yaml"
+KINDS = {"seeds": "seed", "folds": "fold"}  # what its runs differ in, and how one is called
+
+
+@dataclass(frozen=True)
+class Group:
+    """A group of runs.
+
+    Attributes:
+        folder: The group's.
+        kind: What its runs differ in: seeds, or folds.
+        names: The runs', which are those of their folders, too.
+    """
+
+    folder: Path
+    kind: str
+    names: tuple[str, ...]
+
+    def left(self) -> list[str]:
+        """The runs that have not finished."""
+        return [name for name in self.names if not (self.folder / name / "results.json").exists()]
+
+
+def members(settings: Settings, seeds: int | None, folds: int | None) -> tuple[str, dict[str, Settings]]:
+    """What the runs of a group differ in, and the settings of each, by its name.
+
+    Args:
+        settings: Theirs, but for that.
+        seeds: How many, from the settings' own on.
+        folds: How many.
+
+    Raises:
+        InputError: There are not several, or they do not go with the settings.
+    """
+    kind, count = ("seeds", seeds) if folds is None else ("folds", folds)
+    if (seeds is None) == (folds is None):
+        raise InputError("seeds and folds: give one of them, e.g. seeds 10, or folds 5")
+    if type(count) is not int or count < 2:
+        raise InputError(f"{kind} {count} is out of range: give 2 or more, or leave it out for one run")
+    if settings.num_nodes != 1:
+        raise InputError(f"{kind} {count} are trained on one machine: give num_nodes 1, and share them among machines")
+    settings = replace(settings, report=False)  # the group is reported on
+    if kind == "seeds":
+        last = settings.seed + count - 1
+        if last >= 2**32:
+            raise InputError(f"seeds {count} from seed {settings.seed} on go beyond {2**32 - 1}: give a lower seed")
+        return kind, {f"seed_{seed}": replace(settings, seed=seed) for seed in range(settings.seed, last + 1)}
+    if split := settings.data["val_split"]:
+        raise InputError(f"folds {count}: each is what a run is validated on: leave out val_split {split}")
+    all_folds = (Fold(number, count) for number in range(1, count + 1))
+    return kind, {
+        f"fold_{fold.number}": replace(settings, data={**settings.data, "val_split": str(fold)}) for fold in all_folds
+    }
+
+
+@contextmanager
+def new_group(kind: str, runs: dict[str, Settings]) -> Iterator[Group]:
+    """Makes a group's folder, in which all its runs are to be resumed, and keeps every other job out of it."""
+    first = next(iter(runs.values()))
+    folder = new_folder(first.default_root_dir)
+    group = Group(folder, kind, tuple(runs))
+    with held(folder):
+        try:
+            for name, settings in runs.items():
+                (folder / name).mkdir()
+                settings.write(folder / name)
+        except OSError as error:
+            raise RunError(f"could not write to {folder}: {error.strerror}; make room, or mend the folder") from error
+        text = yaml.safe_dump({"kind": kind, "runs": list(runs)}, sort_keys=False)
+        write_atomically(folder / PLAN, lambda file: file.write(text.encode()))  # last: now it is one
+        yield group
+
+
+def is_group(folder: Path) -> bool:
+    """Whether a folder is a group's."""
+    return (folder / PLAN).exists()
+
+
+def read_group(folder: Path) -> Group:
+    """The group of a folder.
+
+    Raises:
+        InputError: It is none.
+    """
+    path = folder / PLAN
+    try:
+        plan = yaml.safe_load(path.read_text("utf-8"))
+        kind, names = plan["kind"], plan["runs"]
+        # a name is a folder's of this folder, whoever has written it
+        if kind in KINDS and all(name == Path(name).name for name in names):
+            return Group(folder, kind, tuple(names))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, KeyError) as error:
+        raise InputError(f"nothing to resume: {folder} is no group of runs (no readable {PLAN})") from error
+    raise InputError(f"nothing to resume: {path} is not that of a group of runs")
+
+
+def runs_in(folders: Sequence[Path]) -> list[Path]:
+    """Folders of runs, with those of its runs in place of a group's."""
+    return [
+        run
+        for folder in folders
+        for run in ([folder / name for name in read_group(folder).names] if is_group(folder) else [folder])
+    ]

@@ -1,0 +1,210 @@
+"""fit_many(): many runs of one recipe, with other seeds or held-out folds, and what they say together."""
+
+import inspect
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cifar_lightning.console import printing, say
+from cifar_lightning.data.datamodule import CIFAR10DataModule
+from cifar_lightning.errors import InputError, NonFiniteError, RunError
+from cifar_lightning.report.group import print_group, summary, write_figure
+from cifar_lightning.report.results import read_results, write_results
+from cifar_lightning.run import signals
+from cifar_lightning.run.additions import Additions, additions_of
+from cifar_lightning.run.checks import check
+from cifar_lightning.run.cluster import this_rank
+from cifar_lightning.run.cpu import restored_cpu, step_work
+from cifar_lightning.run.devices import resolve_devices
+from cifar_lightning.run.folder import held
+from cifar_lightning.run.group import KINDS, Group, members, new_group, read_group
+from cifar_lightning.run.networks import lit_net
+from cifar_lightning.run.quiet import quietly
+from cifar_lightning.run.recipe import over_recipe
+from cifar_lightning.run.resuming import go_on
+from cifar_lightning.run.settings import Settings, read_settings, settings_of
+from cifar_lightning.run.side_by_side import side_by_side
+from cifar_lightning.run.training import fit
+
+# Operations of a step's forward pass up to which runs go side by side, in a thread each: measured, see
+# docs/performance.md. Larger steps gain next to nothing by it, and take the memory of several.
+SIDE_BY_SIDE_STEP = 5e9
+
+
+@quietly()
+def fit_many(
+    data: Mapping[str, Any] | None = None,
+    model: Mapping[str, Any] | None = None,
+    *,
+    seeds: int | None = None,
+    folds: int | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Trains and tests many runs that differ in their seed or in what they are validated on, and sums them up.
+
+    They are in a new folder `default_root_dir/lightning_logs/version_N`, a folder each, and are runs like any other,
+    without figures. Small steps on a CPU run side by side, with one thread each, which is then among the settings of
+    each run; others run one after another. The images are read once.
+
+    Args:
+        data: As for `fit`.
+        model: As for `fit`.
+        seeds: How many runs, of the seeds from `seed` on.
+        folds: How many parts to cut the training images into, with the same share of every class: each is held out by
+            one run, which is validated on it and learns from the others. All are tested on the test images.
+        settings: Further ones of `fit`, but for objects: `callbacks`, and loggers that are not named.
+
+    Returns:
+        The contents of the folder's results.json. `runs`: name, seed and figures of each. `figures`: of the accuracies
+        and losses of the test, and of the validation, by name, `n`, `mean`, `sd` and, by Student's t, the 95 %
+        `interval` of the mean, None where the values have no spread. `per_class_acc`: the same by class.
+
+    Raises:
+        InputError: A setting is wrong, or the images cannot be had. No folder has been made.
+        KeyboardInterrupt: By Ctrl-C; `resume_many` goes on.
+        NonFiniteError, RunError: A run has failed. The others have been trained all the same.
+
+    Example:
+        >>> small = {"source": "synthetic", "synthetic_size": 400, "batch_size": 20}
+        >>> found = fit_many(small, seeds=2, max_epochs=1, accelerator="cpu", report=False)
+        >>> [run["name"] for run in found["runs"]], sorted(found["figures"]["test_acc"])
+        (['seed_0', 'seed_1'], ['interval', 'mean', 'n', 'sd'])
+    """
+    base = _settings_of({"data": data or {}, "model": model or {}, **settings})
+    kind, runs = members(base, seeds, folds)
+    if this_rank() is not None:
+        raise InputError(f"{kind} {len(runs)}: a launcher has started this as one of several ranks: start it without")
+    images, at_once = _prepared(next(iter(runs.values())), len(runs))
+    with new_group(kind, runs) as group:
+        return _train(group, images, at_once, {}, base.report)
+
+
+@quietly()
+def resume_many(folder: str | Path, changes: Mapping[str, Any] | None = None, *, report: bool = True) -> dict[str, Any]:
+    """Goes on with an interrupted `fit_many`: finished runs are left as they are, begun ones go on where they were.
+
+    Args:
+        folder: The group's.
+        changes: As for `resume`, of the runs that have not finished.
+        report: As for `fit`, of the group.
+
+    Returns:
+        As `fit_many`.
+
+    Raises:
+        InputError: There is nothing to resume, or a change would change the result.
+    """
+    folder = Path(os.path.expanduser(folder))
+    group, changes = read_group(folder), changes or {}
+    with held(folder):
+        left = group.left()
+        if not left:
+            if (folder / "results.json").exists():
+                raise InputError(f"nothing to resume: all runs of {folder} have finished")
+            return _summed_up(group, report)
+        first = read_settings(folder / left[0]).changed(changes, folder / left[0])
+        images, at_once = _prepared(first, len(left))
+        return _train(group, images, at_once, changes, report)
+
+
+def _settings_of(given: Mapping[str, Any]) -> Settings:
+    """The settings of all runs, from arguments of `fit`."""
+    arguments = inspect.signature(fit).bind(**over_recipe(given))
+    arguments.apply_defaults()
+    values = dict(arguments.arguments)
+    additions, names = additions_of(values.pop("callbacks"), values.pop("logger"))
+    if objects := (*additions.callbacks, *additions.loggers):
+        raise InputError(
+            f"{type(objects[0]).__name__} is an object of one run: call fit in a loop, with a new one for each"
+        )
+    return settings_of({**values, "trainer": values["trainer"] or {}, "logger": names or "auto"})
+
+
+def _prepared(settings: Settings, runs: int) -> tuple[CIFAR10DataModule | None, int]:
+    """Looks for the user's mistakes, reads the images, and says how many runs pay at a time; 0: in this process."""
+    with restored_cpu():
+        torch.set_num_threads(1)  # what is forked of this process is to find none of OpenMP's others
+        checked = check(settings)
+        if checked.images is None:
+            return None, 0
+        checked.images.image_set("test")
+        checked.images.fingerprint  # noqa: B018  # once for all
+        at_once = min(runs, _cores() // (settings.threads or 1))
+        alone = sys.platform != "linux" or resolve_devices(settings.accelerator, settings.devices)[0] != "cpu"
+        work = step_work(lit_net(settings.model, checked.images.classes), checked.images.hparams["batch_size"])
+        if alone or settings.threads not in (None, 1) or work > SIDE_BY_SIDE_STEP or at_once < 2:
+            return checked.images, 0
+        return checked.images, at_once
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _train(
+    group: Group, images: CIFAR10DataModule | None, at_once: int, changes: Mapping[str, Any], report: bool
+) -> dict[str, Any]:
+    """Trains the runs that are left of a group, and sums all up."""
+    left, total = group.left(), len(group.names)
+    folder = str(group.folder)
+    command = f"--resume {shlex.quote(folder)}" if signals.installed() else f"resume_many({folder!r})"
+    next_step = f"; go on with {command}"
+    if report:
+        how = f"{at_once} at a time, with one thread each" if at_once else "one after another"
+        which = f"{left[0]} to {left[-1]}" if len(left) == total else f"{len(left)} left of {total}"
+        say(f"{folder}: {len(left)} runs, {which}, {how}", 1)
+    changes = {**changes, **({"threads": 1} if at_once else {})}
+    works = {name: partial(_fit_one, group.folder / name, changes, images, next_step) for name in left}
+    signals.next_step = next_step
+    ended, failures = side_by_side(works, at_once) if at_once else _one_by_one(works), {}
+    for done, (name, error) in enumerate(ended, total - len(left) + 1):
+        if error is not None:
+            failures[name] = error
+            say(f"{name} failed: {error}")
+        elif report:
+            results = read_results(group.folder / name)
+            seconds = results["fit_seconds"]
+            say(f"{name}: {100 * results['test_acc']:.2f} % in {seconds:.1f} s ({done} of {total})", 1)
+    for name, error in failures.items():
+        message = str(error).removesuffix(next_step)
+        raise type(error)(f"{len(failures)} of {total} runs failed, first {name}: {message}{next_step}") from error
+    return _summed_up(group, report)
+
+
+def _one_by_one(works: Mapping[str, Callable[[], object]]) -> Iterator[tuple[str, Exception | None]]:
+    """Calls functions in this process; see `side_by_side`."""
+    for name, work in works.items():
+        error: Exception | None = None
+        try:
+            work()
+        except (InputError, NonFiniteError, RunError) as raised:
+            error = raised
+        signals.begin_again()
+        yield name, error
+
+
+def _fit_one(
+    folder: Path, changes: Mapping[str, Any], images: CIFAR10DataModule | None, next_step: str
+) -> dict[str, Any]:
+    with held(folder) as lock:
+        return go_on(folder, lock, changes, Additions(), others=images, next_step=next_step)
+
+
+def _summed_up(group: Group, report: bool) -> dict[str, Any]:
+    """Writes what all runs of a group say together, and prints it."""
+    found = summary(group.kind, {name: read_results(group.folder / name) for name in group.names})
+    paths: Sequence[Path] = [group.folder / "results.json"]
+    if report:
+        paths = [*paths, write_figure(found, KINDS[group.kind], group.folder / "figures")]
+    write_results(found, group.folder)
+    signals.finish()
+    if report:
+        with printing(1):
+            print_group(found, paths)
+    return found

@@ -1,0 +1,205 @@
+"""Many runs of one recipe: each is what a fit of its own gives, and they survive what a run survives."""
+
+import json
+import os
+import signal
+import threading
+from statistics import fmean, stdev
+
+import pytest
+import torch
+import yaml
+from conftest import SYNTHETIC, one_line
+from jobs import SMALL, differences, end, job, processes_of, start, step_of
+from rich.console import Console
+from test_stop import LONG_EPOCH, wait_for
+
+from cifar_lightning import InputError, compare, evaluate, fit, fit_many, resume_many
+from cifar_lightning.errors import NonFiniteError
+from cifar_lightning.report.group import print_group, summary
+from cifar_lightning.run import many
+
+IMAGES = {"source": "synthetic", "synthetic_size": 300, "batch_size": 20, "augment": True}
+OPTIONS = {"accelerator": "cpu", "max_epochs": 1, "report": False, "log_every_n_steps": 5}
+
+
+TWO_CORES = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core: they go one after another")
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory):
+    """Three seeds, two at a time: their folder, and what `fit_many` gave."""
+    home = tmp_path_factory.mktemp("seeds")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(many, "_cores", lambda: 2)
+        found = fit_many(IMAGES, {"lr": 0.02}, seeds=3, seed=5, default_root_dir=home, **OPTIONS)
+    return home / "lightning_logs" / "version_0", found
+
+
+def read(run):
+    return json.loads((run / "results.json").read_text())
+
+
+def test_a_seed_is_what_a_fit_of_its_own_gives(seeds, tmp_path):
+    """To the bit, in a process beside others or alone; and a run like any other, for whatever takes one."""
+    group, found = seeds
+    assert [run["name"] for run in found["runs"]] == ["seed_5", "seed_6", "seed_7"]
+    for seed in (5, 7):
+        fit(IMAGES, {"lr": 0.02}, seed=seed, threads=1, default_root_dir=tmp_path / str(seed), **OPTIONS)
+        alone = tmp_path / str(seed) / "lightning_logs" / "version_0"
+        assert differences(alone, group / f"seed_{seed}") == []
+    run = group / "seed_6"
+    assert yaml.safe_load((run / "config.yaml").read_text())["threads"] == 1
+    assert evaluate(run, accelerator="cpu", output_dir=tmp_path)["test_acc"] == read(run)["test_acc"]
+
+
+def test_what_seeds_say_together(seeds):
+    group, found = seeds
+    assert read(group) == json.loads(json.dumps(found))
+    accuracies = [read(group / f"seed_{seed}")["test_acc"] for seed in (5, 6, 7)]
+    assert [run["test_acc"] for run in found["runs"]] == accuracies
+    spread = found["figures"]["test_acc"]
+    assert (spread["n"], spread["mean"], spread["sd"]) == (3, fmean(accuracies), stdev(accuracies))
+    half = 4.302652729749464 * stdev(accuracies) / 3**0.5  # Student's t of two degrees of freedom
+    assert spread["interval"] == pytest.approx([max(0, spread["mean"] - half), spread["mean"] + half])
+    cats = [read(group / f"seed_{seed}")["per_class_acc"]["cat"] for seed in (5, 6, 7)]
+    assert found["per_class_acc"]["cat"]["mean"] == fmean(cats)
+    (theirs,) = compare([group])["groups"]
+    assert (theirs["seeds"], theirs["mean"]) == ([5, 6, 7], spread["mean"])
+
+
+def test_large_steps_one_after_another(seeds, tmp_path, monkeypatch):
+    """In this process, with the same results."""
+    monkeypatch.setattr(many, "SIDE_BY_SIDE_STEP", 0)
+    monkeypatch.setattr(many, "side_by_side", None)
+    found = fit_many(IMAGES, {"lr": 0.02}, seeds=2, seed=5, default_root_dir=tmp_path, **OPTIONS)
+    assert [run["test_acc"] for run in found["runs"]] == [run["test_acc"] for run in seeds[1]["runs"][:2]]
+    assert differences(tmp_path / "lightning_logs" / "version_0" / "seed_6", seeds[0] / "seed_6") == []
+
+
+def test_folds(tmp_path, capsys):
+    """Each is validated on its own part; printed, they have a table and a figure."""
+    found = fit_many({**IMAGES, "augment": False}, folds=2, default_root_dir=tmp_path, **{**OPTIONS, "report": True})
+    group = tmp_path / "lightning_logs" / "version_0"
+    parts = [yaml.safe_load((group / name / "config.yaml").read_text())["data"]["val_split"] for name in
+             ("fold_1", "fold_2")]  # fmt: skip
+    assert parts == ["1of2", "2of2"]
+    assert found["figures"]["val_acc"]["mean"] == fmean(read(group / name)["val_acc"] for name in ("fold_1", "fold_2"))
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].startswith(f"{group}: 2 runs, fold_1 to fold_2, ")
+    assert sorted(line.partition(":")[0] for line in out[1:3]) == ["fold_1", "fold_2"]
+    assert [line.split()[0] for line in out if line.endswith(("%", "n/a"))][:2] == ["test", "validation"]
+    assert (group / "figures" / "accuracies.png").stat().st_size > 10_000
+    with pytest.raises(InputError, match=f"nothing to resume: all runs of {group} have finished"):
+        resume_many(group)
+
+
+@TWO_CORES
+def test_killed_runs_go_on(seeds, tmp_path):
+    """One that is killed ends none of the others; what was saved is gone on from, to the same bits."""
+    flags = (*SMALL, "--threads", 1, "--seeds", 2)
+    died = job("fit", *flags, cwd=tmp_path, fault="kill@-:train:25")
+    where = "go on with --resume lightning_logs/version_0"
+    assert died.code == 1
+    assert died.lines[-1] == f"error: 2 of 2 runs failed, first seed_0: was killed by SIGKILL; {where}" or (
+        died.lines[-1] == f"error: 2 of 2 runs failed, first seed_1: was killed by SIGKILL; {where}"
+    ), died.text
+    group = tmp_path / "lightning_logs" / "version_0"
+    assert not (group / "results.json").exists()
+    assert (group / "seed_0" / "checkpoints" / "step-21.ckpt").exists()
+    went_on = job("fit", "--resume", group, cwd=tmp_path)
+    assert went_on.code == 0, went_on.text
+    assert read(group)["figures"]["test_acc"]["n"] == 2
+    (tmp_path / "whole").mkdir()
+    whole = job("fit", *SMALL, "--seed", 1, cwd=tmp_path / "whole")
+    assert whole.code == 0, whole.text
+    assert differences(tmp_path / "whole" / "lightning_logs" / "version_0", group / "seed_1") == []
+
+
+@TWO_CORES
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_a_signal_stops_all(tmp_path, signum, code):
+    """With a checkpoint each and one line; none outlives a parent that is killed."""
+    process = start("fit", *LONG_EPOCH, "--seeds", 3, cwd=tmp_path)
+    group = tmp_path / "lightning_logs" / "version_0"
+    begun = [group / name / "metrics.csv" for name in ("seed_0", "seed_1")]
+    wait_for(
+        lambda: all(path.exists() and path.read_text().count("\n") > 3 for path in begun) or not process.is_alive()
+    )
+    os.kill(process.pid, signum)
+    stopped = end(process)
+    assert stopped.code == code, stopped.text
+    if signum == signal.SIGINT:
+        assert stopped.lines[-1] == "stopped by SIGINT; go on with --resume lightning_logs/version_0"
+        assert len([line for line in stopped.lines if "stopped" in line]) == 1
+    wait_for(lambda: processes_of(tmp_path) == [])
+    for path in begun:
+        assert step_of(path.parent) > 0
+    assert not (group / "seed_2" / "checkpoints").exists()
+
+
+def test_after_a_computation_in_several_threads(tmp_path, cpu_settings):
+    """Which OpenMP keeps, and a fork does not: a child that counted on them would wait for ever."""
+    torch.set_num_threads(2)
+    torch.rand(2_000, 2_000) @ torch.rand(2_000, 2_000)
+    waited = threading.Timer(60, os.kill, (os.getpid(), signal.SIGINT))
+    waited.start()
+    try:
+        fit_many(IMAGES, {"net": "speed54"}, seeds=2, default_root_dir=tmp_path, **OPTIONS)
+    finally:
+        waited.cancel()
+    assert torch.get_num_threads() == 2
+
+
+def test_one_that_fails_is_named(tmp_path):
+    with pytest.raises(NonFiniteError, match=r"2 of 2 runs failed, first seed_.*go on with resume_many\("):
+        fit_many(IMAGES, {"lr": 1e30}, seeds=2, default_root_dir=tmp_path, **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--seeds", 1), "seeds 1 is out of range: give 2 or more, or leave it out for one run"),
+        (("--folds", 1), "folds 1 is out of range"),
+        (("--seeds", 2, "--folds", 2), "seeds and folds: give one of them"),
+        (("--seeds", 2, "--seed", 2**32 - 1), "go beyond 4294967295: give a lower seed"),
+        (("--seeds", 2, "--num_nodes", 2), "seeds 2 are trained on one machine: give num_nodes 1"),
+        (("--seeds", 2, "--resume", "auto"), "seeds 2: --resume goes on with the runs that there are"),
+        (
+            ("--folds", 5, "--data.val_split", 0.1),
+            "folds 5: each is what a run is validated on: leave out val_split 0.1",
+        ),
+        (("--folds", 21, "--data.synthetic_size", 200), "21 folds are more than the 20 training images of the class"),
+        (("--threads", 0), "threads 0 is out of range: give 1 or more"),
+    ],
+)
+def test_what_does_not_fit(call, tmp_path, flags, message):
+    assert message in one_line(*call("fit", *SYNTHETIC, *flags))
+    assert not (tmp_path / "lightning_logs").exists()
+
+
+def test_neither_ranks_nor_objects(tmp_path, monkeypatch):
+    from lightning.pytorch import Callback
+
+    with pytest.raises(InputError, match="Callback is an object of one run: call fit in a loop"):
+        fit_many(IMAGES, seeds=2, callbacks=Callback(), default_root_dir=tmp_path, **OPTIONS)
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="seeds 2: a launcher has started this as one of several ranks"):
+        fit_many(IMAGES, seeds=2, default_root_dir=tmp_path, **OPTIONS)
+    assert not (tmp_path / "lightning_logs").exists()
+
+
+@pytest.mark.parametrize("width", [40, 200])
+def test_the_table_fits(capsys, width):
+    """A class without images has no accuracy, and equal values have no interval."""
+    run = {"per_class_acc": {"a [b]": 0.5, "none": None}, "test_acc": 0.5, "test_loss": 1.0, "seed": 0}
+    found = summary("seeds", {"seed_0": run, "seed_1": {**run, "test_acc": 0.6}})
+    print_group(found, [], Console(width=width, force_terminal=True, color_system=None))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+    rows = {line[:10].strip(): line[10:].split() for line in lines}
+    assert rows["test"][:3] == ["55.00", "%", "7.07"]
+    assert width == 40 or rows["test"][3:] == ["0.00", "to", "100.00", "%"]
+    assert rows["a [b]"] == ["50.0", "%", "0.0", "n/a"]
+    assert rows["none"] == ["n/a", "n/a", "n/a"]
