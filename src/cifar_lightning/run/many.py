@@ -32,8 +32,8 @@ from cifar_lightning.run.settings import Settings, read_settings, settings_of
 from cifar_lightning.run.side_by_side import side_by_side
 from cifar_lightning.run.training import fit
 
-# Operations of a step's forward pass up to which runs go side by side, in a thread each: measured, see
-# docs/performance.md. Larger steps gain next to nothing by it, and take the memory of several.
+# Operations of a step's forward pass up to which runs go side by side, in a thread each (docs/performance.md has what
+# they gain). Larger steps keep several threads busy, and would take the memory of several runs.
 SIDE_BY_SIDE_STEP = 5e9
 
 
