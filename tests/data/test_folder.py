@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import struct
+import threading
 import warnings
 import zlib
 from pathlib import Path
@@ -15,10 +16,10 @@ import pytest
 import torch
 from conftest import PLAIN
 from jobs import job
-from PIL import Image
+from PIL import Image, ImageDraw, JpegImagePlugin
 
 from cifar_lightning import CIFAR10DataModule
-from cifar_lightning.data import folder, pictures
+from cifar_lightning.data import cache, folder, pictures
 from cifar_lightning.data.cifar10 import CIFAR100_CLASSES, CLASSES
 from cifar_lightning.data.sources import Source
 from cifar_lightning.errors import ImageWarning, InputError
@@ -146,6 +147,133 @@ def test_bad_files_are_named(tmp_path):
                 assert "\n" not in str(error.value)
     with pytest.raises(InputError, match=r"none.png cannot be read \(No such file or directory\)"):
         pictures.read_image(tmp_path / "none.png")
+
+
+def drawn(kind, size):
+    """A large picture: colours that run into each other, noise, or lines of text."""
+    width, height = size
+    y, x = np.mgrid[:height, :width]
+    if kind == "gradient":
+        return Image.fromarray(
+            np.stack([x * 255 / width, y * 255 / height, (x + y) * 255 / (width + height)], -1).astype(np.uint8)
+        )
+    if kind == "noise":
+        return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+    image = Image.new("RGB", size, (180, 190, 170))
+    for top in range(0, height, 20):
+        ImageDraw.Draw(image).text((top % 50, top), "The quick brown fox jumps over the lazy dog " * 20, (60, 50, 40))
+    return image
+
+
+@pytest.mark.parametrize("kind", ["gradient", "noise", "text"])
+@pytest.mark.parametrize("size", [(1601, 1203), (700, 2100)])
+def test_a_large_jpeg_is_decoded_in_part(tmp_path, monkeypatch, kind, size):
+    """And is what it was when all of it was, to a grey level, also where it does not divide by eight or lies aside."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    paths = [tmp_path / name for name in ("a.jpg", "grey.jpg", "turned.jpg")]
+    image = drawn(kind, size)
+    image.save(paths[0], quality=90)
+    image.convert("L").save(paths[1], quality=90)
+    image.save(paths[2], quality=90, exif=exif)
+    loaded, draft = [], JpegImagePlugin.JpegImageFile.draft
+    monkeypatch.setattr(
+        "PIL.JpegImagePlugin.JpegImageFile.draft",
+        lambda image, *args: (draft(image, *args), loaded.append(min(image.size)))[0],
+    )
+    part = [pictures.read_image(path)[0].astype(int) for path in paths]
+    assert len(loaded) == 3
+    assert min(loaded) >= 256 > min(size) / 8
+    monkeypatch.setattr(pictures, "_reduced", lambda image: None)
+    for path, pixels in zip(paths, part, strict=True):
+        assert abs(pictures.read_image(path)[0] - pixels).max() <= 1
+    assert len(loaded) == 3
+    upright = part[0].transpose(1, 0, 2)[:, ::-1]
+    assert abs(part[2] - upright).max() <= 1
+
+
+def test_what_is_no_plain_jpeg_is_decoded_whole(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("PIL.JpegImagePlugin.JpegImageFile.draft", lambda *args: asked.append(args))
+    red = Image.new("RGB", (600, 600), "red")
+    red.convert("CMYK").save(tmp_path / "cmyk.jpg", quality=100)
+    red.save(tmp_path / "red.png")
+    red.resize((511, 600)).save(tmp_path / "small.jpg", quality=100)
+    for path in tmp_path.iterdir():
+        assert abs(pictures.read_image(path)[0].mean((0, 1)) - [254, 0, 0]).max() < 3
+    assert asked == []
+
+
+def test_photographs_are_shared_out_one_by_one(tmp_path, monkeypatch):
+    """To all threads, however few they are; and of many pictures only some are decoded ahead of who takes them."""
+    for i in range(24):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / f"{i:02}.png")
+    paths, threads, started = sorted(tmp_path.iterdir()), set(), []
+    meet = threading.Barrier(3, timeout=60)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+
+    def decode(path):
+        started.append(path)
+        threads.add(threading.get_ident())
+        if len(started) <= 3:
+            meet.wait()  # as long as not every thread has one
+        return path
+
+    taken = pictures._in_order(paths, 10**9, decode)
+    assert next(taken) == [paths[0]]
+    assert len(threads) == 3
+    assert len(started) <= 3 * pictures.AHEAD + 1
+    assert [path for part in taken for path in part] == paths[1:]
+
+
+def test_pictures_are_read_in_order_and_no_more_than_are_asked_for(tmp_path, monkeypatch):
+    for i in range(20):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / f"{i:02}.png")
+    (tmp_path / "07.png").write_text("no image")
+    paths = [*sorted(tmp_path.iterdir()), tmp_path / "none.png"]
+    monkeypatch.setattr(pictures, "AT_ONCE", 2)
+    started, whole = [], pictures._read
+    monkeypatch.setattr(pictures, "_read", lambda *args: (started.append(args), whole(*args))[1])
+    read = pictures.read_each(paths)
+    first = next(read)
+    assert (first[0] == pictures.read_image(paths[0])[0]).all()
+    assert len(started) <= 2 * (pictures.AHEAD + 1) + 1
+    rest = list(read)
+    assert [i for i, one in enumerate(rest, 1) if isinstance(one, InputError)] == [7, 20]
+    assert [one[0][0, 0, 0] for one in rest if not isinstance(one, InputError)] == [*range(1, 7), *range(8, 20)]
+    started.clear()
+    read = pictures.read_each(paths)
+    next(read)
+    read.close()
+    assert len(started) < len(paths)
+
+
+def test_an_orientation_behind_the_pixels_is_seen(tmp_path):
+    upright = Image.fromarray(np.repeat(np.array([[0], [255]], np.uint8), 16, 0).repeat(32, 1))
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    file = io.BytesIO()
+    upright.save(file, "PNG")
+    (tmp_path / "x.png").write_bytes(
+        chunked(file.getvalue(), b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"), at=-12)
+    )
+    assert pictures.read_image(tmp_path / "x.png")[0][0, 0, 0] == 255
+
+
+def test_a_bar_where_someone_is_watching(tmp_path, monkeypatch):
+    write_folder(tmp_path)
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    for stream in (Terminal(), io.StringIO()):
+        monkeypatch.setattr("sys.stderr", stream)
+        monkeypatch.setenv("TERM", "xterm")
+        shutil.rmtree(tmp_path / cache.HIDDEN, ignore_errors=True)
+        Source("folder", tmp_path).load("train")
+        assert ("reading pictures" in stream.getvalue()) is stream.isatty()
+        assert ("4/4" in stream.getvalue()) is stream.isatty()
 
 
 def test_bad_trees(tmp_path):

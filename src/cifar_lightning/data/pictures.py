@@ -5,15 +5,18 @@ import os
 import re
 import warnings
 import zlib
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from cifar_lightning.data.bar import bar
 from cifar_lightning.data.cache import Decoded
 from cifar_lightning.data.folder import Listing
 from cifar_lightning.data.kinds import what_else
@@ -23,11 +26,24 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
+T = TypeVar("T")
 PNG = b"\x89PNG\r\n\x1a\n"
 # In the name that Pillow has for how 16 bits a value lie in a file; "BGR;16" are 16 a pixel.
 DEEP = re.compile("(?<!BGR);16")
 # Of 16 bits, below which the upper two are unused: a camera has filled 10, 12 or 14 of them.
 DARK = 2**14
+# Bytes a file, on the mean, above which they are photographs.
+PHOTOGRAPH = 2**15
+# Files that a thread decodes in one go: of small ones many, for to hand one over takes as long as to decode it.
+AT_ONCE = 64
+# What may be decoded for each thread, or wait to be, before somebody takes it.
+AHEAD = 4
+# A JPEG is decoded at an eighth, a quarter or half of its size, if this is left of either side: a field of 8 × 8 for
+# each of our pixels. They are nearer to the picture's that was saved than from all of it, which clips at white and
+# black what JPEG adds and takes away around an edge. See docs/experiments.md.
+DRAFT = (256, 256)
+# What Pillow knows of a picture that says nothing but what a JPEG has to say: there is nothing to be turned upright.
+BARE = {"jfif", "jfif_version", "jfif_unit", "jfif_density", "dpi"}
 
 
 class Remarks:
@@ -69,24 +85,66 @@ def read(listing: Listing) -> Decoded:
         InputError: A file cannot be read as an image; names it.
     """
     images = np.empty((len(listing.paths), 32, 32, 3), dtype=np.uint8)
-    remarks = Remarks()
+    remarks, done = Remarks(), 0
+    parts = _in_order(listing.paths, listing.size, partial(_read, remarks=remarks))
+    with closing(parts), bar("reading pictures", len(images)) as advance:
+        for part in parts:
+            images[done : done + len(part)] = part
+            done += len(part)
+            advance(done)
+    return Decoded(images, listing.labels, listing.classes, listing.held_out, remarks.notes())
 
-    def decode(chunk: range) -> None:
-        for i in chunk:
-            images[i] = _read(listing.paths[i], remarks)
 
-    _formats()  # loads Pillow's plugins before the threads ask for them
-    chunks = [range(i, min(i + 256, len(images))) for i in range(0, len(images), 256)]
+def read_each(paths: Sequence[str | Path]) -> Generator[tuple[Pixels, tuple[str, ...]] | InputError, None, None]:
+    """Reads image files as `read_image` does, in order, a few ahead of whoever asks for them.
+
+    Yields:
+        What it gives for each; or what it raises, for one that cannot be read.
+    """
+
+    def attempt(path: str) -> tuple[Pixels, tuple[str, ...]] | InputError:
+        remarks = Remarks()
+        try:
+            return _read(path, remarks), remarks.notes()
+        except InputError as error:
+            return error
+
+    names = [str(path) for path in paths]
+    with closing(_in_order(names, sum(map(_size, names)), attempt)) as parts:
+        for part in parts:
+            yield from part
+
+
+def _size(path: str) -> int:
+    with suppress(OSError, ValueError):  # one that is not there is reported when it is read
+        return os.path.getsize(path)
+    return 0
+
+
+def _in_order(paths: Sequence[str], size: int, decode: Callable[[str], T]) -> Generator[list[T], None, None]:
+    """What `decode` gives for each path, in order, some at a time. What it raises comes in its turn, and ends it.
+
+    Args:
+        paths: Of the files.
+        size: Of all of them, in bytes.
+        decode: May be called by any thread.
+    """
     # Threads help with photographs; with thumbnails they only contend for the interpreter (1.5 times slower).
-    workers = os.cpu_count() if listing.size / len(images) > 2**15 else 1
+    photographs = size > PHOTOGRAPH * len(paths)
+    workers, step = (os.cpu_count() or 1, 1) if photographs else (1, AT_ONCE)
+    _formats()  # loads Pillow's plugins before the threads ask for them
+    waiting: deque[Future[list[T]]] = deque()
     with _pillows_warnings(), ThreadPoolExecutor(workers) as pool:
         try:
-            for _ in pool.map(decode, chunks):
-                pass
-        except InputError:
+            for start in range(0, len(paths), step):
+                part = paths[start : start + step]
+                waiting.append(pool.submit(lambda part: [decode(path) for path in part], part))
+                if len(waiting) > AHEAD * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
             pool.shutdown(cancel_futures=True)
-            raise
-    return Decoded(images, listing.labels, listing.classes, listing.held_out, remarks.notes())
 
 
 def read_image(path: str | Path) -> tuple[Pixels, tuple[str, ...]]:
@@ -115,11 +173,14 @@ def _pillows_warnings() -> Iterator[None]:
         yield
 
 
+@cache
 def _formats() -> list[str]:
     from PIL import Image
 
     Image.init()
-    return [name for name in Image.ID if name != "EPS"]  # Pillow hands EPS to Ghostscript, which runs programs
+    common = [name for name in ("JPEG", "PNG") if name in Image.ID]  # first: Pillow tries one after another
+    others = [name for name in Image.ID if name not in common]
+    return [*common, *(name for name in others if name != "EPS")]  # which Ghostscript reads, and runs programs in it
 
 
 def _read(path: str, remarks: Remarks) -> Pixels:
@@ -183,15 +244,29 @@ def _without_metadata(png: bytes) -> bytes:
     return b"".join([PNG, *kept]) if kept else b""
 
 
+def _reduced(image: "Image.Image") -> tuple[float, float, float, float] | None:
+    """Has a large JPEG decoded at a part of its size; gives the rectangle that it then takes, None for another."""
+    # None in CMYK, of which RGB is made by products: the mean of those is not the product of the means.
+    if image.format not in ("JPEG", "MPO") or image.mode not in ("L", "RGB") or min(image.size) < 2 * DRAFT[0]:
+        return None
+    draft = image.draft(None, DRAFT)
+    return draft and draft[1]
+
+
 def _to_pixels(image: "Image.Image", path: str, remarks: Remarks) -> Pixels:
     from PIL import Image, ImageOps
 
-    deep = any(DEEP.search(str(tile)) for tile in getattr(image, "tile", ()))
+    deep = any(DEEP.search(str(tile[3])) for tile in getattr(image, "tile", ()))
+    box = _reduced(image)
     image.load()  # what goes wrong after it is the metadata's
-    try:
-        ImageOps.exif_transpose(image, in_place=True)
-    except Exception:  # a parser of EXIF raises what it likes
-        remarks.metadata.append(path)
+    bare = image.format in ("JPEG", "PNG") and image.info.keys() <= BARE
+    if box:
+        image = image.resize((32, 32), Image.Resampling.BICUBIC, box)
+    if not bare:
+        try:
+            ImageOps.exif_transpose(image, in_place=True)
+        except Exception:  # a parser of EXIF raises what it likes
+            remarks.metadata.append(path)
     # 16 bits of these two may also come as "I"
     if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
         raise ValueError("it has 32 bits a pixel, and nothing says which of their values is white")
@@ -204,7 +279,8 @@ def _to_pixels(image: "Image.Image", path: str, remarks: Remarks) -> Pixels:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("RGB")
+    if image.mode != "RGB":
+        image = image.convert("RGB")
     if image.size != (32, 32):
         image = image.resize((32, 32), Image.Resampling.BICUBIC)
     return np.asarray(image)
