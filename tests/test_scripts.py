@@ -1,6 +1,9 @@
 import importlib.metadata
 import json
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +11,13 @@ import pytest
 import torch
 import yaml
 from archives import write_archive
-from conftest import PLAIN, SYNTHETIC, one_line
+from conftest import PLAIN, SCRIPTS, SYNTHETIC, one_line
 from jobs import job
 from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator
 from PIL import Image
 
-from cifar_lightning import CLASSES, CIFAR10DataModule
+from cifar_lightning import CLASSES, CIFAR10DataModule, LitNet
 from cifar_lightning.run import resuming, training
 from cifar_lightning.run.checkpoint import load_checkpoint
 from cifar_lightning.run.metrics_log import read_rows
@@ -310,6 +313,51 @@ def test_an_unreadable_image_stops_no_other(finished, call, tmp_path):
     assert table[0].split() == ["file", "class", "probability", "second", "third"]
     assert table[2].startswith("good.png ")
     assert table[3:] == ["", f"by {finished.folder}/checkpoints/best.ckpt, step 375"]
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_predictions_go_through_the_network_together_and_out_one_by_one(finished, call, tmp_path, monkeypatch, form):
+    """In batches that grow to a bound, while no more are held; a damaged one is told of in its turn."""
+    for i in range(21):
+        Image.new("RGB", (32, 32), (12 * i, 0, 99)).save(tmp_path / f"{i:02}.png")
+    (tmp_path / "05.png").write_text("no image")
+    sizes, shown, whole = [], [], LitNet.predict
+
+    def predict(model, images):
+        sizes.append(len(images))
+        shown.append(len(re.findall(r"\d\d\.png", sys.stdout.getvalue())))
+        return whole(model, images)
+
+    monkeypatch.setattr("cifar_lightning.commands.predict.BATCH", 8)
+    monkeypatch.setattr(LitNet, "predict", predict)
+    monkeypatch.setattr(
+        "cifar_lightning.commands.predict.say",
+        lambda line: shown.append((line.partition(" is ")[0], len(re.findall(r"\d\d\.png", sys.stdout.getvalue())))),
+    )
+    code, out, _ = call("predict", finished.folder, *sorted(tmp_path.glob("*.png")), *form)
+    assert code == 1
+    assert sizes == [1, 2, 3, 8, 6]  # of 1, 2, 4, 8 and the last 6 files
+    assert shown == [0, 1, 3, (f"error: {tmp_path / '05.png'}", 5), 6, 14]
+    if form:
+        rows = json.loads(out)
+        assert out == json.dumps(rows, indent=2) + "\n"
+        assert [Path(row["file"]).name for row in rows] == [f"{i:02}.png" for i in range(21) if i != 5]
+
+
+def test_no_predictions_as_json(finished, call):
+    assert call("predict", finished.folder, "none.png", "--json")[:2] == (1, "[]\n")
+
+
+def test_predictions_that_nobody_reads_on_are_not_made(finished, tmp_path):
+    """As by `head`: it ends without a word, and does not look at the last one."""
+    for i in range(600):  # more than a pipe holds, and than are decoded ahead
+        Image.new("RGB", (32, 32), (i % 256, 0, 99)).save(tmp_path / f"{i:03}.bmp")
+    (tmp_path / "599.bmp").write_text("no image")
+    command = [sys.executable, SCRIPTS / "predict.py", finished.folder, tmp_path, "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "[\n"
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait(240)) == ("", 0)
 
 
 # --- flags -----------------------------------------------------------------------------------------------

@@ -83,19 +83,43 @@ def prediction(file, *top):
     return {"file": file, "class": guesses[0]["class"], "top": guesses}
 
 
+def among(rows):
+    """The files and classes of a table of these rows."""
+    return [row["file"] for row in rows], sorted({guess["class"] for row in rows for guess in row["top"]})
+
+
 def test_predictions_name_file_class_and_top_three():
     rows = [prediction("[x].jpg", ("cat", 0.8731), ("dog", 0.1), ("frog", 0.02))]
-    output = printed(predictions_table, rows)
+    output = printed(predictions_table, rows, *among(rows))
     assert re.search(r"^\[x\]\.jpg +cat +87\.3 % +dog 10\.0 % +frog 2\.0 %", output, re.M)
 
 
 def test_predictions_among_two_classes():
-    assert "bee 10.0 %" in printed(predictions_table, [prediction("a.png", ("ant", 0.9), ("bee", 0.1))])
+    rows = [prediction("a.png", ("ant", 0.9), ("bee", 0.1))]
+    assert "bee 10.0 %" in printed(predictions_table, rows, *among(rows))
 
 
 def test_a_pipe_gets_one_line_a_file_and_a_terminal_its_width():
     rows = [prediction("folder/" * 20 + "a.png", ("cat", 0.9), ("aquarium_fish", 0.1), ("dog", 0.0))]
-    assert rows[0]["file"] in printed(predictions_table, rows)
-    folded = re.sub(r"\x1b\[[\d;]*m", "", printed(predictions_table, rows, terminal=True))
+    assert rows[0]["file"] in printed(predictions_table, rows, *among(rows))
+    folded = re.sub(r"\x1b\[[\d;]*m", "", printed(predictions_table, rows, *among(rows), terminal=True))
     assert max(map(len, folded.splitlines())) <= 80
     assert "…" not in folded
+
+
+def test_a_prediction_is_printed_before_the_next_is_made():
+    file, lengths = io.StringIO(), []
+    rows = [prediction(name, ("cat", 0.9), ("dog", 0.1)) for name in ("\u732b.png", "a.png")]
+
+    def made():
+        for row in rows:
+            lengths.append(file.getvalue().count("\n"))
+            yield row
+
+    predictions_table(made(), *among(rows), Console(file=file, width=80))
+    assert lengths == [0, 3]  # the heading, its line, the first row
+    _, _, first, second = file.getvalue().splitlines()
+    assert first.index("cat") + 1 == second.index("cat")  # the sign takes two places
+    nothing = io.StringIO()
+    predictions_table([], *among(rows), Console(file=nothing))
+    assert nothing.getvalue() == ""

@@ -6,13 +6,24 @@ cifar-lightning predict lightning_logs/version_0 cat.jpg --json
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
+from textwrap import indent
+from typing import TYPE_CHECKING, Any
 
 from cifar_lightning.cli import add_net, new_parser, parse
 from cifar_lightning.console import printing, say
 from cifar_lightning.errors import InputError
 from cifar_lightning.startup import importing
+
+if TYPE_CHECKING:
+    from cifar_lightning.data.pictures import Pixels
+    from cifar_lightning.model.lit_net import LitNet
+
+BATCH = 256  # pictures that go through the network at once
+Row = dict[str, Any]
 
 
 def script(arguments: Sequence[str]) -> int:
@@ -25,9 +36,6 @@ def script(arguments: Sequence[str]) -> int:
     settings = parse(parser, arguments)
 
     with importing():  # not before: torch and Lightning take seconds
-        import torch
-
-        from cifar_lightning.data.pictures import read_image
         from cifar_lightning.report.table import predictions_table
         from cifar_lightning.run.checkpoint import load_checkpoint
         from cifar_lightning.run.saved import model_of, select_checkpoint
@@ -35,30 +43,62 @@ def script(arguments: Sequence[str]) -> int:
     path = select_checkpoint(Path(settings.checkpoint))
     saved = load_checkpoint(path)
     model = model_of(saved, path, settings["model.net"])
-    rows, unread = [], 0
-    for file in _files(settings.images):
-        try:
-            pixels, notes = read_image(file)
-        except InputError as error:
-            unread += 1
-            say(f"error: {error}")
-            continue
-        for note in notes:
-            say(f"note: {note}")
-        _, probabilities = model.predict(torch.tensor(pixels).permute(2, 0, 1))
-        top = probabilities[0].topk(min(3, len(model.classes)))
-        named = [
-            {"class": model.classes[index], "probability": probability}
-            for probability, index in zip(top.values.tolist(), top.indices.tolist(), strict=True)
-        ]
-        rows.append({"file": str(file), "class": named[0]["class"], "top": named})
-    if settings.json:
-        say(json.dumps(rows, indent=2), 1)
-    elif rows:
-        with printing(1):
-            predictions_table(rows)
-            print(f"\nby {path}, step {saved['global_step']:,}", flush=True)
+    files = [str(file) for file in _files(settings.images)]
+    unread: list[str] = []
+    # Where nobody reads on, such as `head`, it ends there.
+    with printing(1), closing(_rows(model, files, unread)) as rows:
+        if settings.json:
+            _print_json(rows)
+        else:
+            predictions_table(rows, files, model.classes)
+            if len(unread) < len(files):
+                print(f"\nby {path}, step {saved['global_step']:,}", flush=True)
     return 1 if unread else 0
+
+
+def _rows(model: "LitNet", files: Sequence[str], unread: list[str]) -> Generator[Row, None, None]:
+    """What is in each of the files, in order; of one that cannot be read it says why, and adds it to `unread`."""
+    from cifar_lightning.data.pictures import read_each
+
+    size = 1  # and twice as many the next time: the first line is not to wait for many photographs
+    with closing(read_each(files)) as pictures:
+        left = zip(files, pictures, strict=True)
+        while batch := list(islice(left, size)):
+            size = min(2 * size, BATCH)
+            tops = iter(_top(model, [picture[0] for _, picture in batch if not isinstance(picture, InputError)]))
+            for file, picture in batch:
+                if isinstance(picture, InputError):
+                    unread.append(file)
+                    say(f"error: {picture}")
+                    continue
+                for note in picture[1]:
+                    say(f"note: {note}")
+                top = next(tops)
+                yield {"file": file, "class": top[0]["class"], "top": top}
+
+
+def _top(model: "LitNet", images: "Sequence[Pixels]") -> list[list[Row]]:
+    """The three most probable classes of each image, the most probable first."""
+    import numpy as np
+    import torch
+
+    if not images:
+        return []
+    _, probabilities = model.predict(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2))
+    top = probabilities.topk(min(3, len(model.classes)))
+    return [
+        [{"class": model.classes[i], "probability": share} for share, i in zip(shares, indices, strict=True)]
+        for shares, indices in zip(top.values.tolist(), top.indices.tolist(), strict=True)
+    ]
+
+
+def _print_json(rows: Iterable[Row]) -> None:
+    """As one list, an entry as soon as it is there."""
+    before = "["
+    for row in rows:
+        print(f"{before}\n{indent(json.dumps(row, indent=2), '  ')}", end="", flush=True)
+        before = ","
+    print("[]" if before == "[" else "\n]", flush=True)
 
 
 def _files(paths: Sequence[str]) -> list[Path]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
+from rich.cells import cell_len, chop_cells
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
@@ -100,25 +101,44 @@ def _print_paths(paths: Sequence[Path], console: Console) -> None:
         console.print(Text(f"  {path}"), soft_wrap=True)
 
 
-def predictions_table(rows: Iterable[Mapping[str, Any]], console: Console | None = None) -> None:
-    """Prints a table of predictions, a line a file.
+def predictions_table(
+    rows: Iterable[Mapping[str, Any]],
+    files: Iterable[str],
+    classes: Sequence[str],
+    console: Console | None = None,
+) -> None:
+    """Prints a table of predictions, a line a file, each as soon as it is there; nothing where there are none.
 
     Args:
         rows: `{"file": str, "class": str, "top": [{"class": str, "probability": 0..1}, …]}` each, the most
             probable first.
+        files: The names of all that may come.
+        classes: The names of all classes.
         console: Standard output if None.
     """
     console = console or Console()
-    table = Table("file", "class", "probability", "second", "third", **PLAIN, collapse_padding=True)
-    table.columns[0].overflow = "fold"  # a file's name is worth a second line
-    table.columns[2].justify = "right"
+    headings = ("file", "class", "probability", "second", "third")
+    longest = max(map(cell_len, classes))
+    guess = longest + len(" 100.0 %")
+    widths = [max(map(cell_len, ("file", *files))), max(longest, len("class")), len("probability"), guess, guess]
+    if console.is_terminal:  # a pipe has no right edge; in a terminal a file's name is worth a second line
+        widths[0] = max(len("file"), min(widths[0], console.width - sum(widths[1:]) - 2 * (len(widths) - 1)))
+    begun = False
     for row in rows:
+        if not begun:
+            console.print(Text(_line(headings, widths), "bold"), soft_wrap=True)
+            console.print("─" * (sum(widths) + 2 * (len(widths) - 1)), soft_wrap=True)
+            begun = True
         first, *others = row["top"]
         guesses = (f"{guess['class']} {_percent(guess['probability'])}" for guess in others)
-        table.add_row(*map(Text, (row["file"], row["class"], _percent(first["probability"]), *guesses)))
-    if not console.is_terminal:  # a pipe has no right edge
-        table.width = natural_width(console, table)
-    console.print(table, soft_wrap=not console.is_terminal)
+        name, *rest = chop_cells(row["file"], widths[0])
+        line = _line((name, row["class"], f"{_percent(first['probability']):>{widths[2]}}", *guesses), widths)
+        print("\n".join((line, *rest)), file=console.file, flush=True)
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(cells, widths, strict=False))
+    return "  ".join(padded).rstrip()
 
 
 def print_survey(survey: Mapping[str, Any], console: Console | None = None) -> None:
