@@ -67,8 +67,10 @@ def settings_of_recipe(name):
 
 
 def defaults():
-    """The arguments of `fit`, where nothing is given."""
-    return {name: parameter.default for name, parameter in inspect.signature(fit).parameters.items()}
+    """The settings of `fit`, where nothing is given."""
+    given = {name: parameter.default for name, parameter in inspect.signature(fit).parameters.items()}
+    del given["callbacks"]  # objects are no settings
+    return given | {"logger": "auto"}
 
 
 @quietly()
