@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from cifar_lightning.data import matlab
 from cifar_lightning.data.cifar10 import ARCHIVES, BINARIES, CIFAR100_CLASSES, CIFAR100_COARSE_CLASSES, CLASSES
 
 
@@ -87,6 +88,31 @@ def write_binary(folder, source="cifar10"):
     """What the binary version unpacks to."""
     folder.mkdir(parents=True)
     for name, data in binaries(source).items():
+        (folder / name).write_bytes(data)
+
+
+def matlab_files(source="cifar10"):
+    """{name: bytes} of the MATLAB version: rows of labels, and of CIFAR-100 both kinds."""
+    from scipy.io import savemat
+
+    content = {}
+    for split, names in matlab.VERSIONS[source].files.items():
+        pixels, labels = images_of(split, source)
+        for name, some, theirs in zip(names, np.split(pixels, len(names)), np.split(labels, len(names)), strict=True):
+            column = theirs[:, None].astype(np.uint8)
+            held = (
+                {"labels": column} if source == "cifar10" else {"fine_labels": column, "coarse_labels": coarse(column)}
+            )
+            file = io.BytesIO()
+            savemat(file, {"data": some, "batch_label": "a batch", **held}, do_compression=True)
+            content[name] = file.getvalue()
+    return content
+
+
+def write_matlab(folder, source="cifar10"):
+    """What the MATLAB version unpacks to."""
+    folder.mkdir(parents=True)
+    for name, data in matlab_files(source).items():
         (folder / name).write_bytes(data)
 
 

@@ -19,11 +19,13 @@ from archives import (
     binaries,
     coarse,
     images_of,
+    matlab_files,
     pngs_of,
     write_archive,
     write_binary,
     write_folder,
     write_kaggle,
+    write_matlab,
     write_parquet,
     write_tar,
 )
@@ -32,7 +34,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from cifar_lightning import CIFAR10DataModule, LitNet
-from cifar_lightning.data import archive, download, official
+from cifar_lightning.data import archive, download, matlab, official
 from cifar_lightning.data.cifar10 import (
     ARCHIVES,
     BINARIES,
@@ -233,7 +235,7 @@ def test_data_dir_may_be_the_folder_or_the_file_itself(tmp_path, known):
     (tmp_path / "c" / "train-00000-of-00001.parquet").unlink()
     for name, message in (
         ("c/test-00000-of-00001.parquet", r"has no train-\*.parquet and test-\*.parquet beside it"),
-        ("cifar-10-matlab.tar.gz", "is the MATLAB version"),
+        ("cifar-10-matlab.tar.gz", "cifar-10-matlab.tar.gz lacks|is damaged|lacks data_batch_1.mat"),
         ("other.npz", "other.npz has no images and labels of train: arrays are x_train, y_train, x_test and y_test"),
     ):
         (tmp_path / name).touch()
@@ -354,18 +356,69 @@ def test_bad_binaries(tmp_path):
         assert f"{path.parent} is refused: {reason}" in str(error.value)
 
 
+@pytest.mark.parametrize("source", ["cifar10", "cifar100"])
+def test_the_matlab_version(tmp_path, source, monkeypatch):
+    """Unpacked, by its folder or by itself; and packed, as a browser leaves it and as it is published."""
+    version = matlab.VERSIONS[source]
+    write_matlab(tmp_path / "a" / version.folder, source)
+    check(source, tmp_path / "a", tmp_path)
+    check(source, tmp_path / "a" / version.folder, tmp_path)
+    members = {f"{version.folder}/{name}": data for name, data in matlab_files(source).items()}
+    for place in ("b", "c"):
+        (tmp_path / place).mkdir()
+    packed = tmp_path / "b" / version.name
+    write_tar(packed, members)
+    (tmp_path / "c" / version.name.removesuffix(".gz")).write_bytes(gzip.decompress(packed.read_bytes()))
+    check(source, tmp_path / "c", tmp_path)
+    with pytest.raises(InputError, match=f"has MD5 .*, expected {version.md5}: put the official archive in its place"):
+        Source(source, packed, mirror=NOWHERE).prepare()
+    assert packed.exists()
+    digest = hashlib.sha256(packed.read_bytes()).hexdigest()
+    assert len(Source(source, packed, sha256=digest, mirror=NOWHERE).load("test").labels) > 0
+    other = hashlib.md5(packed.read_bytes()).hexdigest()
+    monkeypatch.setitem(matlab.VERSIONS, source, version._replace(md5=other))
+    check(source, packed, tmp_path)
+
+
+def test_coarse_labels_of_the_matlab_version(tmp_path):
+    write_matlab(tmp_path / "cifar-100-matlab", "cifar100")
+    fine, found = (Source(source, tmp_path, mirror=NOWHERE).load("train") for source in ("cifar100", "cifar100-coarse"))
+    assert found.labels.tolist() == [coarse(label) for label in fine.labels.tolist()]
+    assert len(found.classes) == 20
+
+
 @pytest.mark.parametrize(
-    ("source", "name"),
-    [("cifar10", "cifar-10-batches-mat"), ("cifar10", "cifar-10-matlab.tar.gz"), ("cifar100", "cifar-100-matlab")],
+    ("content", "message"),
+    [
+        (None, "lacks test_batch.mat: unpack cifar-10-matlab.tar.gz anew, or give that itself"),
+        (b"no arrays", "test_batch.mat cannot be read"),
+        ({"labels": np.zeros((2, 1), np.uint8)}, r"test_batch.mat has no 'data' of uint8 \(n, 3072\): replace it"),
+        ({"data": np.zeros((2, 3072), np.uint8)}, "test_batch.mat has no 'labels' of one integer an image: replace it"),
+        (
+            {"data": np.zeros((2, 3072), np.uint8), "labels": np.full((2, 1), 10, np.uint8)},
+            r"test_batch.mat has labels outside 0\.\.9: replace it",
+        ),
+    ],
 )
-def test_the_matlab_version(tmp_path, known, source, name):
-    (tmp_path / name).mkdir()
-    with pytest.raises(InputError) as error:
-        Source(source, tmp_path, mirror=NOWHERE).prepare()
-    said = f"{tmp_path / name} is the MATLAB version, which is not read here: put the python version"
-    assert str(error.value).startswith(said)
-    write_folder(tmp_path / ARCHIVES[source].folder, source)
-    check(source, tmp_path, tmp_path)
+def test_a_matlab_version_that_is_not_whole(tmp_path, content, message):
+    from scipy.io import savemat
+
+    write_matlab(tmp_path / "cifar-10-batches-mat")
+    path = tmp_path / "cifar-10-batches-mat" / "test_batch.mat"
+    path.unlink()
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        savemat(path, content)
+    with pytest.raises(InputError, match=message):
+        Source("cifar10", tmp_path, mirror=NOWHERE).load("test")
+
+
+def test_the_matlab_version_without_scipy(tmp_path, monkeypatch):
+    write_matlab(tmp_path / "cifar-10-batches-mat")
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    with pytest.raises(InputError, match=r"needs scipy: pip install 'cifar-lightning\[matlab\]'"):
+        Source("cifar10", tmp_path, mirror=NOWHERE).load("test")
 
 
 def test_nothing_there_and_no_network(tmp_path):

@@ -112,8 +112,6 @@ def test_nothing_there_and_nothing_fetched(tmp_path, call):
     assert error.startswith("error: empty has no images that are read here: give a folder with one of cifar-10-python")
     (tmp_path / "pictures" / "train" / "cat").mkdir(parents=True)
     assert "pictures has no folder test/" in one_line(*call("data", "pictures"))
-    (tmp_path / "mat" / "cifar-100-matlab").mkdir(parents=True)
-    assert "is the MATLAB version" in one_line(*call("data", "mat"))
     (tmp_path / "own").mkdir()
     for split in ("train", "test"):
         parquet.write_table(pa.table({"text": ["a"], "label": [0]}), tmp_path / "own" / f"{split}.parquet")

@@ -69,7 +69,7 @@ def read(path: Path, versions: Sequence[Archive | Binary], split: str, own: bool
             first = names.get(path.name, versions[0].sha256)
             check_digest([path], first, *names.values())
         wanted = {f"{version.folder}/{name}" for version in versions for name in _files(version, split)}
-        for name, data in _members(path, wanted, "r|gz" if compressed else "r|"):
+        for name, data in members(path, wanted, "r|gz" if compressed else "r|"):
             if name in found:
                 raise InputError(f"{path} holds {name} twice: it is not an archive of this kind")
             found[name] = data
@@ -168,7 +168,7 @@ def _binary(
     return classes, parts
 
 
-def _members(path: Path, wanted: set[str], mode: Literal["r|gz", "r|"]) -> Iterator[tuple[str, bytes]]:
+def members(path: Path, wanted: set[str], mode: Literal["r|gz", "r|"]) -> Iterator[tuple[str, bytes]]:
     """Streams through the tar and gives the wanted files; a member that is up to something ends it."""
     with tarfile.open(path, mode) as tar:
         for count, member in enumerate(tar, start=1):

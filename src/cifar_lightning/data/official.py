@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cifar_lightning.data import archive, arrays, kaggle, parquet, test_sets
+from cifar_lightning.data import archive, arrays, kaggle, matlab, parquet, test_sets
 from cifar_lightning.data.cache import Decoded
 from cifar_lightning.data.cifar10 import (
     ARCHIVES,
@@ -62,12 +62,9 @@ def find(place: Path, source: str) -> Held | None:
         return _labelled(_file(place, source), source)
     if place.suffix in (".npy", ".npz", ".parquet", ".tar") and not place.exists():
         raise InputError(f"data_dir {place} is not there: name a file that is, or a folder")
-    for shape in (_archive, _folder, _parquet, _kaggle, _arrays, find_test_set):
+    for shape in (_archive, _folder, _matlab, _parquet, _kaggle, _arrays, find_test_set):
         if held := shape(place, source):
             return _labelled(held, source)
-    for name in _matlab(source):
-        if (place / name).exists():
-            raise _is_matlab(place / name, source)
     return None
 
 
@@ -180,6 +177,12 @@ def _folder(home: Path, source: str) -> Held | None:
     return None
 
 
+def _matlab(place: Path, source: str) -> Held | None:
+    if not (files := matlab.find(place, source)):
+        return None
+    return Held(files[0].parent, files, matlab.SHAPE, lambda split, own: matlab.read(files, source, split, own))
+
+
 def _parquet(home: Path, source: str) -> Held | None:
     if not (files := parquet.find(home, source)):
         return None
@@ -208,8 +211,8 @@ def _arrays(place: Path, source: str) -> Held | None:
 
 
 def _file(path: Path, source: str) -> Held:
-    if path.name in _matlab(source):
-        raise _is_matlab(path, source)
+    if held := _matlab(path, source):
+        return held
     if path.suffix == ".npz":
         held = _arrays(path, source)
     elif path.suffix == ".parquet":
@@ -224,15 +227,3 @@ def _file(path: Path, source: str) -> Held:
             raise InputError(f"data_dir {path} has no images and labels of train: {arrays.LAYOUT}")
         raise InputError(f"data_dir {path} has no train-*.parquet and test-*.parquet beside it: both are needed")
     return held
-
-
-def _matlab(source: str) -> tuple[str, ...]:
-    names = {"cifar10": ("cifar-10-matlab", "cifar-10-batches-mat"), "cifar100": ("cifar-100-matlab",)}[_set(source)]
-    return tuple(f"{name}{suffix}" for name in names for suffix in (".tar.gz", ".tar", ""))
-
-
-def _is_matlab(path: Path, source: str) -> InputError:
-    return InputError(
-        f"{path} is the MATLAB version, which is not read here: put the python version, {ARCHIVES[source].name}, "
-        "beside it, or name another --data.data_dir to have that fetched"
-    )

@@ -1,0 +1,139 @@
+"""The MATLAB version: arrays in .mat files, in the folder that they unpack to, or packed as they are published.
+
+Source of names, layout and digests: https://www.cs.toronto.edu/~kriz/cifar.html.
+"""
+
+import gzip
+import hashlib
+import io
+import tarfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cifar_lightning.data import archive
+from cifar_lightning.data.cache import Decoded
+from cifar_lightning.data.cifar10 import CLASSES_OF
+from cifar_lightning.errors import InputError
+
+SHAPE = "the MATLAB version"
+INSTALL = "pip install 'cifar-lightning[matlab]'"
+
+
+class Version(NamedTuple):
+    """What is published.
+
+    Attributes:
+        name: The archive.
+        md5: Its digest.
+        folder: What is in it.
+        files: Of each split, in their order.
+    """
+
+    name: str
+    md5: str
+    folder: str
+    files: dict[str, tuple[str, ...]]
+
+
+_CIFAR10 = Version(
+    "cifar-10-matlab.tar.gz",
+    "70270af85842c9e89bb428ec9976c926",
+    "cifar-10-batches-mat",
+    {"train": tuple(f"data_batch_{number}.mat" for number in range(1, 6)), "test": ("test_batch.mat",)},
+)
+_CIFAR100 = Version(
+    "cifar-100-matlab.tar.gz",
+    "6a4bfa1dcd5c9453dda6bb54194911f4",
+    "cifar-100-matlab",
+    {"train": ("train.mat",), "test": ("test.mat",)},
+)
+VERSIONS = {"cifar10": _CIFAR10, "cifar100": _CIFAR100, "cifar100-coarse": _CIFAR100}
+LABELS = {"cifar10": "labels", "cifar100": "fine_labels", "cifar100-coarse": "coarse_labels"}
+
+
+def find(place: Path, source: str) -> list[Path]:
+    """The archive, or the files of its folder, in a folder or at their own place; empty if there are none."""
+    version = VERSIONS[source]
+    packed = (version.name, version.name.removesuffix(".gz"))
+    if place.is_file():
+        return [place] if place.name in packed else []
+    for name in packed:
+        if (place / name).is_file():
+            return [place / name]
+    names = [name for split in version.files.values() for name in split]
+    for folder in (place / version.folder, place / version.name.removesuffix(".tar.gz"), place):
+        if found := [folder / name for name in names if (folder / name).is_file()]:
+            return found
+    return []
+
+
+def read(paths: Sequence[Path], source: str, split: str, own: bool = False) -> Decoded:
+    """Decodes one split.
+
+    Args:
+        paths: What `find` has found.
+        source: cifar10, cifar100 or cifar100-coarse.
+        split: "train" or "test".
+        own: Whether they are the user's own, not the official ones; the caller has checked their digest.
+
+    Raises:
+        InputError: scipy is not there; or a file is damaged, lacks what it should hold, or is missing.
+    """
+    version, home = VERSIONS[source], paths[0].parent
+    if len(paths) == 1 and paths[0].suffix in (".gz", ".tar"):
+        home = paths[0]
+        files: dict[str, Path | io.BytesIO] = {**_packed(home, version, split, own)}
+    else:
+        files = {path.name: path for path in paths}
+    parts = []
+    for name in version.files[split]:
+        if name not in files:
+            raise InputError(f"{home} lacks {name}: unpack {version.name} anew, or give that itself")
+        parts.append(_arrays(files[name], f"{home}: {name}", source))
+    images = np.concatenate([pixels for pixels, _ in parts]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return Decoded(np.ascontiguousarray(images), np.concatenate([labels for _, labels in parts]), CLASSES_OF[source])
+
+
+def _packed(path: Path, version: Version, split: str, own: bool) -> dict[str, io.BytesIO]:
+    wanted = {f"{version.folder}/{name}": name for name in version.files[split]}
+    try:
+        with open(path, "rb") as file:
+            compressed = file.read(2) == archive.GZIP
+            if compressed and not own:
+                # against damage, not attackers
+                found = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+                if found != version.md5:
+                    raise InputError(
+                        f"{path} has MD5 {found}, expected {version.md5}: put the official archive in its place, or "
+                        f"pass --data.sha256 {archive.digest(path)} if the images are your own"
+                    )
+        members = archive.members(path, {*wanted}, "r|gz" if compressed else "r|")
+        return {wanted[name]: io.BytesIO(data) for name, data in members}
+    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(f"{path} is damaged ({error}): put a whole one in its place") from error
+
+
+def _arrays(file: Path | io.BytesIO, name: str, source: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    try:
+        from scipy.io import loadmat
+    except ImportError as error:
+        raise InputError(f"{name} is of the MATLAB version, which needs scipy: {INSTALL}") from error
+    key, classes = LABELS[source], len(CLASSES_OF[source])
+    try:
+        content: dict[str, Any] = loadmat(file, variable_names=("data", key))
+    except Exception as error:  # of a damaged file it raises many kinds
+        raise InputError(f"{name} cannot be read ({error}): put a whole one in its place") from error
+    pixels, labels = content.get("data"), content.get(key)
+    if not (isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape[1:] == (archive.PIXELS,)):
+        raise InputError(f"{name} has no 'data' of uint8 (n, {archive.PIXELS}): replace it")
+    if not (isinstance(labels, np.ndarray) and labels.dtype.kind in "iu" and labels.size == len(pixels)):
+        raise InputError(f"{name} has no {key!r} of one integer an image: replace it")
+    numbers = labels.ravel().astype(np.int64)
+    if len(numbers) and not 0 <= numbers.min() <= numbers.max() < classes:
+        raise InputError(f"{name} has labels outside 0..{classes - 1}: replace it")
+    return pixels, numbers
