@@ -8,6 +8,8 @@ tutorial     the script of PyTorch's CIFAR-10 tutorial, of 2018 and of 2026, and
 transforms   what an image costs in these two scripts, which is their difference
 to-accuracy  seconds of training to 54, 80, 85 and 89 %: the tutorial's script (of 2018), and our recipes
 loader       crop, flip and normalise: torchvision through a DataLoader, and our loader
+decode       a first reading of class folders: torchvision's ImageFolder, and ours; thumbnails and photographs
+predict      what predict takes to name many small pictures, and one
 overhead     what a step costs besides the network: a bare loop, our fit, Lightning's defaults
 width        a step's time against the network's width and the batch size; CPU beside GPU
 devices      one process and two
@@ -217,6 +219,41 @@ def compare_loader(job: Job) -> list[Table]:
             )
     note = "One thread, no DataLoader workers. On a GPU theirs is prepared by one CPU thread and copied there."
     return [Table("loader: crop + flip + normalise", rows, note)]
+
+
+def compare_decode(job: Job) -> list[Table]:
+    """Milliseconds of a picture in a first reading, on all cores, drawn and saved as JPEG."""
+    rows = []
+    for side, count in ((32, 500 if job.quick else 10_000), (4_000, 4 if job.quick else 20)):
+        theirs, ours = call("decode_times", side=side, count=count, repeats=job.repeats).values()
+        for clock in ("CPU", "wall"):
+            row = {"ImageFolder": theirs[clock], "ours": ours[clock], "ratio": quotients(ours[clock], theirs[clock])}
+            rows.append({"": f"{count:,} of {side} pixels a side, {clock} ms", **row})
+    note = "ImageFolder without workers: its pictures are scaled by PIL, bicubic with antialiasing, as ours."
+    return [Table("decode: milliseconds of a picture", rows, note)]
+
+
+def compare_predict(job: Job) -> list[Table]:
+    """The process of predict on many small pictures, beside the same on one: what is left is not its start."""
+    count = 200 if job.quick else 20_000
+    run = job.folder / "trained"
+    few = ("--data.source", "synthetic", "--data.synthetic_size", "100", "--max_steps", "5", "--accelerator", "cpu")
+    execute([str(FIT), *few, "--default_root_dir", str(run)])
+    call("draw_pictures", folder=str(job.folder / "many"), side=32, count=count)
+    call("draw_pictures", folder=str(job.folder / "one"), side=32, count=1)
+    checkpoint = str(run / "lightning_logs" / "version_0")
+    sides = {
+        name: partial(execute, [str(FIT.with_name("predict.py")), checkpoint, str(job.folder / name)])
+        for name in ("one", "many")
+    }
+    turns = interleaved(job.repeats, sides)
+    titles = {"process_seconds": "seconds", "cpu_seconds": "CPU seconds", "peak_mb": "peak MB"}
+    rows = [
+        {"": "1 picture" if name == "one" else f"{count:,} pictures"}
+        | {title: [run[key] for run in runs] for key, title in titles.items()}
+        for name, runs in turns.items()
+    ]
+    return [Table("predict: the whole process", rows)]
 
 
 def compare_overhead(job: Job) -> list[Table]:
@@ -466,6 +503,8 @@ COMPARISONS: dict[str, Callable[[Job], list[Table]]] = {
     "transforms": compare_transforms,
     "to-accuracy": compare_to_accuracy,
     "loader": compare_loader,
+    "decode": compare_decode,
+    "predict": compare_predict,
     "overhead": compare_overhead,
     "width": compare_width,
     "devices": compare_devices,

@@ -4,6 +4,7 @@ Arguments and results are plain values, as JSON.
 """
 
 import importlib.metadata
+import io
 import json
 import os
 import platform
@@ -20,8 +21,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from PIL import Image
 from tables import interleaved
 from torch import Tensor, optim
 from torch.nn import functional as F
@@ -29,9 +32,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 from torchvision import transforms
+from torchvision.datasets import ImageFolder
 from tutorial_script import TRANSFORMS, Pictures
 
 from cifar_lightning import CIFAR10DataModule, TutorialNet, fit
+from cifar_lightning.data import folder as class_folders
+from cifar_lightning.data import pictures
 from cifar_lightning.data.cifar10 import MEAN, STD
 from cifar_lightning.data.loader import BatchLoader
 from cifar_lightning.data.sources import Source
@@ -121,6 +127,45 @@ def transform_costs(data: dict[str, Any], quick: bool, repeats: int) -> dict[str
     sides = {text: partial(cost, text) for text in TRANSFORMS}
     interleaved(1, sides)  # what is slow only once
     return interleaved(repeats, sides)
+
+
+def draw_pictures(folder: str, side: int, count: int) -> None:
+    """Draws JPEGs, three by four in shape: noise over colours that run into each other."""
+    Path(folder).mkdir(parents=True)
+    height, width = side * 3 // 4, side
+    rng = np.random.default_rng(0)
+    drawn, (y, x) = b"", np.mgrid[:height, :width]
+    colours = np.stack([x * 180 / width, y * 180 / height, (x + y) * 180 / (width + height)], -1)
+    for i in range(count):
+        if i < 20:  # to draw them takes longer than to decode them
+            noise = rng.integers(0, 64, (height, width, 3))
+            file = io.BytesIO()
+            Image.fromarray((colours + noise).astype(np.uint8)).save(file, "JPEG", quality=90)
+            drawn = file.getvalue()
+        (Path(folder) / f"{i:06}.jpg").write_bytes(drawn)
+
+
+def decode_times(side: int, count: int, repeats: int) -> dict[str, dict[str, list[float]]]:
+    """Milliseconds of a picture, in CPU time and by the clock, of torchvision's ImageFolder and of our reading."""
+    with tempfile.TemporaryDirectory() as top:
+        draw_pictures(f"{top}/train/a", side, count)
+        draw_pictures(f"{top}/test/a", 32, 1)
+        scaled = transforms.Resize((32, 32), transforms.InterpolationMode.BICUBIC)
+        theirs = ImageFolder(f"{top}/train", scaled)
+        sides: dict[str, Callable[[], Any]] = {
+            "ImageFolder": lambda: [np.asarray(theirs[i][0]) for i in range(len(theirs))],
+            "ours": lambda: pictures.read(class_folders.scan(Path(top), "train")),
+        }
+
+        def timed(read: Callable[[], Any]) -> tuple[float, float]:
+            cpu, wall = time.process_time(), time.perf_counter()
+            read()
+            return 1e3 * (time.process_time() - cpu) / count, 1e3 * (time.perf_counter() - wall) / count
+
+        turns = interleaved(repeats, {name: partial(timed, read) for name, read in sides.items()})
+    return {
+        name: {"CPU": [cpu for cpu, _ in times], "wall": [wall for _, wall in times]} for name, times in turns.items()
+    }
 
 
 def step_costs(accelerator: str, steps: int, repeats: int, waits: bool = True) -> dict[str, dict[str, Any]]:

@@ -65,6 +65,12 @@ def test_it_measures_the_loaders(tmp_path):
         assert row["ratio"] == [row["ours, images"][0] / row["torchvision, images"][0]]
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize(("name", "rows"), [("decode", 4), ("predict", 2)])
+def test_it_measures_what_reads_pictures(name, rows, tmp_path):
+    assert len(measured(name, tmp_path)["rows"]) == rows
+
+
 def test_an_unknown_comparison_is_one_line():
     process = run("loder")
     assert process.returncode == 2
