@@ -150,7 +150,7 @@ def _clocks() -> Iterator[dict[str, float]]:
     """
     from lightning.pytorch import Trainer
 
-    from cifar_lightning.run import training
+    from cifar_lightning.run import networks
     from cifar_lightning.run.checkpoint import Checkpoints
 
     seconds = {"checkpoints": 0.0, "begin": 0.0}
@@ -198,7 +198,7 @@ def _clocks() -> Iterator[dict[str, float]]:
         patches.enter_context(mock.patch.object(Checkpoints, "save", timed_save))
         patches.enter_context(mock.patch.object(SpeedNet, "init_from_images", timed_beginning(whiten)))
         patches.enter_context(mock.patch.object(transforms, "reflect_pad", timed_beginning(pad)))
-        patches.enter_context(mock.patch.object(training, "LitNet", Timed))
+        patches.enter_context(mock.patch.object(networks, "LitNet", Timed))
         patches.enter_context(mock.patch("cifar_lightning.report.results.draw"))  # no part of either
         yield seconds
 

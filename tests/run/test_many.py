@@ -183,7 +183,8 @@ def test_neither_ranks_nor_objects(tmp_path, monkeypatch):
 
     with pytest.raises(InputError, match="Callback is an object of one run: call fit in a loop"):
         fit_many(IMAGES, seeds=2, callbacks=Callback(), default_root_dir=tmp_path, **OPTIONS)
-    for name, value in {"RANK": "0", "WORLD_SIZE": "1"}.items():
+    ranks = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for name, value in ranks.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match="seeds 2: a launcher has started this as one of several ranks"):
         fit_many(IMAGES, seeds=2, default_root_dir=tmp_path, **OPTIONS)

@@ -55,8 +55,9 @@ def test_cifar10_1(finished, call, tmp_path):
     assert results["test_count"] == 2_021
     assert results["data"]["data_dir"] == str(tmp_path)
     # there are no training images to show
-    figures = {"test_predictions.png", "curves.png", "confusion_matrix.png", "per_class_accuracy.png"}
-    assert {path.name for path in (tmp_path / "out" / "figures").iterdir()} == figures
+    figures = {path.stem for path in (tmp_path / "out" / "figures").iterdir()}
+    assert figures >= {"test_predictions", "curves", "confusion_matrix", "per_class_accuracy"}
+    assert "training_images" not in figures
     line = one_line(*call("evaluate", finished.folder, "--data.data_dir", tmp_path, *CPU))
     assert line.endswith(
         "where the source is synthetic, as in the training: give --data.source cifar10, cifar100 or folder, too\n"

@@ -248,7 +248,7 @@ class CIFAR10DataModule(SettableDataModule):
         Args:
             other: The other data module.
         """
-        mine, theirs = self.follow(), other.follow()
+        mine, theirs = self._follow(), other._follow()
         if all(mine[name] == theirs[name] for name in OF_IMAGES):
             names = ("_source", "_prepared", "_sets", "_counted_as", "fingerprint")
             self.__dict__.update({name: other.__dict__[name] for name in names if name in other.__dict__})

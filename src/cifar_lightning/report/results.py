@@ -76,6 +76,8 @@ def write_results(results: Mapping[str, Any], output: Path) -> None:
 
 def _as_json(results: Mapping[str, Any]) -> str:
     """An entry a line, and of the confusion counts a row: a number a line would be a million lines of 1,000 classes."""
+    if "confusion" not in results:  # those of many runs
+        return json.dumps(results, indent=2) + "\n"
     rows = ",\n".join(f"    {json.dumps(row)}" for row in results["confusion"])
     text = json.dumps({**results, "confusion": []}, indent=2)
     return text.replace('"confusion": []', f'"confusion": [\n{rows}\n  ]', 1) + "\n"

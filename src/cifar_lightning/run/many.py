@@ -99,6 +99,11 @@ def resume_many(folder: str | Path, changes: Mapping[str, Any] | None = None, *,
 
     Raises:
         InputError: There is nothing to resume, or a change would change the result.
+
+    Example:
+        >>> resume_many("lightning_logs/version_0")
+        Traceback (most recent call last):
+        cifar_lightning.errors.InputError: ...
     """
     folder = Path(os.path.expanduser(folder))
     group, changes = read_group(folder), changes or {}
