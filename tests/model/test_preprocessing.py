@@ -48,7 +48,7 @@ def test_bytes_are_normalised_as_in_the_training(trained):
     assert not torch.allclose(probabilities, model.predict(fake_data().normalize(images))[1])  # it makes a difference
     for image in (images[3], images[3].contiguous(), images[3][None]):
         torch.testing.assert_close(model.predict(image)[1], probabilities[3:4])
-    batches = DataLoader(TensorDataset(images, data.image_set("test").labels), 25)
+    batches = DataLoader(TensorDataset(images, data.image_set("test").labels), batch_size=25)
     in_a_trainer = new_trainer(None).predict(model, batches)
     torch.testing.assert_close(torch.cat([p for _, p in in_a_trainer]), probabilities)
 
@@ -58,7 +58,9 @@ def test_bytes_are_normalised_in_the_precision_of_the_network(trained, precision
     model, images = load_model(trained).to(dtype), fake_data(200).image_set("test").images
     expected = model.predict(images)[1]
     torch.testing.assert_close(model.logits(images).softmax(1), expected, rtol=0, atol=0.01)
-    ((_, probabilities),) = new_trainer(None, precision=precision).predict(model, DataLoader(images, len(images)))
+    ((_, probabilities),) = new_trainer(None, precision=precision).predict(
+        model, DataLoader(images, batch_size=len(images))
+    )
     torch.testing.assert_close(probabilities, expected, rtol=0, atol=0.01)
 
 
