@@ -134,6 +134,7 @@ def test_the_settings_in_transformers_words(run):
     assert images["size"] == {"height": 32, "width": 32}
 
 
+@pytest.mark.soak
 def test_equal_networks_make_equal_folders_in_any_process(run, tmp_path):
     shutil.copytree(run, tmp_path / "elsewhere" / "copy")
     program = 'from cifar_lightning import export; export("copy", "hf", "out")'

@@ -109,6 +109,7 @@ def test_who_waits_for_a_rank_that_was_killed_says_which_and_how_to_go_on(tmp_pa
     assert "Traceback" not in first.text
 
 
+@pytest.mark.soak
 def test_the_machine_that_is_left_goes_on(whole, tmp_path):
     """Elastic: agents of torchrun, of which one is killed with its rank; the other starts its own again, alone."""
     endpoint = f"127.0.0.1:{this_rank(by_name(0)).port + 2}"
