@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cifar_lightning.report.statistics import LEVEL, POWER
-from cifar_lightning.report.table import PLAIN, natural_width
+from cifar_lightning.report.table import PLAIN, natural_width, percent
 
 INTERVAL = f"{100 * LEVEL:.0f} % interval"
 
@@ -70,9 +70,9 @@ def _figures(run: Mapping[str, Any]) -> tuple[str, ...]:
     seconds, parameters = run["fit_seconds"], run["parameters"]
     return (
         run["name"],
-        _percent(run["test_acc"]),
+        percent(run["test_acc"], 2),
         _range(run["test_acc_interval"]),
-        _percent(run["val_acc"]),
+        percent(run["val_acc"], 2),
         "n/a" if seconds is None else f"{seconds:,.1f}",
         f"{run['devices']} x {run['accelerator']}",
         "n/a" if parameters is None else f"{parameters:,}",
@@ -81,7 +81,7 @@ def _figures(run: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _spread(group: Mapping[str, Any]) -> tuple[str, ...]:
     interval = group["mean_interval"]
-    figures = _percent(group["mean"]), f"{100 * group['sd']:.2f}"
+    figures = percent(group["mean"], 2), f"{100 * group['sd']:.2f}"
     return group["name"], str(len(group["seeds"])), *figures, "n/a" if interval is None else _range(interval)
 
 
@@ -128,10 +128,6 @@ def _value(value: Any) -> str:
     if isinstance(value, bool | None):
         return {None: "none", True: "true", False: "false"}[value]
     return ", ".join(map(_value, value)) if isinstance(value, list) else str(value)
-
-
-def _percent(share: float | None) -> str:
-    return "n/a" if share is None else f"{100 * share:.2f} %"
 
 
 def _range(interval: Sequence[float]) -> str:

@@ -38,7 +38,7 @@ def print_report(results: Mapping[str, Any], paths: Sequence[Path], console: Con
     names, accuracies = list(results["per_class_acc"]), list(results["per_class_acc"].values())
     shown = shown_classes(accuracies)
     rows = [
-        (names[label], f"{sum(counts):,}", f"{counts[label]:,}", _percent(accuracies[label]))
+        (names[label], f"{sum(counts):,}", f"{counts[label]:,}", percent(accuracies[label]))
         for label, counts in ((label, results["confusion"][label]) for label in shown)
     ]
     width = natural_width(console, _class_table(rows)) + GAP
@@ -77,7 +77,7 @@ def print_corrupted(results: Mapping[str, Any], paths: Sequence[Path], console: 
     for heading in (*map(str, range(1, len(next(iter(accuracies.values()))) + 1)), "mean"):
         table.add_column(heading, justify="right")
     for name, row in accuracies.items():
-        table.add_row(Text(name), *map(_percent, (*row, sum(row) / len(row))))
+        table.add_row(Text(name), *map(percent, (*row, sum(row) / len(row))))
     console.print()
     console.print(table)
     console.print()
@@ -130,9 +130,9 @@ def predictions_table(
             console.print("─" * (sum(widths) + 2 * (len(widths) - 1)), soft_wrap=True)
             begun = True
         first, *others = row["top"]
-        guesses = (f"{guess['class']} {_percent(guess['probability'])}" for guess in others)
+        guesses = (f"{guess['class']} {percent(guess['probability'])}" for guess in others)
         name, *rest = chop_cells(row["file"], widths[0])
-        line = _line((name, row["class"], f"{_percent(first['probability']):>{widths[2]}}", *guesses), widths)
+        line = _line((name, row["class"], f"{percent(first['probability']):>{widths[2]}}", *guesses), widths)
         print("\n".join((line, *rest)), file=console.file, flush=True)
 
 
@@ -212,5 +212,6 @@ def natural_width(console: Console, table: Table) -> int:
     return Measurement.get(console, console.options.update(width=10_000), table).maximum
 
 
-def _percent(share: float | None) -> str:
-    return "n/a" if share is None else f"{100 * share:.1f} %"
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share as a table has it; None is of what has no images."""
+    return "n/a" if share is None else f"{100 * share:.{digits}f} %"

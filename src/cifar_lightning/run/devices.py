@@ -1,6 +1,5 @@
 """Which devices a job runs on, and what its ranks share before Lightning takes over."""
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -15,6 +14,7 @@ from torch.distributed.rendezvous import rendezvous
 from cifar_lightning import stop
 from cifar_lightning.errors import InputError, RunError, Stopped
 from cifar_lightning.run.cluster import Rank, loopback, this_rank, world_size
+from cifar_lightning.run.environment import environment
 from cifar_lightning.run.machines import interface, of_a_connection, watched
 
 _meetings = count()
@@ -125,7 +125,7 @@ def process_group() -> Iterator[None]:
     store = _meet(rank)
     alone = rank.on_one_machine
     variables = loopback() if alone else interface(rank, store)
-    with _with(variables), nullcontext() if alone else watched(rank, store), stopped_together():
+    with environment(variables), nullcontext() if alone else watched(rank, store), stopped_together():
         with _where_they_meet(rank):
             dist.init_process_group(
                 _backends(), store=store, timeout=RANK_TIMEOUT, world_size=rank.world_size, rank=rank.rank
@@ -175,18 +175,6 @@ def _where_they_meet(rank: Rank) -> Iterator[str]:
             f"rank {rank.rank} of {rank.world_size} does not meet the others at {where} ({reason}): set MASTER_ADDR to "
             "the first one's machine and MASTER_PORT to a free port there, the same for all"
         ) from error
-
-
-@contextmanager
-def _with(variables: dict[str, str]) -> Iterator[None]:
-    """Within it, those of these environment variables that are not set are."""
-    added = {name: value for name, value in variables.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)
 
 
 def _backends() -> str:

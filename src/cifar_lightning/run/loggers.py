@@ -24,6 +24,7 @@ from cifar_lightning.errors import InputError
 from cifar_lightning.files import write_atomically
 from cifar_lightning.run.additions import Additions
 from cifar_lightning.run.cluster import is_first_rank, this_rank
+from cifar_lightning.run.environment import environment
 from cifar_lightning.run.event_files import event_files
 from cifar_lightning.run.settings import Settings
 
@@ -133,7 +134,7 @@ def _lasting(logger: Logger) -> Iterator[None]:
 def _wandb(settings: Settings, folder: Path) -> Iterator[Logger]:
     """W&B's, which writes into the run's folder, and asks no server unless WANDB_MODE says so."""
     mode: Any = os.environ.get("WANDB_MODE", "offline")
-    with _environment(WANDB_SILENT="true", **({"WANDB_ERROR_REPORTING": "false"} if mode == "offline" else {})):
+    with environment({"WANDB_SILENT": "true"} | ({"WANDB_ERROR_REPORTING": "false"} if mode == "offline" else {})):
         import wandb
 
         if wandb.run is not None:  # begun by the user: figures join it
@@ -158,7 +159,7 @@ def _mlflow(settings: Settings, folder: Path) -> Iterator[Logger]:
     """MLflow's, which writes into mlflow.db beside lightning_logs/ unless MLFLOW_TRACKING_URI says where."""
     database = Path(settings.default_root_dir).absolute() / "mlflow.db"
     given = os.environ.get("MLFLOW_TRACKING_URI")
-    with _environment(MLFLOW_LOGGING_LEVEL="WARNING", **({} if given else {"MLFLOW_DISABLE_TELEMETRY": "true"})):
+    with environment({"MLFLOW_LOGGING_LEVEL": "WARNING"} | ({} if given else {"MLFLOW_DISABLE_TELEMETRY": "true"})):
         import mlflow
 
         logger = _MLFlow(
@@ -188,18 +189,6 @@ class _MLFlow(MLFlowLogger):
         """Notes them, once."""
         if not self._goes_on:
             super().log_hyperparams(params)
-
-
-@contextmanager
-def _environment(**variables: str) -> Iterator[None]:
-    """Within it these are set, where they have not been."""
-    added = {name: value for name, value in variables.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)
 
 
 def _ids(folder: Path) -> dict[str, str]:
