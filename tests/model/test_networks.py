@@ -8,8 +8,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cifar_lightning import InputError, ResNet18, TutorialNet, fake_data
 from cifar_lightning.model.compilation import compile_network
-from cifar_lightning.model.networks import NETWORKS, SpeedNet, build
+from cifar_lightning.model.networks import NETWORKS, SpeedNet, build, speed
+from cifar_lightning.model.networks.beside import images_beside
 from cifar_lightning.model.networks.conv import Conv2d
+from cifar_lightning.model.networks.gelu import gelu
 from cifar_lightning.model.networks.norm import BatchNorm2d
 from cifar_lightning.model.networks.pool import max_pool
 from cifar_lightning.model.networks.speed import PooledConv2d
@@ -35,6 +37,54 @@ def test_every_weight_has_a_gradient(name):
     F.cross_entropy(net(torch.randn(8, 3, 32, 32)), torch.arange(8)).backward()
     without = [n for n, weight in net.named_parameters() if weight.requires_grad and not weight.grad.any()]
     assert without == []
+
+
+@pytest.mark.parametrize("size", [32, 24, 20, 16])
+@pytest.mark.parametrize("convs", [2, 3])
+def test_images_that_lie_beside_each_other_are_trained_on_as_each_alone(monkeypatch, size, convs):
+    torch.manual_seed(0)
+    x, labels = torch.randn(6, 3, size, size, dtype=torch.float64), torch.arange(6)
+    nets = [SpeedNet(width=8, convs=convs).double() for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    for net, beside in zip(nets, (1, 3), strict=True):
+        monkeypatch.setattr(speed, "images_beside", lambda x, n=beside: n)
+        F.cross_entropy(net(x), labels).backward()
+    for (name, one), other in zip(nets[0].named_parameters(), nets[1].parameters(), strict=True):
+        torch.testing.assert_close(other.grad, one.grad, msg=name)
+    torch.testing.assert_close(nets[1].state_dict(), nets[0].state_dict())  # the running statistics
+    nets[1].eval()
+    monkeypatch.setattr(speed, "images_beside", pytest.fail)  # an evaluation takes each alone
+    nets[1](x)
+
+
+@pytest.mark.parametrize(
+    ("amx", "dtype", "images", "beside"),
+    [
+        (True, torch.bfloat16, 1000, 25),
+        (True, torch.bfloat16, 512, 32),
+        (True, torch.bfloat16, 37, 1),
+        (True, torch.float32, 1000, 1),
+        (False, torch.bfloat16, 1000, 1),
+    ],
+)
+def test_how_many_images_lie_beside_each_other(monkeypatch, amx, dtype, images, beside):
+    monkeypatch.setattr("cifar_lightning.model.networks.beside._has_amx", lambda: amx)
+    assert images_beside(torch.zeros(images, 1, 1, 1, dtype=dtype)) == beside
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gelu_is_torchs_wherever_it_is_computed(dtype):
+    torch.manual_seed(0)
+    x = torch.randn(4, 8, 5, 5, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    weights = torch.randn_like(x)
+    xs = [x.clone().requires_grad_() for _ in range(2)]
+    results = [function(x) for function, x in zip((gelu, F.gelu), xs, strict=True)]
+    for result in results:
+        (result * weights).sum().backward()
+    tolerance = {"atol": 1e-6, "rtol": 1e-6} if dtype == torch.float32 else {"atol": 1e-2, "rtol": 1e-2}
+    torch.testing.assert_close(*results, **tolerance)
+    torch.testing.assert_close(xs[0].grad, xs[1].grad, **tolerance)
+    assert results[0].is_contiguous(memory_format=torch.channels_last)
 
 
 def count(net):

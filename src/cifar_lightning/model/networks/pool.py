@@ -7,15 +7,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def max_pool(x: Tensor) -> Tensor:
-    """The greatest of every two by two pixels of `x`, `(N, C, H, W)`, as F.max_pool2d has it.
+def max_pool(x: Tensor, beside: int = 1, window: tuple[int, int] = (2, 2)) -> Tensor:
+    """The greatest pixel of every `window` of `x`, `(N, C, H, W)`, as F.max_pool2d has it.
+
+    Of images that lie `beside` each other, those of each: `(N // beside, C, H // 2, W // 2 * beside)`.
 
     torch.compile gives that a gradient which computes where each window lies in arithmetic that takes several times as
     long as its memory traffic: see docs/experiments.md.
     """
+    if beside > 1:
+        with torch.autocast(x.device.type, enabled=False):  # which has it in float32, to no end
+            return F.max_pool3d(x.unflatten(3, (-1, beside)), (*window, 1)).flatten(3)
     compiled = torch.compiler.is_compiling() and not torch.compiler.is_exporting()  # which has no use for a gradient
-    even = x.shape[2] % 2 == x.shape[3] % 2 == 0
-    return _MaxPool.apply(x) if compiled and even else F.max_pool2d(x, 2)
+    by_two = window == (2, 2) and x.shape[2] % 2 == x.shape[3] % 2 == 0
+    return _MaxPool.apply(x) if compiled and by_two else F.max_pool2d(x, window)
 
 
 class _MaxPool(torch.autograd.Function):

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cifar_lightning.model.networks.beside import images_beside, in_order, put_beside
+from cifar_lightning.model.networks.gelu import gelu
 from cifar_lightning.model.networks.head import Head
 from cifar_lightning.model.networks.norm import BatchNorm2d
 from cifar_lightning.model.networks.pool import max_pool
@@ -67,17 +69,20 @@ class SpeedNet(nn.Module):
         self.begins_from_images = whiten
         self.register_load_state_dict_post_hook(_has_begun)  # type: ignore[no-untyped-call]
         channels = [first, *widths]
-        self.blocks = nn.Sequential(*(SpeedBlock(i, o, convs, norm_momentum) for i, o in pairwise(channels)))
+        self.blocks = nn.ModuleList(SpeedBlock(i, o, convs, norm_momentum) for i, o in pairwise(channels))
         self.head = Head(widths[-1], num_classes, bias=False)
         self.scale = scale
         self.to(memory_format=torch.channels_last)  # as the images lie; saves the convolutions a re-ordering
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits `(N, num_classes)` of images of any size from 16 up."""
-        x = self.blocks(F.gelu(self.whiten(x)))
+        x, beside = gelu(self.whiten(x)), 1
+        for block in self.blocks:
+            x, beside = block(x, beside)
         # Not amax: torch.compile computes its gradient from values that it has not rounded, of which none may equal the
         # rounded maximum, and divides by their number: NaN. See findings/inductor-amax-nan.sh.
-        logits: Tensor = self.head(F.max_pool2d(x, x.shape[2:]).flatten(1)) * self.scale
+        x = max_pool(x, beside, (x.shape[2], x.shape[3] // beside))
+        logits: Tensor = self.head(in_order(x)) * self.scale
         return logits
 
     @torch.no_grad()
@@ -110,39 +115,51 @@ class SpeedBlock(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, convs: int, norm_momentum: float) -> None:
         super().__init__()
         first = PooledConv2d(channels_in, channels_out)
-        later = [nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False) for _ in range(convs - 1)]
+        later = [Conv2d(channels_out, channels_out) for _ in range(convs - 1)]
         self.convs = nn.ModuleList(_from_dirac(conv) for conv in (first, *later))
         self.norms = nn.ModuleList(_norm(channels_out, norm_momentum) for _ in range(convs))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Features `(N, channels_out, H // 2, W // 2)`."""
-        x = max_pool(self.convs[0](x))
-        x = F.gelu(self.norms[0](x))
+    def forward(self, x: Tensor, beside: int = 1) -> tuple[Tensor, int]:
+        """Features `(N, channels_out, H // 2, W // 2)`, of which so many lie beside each other as it says."""
+        x = max_pool(self.convs[0](x, beside), beside)
+        if self.training and beside == 1:  # what a trained network says depends on no batch
+            beside = images_beside(x)
+            x = put_beside(x, beside)
+        x = gelu(self.norms[0](x))
         shortcut = x if len(self.convs) > 2 else None
         for conv, norm in list(zip(self.convs, self.norms, strict=True))[1:]:
             last = conv is self.convs[-1]
-            x = norm(conv(x))
+            x = norm(conv(x, beside))
             if last and shortcut is not None:
                 x = x + shortcut
-            x = F.gelu(x)
-        return x
+            x = gelu(x)
+        return x, beside
 
 
-class PooledConv2d(nn.Conv2d):
-    """A 3x3 convolution that leaves out what the pooling by 2 after it would: an odd last row or column.
-
-    For images of 32 pixels that saves a tenth of a SpeedNet's multiplications.
-    """
+class Conv2d(nn.Conv2d):
+    """A 3x3 convolution with a border of zeros, of images that may lie beside each other."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 3, padding=1, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, beside: int = 1) -> Tensor:
+        """Features `(N, out_channels, H, W)`."""
+        return F.conv2d(x, self.weight, padding=(1, beside), dilation=(1, beside))
+
+
+class PooledConv2d(Conv2d):
+    """One that leaves out what the pooling by 2 after it would: an odd last row or column.
+
+    For images of 32 pixels that saves a tenth of a SpeedNet's multiplications.
+    """
+
+    def forward(self, x: Tensor, beside: int = 1) -> Tensor:
         """Features `(N, out_channels, H // 2 * 2, W // 2 * 2)`."""
-        height, width = x.shape[2:]
+        height, width = x.shape[2], x.shape[3] // beside
         if height % 2 == width % 2 == 0:
-            return super().forward(x)
-        return F.conv2d(F.pad(x, (1, 1 - width % 2, 1, 1 - height % 2)), self.weight)
+            return super().forward(x, beside)
+        x = F.pad(x, (beside, (1 - width % 2) * beside, 1, 1 - height % 2))
+        return F.conv2d(x, self.weight, dilation=(1, beside))
 
 
 def _from_dirac(conv: nn.Conv2d) -> nn.Conv2d:
