@@ -80,7 +80,7 @@ def test_every_page_is_in_the_sites_contents():
     """Also Sphinx says so, where it is installed."""
     index = (PROJECT / "docs" / "index.md").read_text()
     pages = {path.stem for path in (PROJECT / "docs").glob("*.md")} - {"index"}
-    assert pages == set(re.findall(r"^([\w-]+)$", index, re.MULTILINE))
+    assert pages == set(re.findall(r"^([\w.-]+)$", index, re.MULTILINE))
 
 
 def test_the_users_program_uses_every_public_name():

@@ -86,7 +86,7 @@ MISTAKES = {
     "or folder or synthetic",
     ("--model.lr", "0"): "lr 0.0 is out of range: give more than 0",
     ("--model.lr", "nan"): "--model.lr nan is not valid: give a number",
-    ("--model.net", "vgg"): "net 'vgg' is not known: give one of tutorial, resnet18, speed, speed54, speed96",
+    ("--model.net", "vgg"): "net 'vgg' is not known: give one of tutorial, normed, resnet18, speed, speed54, speed96",
     ("--model.sizes", "[16,0]"): "sizes [16, 0] is out of range: give sides of 1 pixel or more",
     ("--model.sizes", "small"): "--model.sizes small is not valid: give a list such as [16,24]",
     ("--model.sizes", "[16]"): "sizes [16]: the network tutorial takes no images of 16 pixels a side",

@@ -92,9 +92,9 @@ def test_flags(command, call, monkeypatch, tmp_path):
         monkeypatch.setattr(module, name, recorded(getattr(module, name)))
     monkeypatch.setattr(resuming, "resume_newest", lambda root, changes: None)
     (script,) = [word for word in command if word.endswith(".py")]
-    others = {"scripts/data.py", "scripts/lesson.py", "benchmarks/benchmark.py"}
+    others = {"scripts/data.py", "scripts/ladder.py", "scripts/lesson.py", "benchmarks/benchmark.py"}
     if script in AFTER_TRAINING - {"scripts/evaluate.py"} | others:
-        pytest.skip("run for real, below, in test_lesson.py and in test_benchmark.py")
+        pytest.skip("run for real, below, in test_ladder.py, in test_lesson.py and in test_benchmark.py")
     arguments = command[command.index(script) + 1 :]
     code, _, err = call(Path(script).stem, *arguments)
     assert code == 0, err

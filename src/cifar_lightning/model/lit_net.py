@@ -33,8 +33,8 @@ class LitNet(LightningModule):
     at the end of an evaluation. The tensors of the last evaluation stay in `last_evaluation`.
 
     Args:
-        net: tutorial, resnet18, speed, speed54 or speed96; to fit, my.nets:Net; any module from images to logits, kept
-            in no checkpoint.
+        net: tutorial, normed, resnet18, speed, speed54 or speed96; to fit, my.nets:Net; any module to logits, kept in
+            no checkpoint.
         width: Channels of the network's first convolution, where not its default.
         lr: Learning rate; with a schedule, its highest.
         momentum: Of SGD, 0 to 1.

@@ -5,14 +5,16 @@ from collections.abc import Callable
 from torch import nn
 
 from cifar_lightning.errors import InputError
+from cifar_lightning.model.networks.normed import NormedNet
 from cifar_lightning.model.networks.resnet import ResNet18
 from cifar_lightning.model.networks.speed import SpeedNet, speed54, speed96
 from cifar_lightning.model.networks.tutorial import TutorialNet
 
-__all__ = ["NETWORKS", "ResNet18", "SpeedNet", "TutorialNet", "build", "speed54", "speed96"]
+__all__ = ["NETWORKS", "NormedNet", "ResNet18", "SpeedNet", "TutorialNet", "build", "speed54", "speed96"]
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "tutorial": TutorialNet,
+    "normed": NormedNet,
     "resnet18": ResNet18,
     "speed": SpeedNet,
     "speed54": speed54,

@@ -1,0 +1,266 @@
+"""Climbs from the tutorial's 54 % in rungs, each a change of flags against the one before, and says what each brings.
+
+python scripts/ladder.py                                     # on CIFAR-10; hours, most of them the last rung's
+python scripts/ladder.py --rungs tutorial,batches --seeds 2  # some of it
+python scripts/ladder.py --data.source folder --data.data_dir pictures
+
+Flags that are not its own go to every fit. A run that has finished is not trained again, one that was stopped goes on.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING
+
+from cifar_lightning.cli import main
+from cifar_lightning.commands.fit import script as fit
+from cifar_lightning.console import say
+from cifar_lightning.errors import InputError
+from cifar_lightning.files import write_atomically
+from cifar_lightning.run import signals
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A step up.
+
+    Attributes:
+        name: What `--rungs` calls it.
+        titles: By language.
+        changes: The flags that are new or other than in the rung before; with a recipe, all that there are.
+    """
+
+    name: str
+    titles: Mapping[str, str]
+    changes: str
+
+
+def _rung(name: str, changes: str, en: str, zh: str) -> Rung:
+    return Rung(name, {"en": en, "zh": zh}, changes)
+
+
+LADDER = (
+    _rung("tutorial", "", "the tutorial", "官方教程"),
+    _rung(
+        "batches",
+        "--data.batch_size 128 --model.lr 0.05 --max_epochs 8",
+        "larger batches, more epochs",
+        "更大的批次，更多轮次",
+    ),
+    _rung("norm", "--model.net normed", "batch norm", "批归一化"),
+    _rung("augmentation", "--data.augment true --data.crop_padding 2", "augmentation", "数据增强"),
+    _rung("schedule", "--model.schedule one-cycle --model.lr 0.1", "schedule", "学习率调度"),
+    _rung("width", "--model.width 16", "width", "更宽的网络"),
+    _rung("muon", "--model.muon_lr 0.1", "Muon", "Muon"),
+    _rung(
+        "quick", "--recipe quick", "3 × 3 filters, whitening, small images first", "3 × 3 滤波器、白化、先小图后大图"
+    ),
+    _rung("longer", "--max_epochs 6 --max_steps 550", "longer", "训练更久"),
+    _rung("cpu", "--recipe cpu --model.test_views six", "wider, longer, six views", "更宽、更久、六个视角"),
+)
+WORDS = {
+    "en": ("rung", "flags that change", "accuracy, %", "gain", "seconds to train", "n"),
+    "zh": ("台阶", "改动的参数", "准确率（%）", "提升", "训练秒数", "n"),
+}
+ALT = {
+    "en": "Test accuracy over seconds to train, a point a rung",
+    "zh": "测试准确率与训练秒数，每级台阶一个点",
+}
+BEGIN, END = "<!-- what scripts/ladder.py has written begins -->", "<!-- and ends -->"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the runs of a rung have given.
+
+    Attributes:
+        rung: It.
+        accuracies: 0 to 1, one a seed.
+        seconds: To train, likewise.
+    """
+
+    rung: Rung
+    accuracies: Sequence[float]
+    seconds: Sequence[float]
+
+    @property
+    def percent(self) -> float:
+        """The mean accuracy."""
+        return 100 * fmean(self.accuracies)
+
+    @property
+    def sd(self) -> float | None:
+        """Its standard deviation; None of one seed."""
+        return 100 * stdev(self.accuracies) if len(self.accuracies) > 1 else None
+
+
+def flags_of(rung: Rung) -> list[str]:
+    """All flags of a rung: those of the rungs since the last recipe, of which a later one counts."""
+    found: dict[str, str] = {}
+    for each in LADDER[: LADDER.index(rung) + 1]:
+        words = each.changes.split()
+        if "--recipe" in words:
+            found.clear()
+        found.update(zip(words[::2], words[1::2], strict=True))
+    return [word for pair in found.items() for word in pair]
+
+
+def script(arguments: Sequence[str]) -> None:
+    """Trains what has not been trained, and writes table and figure."""
+    settings, others = _parser().parse_known_args(arguments)
+    names = [rung.name for rung in LADDER]
+    chosen = settings.rungs.split(",")
+    if unknown := [name for name in chosen if name not in names]:
+        raise InputError(f"rung {unknown[0]} is not known: give some of {','.join(names)}")
+    if settings.seeds < 1:
+        raise InputError(f"seeds {settings.seeds} is out of range: give 1 or more")
+    if settings.docs and (missing := [path for path in _pages(settings.docs).values() if not path.is_file()]):
+        raise InputError(f"docs {settings.docs}: there is no {missing[0].name} in it: give the docs/ of a checkout")
+    rungs, seeds = [rung for rung in LADDER if rung.name in chosen], range(settings.seeds)
+    for rung in rungs:
+        for seed in seeds:
+            _train(rung, seed, settings.runs, others)
+    found = [measured for rung in LADDER if (measured := _measured(rung, seeds, settings.runs, others))]
+    say(f"\n{table(found)}\n", 1)
+    if settings.docs:
+        for language, path in _pages(settings.docs).items():
+            figure = f"![{ALT[language]}](figures/ladder.png)"
+            _put(path, f"{figure}\n\n{table(found, language)}\n\n{commands(found, language)}")
+    path = settings.docs / "figures" / "ladder.png" if settings.docs else settings.runs / "ladder.png"
+    write_atomically(path, partial(drawn(found).savefig, format="png"))
+    say(f"Written: {path}", 1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    names = ",".join(rung.name for rung in LADDER)
+    parser.add_argument("--rungs", default=names, help=f"which to climb [{names}]")
+    parser.add_argument("--seeds", type=int, default=3, help="how many runs of each, from seed 0 on [3]")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("lightning_logs/ladder"), help="where the runs are [lightning_logs/ladder]"
+    )
+    parser.add_argument("--docs", type=Path, help="write the figure, and the tables of both languages, into this docs/")
+    return parser
+
+
+def _pages(docs: Path) -> dict[str, Path]:
+    return {"en": docs / "ladder.md", "zh": docs / "ladder.zh.md"}
+
+
+def _folder(rung: Rung, seed: int, runs: Path, others: Sequence[str]) -> Path:
+    """Where a run is: with other flags it is another run."""
+    digest = hashlib.sha256(shlex.join([*flags_of(rung), *others]).encode()).hexdigest()[:8]
+    return runs / f"{rung.name}-{digest}" / f"seed_{seed}"
+
+
+def _results(folder: Path) -> Path | None:
+    return next(folder.glob("lightning_logs/version_*/results.json"), None)
+
+
+def _train(rung: Rung, seed: int, runs: Path, others: Sequence[str]) -> None:
+    folder = _folder(rung, seed, runs, others)
+    if _results(folder):
+        return
+    say(f"{rung.name}, seed {seed}: fit {shlex.join(flags_of(rung))}", 1)
+    began = next(folder.glob("lightning_logs/version_*"), None)
+    where = ["--resume", str(began)] if began else ["--default_root_dir", str(folder)]
+    fit([*flags_of(rung), "--seed", str(seed), "--report", "false", *others, *where])
+    signals.begin_again()
+
+
+def _measured(rung: Rung, seeds: Iterable[int], runs: Path, others: Sequence[str]) -> Measured | None:
+    paths = [path for seed in seeds if (path := _results(_folder(rung, seed, runs, others)))]
+    results = [json.loads(path.read_text()) for path in paths]
+    if not results:
+        return None
+    return Measured(rung, [each["test_acc"] for each in results], [each["fit_seconds"] for each in results])
+
+
+def table(ladder: Sequence[Measured], language: str = "en") -> str:
+    """The rungs as a table in Markdown."""
+    words = WORDS[language]
+    lines = [f"| {' | '.join(words)} |", "|---|---|---:|---:|---:|---:|"]
+    for before, here in zip([None, *ladder[:-1]], ladder, strict=True):
+        sd = "" if here.sd is None else f" ± {here.sd:.1f}"
+        cells = (
+            here.rung.titles[language],
+            f"`{here.rung.changes}`" if here.rung.changes else "",
+            f"{here.percent:.1f}{sd}",
+            "" if before is None else f"{here.percent - before.percent:+.1f}",
+            f"{fmean(here.seconds):.0f}",
+            str(len(here.accuracies)),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def commands(ladder: Sequence[Measured], language: str = "en") -> str:
+    """The whole command of each rung, as a block of Markdown."""
+    lines = ["```bash"]
+    for here in ladder:
+        lines += [f"# {here.rung.titles[language]}", shlex.join(["python", "scripts/fit.py", *flags_of(here.rung)])]
+    return "\n".join([*lines, "```"])
+
+
+def _put(path: Path, text: str) -> None:
+    """Has `text` stand between the marks in a page."""
+    before, found, rest = path.read_text("utf-8").partition(BEGIN)
+    _, ended, after = rest.partition(END)
+    if not (found and ended):
+        raise InputError(f"docs: {path} has no lines {BEGIN} and {END}, between which the table goes: put them in")
+    page = f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
+    write_atomically(path, lambda file: file.write(page.encode()))
+
+
+def drawn(ladder: Sequence[Measured]) -> "Figure":
+    """Accuracy over seconds to train."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    from cifar_lightning.report.plots import BLUE, DPI, GREY, own_style
+
+    seconds, accuracies = [fmean(here.seconds) for here in ladder], [here.percent for here in ladder]
+    with own_style():
+        figure = Figure(figsize=(9, 6), dpi=DPI, layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        axes.plot(seconds, accuracies, color=GREY, linewidth=1, alpha=0.6)
+        axes.errorbar(seconds, accuracies, [here.sd or 0 for here in ladder], fmt="o", color=BLUE, capsize=3)
+        middle = math.sqrt(min(seconds) * max(seconds))
+        for here, x, y in zip(ladder, seconds, accuracies, strict=True):
+            left = x > 1.01 * middle
+            axes.annotate(
+                f"{here.rung.titles['en']}  {y:.1f} %",
+                (x, y),
+                (-10 if left else 10, 0),
+                textcoords="offset points",
+                ha="right" if left else "left",
+                va="center",
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
+            )
+        axes.set(xscale="log", xlabel="seconds to train (log scale)", ylabel="test accuracy, %")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if str(value)[0] in "25" else ""))
+        axes.yaxis.set_major_locator(MaxNLocator(10, integer=True))
+        axes.tick_params(axis="x", which="both", length=4, pad=4)
+        axes.margins(x=0.15)
+        axes.grid(alpha=0.25, which="both")
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+if __name__ == "__main__":
+    main(script)

@@ -1,0 +1,98 @@
+"""scripts/ladder.py: what it trains, what it does not train again, and what it says of it."""
+
+import json
+import re
+import runpy
+import shutil
+import statistics
+
+import pytest
+from conftest import PROJECT, SCRIPTS, one_line
+
+from cifar_lightning.run import training
+
+LADDER = runpy.run_path(str(SCRIPTS / "ladder.py"))
+FEW = ("--data.source", "synthetic", "--data.synthetic_size", 200, "--accelerator", "cpu", "--max_steps", 2)
+
+
+def results(folder):
+    return {path: json.loads(path.read_text()) for path in sorted(folder.glob("**/results.json"))}
+
+
+def test_every_run_is_trained_once_and_counted(call, tmp_path, monkeypatch):
+    docs = tmp_path / "docs"
+    (docs / "figures").mkdir(parents=True)
+    for name in ("ladder.md", "ladder.zh.md"):
+        shutil.copy(PROJECT / "docs" / name, docs)
+    first = ("--rungs", "norm", "--seeds", 2, *FEW)
+    code, out, err = call("ladder", *first)
+    assert code == 0, err
+    assert out.count("seed 0: fit --data.batch_size 128 --model.lr 0.05 --max_epochs 8 --model.net normed\n") == 1
+    before = results(tmp_path)
+    assert len(before) == 2
+
+    unfinished = min(before)  # as where it was killed in its test
+    unfinished.unlink()
+    code, out, err = call("ladder", "--rungs", "tutorial,norm", "--seeds", 2, "--docs", docs, *FEW)
+    assert code == 0, err
+    assert re.findall(r"^(\w+, seed \d): fit", out, re.M) == ["tutorial, seed 0", "tutorial, seed 1", "norm, seed 0"]
+    found = results(tmp_path)
+    assert {path: found[path]["confusion"] for path in before} == {p: r["confusion"] for p, r in before.items()}
+    assert len(found) == 4
+
+    shares = {rung: [100 * r["test_acc"] for p, r in found.items() if rung in str(p)] for rung in ("tutorial", "norm")}
+    means = {rung: statistics.mean(values) for rung, values in shares.items()}
+    for name in ("ladder.md", "ladder.zh.md"):
+        text, original = ((folder / name).read_text() for folder in (docs, PROJECT / "docs"))
+        rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if "| 2 |" in line]
+        assert [row[2] for row in rows] == [
+            f"{means[rung]:.1f} ± {statistics.stdev(values):.1f}" for rung, values in shares.items()
+        ]
+        assert [row[3] for row in rows] == ["", f"{means['norm'] - means['tutorial']:+.1f}"]
+        assert "python scripts/fit.py --data.batch_size 128 --model.lr 0.05 --max_epochs 8 --model.net normed" in text
+        begin, end = LADDER["BEGIN"], LADDER["END"]
+        assert text.partition(begin)[0] == original.partition(begin)[0]
+        assert text.partition(end)[2] == original.partition(end)[2]
+        assert "Not measured" not in text.partition(begin)[2].partition(end)[0]
+    assert (docs / "figures" / "ladder.png").read_bytes().startswith(b"\x89PNG")
+
+    code, out, _ = call("ladder", *first, "--model.lr", 0.1)  # other flags: other runs
+    assert code == 0
+    assert len(results(tmp_path)) == 6
+
+
+def test_a_later_flag_counts_and_a_recipe_starts_anew():
+    flags = {rung.name: LADDER["flags_of"](rung) for rung in LADDER["LADDER"]}
+    assert flags["tutorial"] == []
+    for words in flags.values():
+        assert len(words[::2]) == len(set(words[::2]))
+    assert flags["schedule"][flags["schedule"].index("--model.lr") + 1] == "0.1"
+    assert flags["quick"] == ["--recipe", "quick"]
+    assert flags["longer"][:2] == flags["quick"]
+
+
+@pytest.mark.parametrize("rung", LADDER["LADDER"], ids=lambda rung: rung.name)
+def test_fit_takes_the_flags_of_every_rung(rung, call, monkeypatch):
+    calls = []
+    monkeypatch.setattr(training, "fit", lambda **settings: calls.append(settings))
+    code, _, err = call("fit", *LADDER["flags_of"](rung))
+    assert code == 0, err
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--rungs", "tutorial,top"), "rung top is not known: give some of tutorial,batches,"),
+        (("--seeds", 0), "seeds 0 is out of range: give 1 or more"),
+        (("--docs", "nowhere"), "docs nowhere: there is no ladder.md in it: give the docs/ of a checkout"),
+    ],
+)
+def test_mistakes(arguments, said, call):
+    assert one_line(*call("ladder", *arguments)).startswith(f"error: {said}")
+
+
+def test_a_flag_that_no_fit_takes(call, tmp_path):
+    code, _, err = call("ladder", "--rungs", "tutorial", "--sedes", 2)
+    assert (code, err) == (2, "error: unknown flag --sedes: did you mean --seeds?\n")
+    assert list(tmp_path.iterdir()) == []
