@@ -79,3 +79,4 @@ evaluate(Path("run"), {"batch_size": 4}, output_dir=Path("out"), test_views="six
 print(compare([Path("run"), "other"])["comparisons"][0]["p"])
 print(export(Path("run"), "onnx", Path("model.onnx")).name, export(model, "safetensors", input="uint8"))
 print(load_model(export(Path("run"), "hf")).classes, load_model("weights.pth", net="resnet18", width=8).classes)
+print(load_model("quick").preprocessing)

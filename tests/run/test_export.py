@@ -295,7 +295,7 @@ def test_mistakes(call, finished_copy, arguments, said):
     assert one_line(*call("export", *arguments)) == f"error: {said}\n"
 
 
-@pytest.mark.parametrize(("format", "missing"), [("onnx", "onnx and onnxscript"), ("safetensors", "safetensors")])
+@pytest.mark.parametrize(("format", "missing"), [("onnx", "onnx and onnxscript"), ("hf", "huggingface_hub")])
 def test_a_missing_package_is_named(call, finished_copy, monkeypatch, format, missing):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     line = one_line(*call("export", "run", "--format", format))

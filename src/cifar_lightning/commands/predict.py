@@ -2,6 +2,7 @@
 
 cifar-lightning predict lightning_logs/version_0 cat.jpg holiday/
 cifar-lightning predict lightning_logs/version_0 cat.jpg --json
+cifar-lightning predict quick cat.jpg                   # by weights that come with the package
 """
 
 import json
@@ -29,7 +30,7 @@ Row = dict[str, Any]
 def script(arguments: Sequence[str]) -> int:
     """Predicts; returns 1 where some of the images could not be read."""
     parser = new_parser("predict CHECKPOINT IMAGE ... [flags]", __doc__)
-    parser.add_argument("checkpoint", type=str, help="a run's folder, or a .ckpt file")
+    parser.add_argument("checkpoint", type=str, help="a run's folder, a .ckpt file, or quick, say")
     parser.add_argument("images", type=str, nargs="+", help="image files of any kind and size, or folders of them")
     parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
     add_net(parser)

@@ -1,4 +1,4 @@
-"""Fetching an archive: several mirrors, resumed where it broke off, by one process at a time."""
+"""Fetching a file: several mirrors, resumed where it broke off, by one process at a time."""
 
 import http.client
 import os
@@ -7,13 +7,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit, urlunsplit
 from urllib.request import HTTPRedirectHandler, HTTPSHandler, ProxyHandler, Request, build_opener
 
-from cifar_lightning.data.archive import digest
+from cifar_lightning.data.archive import GZIP, digest
 from cifar_lightning.data.cache import HIDDEN
 from cifar_lightning.data.cifar10 import Archive
 from cifar_lightning.errors import InputError
@@ -39,43 +40,89 @@ class _BrokeOff(_Refused):
     """The same, but it is worth asking again."""
 
 
+@dataclass(frozen=True)
+class Remote:
+    """A file to fetch.
+
+    Attributes:
+        name: Its name, for a message.
+        sources: Where to get it, URLs or local paths, the first to be asked first.
+        sha256: Its digest, hexadecimal.
+        size: Its length in bytes; None if that is not known.
+        begins: Its first bytes, two at most, by which to know a server that sends something else.
+        instead: What its user could do without it, for the message.
+        elsewhere: What he could do where the disk does not take it.
+    """
+
+    name: str
+    sources: tuple[str, ...]
+    sha256: str
+    size: int | None
+    begins: bytes
+    instead: str
+    elsewhere: str
+
+
 def fetch(archive: Archive, path: Path, *, mirror: str | None, sha256: str | None, others: str = "") -> None:
-    """Puts the archive at `path` unless something is there. Any number of processes may call it at once.
+    """Puts the archive at `path` unless something is there; see `fetch_file`.
 
     Args:
         archive: What to fetch.
-        path: Where it goes. What has arrived of it stands beside, with the suffix .part, also between runs. Where files
-            cannot be locked each process fetches its own, from the start.
+        path: Where it goes.
         mirror: The only place to ask: URL of the archive or of its folder, or a local file or folder.
             Default: the variable CIFAR_LIGHTNING_MIRROR, then the archive's own list.
         sha256: Digest of a user's own archive in place of the pinned one.
         others: What would do in its place, for the message.
 
     Raises:
-        InputError: No source had it (each is named with its reason), or the disk refuses.
+        InputError: As `fetch_file` does; or there can be no such mirror.
     """
     if path.exists():
         return
     mirror = mirror or os.environ.get(MIRROR_VARIABLE)
-    sources = [_place(mirror, archive.name)] if mirror else list(archive.urls)
-    with _disk(path), locked(path.parent / HIDDEN) as alone:
+    other = f" (or have one of {others} there)" if others else ""
+    archived = Remote(
+        name=archive.name,
+        sources=(_place(mirror, archive.name),) if mirror else archive.urls,
+        sha256=sha256 or archive.sha256,
+        size=None if sha256 else archive.size,
+        begins=GZIP,
+        instead=f"place the file at {path} by hand{other}, or use --data.source synthetic, which needs no download",
+        elsewhere="name another --data.data_dir",
+    )
+    fetch_file(archived, path)
+
+
+def fetch_file(remote: Remote, path: Path) -> None:
+    """Puts a file at `path` unless something is there. Any number of processes may call it at once.
+
+    Args:
+        remote: What to fetch.
+        path: Where it goes. What has arrived of it stands beside, with the suffix .part, also between runs. Where files
+            cannot be locked each process fetches its own, from the start.
+
+    Raises:
+        InputError: No source had it (each is named with its reason), or the disk refuses.
+    """
+    if path.exists():
+        return
+    with _disk(path, remote), locked(path.parent / HIDDEN) as alone:
         if path.exists():  # another process has fetched it while this one waited
             return
         part = path.with_name(f"{path.name}.part") if alone else part_of(path)
         try:
-            _fetch(sources, archive, path, part, sha256, others)
+            _fetch(remote, path, part)
         finally:
             if not alone:  # none can go on with what may be another's
                 part.unlink(missing_ok=True)
 
 
-def _fetch(sources: list[str], archive: Archive, path: Path, part: Path, sha256: str | None, others: str) -> None:
-    size = None if sha256 else archive.size
+def _fetch(remote: Remote, path: Path, part: Path) -> None:
     reasons: dict[str, str] = {}
-    queue = [(source, MIN_SPEED) for source in sources]
+    queue = [(source, MIN_SPEED) for source in remote.sources]
     for source, speed in queue:  # grows while it is walked
         try:
-            _obtain(source, part, size, sha256 or archive.sha256, speed)
+            _obtain(source, remote, part, speed)
         except _Refused as reason:
             reasons[source] = str(reason)
             if isinstance(reason, _BrokeOff) and sum(source == s for s, _ in queue) < MAX_ASKS:
@@ -84,33 +131,29 @@ def _fetch(sources: list[str], archive: Archive, path: Path, part: Path, sha256:
             publish(part, path)
             return
     listed = "; ".join(f"{source} ({reason})" for source, reason in reasons.items())
-    other = f" (or have one of {others} there)" if others else ""
-    raise InputError(
-        f"cannot fetch {archive.name}: {listed}; place the file at {path} by hand{other}, "
-        "or use --data.source synthetic, which needs no download"
-    )
+    raise InputError(f"cannot fetch {remote.name}: {listed}; {remote.instead}")
 
 
-def _obtain(source: str, part: Path, size: int | None, sha256: str, speed: float) -> None:
+def _obtain(source: str, remote: Remote, part: Path, speed: float) -> None:
     """Fills `part` from one source and checks it; what fails the check is deleted."""
     resumed = part.exists()
     if "://" in source:
-        _transfer(source, part, size, speed)
+        _transfer(source, remote, part, speed)
     else:
-        _copy(Path(source), part)
+        _copy(Path(source), remote, part)
     found = digest(part)
-    if found == sha256:
+    if found == remote.sha256:
         return
     part.unlink()
     if not (resumed and "://" in source):
-        raise _Refused(f"has SHA-256 {found}, expected {sha256}")
-    _obtain(source, part, size, sha256, speed)  # what was there before may have been the bad piece
+        raise _Refused(f"has SHA-256 {found}, expected {remote.sha256}")
+    _obtain(source, remote, part, speed)  # what was there before may have been the bad piece
 
 
-def _copy(source: Path, part: Path) -> None:
+def _copy(source: Path, remote: Remote, part: Path) -> None:
     with ExitStack() as files:
         file = _reading(lambda: files.enter_context(open(source, "rb")))
-        with _disk(part), open(part, "wb") as out:
+        with _disk(part, remote), open(part, "wb") as out:
             while chunk := _reading(lambda: file.read(2**20)):
                 out.write(chunk)
 
@@ -122,7 +165,8 @@ def _reading(read: Callable[[], T]) -> T:
         raise _Refused(error.strerror or str(error)) from error
 
 
-def _transfer(url: str, part: Path, size: int | None, speed: float) -> None:
+def _transfer(url: str, remote: Remote, part: Path, speed: float) -> None:
+    size = remote.size
     have = part.stat().st_size if part.exists() else 0
     if size is not None and have >= size:
         return  # the digest tells whether it is whole
@@ -152,7 +196,7 @@ def _transfer(url: str, part: Path, size: int | None, speed: float) -> None:
         if size is not None and total != size:
             raise _Refused(f"has {total:,} bytes, expected {size:,}")
         resumable = response.status == 206 or response.headers.get("Accept-Ranges") == "bytes"
-        done = _receive(response, part, have, total, speed, resumable)
+        done = _receive(response, remote, part, have, total, speed, resumable)
     if total is not None and done < total:
         kind = _BrokeOff if resumable else _Refused
         raise kind(f"broke off after {done:,} of {total:,} bytes")
@@ -160,6 +204,7 @@ def _transfer(url: str, part: Path, size: int | None, speed: float) -> None:
 
 def _receive(
     response: http.client.HTTPResponse,
+    remote: Remote,
     part: Path,
     have: int,
     total: int | None,
@@ -169,9 +214,9 @@ def _receive(
     """Appends the response's body to `part`, which holds `have` bytes of it; gives its length at the end."""
     done, since, mark = have, time.monotonic(), have
     chunk = _read(lambda: response.read1(CHUNK) if have else response.read(2), resumable=False)
-    if not have and chunk != b"\x1f\x8b":  # before anything of an earlier source is overwritten
+    if not have and not chunk.startswith(remote.begins):  # before anything of an earlier source is overwritten
         raise _Refused("sent something that is no gzip archive")
-    with _disk(part), open(part, "ab" if have else "wb") as file, _bar(part.stem, total) as show:
+    with _disk(part, remote), open(part, "ab" if have else "wb") as file, _bar(part.stem, total) as show:
         while chunk:
             file.write(chunk)
             done += len(chunk)
@@ -250,14 +295,12 @@ def _place(mirror: str, name: str) -> str:
 
 
 @contextmanager
-def _disk(path: Path) -> Iterator[None]:
+def _disk(path: Path, remote: Remote) -> Iterator[None]:
     """Blames the disk for what is the disk's fault: network errors are caught closer to the network."""
     try:
         yield
     except OSError as error:
-        raise InputError(
-            f"cannot write {path}: {error.strerror or error}; make room or name another --data.data_dir"
-        ) from error
+        raise InputError(f"cannot write {path}: {error.strerror or error}; make room or {remote.elsewhere}") from error
 
 
 @contextmanager

@@ -23,17 +23,18 @@ from cifar_lightning.report.results import read_results
 from cifar_lightning.run.checkpoint import load_checkpoint
 from cifar_lightning.run.hub import write_hub_folder
 from cifar_lightning.run.quiet import quietly
-from cifar_lightning.run.saved import home_of, model_of, select_checkpoint
-from cifar_lightning.run.weights import INSTALL, KEY, weights_file
+from cifar_lightning.run.saved import home_of, model_of, output_of, select_checkpoint
+from cifar_lightning.run.weights import KEY, weights_file
 
 # Of each format, the packages that write it, all of the extra `export`.
 FORMATS: dict[str, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxscript"),
     "pt2": (),
-    "safetensors": ("safetensors",),
-    "hf": ("huggingface_hub", "safetensors"),
+    "safetensors": (),
+    "hf": ("huggingface_hub",),
 }
 INPUTS = ("uint8", "float")
+INSTALL = "pip install 'cifar-lightning[export]'"
 OPSET = 18  # runtimes read it since 2023; torch has its default grow
 
 
@@ -54,13 +55,13 @@ def export(
     figures of its test. The same network makes the same file, to the byte.
 
     Args:
-        checkpoint: A run's folder, for the checkpoint that its training selected, or a .ckpt file; in Python, a LitNet
-            too.
+        checkpoint: A run's folder, for the checkpoint that its training selected, or a .ckpt file; or what else
+            load_model takes, such as quick; in Python, a LitNet too.
         format: onnx, opset 18, for ONNX Runtime and its like; pt2, for torch.export.load; safetensors, the weights
             alone, which load_model reads; hf, a folder of these with config.json, preprocessor_config.json and a model
             card, README.md, for Hugging Face's hub, which load_model reads too.
-        output: The file or folder; by default model.onnx, model.pt2, model.safetensors or hf/ in the run's folder, or
-            beside the .ckpt file.
+        output: The file or folder; by default model.onnx, model.pt2, model.safetensors or hf/ in the run's folder,
+            beside the .ckpt file, or, of weights that come with the package, here.
         input: What an onnx or pt2 file takes: uint8 (N, 3, 32, 32), which it normalises; or float, normalised already.
         test_views: What to average over, as for LitNet; by default as in the training.
         net: Your own network, where it is of one, by its import path (package.module:Net); in Python a module, too.
@@ -116,16 +117,16 @@ def _opened(
     if isinstance(checkpoint, LitNet):
         return checkpoint, {}, {}, Path()
     path = select_checkpoint(Path(checkpoint))
-    saved, home = load_checkpoint(path), home_of(path)
-    facts: dict[str, Any] = {"checkpoint": path.name, "step": saved["global_step"]}
+    saved = load_checkpoint(path)
+    facts: dict[str, Any] = {**saved.get("facts", {}), "checkpoint": path.name, "step": saved["global_step"]}
     trained = {"data": saved.get("datamodule_hyper_parameters", {}), "precision": saved.get("precision"), "results": {}}
     with suppress(OSError, ValueError, KeyError):  # a run that was interrupted has none
-        results = read_results(home)
+        results = read_results(home_of(path))
         if (Path(results["checkpoint"]).name, results["step"]) == (path.name, saved["global_step"]):
             names = ("test_acc", "test_loss", "test_count", "test_views", "precision")
             facts["test"] = {name: results[name] for name in names if name in results}
             trained["results"] = results
-    return model_of(saved, path, net), facts, trained, home
+    return model_of(saved, path, net), facts, trained, output_of(path)
 
 
 def _facts_of(model: LitNet) -> dict[str, Any]:

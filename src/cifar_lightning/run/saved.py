@@ -20,17 +20,21 @@ from cifar_lightning.run.cluster import is_first_rank
 from cifar_lightning.run.hub import WEIGHTS, is_hub_folder
 from cifar_lightning.run.networks import is_import_path, lit_net
 from cifar_lightning.run.settings import check_names, read_settings
+from cifar_lightning.run.trained import is_trained, trained_weights
 
 
 def select_checkpoint(path: Path) -> Path:
     """The checkpoint that `path` names: a .ckpt file, or a run's folder for the one that its training selected.
 
-    That is the one of the highest validation accuracy, or the newest where there was no validation split.
+    That is the one of the highest validation accuracy, or the newest where there was no validation split. Where there
+    is neither, the name of a recipe stands for the weights that the package has of it.
 
     Raises:
         InputError: There is none.
     """
     path = Path(os.path.expanduser(path))
+    if not os.path.lexists(path) and (weights := trained_weights(str(path))):
+        return weights
     folder = path / "checkpoints"
     try:
         if not path.is_dir():
@@ -59,12 +63,19 @@ def home_of(checkpoint: Path) -> Path:
     return folder.parent if folder.name == "checkpoints" else folder
 
 
+def output_of(checkpoint: Path) -> Path:
+    """Where what is made of a checkpoint goes: its home; for weights of the package, the current folder."""
+    return Path() if is_trained(checkpoint) else home_of(checkpoint)
+
+
 def load_model(path: str | Path, net: str | nn.Module | None = None, **arguments: Any) -> LitNet:
-    """The network of a run's folder, a .ckpt file, or what `export` wrote.
+    """The network of a run's folder, a .ckpt file, what `export` wrote, or one that is trained already.
 
     Args:
         path: The run's folder, for the checkpoint that its training selected, .ckpt file, .safetensors file or hf
-            folder; with `net`, also weights alone, a plain state_dict in a .pth or .safetensors file.
+            folder; with `net`, also weights alone, a plain state_dict in a .pth or .safetensors file. Where there is
+            nothing of that name, quick, speed54 or tutorial: the weights of these recipes come with the package. They
+            were trained on the 50,000 images of CIFAR-10, re-encoded as JPEG, and tested on its 10,000, likewise.
         net: Of weights alone, the network that they are of, by its name, its import path ("package.module:Net") or as
             the module; or one of your own, which no file holds. No checkpoint and no config.yaml has code imported that
             is not named here.
@@ -83,6 +94,8 @@ def load_model(path: str | Path, net: str | nn.Module | None = None, **arguments
         >>> labels, probabilities = model.predict(images[:3])
         >>> model.classes[labels[0]] in CLASSES, probabilities.shape
         (True, torch.Size([3, 10]))
+        >>> load_model("quick").classes == list(CLASSES)
+        True
     """
     check_names(arguments, "model", LitNet)
     path = select_checkpoint(Path(path))

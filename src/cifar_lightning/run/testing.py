@@ -35,7 +35,7 @@ from cifar_lightning.run.launch import launch
 from cifar_lightning.run.metrics_log import read_rows
 from cifar_lightning.run.precision import check_precision, crawls, resolve_precision
 from cifar_lightning.run.quiet import quietly
-from cifar_lightning.run.saved import data_of, home_of, model_of, select_checkpoint
+from cifar_lightning.run.saved import data_of, home_of, model_of, output_of, select_checkpoint
 from cifar_lightning.run.settings import Arguments, plain
 from cifar_lightning.run.trainer import new_trainer
 
@@ -57,15 +57,16 @@ def evaluate(
     """Tests a trained network: prints the table and writes the figures and the page that `fit` does.
 
     Args:
-        checkpoint: A run's folder, for the checkpoint that its training selected, or a .ckpt file.
+        checkpoint: A run's folder, for the checkpoint that its training selected, or a .ckpt file; or what else
+            load_model takes, such as quick.
         data: Arguments of CIFAR10DataModule in place of those the network was trained with.
         accelerator: As for `fit`.
         devices: As for `fit`.
         precision: As for `fit`; by default that of the training, or 32-true on a CPU where that was 16-true.
         test_views: What to average over, as for LitNet; by default as in the training.
         soft_labels: People's answers for the test images, to compare with, as CIFAR-10H has: cifar10h-probs.npy.
-        output_dir: Where to write results.json and figures/; by default `evaluation/` in the run's folder, or beside
-            the .ckpt file.
+        output_dir: Where to write results.json and figures/; by default `evaluation/` in the run's folder, beside the
+            .ckpt file, or, of weights that come with the package, here.
         html: The file of the page; by default report.html beside results.json.
         net: Your own network, where it is of one, by its import path (package.module:Net); in Python a module, too.
 
@@ -116,8 +117,7 @@ def evaluate(
     if html is not None and images.parts:
         raise InputError(f"html {html}: a test on corrupted images has a table and a figure, but no page: leave it out")
     _check_images(part_of(images, images.parts[0]) if images.parts else images, model, path, soft_labels, processes)
-    home = home_of(path)
-    output = Path(os.path.expanduser(output_dir)) if output_dir is not None else home / "evaluation"
+    output = Path(os.path.expanduser(output_dir)) if output_dir is not None else output_of(path) / "evaluation"
     page = page or output / PAGE
     for name, target, folder in (("output_dir", output, output), ("html", page, page.parent)):
         if why := why_unwritable(folder):  # now, not after a long test
@@ -128,7 +128,7 @@ def evaluate(
         "views": test_views or model.hparams["test_views"],
         "soft_labels": soft_labels,
         "output": str(output),
-        "metrics": str(home / "metrics.csv"),
+        "metrics": str(home_of(path) / "metrics.csv"),
         "page": str(page),
     }
     if processes > 1 and this_rank() is None:

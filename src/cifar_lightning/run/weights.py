@@ -10,7 +10,6 @@ from torch import Tensor
 from cifar_lightning.errors import InputError
 
 KEY = "cifar_lightning"  # of our metadata in any file: readers may find others' beside it
-INSTALL = "pip install 'cifar-lightning[export]'"
 
 
 def weights_file(weights: dict[str, Tensor], metadata: str) -> bytes:
@@ -26,12 +25,10 @@ def read_weights(path: Path) -> dict[str, Any]:
     Of another's file, which tells nothing of the network, the weights alone.
 
     Raises:
-        InputError: It is no such file, or safetensors is not installed.
+        InputError: It is no such file.
     """
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError as error:
-        raise InputError(f"checkpoint {path} needs safetensors: {INSTALL}") from error
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, "pt") as file:
             metadata = (file.metadata() or {}).get(KEY)
@@ -45,7 +42,12 @@ def read_weights(path: Path) -> dict[str, Any]:
         arguments = {**facts["model"], "classes": facts["classes"], "test_views": facts["test_views"]}
         size = facts["image_size"]
         arguments["preprocessing"] = size and {"mean": facts["mean"], "std": facts["std"], "size": size}
-        return {"state_dict": of_lit_net(weights), "hyper_parameters": arguments, "global_step": facts.get("step", 0)}
+        return {
+            "state_dict": of_lit_net(weights),
+            "hyper_parameters": arguments,
+            "global_step": facts.get("step", 0),
+            "facts": facts,
+        }
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"checkpoint {path} does not say what network its weights are of: give one that export wrote"

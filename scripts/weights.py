@@ -1,0 +1,97 @@
+"""Makes the weights that come with the package, of a run of a recipe, and says in them what they are.
+
+python scripts/weights.py lightning_logs/version_0 --recipe quick --images "CIFAR-10 re-encoded as JPEG"
+
+In float32, for in half precision a few images in ten thousand would get another class. What the file says of its
+accuracy is what it has in that, on the run's test images, whatever the run was tested in. A file of more than 2 MB
+stays in the current folder, for a release, and its line of RELEASES is printed; else the row of docs/trained.md.
+"""
+
+import argparse
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cifar_lightning.cli import main
+from cifar_lightning.console import say
+from cifar_lightning.errors import InputError
+from cifar_lightning.files import write_atomically
+from cifar_lightning.startup import importing
+
+TEST = ("test_acc", "test_loss", "test_count", "test_views", "precision")
+
+
+def script(arguments: Sequence[str]) -> None:
+    """Makes the file."""
+    settings = _parser().parse_args(arguments)
+    with importing():  # not before: torch and Lightning take seconds
+        from cifar_lightning.run.checkpoint import load_checkpoint
+        from cifar_lightning.run.saved import data_of, home_of, select_checkpoint
+        from cifar_lightning.run.settings import read_settings
+        from cifar_lightning.run.testing import evaluate
+        from cifar_lightning.run.trained import FOLDER, LARGEST, SUFFIX
+
+    path = select_checkpoint(settings.run)
+    run = read_settings(home_of(path))
+    _check_recipe(settings.recipe, {"data": run.data, "model": run.model}, settings.run)
+    data = data_of(load_checkpoint(path), {})
+    data.prepare_data()
+    data.setup("fit")
+    told = {
+        "command": f"cifar-lightning fit --recipe {settings.recipe} --seed {run.seed}",
+        "data": {"images": settings.images, "train": len(data.train_indices), "test": len(data.test_indices)},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        trial = Path(folder) / f"{settings.recipe}{SUFFIX}"
+        trial.write_bytes(_contents(path, told))
+        which = "synthetic_size" if data.hparams["source"] == "synthetic" else "data_dir"
+        images = {name: data.hparams[name] for name in ("source", which, "sha256")}
+        found = evaluate(trial, images, accelerator="cpu", precision="32-true", output_dir=folder)
+        contents = _contents(path, {**told, "test": {name: found[name] for name in TEST}})
+    target = (FOLDER if len(contents) <= LARGEST else Path()) / f"{settings.recipe}{SUFFIX}"
+    write_atomically(target, lambda file: file.write(contents))
+    say(f"\n{target}", 1)
+    if len(contents) <= LARGEST:
+        say(f"| `{settings.recipe}` | {len(contents) / 1e6:.2f} | {100 * found['test_acc']:.2f} % |", 1)
+    else:
+        say(f'"{settings.recipe}": Release(URL, "{hashlib.sha256(contents).hexdigest()}", {len(contents):_}),', 1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="a finished run's folder")
+    parser.add_argument("--recipe", required=True, help="that it is of, which is what the weights will be called")
+    parser.add_argument("--images", required=True, help="what the images of the training and of the test were")
+    return parser
+
+
+def _check_recipe(name: str, groups: Mapping[str, Mapping[str, Any]], run: Path) -> None:
+    """Raises an InputError where a run is not of the recipe."""
+    from cifar_lightning.run.recipe import over_recipe
+
+    for group, settings in over_recipe({"recipe": name}).items():
+        for key, value in settings.items() if group in groups else ():
+            if (here := groups[group].get(key)) != value:
+                raise InputError(f"{run} has {group}.{key} {here}, and the recipe {name} {value}: give a run of it")
+
+
+def _contents(path: Path, told: Mapping[str, Any]) -> bytes:
+    """What `export` writes of a checkpoint, and what else is told of it."""
+    from safetensors import safe_open
+
+    from cifar_lightning.run.export import export
+    from cifar_lightning.run.weights import KEY, weights_file
+
+    with tempfile.TemporaryDirectory() as folder:
+        exported = export(path, "safetensors", Path(folder) / "exported.safetensors")
+        with safe_open(exported, "pt") as file:
+            facts = {**json.loads(file.metadata()[KEY]), **told}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
+    return weights_file(weights, json.dumps(facts, sort_keys=True))
+
+
+if __name__ == "__main__":
+    main(script)

@@ -1,0 +1,164 @@
+"""Weights that come with the package, and those that are fetched, by the names of recipes."""
+
+import hashlib
+import json
+import re
+
+import pytest
+import torch
+from conftest import PROJECT, one_line
+from PIL import Image
+from safetensors import safe_open
+from servers import serve
+
+from cifar_lightning import CLASSES, InputError, LitNet, export, fake_data, load_model
+from cifar_lightning.data import download
+from cifar_lightning.data.cifar10 import MEAN, STD
+from cifar_lightning.run import trained
+from cifar_lightning.run.trained import FOLDER, LARGEST, Release, trained_names
+
+IN_PACKAGE = sorted(path.stem for path in FOLDER.glob("*.safetensors"))
+IMAGES = fake_data(200).image_set("test").images
+
+
+def facts_in(path):
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["cifar_lightning"])
+
+
+def test_which_there_are():
+    assert IN_PACKAGE == trained_names() == ["quick", "speed54", "tutorial"]
+
+
+@pytest.mark.parametrize("name", IN_PACKAGE)
+def test_they_are_whole_and_say_what_they_are(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = FOLDER / f"{name}.safetensors"
+    facts = facts_in(path)
+    assert path.stat().st_size <= LARGEST
+    model = load_model(name)
+    assert model.classes == facts["classes"] == list(CLASSES)
+    normalised = ((0.5,) * 3, (0.5,) * 3) if name == "tutorial" else (MEAN, STD)
+    assert (model.preprocessing.mean, model.preprocessing.std) == normalised
+    assert (tuple(facts["mean"]), tuple(facts["std"])) == normalised
+    assert facts["command"].startswith(f"cifar-lightning fit --recipe {name} --seed ")
+    assert facts["data"] == {"images": "CIFAR-10 re-encoded as JPEG", "train": 50_000, "test": 10_000}
+    assert facts["test"]["test_count"] == 10_000
+    assert re.fullmatch(r"\d+\.\d+\.\d+", facts["version"])
+    row = f"| `{name}` | {path.stat().st_size / 1e6:.2f} | {100 * facts['test']['test_acc']:.2f} % |"
+    assert row in (PROJECT / "docs" / "trained.md").read_text()
+    assert all(weight.isfinite().all() for weight in model.state_dict().values())
+    labels, probabilities = model.predict(IMAGES)
+    assert len(labels.unique()) > 2  # it tells some of them apart
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(len(IMAGES)))
+
+
+def test_commands_take_them_and_write_here(call, tmp_path):
+    Image.new("RGB", (32, 32), "orange").save(tmp_path / "cat.png")
+    code, out, err = call("predict", "tutorial", "cat.png")
+    assert code == 0, err
+    assert f"by {FOLDER}/tutorial.safetensors, step 25,000" in out
+    before = sorted(FOLDER.iterdir())
+    small = ("--data.source", "synthetic", "--data.synthetic_size", 100, "--accelerator", "cpu")
+    code, out, err = call("evaluate", "tutorial", *small)
+    assert code == 0, err
+    assert json.loads((tmp_path / "evaluation" / "results.json").read_text())["test_count"] == 20
+    code, out, err = call("export", "tutorial", "--format", "safetensors")
+    assert (code, out) == (0, "model.safetensors (0.2 MB)\n"), err
+    known = facts_in(FOLDER / "tutorial.safetensors")
+    assert facts_in(tmp_path / "model.safetensors") == {**known, "checkpoint": "tutorial.safetensors"}
+    assert sorted(FOLDER.iterdir()) == before
+
+
+def test_a_folder_of_that_name_wins(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = LitNet(classes=["cat", "dog"])
+    export(model, "safetensors", tmp_path / "quick" / "model.safetensors")
+    (tmp_path / "quick" / "config.json").write_text("{}")
+    assert load_model("quick").classes == ["cat", "dog"]
+    (tmp_path / "tutorial").mkdir()
+    with pytest.raises(InputError, match="tutorial holds no readable checkpoint: give a run's folder"):
+        load_model("tutorial")
+
+
+def test_a_recipe_without_weights_is_named(call):
+    line = one_line(*call("predict", "cpu", "cat.png"))
+    assert line == (
+        "error: weights cpu: no release has them yet: give quick or speed54 or tutorial, or a run of fit --recipe cpu\n"
+    )
+
+
+@pytest.fixture
+def payload(tmp_path):
+    return export(
+        LitNet("speed", width=8, classes=["cat", "dog"]), "safetensors", tmp_path / "a.safetensors"
+    ).read_bytes()
+
+
+@pytest.fixture
+def released(payload, tmp_path, monkeypatch):
+    """Has weights `cpu` be at an address; gives where they come to lie."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(download, "TIMEOUT", 0.5)
+    monkeypatch.setenv(download.MIRROR_VARIABLE, str(tmp_path / "images"))  # which is for images
+
+    def at(url):
+        release = Release(url, hashlib.sha256(payload).hexdigest(), len(payload))
+        monkeypatch.setitem(trained.RELEASES, "cpu", release)
+        return trained._cache() / f"cpu-{release.sha256[:16]}.safetensors"
+
+    return at
+
+
+@pytest.mark.parametrize("behaviour", ["ok", "drops"])
+def test_larger_ones_are_fetched_once(payload, released, behaviour, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with serve(payload, behaviour, "ok") as server:
+        path = released(f"{server.url}/cpu.safetensors")
+        for _ in range(2):
+            assert load_model("cpu").classes == ["cat", "dog"]
+        assert [address for address, _ in server.requests] == ["/cpu.safetensors"] * (1 if behaviour == "ok" else 2)
+    assert path.read_bytes() == payload
+    assert trained.is_trained(path)
+    assert "cpu" in trained_names()
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "reason"),
+    [
+        ("unavailable", "HTTP 503 Service Unavailable"),
+        ("wrong_hash", "has SHA-256 "),
+        ("longer", "has "),
+        ("web_page", "sent a web page"),
+        ("downgrades", "redirects to http://example.com/"),
+    ],
+)
+def test_what_is_not_those_weights_is_not_used(payload, released, behaviour, reason):
+    with serve(payload, behaviour) as server:
+        path = released(server.url)
+        with pytest.raises(InputError) as error:
+            load_model("cpu")
+    message = str(error.value)
+    assert message.startswith(f"cannot fetch the weights cpu: {server.url} ({reason}")
+    assert message.endswith(f"; place the file at {path} by hand, or give quick or speed54 or tutorial")
+    assert not path.exists()
+
+
+def test_they_are_made_of_a_run_of_the_recipe_alone(call, tmp_path, plain, monkeypatch):
+    monkeypatch.setattr(trained, "FOLDER", tmp_path / "weights")
+    small = ("--data.source", "synthetic", "--data.synthetic_size", 1_000, "--accelerator", "cpu", "--max_steps", 4)
+    code, _, err = call("fit", "--recipe", "speed54", *small, "--report", "false")
+    assert code == 0, err
+    run, images = tmp_path / "lightning_logs" / "version_0", ("--images", "drawn ones")
+    line = one_line(*call("weights", run, "--recipe", "quick", *images))
+    assert line == f"error: {run} has data.batch_size 250, and the recipe quick 500: give a run of it\n"
+    code, out, err = call("weights", run, "--recipe", "speed54", *images)
+    assert code == 0, err
+    path = tmp_path / "weights" / "speed54.safetensors"
+    facts, ours, whole = facts_in(path), load_model("speed54"), load_model(run)
+    assert facts["data"] == {"images": "drawn ones", "train": 1_000, "test": 200}
+    assert facts["command"] == "cifar-lightning fit --recipe speed54 --seed 0"
+    assert out.endswith(f"\n{path}\n| `speed54` | 0.16 | {100 * facts['test']['test_acc']:.2f} % |\n")
+    assert torch.equal(ours.predict(IMAGES)[1], whole.predict(IMAGES)[1])
+    test = fake_data(1_000).image_set("test")
+    assert facts["test"]["test_acc"] == (ours.predict(test.images)[0] == test.labels).float().mean().item()
