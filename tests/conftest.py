@@ -48,6 +48,13 @@ def _loopback_only(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", guarded)
 
 
+@pytest.fixture(autouse=True)
+def _ranks_are_started_in_the_soak(request, monkeypatch):
+    """Where there is time for it; elsewhere they are forked, in a twentieth of that time."""
+    if request.node.get_closest_marker("soak"):
+        monkeypatch.setattr("jobs.forked_ranks", False)
+
+
 def run_script(script, *arguments, cwd, launcher=(), env=None):
     """Runs scripts/SCRIPT.py in a process of its own, for four minutes at most; gives (code, stdout, stderr)."""
     command = [sys.executable, *launcher, SCRIPTS / f"{script}.py", *arguments]

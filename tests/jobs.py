@@ -1,11 +1,19 @@
-"""Starts our scripts as processes, in numbers: from a process that has torch and Lightning imported already."""
+"""Starts our scripts as processes, in numbers: from a process that has torch and Lightning imported already.
+
+So have their ranks, which are forked of their launcher in place of started: two of them take half a second of the
+cores, not twelve. The soak starts them as a user's are, and so do test_console.py and test_examples.py.
+"""
 
 import contextlib
 import multiprocessing
 import os
 import runpy
+import signal
+import subprocess
 import sys
 import time
+import traceback
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,27 +32,32 @@ SMALL = (
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["cifar_lightning.run.training", "jsonargparse", "matplotlib.pyplot"])
+forked_ranks = True
 
 
 def start(script, *arguments, cwd, fault="", env=None, user=None):
-    """Starts scripts/SCRIPT.py with a fault, as this user or another (an id).
+    """Starts scripts/SCRIPT.py, or the program that is a path, with a fault, as this user or another (an id).
 
-    Gives the process, which has `log`, the file of all that it prints, and `fault`.
+    Gives the process, which has `log`, the file of all that it prints, `fault`, and `note`, which that is to leave.
     """
     log = Path(cwd) / f"log-{time.monotonic_ns()}"
+    note = Path(f"{log}-fault")
     env = {
         **{
             "FAULT": fault,
-            "FAULT_NOTE": f"{log}-fault",
+            "FAULT_NOTE": str(note),
             "PYTHONPATH": os.pathsep.join([str(FAULTS), os.environ.get("PYTHONPATH", "")]),
             "COLUMNS": "100",
         },
         **({} if ":report:" in fault else {"FAULT_PLAIN": "1"}),  # figures take time, in which that fault strikes
         **(env or {}),
     }
-    process = context.Process(target=_main, args=(script, [str(a) for a in arguments], str(cwd), env, str(log), user))
+    path = script if isinstance(script, Path) else SCRIPTS / f"{script}.py"
+    process = context.Process(
+        target=_main, args=(path, [str(a) for a in arguments], str(cwd), env, str(log), user, forked_ranks)
+    )
     process.start()
-    process.log, process.fault = log, fault
+    process.log, process.fault, process.note = log, fault, note
     return process
 
 
@@ -58,7 +71,7 @@ def end(process, timeout=120):
     lines = process.log.read_text().splitlines()
     assert not late, "\n".join(lines)
     if process.fault:
-        assert Path(f"{process.log}-fault").exists(), "\n".join([f"{process.fault} did not happen", *lines])
+        assert process.note.exists(), "\n".join([f"{process.fault} did not happen", *lines])
     return SimpleNamespace(code=process.exitcode, lines=lines, text="\n".join(lines))
 
 
@@ -67,7 +80,7 @@ def job(script, *arguments, timeout=120, **kwargs):
     return end(start(script, *arguments, **kwargs), timeout)
 
 
-def _main(script, arguments, cwd, env, log, user):
+def _main(path, arguments, cwd, env, log, user, forked):
     if user is not None:
         os.setgid(user)
         os.setuid(user)
@@ -76,12 +89,73 @@ def _main(script, arguments, cwd, env, log, user):
     output, nothing = os.open(log, os.O_WRONLY | os.O_CREAT, 0o644), os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (output, 1), (output, 2)):
         os.dup2(source, target)
+    if encoding := env.get("PYTHONIOENCODING"):  # which is read as Python starts
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(encoding=encoding)
     sys.path.insert(0, str(FAULTS))
     import sitecustomize  # this folder's: the name is only free in a process that has none
 
     sitecustomize.install()
-    sys.argv = [script, *arguments]
-    runpy.run_path(str(SCRIPTS / f"{script}.py"), run_name="__main__")
+    if forked:
+        from cifar_lightning.run import launch
+
+        launch.subprocess = SimpleNamespace(Popen=ForkedRank, PIPE=subprocess.PIPE)
+    sys.argv = [path.stem, *arguments]
+    runpy.run_path(str(path), run_name="__main__")
+
+
+class ForkedRank:
+    """What a launcher asks of `subprocess.Popen`, of a rank that is forked of it: a child of its own all the same."""
+
+    def __init__(self, command, *, env, stdin, start_new_session, pass_fds):
+        assert stdin == subprocess.PIPE
+        assert start_new_session
+        reader, writer = os.pipe()
+        self.stdin, self.returncode = open(writer, "wb"), None  # noqa: SIM115
+        self.pid = os.fork()
+        if not self.pid:
+            _rank(command[-1], env, reader, pass_fds)
+        os.close(reader)
+
+    def poll(self, options=os.WNOHANG):
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, options)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def wait(self):
+        return self.poll(0)
+
+    def kill(self):
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+
+def _rank(job, env, reader, pass_fds):
+    """In the forked process: leaves what a program that is started has not got, and becomes the rank."""
+    import sitecustomize
+
+    from cifar_lightning.run import launch, signals
+
+    try:
+        for signum in signals.STOPS:
+            if signal.getsignal(signum) != signal.SIG_IGN:
+                signal.signal(signum, signal.SIG_DFL)
+        os.setsid()
+        os.dup2(reader, 0)
+        for last, following in pairwise([2, *sorted(pass_fds), os.sysconf("SC_OPEN_MAX")]):
+            os.closerange(last + 1, following)
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115
+        os.environ.clear()
+        os.environ.update(env)
+        sys.argv = ["-c", job]
+        signals.install_anew()
+        sitecustomize.begin_rank()
+        launch.rank_main()  # which does not come back
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(70)
 
 
 def step_of(run):

@@ -81,7 +81,7 @@ def install():
     from cifar_lightning.run import launch
 
     if "RANK" in os.environ:
-        sys.modules[__name__].ballast = bytearray(os.urandom(2**20) * int(os.environ.get("FAULT_BALLAST", "0")))
+        _load()
     for method, place in (("training_step", "train"), ("validation_step", "val"), ("test_step", "test")):
         setattr(LitNet, method, _step(getattr(LitNet, method), place))
     CIFAR10DataModule.setup = _before(CIFAR10DataModule.setup, "data")
@@ -93,6 +93,17 @@ def install():
             setattr(dist, name, _collective(getattr(dist, name)))
     draw = (lambda *args: None) if os.environ.get("FAULT_PLAIN") else results.draw
     results.draw = _before(draw, "report")
+
+
+def begin_rank():
+    """In a rank that is forked of its launcher, and so has these places already: what else a start brings."""
+    _visits.clear()
+    _load()
+    visit("import")
+
+
+def _load():
+    sys.modules[__name__].ballast = bytearray(b"x") * (2**20 * int(os.environ.get("FAULT_BALLAST", "0")))
 
 
 def _step(original, place):

@@ -1,14 +1,13 @@
 import csv
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 from conftest import PLAIN, SYNTHETIC, run_script
-from jobs import job
+from jobs import end, job, start
+from test_cluster import by_name
 from torch.distributed.distributed_c10d import BackendConfig
 
 from cifar_lightning.run.devices import _backends
@@ -134,6 +133,7 @@ def test_ranks_agree_on_the_cpu_whatever_the_machine_has(monkeypatch, gpus):
     assert carriers["cuda"] == ("nccl" if gpus else "gloo")
 
 
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2"}  # by which Lightning knows that there are two
 LOADERS = """
 import torch
 from lightning.pytorch import Trainer
@@ -151,19 +151,21 @@ trainer = Trainer(
 trainer.fit(model, data.train_dataloader())
 trainer.test(model, data.test_dataloader(), verbose=False)
 if trainer.is_global_zero:
-    print(trainer.global_step, int(model.last_evaluation["confusion"].sum()))
     again = torch.zeros_like(model.last_evaluation["confusion"])
     for label, predicted in zip(data.image_set("test").labels, model.last_evaluation["predicted"]):
         again[label, predicted] += 1
-    print(torch.equal(again, model.last_evaluation["confusion"]))
+    same = torch.equal(again, model.last_evaluation["confusion"])
+    print("found", trainer.global_step, int(model.last_evaluation["confusion"].sum()), same)
 """
 
 
 def test_loaders_without_their_module_are_shared_too(tmp_path):
     """Lightning gives a sampler to a DataLoader of torch's only."""
     (tmp_path / "own.py").write_text(LOADERS)
-    done = subprocess.run(
-        [sys.executable, "own.py"], cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["10", "20", "True"]
+    ranks = [
+        start(tmp_path / "own.py", cwd=tmp_path, env={**by_name(rank), "LOCAL_RANK": str(rank)} | TORCHRUN)
+        for rank in (0, 1)
+    ]
+    done = [end(rank) for rank in ranks]
+    assert [rank.code for rank in done] == [0, 0], "\n".join(rank.text for rank in done)
+    assert "found 10 20 True" in done[0].lines

