@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import yaml
-from conftest import PLAIN, SCRIPTS, run_script
+from conftest import SCRIPTS, run_script
 
 import cifar_lightning
 from cifar_lightning import cli, commands, fit
@@ -58,11 +58,17 @@ def test_commands(monkeypatch, capsys, arguments, code, said):
     assert said in "".join(capsys.readouterr())
 
 
-def test_the_whole_job_by_command(tmp_path, monkeypatch):
-    for name, value in PLAIN.items():
-        monkeypatch.setenv(name, value)
+@pytest.mark.parametrize("process", [False, pytest.param(True, marks=pytest.mark.soak)])
+def test_the_whole_job_by_command(plain, tmp_path, monkeypatch, capsys, process):
     small = ("--data.source", "synthetic", "--data.synthetic_size", 100, "--max_epochs", 1, "--accelerator", "cpu")
-    code, out, err = command("fit", *small, cwd=tmp_path)
+    if process:
+        code, out, err = command("fit", *small, cwd=tmp_path)
+    else:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(signals, "install", lambda: None)
+        monkeypatch.setattr(signals, "installed", lambda: True)
+        monkeypatch.setattr(sys, "argv", ["cifar-lightning", "fit", *map(str, small)])
+        code, (out, err) = cli.run(script), capsys.readouterr()
     assert code == 0, err
     assert out.startswith("lightning_logs/version_0 starts")
 

@@ -6,7 +6,7 @@ import socket
 import pytest
 import torch
 from conftest import SYNTHETIC, one_line
-from jobs import job
+from jobs import end, job, start
 from PIL import Image
 
 from cifar_lightning import CIFAR10DataModule, InputError
@@ -561,12 +561,29 @@ def test_half_of_what_a_launcher_sets(call, monkeypatch, tmp_path, variables, sa
 # --- as a user sees it -----------------------------------------------------------------------------------
 
 
-def test_as_a_process(run, tmp_path):
-    line = one_line(*run("fit", *FIT, "--data.batch_size", 10, "--devices", 3))
+def test_as_a_process(tmp_path):
+    done = job("fit", *FIT, "--data.batch_size", 10, "--devices", 3, cwd=tmp_path)
+    assert done.code == 2
+    (line,) = done.lines
+    assert line.startswith("error: ")
     assert "give 9 or 12" in line
-    assert list(tmp_path.iterdir()) == []
+    assert not (tmp_path / "lightning_logs").exists()
 
 
+def test_one_of_a_launchers_ranks_says_it(tmp_path):
+    here = {**RANK, "LOCAL_WORLD_SIZE": "2"}
+    places = [{**here, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+    ranks = [start("fit", *FIT, "--data.batch_size", 5, cwd=tmp_path, env=place) for place in places]
+    first = end(ranks[0])
+    ranks[1].terminate()  # as launchers do, at the end of one
+    assert end(ranks[1]).lines == []
+    assert first.code == 2
+    (line,) = first.lines
+    assert line.startswith("error: batch_size 5 cannot be shared by 2 devices")
+    assert not (tmp_path / "lightning_logs").exists()
+
+
+@pytest.mark.soak
 def test_under_torchrun_one_rank_says_it(run, tmp_path):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
     code, _, err = run("fit", *FIT, "--devices", 2, "--data.batch_size", 5, launcher=launcher)

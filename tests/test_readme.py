@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PROJECT, made_once, run_script
+from conftest import PROJECT, made_once
+from jobs import job
 from PIL import Image
 
 from cifar_lightning import fake_data
@@ -66,8 +67,8 @@ def _try(home):
     first = next(command for command in COMMANDS if "venv" in command)
     words = first[first.index("scripts/fit.py") + 1 :]
     assert words == ["--data.source", "synthetic"]
-    code, _, err = run_script("fit", *words, cwd=home)
-    assert code == 0, err
+    done = job("fit", *words, cwd=home)
+    assert done.code == 0, done.text
 
 
 def test_there_are_commands_and_code():
@@ -102,7 +103,7 @@ def test_flags(command, call, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("command", [c for c in SCRIPTS if AFTER_TRAINING & {*c}], ids=" ".join)
-def test_after_training(command, call, monkeypatch, tried):
+def test_after_training(command, plain, call, monkeypatch, tried):
     monkeypatch.chdir(tried)
     if "--data.data_dir" in command and "--data.source" not in command:  # whose run is not of drawn images
         command = [*command, "--data.source", "cifar10"]
@@ -123,7 +124,7 @@ def test_data(command, call, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:Starting from v1.9")  # a stock Trainer's, where no TensorBoard is installed
 @pytest.mark.parametrize("block", PYTHON, ids=PYTHON.get)
-def test_python(block, tried, monkeypatch, tmp_path):
+def test_python(block, plain, tried, monkeypatch, tmp_path):
     """The Python runs, on drawn images in place of a download, one batch in place of 30 epochs, a narrow network."""
     code = block.replace('("data"', '(source="synthetic"')
     code = code.replace("Trainer(max_epochs=30)", "Trainer(fast_dev_run=True)")

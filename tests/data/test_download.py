@@ -1,19 +1,21 @@
+import errno
+import fcntl
 import hashlib
 import os
 import resource
 import shutil
-import signal
 import socket
 import subprocess
-import sys
 from dataclasses import replace
 
+import jobs
 import pytest
 from archives import write_archive
 from servers import self_signed, serve
 
 from cifar_lightning.data import download
 from cifar_lightning.data.cifar10 import ARCHIVES
+from cifar_lightning.data.sources import Source
 from cifar_lightning.errors import InputError
 
 NAME = "cifar-10-python.tar.gz"
@@ -211,34 +213,38 @@ def test_disk_is_blamed_for_what_is_the_disks_fault(payload, tmp_path):
         fetch(payload, tmp_path / "data", server.url)
 
 
-EIGHT = """
-import os, sys
-from pathlib import Path
-from cifar_lightning.data.sources import Source
-children = []
-for _ in range(8):
-    if not (pid := os.fork()):
-        Source("cifar10", sys.argv[1], mirror=sys.argv[2], sha256=sys.argv[3]).prepare()
-        assert len(Source("cifar10", sys.argv[1], sha256=sys.argv[3]).load("train").labels) == 100
-        os._exit(0)
-    children.append(pid)
-sys.exit(any(os.waitpid(pid, 0)[1] for pid in children))
-"""
+def prepared(folder, url, digest, locks=True):
+    """What a process does that needs the images, on a file system with locks or without."""
+    if not locks:
+        fcntl.fcntl = fcntl.flock = no_locks
+    Source("cifar10", folder, mirror=url, sha256=digest).prepare()
+    assert len(Source("cifar10", folder, sha256=digest).load("train").labels) == 100
+
+
+def no_locks(*args):
+    raise OSError(errno.ENOLCK, "No locks available")
+
+
+def processes(count, *arguments):
+    """So many that do so, started together."""
+    started = [jobs.context.Process(target=prepared, args=arguments, daemon=True) for _ in range(count)]
+    for process in started:
+        process.start()
+    return started
+
+
+def eight(*arguments):
+    started = processes(8, *arguments)
+    for process in started:
+        process.join(120)
+    assert [process.exitcode for process in started] == [0] * 8
 
 
 def test_eight_cold_processes_fetch_once(payload, tmp_path):
     digest = hashlib.sha256(payload).hexdigest()
     with serve(payload) as server:
-        subprocess.run([sys.executable, "-c", EIGHT, tmp_path, server.url, digest], check=True)
+        eight(tmp_path, server.url, digest)
     assert [r for _, r in server.requests] == [None]
-
-
-NO_LOCKS = """
-import errno, fcntl
-def refuse(*args):
-    raise OSError(errno.ENOLCK, "No locks available")
-fcntl.fcntl = fcntl.flock = refuse
-"""
 
 
 def test_without_locks_each_process_fetches_its_own(payload, tmp_path):
@@ -246,7 +252,7 @@ def test_without_locks_each_process_fetches_its_own(payload, tmp_path):
     digest = hashlib.sha256(payload).hexdigest()
     (tmp_path / f"{NAME}.part").write_bytes(payload[:100])  # which another process may be writing
     with serve(payload) as server:
-        subprocess.run([sys.executable, "-c", NO_LOCKS + EIGHT, tmp_path, server.url, digest], check=True)
+        eight(tmp_path, server.url, digest, False)
     assert {r for _, r in server.requests} == {None}
     assert (tmp_path / NAME).read_bytes() == payload
     assert (tmp_path / f"{NAME}.part").read_bytes() == payload[:100]
@@ -255,17 +261,16 @@ def test_without_locks_each_process_fetches_its_own(payload, tmp_path):
 
 def test_killed_lock_holder_is_succeeded(payload, tmp_path):
     digest = hashlib.sha256(payload).hexdigest()
-    one = "import sys; from cifar_lightning.data.sources import Source; Source('cifar10', sys.argv[1],"
-    one += " mirror=sys.argv[2], sha256=sys.argv[3]).prepare()"
     with serve(payload, "hangs_at_half", "ok") as server:
-        holder = subprocess.Popen([sys.executable, "-c", one, tmp_path, server.url, digest])
+        (holder,) = processes(1, tmp_path, server.url, digest)
         assert server.half_sent.wait(60)
-        second = subprocess.Popen([sys.executable, "-c", one, tmp_path, server.url, digest])
+        (second,) = processes(1, tmp_path, server.url, digest)
         while not (tmp_path / f"{NAME}.part").exists():
-            assert holder.poll() is None
-        holder.send_signal(signal.SIGKILL)
-        holder.wait()
-        assert second.wait(60) == 0
+            assert holder.is_alive()
+        holder.kill()
+        holder.join()
+        second.join(60)
+        assert second.exitcode == 0
         assert len(server.requests) == 2
     assert (tmp_path / NAME).read_bytes() == payload
 

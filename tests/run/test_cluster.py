@@ -1,5 +1,6 @@
 """Ranks are recognised by what their launcher says, whichever it is, and trained together as one job."""
 
+import json
 import os
 import signal
 import warnings
@@ -199,6 +200,17 @@ def test_two_processes_of_a_launcher_are_one_run(whole, tmp_path, launcher):
     assert done[1].lines == []
     (run,) = (tmp_path / "lightning_logs").iterdir()
     assert differences(run, whole[2]) == []
+
+
+def test_an_evaluation_takes_as_many_devices_as_a_launcher_has_started(finished, tmp_path):
+    flags = ("--accelerator", "cpu", "--output_dir", "here")
+    ranks = [start("evaluate", finished.folder, *flags, cwd=tmp_path, env=as_srun(rank)) for rank in (0, 1)]
+    done = [end(rank) for rank in ranks]
+    assert [rank.code for rank in done] == [0, 0], "\n".join(rank.text for rank in done)
+    assert [rank.text.count("Accuracy") for rank in done] == [1, 0]
+    results = json.loads((tmp_path / "here" / "results.json").read_text())
+    assert results["devices"] == 2
+    assert results["confusion"] == json.loads((finished.folder / "results.json").read_text())["confusion"]
 
 
 def test_a_batch_script_of_many_cores_starts_its_own_ranks(whole, tmp_path):

@@ -30,7 +30,7 @@ def digests(folder):
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
-def test_a_run_by_command_is_read_back(call, run):
+def test_a_run_by_command_is_read_back(plain, call, run):
     code, out, err = call("export", run, "--format", "hf")
     assert (code, err) == (0, "")
     folder = run / "hf"

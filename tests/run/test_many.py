@@ -40,7 +40,7 @@ def read(run):
     return json.loads((run / "results.json").read_text())
 
 
-def test_a_seed_is_what_a_fit_of_its_own_gives(seeds, tmp_path):
+def test_a_seed_is_what_a_fit_of_its_own_gives(plain, seeds, tmp_path):
     """To the bit, in a process beside others or alone; and a run like any other, for whatever takes one."""
     group, found = seeds
     assert [run["name"] for run in found["runs"]] == ["seed_5", "seed_6", "seed_7"]
