@@ -9,6 +9,7 @@ from conftest import BENCHMARKS
 from PIL import Image
 
 from cifar_lightning import CIFAR10DataModule
+from cifar_lightning.errors import RunError
 
 SCRIPT = BENCHMARKS / "benchmark.py"
 
@@ -22,15 +23,20 @@ def measured(name, tmp_path):
     path = tmp_path / "figures.json"
     process = run(name, "--quick", "--repeats", "1", "--json", str(path))
     assert process.returncode == 0, process.stderr
+    return check(path, name, process.stdout)
+
+
+def check(path, name, printed):
     report = json.loads(path.read_text())
     assert report["machine"].keys() >= {"cpu", "cores", "gpu", "torch", "lightning"}
     assert report["quick"] is True
     table = report["comparisons"][name][0]
-    assert table["title"] in process.stdout
+    assert table["title"] in printed
     return table
 
 
-def test_it_measures_both_sides_and_writes_the_figures(tmp_path):
+@pytest.mark.soak  # test_overhead.py has its sides
+def test_it_measures_the_overhead(tmp_path):
     overhead = measured("overhead", tmp_path)
     assert [row[""] for row in overhead["rows"]] == ["bare loop", "our fit", "Lightning's defaults"]
     assert all(row["CPU µs/step"][0] > 0 for row in overhead["rows"])
@@ -48,6 +54,28 @@ def test_the_two_texts_of_the_tutorial_give_the_same_pixels(monkeypatch):
     assert (older - newer).abs().max() <= 1e-6
     ours = CIFAR10DataModule(source="synthetic").normalize(pixels.permute(2, 0, 1))
     assert (older - ours).abs().max() <= 1e-6
+
+
+def test_it_measures_both_sides_and_writes_the_figures(tmp_path, monkeypatch, capsys, cpu_settings):
+    """With its sides in this process; the soak has all comparisons as they are, each in one of its own."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import benchmark
+    import sides
+
+    monkeypatch.setattr(benchmark, "call", lambda name, **arguments: getattr(sides, name)(**arguments))
+    path = tmp_path / "figures.json"
+    benchmark.script(["transforms", "--quick", "--repeats", "1", "--json", str(path)])
+    check(path, "transforms", capsys.readouterr().out)
+
+
+def test_a_side_runs_in_a_terminal_of_its_own(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from benchmark import execute
+
+    found = execute(["-c", "import sys; assert sys.stdout.isatty() and sys.stderr.isatty()"])
+    assert all(found[name] > 0 for name in ("process_seconds", "cpu_seconds", "peak_mb"))
+    with pytest.raises(RunError, match="ended with 3: it said nothing"):
+        execute(["-c", "import sys; sys.exit(3)"])
 
 
 @pytest.mark.soak

@@ -9,6 +9,7 @@ import pytest
 from conftest import PLAIN, SCRIPTS, SYNTHETIC
 from jobs import SMALL, differences
 
+SOAK = pytest.mark.soak  # the scripts share what opens their streams
 CLOSED = ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"]
 
 
@@ -34,8 +35,13 @@ def test_a_run_with_nothing_open_is_as_any_other(whole, tmp_path):
     assert differences(tmp_path / "lightning_logs" / "version_0", whole[2]) == []
 
 
-@pytest.mark.parametrize("closed", CLOSED)
-@pytest.mark.parametrize("script", ["fit", "evaluate", "predict"])
+@pytest.mark.parametrize(
+    ("script", "closed"),
+    [
+        *(("fit", closed) for closed in CLOSED),
+        *(pytest.param(script, closed, marks=SOAK) for script in ("evaluate", "predict") for closed in CLOSED),
+    ],
+)
 def test_help_and_mistakes(tmp_path, script, closed):
     code, out, err = through_shell(closed, script, "--help", cwd=tmp_path)
     assert (code, err) == (0, "")

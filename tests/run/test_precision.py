@@ -27,7 +27,7 @@ def trained(**options):
     return model, trainer
 
 
-@pytest.mark.parametrize("accumulated", [1, 2])
+@pytest.mark.parametrize("accumulated", [pytest.param(1, marks=pytest.mark.soak), 2])
 def test_the_steps_are_those_of_float32_but_for_rounding(accumulated):
     half, trainer = trained(plugins=[StaticHalf("cpu")], accumulate_grad_batches=accumulated)
     assert trainer.precision == "16-mixed"

@@ -133,11 +133,17 @@ def test_a_limit_of_steps_may_be_raised(whole, tmp_path):
     ("settings", "faults"),
     [
         (("--max_steps", 25), ("kill@-:train:13", "kill@-:train:16")),  # as the recipes cpu and speed54 have it
-        (("--max_steps", 25, "--data.val_split", 0), ("kill@-:train:13", "kill@-:train:16")),
+        pytest.param(
+            ("--max_steps", 25, "--data.val_split", 0), ("kill@-:train:13", "kill@-:train:16"), marks=pytest.mark.soak
+        ),
         (("--max_steps", 23), ("kill@-:test:1",)),  # the log of the last steps is still to be written
         (("--max_steps", 36), ("kill@-:val:11",)),  # and here the last validation
         (("--trainer.val_check_interval", 9), ("kill@-:val:3", "kill@-:train:5", "kill@-:val:11")),
-        (("--trainer.reload_dataloaders_every_n_epochs", 1), ("kill@-:train:13", "kill@-:train:16")),
+        pytest.param(
+            ("--trainer.reload_dataloaders_every_n_epochs", 1),
+            ("kill@-:train:13", "kill@-:train:16"),
+            marks=pytest.mark.soak,
+        ),
     ],
 )
 def test_a_killed_run_of_other_settings_goes_on_exactly(tmp_path, settings, faults):
