@@ -46,7 +46,7 @@ def test_tasks_of_an_array_go_on_with_their_own_runs(whole, slurm, tmp_path):
         assert done.lines[-1].startswith("stopped by SIGUSR1; go on with --resume lightning_logs/version_")
     assert sorted(asked.read_text().splitlines()) == ["requeue 17_0", "requeue 17_1"]
     runs = {Holder.of(run).job: run for run in (tmp_path / "lightning_logs").iterdir()}
-    assert {step_of(run) for run in runs.values()} == {10}
+    assert all(step_of(run) >= 10 for run in runs.values())  # a busy machine hears of a signal some steps later
     assert [done.code for done in at_once("")] == [0, 0]
     assert len(list((tmp_path / "lightning_logs").iterdir())) == 2
     assert json.loads((runs["17_1"] / "results.json").read_text())["seed"] == 1
