@@ -1,5 +1,6 @@
 """Runs compared: what differs, and whether it is more than noise, from what they have left in their folders."""
 
+import io
 import json
 import re
 import shutil
@@ -9,9 +10,11 @@ import pytest
 import yaml
 from conftest import one_line
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from pages import Page, assert_sound, bytes_of, percent, plain
+from PIL import Image
 
-from cifar_lightning import compare, evaluate, fit, load_model
-from cifar_lightning.report.statistics import mcnemar, welch, wilson
+from cifar_lightning import CIFAR10DataModule, compare, evaluate, fit, load_model
+from cifar_lightning.report.statistics import mcnemar, paired_interval, welch, wilson
 from cifar_lightning.run.checkpoint import load_checkpoint
 from cifar_lightning.run.saved import data_of, select_checkpoint
 
@@ -204,6 +207,144 @@ def test_by_command(trained, call, monkeypatch, tmp_path):
     assert json.loads(out) == json.loads(json.dumps(compare(["version_0", "version_2"])))
 
 
+def page_of(found, path):
+    text = path.read_text()
+    page = Page(text)
+    assert_sound(page, path.stat().st_size, text)
+    b_less_a = " - ".join(reversed(found["comparisons"][0]["groups"]))
+    assert page.all("p", **{"class": "statement"})[0]["text"].startswith(f"{b_less_a}: ")
+    return page
+
+
+def table(page, name):
+    return page.rows(page.one("table", **{"class": name}))[1:]
+
+
+def points(difference, digits=2):
+    return f"{100 * difference:+.{digits}f}"
+
+
+def between(interval, digits=1):
+    return " to ".join(points(end, digits) for end in interval)
+
+
+def test_the_page_of_two_runs_equals_numpy(trained, tmp_path):
+    a, b = trained[0], trained[2]
+    found = compare([a, b], html=tmp_path / "a" / "page.html")
+    assert found == compare([a, b])
+    page = page_of(found, tmp_path / "a" / "page.html")
+    (comparison,) = found["comparisons"]
+    (said_a, labels), (said_b, _) = map(predicted_by_the_model, (a, b))
+    difference = (said_b == labels).mean() - (said_a == labels).mean()
+    how = f"B is {abs(100 * difference):.2f} points {'better' if difference > 0 else 'worse'} than A"
+    verdict = "more than noise" if comparison["p"] < 0.05 else "it may be noise"
+    assert plain(page.one("h1")["text"]) == f"{how}: {verdict}"
+    assert page.rows(page.one("table", **{"class": "facts runs"})) == [["A", str(a)], ["B", str(b)]]
+    (settings, *_) = page.all("table", page.one("div", **{"aria-label": "Settings that differ"}))
+    assert page.rows(settings) == [["setting", "A", "B"], ["model.lr", "0.01", "0.02"]]
+    for row, run in zip(table(page, "accuracies"), (a, b), strict=True):
+        results = results_of(run)
+        low, high = wilson(round(100 * results["test_acc"]), 100)
+        assert row[1:] == [
+            "0", percent(results["test_acc"]), f"{100 * low:.2f} to {100 * high:.2f} %", percent(results["val_acc"]),
+            "100",
+        ]  # fmt: skip
+    for row, run in zip(table(page, "times"), (a, b), strict=True):
+        results = results_of(run)
+        seconds = results["fit_seconds"]
+        assert row[1:4] == [f"{seconds:,.1f}", "800", f"{800 / seconds:,.0f}"]
+    ratio = results_of(b)["fit_seconds"] / results_of(a)["fit_seconds"]
+    assert any(plain(p["text"]).startswith(f"B took {ratio:.2f} times as long as A: ") for p in page.all("p"))
+    for label, row in enumerate(table(page, "per-class")):
+        of_it = labels == label
+        right = [said[of_it] == label for said in (said_a, said_b)]
+        only = [int((one & ~other).sum()) for one, other in (right, right[::-1])]
+        shares = [one.mean() for one in right]
+        assert row[1:] == [
+            str(of_it.sum()), *(percent(share, 1) for share in shares), points(shares[1] - shares[0], 1),
+            between(paired_interval(*only, int(of_it.sum()))),
+        ]  # fmt: skip
+
+
+def test_the_page_shows_what_two_networks_disagree_on(trained, tmp_path):
+    a, b = trained[0], trained[2]
+    compare([a, b], html=tmp_path / "page.html")
+    page = Page((tmp_path / "page.html").read_text())
+    (said_a, labels), (said_b, _) = map(predicted_by_the_model, (a, b))
+    right_a, right_b, wrong = said_a == labels, said_b == labels, (said_a != labels) & (said_b != labels)
+    kinds = {
+        "Both are right": right_a & right_b,
+        "A alone is right": right_a & ~right_b,
+        "B alone is right": right_b & ~right_a,
+        "Both are wrong, and say the same": wrong & (said_a == said_b),
+        "Both are wrong, and say different things": wrong & (said_a != said_b),
+    }
+    assert table(page, "kinds") == [[name, str(members.sum())] for name, members in kinds.items()]
+    galleries = page.all("ul", **{"class": "gallery"})
+    shown = [name for name in list(kinds)[1:3] + list(kinds)[4:] if kinds[name].any()]
+    assert [plain(h["text"]).partition(":")[0] for h in page.all("h3")] == shown
+    assert len(galleries) == len(shown) >= 2
+    images = CIFAR10DataModule(**{**SMALL, "val_split": 0}).image_set("test")
+    for name, gallery in zip(shown, galleries, strict=True):
+        pictures = page.all("img", gallery)
+        numbers = [int(re.match(r"Test image (\d+): ", picture["alt"])[1]) for picture in pictures]
+        assert len(numbers) == min(24, kinds[name].sum())
+        assert kinds[name][numbers].all()
+        for number, picture in zip(numbers, pictures, strict=True):
+            true, one, other = (images.classes[x[number]] for x in (labels, said_a, said_b))
+            assert picture["alt"] == f"Test image {number}: {true}; A says {one}; B says {other}"
+            with Image.open(io.BytesIO(bytes_of(picture))) as image:
+                assert np.array_equal(np.array(image), images.images[number].permute(1, 2, 0).numpy())
+
+
+def test_the_page_has_no_pictures_of_other_images(runs, tmp_path):
+    """Those that are there now may not be those that were tested."""
+    for run in (runs[0], runs[2]):
+        settings = yaml.safe_load((run / "config.yaml").read_text())
+        settings["data"]["source"], settings["data"]["data_dir"] = "cifar10", str(tmp_path / "gone")
+        (run / "config.yaml").write_text(yaml.safe_dump(settings))
+        results = results_of(run)
+        results["data"] |= {"source": "cifar10", "data_dir": str(tmp_path / "gone")}
+        (run / "results.json").write_text(json.dumps(results))
+    compare([runs[0], runs[2]], html=tmp_path / "gone.html")
+    for run in (runs[0], runs[2]):
+        results = results_of(run)
+        results["data"] |= {"source": "synthetic"}
+        (run / "results.json").write_text(json.dumps(results))
+        kept = dict(np.load(run / "predictions.npz"))
+        np.savez(run / "predictions.npz", **{**kept, "images": "0" * 64})
+    compare([runs[0], runs[2]], html=tmp_path / "others.html")
+    for name in ("gone", "others"):
+        page = Page((tmp_path / f"{name}.html").read_text())
+        assert not page.all("img")
+        assert len(table(page, "kinds")) == 5
+        assert any("There are no pictures" in p["text"] for p in page.all("p"))
+
+
+def test_the_page_of_groups_of_seeds(trained, call, tmp_path):
+    code, out, err = call("compare", *trained, "--html", "page.html")
+    assert (code, err) == (0, "page.html written\n")
+    assert out.startswith("A1")
+    found = compare(trained)
+    page = page_of(found, tmp_path / "page.html")
+    for row, group in zip(table(page, "groups"), found["groups"], strict=True):
+        low, high = (100 * end for end in group["mean_interval"])
+        sd = f"{100 * group['sd']:.2f}"
+        assert row == [group["name"], "2", percent(group["mean"]), sd, f"{low:.2f} to {high:.2f} %"]
+    results = list(map(results_of, trained))
+    for row, name in zip(table(page, "per-class"), results[0]["per_class_acc"], strict=True):
+        values = [result["per_class_acc"][name] for result in results]
+        means = np.mean(values[:2]), np.mean(values[2:])
+        tested = welch(values[:2], values[2:])
+        ends = between(tested[1]) if tested else "n/a"
+        assert row[2:] == [percent(means[0], 1), percent(means[1], 1), points(means[1] - means[0], 1), ends]
+    assert not page.all("table", **{"class": "kinds"})
+    compare(trained[:2], html=tmp_path / "seeds.html")  # of one recipe, and so image by image
+    page = Page((tmp_path / "seeds.html").read_text())
+    assert any(plain(p["text"]) == "The seed alone." for p in page.all("p"))
+    assert table(page, "kinds")[1][0] == "A1 alone is right"
+
+
 def test_mistakes(runs, call, tmp_path):
     shutil.copytree(runs[1], tmp_path / "begun", ignore=shutil.ignore_patterns("results.json"))
     (tmp_path / "empty").mkdir()
@@ -230,4 +371,10 @@ def test_mistakes(runs, call, tmp_path):
         "strange": "run strange: strange/config.yaml is not the settings of a run of fit",
     }.items():
         assert one_line(*call("compare", "version_0", other)) == f"error: {said}\n"
+    (tmp_path / "file").touch()
+    for html, said in {
+        "empty": "html empty is a folder: give a file, such as empty/comparison.html",
+        "file/page.html": "html file/page.html cannot be written (Not a directory): give another",
+    }.items():
+        assert one_line(*call("compare", "version_0", "version_2", "--html", html)) == f"error: {said}\n"
     assert one_line(*call("compare", "version_0")) == "error: 1 run to compare: give two or more folders of runs\n"

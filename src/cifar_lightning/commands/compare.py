@@ -2,6 +2,7 @@
 
 cifar-lightning compare lightning_logs/version_0 lightning_logs/version_1
 cifar-lightning compare lightning_logs/version_* --json     # groups of seeds, too
+cifar-lightning compare lightning_logs/version_0 lightning_logs/version_1 --html comparison.html
 """
 
 import json
@@ -17,15 +18,18 @@ def script(arguments: Sequence[str]) -> None:
     parser = new_parser("compare RUN RUN ... [flags]", __doc__)
     parser.add_argument("runs", type=str, nargs="+", help="folders of runs, or those that evaluate wrote")
     parser.add_argument("--json", action="store_true", help="print JSON in place of tables")
+    parser.add_argument("--html", type=str, default=None, help="file of a page with all of it, and pictures")
     settings = parse(parser, arguments)
 
     with importing():  # not before: torch and Lightning take seconds
         from cifar_lightning.report.comparison_table import print_comparison
         from cifar_lightning.run.comparison import compare
 
-    comparison = compare(settings.runs)
+    comparison = compare(settings.runs, settings.html)
     if settings.json:
         say(json.dumps(comparison, indent=2), 1)
     else:
         with printing(1):
             print_comparison(comparison)
+    if settings.html is not None:
+        say(f"{settings.html} written")

@@ -3,9 +3,7 @@
 All that it says is computed here and in judgements.py, calibration.py and statistics.py; the template places it.
 """
 
-import base64
 import importlib.metadata
-import io
 import math
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,14 +16,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from cifar_lightning import stop
-from cifar_lightning.files import write_atomically
 from cifar_lightning.report.calibration import BINS, reliability
 from cifar_lightning.report.judgements import MATRIX_CLASSES, Cell
 from cifar_lightning.report.many import shown_classes, which_classes
 from cifar_lightning.report.outcome import Outcome
 from cifar_lightning.report.plots import gradient_norm
 from cifar_lightning.report.statistics import wilson
+from cifar_lightning.report.template import decimal, percent, png, uri, write_html
 
 HEAT_SIZE, HEAT_LEVELS = 16, 16  # of a map of evidence: it is smooth, and the browser enlarges it
 SHOWN_FACTS = {
@@ -59,16 +56,7 @@ def write_page(
         matrix: The picture of the confusion matrix, for more classes than the page has room for.
         page: The file.
     """
-    import jinja2  # not before: not every process draws
-
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(percent=_percent, decimal=_decimal)
-    template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
-    text = template.render(**_contents(outcome, results, matrix), figures=figures)
-    stop.raise_if_requested()
-    write_atomically(page, lambda file: file.write(text.encode()))
+    write_html("page.html", {**_contents(outcome, results, matrix), "figures": figures}, page)
 
 
 def _contents(outcome: Outcome, results: Mapping[str, Any], matrix: Path) -> dict[str, Any]:
@@ -95,7 +83,7 @@ def _contents(outcome: Outcome, results: Mapping[str, Any], matrix: Path) -> dic
         "per_class": _per_class(results, counts),
         "which_classes": which_classes(len(shown_classes(list(results["per_class_acc"].values()))), len(counts)),
         "matrix": _matrix(counts, cells) if few else None,
-        "matrix_picture": None if few or not matrix.exists() else _uri(matrix.read_bytes()),
+        "matrix_picture": None if few or not matrix.exists() else uri(matrix.read_bytes()),
         "cells": [(cell, [pictures[i] for i in cell.images]) for cell in cells],
         "mistakes": [pictures[i] for i in mistakes],
         "mistaken": images - right,
@@ -175,10 +163,10 @@ def _pictures(outcome: Outcome, index: Tensor, maps: Tensor | None) -> dict[int,
         [names[label] for label in said.labels[index].tolist()],
         [names[label] for label in outcome.predicted[index].tolist()],
         # rounded down: only what is certain is 100 %
-        [_percent(math.floor(1_000 * share) / 1_000, 1) for share in said.confidences[index].tolist()],
-        [_decimal(loss, 2) for loss in said.losses[index].tolist()],
+        [percent(math.floor(1_000 * share) / 1_000, 1) for share in said.confidences[index].tolist()],
+        [decimal(loss, 2) for loss in said.losses[index].tolist()],
     )
-    found = zip((_png(Image.fromarray(image)) for image in pixels), *columns, strict=True)
+    found = zip((png(Image.fromarray(image)) for image in pixels), *columns, strict=True)
     return {i: Picture(*picture) for i, picture in zip(index.tolist(), found, strict=True)}
 
 
@@ -195,23 +183,5 @@ def _heats(maps: Tensor) -> list[str | None]:
     for level in levels:
         image = Image.fromarray(level)
         image.putpalette(colours.tobytes())
-        found.append(_png(image, transparency=alphas))
+        found.append(png(image, transparency=alphas))
     return found
-
-
-def _png(image: Image.Image, **options: Any) -> str:
-    stream = io.BytesIO()
-    image.save(stream, "png", **options)
-    return _uri(stream.getvalue())
-
-
-def _uri(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
-
-
-def _percent(share: float | None, digits: int = 2) -> str:
-    return "n/a" if share is None else f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
-
-
-def _decimal(value: float, digits: int = 3) -> str:
-    return f"{value:.{digits}f}"

@@ -25,8 +25,11 @@ from cifar_lightning.report.many import shown_classes, which_classes
 
 # Okabe and Ito's palette: the colours stay apart for colour-blind readers.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#E69F00", GREY)
+MARKERS = "osD^v"  # for the series of more than so many colours
 DPI = 120
 GRID_WIDTH = 10.0  # inches
+LEGIBLE_ROWS = 20  # up to which a row has the room of its letters
 LONGEST_NAME = 24  # characters; class folders can carry any name
 # For the letters that matplotlib's own font lacks: those that come with Linux, macOS and Windows.
 OTHER_FONTS = (
@@ -35,6 +38,7 @@ OTHER_FONTS = (
 )  # fmt: skip
 
 Rows = Sequence[Mapping[str, Any]]
+Measured = tuple[float, Sequence[float] | None]  # an accuracy, 0..1, and the ends of its interval
 
 
 @contextmanager
@@ -338,6 +342,43 @@ def spread(
     for axes in (runs, classes):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def intervals(names: Sequence[str], series: Mapping[str, Sequence[Measured | None]]) -> Figure:
+    """Shows accuracies as dots with their intervals, a row a name and a colour a series.
+
+    Args:
+        names: The rows'.
+        series: What each has of every row, by its name: an accuracy and the ends of its interval, 0..1, which may be
+            None; None for a row that it has nothing of.
+    """
+    length = len(names)
+    there = [[name for name, row in series.items() if row[i] is not None] for i in range(length)]
+    abreast = max(map(len, there))
+    few = length * abreast <= 2 * LEGIBLE_ROWS
+    legend = math.ceil(len(series) / 6) if abreast > 1 else 0  # lines; else a row's name says it
+    height = 0.2 + 0.11 * abreast if few else max(0.2, 0.07 * abreast)
+    figure = _figure(6.4, 0.8 + 0.25 * legend + length * height)
+    axes = figure.subplots()
+    for number, (name, row) in enumerate(series.items()):
+        color, marker = COLOURS[number % len(COLOURS)], MARKERS[number // len(COLOURS) % len(MARKERS)]
+        axes.plot([], [], color=color, marker=marker, linewidth=2, label=name)  # for the legend, if it has no row
+        for i, found in enumerate(row):
+            if found is None:
+                continue
+            accuracy, ends = found
+            y = i + 0.7 * ((there[i].index(name) + 0.5) / len(there[i]) - 0.5)
+            if ends is not None:
+                axes.plot([100 * end for end in ends], [y, y], color=color, linewidth=2, solid_capstyle="butt")
+            axes.plot(100 * accuracy, y, color=color, marker=marker, markersize=6 if few else 3)
+    axes.set_yticks(range(length), [_short(name) for name in names], fontsize=10 if few else 8, parse_math=False)
+    axes.set(ylim=(length - 0.4, -0.6), xlabel="accuracy, %")
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    if legend:
+        axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, ncols=min(len(series), 6))
     return figure
 
 

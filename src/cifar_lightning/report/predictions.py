@@ -56,15 +56,19 @@ def write_predictions(folder: Path, predicted: "Tensor", tested: "ImageSet") -> 
         predicted: int64 `(N,)`.
         tested: The N images.
     """
-    labels, pixels = tested.labels.numpy().astype(np.uint16), tested.images.permute(0, 2, 3, 1).contiguous().numpy()
-    digest = hashlib.sha256(pixels.data)
-    digest.update(labels.data)
     arrays: dict[str, Any] = {
         "predicted": predicted.numpy().astype(np.uint16),
-        "labels": labels,
-        "images": digest.hexdigest(),
+        "labels": tested.labels.numpy().astype(np.uint16),
+        "images": digest_of(tested),
     }
     write_atomically(folder / NAME, lambda file: np.savez_compressed(file, **arrays))
+
+
+def digest_of(tested: "ImageSet") -> str:
+    """What `Predictions.images` is of these."""
+    digest = hashlib.sha256(tested.images.permute(0, 2, 3, 1).contiguous().numpy().data)
+    digest.update(tested.labels.numpy().astype(np.uint16).data)
+    return digest.hexdigest()
 
 
 def read_predictions(folder: Path) -> Predictions | None:

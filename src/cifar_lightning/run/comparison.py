@@ -7,12 +7,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from cifar_lightning import console
 from cifar_lightning.data.preprocessing import data_set_of
-from cifar_lightning.errors import InputError
+from cifar_lightning.data.sources import ImageSet, Source
+from cifar_lightning.errors import InputError, quoted
+from cifar_lightning.files import why_unwritable
 from cifar_lightning.report.comparison import Tested, compared
-from cifar_lightning.report.predictions import read_predictions
+from cifar_lightning.report.predictions import digest_of, read_predictions
 from cifar_lightning.report.results import read_results
 from cifar_lightning.run.group import runs_in
+from cifar_lightning.run.quiet import quietly
 from cifar_lightning.run.saved import home_of
 from cifar_lightning.run.settings import FREE, read_settings
 
@@ -20,7 +24,8 @@ NEEDED = {"test_acc", "test_count", "confusion", "checkpoint"}
 TEST_PRECISION = "test.precision"
 
 
-def compare(runs: Sequence[str | Path]) -> dict[str, Any]:
+@quietly()
+def compare(runs: Sequence[str | Path], html: str | Path | None = None) -> dict[str, Any]:
     """Compares runs that have been tested: by their settings, their accuracies, and image by image.
 
     Runs whose settings are equal but for the seed form a group. The first group is compared with each other: a run with
@@ -30,6 +35,8 @@ def compare(runs: Sequence[str | Path]) -> dict[str, Any]:
     Args:
         runs: Their folders, or folders that `evaluate` has written; or those of `fit_many`, for all their runs. Two or
             more.
+        html: The file of a page with all that, each class, and of two runs the pictures on which they disagree, where
+            the test images are still at hand; none by default.
 
     Returns:
         Plain values. `settings`: those that differ, by name and group. `runs`: the figures of each, with Wilson's
@@ -39,7 +46,7 @@ def compare(runs: Sequence[str | Path]) -> dict[str, Any]:
         with a power of 80 %.
 
     Raises:
-        InputError: There is no such run, it has not been tested, or it is given twice.
+        InputError: There is no such run, it has not been tested, or it is given twice; the page cannot be written.
 
     Example:
         >>> results = evaluate("lightning_logs/version_0", test_views="six")
@@ -48,6 +55,7 @@ def compare(runs: Sequence[str | Path]) -> dict[str, Any]:
         >>> found["comparisons"][0]["test"], 0 <= found["comparisons"][0]["p"] <= 1
         ('mcnemar', True)
     """
+    page = None if html is None else _page(html)
     folders = runs_in([Path(os.path.expanduser(run)) for run in runs])
     if len(folders) < 2:
         raise InputError(f"{len(folders)} run to compare: give two or more folders of runs")
@@ -57,7 +65,34 @@ def compare(runs: Sequence[str | Path]) -> dict[str, Any]:
     tested = [_tested(folder) for folder in folders]
     if all(run.settings[TEST_PRECISION] == run.settings["precision"] for run in tested):  # it says nothing new
         tested = [replace(run, settings=_without(TEST_PRECISION, run.settings)) for run in tested]
-    return compared(tested, FREE)
+    comparison = compared(tested, FREE)
+    if page is not None:
+        from cifar_lightning.report.comparison_page import write_comparison  # not before: it draws
+
+        write_comparison(comparison, tested, _test_images(tested[0]) if len(tested) == 2 else None, page)
+    return comparison
+
+
+def _page(html: str | Path) -> Path:
+    page = Path(os.path.expanduser(html))
+    if os.path.isdir(page):
+        raise InputError(f"html {quoted(str(html))} is a folder: give a file, such as {page / 'comparison.html'}")
+    if why := why_unwritable(page.parent):
+        raise InputError(f"html {page} cannot be written ({why}): give another")
+    return page
+
+
+def _test_images(run: Tested) -> ImageSet | None:
+    """The images that a run was tested on; None where they are not at hand, or others are by now. Fetches nothing."""
+    names = ("data_dir", "sha256", "synthetic_size")  # not all of which every version has
+    told = {name: value for name in names if (value := run.settings.get(f"data.{name}")) is not None}
+    try:
+        with console.notes(silent=True):  # its fit has said them
+            images = Source(run.settings["data.source"], **told).load("test")
+            images = images.counted_as(list(run.results["per_class_acc"]))
+    except InputError:
+        return None
+    return images if run.predictions and digest_of(images) == run.predictions.images else None
 
 
 def _without(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:

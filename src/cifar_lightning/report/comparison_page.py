@@ -1,0 +1,247 @@
+"""The page of a comparison: one file that asks nothing of the network. Its looks are in comparison.html.
+
+Whether a difference is more than noise is computed in comparison.py; here are its parts: each class, each image.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cifar_lightning.data.sources import ImageSet
+from cifar_lightning.report import comparison_words as words
+from cifar_lightning.report import statistics
+from cifar_lightning.report.comparison import Tested
+from cifar_lightning.report.many import shown_classes, which_classes
+from cifar_lightning.report.template import png, write_html
+
+PICTURES = 24  # of each way to disagree, at most
+Sides = Mapping[str, Sequence[Tested]]
+
+
+class Kind(NamedTuple):
+    """Images that two networks count alike, or otherwise, in one way: how many, and some of them."""
+
+    name: str
+    total: int
+    pictures: list[dict[str, Any]]
+
+
+def write_comparison(
+    comparison: Mapping[str, Any], runs: Sequence[Tested], images: ImageSet | None, page: Path
+) -> None:
+    """Writes the page.
+
+    Args:
+        comparison: What `compared` gives of the runs.
+        runs: They.
+        images: Those that all were tested on; None where they are not at hand.
+        page: The file.
+    """
+    sides = _sides(comparison, {run.folder: run for run in runs})
+    classes = _per_class(comparison, sides)
+    pairs = comparison["comparisons"]
+    image_by_image = [pair["test"] for pair in pairs] == ["mcnemar"]
+    contents = {
+        "comparison": comparison,
+        "heading": _heading(comparison),
+        "groups": list(dict.fromkeys(run["group"] for run in comparison["runs"])),
+        "tiles": [(name, *_accuracy(comparison, name)) for name in sides],
+        "statements": words.statements(comparison),
+        "nothing_differs": words.NOTHING_DIFFERS,
+        "times": _times(comparison, sides),
+        "paces": [_pace(pair, sides) for pair in pairs],
+        "sides": list(sides),
+        "classes": classes,
+        "which_classes": which_classes(len(classes), len(runs[0].results["per_class_acc"])) if classes else "",
+        "figures": _figures(comparison, list(sides), classes),
+        "kinds": _kinds(sides, images) if image_by_image else [],
+        "at_hand": images is not None,
+        "words": words,
+    }
+    write_html("comparison.html", contents, page)
+
+
+def _sides(comparison: Mapping[str, Any], runs: Mapping[str, Tested]) -> dict[str, list[Tested]]:
+    """What is compared with what, by name: groups, or two runs of one."""
+    members: dict[str, list[Tested]] = {}
+    for run in comparison["runs"]:
+        for name in {run["name"], run["group"]}:
+            members.setdefault(name, []).append(runs[run["run"]])
+    names = chain(*(pair["groups"] for pair in comparison["comparisons"]))
+    return {name: members[name] for name in dict.fromkeys(names)} or {"A": members["A"]}
+
+
+def _heading(comparison: Mapping[str, Any]) -> str:
+    runs, pairs = comparison["runs"], comparison["comparisons"]
+    if len(pairs) != 1:
+        groups = len({run["group"] for run in runs})
+        return f"{len(runs)} runs compared, in {groups} groups" if groups > 1 else f"{len(runs)} seeds of one recipe"
+    (pair,) = pairs
+    (a, b), difference = pair["groups"], pair["difference"]
+    if not difference:
+        return f"{a} and {b} have the same accuracy"
+    text = f"{b} is {100 * abs(difference):.2f} points {'better' if difference > 0 else 'worse'} than {a}"
+    return text if pair["p"] is None else f"{text}: {words.verdict(pair)}"
+
+
+def _accuracy(comparison: Mapping[str, Any], side: str) -> tuple[float, Sequence[float] | None, str]:
+    """The accuracy of a side, its interval, and what that is of."""
+    for group in comparison["groups"]:
+        if group["name"] == side:
+            return group["mean"], group["mean_interval"], f"mean of {len(group['seeds'])} seeds"
+    run = next(run for run in comparison["runs"] if side in (run["name"], run["group"]))
+    return run["test_acc"], run["test_acc_interval"], f"{run['test_count']:,} test images"
+
+
+def _times(comparison: Mapping[str, Any], sides: Sides) -> list[dict[str, Any]]:
+    """How long the training of each run took, and what it has done in that time."""
+    seen = {run.folder: run.results.get("images_seen") for run in chain(*sides.values())}
+    return [
+        {**run, "images_seen": seen.get(run["run"]), "pace": _divided(seen.get(run["run"]), run["fit_seconds"])}
+        for run in comparison["runs"]
+    ]
+
+
+def _divided(count: int | None, seconds: float | None) -> float | None:
+    return count / seconds if count is not None and seconds else None
+
+
+def _pace(pair: Mapping[str, Any], sides: Sides) -> str:
+    """How long one side took, against the other."""
+    a, b = pair["groups"]
+    seconds: list[list[Any]] = [[run.results.get("fit_seconds") for run in sides[name]] for name in (a, b)]
+    if not all(chain(*seconds)):
+        return f"{b} - {a}: how long the training took is not known of all."
+    places = [{(run.results.get("devices"), run.results.get("accelerator")) for run in sides[name]} for name in (a, b)]
+    if places[0] != places[1] or len(places[0]) > 1:
+        return f"{b} - {a}: they were trained on other devices, and their times are not compared."
+    means = [fmean(values) for values in seconds]
+    return f"{b} took {means[1] / means[0]:.2f} times as long as {a}: {means[1]:,.1f} s to {means[0]:,.1f} s."
+
+
+def _per_class(comparison: Mapping[str, Any], sides: Sides) -> list[dict[str, Any]]:
+    """Each class: its accuracy on each side, with the interval, and each difference; nothing where classes differ."""
+    runs = list(chain(*sides.values()))
+    names = list(runs[0].results["per_class_acc"])
+    if any(set(run.results["per_class_acc"]) != set(names) for run in runs):
+        return []
+    first = next(iter(sides.values()))
+    shown = shown_classes([_mean([run.results["per_class_acc"][name] for run in first]) for name in names])
+    return [
+        {
+            "name": names[label],
+            "images": sum(runs[0].results["confusion"][label]),
+            "accuracies": [_of_class(members, names[label]) for members in sides.values()],
+            "differences": [_difference(pair, sides, names[label]) for pair in comparison["comparisons"]],
+        }
+        for label in shown
+    ]
+
+
+def _of_class(members: Sequence[Tested], name: str) -> tuple[float, Sequence[float] | None] | None:
+    """The accuracy of a side on a class, and its interval; None without images."""
+    accuracies = [run.results["per_class_acc"][name] for run in members]
+    if (mean := _mean(accuracies)) is None:
+        return None
+    if len(members) > 1:
+        interval = statistics.mean_interval(accuracies)
+        return mean, interval and (max(0.0, interval[0]), min(1.0, interval[1]))
+    label = list(members[0].results["per_class_acc"]).index(name)
+    counts = members[0].results["confusion"][label]
+    return mean, statistics.wilson(counts[label], sum(counts))
+
+
+def _difference(pair: Mapping[str, Any], sides: Sides, name: str) -> tuple[float, Sequence[float] | None] | None:
+    """The difference of two sides on a class, and its interval where they were tested by one."""
+    a, b = (sides[side] for side in pair["groups"])
+    values = [[run.results["per_class_acc"][name] for run in members] for members in (a, b)]
+    means = [_mean(accuracies) for accuracies in values]
+    if means[0] is None or means[1] is None:
+        return None
+    interval = None
+    if pair["test"] == "welch" and (found := statistics.welch(*values)):
+        interval = found[1]
+    elif pair["test"] == "mcnemar" and a[0].predictions and b[0].predictions:
+        of_it = a[0].predictions.labels == list(a[0].results["per_class_acc"]).index(name)
+        right = [run.predictions.right[of_it] for run in (a[0], b[0]) if run.predictions]
+        only = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
+        interval = statistics.paired_interval(*only, int(of_it.sum()))
+    return means[1] - means[0], interval
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known and len(known) == len(values) else None
+
+
+def _figures(
+    comparison: Mapping[str, Any], sides: Sequence[str], classes: Sequence[Mapping[str, Any]]
+) -> dict[str, str]:
+    """SVG of the accuracies of all runs and groups, and of those of each class."""
+    from cifar_lightning.report import plots
+
+    rows: list[tuple[str, str, Any]] = []  # a row's name, its series and what that has there
+    spreads = {group["name"]: group for group in comparison["groups"]}
+    for group in dict.fromkeys(run["group"] for run in comparison["runs"]):
+        members = [run for run in comparison["runs"] if run["group"] == group]
+        rows += [(run["name"], group, (run["test_acc"], run["test_acc_interval"])) for run in members]
+        if group in spreads:
+            rows.append((f"{group}, mean", group, (spreads[group]["mean"], spreads[group]["mean_interval"])))
+    names = [name for name, _, _ in rows]
+    series = {
+        group: [found if group == other else None for _, other, found in rows]
+        for group in dict.fromkeys(group for _, group, _ in rows)
+    }
+    with plots.own_style():
+        figures = {"accuracies": plots.intervals(names, series)}
+        if classes:
+            by_side = {name: [row["accuracies"][i] for row in classes] for i, name in enumerate(sides)}
+            names = [row["name"] for row in classes]
+            figures["classes"] = plots.intervals(names, by_side)
+        for figure in figures.values():
+            figure.draw_without_rendering()  # all finds its place
+        return {name: plots.as_svg(figure, name) for name, figure in figures.items()}
+
+
+def _kinds(sides: Sides, images: ImageSet | None) -> list[Kind]:
+    """How many images two networks count alike, and how many not; with some pictures of the latter."""
+    (a, *_), (b, *_) = sides.values()
+    assert a.predictions is not None
+    assert b.predictions is not None
+    right_a, right_b = a.predictions.right, b.predictions.right
+    same = a.predictions.predicted == b.predictions.predicted
+    name_a, name_b = sides
+    kinds = {
+        "Both are right": (right_a & right_b, False),
+        f"{name_a} alone is right": (right_a & ~right_b, True),
+        f"{name_b} alone is right": (right_b & ~right_a, True),
+        "Both are wrong, and say the same": (~right_a & same, False),
+        "Both are wrong, and say different things": (~right_a & ~right_b & ~same, True),
+    }
+    found = []
+    for name, (members, disagree) in kinds.items():
+        index = torch.from_numpy(members).nonzero().squeeze(1)
+        shown = index[torch.linspace(0, len(index) - 1, min(PICTURES, len(index))).long()]  # spread evenly over them
+        pictures = _pictures(sides, images, shown) if images and disagree else []
+        found.append(Kind(name, len(index), pictures))
+    return found
+
+
+def _pictures(sides: Sides, images: ImageSet, index: Tensor) -> list[dict[str, Any]]:
+    pixels = images.images[index].permute(0, 2, 3, 1).contiguous().numpy()
+    said = {name: run.predictions.predicted for name, (run, *_) in sides.items() if run.predictions}
+    return [
+        {
+            "image": png(Image.fromarray(image)),
+            "number": i,
+            "true": images.classes[images.labels[i]],
+            "said": {name: images.classes[predicted[i]] for name, predicted in said.items()},
+        }
+        for i, image in zip(index.tolist(), pixels, strict=True)
+    ]

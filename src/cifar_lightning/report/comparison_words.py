@@ -1,0 +1,81 @@
+"""What the console and the page say of a comparison, in the same words."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from cifar_lightning.report.statistics import LEVEL, POWER
+
+INTERVAL = f"{100 * LEVEL:.0f} % interval"
+NOTHING_DIFFERS = "No setting differs, not even the seed."
+
+
+def statements(comparison: Mapping[str, Any]) -> list[str]:
+    """Whether each difference is more than noise, and what is to be known of it, a sentence or two each.
+
+    Args:
+        comparison: What `compare` gives.
+    """
+    several = len([c for c in comparison["comparisons"] if c["p"] is not None])
+    return [*(_sentence(c, several) for c in comparison["comparisons"]), *_notes(comparison)]
+
+
+def verdict(comparison: Mapping[str, Any]) -> str:
+    """Whether one of the differences is more than noise, in as few words as there are."""
+    if comparison["p"] is None:
+        return "not tested"
+    return "more than noise" if comparison["more_than_noise"] else "it may be noise"
+
+
+def value(setting: Any) -> str:
+    """The value of a setting, or those of a group's runs."""
+    if isinstance(setting, bool | None):
+        return {None: "none", True: "true", False: "false"}[setting]
+    return ", ".join(map(value, setting)) if isinstance(setting, list) else str(setting)
+
+
+def shares(interval: Sequence[float]) -> str:
+    """An interval of accuracies."""
+    low, high = interval
+    return f"{100 * low:.2f} to {100 * high:.2f} %"
+
+
+def points(difference: float, digits: int = 2) -> str:
+    """A difference of accuracies."""
+    return f"{100 * difference:+.{digits}f}"
+
+
+def p_value(p: float) -> str:
+    """A p-value."""
+    return f"{p:.2g}" if p >= 0.0001 else "< 0.0001"
+
+
+def _sentence(comparison: Mapping[str, Any], several: int) -> str:
+    a, b = comparison["groups"]
+    text = f"{b} - {a}: {points(comparison['difference'])} points"
+    if comparison["p"] is None:
+        return f"{text}. No p-value: {comparison['why']}."
+    low, high = map(points, comparison["interval"])
+    text += f" ({100 * LEVEL:.0f} %: {low} to {high}"
+    if comparison["test"] == "welch":
+        low, high = map(points, comparison["bootstrap_interval"])
+        text += f"; by a bootstrap {low} to {high}), p {p_value(comparison['p'])} by Welch's test"
+    else:
+        only_a, only_b = comparison["only_right"]
+        text += f"), {a} alone right on {only_a:,} images, {b} alone on {only_b:,}, p {p_value(comparison['p'])} "
+        text += "by McNemar's exact test"
+    if several > 1:
+        text += f", {p_value(comparison['p_holm'])} as one of {several}"
+    return f"{text}: {verdict(comparison)}."
+
+
+def _notes(comparison: Mapping[str, Any]) -> Iterable[str]:
+    tests = [c["test"] for c in comparison["comparisons"]]
+    if "mcnemar" in tests and comparison["settings"]:
+        yield "That is of these networks; whether their settings differ as much, several seeds of each would tell."
+    if any(c["test"] == "welch" and c["same_images"] is None for c in comparison["comparisons"]):
+        yield "Whether all were tested on the same images is not known: some runs have no predictions.npz."
+    if needed := comparison["seeds_needed"]:
+        yield (
+            f"To find a difference of {100 * needed['difference']:g} points with a power of {100 * POWER:.0f} % takes "
+            f"{needed['seeds']:,} seeds of each (sd {100 * needed['sd']:.2f} points)."
+        )

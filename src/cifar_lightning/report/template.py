@@ -1,0 +1,57 @@
+"""Pages that are one file each and ask nothing of the network; base.html has the looks that they share."""
+
+import base64
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from cifar_lightning import stop
+from cifar_lightning.files import write_atomically
+
+
+def write_html(template: str, contents: Mapping[str, Any], page: Path) -> None:
+    """Writes a page.
+
+    Args:
+        template: The name of a file beside this one.
+        contents: What it places.
+        page: The file.
+    """
+    import jinja2  # not before: not every process draws
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(percent=percent, decimal=decimal)
+    text = environment.get_template(template).render(contents)
+    stop.raise_if_requested()
+    write_atomically(page, lambda file: file.write(text.encode()))
+
+
+def png(image: Image.Image, **options: Any) -> str:
+    """An image as the page holds it, a data URI."""
+    stream = io.BytesIO()
+    image.save(stream, "png", **options)
+    return uri(stream.getvalue())
+
+
+def uri(content: bytes) -> str:
+    """Likewise of the content of a .png file."""
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+def percent(share: float | None, digits: int = 2) -> str:
+    """A share as a page has it; None is of what has no images."""
+    return "n/a" if share is None else f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def decimal(value: float, digits: int = 3) -> str:
+    """Any other number."""
+    return f"{value:.{digits}f}"
