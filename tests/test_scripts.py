@@ -147,7 +147,8 @@ def test_evaluate_gives_what_fit_gave(finished, results, call, monkeypatch):
     evaluated = json.loads((folder / "results.json").read_text())
     assert evaluated["confusion"] == results["confusion"]
     assert evaluated["test_loss"] == pytest.approx(results["test_loss"], rel=1e-6)
-    assert out.splitlines()[:13] == finished.out.splitlines()[1:14]
+    assert out.splitlines()[:13] == finished.out.splitlines()[2:15]
+    assert finished.out.splitlines()[1] == f"computes {results['computed']}"
     for name in FIGURES:
         ours, theirs = (
             np.asarray(Image.open(parent / "figures" / f"{name}.png")) for parent in (folder, finished.folder)

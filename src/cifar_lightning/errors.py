@@ -27,6 +27,7 @@ class NonFiniteError(RuntimeError):
         ... except NonFiniteError:
         ...     print("a lower learning rate next time")
         lightning_logs/version_... starts: 1 x cpu, batch 4, 1 epochs
+        computes on the CPU ...
         a lower learning rate next time
     """
 

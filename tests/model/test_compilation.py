@@ -1,5 +1,7 @@
 """A network that cannot be compiled: there is no compiler, or no room for what it writes."""
 
+import json
+
 import pytest
 import torch
 from conftest import SYNTHETIC
@@ -7,6 +9,7 @@ from conftest import SYNTHETIC
 from cifar_lightning.model import compilation
 
 FIT = ("fit", *SYNTHETIC, "--data.synthetic_size", "100", "--data.batch_size", "10", "--max_steps", "3", "--seed", "1")
+MODES = ("none", "auto")
 
 
 @pytest.fixture
@@ -25,7 +28,7 @@ def test_one_that_was_to_be_compiled_ends_the_run_in_a_line(plain, call, no_comp
 
 def test_one_that_was_to_be_as_fast_as_can_be_runs_as_it_is(plain, call, no_compiler, monkeypatch, tmp_path):
     monkeypatch.setattr(compilation, "resolve_mode", lambda mode, **kwargs: {"auto": "default"}.get(mode, mode))
-    for mode in ("none", "auto"):
+    for mode in MODES:
         code, _, err = call(*FIT, "--model.compile", mode, "--default_root_dir", mode)
         assert code == 0, err
     note = err.splitlines()[0]
@@ -33,5 +36,8 @@ def test_one_that_was_to_be_as_fast_as_can_be_runs_as_it_is(plain, call, no_comp
         "note: the network cannot be compiled, and is slower (InvalidCxxCompiler: No working C++ com"
     )
     assert [line.split()[0] for line in err.splitlines()[1:]] == ["epoch"]
-    logs = [(tmp_path / mode / "lightning_logs" / "version_0" / "metrics.csv").read_text() for mode in ("none", "auto")]
+    results = [json.loads((tmp_path / mode / "lightning_logs/version_0/results.json").read_text()) for mode in MODES]
+    assert results[0]["computed"].endswith(", not compiled")
+    assert results[1]["computed"].endswith(", not compiled (it could not be)")
+    logs = [(tmp_path / mode / "lightning_logs" / "version_0" / "metrics.csv").read_text() for mode in MODES]
     assert logs[0] == logs[1]

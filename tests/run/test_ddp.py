@@ -108,6 +108,7 @@ def test_each_line_comes_once(on):
         lines = [line for line in on(devices)["said"].splitlines() if line]
         assert len(set(lines)) == len(lines)
         assert sum("starts:" in line for line in lines) == 1
+        assert sum(line.startswith("computes on the CPU") for line in lines) == 1
         assert sum(line.startswith("epoch 1/1") for line in lines) == 1
         assert sum("Accuracy" in line for line in lines) == 1
         assert "warn" not in on(devices)["said"].lower()

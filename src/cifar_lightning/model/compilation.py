@@ -169,6 +169,22 @@ class Compilation:
         if self.mode != "auto" and _is_compiled(_net(module)) and can_sample(_data(module.trainer)):
             _evaluate(module, module.trainer.test_dataloaders or [], views)
 
+    def in_words(self, module: LightningModule) -> str:
+        """What has become of the mode, and why, for whoever is told how a fit computes."""
+        taken, trainer = self._taken, module.trainer
+        if _is_compiled(_net(module)):
+            if taken is None:
+                return "compiled by its owner"
+            fewer = taken == "default" and self.mode != "default"
+            return f"compiled ({taken}{', for CUDA graphs take one device and a batch a step' if fewer else ''})"
+        if self.mode == "none":
+            return "not compiled"
+        if taken is not None:
+            return "not compiled (it could not be)"
+        if trainer.strategy.root_device.type != "cuda":
+            return f"not compiled ({self.mode} does so on NVIDIA GPUs)"
+        return "not compiled (there is no C compiler, or no Python.h)"
+
     def in_test(self) -> AbstractContextManager[Any]:
         """Within it a test runs what it is to run."""
         if self.mode != "auto":

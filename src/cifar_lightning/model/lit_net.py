@@ -246,6 +246,10 @@ class LitNet(LightningModule):
         """Has the network compiled before the first step."""
         self._compilation.warm_up(self, self.hparams["test_views"])
 
+    def compilation_in_words(self) -> str:
+        """Whether the network is compiled in this fit, how, and why not."""
+        return self._compilation.in_words(self)
+
     def on_train_start(self) -> None:
         """Notes how long the fit is, of which the images' size is a function."""
         self._agree_with(self.trainer.train_dataloader)

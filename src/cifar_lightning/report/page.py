@@ -28,7 +28,7 @@ HEAT_SIZE, HEAT_LEVELS = 16, 16  # of a map of evidence: it is smooth, and the b
 SHOWN_FACTS = {
     "checkpoint": "checkpoint", "step": "step", "test_views": "views of a test image", "precision": "precision",
     "devices": "devices", "accelerator": "accelerator", "seed": "seed", "global_batch_size": "batch size",
-    "images_seen": "images seen in training", "fit_seconds": "seconds of training",
+    "images_seen": "images seen in training", "fit_seconds": "seconds of training", "computed": "training computed",
 }  # fmt: skip
 
 

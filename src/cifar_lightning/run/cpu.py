@@ -9,13 +9,16 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
+from torch.backends import nnpack
 from torch.utils.flop_counter import FlopCounterMode
 
+from cifar_lightning.model.networks.conv import Conv2d
 from cifar_lightning.run.cluster import this_rank
 
 # Operations of a step's forward pass up to which the CPU is quicker with less: measured, see docs/performance.md.
 TINY_STEP = 8e6  # without oneDNN, whose convolutions cost some 50 µs before they begin
+NNPACK_IMAGES = 16  # from which torch takes it: https://github.com/pytorch/pytorch/issues/26396; our Conv2d always does
 SMALL_STEP = 20e6  # with one thread: threads that share a small step wait for each other longer than they work
 
 
@@ -56,31 +59,57 @@ class FittedCPU(Callback):
 
     Args:
         threads: At most; by default as many as this rank may compute on.
+
+    Attributes:
+        images: Per step in this process.
+        work: Operations of the forward pass of a step.
     """
 
     def __init__(self, threads: int | None = None) -> None:
         self._threads = threads or available_threads()
+        self.images, self.work = 0, 0.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Sets it."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by a connector
         h = data.hparams
-        images = h["batch_size"] // trainer.world_size if stage == "fit" else h["eval_batch_size"]
-        configure_cpu(pl_module, images, self._threads)
+        self.images = h["batch_size"] // trainer.world_size if stage == "fit" else h["eval_batch_size"]
+        self.work = configure_cpu(pl_module, self.images, self._threads)
 
 
-def configure_cpu(model: LightningModule, images: int, threads: int) -> None:
+def configure_cpu(model: LightningModule, images: int, threads: int) -> float:
     """Sets how this process computes on the CPU, by the work there is in a step: see TINY_STEP and SMALL_STEP.
 
     Args:
         model: With an `example_input_array`.
         images: Per step in this process.
         threads: At most.
+
+    Returns:
+        That work, as `step_work` has it.
     """
     work = step_work(model, images)
     torch.set_num_threads(threads if work > SMALL_STEP else 1)
     torch.backends.mkldnn.enabled = work > TINY_STEP  # type: ignore[assignment]
     _keep_freed_memory()
+    return work
+
+
+def kernels(net: nn.Module, images: int, precision: str) -> str:
+    """Whose convolutions a step of `net` has, as this process is set.
+
+    Args:
+        net: The network.
+        images: Per step in this process.
+        precision: The Trainer's.
+    """
+    if torch.backends.mkldnn.enabled:
+        there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        return "oneDNN" if there else "no oneDNN"
+    few = images < NNPACK_IMAGES
+    convolves = any(isinstance(module, Conv2d if few else nn.Conv2d) for module in net.modules())
+    takes = convolves and precision == "32-true" and nnpack.is_available()  # type: ignore[no-untyped-call]
+    return "NNPACK in place of oneDNN" if takes else "no oneDNN"
 
 
 def step_work(model: LightningModule, images: int) -> float:

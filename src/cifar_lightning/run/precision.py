@@ -23,10 +23,18 @@ def resolve_precision(precision: str | int, accelerator: str) -> str:
         short = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}  # as the Trainer has it
         precision = short.get(str(precision), str(precision))
         return "bf16-mixed" if (precision, accelerator) == ("16-mixed", "cpu") else precision
+    if has_bfloat16(accelerator):
+        return "bf16-mixed"
+    return "16-mixed" if accelerator in ("gpu", "cuda") else "32-true"
+
+
+def has_bfloat16(accelerator: str) -> bool:
+    """Whether a device of this machine has instructions for bfloat16."""
     if accelerator in ("gpu", "cuda"):
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+        there: bool = torch.cuda.is_bf16_supported(including_emulation=False)
+        return there
     abilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return "bf16-mixed" if any(abilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else "32-true"
+    return any(abilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def crawls(precision: str, accelerator: str) -> bool:

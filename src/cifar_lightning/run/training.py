@@ -27,6 +27,7 @@ from cifar_lightning.run.callbacks import ProgressBar, StopOnSignal
 from cifar_lightning.run.checkpoint import BEST, Checkpoints, cause_of, load_checkpoint
 from cifar_lightning.run.checks import Checked, check
 from cifar_lightning.run.cluster import is_first_rank, world_size
+from cifar_lightning.run.computing import Computing
 from cifar_lightning.run.cpu import FittedCPU, restored_cpu
 from cifar_lightning.run.devices import from_first_rank, process_group
 from cifar_lightning.run.folder import new_run
@@ -114,6 +115,7 @@ def fit(
         >>> small = {"source": "synthetic", "synthetic_size": 2_000, "batch_size": 20}
         >>> results = fit(small, {"lr": 0.02}, max_epochs=3, accelerator="cpu")
         lightning_logs/version_... starts: 1 x cpu, batch 20, 3 epochs
+        computes on the CPU (...), ..., 32-true, not compiled
         ...
         >>> results["test_count"], results["test_acc"] > 0.5
         (400, True)
@@ -226,13 +228,14 @@ def train(
         checkpoints = Checkpoints(folder / "checkpoints", metrics, settings.checkpoint_every_n_steps)
         verification = [Verification(settings.verify_steps)] if settings.verify_steps else []
         cpu = FittedCPU(settings.threads)
+        computing = Computing(cpu, aloud=settings.report)
         bar = [callback for callback in additions.callbacks if isinstance(callback, LightningProgressBar)]
         bar = bar or [ProgressBar()] if settings.report else bar
         others = [callback for callback in additions.callbacks if callback not in bar]
         trainer = new_trainer(
             **settings.for_trainer(validates=len(data.val_indices) > 0),
             logger=[metrics, *loggers],
-            callbacks=[checkpoints, StopOnSignal(checkpoints), *bar, cpu, *verification, *others],
+            callbacks=[checkpoints, StopOnSignal(checkpoints), *bar, cpu, computing, *verification, *others],
             enable_progress_bar=bool(bar),
         )
         metrics.trainer = trainer
@@ -248,6 +251,7 @@ def train(
                     "fit_seconds": round(checkpoints.seconds, 3),
                     "images_seen": trainer.fit_loop.epoch_loop.batch_progress.total.ready * data.hparams["batch_size"],
                     "seed": settings.seed,
+                    "computed": computing.words(trainer, model),
                     **({"callbacks": [type(callback).__name__ for callback in others]} if others else {}),
                     "global_batch_size": data.hparams["batch_size"] * trainer.accumulate_grad_batches,
                 }

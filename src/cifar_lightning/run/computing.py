@@ -1,0 +1,63 @@
+"""On what and how a run computes, in one line: as it has been set, and why."""
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from cifar_lightning.console import say
+from cifar_lightning.model.lit_net import LitNet
+from cifar_lightning.run.cpu import SMALL_STEP, FittedCPU, kernels
+from cifar_lightning.run.precision import has_bfloat16
+
+
+class Computing(Callback):
+    """Says it before a fit, once all of it is set.
+
+    Args:
+        cpu: What has set the CPU: it comes before this one.
+        aloud: Whether to.
+    """
+
+    def __init__(self, cpu: FittedCPU, aloud: bool) -> None:
+        self._cpu, self._aloud = cpu, aloud
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Says it."""
+        if self._aloud and trainer.is_global_zero:
+            assert isinstance(pl_module, LitNet)
+            say(f"computes {self.words(trainer, pl_module)}", 1)
+
+    def words(self, trainer: Trainer, model: LitNet) -> str:
+        """Device, threads, kernels, precision and compilation, with what each was chosen by.
+
+        Args:
+            trainer: The Trainer of the fit.
+            model: What it fits.
+        """
+        on_cpu = trainer.strategy.root_device.type == "cpu"
+        parts = [_device(trainer), *(_on_the_cpu(self._cpu, trainer, model) if on_cpu else [])]
+        return ", ".join([*parts, _precision(trainer, on_cpu), model.compilation_in_words()])
+
+
+def _device(trainer: Trainer) -> str:
+    device = trainer.strategy.root_device
+    if device.type == "cpu":
+        there = torch.cuda.is_available() or torch.backends.mps.is_available()
+        return f"on the CPU ({'as it was told: there is a GPU' if there else 'there is no GPU that torch can use'})"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "Apple's"
+    return f"on the GPU ({name})" if trainer.world_size == 1 else f"on {trainer.world_size} GPUs ({name})"
+
+
+def _on_the_cpu(cpu: FittedCPU, trainer: Trainer, model: LitNet) -> list[str]:
+    count = torch.get_num_threads()
+    threads = f"{count} thread{'s' * (count > 1)}{' each' * (trainer.world_size > 1)}"
+    why = f" (a step is small: {cpu.work / 1e6:,.1f} million operations forward)" if cpu.work <= SMALL_STEP else ""
+    return [threads, kernels(model.net, cpu.images, trainer.precision) + why]
+
+
+def _precision(trainer: Trainer, on_cpu: bool) -> str:
+    precision = str(trainer.precision)
+    if not precision.startswith("bf16"):
+        return precision
+    where = "this processor" if on_cpu else "this GPU"
+    found = has_bfloat16("cpu" if on_cpu else "gpu")
+    return f"{precision} ({where} multiplies it {'faster' if found else 'no faster: it has no instructions for it'})"

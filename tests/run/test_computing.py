@@ -1,0 +1,74 @@
+"""The line that says on what and how a run computes, against what its network did while it was trained."""
+
+import json
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from torch.backends import nnpack
+
+from cifar_lightning import fit
+from cifar_lightning.run import computing
+from cifar_lightning.run.precision import has_bfloat16
+
+KERNELS = {"oneDNN": "aten::mkldnn_convolution", "NNPACK in place of oneDNN": "aten::_nnpack_spatial_convolution"}
+
+
+class Watching(Callback):
+    """Keeps the threads of the first step, and the operations of its forward pass."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if batch_idx == 0:
+            self.threads = torch.get_num_threads()
+            cpu = [torch.profiler.ProfilerActivity.CPU]
+            in_precision = trainer.precision_plugin.forward_context()
+            with torch.profiler.profile(activities=cpu) as profile, torch.no_grad(), in_precision:
+                pl_module.net(batch[0])
+            self.operations = {event.key for event in profile.key_averages()}
+
+
+@pytest.mark.skipif(not nnpack.is_available(), reason="this torch has no NNPACK")
+@pytest.mark.parametrize(
+    ("images", "threads", "kernels", "precision"),
+    [
+        (4, "1 thread", "NNPACK in place of oneDNN (a step is small: 5.2 million operations forward)", "32-true"),
+        (12, "1 thread", "oneDNN (a step is small: 15.6 million operations forward)", "32-true"),
+        (50, "2 threads", "oneDNN", "32-true"),
+        (4, "1 thread", "no oneDNN (a step is small: 5.2 million operations forward)", "bf16-mixed"),
+    ],
+)
+def test_the_line_is_what_was_set(plain, capsys, monkeypatch, tmp_path, images, threads, kernels, precision):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    watching = Watching()
+    small = {"source": "synthetic", "synthetic_size": 100, "batch_size": images}
+    how = {"accelerator": "cpu", "threads": 2, "max_steps": 2, "precision": precision, "default_root_dir": tmp_path}
+    results = fit(small, {"compile": "auto"}, callbacks=watching, **how)
+    why = "faster" if has_bfloat16("cpu") else "no faster: it has no instructions for it"
+    precision += f" (this processor multiplies it {why})" if precision == "bf16-mixed" else ""
+    line = f"on the CPU (there is no GPU that torch can use), {threads}, {kernels}, {precision}, "
+    line += "not compiled (auto does so on NVIDIA GPUs)"
+    assert capsys.readouterr().out.splitlines()[1] == f"computes {line}"
+    assert results["computed"] == line
+    assert watching.threads == int(threads.split()[0])
+    used = {name for name, operation in KERNELS.items() if operation in watching.operations}
+    assert used == {kernels.partition(" (")[0]} & KERNELS.keys()
+
+
+def test_a_processor_without_bfloat16_is_told_from_one_with(monkeypatch):
+    class Trainer:
+        precision = "bf16-mixed"
+
+    said = []
+    for found in (True, False):
+        monkeypatch.setattr(computing, "has_bfloat16", lambda accelerator, found=found: found)
+        said.append(computing._precision(Trainer, on_cpu=True))
+    assert said == [
+        "bf16-mixed (this processor multiplies it faster)",
+        "bf16-mixed (this processor multiplies it no faster: it has no instructions for it)",
+    ]
+
+
+def test_the_ranks_say_it_once(whole):
+    """And each has its own threads."""
+    results = json.loads((whole[2] / "results.json").read_text())
+    assert ", 1 thread each, " in results["computed"]
