@@ -71,6 +71,19 @@ def _try(home):
     assert done.code == 0, done.text
 
 
+def test_the_first_page_in_chinese_has_the_same_commands():
+    """Which it explains in its own words."""
+    readme, chinese = (
+        [
+            shlex.split(line, comments=True)
+            for block in re.findall(r"```bash\n(.*?)```", TEXTS[path], re.DOTALL)
+            for line in block.splitlines()
+        ]
+        for path in (README, PROJECT / "docs" / "zh.md")
+    )
+    assert chinese == readme
+
+
 def test_there_are_commands_and_code():
     assert len(SCRIPTS) >= 12
     assert len(PYTHON) >= 4
