@@ -13,6 +13,7 @@ predict      what predict takes to name many small pictures, and one
 overhead     what a step costs besides the network: a bare loop, our fit, Lightning's defaults
 width        a step's time against the network's width and the batch size; CPU beside GPU
 devices      one process and two
+scaling      what two processes send each other in a step, and what that takes, by network
 seeds        ten runs of speed54: a process each, in turn, and fit.py --seeds 10
 growth       time and memory against batch size, images and epochs; start-up
 airbench     the fastest scripts there are, and our recipes for them, on a GPU; needs --airbench DIR, a checkout of
@@ -339,6 +340,35 @@ def compare_devices(job: Job) -> list[Table]:
     return [Table("devices: one process and two", rows, note)]
 
 
+def compare_scaling(job: Job) -> list[Table]:
+    """What one of two ranks sends in a step, and what it takes on this machine."""
+    kinds = {"gradients": "MB", "batch norms": "KB"}
+    rows, messages, networks = [], set[int](), []
+    for recipe, batch_size, quick in (("tutorial", 4, 4), ("speed94", 200, 8), ("resnet18", 64, 4)):
+        model = recipe_settings(recipe)["model"] | {"compile": "none"}
+        share = (quick if job.quick else batch_size) // 2
+        count = {"model": model, "count": max(job.repeats, 2)}
+        alone = call("steps_of_ranks", data={"batch_size": share}, processes=1, **count)
+        both = call("steps_of_ranks", data={"batch_size": 2 * share}, processes=2, **count)
+        row: Row = {"": recipe, "batch": 2 * share}
+        for kind, unit in kinds.items():
+            sent = both["sent"].pop(kind, [])
+            row |= {f"{kind}, messages": len(sent), unit: sum(sent) / {"MB": 1e6, "KB": 1e3}[unit]}
+            messages |= {*sent}
+            networks.append(sent)
+        row["others"] = sum(map(len, both["sent"].values()))
+        rows.append(row | {"ms, half alone": alone["ms"], "ms, two": both["ms"]})
+    times = {int(size): ms for size, ms in call("sums_of_ranks", sizes=sorted(messages), repeats=job.repeats).items()}
+    for row, *sent in zip(rows, networks[::2], networks[1::2], strict=True):
+        row["ms, sums"] = sum(statistics.median(times[size]) for part in sent for size in part)
+    sums = [{"bytes": size, "ms": ms, "GB/s": [size / 1e6 / one for one in ms]} for size, ms in times.items()]
+    note = "CPU, a thread a process, float32. The sums one after another, as if nothing else were done meanwhile."
+    return [
+        Table("scaling: a step of two ranks", rows, note),
+        Table("scaling: a sum over two processes, by its bytes", sums),
+    ]
+
+
 def compare_seeds(job: Job) -> list[Table]:
     """Many runs of a recipe: by a process each, one after another, and by one command."""
     count = 2 if job.quick else 10
@@ -508,6 +538,7 @@ COMPARISONS: dict[str, Callable[[Job], list[Table]]] = {
     "overhead": compare_overhead,
     "width": compare_width,
     "devices": compare_devices,
+    "scaling": compare_scaling,
     "seeds": compare_seeds,
     "growth": compare_growth,
     "airbench": compare_airbench,

@@ -391,6 +391,20 @@ def step_times(
     return found
 
 
+def steps_of_ranks(**arguments: Any) -> dict[str, Any]:
+    """See scaling.py."""
+    from scaling import steps
+
+    return steps(**arguments)
+
+
+def sums_of_ranks(**arguments: Any) -> dict[int, list[float]]:
+    """See scaling.py."""
+    from scaling import sums
+
+    return sums(**arguments)
+
+
 def airbench_race(**arguments: Any) -> dict[str, list[dict[str, float]]]:
     """See airbench_race.py."""
     from airbench_race import race

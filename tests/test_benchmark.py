@@ -79,6 +79,20 @@ def test_a_side_runs_in_a_terminal_of_its_own(monkeypatch):
 
 
 @pytest.mark.soak
+def test_what_a_step_sends(tmp_path):
+    """Gradients and the batch norms' sums, each once forward and once backward, and nothing else."""
+    rows = {row[""]: row for row in measured("scaling", tmp_path)["rows"]}
+    assert {name: row["batch norms, messages"] for name, row in rows.items()} == {
+        "tutorial": 0,
+        "speed94": 12,
+        "resnet18": 40,
+    }
+    parameters = {"tutorial": 62_006, "speed94": 1_971_352, "resnet18": 11_173_962}
+    assert {name: row["MB"] for name, row in rows.items()} == {name: 4 * n / 1e6 for name, n in parameters.items()}
+    assert {row["others"] for row in rows.values()} == {0}
+
+
+@pytest.mark.soak
 def test_it_measures_the_transforms(tmp_path):
     (row,) = measured("transforms", tmp_path)["rows"]
     assert row["ratio"] == [row["2026, v2"][0] / row["2018, ToTensor"][0]]

@@ -6,7 +6,7 @@ from torch.backends import nnpack
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cifar_lightning import InputError, ResNet18, TutorialNet, fake_data
+from cifar_lightning import InputError, LitNet, ResNet18, TutorialNet, fake_data
 from cifar_lightning.model.compilation import compile_network
 from cifar_lightning.model.networks import NETWORKS, SpeedNet, build, speed
 from cifar_lightning.model.networks.beside import images_beside
@@ -230,6 +230,14 @@ def test_a_batch_norm_over_ranks_keeps_its_figures_where_the_mean_is_large(monke
     monkeypatch.setattr(dist, "all_reduce", lambda x: x[1].copy_(others))
     theirs = nn.BatchNorm2d(3, dtype=torch.float64)(images.flatten(0, 1).double())[:8]
     torch.testing.assert_close(BatchNorm2d(3)(images[0]).double(), theirs, atol=1e-4, rtol=0)
+
+
+def test_ddp_sends_no_statistics_that_all_ranks_have():
+    """But those of torch's batch norms, which are each rank's own."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), BatchNorm2d(4), nn.BatchNorm2d(4), nn.Flatten())
+    kept = set(LitNet(net)._ddp_params_and_buffers_to_ignore)
+    assert kept == {"net.1.running_mean", "net.1.running_var", "net.1.num_batches_tracked"}
+    assert kept < dict(LitNet(net).named_buffers()).keys()
 
 
 def test_a_batch_norm_without_momentum_averages_over_all_batches_on_several_ranks(twin):

@@ -17,6 +17,7 @@ from cifar_lightning.model.compilation import Compilation
 from cifar_lightning.model.evaluation import Evaluation, mean_logits
 from cifar_lightning.model.images import agreed, begin_from_images, check_classes, preprocessing_in
 from cifar_lightning.model.networks import build
+from cifar_lightning.model.networks.norm import same_on_all_ranks
 from cifar_lightning.model.optimizer import build_optimizer
 from cifar_lightning.model.ranges import check_network, check_ranges
 from cifar_lightning.model.running_loss import RunningLoss
@@ -106,6 +107,8 @@ class LitNet(LightningModule):
         check_ranges(self.hparams, len(classes))
         self.net = build(net, len(classes), width) if isinstance(net, str) else net
         self.classes = classes
+        # By this name torch's DDP is told what it is not to send from the first rank to the others before every step.
+        self._ddp_params_and_buffers_to_ignore = same_on_all_ranks(self)
         # How CIFAR10DataModule's batches are to lie: our networks take them so as they are, others may have a `view`.
         self.channels_last = isinstance(net, str)
         self.last_evaluation: dict[str, Tensor] = {}

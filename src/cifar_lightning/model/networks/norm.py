@@ -39,6 +39,15 @@ class BatchNorm2d(nn.BatchNorm2d):
         return normal
 
 
+def same_on_all_ranks(module: nn.Module) -> list[str]:
+    """The names of a module's buffers that need not be sent from rank to rank: those of the norms of this kind.
+
+    Every rank computes them from the same sums.
+    """
+    norms = {name: norm for name, norm in module.named_modules() if isinstance(norm, BatchNorm2d)}
+    return [f"{name}.{buffer}".removeprefix(".") for name, norm in norms.items() for buffer, _ in norm.named_buffers()]
+
+
 def _all_ranks(x: Tensor) -> tuple[Tensor, Tensor]:
     """Of all ranks' `x`, `(2, C)`: both rows of each, `(ranks, C)` and `(ranks, C)`.
 
