@@ -53,6 +53,21 @@ def test_tasks_of_an_array_go_on_with_their_own_runs(whole, slurm, tmp_path):
     assert differences(runs["17_0"], whole[1]) == []
 
 
+@pytest.mark.soak
+def test_a_group_is_requeued_once_and_goes_on(slurm, tmp_path):
+    variables, asked = slurm
+    flags = (*SMALL, "--seeds", 2, "--resume", "auto")
+    env = {**variables, "SLURM_ARRAY_TASK_ID": "0"}
+    warned = job("fit", *flags, cwd=tmp_path, fault="usr1@-:train:10", env=env)
+    assert warned.code == 128 + signal.SIGUSR1, warned.text
+    last = "stopped by SIGUSR1; go on with --resume lightning_logs/version_0; job 17_0 is requeued"
+    assert warned.lines[-1] == last
+    assert asked.read_text() == "requeue 17_0\n"
+    again = job("fit", *flags, cwd=tmp_path, env=env)
+    assert (again.code, again.lines[0]) == (0, "resuming lightning_logs/version_0"), again.text
+    assert [run.name for run in (tmp_path / "lightning_logs").iterdir()] == ["version_0"]
+
+
 def test_a_job_that_may_not_be_requeued_says_so(slurm, tmp_path):
     variables, _ = slurm
     (tmp_path / "bin" / "scontrol").write_text("#!/bin/sh\necho Requested operation is disabled >&2; exit 1\n")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 from statistics import fmean, stdev
@@ -17,7 +18,7 @@ from test_stop import LONG_EPOCH, wait_for
 from cifar_lightning import InputError, compare, evaluate, fit, fit_many, resume_many
 from cifar_lightning.errors import NonFiniteError
 from cifar_lightning.report.group import print_group, summary
-from cifar_lightning.run import many
+from cifar_lightning.run import folder, many
 
 IMAGES = {"source": "synthetic", "synthetic_size": 300, "batch_size": 20, "augment": True}
 OPTIONS = {"accelerator": "cpu", "max_epochs": 1, "report": False, "log_every_n_steps": 5}
@@ -97,23 +98,54 @@ def test_folds(tmp_path, capsys):
 @TWO_CORES
 def test_killed_runs_go_on(seeds, tmp_path):
     """One that is killed ends none of the others; what was saved is gone on from, to the same bits."""
-    flags = (*SMALL, "--threads", 1, "--seeds", 2)
+    flags = (*SMALL, "--threads", 1, "--seeds", 2, "--resume", "auto")
     died = job("fit", *flags, cwd=tmp_path, fault="kill@-:train:25")
     where = "go on with --resume lightning_logs/version_0"
-    assert died.code == 1
+    assert (died.code, died.lines[0]) == (1, "no unfinished group of 2 seeds: starting a new one")
     assert died.lines[-1] == f"error: 2 of 2 runs failed, first seed_0: was killed by SIGKILL; {where}" or (
         died.lines[-1] == f"error: 2 of 2 runs failed, first seed_1: was killed by SIGKILL; {where}"
     ), died.text
     group = tmp_path / "lightning_logs" / "version_0"
     assert not (group / "results.json").exists()
     assert (group / "seed_0" / "checkpoints" / "step-21.ckpt").exists()
-    went_on = job("fit", "--resume", group, cwd=tmp_path)
-    assert went_on.code == 0, went_on.text
+    went_on = job("fit", *flags, cwd=tmp_path)
+    assert (went_on.code, went_on.lines[0]) == (0, "resuming lightning_logs/version_0"), went_on.text
     assert read(group)["figures"]["test_acc"]["n"] == 2
     (tmp_path / "whole").mkdir()
     whole = job("fit", *SMALL, "--seed", 1, cwd=tmp_path / "whole")
     assert whole.code == 0, whole.text
     assert differences(tmp_path / "whole" / "lightning_logs" / "version_0", group / "seed_1") == []
+
+
+def test_auto_takes_its_own_group(seeds, tmp_path, call, monkeypatch, capsys):
+    """None of other settings, none that a job is in, and no single run."""
+    logs, plan = tmp_path / "lightning_logs", yaml.safe_load((seeds[0] / "group.yaml").read_text())
+    for number in (0, 1):
+        shutil.copytree(seeds[0], logs / f"version_{number}")
+        (logs / f"version_{number}" / "results.json").unlink()
+    (logs / "version_0" / "seed_6" / "results.json").unlink()
+    shutil.copytree(logs / "version_0" / "seed_6", logs / "version_2")
+    monkeypatch.setattr(folder, "HELD_SECONDS", 0.1)
+
+    assert (plan["kind"], len(plan["runs"])) == ("seeds", 3)
+    others = [({}, {"seeds": 4}), ({}, {"folds": 3}), ({"seed": 6}, {"seeds": 3}), ({"max_epochs": 2}, {"seeds": 3})]
+    for changes, count in [*others, ({"model.lr": 0.01}, {"seeds": 3})]:
+        assert many.resume_newest_many(tmp_path, changes, **count) is None
+    said = capsys.readouterr().err.splitlines()
+    assert f"passing over {logs}/version_1: it is of 3 seeds, and 4 seeds are to be trained" in said
+    assert len([line for line in said if line.startswith("passing over")]) == 5
+    with folder.newest_unfinished(tmp_path) as (run, _):
+        assert run == logs / "version_2"
+
+    flags = [f"--data.{name}={value}" for name, value in IMAGES.items()] + ["--model.lr=0.02", "--seed=5", "--seeds=3"]
+    flags += [f"--{name}={value}" for name, value in OPTIONS.items()] + ["--resume=auto"]
+    with folder.held(logs / "version_1"):
+        code, out, err = call("fit", *flags)
+    assert (code, out) == (0, "resuming lightning_logs/version_0\n"), err
+    assert read(logs / "version_0")["figures"] == read(seeds[0])["figures"]
+    assert not any((logs / name / "results.json").exists() for name in ("version_1", "version_2"))
+    assert call("fit", "--resume", logs / "version_1", "--report", "false")[:2] == (0, "")
+    assert read(logs / "version_1")["figures"] == read(seeds[0])["figures"]
 
 
 @TWO_CORES
@@ -164,7 +196,7 @@ def test_one_that_fails_is_named(tmp_path):
         (("--seeds", 2, "--folds", 2), "seeds and folds: give one of them"),
         (("--seeds", 2, "--seed", 2**32 - 1), "go beyond 4294967295: give a lower seed"),
         (("--seeds", 2, "--num_nodes", 2), "seeds 2 are trained on one machine: give num_nodes 1"),
-        (("--seeds", 2, "--resume", "auto"), "seeds 2: --resume goes on with the runs that there are"),
+        (("--seeds", 2, "--resume", "version_0"), "seeds 2: --resume goes on with the runs that there are"),
         (
             ("--folds", 5, "--data.val_split", 0.1),
             "folds 5: each is what a run is validated on: leave out val_split 0.1",

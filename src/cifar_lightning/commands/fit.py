@@ -47,14 +47,14 @@ def script(arguments: Sequence[str]) -> None:
             raise InputError(f"{name} {value} in a file of settings does nothing: give --{name} {value} as a flag")
 
     many = {name: value for name in ("seeds", "folds") if (value := given.pop(name, None)) is not None}
-    if many and run is not None:
+    if many and run not in (None, "auto"):
         name, value = next(iter(many.items()))
         raise InputError(f"{name} {value}: --resume goes on with the runs that there are: leave it out")
 
     with importing():  # not before: torch and Lightning take seconds
         from cifar_lightning.run import signals
         from cifar_lightning.run.group import is_group
-        from cifar_lightning.run.many import fit_many, resume_many
+        from cifar_lightning.run.many import fit_many, resume_many, resume_newest_many
         from cifar_lightning.run.resuming import resume, resume_newest
         from cifar_lightning.run.training import fit
 
@@ -62,11 +62,15 @@ def script(arguments: Sequence[str]) -> None:
     for name in ("config", "recipe", "resume"):
         given.pop(name, None)
     settings, changes = arguments_in(given), dict(given.items())  # in groups, and by names such as "data.augment"
-    if run is not None and is_group(Path(os.path.expanduser(run))):
-        resume_many(run, changes)
-    elif run not in (None, "auto"):
-        resume(run, changes)
+    root = settings.get("default_root_dir", ".")
+    if run not in (None, "auto"):
+        if is_group(Path(os.path.expanduser(run))):
+            resume_many(run, changes, report=changes.pop("report", True))
+        else:
+            resume(run, changes)
     elif many:
-        fit_many(**many, **settings)
-    elif run is None or resume_newest(settings.get("default_root_dir", "."), changes) is None:
+        report = changes.pop("report", True)  # of the group, whose runs have none
+        if run is None or resume_newest_many(root, changes, **many, report=report) is None:
+            fit_many(**many, **settings)
+    elif run is None or resume_newest(root, changes) is None:
         fit(**settings)

@@ -2,8 +2,8 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +64,26 @@ def _lock(descriptor: int) -> bool:
     return True
 
 
-@contextmanager
 def newest_unfinished(
     default_root_dir: str | Path, changes: Mapping[str, Any] | None = None
-) -> Iterator[tuple[Path, int] | None]:
-    """Holds the newest run of a log folder that may go on with `changes`, and that no job is in, if there is one.
+) -> AbstractContextManager[tuple[Path, int] | None]:
+    """Holds the newest run of a log folder that may go on with `changes`; see `newest_left`."""
+    return newest_left(default_root_dir, "config.yaml", lambda run: read_settings(run).changed(changes or {}, run))
 
-    That is, one that has begun and not finished, and that the changes leave what it is. A scheduler's job takes the one
-    that it was in before all others, and none of another task of its array.
+
+@contextmanager
+def newest_left(
+    default_root_dir: str | Path, begun: str, check: Callable[[Path], object]
+) -> Iterator[tuple[Path, int] | None]:
+    """Holds the newest run, or group of runs, of a log folder that may go on, and that no job is in, if there is one.
+
+    That is, one that has begun and not finished, and is what it is to be. A scheduler's job takes the one that it was
+    in before all others, and none of another task of its array.
+
+    Args:
+        default_root_dir: Where `lightning_logs/` is.
+        begun: The file that the folder of one has.
+        check: Raises an InputError where the one in a folder is not what it is to be.
 
     Gives its folder, and what `held` gives.
     """
@@ -87,11 +99,10 @@ def newest_unfinished(
             if this.neighbour(holders[run]):
                 continue
             try:
-                if not _is_unfinished(run):
+                if not _is_unfinished(run, begun):
                     continue
-                settings = read_settings(run)
                 try:
-                    settings.changed(changes or {}, run)
+                    check(run)
                 except InputError as error:
                     if not passed:  # one is enough: there may be as many as tasks of an array
                         say(f"passing over {run}: {error}")
@@ -99,7 +110,7 @@ def newest_unfinished(
                     continue
                 with ExitStack() as attempt:
                     descriptor = attempt.enter_context(held(run, max(0.0, deadline - time.monotonic())))
-                    if _is_unfinished(run):  # still: the job that was in it may have gone on to its end
+                    if _is_unfinished(run, begun):  # still: the job that was in it may have gone on to its end
                         found = run, descriptor
                         holding.enter_context(attempt.pop_all())
                         break
@@ -111,9 +122,9 @@ def newest_unfinished(
         yield found
 
 
-def _is_unfinished(run: Path) -> bool:
-    begun = (run / "config.yaml").exists() and os.access(run, os.W_OK)
-    return begun and not (run / "results.json").exists()
+def _is_unfinished(run: Path, begun: str) -> bool:
+    has_begun = (run / begun).exists() and os.access(run, os.W_OK)
+    return has_begun and not (run / "results.json").exists()
 
 
 @contextmanager

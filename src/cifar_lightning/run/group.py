@@ -1,9 +1,10 @@
 """A group of runs of one recipe: a folder with a folder for each, which is a run like any other, and group.yaml."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -11,7 +12,7 @@ from cifar_lightning.data.split import Fold
 from cifar_lightning.errors import InputError, RunError
 from cifar_lightning.files import write_atomically
 from cifar_lightning.run.folder import held, new_folder
-from cifar_lightning.run.settings import Settings
+from cifar_lightning.run.settings import Settings, read_settings
 
 PLAN = "group.yaml"
 KINDS = {"seeds": "seed", "folds": "fold"}  # what its runs differ in, and how one is called
@@ -35,23 +36,46 @@ class Group:
         """The runs that have not finished."""
         return [name for name in self.names if not (self.folder / name / "results.json").exists()]
 
+    def for_each(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Of `changes` of the group's settings, which are those of its first run, what each run takes.
 
-def members(settings: Settings, seeds: int | None, folds: int | None) -> tuple[str, dict[str, Settings]]:
-    """What the runs of a group differ in, and the settings of each, by its name.
+        Raises:
+            InputError: One of them would change the result.
+        """
+        first = self.folder / self.names[0]
+        before = read_settings(first)
+        after = before.changed(changes, first)
+        for name in ("max_epochs", "max_steps"):
+            if (value := getattr(after, name)) != (had := getattr(before, name)):
+                raise InputError(f"{name} {value}: the runs of {self.folder} are of {had} each: start new ones")
+        return {name: value for name, value in changes.items() if (self.kind, name) != ("seeds", "seed")}
 
-    Args:
-        settings: Theirs, but for that.
-        seeds: How many, from the settings' own on.
-        folds: How many.
+
+def counted(seeds: int | None, folds: int | None) -> tuple[str, int]:
+    """What the runs of a group differ in, and how many there are.
 
     Raises:
-        InputError: There are not several, or they do not go with the settings.
+        InputError: There are not several.
     """
     kind, count = ("seeds", seeds) if folds is None else ("folds", folds)
     if (seeds is None) == (folds is None):
         raise InputError("seeds and folds: give one of them, e.g. seeds 10, or folds 5")
     if type(count) is not int or count < 2:
         raise InputError(f"{kind} {count} is out of range: give 2 or more, or leave it out for one run")
+    return kind, count
+
+
+def members(settings: Settings, kind: str, count: int) -> dict[str, Settings]:
+    """The settings of each run of a group, by its name.
+
+    Args:
+        settings: Theirs, but for what they differ in; the seed is that of the first.
+        kind: What that is.
+        count: How many there are.
+
+    Raises:
+        InputError: They do not go with the settings.
+    """
     if settings.num_nodes != 1:
         raise InputError(f"{kind} {count} are trained on one machine: give num_nodes 1, and share them among machines")
     settings = replace(settings, report=False)  # the group is reported on
@@ -59,11 +83,11 @@ def members(settings: Settings, seeds: int | None, folds: int | None) -> tuple[s
         last = settings.seed + count - 1
         if last >= 2**32:
             raise InputError(f"seeds {count} from seed {settings.seed} on go beyond {2**32 - 1}: give a lower seed")
-        return kind, {f"seed_{seed}": replace(settings, seed=seed) for seed in range(settings.seed, last + 1)}
+        return {f"seed_{seed}": replace(settings, seed=seed) for seed in range(settings.seed, last + 1)}
     if split := settings.data["val_split"]:
         raise InputError(f"folds {count}: each is what a run is validated on: leave out val_split {split}")
     all_folds = (Fold(number, count) for number in range(1, count + 1))
-    return kind, {
+    return {
         f"fold_{fold.number}": replace(settings, data={**settings.data, "val_split": str(fold)}) for fold in all_folds
     }
 

@@ -22,8 +22,8 @@ from cifar_lightning.run.checks import check
 from cifar_lightning.run.cluster import this_rank
 from cifar_lightning.run.cpu import restored_cpu, step_work
 from cifar_lightning.run.devices import resolve_devices
-from cifar_lightning.run.folder import held
-from cifar_lightning.run.group import KINDS, Group, members, new_group, read_group
+from cifar_lightning.run.folder import held, newest_left
+from cifar_lightning.run.group import KINDS, PLAN, Group, counted, members, new_group, read_group
 from cifar_lightning.run.networks import lit_net
 from cifar_lightning.run.quiet import quietly
 from cifar_lightning.run.recipe import over_recipe
@@ -77,9 +77,9 @@ def fit_many(
         (['seed_0', 'seed_1'], ['interval', 'mean', 'n', 'sd'])
     """
     base = _settings_of({"data": data or {}, "model": model or {}, **settings})
-    kind, runs = members(base, seeds, folds)
-    if this_rank() is not None:
-        raise InputError(f"{kind} {len(runs)}: a launcher has started this as one of several ranks: start it without")
+    kind, count = counted(seeds, folds)
+    runs = members(base, kind, count)
+    _check_alone(kind, count)
     images, at_once = _prepared(next(iter(runs.values())), len(runs))
     with new_group(kind, runs) as group:
         return _train(group, images, at_once, {}, base.report)
@@ -91,7 +91,7 @@ def resume_many(folder: str | Path, changes: Mapping[str, Any] | None = None, *,
 
     Args:
         folder: The group's.
-        changes: As for `resume`, of the runs that have not finished.
+        changes: As for `resume`, but for a higher max_epochs or max_steps: all runs are of one length.
         report: As for `fit`, of the group.
 
     Returns:
@@ -106,16 +106,62 @@ def resume_many(folder: str | Path, changes: Mapping[str, Any] | None = None, *,
         cifar_lightning.errors.InputError: ...
     """
     folder = Path(os.path.expanduser(folder))
-    group, changes = read_group(folder), changes or {}
+    group = read_group(folder)
+    _check_alone(group.kind, len(group.names))
     with held(folder):
-        left = group.left()
-        if not left:
-            if (folder / "results.json").exists():
-                raise InputError(f"nothing to resume: all runs of {folder} have finished")
-            return _summed_up(group, report)
-        first = read_settings(folder / left[0]).changed(changes, folder / left[0])
-        images, at_once = _prepared(first, len(left))
-        return _train(group, images, at_once, changes, report)
+        return _go_on(group, changes or {}, report)
+
+
+@quietly()
+def resume_newest_many(
+    default_root_dir: str | Path,
+    changes: Mapping[str, Any],
+    *,
+    seeds: int | None = None,
+    folds: int | None = None,
+    report: bool = True,
+) -> dict[str, Any] | None:
+    """Goes on with the newest unfinished group of so many runs that `changes` leave what it is; see `resume_newest`.
+
+    Args:
+        default_root_dir: Where `lightning_logs/` is.
+        changes: As for `resume_many`; `seed` is that of the first run.
+        seeds: As for `fit_many`.
+        folds: As for `fit_many`.
+        report: As for `fit_many`.
+
+    Returns:
+        As `fit_many`; None where there is no such group.
+    """
+    kind, count = counted(seeds, folds)
+    _check_alone(kind, count)
+
+    def check(folder: Path) -> None:
+        group = read_group(folder)
+        if (group.kind, len(group.names)) != (kind, count):
+            raise InputError(f"it is of {len(group.names)} {group.kind}, and {count} {kind} are to be trained")
+        group.for_each(changes)
+
+    with newest_left(default_root_dir, PLAN, check) as found:
+        say(f"resuming {found[0]}" if found else f"no unfinished group of {count} {kind}: starting a new one", 1)
+        return None if found is None else _go_on(read_group(found[0]), changes, report)
+
+
+def _check_alone(kind: str, count: int) -> None:
+    if this_rank() is not None:
+        raise InputError(f"{kind} {count}: a launcher has started this as one of several ranks: start it without")
+
+
+def _go_on(group: Group, changes: Mapping[str, Any], report: bool) -> dict[str, Any]:
+    """Goes on with a group in whose folder no other job is."""
+    left, changes = group.left(), group.for_each(changes)
+    if not left:
+        if (group.folder / "results.json").exists():
+            raise InputError(f"nothing to resume: all runs of {group.folder} have finished")
+        return _summed_up(group, report)
+    first = read_settings(group.folder / left[0]).changed(changes, group.folder / left[0])
+    images, at_once = _prepared(first, len(left))
+    return _train(group, images, at_once, changes, report)
 
 
 def _settings_of(given: Mapping[str, Any]) -> Settings:
