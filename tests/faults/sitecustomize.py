@@ -144,9 +144,12 @@ def _collective(original):
 
 
 def _half(save):
-    def half(value, file):
-        import io
+    import io
 
+    def half(value, file):
+        if isinstance(file, io.BytesIO):  # none on a disk
+            save(value, file)
+            return
         whole = io.BytesIO()
         save(value, whole)
         data = whole.getvalue()

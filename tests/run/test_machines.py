@@ -5,6 +5,7 @@ Two machines are two network namespaces, with a switch between them whose cable 
 
 import json
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -15,16 +16,19 @@ import time
 from contextlib import suppress
 
 import pytest
+import torch
 from conftest import PLAIN, SCRIPTS
 from jobs import SMALL, differences, end, processes_of, start, step_of
 from test_cluster import by_name
 from torch.distributed import HashStore
 
-from cifar_lightning.errors import LostRankError
-from cifar_lightning.run import machines
+from cifar_lightning import fake_data
+from cifar_lightning.errors import InputError, LostRankError
+from cifar_lightning.run import devices, machines, training
 from cifar_lightning.run.cluster import Rank, this_rank
 from cifar_lightning.run.machines import interface, watched
 from cifar_lightning.run.metrics_log import read_rows
+from cifar_lightning.run.settings import places_in
 
 LONG = (*SMALL, "--data.synthetic_size", 20_000, "--max_epochs", 50)
 namespaces = pytest.mark.skipif(
@@ -107,6 +111,86 @@ def test_who_waits_for_a_rank_that_was_killed_says_which_and_how_to_go_on(tmp_pa
     how = "go on with --resume lightning_logs/version_0"
     assert first.lines[-1] == f"error: rank 1 on {socket.gethostname()} has ended; {how}"
     assert "Traceback" not in first.text
+
+
+def both(script, *arguments, homes, fault=""):
+    """Runs a script as two ranks, in a folder each."""
+    ranks = [start(script, *arguments, cwd=home, env=by_name(n), fault=fault) for n, home in enumerate(homes)]
+    ranks[1].fault = ""  # the first's
+    return [end(rank) for rank in ranks]
+
+
+def test_machines_without_a_common_disk(whole, tmp_path):
+    """The first reads and writes, and the others are told: a run, its interruption, and its test, to the bit."""
+    homes = [tmp_path / "first", tmp_path / "other"]
+    for home in homes:
+        home.mkdir()
+    stopped = both("fit", *SMALL, homes=homes, fault="term@0:train:10")
+    assert [rank.code for rank in stopped] == [143, 143], stopped[1].text
+    went_on = both("fit", "--resume", "lightning_logs/version_0", homes=homes)
+    assert [rank.code for rank in went_on] == [0, 0], went_on[1].text
+    run = homes[0] / "lightning_logs" / "version_0"
+    assert differences(run, whole[2]) == []
+    tested = both("evaluate", "lightning_logs/version_0", "--accelerator", "cpu", homes=homes)
+    assert [rank.code for rank in tested] == [0, 0], tested[1].text
+    results = [json.loads((folder / "results.json").read_text()) for folder in (run, run / "evaluation")]
+    assert results[0]["confusion"] == results[1]["confusion"]
+    assert results[1]["devices"] == 2
+    assert [path.name for path in homes[1].iterdir() if not path.name.startswith("log-")] == []
+
+
+def test_each_machine_has_its_images_where_it_says(finished, monkeypatch):
+    seen = []
+    monkeypatch.setattr(training, "train", lambda folder, settings, *_: seen.append(settings.data))
+    places = places_in({"data.data_dir": "/here", "data.batch_size": 4})
+    assert training.run_rank(str(finished.folder), places=places)["test_count"] == 600
+    assert (seen[0]["data_dir"], seen[0]["batch_size"]) == ("/here", 20)
+
+
+def test_what_is_wrong_on_the_first_machine_is_so_on_all(monkeypatch):
+    sent, rank = [], 0
+
+    def broadcast(found, *args, **kwargs):
+        if rank == 0:
+            sent.append(pickle.dumps(found))
+        else:
+            found[:] = pickle.loads(sent[-1])
+
+    def fails():
+        raise InputError("checkpoint none.ckpt does not exist")
+
+    monkeypatch.setattr(devices, "world_size", lambda: 2)
+    monkeypatch.setattr(devices.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(devices.dist, "get_rank", lambda: rank)
+    monkeypatch.setattr(devices.dist, "broadcast_object_list", broadcast)
+    assert devices.on_first_rank(lambda: {"step": torch.tensor(3)}) == {"step": 3}
+    rank = 1
+    assert devices.on_first_rank(fails) == {"step": 3}  # which it does not call
+    rank = 0
+    with pytest.raises(InputError, match=r"none.ckpt does not exist"):
+        devices.on_first_rank(fails)
+    rank = 1
+    with pytest.raises(InputError, match=r"none.ckpt does not exist"):
+        devices.on_first_rank(lambda: None)
+
+
+def test_machines_with_other_images_are_named(monkeypatch):
+    """By every rank: whichever is heard, it says which one to look at."""
+    images = fake_data(100)
+
+    def gather(found, mine, group):
+        found[:] = [mine, ([mine[0][0], mine[0][1] + 1], "/there on node2")]
+
+    monkeypatch.setattr(devices, "world_size", lambda: 2)
+    for name, value in (("is_initialized", True), ("get_world_size", 2)):
+        monkeypatch.setattr(devices.dist, name, lambda value=value: value)
+    monkeypatch.setattr(devices.dist, "all_gather_object", gather)
+    with pytest.raises(InputError, match=r"the images of rank 1 \(/there on node2\) are not those of rank 0 \(.*"):
+        devices.check_same_images(images, "train", "test")
+    monkeypatch.setattr(
+        devices.dist, "all_gather_object", lambda found, mine, group: found.__setitem__(slice(None), [mine] * 2)
+    )
+    devices.check_same_images(images, "train", "test")
 
 
 @pytest.mark.soak

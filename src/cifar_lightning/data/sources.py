@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -50,6 +51,15 @@ class ImageSet:
             Those, in that order; none is held out.
         """
         return ImageSet(self.images[index], self.labels[index], self.classes)
+
+    def checksum(self) -> int:
+        """A checksum of the images and their labels.
+
+        Returns:
+            It, in 32 bits.
+        """
+        pixels = self.images.permute(0, 2, 3, 1).contiguous()
+        return zlib.crc32(self.labels.numpy().data, zlib.crc32(pixels.numpy().data))
 
     def counted_as(self, classes: Sequence[str]) -> "ImageSet":
         """The same with labels that are indices into `classes`, which are its own in another order.

@@ -23,6 +23,7 @@ from torch import Tensor
 from cifar_lightning.data.cifar10 import CLASSES
 from cifar_lightning.errors import InputError, NonFiniteError
 from cifar_lightning.files import write_atomically
+from cifar_lightning.run.devices import on_first_rank
 from cifar_lightning.run.loop import StepEnd, within_step
 from cifar_lightning.run.metrics_log import MetricsCSV
 from cifar_lightning.run.weights import of_lit_net, read_weights
@@ -48,12 +49,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: _PATH, map_location: Any = "cpu", weights_only: bool | None = True
     ) -> dict[str, Any]:
-        """Reads a local checkpoint of tensors and plain values.
+        """Reads a local checkpoint of tensors and plain values; on several ranks, the first, for all.
 
         Raises:
             InputError: It is missing, damaged, or holds what only running code could restore.
         """
-        return load_checkpoint(path)
+        return on_first_rank(lambda: load_checkpoint(path))
 
 
 def load_checkpoint(path: str | os.PathLike[str], bare: Mapping[str, Any] | None = None) -> dict[str, Any]:

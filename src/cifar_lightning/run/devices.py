@@ -1,10 +1,13 @@
 """Which devices a job runs on, and what its ranks share before Lightning takes over."""
 
+import io
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from itertools import count
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -12,11 +15,13 @@ from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]  
 from torch.distributed.rendezvous import rendezvous
 
 from cifar_lightning import stop
+from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.errors import InputError, RunError, Stopped
 from cifar_lightning.run.cluster import Rank, loopback, this_rank, world_size
 from cifar_lightning.run.environment import environment
 from cifar_lightning.run.machines import interface, of_a_connection, watched
 
+Read = TypeVar("Read")
 _meetings = count()
 _objects: dist.ProcessGroup | None = None  # what carries objects, where a program's own process group may not
 
@@ -188,3 +193,49 @@ def from_first_rank(values: list[str | None]) -> list[str | None]:
         values = list(values)
         dist.broadcast_object_list(values, 0, group=_objects, device=torch.device("cpu"))
     return values
+
+
+def on_first_rank(read: Callable[[], Read]) -> Read:
+    """What `read` gives on the first rank, on every rank of a job: the others may have no disk in common with it.
+
+    Args:
+        read: Gives tensors and plain values, or lists and dictionaries of them.
+
+    Raises:
+        InputError, RunError: What it raises there, on every rank.
+    """
+    if not dist.is_initialized() or world_size() == 1:
+        return read()
+    found: list[Any] = [None, None]
+    first, packed = dist.get_rank() == 0, io.BytesIO()
+    if first:
+        try:
+            value = read()
+            torch.save(value, packed)
+            found[0] = packed.getvalue()
+        except (InputError, RunError) as error:
+            found[1] = error
+    dist.broadcast_object_list(found, 0, group=_objects, device=torch.device("cpu"))
+    if found[1] is not None:
+        raise found[1]
+    return value if first else cast(Read, torch.load(io.BytesIO(found[0]), "cpu", weights_only=True))
+
+
+def check_same_images(images: CIFAR10DataModule, *splits: Literal["train", "test"]) -> None:
+    """Raises an InputError, on every rank of a job, where they have not all read the same images.
+
+    Args:
+        images: This rank's, from its machine's disk.
+        splits: Which of them.
+    """
+    if not dist.is_initialized() or world_size() == 1:
+        return
+    found: list[Any] = [None] * dist.get_world_size()
+    where = f"{images.hparams['data_dir']} on {socket.gethostname()}"
+    dist.all_gather_object(found, ([images.image_set(split).checksum() for split in splits], where), group=_objects)
+    for rank, (sums, where) in enumerate(found):
+        if sums != found[0][0]:
+            raise InputError(
+                f"the images of rank {rank} ({where}) are not those of rank 0 ({found[0][1]}): "
+                "give all machines the same, each by its own --data.data_dir if need be"
+            )

@@ -23,7 +23,7 @@ from cifar_lightning.run.cluster import is_first_rank
 from cifar_lightning.run.folder import held, newest_unfinished
 from cifar_lightning.run.group import is_group
 from cifar_lightning.run.quiet import quietly
-from cifar_lightning.run.settings import Settings, read_settings
+from cifar_lightning.run.settings import Settings, places_in, read_settings
 from cifar_lightning.run.training import join, launch_or_train
 
 
@@ -62,10 +62,13 @@ def resume(
     folder = Path(os.path.expanduser(run))  # Path's own raises where there is no home
     if is_group(folder):
         raise InputError(f"{folder} holds several runs: give it to resume_many, or one of them")
-    settings = read_settings(folder).changed(changes, folder)  # whatever is wrong is said before it waits
-    if not is_first_rank():
-        check(settings, additions)
-        return join(additions)
+    first = is_first_rank()
+    if first or folder.exists():  # on another machine it need not
+        settings = read_settings(folder).changed(changes, folder)  # whatever is wrong is said before it waits
+        if not first:
+            check(settings, additions)
+    if not first:
+        return join(additions, places_in(changes))
     with held(folder) as lock:
         return go_on(folder, lock, changes, additions, callbacks is not None)
 
@@ -80,7 +83,7 @@ def resume_newest(default_root_dir: str | Path, changes: Mapping[str, Any] | Non
         The contents of results.json; None where there is no such run.
     """
     if not is_first_rank():
-        return join(Additions())  # the first rank chooses
+        return join(Additions(), places_in(changes or {}))  # the first rank chooses
     with newest_unfinished(default_root_dir, changes) as found:
         say(f"resuming {found[0]}" if found else "no unfinished run: starting a new one", 1)
         if found is None:

@@ -124,6 +124,10 @@ class Settings:
             )
         return replace(self, **settings)
 
+    def places(self) -> Arguments:
+        """Of the data's arguments, those that say where the images are: each machine has its own."""
+        return {name: value for name, value in self.data.items() if f"data.{name}" in PATHS}
+
     def images(self) -> CIFAR10DataModule:
         """The data module of the run."""
         return CIFAR10DataModule(**self.data, seed=self.seed)
@@ -200,6 +204,11 @@ def _complete(settings: Arguments) -> Settings:
 def _in_place(name: str, value: Any) -> Any:
     """The value of a setting, that of a path as it is wherever the run goes on."""
     return absolute(value) if name in PATHS and isinstance(value, str) else value
+
+
+def places_in(changes: Mapping[str, Any]) -> Arguments:
+    """Of changes to settings, by their names, those that say where a machine has its images; see `Settings.places`."""
+    return {name.partition(".")[2]: _in_place(name, value) for name, value in plain(changes).items() if name in PATHS}
 
 
 def _is_longer(value: int, before: int | None) -> bool:

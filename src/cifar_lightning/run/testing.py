@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +31,14 @@ from cifar_lightning.run.checks import try_trainer
 from cifar_lightning.run.cluster import is_first_rank, this_rank
 from cifar_lightning.run.corrupted import part_of, test_corrupted
 from cifar_lightning.run.cpu import FittedCPU, restored_cpu
-from cifar_lightning.run.devices import check_ranks, process_group, resolve_devices, shared_out
+from cifar_lightning.run.devices import (
+    check_ranks,
+    check_same_images,
+    on_first_rank,
+    process_group,
+    resolve_devices,
+    shared_out,
+)
 from cifar_lightning.run.launch import launch
 from cifar_lightning.run.metrics_log import read_rows
 from cifar_lightning.run.precision import check_precision, crawls, resolve_precision
@@ -89,53 +97,64 @@ def evaluate(
         raise InputError(f"html {quoted(str(html))} is a folder: give a file, such as {page / PAGE}")
     if test_views not in (None, *VIEWS):
         raise InputError(f"test_views {test_views} is out of range: give {' or '.join(VIEWS)}")
-    path = select_checkpoint(Path(checkpoint))
     devices, num_nodes = shared_out(devices, None)
     accelerator, here = resolve_devices(accelerator, devices)
     check_ranks(devices, here, num_nodes)
     processes = here * num_nodes
     data = plain(data or {})
-    saved = load_checkpoint(path)
-    trained = saved.get("precision", "32-true")
-    if precision is None and crawls(trained, accelerator):  # and float32 holds every one of its weights as it is
-        precision = "32-true"
-        if is_first_rank():
-            say(f"note: evaluating in {precision}: {trained}, in which it was trained, is slow on a CPU")
-    precision = resolve_precision(precision or trained, accelerator)
-    check_precision(precision, accelerator)
-    where = {"accelerator": accelerator, "devices": devices, "precision": precision}
-    try_trainer(where)
-    where["num_nodes"] = num_nodes
-    if processes > 1 and isinstance(net, nn.Module):
-        raise InputError(f"devices {devices}: net is a module of this process: give its import path, my.nets:Net")
-    model, images = model_of(saved, path, net), data_of(saved, data)
-    images.prepare_data()
-    if soft_labels is not None:
-        soft_labels = absolute(soft_labels)
-        if images.parts:
-            raise InputError(f"soft_labels {soft_labels} go with the official test images: leave out --data.data_dir")
-    if html is not None and images.parts:
-        raise InputError(f"html {html}: a test on corrupted images has a table and a figure, but no page: leave it out")
-    _check_images(part_of(images, images.parts[0]) if images.parts else images, model, path, soft_labels, processes)
-    output = Path(os.path.expanduser(output_dir)) if output_dir is not None else output_of(path) / "evaluation"
-    page = page or output / PAGE
-    for name, target, folder in (("output_dir", output, output), ("html", page, page.parent)):
-        if why := why_unwritable(folder):  # now, not after a long test
-            raise InputError(f"{name} {target} cannot be written ({why}): give another")
-    job: dict[str, Any] = {
-        "facts": {"checkpoint": str(path), "step": saved["global_step"], "seed": images.hparams["seed"]},
-        "where": where,
-        "views": test_views or model.hparams["test_views"],
-        "soft_labels": soft_labels,
-        "output": str(output),
-        "metrics": str(home_of(path) / "metrics.csv"),
-        "page": str(page),
-    }
-    if processes > 1 and this_rank() is None:
-        launch("cifar_lightning.run.testing:evaluate_rank", {**job, "data": data, "net": net}, processes)
-    else:
-        _test(saved, model, images, **job)
-    return read_results(output)
+    with process_group():  # of a launcher's ranks, if there are any: the first reads and writes for all
+        name, saved = on_first_rank(lambda: _selected(Path(checkpoint)))
+        path = Path(name)
+        trained = saved.get("precision", "32-true")
+        if precision is None and crawls(trained, accelerator):  # and float32 holds every one of its weights as it is
+            precision = "32-true"
+            if is_first_rank():
+                say(f"note: evaluating in {precision}: {trained}, in which it was trained, is slow on a CPU")
+        precision = resolve_precision(precision or trained, accelerator)
+        check_precision(precision, accelerator)
+        where = {"accelerator": accelerator, "devices": devices, "precision": precision}
+        try_trainer(where)
+        where["num_nodes"] = num_nodes
+        if processes > 1 and isinstance(net, nn.Module):
+            raise InputError(f"devices {devices}: net is a module of this process: give its import path, my.nets:Net")
+        model, images = model_of(saved, path, net), data_of(saved, data)
+        images.prepare_data()
+        if soft_labels is not None:
+            soft_labels = absolute(soft_labels)
+            if images.parts:
+                raise InputError(
+                    f"soft_labels {soft_labels} go with the official test images: leave out --data.data_dir"
+                )
+        if html is not None and images.parts:
+            raise InputError(
+                f"html {html}: a test on corrupted images has a table and a figure, but no page: leave it out"
+            )
+        _check_images(part_of(images, images.parts[0]) if images.parts else images, model, path, soft_labels, processes)
+        home = home_of(path)
+        output = Path(os.path.expanduser(output_dir)) if output_dir is not None else output_of(path) / "evaluation"
+        page = page or output / PAGE
+        for name, target, folder in (("output_dir", output, output), ("html", page, page.parent)):
+            if why := on_first_rank(partial(why_unwritable, folder)):  # now, not after a long test
+                raise InputError(f"{name} {target} cannot be written ({why}): give another")
+        job: dict[str, Any] = {
+            "facts": {"checkpoint": str(path), "step": saved["global_step"], "seed": images.hparams["seed"]},
+            "where": where,
+            "views": test_views or model.hparams["test_views"],
+            "soft_labels": soft_labels,
+            "output": str(output),
+            "metrics": str(home / "metrics.csv"),
+            "page": str(page),
+        }
+        if processes > 1 and this_rank() is None:
+            launch("cifar_lightning.run.testing:evaluate_rank", {**job, "data": data, "net": net}, processes)
+        else:
+            _test(saved, model, images, **job)
+        return on_first_rank(lambda: read_results(output))
+
+
+def _selected(checkpoint: Path) -> tuple[str, dict[str, Any]]:
+    path = select_checkpoint(checkpoint)
+    return str(path), load_checkpoint(path)
 
 
 @quietly()
@@ -145,7 +164,8 @@ def evaluate_rank(facts: dict[str, Any], data: Arguments, net: str | None, **job
     model, images = model_of(saved, Path(facts["checkpoint"]), net), data_of(saved, data)
     if not images.parts:
         images.count_as(model.classes)
-    _test(saved, model, images, facts, **job)
+    with process_group():
+        _test(saved, model, images, facts, **job)
 
 
 def _check_images(
@@ -183,7 +203,9 @@ def _test(
     metrics: str,
     page: str,
 ) -> None:
-    with process_group(), restored_cpu():
+    if not images.parts:
+        check_same_images(images, "test")
+    with restored_cpu():
         model.hparams["test_views"] = views
         trainer = new_trainer(
             **where,

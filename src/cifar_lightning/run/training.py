@@ -7,6 +7,7 @@ process per device, now or after an interruption, takes its orders from there.
 import random
 import shlex
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from cifar_lightning.run.checks import Checked, check
 from cifar_lightning.run.cluster import is_first_rank, world_size
 from cifar_lightning.run.computing import Computing
 from cifar_lightning.run.cpu import FittedCPU, restored_cpu
-from cifar_lightning.run.devices import from_first_rank, process_group
+from cifar_lightning.run.devices import check_same_images, from_first_rank, on_first_rank, process_group
 from cifar_lightning.run.folder import new_run
 from cifar_lightning.run.launch import launch
 from cifar_lightning.run.loggers import loggers_of
@@ -125,19 +126,23 @@ def fit(
     settings = settings_of({**given, "logger": names or "auto"})
     checked = check(settings, additions)
     if not is_first_rank():
-        return join(additions)
+        return join(additions, settings.places())
     with new_run(settings) as (folder, lock):
         return launch_or_train(folder, settings, checked, lock, additions)
 
 
-def join(additions: Additions) -> dict[str, Any]:
+def join(additions: Additions, places: Mapping[str, Any]) -> dict[str, Any]:
     """Takes part in what the first rank does, in a rank that a launcher has started.
+
+    Args:
+        additions: This rank's.
+        places: Where its images are, by the names of CIFAR10DataModule's arguments, if not where the first has them.
 
     Returns:
         The contents of results.json.
     """
     try:
-        return read_results(Path(run_rank(additions=additions)))
+        return run_rank(additions=additions, places=places)
     except LostRankError as error:
         raise LostRankError(f"{error}{signals.next_step}") from error
 
@@ -161,8 +166,8 @@ def launch_or_train(
         signals.next_step = next_step
     try:
         if world_size() > 1:
-            run_rank(str(folder), start, additions)
-        elif checked.processes > 1:
+            return run_rank(str(folder), start, additions)
+        if checked.processes > 1:
             job = {"folder": str(folder), "start": start}
             launch("cifar_lightning.run.training:run_rank", job, checked.processes, [lock])
         else:
@@ -178,23 +183,33 @@ def _say_how_to_go_on(folder: Path) -> None:
 
 
 @quietly()
-def run_rank(folder: str | None = None, start: str | None = None, additions: Additions | None = None) -> str:
+def run_rank(
+    folder: str | None = None,
+    start: str | None = None,
+    additions: Additions | None = None,
+    places: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """One of several ranks: learns from the first what they do, and does it.
+
+    Only the first looks into the run's folder, and writes there: on other machines it need not be.
 
     Args:
         folder: The run's; None where only the first rank knows it.
         start: Checkpoint to go on from, likewise.
         additions: This rank's.
+        places: As for `join`.
 
     Returns:
-        The run's folder.
+        The contents of results.json.
     """
     with process_group():
         folder, start = from_first_rank([folder, start])
         assert folder is not None
-        _say_how_to_go_on(Path(folder))
-        train(Path(folder), read_settings(Path(folder)), start, additions or Additions())
-    return folder
+        home = Path(folder)
+        settings = Settings(**on_first_rank(lambda: asdict(read_settings(home))))
+        _say_how_to_go_on(home)
+        train(home, replace(settings, data={**settings.data, **(places or {})}), start, additions or Additions())
+        return on_first_rank(lambda: read_results(home))
 
 
 def train(
@@ -218,6 +233,7 @@ def train(
         data.prepare_data()
         data.setup("fit")
         data.fingerprint  # noqa: B018  # for the checkpoints: now, not while a GPU waits for the first
+        check_same_images(data, "train", "test")
         # Lightning's seed_everything also leaves the seed in the environment, where a later one of our user's finds it.
         for seed in (random.seed, np.random.seed, torch.manual_seed):
             seed(settings.seed)
@@ -295,6 +311,17 @@ def _say_what_stopped(settings: Settings, trainer: Trainer, additions: Additions
     say(f"note: {' or '.join(who)} has ended the training at {length}; what is tested is {tested}")
 
 
+def _best(path: Path) -> dict[str, Any] | None:
+    """Of the checkpoint of the best validation, what is to be tested; None where there has been no validation."""
+    if not path.exists():
+        return None
+    try:
+        saved = load_checkpoint(path)
+    except InputError as error:  # it was whole when it was written, and a resumed run does without it
+        raise RunError(cause_of(error)) from error
+    return {name: saved[name] for name in ("state_dict", "global_step")}
+
+
 def _select(trainer: Trainer, model: LitNet, data: CIFAR10DataModule, checkpoints: Path) -> dict[str, Any]:
     """Gives `model` the weights of the best validation accuracy, or leaves it the last; says which they are.
 
@@ -302,11 +329,7 @@ def _select(trainer: Trainer, model: LitNet, data: CIFAR10DataModule, checkpoint
         RunError: The best are damaged.
     """
     best = checkpoints / BEST
-    if len(data.val_indices) and best.exists():
-        try:
-            chosen = load_checkpoint(best)
-        except InputError as error:  # it was whole when it was written, and a resumed run does without it
-            raise RunError(cause_of(error)) from error
+    if len(data.val_indices) and (chosen := on_first_rank(lambda: _best(best))):
         model.load_state_dict(chosen["state_dict"])
         return {"checkpoint": str(best), "step": chosen["global_step"]}
     if len(data.val_indices) and trainer.limit_val_batches and trainer.is_global_zero:
