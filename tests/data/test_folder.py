@@ -19,7 +19,7 @@ from jobs import job
 from PIL import Image, ImageDraw, JpegImagePlugin
 
 from cifar_lightning import CIFAR10DataModule
-from cifar_lightning.data import cache, folder, pictures
+from cifar_lightning.data import cache, folder, helpers, pictures
 from cifar_lightning.data.cifar10 import CIFAR100_CLASSES, CLASSES
 from cifar_lightning.data.sources import Source
 from cifar_lightning.errors import ImageWarning, InputError
@@ -210,20 +210,72 @@ def test_photographs_are_shared_out_one_by_one(tmp_path, monkeypatch):
         Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / f"{i:02}.png")
     paths, threads, started = sorted(tmp_path.iterdir()), set(), []
     meet = threading.Barrier(3, timeout=60)
-    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(pictures, "usable_cores", lambda: 3)
 
-    def decode(path):
-        started.append(path)
+    def decode(paths, ask):
+        started.append(paths)
         threads.add(threading.get_ident())
         if len(started) <= 3:
             meet.wait()  # as long as not every thread has one
-        return path
+        return paths
 
-    taken = pictures._in_order(paths, 10**9, decode)
-    assert next(taken) == [paths[0]]
+    monkeypatch.setattr(pictures, "_part", decode)
+    taken = pictures._in_order(paths, 10**9)
+    assert next(taken) == ([paths[0]], [paths[0]])
     assert len(threads) == 3
     assert len(started) <= 3 * pictures.AHEAD + 1
-    assert [path for part in taken for path in part] == paths[1:]
+    assert [path for _, part in taken for path in part] == paths[1:]
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The helpers that this process starts for two small pictures and more."""
+    processes, start = [], helpers._start
+    monkeypatch.setattr(pictures, "usable_cores", lambda: 2)
+    monkeypatch.setattr(pictures, "WORTH", 1)
+    monkeypatch.setattr(pictures, "AT_ONCE", 4)
+    monkeypatch.setattr(helpers, "_start", lambda: processes.append(start()) or processes[-1])
+    return processes
+
+
+def test_helpers_read_small_pictures_as_this_process_does(tmp_path, monkeypatch, started):
+    for split in ("train", "test"):
+        (tmp_path / split / "a").mkdir(parents=True)
+    for i in range(30):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / "train" / "a" / f"{i:02}.png")
+    Image.fromarray(np.full((32, 32), 99, np.uint16)).save(tmp_path / "train" / "a" / "deep.png")
+    Image.new("L", (1, 1)).save(tmp_path / "test" / "a" / "x.png")
+    here, decode = [], pictures._read
+    monkeypatch.setattr(pictures, "_read", lambda path, remarks: here.append(path) or decode(path, remarks))
+    decoded = pictures.read(folder.scan(tmp_path, "train"))
+    assert decoded.images[:, 0, 0, 0].tolist() == [*range(30), 0]
+    assert "deep.png has 16 bits a value and none above 99 of 65,535" in decoded.notes[0]
+    assert here == []  # they have done it, and are gone
+    assert [process.poll() is not None for process in started] == [True, True]
+
+    wrong = tmp_path / "train" / "a" / "07.png"
+    wrong.write_text("no image")
+    paths = sorted(wrong.parent.iterdir())
+    read = list(pictures.read_each(paths))
+    assert here == list(map(str, paths[4:8]))  # tried again here, where Pillow may have been told of such a file
+    assert [i for i, one in enumerate(read) if isinstance(one, InputError)] == [7]
+    assert [one[0][0, 0, 0] for one in read[:30] if not isinstance(one, InputError)] == [*range(7), *range(8, 30)]
+    with pytest.raises(InputError, match=r"07\.png"):
+        pictures.read(folder.scan(tmp_path, "train"))
+
+
+@pytest.mark.parametrize("how", ["never begin", "are killed"])
+def test_helpers_that_are_gone_end_nothing(tmp_path, monkeypatch, started, how):
+    for i in range(60):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / f"{i:02}.png")
+    if how == "never begin":
+        monkeypatch.setattr(helpers, "PROGRAM", "import a_module_that_is_not_there")
+    read = pictures.read_each(sorted(tmp_path.iterdir()))
+    first = next(read)
+    if how == "are killed":
+        for process in started:
+            process.kill()
+    assert [pixels[0, 0, 0] for pixels, _ in [first, *read]] == list(range(60))
 
 
 def test_pictures_are_read_in_order_and_no_more_than_are_asked_for(tmp_path, monkeypatch):

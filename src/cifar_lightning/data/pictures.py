@@ -8,10 +8,10 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
-from functools import cache, partial
+from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from cifar_lightning.data.bar import bar
 from cifar_lightning.data.cache import Decoded
 from cifar_lightning.data.folder import Listing
+from cifar_lightning.data.helpers import helpers, serve, usable_cores
 from cifar_lightning.data.kinds import what_else
 from cifar_lightning.errors import InputError, quoted
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
-T = TypeVar("T")
 PNG = b"\x89PNG\r\n\x1a\n"
 # In the name that Pillow has for how 16 bits a value lie in a file; "BGR;16" are 16 a pixel.
 DEEP = re.compile("(?<!BGR);16")
@@ -34,8 +34,10 @@ DEEP = re.compile("(?<!BGR);16")
 DARK = 2**14
 # Bytes a file, on the mean, above which they are photographs.
 PHOTOGRAPH = 2**15
-# Files that a thread decodes in one go: of small ones many, for to hand one over takes as long as to decode it.
+# Files that a thread or a helper decodes in one go: of small ones many, for to hand one over takes as long.
 AT_ONCE = 64
+# Small pictures for which a helper is worth its start: it decodes as many in that time.
+WORTH = 2_000
 # What may be decoded for each thread, or wait to be, before somebody takes it.
 AHEAD = 4
 # A JPEG is decoded at an eighth, a quarter or half of its size, if this is left of either side: a field of 8 × 8 for
@@ -47,7 +49,7 @@ BARE = {"jfif", "jfif_version", "jfif_unit", "jfif_density", "dpi"}
 
 
 class Remarks:
-    """What there is to say of the pictures that have been decoded, besides errors. Threads may add to it.
+    """What there is to say of pictures that have been decoded, besides errors.
 
     Attributes:
         metadata: Those whose metadata cannot be read.
@@ -57,6 +59,18 @@ class Remarks:
     def __init__(self) -> None:
         self.metadata: list[str] = []
         self.deep: dict[str, int] = {}
+
+    def add(self, others: "Remarks") -> None:
+        """Adds those on other pictures."""
+        self.metadata += others.metadata
+        self.deep |= others.deep
+
+    def on(self, path: str) -> "Remarks":
+        """Those on one picture."""
+        remarks = Remarks()
+        remarks.metadata = [path] if path in self.metadata else []
+        remarks.deep = {path: self.deep[path]} if path in self.deep else {}
+        return remarks
 
     def notes(self) -> tuple[str, ...]:
         """In a line each."""
@@ -78,6 +92,20 @@ class Remarks:
         return tuple(notes)
 
 
+class Part(NamedTuple):
+    """Some pictures that have been decoded.
+
+    Attributes:
+        pixels: uint8 (N, 32, 32, 3).
+        remarks: On them.
+        errors: By its path, of each that cannot be read; its pixels are any.
+    """
+
+    pixels: Pixels
+    remarks: Remarks
+    errors: dict[str, InputError]
+
+
 def read(listing: Listing) -> Decoded:
     """Decodes the listed files.
 
@@ -86,11 +114,14 @@ def read(listing: Listing) -> Decoded:
     """
     images = np.empty((len(listing.paths), 32, 32, 3), dtype=np.uint8)
     remarks, done = Remarks(), 0
-    parts = _in_order(listing.paths, listing.size, partial(_read, remarks=remarks))
+    parts = _in_order(listing.paths, listing.size)
     with closing(parts), bar("reading pictures", len(images)) as advance:
-        for part in parts:
-            images[done : done + len(part)] = part
-            done += len(part)
+        for _, part in parts:
+            for error in part.errors.values():
+                raise error
+            images[done : done + len(part.pixels)] = part.pixels
+            remarks.add(part.remarks)
+            done += len(part.pixels)
             advance(done)
     return Decoded(images, listing.labels, listing.classes, listing.held_out, remarks.notes())
 
@@ -101,18 +132,11 @@ def read_each(paths: Sequence[str | Path]) -> Generator[tuple[Pixels, tuple[str,
     Yields:
         What it gives for each; or what it raises, for one that cannot be read.
     """
-
-    def attempt(path: str) -> tuple[Pixels, tuple[str, ...]] | InputError:
-        remarks = Remarks()
-        try:
-            return _read(path, remarks), remarks.notes()
-        except InputError as error:
-            return error
-
     names = [str(path) for path in paths]
-    with closing(_in_order(names, sum(map(_size, names)), attempt)) as parts:
-        for part in parts:
-            yield from part
+    with closing(_in_order(names, sum(map(_size, names)))) as parts:
+        for some, part in parts:
+            for path, pixels in zip(some, part.pixels, strict=True):
+                yield part.errors.get(path) or (pixels, part.remarks.on(path).notes())
 
 
 def _size(path: str) -> int:
@@ -121,30 +145,53 @@ def _size(path: str) -> int:
     return 0
 
 
-def _in_order(paths: Sequence[str], size: int, decode: Callable[[str], T]) -> Generator[list[T], None, None]:
-    """What `decode` gives for each path, in order, some at a time. What it raises comes in its turn, and ends it.
+def _in_order(paths: Sequence[str], size: int) -> Generator[tuple[Sequence[str], Part], None, None]:
+    """Some of the paths at a time, in order, and what they hold.
 
     Args:
         paths: Of the files.
         size: Of all of them, in bytes.
-        decode: May be called by any thread.
     """
-    # Threads help with photographs; with thumbnails they only contend for the interpreter (1.5 times slower).
-    photographs = size > PHOTOGRAPH * len(paths)
-    workers, step = (os.cpu_count() or 1, 1) if photographs else (1, AT_ONCE)
+    photographs = size > PHOTOGRAPH * len(paths)  # with which threads help: most of their time is the decoder's
+    helping = 0 if photographs else min(usable_cores(), len(paths) // WORTH)
+    workers, step = (usable_cores(), 1) if photographs else (max(1, helping), AT_ONCE)
     _formats()  # loads Pillow's plugins before the threads ask for them
-    waiting: deque[Future[list[T]]] = deque()
-    with _pillows_warnings(), ThreadPoolExecutor(workers) as pool:
+    waiting: deque[tuple[Sequence[str], Future[Part]]] = deque()
+    with ExitStack() as stack:
+        stack.enter_context(_pillows_warnings())
+        ask = stack.enter_context(helpers(helping)) if helping > 1 else None
+        pool = stack.enter_context(ThreadPoolExecutor(workers))
         try:
             for start in range(0, len(paths), step):
-                part = paths[start : start + step]
-                waiting.append(pool.submit(lambda part: [decode(path) for path in part], part))
+                some = paths[start : start + step]
+                waiting.append((some, pool.submit(_part, some, ask)))
                 if len(waiting) > AHEAD * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                    some, part = waiting.popleft()
+                    yield some, part.result()
+            for some, part in waiting:
+                yield some, part.result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _part(paths: Sequence[str], ask: Callable[[Sequence[str]], Part | None] | None = None) -> Part:
+    """Some pictures, by a helper if there are any; not where it is gone, or knows less than this process's Pillow."""
+    if ask and (part := ask(paths)) and not part.errors:
+        return part
+    part = Part(np.empty((len(paths), 32, 32, 3), np.uint8), Remarks(), {})
+    for path, pixels in zip(paths, part.pixels, strict=True):
+        try:
+            pixels[:] = _read(path, part.remarks)
+        except InputError as error:
+            part.errors[path] = error
+    return part
+
+
+def help_out() -> None:
+    """Decodes for the process that has started this one as its helper: see helpers.py."""
+    _formats()
+    with _pillows_warnings():
+        serve(_part)
 
 
 def read_image(path: str | Path) -> tuple[Pixels, tuple[str, ...]]:

@@ -182,8 +182,8 @@ class Source:
                 files = [path for paths in parts.values() for path in paths]
                 return Found(home, _identity(files), partial(parquet.read_own, parts, split), parquet.SHAPE, files)
         listing = folder.scan(home, split)
-        paths = [Path(path) for path in listing.paths]
-        return Found(home, listing.fingerprint, partial(pictures.read, listing), folder.SHAPE, paths, listing.note)
+        decode = partial(pictures.read, listing)
+        return Found(home, listing.fingerprint, decode, folder.SHAPE, listing.paths, listing.note)
 
     def _find_official(self, split: str) -> "Found":
         if (held := self.held()) is None:
@@ -277,7 +277,7 @@ class Found(NamedTuple):
         key: Says whether the cache is still true; without one it is not cached.
         decode: Reads it.
         shape: What this is held as.
-        files: What is read; of class folders, one an image, in their order.
+        files: What is read; of class folders, one an image, in their order, for whose number Path takes long.
         note: What is to be known of them.
     """
 
@@ -285,7 +285,7 @@ class Found(NamedTuple):
     key: str
     decode: Callable[[], Decoded]
     shape: str
-    files: Sequence[Path]
+    files: Sequence[str | Path]
     note: str = ""
 
 
