@@ -182,7 +182,12 @@ def step_costs(accelerator: str, steps: int, repeats: int, waits: bool = True) -
     """
     torch.set_num_threads(1)
     torch.backends.mkldnn.enabled = False  # both as fit sets them for so small a step
-    sides = {"bare loop": bare_loop, "our fit": our_fit, "Lightning's defaults": lightning_defaults}
+    sides = {
+        "bare loop": bare_loop,
+        "our fit": our_fit,
+        "our fit, a row a step": partial(our_fit, every=1),
+        "Lightning's defaults": lightning_defaults,
+    }
 
     def cost(side: Callable[..., None]) -> tuple[float, float]:
         marks: list[tuple[float, float]] = []
@@ -315,12 +320,13 @@ def bare_loop(accelerator: str, steps: int, max_steps: int) -> None:
         max_steps -= steps
 
 
-def our_fit(accelerator: str, steps: int, max_steps: int, augment: bool = False) -> None:
+def our_fit(accelerator: str, steps: int, max_steps: int, augment: bool = False, every: int = 50) -> None:
     """Trains it as fit.py does: with the bar, the log, the checkpoints."""
     data = _small_data(accelerator, steps) | {"augment": augment}
+    options: dict[str, Any] = {"accelerator": accelerator, "devices": 1, "log_every_n_steps": every}
     # the figures after the test are no part of the training
     with tempfile.TemporaryDirectory() as root, mock.patch("cifar_lightning.report.results.draw"):
-        fit(data, accelerator=accelerator, devices=1, max_epochs=3, max_steps=max_steps, default_root_dir=root)
+        fit(data, **options, max_epochs=3, max_steps=max_steps, default_root_dir=root)
 
 
 class Plain(LightningModule):

@@ -38,7 +38,12 @@ def check(path, name, printed):
 @pytest.mark.soak  # test_overhead.py has its sides
 def test_it_measures_the_overhead(tmp_path):
     overhead = measured("overhead", tmp_path)
-    assert [row[""] for row in overhead["rows"]] == ["bare loop", "our fit", "Lightning's defaults"]
+    assert [row[""] for row in overhead["rows"]] == [
+        "bare loop",
+        "our fit",
+        "our fit, a row a step",
+        "Lightning's defaults",
+    ]
     assert all(row["CPU µs/step"][0] > 0 for row in overhead["rows"])
 
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 # In CPU time, of the cheapest of some repeats: a third of a millisecond on a step of one. On a busy machine our step
-# has taken 1.0 to 1.25 times a bare loop's, and one of Lightning's defaults 1.75 to 2.6 times.
-MOST = 1.35
+# has taken 1.0 to 1.25 times a bare loop's, one that is logged too 1.2 to 1.3 times (by Lightning's log 1.8 times), and
+# one of Lightning's defaults 1.75 to 2.6 times.
+MOST, MOST_LOGGED = 1.35, 1.5
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what Lightning's defaults say of themselves
 
@@ -26,8 +27,9 @@ def terminal(monkeypatch, cpu_settings):
 
 def test_a_step_costs_little_more_than_a_bare_loops(benchmark):
     costs = benchmark.step_costs("cpu", steps=150, repeats=3, waits=False)
-    bare, ours, stock = (min(side["cpu"]) for side in costs.values())
+    bare, ours, logged, stock = (min(side["cpu"]) for side in costs.values())
     assert ours < MOST * bare < stock  # the bound tells ours from Lightning's defaults
+    assert logged < MOST_LOGGED * bare
 
 
 @pytest.mark.parametrize("augment", [False, True])

@@ -1,7 +1,8 @@
 """RunningLoss: the mean training loss between two log points, at no cost to the steps between them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,20 +40,22 @@ class RunningLoss:
         trainer = module.trainer
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
         if every and trainer.global_step % every == 0 and self.count and not trainer.fit_loop._should_accumulate():
-            self._log(module)
+            # A loop of ours (run/loop.py) has a shorter way to the loggers than Lightning's `log_dict`.
+            loop = trainer.fit_loop.epoch_loop
+            self._log(module, getattr(loop, "log_step", partial(module.log_dict, prog_bar=True)))
 
     def log_rest(self, module: LightningModule) -> None:
         """Logs what the batches since the last log point have left, at the end of an epoch."""
         if self.count:
             # The ranks have the same figures already, and any of those is right; Lightning warns without it.
-            self._log(module, sync_dist=True, reduce_fx="max")
+            self._log(module, partial(module.log_dict, prog_bar=True, sync_dist=True, reduce_fx="max"))
 
-    def _log(self, module: LightningModule, **options: Any) -> None:
+    def _log(self, module: LightningModule, log: Callable[[Mapping[str, float]], None]) -> None:
         # Every rank has the same number of images, so the mean over ranks is that over images.
         mean = module.trainer.strategy.reduce(self._sum / self.count, reduce_op="mean").item()
         if not math.isfinite(mean):
             raise NonFiniteError(self.diverged(module.trainer, f"the training loss is {mean}"))
-        module.log_dict({"train_loss": mean, "lr": current_lr(module.trainer)}, prog_bar=True, **options)
+        log({"train_loss": mean, "lr": current_lr(module.trainer)})
         self._last = mean
         self._sum.zero_()
         self.count = 0

@@ -10,8 +10,10 @@ has a part in it. A module that ends an epoch by -1 from its `on_train_batch_sta
 """
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loops.fetchers import _DataFetcher
 from lightning.pytorch.loops.fit_loop import _FitLoop
@@ -127,7 +129,7 @@ class EpochLoop(_TrainingEpochLoop):
         batch_idx = progress.current.ready
         progress.increment_ready()
         progress.is_last_batch = progress.current.ready >= trainer.num_training_batches
-        logs = self._logs_everywhere or self._is_log_point()
+        logs = self._logs_everywhere
         if logs:
             trainer._logger_connector.on_batch_start(batch)
         self._call("on_train_batch_start", batch, batch_idx)
@@ -150,9 +152,17 @@ class EpochLoop(_TrainingEpochLoop):
             for callback in self._step_ends:
                 callback.on_step_end(trainer, trainer.lightning_module)
 
-    def _is_log_point(self) -> bool:
-        every: int = self.trainer.log_every_n_steps
-        return bool(every) and (self._batches_that_stepped + 1) % every == 0
+    def log_step(self, figures: Mapping[str, float]) -> None:
+        """Logs a step's figures as its module's `log_dict` would, with `prog_bar`, which takes half a small step."""
+        connector = self.trainer._logger_connector
+        if self._logs_everywhere:
+            self.trainer.lightning_module.log_dict(figures, prog_bar=True)
+            return
+        tensors = {name: torch.tensor(value) for name, value in figures.items()}
+        connector._callback_metrics.update(tensors)
+        connector._logged_metrics.update(tensors)
+        connector._progress_bar_metrics.update({name: tensor.item() for name, tensor in tensors.items()})
+        connector.log_metrics(tensors)
 
     def _end_step(self, data_fetcher: _DataFetcher) -> None:
         """Validates, where it is due. What it logs still counts to this step."""
