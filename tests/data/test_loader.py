@@ -54,6 +54,15 @@ def test_a_function_of_seed_and_epoch(images):
     assert not same(loader(images, seed=1, **AUGMENTED), epochs[0])
 
 
+def test_many_images_are_augmented_alike_without_a_copy_of_them(images, monkeypatch):
+    few = loader(images, cutout=5, **AUGMENTED)
+    monkeypatch.setattr("cifar_lightning.data.loader.BORDERED", COUNT - 1)
+    many = loader(images, cutout=5, **AUGMENTED)
+    assert many.images.data_ptr() == images[0].data_ptr() != few.images.data_ptr()
+    assert same(many, few)
+    assert torch.equal(many.dataset[3][0], few.dataset[3][0])
+
+
 def test_an_epoch_holds_no_image_twice(images):
     labels = torch.cat([y for _, y in loader(images)])
     assert len(labels) == 96  # 12 batches; the other 7 images wait for another epoch
