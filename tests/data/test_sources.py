@@ -79,9 +79,9 @@ def test_data_dir_may_be_the_archive_itself(tmp_path):
 
 
 def test_a_run_reads_each_split_once(plain, tmp_path, monkeypatch):
-    def noting(source, split):
+    def noting(source, split, **kwargs):
         read.append(split)
-        return load(source, split)
+        return load(source, split, **kwargs)
 
     read, load = [], Source.load
     monkeypatch.setattr(Source, "load", noting)
@@ -348,6 +348,27 @@ def test_cache_spares_decoding_and_hashing(tmp_path, counted, monkeypatch):
     assert [name for name in names if name != "lock"] == ["cifar10-test.npz", "cifar10-train.npz"]
 
 
+def test_processes_that_share_the_images_have_them_once(tmp_path):
+    """Each maps the cache's file. What one changes is its own, and a file that is put in its place is not theirs."""
+    source = Source("cifar10", tmp_path, sha256=write_archive(tmp_path / NAME))
+    source.prepare()
+    path = tmp_path / ".cifar_lightning" / "cifar10-train.npz"
+    whole, read = path.read_bytes(), source.load("train")
+    one, two = (source.load("train", shared=True) for _ in range(2))
+    for images in (one, two):
+        check_set(images, 100, CLASSES)
+        assert torch.equal(images.images, read.images)
+        assert torch.equal(images.labels, read.labels)
+    maps = Path("/proc/self/maps")
+    if maps.exists():
+        assert maps.read_text().count(path.name) == 2
+    one.images.zero_()
+    assert torch.equal(two.images, read.images)
+    assert path.read_bytes() == whole
+    cache._write(path, "another", cache.Decoded(np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1, int), CLASSES))
+    assert torch.equal(two.images, read.images)
+
+
 @pytest.mark.parametrize("locks", [True, False])
 def test_what_a_dead_process_left_is_removed_by_one_that_is_alone(tmp_path, monkeypatch, locks):
     if not locks:
@@ -388,9 +409,10 @@ def test_damaged_cache_is_noticed_and_rebuilt(tmp_path, counted, apart):
     for at in (*range(200), *range(member - 40, member + 200), *range(len(whole) - 300, len(whole))):
         flips.append(whole[:at] + bytes([whole[at] ^ 1 << rng.randrange(8)]) + whole[at + 1 :])
     cuts = [whole[: rng.randrange(len(whole))] for _ in range(10)]
-    for damaged in [*flips[::apart], *cuts, b"", b"x" * len(whole)]:
+    for i, damaged in enumerate([*flips[::apart], *cuts, b"", b"x" * len(whole)]):
+        path.unlink()  # what has been mapped of it must not change
         path.write_bytes(damaged)
-        again = Source("cifar10", tmp_path, sha256=digest).load("test")
+        again = Source("cifar10", tmp_path, sha256=digest).load("test", shared=i % 2 == 0)
         assert torch.equal(again.images, good.images)
         assert torch.equal(again.labels, good.labels)
         assert again.classes == good.classes

@@ -12,7 +12,9 @@ in the same order. Remove `.cifar_lightning` there.
 
 import hashlib
 import os
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,7 +60,7 @@ def identity(name: str, stat: os.stat_result) -> bytes:
     return known.encode("utf-8", "surrogateescape")
 
 
-def cached(home: Path, name: str, key: str, build: Callable[[], Decoded]) -> Decoded:
+def cached(home: Path, name: str, key: str, build: Callable[[], Decoded], shared: bool = False) -> Decoded:
     """What was kept under `name` if its key is still `key` and its bytes are sound; else builds and keeps it.
 
     One process builds, the others wait for it, where files can be locked. Where nothing can be written the images stay
@@ -69,17 +71,18 @@ def cached(home: Path, name: str, key: str, build: Callable[[], Decoded]) -> Dec
         name: File name without suffix. There is one file a name: a new one takes the place of a stale one.
         key: Changes when the source of the images does.
         build: Decodes the images; called only if need be.
+        shared: Leave the images in the file, of which the system keeps one copy for all processes of a machine.
     """
     places = _places(home)
     for place in places:
-        if (hit := _read(_file(place, name), key)) is not None:
+        if (hit := _read(_file(place, name), key, shared)) is not None:
             return hit
     built = None
     for place in places:
         try:
             with locked(place) as alone:
                 # Another process may have built it while this one waited.
-                if (hit := _read(_file(place, name), key)) is not None:
+                if (hit := _read(_file(place, name), key, shared)) is not None:
                     return hit
                 built = built or build()
                 if alone:
@@ -118,14 +121,15 @@ def _file(place: Path, name: str) -> Path:
     return place / f"{name}.npz"
 
 
-def _read(path: Path, key: str) -> Decoded | None:
+def _read(path: Path, key: str, shared: bool) -> Decoded | None:
     try:
         with zipfile.ZipFile(path) as file:
             if str(array_in(file, "key")) != _versioned(key):
                 return None
             classes, notes = (tuple(str(text) for text in array_in(file, name)) for name in ("classes", "notes"))
             held_out = int(array_in(file, "held_out"))
-            return Decoded(array_in(file, "images"), array_in(file, "labels"), classes, held_out, notes)
+            images = _mapped_in(file, "images") if shared else array_in(file, "images")
+            return Decoded(images, array_in(file, "labels"), classes, held_out, notes)
     except Exception:  # missing, forbidden, cut short, or with a bit flipped: zip and numpy raise what they like
         return None
 
@@ -148,6 +152,22 @@ def array_in(file: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
         array = np.lib.format.read_array(member, allow_pickle=False)
         member.read()  # to its end, where zip compares the CRC: np.load believes a header that lies about the size
     return array
+
+
+def _mapped_in(file: zipfile.ZipFile, name: str) -> npt.NDArray[np.uint8]:
+    """An array of bytes as it lies in a .npz file; what this process changes in it is its own. Raises as `array_in`."""
+    info = file.getinfo(f"{name}.npy")
+    with file.open(info) as member:
+        np.lib.format.read_magic(member)
+        shape, _, _ = np.lib.format.read_array_header_1_0(member)
+        begin = member.tell()
+    assert file.fp is not None
+    file.fp.seek(info.header_offset + 26)  # of its local header, as long as two numbers in it say
+    start = info.header_offset + 30 + sum(struct.unpack("<HH", file.fp.read(4)))
+    stored = np.asarray(np.memmap(file.fp, np.uint8, "c", start, (info.file_size,)))
+    if zlib.crc32(stored.data) != info.CRC:
+        raise zipfile.BadZipFile(f"{name} is not what was written")
+    return stored[begin:].reshape(shape)
 
 
 def _write(path: Path, key: str, decoded: Decoded) -> None:

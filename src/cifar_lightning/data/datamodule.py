@@ -20,7 +20,7 @@ from cifar_lightning.data.own_transforms import STAGES, OwnTransform, Stages
 from cifar_lightning.data.preprocessing import Preprocessing, preprocessing_of
 from cifar_lightning.data.ranges import check_classes
 from cifar_lightning.data.settable import SettableDataModule
-from cifar_lightning.data.sharing import check_batch_size, check_evaluation
+from cifar_lightning.data.sharing import check_batch_size, check_evaluation, connected
 from cifar_lightning.data.sources import ImageSet, Source
 from cifar_lightning.data.split import split_of, stratified_order
 from cifar_lightning.data.torch_loader import TorchLoader
@@ -235,7 +235,7 @@ class CIFAR10DataModule(SettableDataModule):
         """
         self._follow()
         if split not in self._sets:
-            images = self._source.load(split)
+            images = self._source.load(split, shared=connected())
             if split == "train" and self.hparams["train_labels"] is not None:
                 images = relabelled(images, self.hparams["train_labels"])
             self._sets[split] = images if self._counted_as is None else images.counted_as(self._counted_as)

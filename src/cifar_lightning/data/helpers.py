@@ -72,7 +72,7 @@ def _start() -> Process | None:
     # In a session of its own no Ctrl-C reaches it: it ends when its input does, however this process ends.
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     try:
-        return subprocess.Popen([executable, "-c", PROGRAM, *sys.path], start_new_session=True, **pipes)
+        return subprocess.Popen([executable, "-c", PROGRAM, *map(str, sys.path)], start_new_session=True, **pipes)
     except OSError:  # no more processes for this user, or too little memory
         return None
 

@@ -14,7 +14,7 @@ from cifar_lightning.data.dataset import ImageDataset
 from cifar_lightning.data.own_transforms import OwnTransform
 from cifar_lightning.data.place import Place, epoch_generator
 from cifar_lightning.data.preprocessing import Preprocessing
-from cifar_lightning.data.sharing import check_batch_size, check_evaluation, evaluation_batches
+from cifar_lightning.data.sharing import check_batch_size, check_evaluation, connected, evaluation_batches
 from cifar_lightning.data.sources import ImageSet
 from cifar_lightning.errors import InputError
 
@@ -146,12 +146,12 @@ class BatchLoader:
     @property
     def rank(self) -> int:
         """This process's index."""
-        return (dist.get_rank() if _connected() else 0) if self._rank is None else self._rank
+        return (dist.get_rank() if connected() else 0) if self._rank is None else self._rank
 
     @property
     def world_size(self) -> int:
         """Number of processes that share the batches."""
-        return (dist.get_world_size() if _connected() else 1) if self._world_size is None else self._world_size
+        return (dist.get_world_size() if connected() else 1) if self._world_size is None else self._world_size
 
     @property
     def batch_size(self) -> int:
@@ -310,7 +310,3 @@ class BatchLoader:
 def _apart(chunk: Tensor, size: int) -> Iterator[Tensor]:
     """A chunk's batches, each a tensor of its own to autograd: one may be changed without those beside it in memory."""
     return (batch.data for batch in torch.split(chunk, size))
-
-
-def _connected() -> bool:
-    return dist.is_available() and dist.is_initialized()

@@ -1,6 +1,13 @@
 """How ranks share the images: whole batches of an evaluation, and equal parts of every training batch."""
 
+import torch.distributed as dist
+
 from cifar_lightning.errors import InputError
+
+
+def connected() -> bool:
+    """Whether this process is a rank of several, as far as torch knows."""
+    return dist.is_available() and dist.is_initialized()
 
 
 def evaluation_batches(images: int, batch_size: int, world_size: int) -> int:

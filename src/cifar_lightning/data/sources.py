@@ -139,8 +139,13 @@ class Source:
                 if found.key and not cache.has(found.home, f"{self.name}-{split}", found.key):
                     cache.cached(found.home, f"{self.name}-{split}", found.key, found.decode)
 
-    def load(self, split: str) -> ImageSet:
+    def load(self, split: str, shared: bool = False) -> ImageSet:
         """Reads one split, "train" or "test", into memory, after `prepare`. Warns of what its user should know.
+
+        Args:
+            split: Which.
+            shared: Into one memory for all processes of a machine that do so: the cache's file, which nobody may write
+                to meanwhile. (Another in its place does no harm.)
 
         Raises:
             InputError: The data is not there, or is not what it should be.
@@ -153,7 +158,7 @@ class Source:
         with self._naming():
             found = self.find(split)
             if found.key:
-                decoded = cache.cached(found.home, f"{self.name}-{split}", found.key, found.decode)
+                decoded = cache.cached(found.home, f"{self.name}-{split}", found.key, found.decode, shared)
             else:
                 decoded = found.decode()
         for note in filter(None, (found.note, *decoded.notes)):
