@@ -4,7 +4,6 @@ The names are imported when they are first used: `import cifar_lightning` alone 
 """
 
 import importlib
-import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -64,7 +63,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return importlib.metadata.version("cifar-lightning")
+        from importlib.metadata import version  # not before: it takes as long as all else here
+
+        return version("cifar-lightning")
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
