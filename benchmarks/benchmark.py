@@ -56,6 +56,7 @@ OTHER_LENGTHS = ("quick:1.8", "quick:5.5")  # epochs
 AIRBENCH = {"airbench94_muon.py": "speed94", "airbench96_faster.py": "speed96"}
 MODES = Literal["default", "reduce-overhead", "max-autotune"]
 QUICK_STEPS = 1_500
+IMPORTS = "from cifar_lightning.startup import importing\nwith importing():\n    import cifar_lightning.run.training"
 RACE_TURNS = 10  # in one process: each keeps the CUDA graphs of its network
 
 
@@ -434,6 +435,7 @@ def compare_growth(job: Job) -> list[Table]:
         "import cifar_lightning": ["-c", "import cifar_lightning"],
         "import torch": ["-c", "import torch"],
         "import lightning.pytorch": ["-c", "import lightning.pytorch"],
+        "what fit.py imports": ["-c", IMPORTS],
         "fit.py --help": [str(FIT), "--help"],
     }
     turns = interleaved(job.repeats, {name: partial(execute, arguments) for name, arguments in commands.items()})
