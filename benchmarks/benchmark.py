@@ -12,6 +12,7 @@ decode       a first reading of class folders: torchvision's ImageFolder, and ou
 predict      what predict takes to name many small pictures, and one
 overhead     what a step costs besides the network: a bare loop, our fit, Lightning's defaults
 width        a step's time against the network's width and the batch size; CPU beside GPU
+beside       steps of the recipes cpu and quick: each image alone, and side by side in the late blocks (a CPU with AMX)
 devices      one process and two
 scaling      what two processes send each other in a step, and what that takes, by network
 seeds        ten runs of speed54: a process each, in turn, and fit.py --seeds 10
@@ -316,6 +317,22 @@ def compare_width(job: Job) -> list[Table]:
     return tables
 
 
+def compare_beside(job: Job) -> list[Table]:
+    """A step of SpeedNet in bfloat16, by width, batch size and images' side, with and without images side by side."""
+    shapes = (
+        [(32, 500, 16)]
+        if job.quick
+        else [(32, 500, s) for s in (16, 24, 32)] + [(64, 1000, s) for s in (16, 20, 24, 32)]
+    )
+    rows = []
+    for width, batch_size, side in shapes:
+        found = call("beside_times", width=width, batch_size=batch_size, side=side, repeats=job.repeats)
+        ratio = {"ratio": quotients(found["side by side"], found["each alone"])}
+        rows.append({"width": width, "batch": batch_size, "side": side, **found, **ratio})
+    note = "" if job.machine["amx"] else "This CPU has no AMX: a fit leaves each image alone."
+    return [Table("beside: ms per training step, forward and backward", rows, note)]
+
+
 def compare_devices(job: Job) -> list[Table]:
     """The same job by one process and by two."""
     rows = []
@@ -539,6 +556,7 @@ COMPARISONS: dict[str, Callable[[Job], list[Table]]] = {
     "predict": compare_predict,
     "overhead": compare_overhead,
     "width": compare_width,
+    "beside": compare_beside,
     "devices": compare_devices,
     "scaling": compare_scaling,
     "seeds": compare_seeds,

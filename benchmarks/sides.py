@@ -41,6 +41,8 @@ from cifar_lightning.data import pictures
 from cifar_lightning.data.cifar10 import MEAN, STD
 from cifar_lightning.data.loader import BatchLoader
 from cifar_lightning.data.sources import Source
+from cifar_lightning.model.networks import SpeedNet, beside
+from cifar_lightning.run.cpu import keep_freed_memory
 
 
 def describe_machine(data: dict[str, Any]) -> dict[str, Any]:
@@ -53,6 +55,7 @@ def describe_machine(data: dict[str, Any]) -> dict[str, Any]:
     return {
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "amx": beside.has_amx(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "gpus": torch.cuda.device_count(),
         "python": platform.python_version(),
@@ -395,6 +398,27 @@ def step_times(
             sides = {name: partial(milliseconds, width, batch_size, *place) for name, place in places.items()}
             found[f"{width} {batch_size}"] = interleaved(repeats, sides)
     return found
+
+
+def beside_times(width: int, batch_size: int, side: int, repeats: int) -> dict[str, list[float]]:
+    """Milliseconds of SpeedNet's forward and backward pass on the CPU in bfloat16, by how the images lie."""
+    net = SpeedNet(width=width).train()
+    images = torch.randn(batch_size, 3, side, side).to(memory_format=torch.channels_last)
+    labels = torch.randint(10, (batch_size,))
+    keep_freed_memory()
+
+    def milliseconds(amx: bool) -> float:
+        net.zero_grad()
+        start = time.perf_counter()
+        with mock.patch.object(beside, "has_amx", return_value=amx), torch.autocast("cpu", torch.bfloat16):
+            loss = F.cross_entropy(net(images), labels)
+        loss.backward()
+        return 1e3 * (time.perf_counter() - start)
+
+    sides = {"each alone": partial(milliseconds, False), "side by side": partial(milliseconds, True)}
+    for run in sides.values():
+        run()  # what is slow only once
+    return interleaved(repeats, sides)
 
 
 def steps_of_ranks(**arguments: Any) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def test_images_that_lie_beside_each_other_are_trained_on_as_each_alone(monkeypa
     ],
 )
 def test_how_many_images_lie_beside_each_other(monkeypatch, amx, dtype, images, beside):
-    monkeypatch.setattr("cifar_lightning.model.networks.beside._has_amx", lambda: amx)
+    monkeypatch.setattr("cifar_lightning.model.networks.beside.has_amx", lambda: amx)
     assert images_beside(torch.zeros(images, 1, 1, 1, dtype=dtype)) == beside
 
 

@@ -161,4 +161,4 @@ def test_they_are_made_of_a_run_of_the_recipe_alone(call, tmp_path, plain, monke
     assert out.endswith(f"\n{path}\n| `speed54` | 0.16 | {100 * facts['test']['test_acc']:.2f} % |\n")
     assert torch.equal(ours.predict(IMAGES)[1], whole.predict(IMAGES)[1])
     test = fake_data(1_000).image_set("test")
-    assert facts["test"]["test_acc"] == (ours.predict(test.images)[0] == test.labels).float().mean().item()
+    assert facts["test"]["test_acc"] == (ours.predict(test.images)[0] == test.labels).double().mean().item()

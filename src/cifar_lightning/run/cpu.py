@@ -91,7 +91,7 @@ def configure_cpu(model: LightningModule, images: int, threads: int) -> float:
     work = step_work(model, images)
     torch.set_num_threads(threads if work > SMALL_STEP else 1)
     torch.backends.mkldnn.enabled = work > TINY_STEP  # type: ignore[assignment]
-    _keep_freed_memory()
+    keep_freed_memory()
     return work
 
 
@@ -128,7 +128,7 @@ def step_work(model: LightningModule, images: int) -> float:
     return float(images * counter.get_total_flops())
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Has glibc keep the memory of freed tensors for the next ones, as torch does on GPUs.
 
     By default it hands every large one back to the system, which clears its pages for the next: a fifth of a step's

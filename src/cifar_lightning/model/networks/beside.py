@@ -25,14 +25,15 @@ def images_beside(x: Tensor) -> int:
         or x.device.type != "cpu"
         or x.dtype != torch.bfloat16
         or torch.compiler.is_compiling()
-        or not _has_amx()
+        or not has_amx()
     ):
         return 1
     return max(n for n in range(1, MOST + 1) if len(x) % n == 0)
 
 
 @cache
-def _has_amx() -> bool:
+def has_amx() -> bool:
+    """Whether the CPU multiplies bfloat16 by tiles."""
     return hasattr(torch.cpu, "get_capabilities") and bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
@@ -40,7 +41,7 @@ def put_beside(x: Tensor, n: int) -> Tensor:
     """`(N, C, H, W)` → `(N // n, C, H, W * n)`, channels_last."""
     if n == 1:
         return x
-    return x.unflatten(0, (-1, n)).permute(0, 3, 4, 1, 2).flatten(2, 3).permute(0, 3, 1, 2)
+    return x.reshape(-1, n, *x.shape[1:]).permute(0, 3, 4, 1, 2).flatten(2, 3).permute(0, 3, 1, 2)
 
 
 def in_order(x: Tensor) -> Tensor:

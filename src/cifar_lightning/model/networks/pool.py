@@ -17,7 +17,7 @@ def max_pool(x: Tensor, beside: int = 1, window: tuple[int, int] = (2, 2)) -> Te
     """
     if beside > 1:
         with torch.autocast(x.device.type, enabled=False):  # which has it in float32, to no end
-            return F.max_pool3d(x.unflatten(3, (-1, beside)), (*window, 1)).flatten(3)
+            return F.max_pool3d(x.reshape(*x.shape[:3], -1, beside), (*window, 1)).flatten(3)
     compiled = torch.compiler.is_compiling() and not torch.compiler.is_exporting()  # which has no use for a gradient
     by_two = window == (2, 2) and x.shape[2] % 2 == x.shape[3] % 2 == 0
     return _MaxPool.apply(x) if compiled and by_two else F.max_pool2d(x, window)
