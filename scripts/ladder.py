@@ -145,8 +145,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    names = ",".join(rung.name for rung in LADDER)
-    parser.add_argument("--rungs", default=names, help=f"which to climb [{names}]")
+    names = [rung.name for rung in LADDER]
+    parser.add_argument("--rungs", default=",".join(names), help=f"which to climb, of {', '.join(names)} [all]")
     parser.add_argument("--seeds", type=int, default=3, help="how many runs of each, from seed 0 on [3]")
     parser.add_argument(
         "--runs", type=Path, default=Path("lightning_logs/ladder"), help="where the runs are [lightning_logs/ladder]"
