@@ -63,7 +63,7 @@ LADDER = (
     _rung("width", "--model.width 16", "width", "更宽的网络"),
     _rung("muon", "--model.muon_lr 0.1", "Muon", "Muon"),
     _rung(
-        "quick", "--recipe quick", "3 × 3 filters, whitening, small images first", "3 × 3 滤波器、白化、先小图后大图"
+        "quick", "--recipe quick", "3 × 3 filters, whitening, small images first", "3 × 3 卷积核、白化、先小图后大图"
     ),
     _rung("longer", "--max_epochs 6 --max_steps 550", "longer", "训练更久"),
     _rung("cpu", "--recipe cpu --model.test_views six", "wider, longer, six views", "更宽、更久、六个视角"),
