@@ -278,6 +278,21 @@ def test_helpers_that_are_gone_end_nothing(tmp_path, monkeypatch, started, how):
     assert [pixels[0, 0, 0] for pixels, _ in [first, *read]] == list(range(60))
 
 
+def test_what_a_helper_prints_at_its_start_is_no_answer(tmp_path, monkeypatch, started):
+    """As a sitecustomize may. B is pickle's for as many bytes as the next four say, which would not come."""
+    for i in range(8):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / f"{i:02}.png")
+    here, decode = [], pictures._read
+    monkeypatch.setattr(pictures, "_read", lambda path, remarks: here.append(path) or decode(path, remarks))
+    monkeypatch.setattr(helpers, "PROGRAM", f"print('Booting', flush=True); {helpers.PROGRAM}")
+    waits = threading.Timer(30, lambda: [process.kill() for process in started])
+    waits.start()
+    read = list(pictures.read_each(sorted(tmp_path.iterdir())))
+    waits.cancel()
+    assert [pixels[0, 0, 0] for pixels, _ in read] == list(range(8))
+    assert here == []
+
+
 def test_pictures_are_read_in_order_and_no_more_than_are_asked_for(tmp_path, monkeypatch):
     for i in range(20):
         Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / f"{i:02}.png")

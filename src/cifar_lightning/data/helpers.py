@@ -19,6 +19,8 @@ from typing import Any
 Process = subprocess.Popen[bytes]
 # It looks for packages where this process does.
 PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from cifar_lightning.data import pictures; pictures.help_out()"
+# Before each answer, on the line's end: what this Python runs at its start may have printed something, which is none.
+ANSWER = b"cifar_lightning answers:\n"
 
 
 def usable_cores() -> int:
@@ -61,6 +63,7 @@ def serve(decode: Callable[[Sequence[str]], Any]) -> None:
                 paths = pickle.load(sys.stdin.buffer)
             except EOFError:
                 return
+            answers.write(ANSWER)
             pickle.dump(decode(paths), answers, pickle.HIGHEST_PROTOCOL)
             answers.flush()
 
@@ -83,8 +86,11 @@ def _asked(process: Process, paths: Sequence[str]) -> Any:
     try:
         pickle.dump(paths, process.stdin)
         process.stdin.flush()
+        while not (line := process.stdout.readline()).endswith(ANSWER):
+            if not line:
+                raise EOFError
         return pickle.load(process.stdout)  # of our own making
-    except Exception:  # it is gone; or something that this Python runs at its start has printed, which may be anything
+    except Exception:  # it is gone
         process.kill()
         return None
 
