@@ -159,7 +159,7 @@ def _mapped_in(file: zipfile.ZipFile, name: str) -> npt.NDArray[np.uint8]:
     info = file.getinfo(f"{name}.npy")
     with file.open(info) as member:
         np.lib.format.read_magic(member)
-        shape, _, _ = np.lib.format.read_array_header_1_0(member)
+        shape, by_columns, _ = np.lib.format.read_array_header_1_0(member)
         begin = member.tell()
     assert file.fp is not None
     file.fp.seek(info.header_offset + 26)  # of its local header, as long as two numbers in it say
@@ -167,7 +167,7 @@ def _mapped_in(file: zipfile.ZipFile, name: str) -> npt.NDArray[np.uint8]:
     stored = np.asarray(np.memmap(file.fp, np.uint8, "c", start, (info.file_size,)))
     if zlib.crc32(stored.data) != info.CRC:
         raise zipfile.BadZipFile(f"{name} is not what was written")
-    return stored[begin:].reshape(shape)
+    return stored[begin:].reshape(shape, order="F" if by_columns else "C")
 
 
 def _write(path: Path, key: str, decoded: Decoded) -> None:
