@@ -174,8 +174,8 @@ def _train(rung: Rung, seed: int, runs: Path, others: Sequence[str]) -> None:
     if _results(folder):
         return
     say(f"{rung.name}, seed {seed}: fit {shlex.join(flags_of(rung))}", 1)
-    began = next(folder.glob("lightning_logs/version_*"), None)
-    where = ["--resume", str(began)] if began else ["--default_root_dir", str(folder)]
+    began = next(folder.glob("lightning_logs/version_*/config.yaml"), None)  # without one it was killed before it began
+    where = ["--resume", str(began.parent)] if began else ["--default_root_dir", str(folder)]
     fit([*flags_of(rung), "--seed", str(seed), "--report", "false", *others, *where])
     signals.begin_again()
 

@@ -71,6 +71,24 @@ def test_a_later_flag_counts_and_a_recipe_starts_anew():
     assert flags["longer"][:2] == flags["quick"]
 
 
+def test_a_run_that_was_killed_before_it_began_is_begun_anew(tmp_path, monkeypatch):
+    """It has left a folder without settings, which no fit goes on with; one that has them goes on."""
+    given, train = [], LADDER["_train"]
+    monkeypatch.setitem(train.__globals__, "fit", given.append)
+    rung = LADDER["LADDER"][0]
+    folder = LADDER["_folder"](rung, 0, tmp_path, ())
+    logs = folder / "lightning_logs"
+    (logs / "version_0").mkdir(parents=True)
+    train(rung, 0, tmp_path, ())
+    (logs / "version_1").mkdir()
+    (logs / "version_1" / "config.yaml").touch()
+    train(rung, 0, tmp_path, ())
+    assert [arguments[-2:] for arguments in given] == [
+        ["--default_root_dir", str(folder)],
+        ["--resume", str(logs / "version_1")],
+    ]
+
+
 @pytest.mark.parametrize("rung", LADDER["LADDER"], ids=lambda rung: rung.name)
 def test_fit_takes_the_flags_of_every_rung(rung, call, monkeypatch):
     calls = []
