@@ -13,10 +13,11 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from pages import Page, assert_sound, bytes_of, percent, plain
 from PIL import Image
 
-from cifar_lightning import CIFAR10DataModule, compare, evaluate, fit, load_model
+from cifar_lightning import CIFAR10DataModule, InputError, compare, evaluate, fit, load_model
 from cifar_lightning.report.statistics import mcnemar, paired_interval, welch, wilson
 from cifar_lightning.run.checkpoint import load_checkpoint
 from cifar_lightning.run.saved import data_of, select_checkpoint
+from cifar_lightning.run.trained import FOLDER
 
 SMALL = {"source": "synthetic", "synthetic_size": 500, "batch_size": 20, "val_split": 100}
 
@@ -343,6 +344,19 @@ def test_the_page_of_groups_of_seeds(trained, call, tmp_path):
     page = Page((tmp_path / "seeds.html").read_text())
     assert any(plain(p["text"]) == "The seed alone." for p in page.all("p"))
     assert table(page, "kinds")[1][0] == "A1 alone is right"
+
+
+def test_an_evaluation_of_weights_without_a_run(tmp_path, monkeypatch):
+    """They can be reached, and no folder has their settings."""
+    monkeypatch.chdir(tmp_path)
+    weights = FOLDER / "quick.safetensors"
+    for name in ("mine", "theirs"):
+        (tmp_path / name).mkdir()
+        results = {"checkpoint": str(weights), "test_acc": 1.0, "test_count": 1, "confusion": [[1]]}
+        (tmp_path / name / "results.json").write_text(json.dumps(results))
+    said = f"run mine is an evaluation of {weights}, which is in no run's folder: nothing tells its settings; give runs"
+    with pytest.raises(InputError, match=re.escape(said)):
+        compare(["mine", "theirs"])
 
 
 def test_mistakes(runs, call, tmp_path):

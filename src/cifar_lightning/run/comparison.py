@@ -129,6 +129,11 @@ def _settings(folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
     homes = (folder, folder.parent, home_of(Path(results["checkpoint"])))
     home = next((home for home in homes if (home / "config.yaml").exists()), None)
     if home is None:
+        if os.path.exists(results["checkpoint"]):  # what the package has, or export has written
+            raise InputError(
+                f"run {folder} is an evaluation of {results['checkpoint']}, which is in no run's folder: nothing tells "
+                "its settings; give runs of fit, or evaluations of them"
+            )
         where = f"start this in the folder from which {results['checkpoint']} can be reached"
         raise InputError(f"run {folder} has no config.yaml, nor has the run that it is an evaluation of: {where}")
     try:
