@@ -1,6 +1,7 @@
 """The line that says on what and how a run computes, against what its network did while it was trained."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -54,17 +55,18 @@ def test_the_line_is_what_was_set(plain, capsys, monkeypatch, tmp_path, images, 
     assert used == {kernels.partition(" (")[0]} & KERNELS.keys()
 
 
-def test_a_processor_without_bfloat16_is_told_from_one_with(monkeypatch):
-    class Trainer:
-        precision = "bf16-mixed"
-
+def test_a_device_without_bfloat16_is_told_from_one_with(monkeypatch):
+    """Where torch tells: it says nothing of Apple's."""
     said = []
-    for found in (True, False):
+    for device, found in (("cpu", True), ("cpu", False), ("cuda", True), ("mps", False)):
         monkeypatch.setattr(computing, "has_bfloat16", lambda accelerator, found=found: found)
-        said.append(computing._precision(Trainer, on_cpu=True))
+        strategy = SimpleNamespace(root_device=torch.device(device))
+        said.append(computing._precision(SimpleNamespace(precision="bf16-mixed", strategy=strategy)))
     assert said == [
         "bf16-mixed (this processor multiplies it faster)",
         "bf16-mixed (this processor multiplies it no faster: it has no instructions for it)",
+        "bf16-mixed (this GPU multiplies it faster)",
+        "bf16-mixed",
     ]
 
 

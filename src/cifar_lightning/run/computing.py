@@ -35,7 +35,7 @@ class Computing(Callback):
         """
         on_cpu = trainer.strategy.root_device.type == "cpu"
         parts = [_device(trainer), *(_on_the_cpu(self._cpu, trainer, model) if on_cpu else [])]
-        return ", ".join([*parts, _precision(trainer, on_cpu), model.compilation_in_words()])
+        return ", ".join([*parts, _precision(trainer), model.compilation_in_words()])
 
 
 def _device(trainer: Trainer) -> str:
@@ -54,10 +54,10 @@ def _on_the_cpu(cpu: FittedCPU, trainer: Trainer, model: LitNet) -> list[str]:
     return [threads, kernels(model.net, cpu.images, trainer.precision) + why]
 
 
-def _precision(trainer: Trainer, on_cpu: bool) -> str:
-    precision = str(trainer.precision)
-    if not precision.startswith("bf16"):
+def _precision(trainer: Trainer) -> str:
+    precision, device = str(trainer.precision), trainer.strategy.root_device.type
+    if not precision.startswith("bf16") or device not in ("cpu", "cuda"):  # of Apple's GPUs torch does not tell
         return precision
-    where = "this processor" if on_cpu else "this GPU"
-    found = has_bfloat16("cpu" if on_cpu else "gpu")
+    where, accelerator = ("this processor", "cpu") if device == "cpu" else ("this GPU", "gpu")
+    found = has_bfloat16(accelerator)
     return f"{precision} ({where} multiplies it {'faster' if found else 'no faster: it has no instructions for it'})"
