@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 from typing import TYPE_CHECKING
 
 from cifar_lightning.cli import main
@@ -199,7 +199,7 @@ def table(ladder: Sequence[Measured], language: str = "en") -> str:
             f"`{here.rung.changes}`" if here.rung.changes else "",
             f"{here.percent:.1f}{sd}",
             "" if before is None else f"{here.percent - before.percent:+.1f}",
-            f"{fmean(here.seconds):.0f}",
+            f"{median(here.seconds):.0f}",
             str(len(here.accuracies)),
         )
         lines.append(f"| {' | '.join(cells)} |")
@@ -232,7 +232,7 @@ def drawn(ladder: Sequence[Measured]) -> "Figure":
 
     from cifar_lightning.report.plots import BLUE, DPI, GREY, own_style
 
-    seconds, accuracies = [fmean(here.seconds) for here in ladder], [here.percent for here in ladder]
+    seconds, accuracies = [median(here.seconds) for here in ladder], [here.percent for here in ladder]
     with own_style():
         figure = Figure(figsize=(9, 6), dpi=DPI, layout="constrained")
         FigureCanvasAgg(figure)
@@ -240,8 +240,10 @@ def drawn(ladder: Sequence[Measured]) -> "Figure":
         axes.plot(seconds, accuracies, color=GREY, linewidth=1, alpha=0.6)
         axes.errorbar(seconds, accuracies, [here.sd or 0 for here in ladder], fmt="o", color=BLUE, capsize=3)
         middle = math.sqrt(min(seconds) * max(seconds))
+        near, below, left = 0.03 * (max(accuracies) - min(accuracies)), -math.inf, False
         for here, x, y in zip(ladder, seconds, accuracies, strict=True):
-            left = x > 1.01 * middle
+            left = not left if abs(y - below) < near else x > 1.01 * middle  # the labels of neighbours on either side
+            below = y
             axes.annotate(
                 f"{here.rung.titles['en']}  {y:.1f} %",
                 (x, y),
