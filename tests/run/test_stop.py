@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import termios
+import textwrap
 import time
 
 import pytest
@@ -314,3 +315,26 @@ def test_a_terminal_that_is_gone_without_a_signal_ends_no_run(tmp_path):
     run = tmp_path / "lightning_logs" / "version_0"
     assert (run / "results.json").exists()
     assert step_of(run) == 8 * 18
+
+
+def test_a_signal_that_comes_while_a_stop_is_on_its_way_out_changes_nothing():
+    """srun sends SIGTERM once another rank has ended, in the moment before this one has its job requeued."""
+    program = """
+        import os, signal, time
+        from cifar_lightning import stop
+        from cifar_lightning.errors import Stopped
+        from cifar_lightning.run import signals
+
+        signals.install()
+        try:
+            with signals.deferred():
+                os.kill(os.getpid(), signal.SIGUSR1)
+                while not stop.requested:
+                    time.sleep(0.01)
+        except Stopped as error:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.5)
+            print(signal.Signals(error.signum).name)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, env=PLAIN)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "SIGUSR1\n", "")

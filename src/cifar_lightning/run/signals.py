@@ -226,12 +226,17 @@ def deferred(watched: bool = False) -> Iterator[None]:
     if _phase == Phase.DONE:
         _answer_with(_noted)
     _phase = Phase.WATCHED if watched else Phase.DEFERRED
+    after = Phase.START_UP
     try:
         yield
         stop.raise_if_requested()
+    except Stopped:
+        # On its way out, to say so: another signal, as srun sends where another rank is out already, is no new order.
+        after = Phase.DEFERRED
+        raise
     finally:
         if _phase != Phase.DONE:
-            _phase = Phase.START_UP
+            _phase = after
 
 
 def finish() -> None:
