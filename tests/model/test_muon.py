@@ -1,6 +1,9 @@
 import pytest
 import torch
+from lightning import Trainer
 
+from cifar_lightning import LitNet, fake_data
+from cifar_lightning.model import muon
 from cifar_lightning.model.muon import SGDWithMuon, orthogonal
 
 
@@ -66,6 +69,20 @@ def test_two_steps_of_muon_written_out():
             weight.sub_(0.1 * x.view_as(weight))
     for bank, weight in zip(banks, expected, strict=True):
         torch.testing.assert_close(bank.detach(), weight, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)])
+def test_updates_are_made_orthogonal_in_the_precision_of_the_training(monkeypatch, precision, dtype):
+    made, muons = [], muon.orthogonal
+    monkeypatch.setattr(muon, "orthogonal", lambda banks: made.append(banks.dtype) or muons(banks))
+    fit = Trainer(
+        max_steps=1, precision=precision, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    net = LitNet(net="speed54", width=4, muon_lr=0.1)
+    fit.fit(net, fake_data(20))
+    assert set(made) == {dtype}
+    assert {p.dtype for p in net.parameters()} == {torch.float32}
 
 
 def test_banks_of_several_shapes_may_go_together(monkeypatch):

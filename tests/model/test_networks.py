@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cifar_lightning import InputError, LitNet, ResNet18, TutorialNet, fake_data
 from cifar_lightning.model.compilation import compile_network
 from cifar_lightning.model.networks import NETWORKS, SpeedNet, build, speed
-from cifar_lightning.model.networks.beside import images_beside
+from cifar_lightning.model.networks.beside import images_beside, put_beside
 from cifar_lightning.model.networks.conv import Conv2d
 from cifar_lightning.model.networks.gelu import gelu
 from cifar_lightning.model.networks.norm import BatchNorm2d
@@ -70,6 +70,12 @@ def test_images_that_lie_beside_each_other_are_trained_on_as_each_alone(monkeypa
 def test_how_many_images_lie_beside_each_other(monkeypatch, amx, dtype, images, beside):
     monkeypatch.setattr("cifar_lightning.model.networks.beside.has_amx", lambda: amx)
     assert images_beside(torch.zeros(images, 1, 1, 1, dtype=dtype)) == beside
+
+
+def test_the_gradient_of_images_beside_each_other_lies_as_a_pooling_takes_it():
+    x = torch.randn(6, 8, 7, 7).contiguous(memory_format=torch.channels_last).requires_grad_()
+    (grad,) = torch.autograd.grad((put_beside(x, 3) * torch.randn(2, 8, 7, 21)).sum(), x)
+    assert grad.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -218,7 +218,8 @@ class LitNet(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimiser, and a schedule as long as the Trainer will fit."""
-        optimizer = build_optimizer((p for p in self.parameters() if p.requires_grad), self.hparams)
+        learnt = (p for p in self.parameters() if p.requires_grad)
+        optimizer = build_optimizer(learnt, self.hparams, self.trainer.precision)
         steps = self.trainer.estimated_stepping_batches
         if self.hparams["sizes"]:
             check_length(steps, f"sizes {self.hparams['sizes']}")

@@ -24,6 +24,8 @@ class SGDWithMuon(torch.optim.Optimizer):
         weight_decay: Likewise; unused with Muon.
         nesterov: Whether the SGD groups' momentum is Nesterov's; Muon's is.
         muon: Likewise.
+        dtype: Of the products that make updates orthogonal. By default the weights', and bfloat16 on a GPU: its tensor
+            cores have it.
     """
 
     def __init__(
@@ -34,11 +36,13 @@ class SGDWithMuon(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         nesterov: bool = True,
         muon: bool = False,
+        dtype: torch.dtype | None = None,
     ) -> None:
         defaults = {
             "lr": lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov, "muon": muon,
         }  # fmt: skip
         super().__init__(params, defaults)
+        self._dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -71,7 +75,8 @@ class SGDWithMuon(torch.optim.Optimizer):
         for chosen in [shapes] if _together(params[0]) else [[shape] for shape in shapes]:
             some = [(p, update) for p, update in zip(params, updates, strict=True) if p.shape in chosen]
             rows, columns = max(shape[0] for shape in chosen), max(shape[1:].numel() for shape in chosen)
-            banks = params[0].new_zeros(len(some), rows, columns, dtype=_dtype(params[0]))
+            dtype = self._dtype or (torch.bfloat16 if params[0].is_cuda else params[0].dtype)
+            banks = params[0].new_zeros(len(some), rows, columns, dtype=dtype)
             for bank, (p, update) in zip(banks, some, strict=True):
                 _corner(bank, p.shape).copy_(update)
             for bank, (p, _) in zip(orthogonal(banks), some, strict=True):
@@ -96,11 +101,6 @@ def _together(param: Tensor) -> bool:
     for nothing: there, only banks of one shape go together.
     """
     return param.is_cuda
-
-
-def _dtype(param: Tensor) -> torch.dtype:
-    """A GPU's tensor cores have bfloat16; on a CPU one rank and two are to agree to the rounding of their own dtype."""
-    return torch.bfloat16 if param.is_cuda else param.dtype
 
 
 def _corner(bank: Tensor, shape: torch.Size) -> Tensor:

@@ -9,12 +9,16 @@ from torch import nn
 from cifar_lightning.model.muon import SGDWithMuon
 
 
-def build_optimizer(weights: Iterable[nn.Parameter], h: Mapping[str, Any]) -> torch.optim.Optimizer:
+def build_optimizer(
+    weights: Iterable[nn.Parameter], h: Mapping[str, Any], precision: str | None = None
+) -> torch.optim.Optimizer:
     """One optimiser for all `weights`.
 
     Args:
         weights: Those to train.
         h: Of LitNet's arguments: lr, momentum, nesterov, weight_decay, muon_lr, muon_momentum, bias_lr, head_lr.
+        precision: The Trainer's. In bfloat16 Muon's products are too; in the others one rank and two agree to the
+            rounding of the weights.
     """
     options = {"momentum": h["momentum"], "nesterov": h["nesterov"]}
     weights = list(weights)
@@ -34,4 +38,5 @@ def build_optimizer(weights: Iterable[nn.Parameter], h: Mapping[str, Any]) -> to
         if dimension == 4 and h["muon_lr"] is not None:
             group |= {"muon": True, "momentum": h["muon_momentum"], "weight_decay": 0.0}
         groups.append(group)
-    return SGDWithMuon(groups, h["lr"], **options)
+    half = str(precision).startswith("bf16")
+    return SGDWithMuon(groups, h["lr"], dtype=torch.bfloat16 if half else None, **options)
