@@ -190,6 +190,7 @@ def test_calibration_before_and_after_equals_numpy(made):
     temperature = tried[np.argmin([losses_of(held.astype(float) / t, held_labels).mean() for t in tried])]
     right = predicted == labels
     assert len(page.all("table", **{"class": "bins"})) == 2
+    assert page.one("table", **{"class": "calibration"})["within"][-1]["class"] == "scroll"  # wider than a phone
     for number, t in enumerate((1.0, temperature)):
         line = page.one("tr", id=f"calibration-{number}")
         shown, error, confidence, loss = (plain(cell["text"]) for cell in page.all("td", line))

@@ -295,7 +295,8 @@ def as_svg(figure: Figure, name: str) -> str:
     text = stream.getvalue()
     text = re.sub(r' id="(?![mp][0-9a-f]{10}")[^"]*"', "", text[text.index("<svg") :])  # nothing points to the others
     text = re.sub(r' (width|height)="[\d.]+pt"| xmlns(:xlink)?="[^"]*"', "", text)
-    text = text.replace("<svg", f'<svg style="max-width:{100 * figure.get_figwidth():.0f}px"', 1)
+    width = figure.get_figwidth()  # inches: below half its size it cannot be read, and is scrolled
+    text = text.replace("<svg", f'<svg style="max-width:{100 * width:.0f}px;min-width:{50 * width:.0f}px"', 1)
     text = re.sub(r"font: [^;\"]*?([\d.]+px) [^;\"]*", r"font-size: \1", text)
     return text.replace("#000000", "currentColor").replace("#ffffff", "none")
 
