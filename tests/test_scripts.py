@@ -1,4 +1,5 @@
 import importlib.metadata
+import io
 import json
 import re
 import shutil
@@ -15,9 +16,10 @@ from conftest import PLAIN, SCRIPTS, SYNTHETIC, one_line
 from jobs import job
 from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator
+from pages import Page, assert_sound, bytes_of, percent, plain
 from PIL import Image
 
-from cifar_lightning import CLASSES, CIFAR10DataModule, LitNet
+from cifar_lightning import CLASSES, CIFAR10DataModule, LitNet, fake_data
 from cifar_lightning.run import resuming, training
 from cifar_lightning.run.checkpoint import load_checkpoint
 from cifar_lightning.run.metrics_log import read_rows
@@ -272,8 +274,11 @@ def pictures(tmp_path):
 def test_predict_reads_any_image(finished, call, pictures):
     code, out, err = call("predict", finished.folder, pictures, "--json")
     assert code == 0
-    assert err.startswith(f"note: {pictures / 'deep.png'} has 16 bits a value and none above")  # of 256 grey levels
-    assert err.count("\n") == 1
+    deep, unlike = err.splitlines()
+    assert deep.startswith(f"note: {pictures / 'deep.png'} has 16 bits a value and none above")  # of 256 grey levels
+    assert unlike.startswith(
+        f"note: {pictures / 'bits.png'} is unlike 999 of 1,000 of CIFAR-10's images (of finer grain"
+    )
     rows = json.loads(out)
     assert [row["file"] for row in rows] == [str(path) for path in sorted(pictures.iterdir())]
     for row in rows:
@@ -311,11 +316,52 @@ def test_an_unreadable_image_stops_no_other(finished, call, tmp_path):
     assert err.splitlines() == [
         "error: bad.png is not an image: remove it, or hide it with a leading dot",
         "error: missing.png cannot be read (No such file or directory): replace or remove it",
+        "note: good.png is unlike 999 of 1,000 of CIFAR-10's images (of less contrast, smoother, more even): "
+        "the guess says little; --html shows what the network saw",
     ]
     table = out.splitlines()
     assert table[0].split() == ["file", "class", "probability", "second", "third"]
     assert table[2].startswith("good.png ")
     assert table[3:] == ["", f"by {finished.folder}/checkpoints/best.ckpt, step 375"]
+
+
+def test_a_page_shows_what_the_network_saw(finished, call, tmp_path, monkeypatch):
+    """The 32 × 32 pixels to the byte, what it said of them, and which are unlike what it knows."""
+    monkeypatch.setattr("cifar_lightning.report.prediction_page.PICTURES", 3)
+    drawn = fake_data(30).image_set("test").images[0].permute(1, 2, 0).numpy()
+    Image.fromarray(drawn).save(tmp_path / "a <drawn> one.png")
+    Image.new("RGB", (320, 200), "orange").save(tmp_path / "flat.png")
+    Image.new("RGB", (8, 8), "black").save(tmp_path / "one.png")
+    Image.new("RGB", (8, 8), "black").save(tmp_path / "two.png")
+    (tmp_path / "bad.png").write_text("no image")
+    pictures = [tmp_path / f"{name}.png" for name in ("a <drawn> one", "bad", "flat", "one", "two")]
+    code, out, err = call("predict", finished.folder, *pictures, "--json", "--html", "seen.html")
+    assert code == 1
+    assert f"{pictures[2]} is unlike 999 of 1,000 of CIFAR-10's images (of less contrast, smoother, more even)" in err
+    assert ", and so are 2 more: " in err
+    assert err.endswith("seen.html written\n")
+
+    text = Path("seen.html").read_text()
+    page = Page(text)
+    assert_sound(page, len(text.encode()), text)
+    assert page.one("h1")["text"] == "What the network saw in 4 pictures"
+    assert "The first 3 are shown." in plain(page.one("main")["text"])
+    shown = page.all("li")
+    for item, row in zip(shown, json.loads(out), strict=False):
+        first, *others = row["top"]
+        assert plain(page.one("b", item)["text"]) == f"{first['class']} {percent(first['probability'], 1)}"
+        assert [plain(span["text"]) for span in page.all("span", item) if "class" not in span] == [
+            f"{guess['class']} {percent(guess['probability'], 1)}" for guess in others
+        ]
+        assert page.all("small", item)[0]["text"] == row["file"]
+    assert [len(page.all("small", item)) for item in shown] == [1, 2, 2]
+    with Image.open(io.BytesIO(bytes_of(page.one("img", shown[0])))) as image:
+        assert np.array_equal(np.asarray(image), drawn)
+
+
+def test_a_page_of_predictions_that_cannot_be_written(finished, call, tmp_path):
+    said = one_line(*call("predict", finished.folder, "cat.png", "--html", tmp_path))
+    assert said == f"error: html {tmp_path} is a folder: give a file, such as {tmp_path}/predictions.html\n"
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)])
@@ -340,7 +386,7 @@ def test_predictions_go_through_the_network_together_and_out_one_by_one(finished
     code, out, _ = call("predict", finished.folder, *sorted(tmp_path.glob("*.png")), *form)
     assert code == 1
     assert sizes == [1, 2, 3, 8, 6]  # of 1, 2, 4, 8 and the last 6 files
-    assert shown == [0, 1, 3, (f"error: {tmp_path / '05.png'}", 5), 6, 14]
+    assert shown == [0, 1, 3, (f"error: {tmp_path / '05.png'}", 5), 6, 14, (f"note: {tmp_path / '00.png'}", 20)]
     if form:
         rows = json.loads(out)
         assert out == json.dumps(rows, indent=2) + "\n"

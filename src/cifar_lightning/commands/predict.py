@@ -2,12 +2,13 @@
 
 cifar-lightning predict lightning_logs/version_0 cat.jpg holiday/
 cifar-lightning predict lightning_logs/version_0 cat.jpg --json
+cifar-lightning predict lightning_logs/version_0 holiday/ --html seen.html   # and what it saw
 cifar-lightning predict quick cat.jpg                   # by weights that come with the package
 """
 
 import json
 import os
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -16,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from cifar_lightning.cli import add_net, new_parser, parse
 from cifar_lightning.console import printing, say
-from cifar_lightning.errors import InputError
+from cifar_lightning.errors import InputError, quoted
 from cifar_lightning.startup import importing
 
 if TYPE_CHECKING:
     from cifar_lightning.data.pictures import Pixels
     from cifar_lightning.model.lit_net import LitNet
+    from cifar_lightning.report.prediction_page import Seen
 
 BATCH = 256  # pictures that go through the network at once
 Row = dict[str, Any]
@@ -33,40 +35,69 @@ def script(arguments: Sequence[str]) -> int:
     parser.add_argument("checkpoint", type=str, help="a run's folder, a .ckpt file, or quick, say")
     parser.add_argument("images", type=str, nargs="+", help="image files of any kind and size, or folders of them")
     parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
+    parser.add_argument("--html", type=str, default=None, help="file of a page that shows what the network saw")
     add_net(parser)
     settings = parse(parser, arguments)
 
     with importing():  # not before: torch and Lightning take seconds
+        from cifar_lightning.report.prediction_page import PICTURES, write_predictions_page
         from cifar_lightning.report.table import predictions_table
+        from cifar_lightning.report.template import page_at
         from cifar_lightning.run.checkpoint import load_checkpoint
         from cifar_lightning.run.saved import model_of, select_checkpoint
 
+    page = None if settings.html is None else page_at(settings.html, "predictions.html")
     path = select_checkpoint(Path(settings.checkpoint))
     saved = load_checkpoint(path)
     model = model_of(saved, path, settings["model.net"])
     files = [str(file) for file in _files(settings.images)]
     unread: list[str] = []
+    seen: list[Seen] = []  # as many as a page has room for
+    odd: list[tuple[str, str]] = []
+
+    def see(picture: "Seen") -> None:
+        if page is not None and len(seen) < PICTURES:
+            seen.append(picture)
+        if picture.unlike:
+            odd.append((picture.file, picture.unlike))
+
     # Where nobody reads on, such as `head`, it ends there.
-    with printing(1), closing(_rows(model, files, unread)) as rows:
+    with printing(1), closing(_rows(model, files, unread, see)) as rows:
         if settings.json:
             _print_json(rows)
         else:
             predictions_table(rows, files, model.classes)
             if len(unread) < len(files):
                 print(f"\nby {path}, step {saved['global_step']:,}", flush=True)
+        _say_what_is_unlike(odd)
+    if page is not None:
+        network = f"{path}, step {saved['global_step']:,}"
+        write_predictions_page(seen, len(files) - len(unread), network, page)
+        say(f"{page} written")
     return 1 if unread else 0
 
 
-def _rows(model: "LitNet", files: Sequence[str], unread: list[str]) -> Generator[Row, None, None]:
-    """What is in each of the files, in order; of one that cannot be read it says why, and adds it to `unread`."""
+def _rows(
+    model: "LitNet", files: Sequence[str], unread: list[str], see: "Callable[[Seen], None]"
+) -> Generator[Row, None, None]:
+    """What is in each of the files, in order, which `see` is called with.
+
+    Of one that cannot be read it says why, and adds it to `unread`.
+    """
+    from cifar_lightning.data.cifar10 import CLASSES
+    from cifar_lightning.data.likeness import unlike
     from cifar_lightning.data.pictures import read_each
+    from cifar_lightning.report.prediction_page import Seen
 
     size = 1  # and twice as many the next time: the first line is not to wait for many photographs
     with closing(read_each(files)) as pictures:
         left = zip(files, pictures, strict=True)
         while batch := list(islice(left, size)):
             size = min(2 * size, BATCH)
-            tops = iter(_top(model, [picture[0] for _, picture in batch if not isinstance(picture, InputError)]))
+            images = [picture[0] for _, picture in batch if not isinstance(picture, InputError)]
+            tops = iter(_top(model, images))
+            # of other classes nothing is known of the images
+            how = iter(unlike(images) if tuple(model.classes) == CLASSES else [""] * len(images))
             for file, picture in batch:
                 if isinstance(picture, InputError):
                     unread.append(file)
@@ -75,7 +106,17 @@ def _rows(model: "LitNet", files: Sequence[str], unread: list[str]) -> Generator
                 for note in picture[1]:
                     say(f"note: {note}")
                 top = next(tops)
+                see(Seen(file, picture[0], top, next(how)))
                 yield {"file": file, "class": top[0]["class"], "top": top}
+
+
+def _say_what_is_unlike(odd: Sequence[tuple[str, str]]) -> None:
+    """In one line of all."""
+    if odd:
+        file, words = odd[0]
+        more = f", and so {'are' if len(odd) > 2 else 'is'} {len(odd) - 1:,} more" if len(odd) > 1 else ""
+        first = f"{quoted(file)} is unlike 999 of 1,000 of CIFAR-10's images ({words}){more}"
+        say(f"note: {first}: the guess says little; --html shows what the network saw")
 
 
 def _top(model: "LitNet", images: "Sequence[Pixels]") -> list[list[Row]]:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,26 @@ from typing import Any
 from PIL import Image
 
 from cifar_lightning import stop
-from cifar_lightning.files import write_atomically
+from cifar_lightning.errors import InputError, quoted
+from cifar_lightning.files import why_unwritable, write_atomically
+
+
+def page_at(html: str | Path, name: str) -> Path:
+    """The file of a page that a user asks for, which can be written.
+
+    Args:
+        html: Where.
+        name: Such as one might have.
+
+    Raises:
+        InputError: It is a folder, or in one that cannot be written.
+    """
+    page = Path(os.path.expanduser(html))
+    if os.path.isdir(page):
+        raise InputError(f"html {quoted(str(html))} is a folder: give a file, such as {page / name}")
+    if why := why_unwritable(page.parent):
+        raise InputError(f"html {page} cannot be written ({why}): give another")
+    return page
 
 
 def write_html(template: str, contents: Mapping[str, Any], page: Path) -> None:

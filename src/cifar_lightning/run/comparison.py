@@ -10,11 +10,11 @@ from typing import Any
 from cifar_lightning import console
 from cifar_lightning.data.preprocessing import data_set_of
 from cifar_lightning.data.sources import ImageSet, Source
-from cifar_lightning.errors import InputError, quoted
-from cifar_lightning.files import why_unwritable
+from cifar_lightning.errors import InputError
 from cifar_lightning.report.comparison import Tested, compared
 from cifar_lightning.report.predictions import digest_of, read_predictions
 from cifar_lightning.report.results import read_results
+from cifar_lightning.report.template import page_at
 from cifar_lightning.run.group import runs_in
 from cifar_lightning.run.quiet import quietly
 from cifar_lightning.run.saved import home_of
@@ -55,7 +55,7 @@ def compare(runs: Sequence[str | Path], html: str | Path | None = None) -> dict[
         >>> found["comparisons"][0]["test"], 0 <= found["comparisons"][0]["p"] <= 1
         ('mcnemar', True)
     """
-    page = None if html is None else _page(html)
+    page = None if html is None else page_at(html, "comparison.html")
     folders = runs_in([Path(os.path.expanduser(run)) for run in runs])
     if len(folders) < 2:
         raise InputError(f"{len(folders)} run to compare: give two or more folders of runs")
@@ -71,15 +71,6 @@ def compare(runs: Sequence[str | Path], html: str | Path | None = None) -> dict[
 
         write_comparison(comparison, tested, _test_images(tested[0]) if len(tested) == 2 else None, page)
     return comparison
-
-
-def _page(html: str | Path) -> Path:
-    page = Path(os.path.expanduser(html))
-    if os.path.isdir(page):
-        raise InputError(f"html {quoted(str(html))} is a folder: give a file, such as {page / 'comparison.html'}")
-    if why := why_unwritable(page.parent):
-        raise InputError(f"html {page} cannot be written ({why}): give another")
-    return page
 
 
 def _test_images(run: Tested) -> ImageSet | None:

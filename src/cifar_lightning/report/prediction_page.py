@@ -1,0 +1,42 @@
+"""The page of predictions: each picture as the network saw it, and what it said. Its looks are in prediction.html."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from cifar_lightning.report.template import png, write_html
+
+PICTURES = 500  # on one page, at most: it stays under 3 MB
+
+
+class Seen(NamedTuple):
+    """A picture that a network has seen.
+
+    Attributes:
+        file: Its name.
+        pixels: uint8 `(32, 32, 3)`.
+        top: The most probable classes, `{"class": str, "probability": 0..1}` each.
+        unlike: In what it is unlike the training images; empty where it is not.
+    """
+
+    file: str
+    pixels: npt.NDArray[np.uint8]
+    top: Sequence[Mapping[str, Any]]
+    unlike: str
+
+
+def write_predictions_page(seen: Sequence[Seen], total: int, network: str, page: Path) -> None:
+    """Writes the page.
+
+    Args:
+        seen: The pictures, `PICTURES` at most.
+        total: How many the network has seen.
+        network: Which has seen them.
+        page: The file.
+    """
+    pictures = [{"image": png(Image.fromarray(one.pixels)), "seen": one} for one in seen]
+    write_html("prediction.html", {"pictures": pictures, "total": total, "network": network}, page)
