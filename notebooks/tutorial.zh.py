@@ -51,7 +51,7 @@ warnings.filterwarnings("ignore", "IProgress not found")  # without ipywidgets a
 #
 # CIFAR-10 有 50,000 张训练图像和 10,000 张测试图像，每张 32 × 32 像素。
 # 下一个单元会把它们下载到 `data` 文件夹（170 MB，只下载一次）。
-# 没有网络？写成 `CIFAR10DataModule(source="synthetic")`，程序包会自己画一些图像。
+# 没有网络？写成 `CIFAR10DataModule(source="synthetic")`，它会自己画一些图像。
 #
 # 一个像素是三个字节，取值 0 到 255。`ToImage` 把图片变成张量，`ToDtype` 把它缩放到 0…1，
 # `Normalize` 减去 0.5 再除以 0.5，
@@ -295,7 +295,7 @@ plt.show()
 #
 # ## 保存和加载
 #
-# 自己保存的文件里只有权重，加载的人必须知道网络的结构。`LitNet` 的 Lightning 检查点知道网络结构，
+# 手动保存的文件里只有权重，加载的人必须知道网络的结构。`LitNet` 的 Lightning 检查点知道网络结构，
 # 也知道类别名称和图像的归一化方式。
 
 # %%
