@@ -45,3 +45,15 @@ def test_a_pipe_gets_a_line_a_setting():
     assert re.search(rf"^model\.schedule( +{'/a/path/' * 20}){{8}} *$", output, re.M)
     assert "A   /logs/[bold]A\n" in output
     assert "takes 19 seeds of each (sd 0.21 points)" in output
+
+
+def test_numbers_end_under_each_other():
+    few = comparison("one-cycle")
+    for count, run in enumerate(few["runs"]):
+        run |= {"fit_seconds": 10.0**count, "parameters": 10**count}
+    stream = io.StringIO()
+    print_comparison(few, Console(file=stream, width=120))
+    rows = [line for line in stream.getvalue().splitlines() if "1 x cpu" in line]
+    assert {re.search(r"[\d,]+\.0(?=   1 x cpu)", row).end() for row in rows} == {rows[0].index("   1 x cpu")}
+    assert len({len(row) for row in rows}) == 1
+    assert all(re.search(r"\d$", row) for row in rows)

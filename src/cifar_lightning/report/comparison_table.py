@@ -10,6 +10,8 @@ from rich.text import Text
 from cifar_lightning.report.comparison_words import INTERVAL, NOTHING_DIFFERS, shares, statements, value
 from cifar_lightning.report.table import PLAIN, natural_width, percent
 
+NUMBERS = {"test", "val", "seconds", "parameters", "runs", "mean", "sd"}  # headings of columns that end alike
+
 
 def print_comparison(comparison: Mapping[str, Any], console: Console | None = None) -> None:
     """Prints what `compare` gives.
@@ -58,6 +60,7 @@ def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     table = Table(*headings, **PLAIN)
     for column in table.columns:
         column.overflow = "fold"
+        column.justify = "right" if column.header in NUMBERS else "left"
     for row in rows:
         table.add_row(*map(Text, row))
     return table
