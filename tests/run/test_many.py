@@ -32,7 +32,7 @@ def seeds(tmp_path_factory):
     """Three seeds, two at a time: their folder, and what `fit_many` gave."""
     home = tmp_path_factory.mktemp("seeds")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(many, "_cores", lambda: 2)
+        patch.setattr(many, "usable_cores", lambda: 2)
         found = fit_many(IMAGES, {"lr": 0.02}, seeds=3, seed=5, default_root_dir=home, **OPTIONS)
     return home / "lightning_logs" / "version_0", found
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.backends import nnpack
 from torch.utils.flop_counter import FlopCounterMode
 
+from cifar_lightning.data.helpers import usable_cores
 from cifar_lightning.model.networks.conv import Conv2d
 from cifar_lightning.run.cluster import this_rank
 
@@ -43,7 +44,7 @@ def available_threads() -> int:
     rank, given = this_rank(), os.environ.get("OMP_NUM_THREADS")
     ranks = (rank.local_world_size if rank else None) or 1
     if given == "1" and ranks > 1 and "TORCHELASTIC_RESTART_COUNT" in os.environ:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = usable_cores()
     elif given:
         return torch.get_num_threads()
     else:

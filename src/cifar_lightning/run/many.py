@@ -13,6 +13,7 @@ import torch
 
 from cifar_lightning.console import printing, say
 from cifar_lightning.data.datamodule import CIFAR10DataModule
+from cifar_lightning.data.helpers import usable_cores
 from cifar_lightning.errors import InputError, NonFiniteError, RunError
 from cifar_lightning.report.group import print_group, summary, write_figure
 from cifar_lightning.report.results import read_results, write_results
@@ -186,16 +187,12 @@ def _prepared(settings: Settings, runs: int) -> tuple[CIFAR10DataModule | None, 
             return None, 0
         checked.images.image_set("test")
         checked.images.fingerprint  # noqa: B018  # once for all
-        at_once = min(runs, _cores() // (settings.threads or 1))
+        at_once = min(runs, usable_cores() // (settings.threads or 1))
         alone = sys.platform != "linux" or resolve_devices(settings.accelerator, settings.devices)[0] != "cpu"
         work = step_work(lit_net(settings.model, checked.images.classes), checked.images.hparams["batch_size"])
         if alone or settings.threads not in (None, 1) or work > SIDE_BY_SIDE_STEP or at_once < 2:
             return checked.images, 0
         return checked.images, at_once
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _train(
