@@ -51,7 +51,7 @@ def fetch(payload, folder, *urls, mirror=None):
     ("behaviour", "reason"),
     [
         ("unavailable", "HTTP 503 Service Unavailable"),
-        ("web_page", "sent a web page, not the archive"),
+        ("web_page", "sent a web page, no gzip archive"),
         ("web_page_in_disguise", "sent something that is no gzip archive"),
         ("truncated", "broke off after"),
         ("stalls", "sent nothing for 0.5 s"),

@@ -129,7 +129,7 @@ def test_larger_ones_are_fetched_once(payload, released, behaviour, tmp_path, mo
         ("unavailable", "HTTP 503 Service Unavailable"),
         ("wrong_hash", "has SHA-256 "),
         ("longer", "has "),
-        ("web_page", "sent a web page"),
+        ("web_page", "sent a web page, no safetensors file)"),
         ("downgrades", "redirects to http://example.com/"),
     ],
 )

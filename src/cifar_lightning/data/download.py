@@ -49,7 +49,8 @@ class Remote:
         sources: Where to get it, URLs or local paths, the first to be asked first.
         sha256: Its digest, hexadecimal.
         size: Its length in bytes; None if that is not known.
-        begins: Its first bytes, two at most, by which to know a server that sends something else.
+        kind: What it is, for the message where a server sends something else.
+        begins: Its first bytes, two at most, by which to know that.
         instead: What its user could do without it, for the message.
         elsewhere: What he could do where the disk does not take it.
     """
@@ -58,6 +59,7 @@ class Remote:
     sources: tuple[str, ...]
     sha256: str
     size: int | None
+    kind: str
     begins: bytes
     instead: str
     elsewhere: str
@@ -86,6 +88,7 @@ def fetch(archive: Archive, path: Path, *, mirror: str | None, sha256: str | Non
         sources=(_place(mirror, archive.name),) if mirror else archive.urls,
         sha256=sha256 or archive.sha256,
         size=None if sha256 else archive.size,
+        kind="gzip archive",
         begins=GZIP,
         instead=f"place the file at {path} by hand{other}, or use --data.source synthetic, which needs no download",
         elsewhere="name another --data.data_dir",
@@ -192,7 +195,7 @@ def _transfer(url: str, remote: Remote, part: Path, speed: float) -> None:
             have = 0
         total = have + int(length) if length.isdigit() else size
         if "text/html" in response.headers.get("Content-Type", ""):
-            raise _Refused("sent a web page, not the archive")
+            raise _Refused(f"sent a web page, no {remote.kind}")
         if size is not None and total != size:
             raise _Refused(f"has {total:,} bytes, expected {size:,}")
         resumable = response.status == 206 or response.headers.get("Accept-Ranges") == "bytes"
@@ -215,7 +218,7 @@ def _receive(
     done, since, mark = have, time.monotonic(), have
     chunk = _read(lambda: response.read1(CHUNK) if have else response.read(2), resumable=False)
     if not have and not chunk.startswith(remote.begins):  # before anything of an earlier source is overwritten
-        raise _Refused("sent something that is no gzip archive")
+        raise _Refused(f"sent something that is no {remote.kind}")
     with _disk(part, remote), open(part, "ab" if have else "wb") as file, _bar(part.stem, total) as show:
         while chunk:
             file.write(chunk)

@@ -58,6 +58,7 @@ def trained_weights(name: str) -> Path | None:
         sources=(release.url,),
         sha256=release.sha256,
         size=release.size,
+        kind="safetensors file",
         begins=b"",
         instead=f"place the file at {path} by hand, or give {others}",
         elsewhere="have XDG_CACHE_HOME name another folder",
