@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,13 +15,14 @@ from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.data.labels import distributions
 from cifar_lightning.data.sharing import check_evaluation
 from cifar_lightning.data.sources import absolute
-from cifar_lightning.errors import InputError, quoted, some
+from cifar_lightning.errors import InputError, some
 from cifar_lightning.files import why_unwritable
 from cifar_lightning.model.evaluation import VIEWS, against_people
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.report.outcome import Outcome
 from cifar_lightning.report.predictions import write_predictions
 from cifar_lightning.report.results import PAGE, read_results, report, shown
+from cifar_lightning.report.template import page_at
 from cifar_lightning.run import signals
 from cifar_lightning.run.again import Again
 from cifar_lightning.run.callbacks import StopOnSignal
@@ -92,9 +92,6 @@ def evaluate(
         ('mirror', True)
     """
     signals.next_step = ""
-    page = None if html is None else Path(os.path.expanduser(html))
-    if page is not None and os.path.isdir(page):
-        raise InputError(f"html {quoted(str(html))} is a folder: give a file, such as {page / PAGE}")
     if test_views not in (None, *VIEWS):
         raise InputError(f"test_views {test_views} is out of range: give {' or '.join(VIEWS)}")
     devices, num_nodes = shared_out(devices, None)
@@ -103,6 +100,7 @@ def evaluate(
     processes = here * num_nodes
     data = plain(data or {})
     with process_group():  # of a launcher's ranks, if there are any: the first reads and writes for all
+        page = None if html is None else Path(on_first_rank(lambda: str(page_at(html, PAGE))))
         name, saved = on_first_rank(lambda: _selected(Path(checkpoint)))
         path = Path(name)
         trained = saved.get("precision", "32-true")
@@ -132,10 +130,8 @@ def evaluate(
         _check_images(part_of(images, images.parts[0]) if images.parts else images, model, path, soft_labels, processes)
         home = home_of(path)
         output = Path(os.path.expanduser(output_dir)) if output_dir is not None else output_of(path) / "evaluation"
-        page = page or output / PAGE
-        for name, target, folder in (("output_dir", output, output), ("html", page, page.parent)):
-            if why := on_first_rank(partial(why_unwritable, folder)):  # now, not after a long test
-                raise InputError(f"{name} {target} cannot be written ({why}): give another")
+        if why := on_first_rank(lambda: why_unwritable(output)):  # now, not after a long test
+            raise InputError(f"output_dir {output} cannot be written ({why}): give another")
         job: dict[str, Any] = {
             "facts": {"checkpoint": str(path), "step": saved["global_step"], "seed": images.hparams["seed"]},
             "where": where,
@@ -143,7 +139,7 @@ def evaluate(
             "soft_labels": soft_labels,
             "output": str(output),
             "metrics": str(home / "metrics.csv"),
-            "page": str(page),
+            "page": str(page or output / PAGE),
         }
         if processes > 1 and this_rank() is None:
             launch("cifar_lightning.run.testing:evaluate_rank", {**job, "data": data, "net": net}, processes)
