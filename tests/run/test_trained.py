@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -79,6 +80,15 @@ def test_a_folder_of_that_name_wins(tmp_path, monkeypatch):
     (tmp_path / "tutorial").mkdir()
     with pytest.raises(InputError, match="tutorial holds no readable checkpoint: give a run's folder"):
         load_model("tutorial")
+
+
+def test_a_path_is_no_name(call):
+    for path in ("./quick", "quick/"):
+        for command in (("evaluate", path), ("predict", path, "cat.png"), ("export", path)):
+            line = one_line(*call(*command))
+            assert line == "error: checkpoint quick does not exist: give a run's folder or a .ckpt file\n", command
+    with pytest.raises(InputError, match="checkpoint quick does not exist"):
+        load_model(Path("quick"))
 
 
 def test_a_recipe_without_weights_is_named(call):

@@ -47,7 +47,7 @@ def script(arguments: Sequence[str]) -> int:
         from cifar_lightning.run.saved import model_of, select_checkpoint
 
     page = None if settings.html is None else page_at(settings.html, "predictions.html")
-    path = select_checkpoint(Path(settings.checkpoint))
+    path = select_checkpoint(settings.checkpoint)
     saved = load_checkpoint(path)
     model = model_of(saved, path, settings["model.net"])
     files = [str(file) for file in _files(settings.images)]

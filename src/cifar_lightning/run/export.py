@@ -116,7 +116,7 @@ def _opened(
     """A model, what is known of its training in short and at length, and the folder that its file goes to."""
     if isinstance(checkpoint, LitNet):
         return checkpoint, {}, {}, Path()
-    path = select_checkpoint(Path(checkpoint))
+    path = select_checkpoint(checkpoint)
     saved = load_checkpoint(path)
     facts: dict[str, Any] = {**saved.get("facts", {}), "checkpoint": path.name, "step": saved["global_step"]}
     trained = {"data": saved.get("datamodule_hyper_parameters", {}), "precision": saved.get("precision"), "results": {}}

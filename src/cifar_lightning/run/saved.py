@@ -23,17 +23,18 @@ from cifar_lightning.run.settings import check_names, read_settings
 from cifar_lightning.run.trained import is_trained, trained_weights
 
 
-def select_checkpoint(path: Path) -> Path:
-    """The checkpoint that `path` names: a .ckpt file, or a run's folder for the one that its training selected.
+def select_checkpoint(named: str | Path) -> Path:
+    """The checkpoint that is named: a .ckpt file, or a run's folder for the one that its training selected.
 
     That is the one of the highest validation accuracy, or the newest where there was no validation split. Where there
-    is neither, the name of a recipe stands for the weights that the package has of it.
+    is neither, the name of a recipe stands for the weights that the package has of it: the bare name, as text. ./quick,
+    quick/ and Path("quick") are paths.
 
     Raises:
         InputError: There is none.
     """
-    path = Path(os.path.expanduser(path))
-    if not os.path.lexists(path) and (weights := trained_weights(str(path))):
+    path = Path(os.path.expanduser(named))
+    if isinstance(named, str) and not os.path.lexists(path) and (weights := trained_weights(named)):
         return weights
     folder = path / "checkpoints"
     try:
@@ -74,8 +75,9 @@ def load_model(path: str | Path, net: str | nn.Module | None = None, **arguments
     Args:
         path: The run's folder, for the checkpoint that its training selected, .ckpt file, .safetensors file or hf
             folder; with `net`, also weights alone, a plain state_dict in a .pth or .safetensors file. Where there is
-            nothing of that name, quick, speed54 or tutorial: the weights of these recipes come with the package. They
-            were trained on the 50,000 images of CIFAR-10, re-encoded as JPEG, and tested on its 10,000, likewise.
+            nothing of that name, quick, speed54 or tutorial (not ./quick, a path): the weights of these recipes come
+            with the package. They were trained on the 50,000 images of CIFAR-10, re-encoded as JPEG, and tested on its
+            10,000, likewise.
         net: Of weights alone, the network that they are of, by its name, its import path ("package.module:Net") or as
             the module; or one of your own, which no file holds. No checkpoint and no config.yaml has code imported that
             is not named here.
@@ -98,7 +100,7 @@ def load_model(path: str | Path, net: str | nn.Module | None = None, **arguments
         True
     """
     check_names(arguments, "model", LitNet)
-    path = select_checkpoint(Path(path))
+    path = select_checkpoint(path)
     checkpoint = load_checkpoint(path, {"net": net, **arguments} if net is not None else None)
     return model_of({**checkpoint, "hyper_parameters": {**checkpoint["hyper_parameters"], **arguments}}, path, net)
 

@@ -101,7 +101,7 @@ def evaluate(
     data = plain(data or {})
     with process_group():  # of a launcher's ranks, if there are any: the first reads and writes for all
         page = None if html is None else Path(on_first_rank(lambda: str(page_at(html, PAGE))))
-        name, saved = on_first_rank(lambda: _selected(Path(checkpoint)))
+        name, saved = on_first_rank(lambda: _selected(checkpoint))
         path = Path(name)
         trained = saved.get("precision", "32-true")
         if precision is None and crawls(trained, accelerator):  # and float32 holds every one of its weights as it is
@@ -148,7 +148,7 @@ def evaluate(
         return on_first_rank(lambda: read_results(output))
 
 
-def _selected(checkpoint: Path) -> tuple[str, dict[str, Any]]:
+def _selected(checkpoint: str | Path) -> tuple[str, dict[str, Any]]:
     path = select_checkpoint(checkpoint)
     return str(path), load_checkpoint(path)
 
