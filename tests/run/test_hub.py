@@ -106,6 +106,25 @@ def test_official_images_are_named_and_others_are_not(run):
         assert ("not the official ones" in card.text) == (digest is not None)
 
 
+def test_the_card_of_weights_by_name_tells_what_they_are(tmp_path):
+    folder = export("quick", "hf", tmp_path / "hf")
+    text = (folder / "README.md").read_text()
+    card = ModelCard.load(folder / "README.md")
+    (evaluation,) = card.data.eval_results
+    images = "CIFAR-10 re-encoded as JPEG"
+    assert (evaluation.metric_value, evaluation.dataset_type, evaluation.dataset_name) == (0.8121, "other", images)
+    assert card.data.datasets is None
+    for line in (
+        f"# speed on {images}\n",
+        "\n81.21 % of 10,000 test images (95 % interval 80.43 to 81.96 %",
+        f"\n{images}: 50,000 images to learn from, and 10,000 to test on.\n",
+        "\n| command | cifar-lightning fit --recipe quick --seed 0 |\n",
+    ):
+        assert line in text
+    assert "Not known" not in text
+    assert torch.equal(load_model(folder).predict(drawn(50))[1], load_model("quick").predict(drawn(50))[1])
+
+
 def test_coarse_classes_and_other_labels_are_told(run):
     checkpoint = run / "checkpoints" / "best.ckpt"
     saved = torch.load(checkpoint, weights_only=True)

@@ -42,19 +42,20 @@ def model_card(facts: Mapping[str, Any], trained: Mapping[str, Any]) -> str:
     """The card, which says the same wherever it is written.
 
     Args:
-        facts: The metadata of an exported file.
+        facts: The metadata of an exported file; or of weights that come with the package, which tell of their training.
         trained: `data`, the arguments of the data module; `precision`; `results`, the contents of the results.json of
             this checkpoint's test. Each of them, or all, may be missing.
     """
     from huggingface_hub import ModelCard
 
-    data, results = trained.get("data") or {}, trained.get("results") or {}
-    source = str(data.get("source"))
+    data, results = trained.get("data") or {}, trained.get("results") or facts.get("test") or {}
+    source, told = str(data.get("source")), facts.get("data") or {}
+    images = told.get("images") or NAMES.get(source, "images unknown")
     net, size = facts["model"].get("net", "A network of its own kind"), facts["image_size"]
-    name = f"{net} on {NAMES.get(source, 'images unknown')}"
+    name = f"{net} on {images}"
     own = "net" not in facts["model"]
     parts = [
-        f"# {name}",
+        f"# {_text(name)}",
         f"A classifier of images of {size} × {size} pixels into {len(facts['classes'])} classes, trained with PyTorch "
         f"Lightning by cifar_lightning {facts['version']}.",
         "## Use",
@@ -62,7 +63,7 @@ def model_card(facts: Mapping[str, Any], trained: Mapping[str, Any]) -> str:
         "## Accuracy",
         *(_measured(results) if results else ["Not known: this checkpoint's test is not on record."]),
         "## Data",
-        _data(source, data),
+        _data(source, data, told),
         f"A pixel x of 0 to 255 has become (x / 255 - mean) / std, of mean {tuple(facts['mean'])} and std "
         f"{tuple(facts['std'])}.",
         "## Training",
@@ -71,18 +72,18 @@ def model_card(facts: Mapping[str, Any], trained: Mapping[str, Any]) -> str:
         f"Whatever an image shows, it is given one of these names: {', '.join(map(_text, facts['classes']))}. Pictures "
         "of another size are to be scaled first, and lose what does not fit.",
     ]
-    front = _front(name, source if data.get("sha256") is None else "", results)
+    front = _front(name, images, source if data.get("sha256") is None else "", results)
     return str(ModelCard(f"---\n{front}\n---\n\n" + "\n\n".join(parts) + "\n"))
 
 
-def _front(name: str, source: str, results: Mapping[str, Any]) -> str:
+def _front(name: str, images: str, source: str, results: Mapping[str, Any]) -> str:
     """The card's metadata, in the hub's words."""
     from huggingface_hub import EvalResult, ModelCardData
 
     evaluation = EvalResult(
         task_type="image-classification",
         dataset_type=HUB_NAMES.get(source, "other"),
-        dataset_name=NAMES.get(source, "images unknown"),
+        dataset_name=images,
         dataset_split="test",
         metric_type="accuracy",
         metric_value=results.get("test_acc"),
@@ -101,27 +102,31 @@ def _front(name: str, source: str, results: Mapping[str, Any]) -> str:
 def _measured(results: Mapping[str, Any]) -> list[str]:
     count, accuracy = results["test_count"], results["test_acc"]
     low, high = wilson(round(accuracy * count), count)
+    said = [
+        f"{100 * accuracy:.2f} % of {count:,} test images ({100 * LEVEL:.0f} % interval {100 * low:.2f} to "
+        f"{100 * high:.2f} %, of the choice of these images alone), mean cross-entropy {results['test_loss']:.3f}. "
+        f"Computed in {results.get('precision', 'the precision of the training')}, from "
+        f"{VIEWS[results.get('test_views', 'one')]}.",
+    ]
+    if "confusion" not in results:  # a file of weights has none
+        return said
     images = [sum(row) for row in results["confusion"]]
     rows = [
         (name, f"{total:,}", "n/a" if share is None else f"{100 * share:.1f} %")
         for (name, share), total in zip(results["per_class_acc"].items(), images, strict=True)
     ]
-    return [
-        f"{100 * accuracy:.2f} % of {count:,} test images ({100 * LEVEL:.0f} % interval {100 * low:.2f} to "
-        f"{100 * high:.2f} %, of the choice of these images alone), mean cross-entropy {results['test_loss']:.3f}. "
-        f"Computed in {results.get('precision', 'the precision of the training')}, from "
-        f"{VIEWS[results.get('test_views', 'one')]}.",
-        _table(("class", "test images", "accuracy"), rows),
-    ]
+    return [*said, _table(("class", "test images", "accuracy"), rows)]
 
 
-def _data(source: str, data: Mapping[str, Any]) -> str:
-    told = DATA.get(source, "Not known: the checkpoint does not say.")
+def _data(source: str, data: Mapping[str, Any], told: Mapping[str, Any]) -> str:
+    if told:
+        return f"{_text(told['images'])}: {told['train']:,} images to learn from, and {told['test']:,} to test on."
+    words = DATA.get(source, "Not known: the checkpoint does not say.")
     if source in HUB_NAMES and (digest := data.get("sha256")):
-        told = f"Images in {NAMES[source]}'s layout that are not the official ones; their SHA-256 digest is {digest}."
+        words = f"Images in {NAMES[source]}'s layout that are not the official ones; their SHA-256 digest is {digest}."
     if labels := data.get("train_labels"):  # a path, of which only its end tells others anything
-        told += f" It has learnt other labels in place of their own: {_text(Path(labels).name)}."
-    return told
+        words += f" It has learnt other labels in place of their own: {_text(Path(labels).name)}."
+    return words
 
 
 def _settings(
@@ -129,6 +134,7 @@ def _settings(
 ) -> Iterable[tuple[str, str]]:
     data = trained.get("data") or {}
     values = {
+        "command": facts.get("command"),
         **facts["model"],
         **{name: data[name] for name in TRAINED if name in data},
         "precision": trained.get("precision"),
