@@ -154,6 +154,30 @@ def test_the_status_of_a_run(whole, call, tmp_path):
     )
 
 
+def test_the_status_of_a_group(whole, call, tmp_path):
+    """It is that of its runs together, and of their sum, without which a resume has something to do."""
+    group, names = tmp_path / "group", ["seed_0", "seed_1", "seed_2"]
+    for name in names:
+        (group / name).mkdir(parents=True)
+        for file in ("config.yaml", "results.json"):
+            shutil.copy(whole[1] / file, group / name)
+    (group / "group.yaml").write_text(f"kind: seeds\nruns: {names}\n")
+    go_on = f"; go on with cifar-lightning fit --resume {group}\n"
+    assert call("status", group) == (75, f"{group}: to be resumed, 3 of 3 runs finished{go_on}", "")
+    (group / "results.json").write_text("{}")
+    assert call("status", group) == (0, f"{group}: finished, 3 of 3 runs finished\n", "")
+    (group / "seed_1" / "results.json").unlink()
+    assert call("status", group) == (75, f"{group}: to be resumed, 2 of 3 runs finished, 1 to be resumed{go_on}", "")
+    code, out, _ = call("status", group, "--json")
+    assert code == 75
+    assert [run["state"] for run in json.loads(out)["runs"]] == ["finished", "to be resumed", "finished"]
+    for folder, said in ((group / "seed_1", ", 2 of 3 runs finished, 1 running"), (group, Holder.this())):
+        with held(folder):
+            code, out, _ = call("status", group)
+        assert code == 16
+        assert out.startswith(f"{group}: running{said}")
+
+
 def test_the_status_of_a_run_that_a_job_is_in(tmp_path):
     process = start("fit", *SMALL, "--data.synthetic_size", 20_000, "--data.batch_size", 2, cwd=tmp_path)
     run = tmp_path / "lightning_logs" / "version_0"

@@ -53,8 +53,8 @@ def script(arguments: Sequence[str]) -> None:
 
     with importing():  # not before: torch and Lightning take seconds
         from cifar_lightning.run import signals
-        from cifar_lightning.run.group import is_group
         from cifar_lightning.run.many import fit_many, resume_many, resume_newest_many
+        from cifar_lightning.run.plan import is_group
         from cifar_lightning.run.resuming import resume, resume_newest
         from cifar_lightning.run.training import fit
 

@@ -3,7 +3,8 @@
 cifar-lightning status lightning_logs/version_0
 cifar-lightning status lightning_logs/version_0 --json    # for programs
 
-16: a job is in it now. 2: there is no such run. For scripts whose launcher has no code of its own, as torchrun:
+16: a job is in it now. 2: there is no such run. Of a group of runs, as --seeds makes them, it says how many have
+finished, and ends with 0 once all have. For scripts whose launcher has no code of its own, as torchrun:
 `torchrun … fit.py …; cifar-lightning status lightning_logs/version_0 || sbatch again.sh`.
 """
 
@@ -17,9 +18,9 @@ from cifar_lightning.run.status import CODES, status
 
 
 def script(arguments: Sequence[str]) -> int:
-    """Prints a run's status."""
+    """Prints the status of a run, or of a group."""
     parser = new_parser("status RUN [flags]", __doc__)
-    parser.add_argument("run", type=str, help="A run's folder.")
+    parser.add_argument("run", type=str, help="A run's folder, or that of a group.")
     parser.add_argument("--json", action="store_true", help="As one line of JSON.")
     given = parse(parser, arguments)
     found = status(given.run)

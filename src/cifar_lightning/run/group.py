@@ -12,10 +12,8 @@ from cifar_lightning.data.split import Fold
 from cifar_lightning.errors import InputError, RunError
 from cifar_lightning.files import write_atomically
 from cifar_lightning.run.folder import held, new_folder
+from cifar_lightning.run.plan import PLAN, is_group, read_plan
 from cifar_lightning.run.settings import Settings, read_settings
-
-PLAN = "group.yaml"
-KINDS = {"seeds": "seed", "folds": "fold"}  # what its runs differ in, and how one is called
 
 
 @dataclass(frozen=True)
@@ -110,27 +108,13 @@ def new_group(kind: str, runs: dict[str, Settings]) -> Iterator[Group]:
         yield group
 
 
-def is_group(folder: Path) -> bool:
-    """Whether a folder is a group's."""
-    return (folder / PLAN).exists()
-
-
 def read_group(folder: Path) -> Group:
     """The group of a folder.
 
     Raises:
         InputError: It is none.
     """
-    path = folder / PLAN
-    try:
-        plan = yaml.safe_load(path.read_text("utf-8"))
-        kind, names = plan["kind"], plan["runs"]
-        # a name is a folder's of this folder, whoever has written it
-        if kind in KINDS and all(name == Path(name).name for name in names):
-            return Group(folder, kind, tuple(names))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, KeyError) as error:
-        raise InputError(f"nothing to resume: {folder} is no group of runs (no readable {PLAN})") from error
-    raise InputError(f"nothing to resume: {path} is not that of a group of runs")
+    return Group(folder, *read_plan(folder))
 
 
 def runs_in(folders: Sequence[Path]) -> list[Path]:

@@ -24,8 +24,9 @@ from cifar_lightning.run.cluster import this_rank
 from cifar_lightning.run.cpu import restored_cpu, step_work
 from cifar_lightning.run.devices import resolve_devices
 from cifar_lightning.run.folder import held, newest_left
-from cifar_lightning.run.group import KINDS, PLAN, Group, counted, members, new_group, read_group
+from cifar_lightning.run.group import Group, counted, members, new_group, read_group
 from cifar_lightning.run.networks import lit_net
+from cifar_lightning.run.plan import KINDS, PLAN
 from cifar_lightning.run.quiet import quietly
 from cifar_lightning.run.recipe import over_recipe
 from cifar_lightning.run.resuming import go_on

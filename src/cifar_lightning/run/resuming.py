@@ -21,7 +21,7 @@ from cifar_lightning.run.checkpoint import (
 from cifar_lightning.run.checks import check
 from cifar_lightning.run.cluster import is_first_rank
 from cifar_lightning.run.folder import held, newest_unfinished
-from cifar_lightning.run.group import is_group
+from cifar_lightning.run.plan import is_group
 from cifar_lightning.run.quiet import quietly
 from cifar_lightning.run.settings import Settings, places_in, read_settings
 from cifar_lightning.run.training import join, launch_or_train

@@ -1,9 +1,11 @@
-"""How far a run has come, read from its folder, for job scripts: without torch, whose import takes seconds."""
+"""How far a run, or a group of runs, has come, read from its folder without torch, which takes seconds."""
 
 import csv
 import json
 import os
 import shlex
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import yaml
 
 from cifar_lightning.errors import InputError
 from cifar_lightning.run.holder import Holder, in_use
+from cifar_lightning.run.plan import is_group, read_plan
 
 FINISHED, TO_BE_RESUMED, RUNNING = "finished", "to be resumed", "running"
 # As a mail system's, which job scripts know: EX_TEMPFAIL, "try again", and EBUSY.
@@ -45,13 +48,41 @@ class Status:
         parts += [] if self.step is None else [f"step {self.step}"]
         kind = "test" if self.state == FINISHED else "val"
         parts += [] if self.accuracy is None else [f"{kind} accuracy {self.accuracy:.2%}"]
-        holder = str(Holder.of(Path(self.run))) if self.state == RUNNING else ""
-        line = f"{self.run}: {self.state}{holder}{''.join(f', {part}' for part in parts)}"
-        return f"{line}; go on with {self.go_on}" if self.go_on else line
+        return _line(self.run, self.state, parts, self.go_on)
 
 
-def status(run: str | Path) -> Status:
-    """How far a run has come.
+@dataclass(frozen=True)
+class GroupStatus:
+    """How far a group of runs has come.
+
+    Attributes:
+        run: Its folder.
+        state: One of CODES: running where a job is in it or in one of its runs; else to be resumed, until all have
+            finished and are summed up.
+        runs: Of each of its runs.
+        go_on: What resumes it; None where nothing is to be.
+    """
+
+    run: str
+    state: str
+    runs: tuple[Status, ...]
+    go_on: str | None
+
+    def __str__(self) -> str:
+        counts = Counter(run.state for run in self.runs)
+        parts = [f"{counts[FINISHED]} of {len(self.runs)} runs finished"]
+        parts += [f"{counts[state]} {state}" for state in (TO_BE_RESUMED, RUNNING) if counts[state]]
+        return _line(self.run, self.state, parts, self.go_on)
+
+
+def _line(run: str, state: str, parts: Sequence[str], go_on: str | None) -> str:
+    holder = str(Holder.of(Path(run))) if in_use(Path(run)) else ""  # or it is in one of a group's runs
+    line = f"{run}: {state}{holder}{''.join(f', {part}' for part in parts)}"
+    return f"{line}; go on with {go_on}" if go_on else line
+
+
+def status(run: str | Path) -> Status | GroupStatus:
+    """How far a run, or a group of runs, has come.
 
     Args:
         run: Its folder.
@@ -60,6 +91,19 @@ def status(run: str | Path) -> Status:
         InputError: It is none.
     """
     folder = Path(os.path.expanduser(run))
+    return _of_group(run, folder) if is_group(folder) else _of_run(run, folder)
+
+
+def _of_group(run: str | Path, folder: Path) -> GroupStatus:
+    _, names = read_plan(folder)
+    runs = tuple(_of_run(os.path.join(run, name), folder / name) for name in names)
+    states = {one.state for one in runs}
+    finished = states == {FINISHED} and _results(folder) is not None
+    state = RUNNING if in_use(folder) or RUNNING in states else FINISHED if finished else TO_BE_RESUMED
+    return GroupStatus(str(run), state, runs, _go_on(run, state))
+
+
+def _of_run(run: str | Path, folder: Path) -> Status:
     try:
         max_epochs = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))["max_epochs"]
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
@@ -74,8 +118,11 @@ def status(run: str | Path) -> Status:
     if state == FINISHED and results is not None:
         step, accuracy = results["step"], results["test_acc"]
     epoch = int(rows[-1]["epoch"]) + 1 if rows else None
-    go_on = f"cifar-lightning fit --resume {shlex.quote(str(run))}" if state == TO_BE_RESUMED else None
-    return Status(str(run), state, epoch, max_epochs, step, accuracy, go_on)
+    return Status(str(run), state, epoch, max_epochs, step, accuracy, _go_on(run, state))
+
+
+def _go_on(run: str | Path, state: str) -> str | None:
+    return f"cifar-lightning fit --resume {shlex.quote(str(run))}" if state == TO_BE_RESUMED else None
 
 
 def _results(folder: Path) -> dict[str, Any] | None:
