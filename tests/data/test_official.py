@@ -7,6 +7,7 @@ import json
 import pickle
 import shutil
 import sys
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -630,6 +631,24 @@ def test_arrays_of_ones_own(tmp_path):
             assert loaded.classes == tuple("0123456789")
     with pytest.raises(InputError, match=r"has MedMNIST.npz and capitals.npz: give --data.data_dir one of them"):
         Source("folder", tmp_path).prepare()
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_arrays_are_in_memory_once(tmp_path, packed):
+    images, labels = np.zeros((2000, 32, 32, 3), np.uint8), np.arange(2000) % 10
+    content = {"x_train": images, "y_train": labels, "x_test": images[:10], "y_test": labels[:10]}
+    if packed:
+        np.savez(tmp_path / "a.npz", **content)
+    else:
+        for name, array in content.items():
+            np.save(tmp_path / f"{name}.npy", array)
+    found = Source("folder", tmp_path).find("train")
+    tracemalloc.start()
+    try:
+        found.decode()
+        assert tracemalloc.get_traced_memory()[1] < 1.5 * images.nbytes
+    finally:
+        tracemalloc.stop()
 
 
 def test_arrays_with_names_and_a_validation_split(tmp_path):

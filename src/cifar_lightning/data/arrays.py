@@ -79,7 +79,8 @@ def read(files: Sequence[Path], split: str, *names: tuple[str, ...]) -> Decoded:
     parts = ["test"] if split == "test" else [name for name in ("train", *VALIDATION) if name in labels]
     images = [_images(where, *pairs[name], len(labels[name])) for name in parts]
     held_out = sum(map(len, images[1:]))
-    return Decoded(np.concatenate(images), np.concatenate([labels[name] for name in parts]), classes, held_out)
+    joined = np.concatenate(images) if images[1:] else np.ascontiguousarray(images[0])  # of one, no copy but if need be
+    return Decoded(joined, np.concatenate([labels[name] for name in parts]), classes, held_out)
 
 
 def read_pair(images: Path, labels: Path, mapped: bool = False) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
