@@ -588,4 +588,15 @@ def test_a_run_knows_its_pictures_from_any_folder(plain, call, tmp_path, monkeyp
     assert code == 0, err
     code, _, err = call("fit", "--resume", run, "--max_epochs", 3, "--data.data_dir", "pictures")
     assert code == 2
-    assert f"the training images in {tmp_path / 'elsewhere' / 'pictures'} are not those that the run began with" in err
+    assert err == (
+        f"error: the training images in {tmp_path / 'elsewhere' / 'pictures'} are not those that the run began with: "
+        "give --data.data_dir, where those are, or start a new run\n"
+    )
+    left = (run / "results.json").read_bytes()
+    (tmp_path / "there" / "pictures").rename(tmp_path / "moved")
+    (tmp_path / "elsewhere" / "pictures").rename(tmp_path / "there" / "pictures")
+    code, _, again = call("fit", "--resume", run, "--max_epochs", 3)
+    assert (code, again) == (2, err.replace("elsewhere", "there"))
+    assert (run / "results.json").read_bytes() == left
+    code, _, err = call("fit", "--resume", run, "--max_epochs", 3, "--data.data_dir", tmp_path / "moved")
+    assert code == 0, err

@@ -403,7 +403,7 @@ class CIFAR10DataModule(SettableDataModule):
         if state_dict["fingerprint"] != self.fingerprint:
             raise InputError(
                 f"the training images in {self.hparams['data_dir']} are not those that the run began with: "
-                "bring those back, or start a new run"
+                "give --data.data_dir, where those are, or start a new run"
             )
 
     @cached_property
