@@ -1,6 +1,7 @@
 """The arguments of the data module as attributes, and what it has no argument for."""
 
 import os
+import sys
 
 import pytest
 import torch
@@ -68,8 +69,23 @@ def test_all_are_attributes():
     data = fake_data(50)
     assert {name: getattr(data, name) for name in data.hparams} == data.hparams
     assert (data.train_transforms, data.val_transforms, data.test_transforms) == (None, None, None)
-    with pytest.raises(AttributeError, match="no attribute 'batchsize'"):
-        data.batchsize  # noqa: B018
+
+
+def test_what_is_misspelt_is_named(capsys):
+    """With what it might be, as Python does it; and where it is in a property, not the property."""
+
+    class Own(CIFAR10DataModule):
+        @property
+        def batches(self):
+            return self.batchsize
+
+    data = Own(source="synthetic")
+    for name in ("batchsize", "batches"):
+        with pytest.raises(AttributeError, match="'Own' object has no attribute 'batchsize'") as error:
+            getattr(data, name)
+        sys.__excepthook__(error.type, error.value, None)
+        assert "Did you mean: 'batch_size'?" in capsys.readouterr().err
+    assert data._sets == {}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """CIFAR10DataModule: the images of a source, as ready batches for any LightningModule or a plain loop."""
 
-import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -19,7 +18,7 @@ from cifar_lightning.data.loader import BatchLoader
 from cifar_lightning.data.own_transforms import STAGES, OwnTransform, Stages
 from cifar_lightning.data.preprocessing import Preprocessing, preprocessing_of
 from cifar_lightning.data.ranges import check_classes
-from cifar_lightning.data.settable import SettableDataModule
+from cifar_lightning.data.settable import SettableDataModule, settable
 from cifar_lightning.data.sharing import check_batch_size, check_evaluation, connected
 from cifar_lightning.data.sources import ImageSet, Source
 from cifar_lightning.data.split import split_of, stratified_order
@@ -32,6 +31,7 @@ OF_SPLIT = {"val_split", "split_seed"}
 OF_TRAINING = (*OF_IMAGES, *OF_SPLIT, "normalization", "train_transforms")
 
 
+@settable
 class CIFAR10DataModule(SettableDataModule):
     """CIFAR-10, or images like it, downloaded, split, augmented, normalised and batched.
 
@@ -492,9 +492,6 @@ class CIFAR10DataModule(SettableDataModule):
             channels_last=place["channels_last"],
             **settings,
         )
-
-
-CIFAR10DataModule.arguments = tuple(inspect.signature(CIFAR10DataModule).parameters)
 
 
 def fake_data(size: int = 200, **kwargs: Any) -> CIFAR10DataModule:

@@ -1,8 +1,9 @@
 """The arguments of a data module as attributes that may be set, as users and Lightning's tuner do."""
 
+import inspect
 import os
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from lightning.pytorch import LightningDataModule
 
@@ -57,10 +58,10 @@ class SettableDataModule(LightningDataModule):
     def _home(self, name: str) -> Any:
         return self.__dict__ if name in TRANSFORMS else self.hparams
 
-    def __getattr__(self, name: str) -> Any:
-        if name in self.arguments and "_hparams" in self.__dict__:
-            return self.hparams[name]
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """What `settable` makes. Python's own would hide which attribute it is that a property lacks."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.arguments and "_followed" in self.__dict__:
@@ -82,6 +83,32 @@ class SettableDataModule(LightningDataModule):
         return f"{type(self).__name__}({', '.join(f'{n}={x!r}' for n, x in {**self.hparams, **transforms}.items())})"
 
     __str__ = __repr__
+
+
+Module = TypeVar("Module", bound=SettableDataModule)
+
+
+def settable(kind: type[Module]) -> type[Module]:
+    """Has the arguments of a data module's constructor as its attributes, which Python finds as it does others."""
+    kind.arguments = tuple(inspect.signature(kind).parameters)
+    for name in kind.arguments:
+        if name not in TRANSFORMS:
+            setattr(kind, name, _Argument(name))
+    return kind
+
+
+class _Argument:
+    """The value of an argument; not of what a subclass has set under its name before it calls the constructor."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, module: SettableDataModule | None, kind: type) -> Any:
+        if module is None:
+            return self
+        if "_hparams" not in module.__dict__:
+            raise AttributeError(f"{kind.__name__} has no {self._name} yet: call super().__init__() first")
+        return module.hparams[self._name]
 
 
 def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
