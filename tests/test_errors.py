@@ -334,6 +334,13 @@ def test_folder_with_one_class(call, tmp_path):
     CIFAR10DataModule(tmp_path / "d", source="folder").prepare_data()  # a module of one's own may have a use for it
 
 
+def test_folder_with_a_class_of_lightnings_name(call, tmp_path):
+    name = "dataloader_idx_0"
+    make_folders(tmp_path / "d", *(f"{split}/{label}/1.png" for split in ("train", "test") for label in ("a", name)))
+    line = f"error: data_dir d has the class {name}, by which Lightning means a loader: rename it\n"
+    assert fit_folder(call, "d") == line
+
+
 def test_folder_with_a_file_that_is_no_image(call, tmp_path):
     make_folders(tmp_path / "d", "train/a/1.png", "test/a/1.png", "train/b/1.png", "test/b/1.png")
     (tmp_path / "d" / "test" / "a" / "notes.png").write_text("a note")

@@ -50,7 +50,7 @@ def _is_split(value: int | float | str) -> bool:
 
 
 def check_classes(images: ImageSet, data_dir: str) -> None:
-    """Raises an InputError where the training images are of one class only, or a class of theirs has none."""
+    """Raises an InputError where the training images are of one class, or one has none, or a name of Lightning's."""
     present = set(images.labels.tolist())
     if lacking := [name for label, name in enumerate(images.classes) if label not in present]:
         raise InputError(
@@ -58,3 +58,7 @@ def check_classes(images: ImageSet, data_dir: str) -> None:
         )
     if len(images.classes) == 1:
         raise InputError(f"data_dir {data_dir} has one class only, {quoted(images.classes[0])}: give two or more")
+    if taken := [name for name in images.classes if "/dataloader_idx_" in f"/{name}"]:  # of a figure's, val_acc/<class>
+        raise InputError(
+            f"data_dir {data_dir} has the class {quoted(taken[0])}, by which Lightning means a loader: rename it"
+        )
