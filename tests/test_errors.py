@@ -486,7 +486,7 @@ def test_folder_of_other_checkpoints(call, tmp_path, name, give):
 def test_predict_an_empty_folder(call, tmp_path, checkpoint):
     (tmp_path / "none").mkdir()
     line = one_line(*call("predict", checkpoint, "none"))
-    assert line == "error: none holds no files: give an image, or a folder of images\n"
+    assert line == "error: none holds no pictures: give an image, or a folder of images\n"
 
 
 # --- no network ------------------------------------------------------------------------------------------

@@ -308,6 +308,21 @@ def test_predict_is_right_about_test_images(finished, results, call, tmp_path):
     assert len(torch.unique(expected)) > 1
 
 
+def test_what_lies_about_in_a_folder_is_passed_over(finished, call, tmp_path):
+    """As in a class folder; a picture without a suffix is one."""
+    (tmp_path / "holiday").mkdir()
+    for name in ("cat.png", "dog"):
+        Image.new("RGB", (32, 32), "blue").save(tmp_path / "holiday" / name, format="PNG")
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+        (tmp_path / "holiday" / name).write_text("no image")
+    code, out, err = call("predict", finished.folder, "holiday", "--json")
+    assert [row["file"] for row in json.loads(out)] == ["holiday/cat.png", "holiday/dog"]
+    assert code == 0, err
+    notes = err.splitlines()
+    assert notes[0] == "note: passed over 2 files, first holiday/Thumbs.db: no pictures by their names"
+    assert not any("cannot be read" in note or "not an image" in note for note in notes)
+
+
 def test_an_unreadable_image_stops_no_other(finished, call, tmp_path):
     Image.new("RGB", (32, 32), "blue").save(tmp_path / "good.png")
     (tmp_path / "bad.png").write_text("no image")

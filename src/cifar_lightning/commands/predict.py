@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from cifar_lightning.cli import add_net, new_parser, parse
 from cifar_lightning.console import printing, say
+from cifar_lightning.data.kinds import may_be_picture, passed_over
 from cifar_lightning.errors import InputError, quoted
 from cifar_lightning.startup import importing
 
@@ -148,12 +149,15 @@ def _files(paths: Sequence[str]) -> list[Path]:
     for path in map(Path, paths):
         if os.path.isdir(path):  # False, where Path's raises, for one that this user may not see
             try:
-                found = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+                inside = [file for file in path.iterdir() if file.is_file() and not file.name.startswith(".")]
             except OSError as error:
                 raise InputError(f"{path} cannot be read ({error.strerror}): make it readable") from error
-            if not found:
-                raise InputError(f"{path} holds no files: give an image, or a folder of images")
-            files += found
+            found = {file: may_be_picture(str(file)) for file in sorted(inside)}
+            if not any(found.values()):
+                raise InputError(f"{path} holds no pictures: give an image, or a folder of images")
+            if note := passed_over([str(file) for file, is_picture in found.items() if not is_picture]):
+                say(f"note: {note}")
+            files += [file for file, is_picture in found.items() if is_picture]
         else:
             files.append(path)  # a missing one is reported with those that cannot be read
     return files

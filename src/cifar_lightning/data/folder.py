@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from cifar_lightning.data.cache import identity
 from cifar_lightning.data.cifar10 import CLASSES_OF
-from cifar_lightning.data.kinds import may_be_picture
+from cifar_lightning.data.kinds import may_be_picture, passed_over
 from cifar_lightning.errors import InputError, quoted
 
 LAYOUT = (
@@ -105,7 +105,7 @@ def scan(data_dir: Path, split: str) -> Listing:
         counts.append(len(paths) - before)
         if not counts[-1]:
             raise InputError(f"{tree.top} has no images: {LAYOUT}")
-    note = _note([path for tree in chosen for path in tree.passed_over])
+    note = passed_over([path for tree in chosen for path in tree.passed_over], ", or in no class folder")
     held_out = 0 if split == "test" else sum(counts[1:])
     return Listing(paths, np.array(labels, dtype=np.int64), classes, held_out, digest.hexdigest(), size, note)
 
@@ -185,12 +185,3 @@ def _pictures_in(
             tree.passed_over.append(entry.path)
     for path in folders:
         yield from _pictures_in(path, tree, (*above, here), link)
-
-
-def _note(passed_over: list[str]) -> str:
-    if not passed_over:
-        return ""
-    first = quoted(min(passed_over))
-    if len(passed_over) == 1:
-        return f"passed over {first}: it is no picture by its name, or in no class folder"
-    return f"passed over {len(passed_over)} files, first {first}: no pictures by their names, or in no class folder"

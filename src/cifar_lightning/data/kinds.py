@@ -2,7 +2,10 @@
 
 import os
 import re
+from collections.abc import Sequence
 from functools import cache
+
+from cifar_lightning.errors import quoted
 
 # Most data sets have no others, and to ask Pillow for all takes a fifth of a second.
 USUAL = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"}
@@ -35,6 +38,16 @@ def may_be_picture(path: str) -> bool:
     if not suffix[1:] or suffix[1:].isdigit():
         return _opens(path)
     return suffix in _suffixes()
+
+
+def passed_over(paths: Sequence[str], or_else: str = "") -> str:
+    """The note on files that are no pictures, or have another reason; empty where there are none."""
+    if not paths:
+        return ""
+    first = quoted(min(paths))
+    if len(paths) == 1:
+        return f"passed over {first}: it is no picture by its name{or_else}"
+    return f"passed over {len(paths)} files, first {first}: no pictures by their names{or_else}"
 
 
 def what_else(path: str | os.PathLike[str]) -> str:
