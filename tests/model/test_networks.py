@@ -57,6 +57,40 @@ def test_images_that_lie_beside_each_other_are_trained_on_as_each_alone(monkeypa
     nets[1](x)
 
 
+class Blurred(speed.SpeedBlock):
+    """One of a user's own, which looks at a pixel's neighbours."""
+
+    def forward(self, x):
+        return F.avg_pool2d(super().forward(x), 3, 1, 1)
+
+
+class Centred(BatchNorm2d):
+    """A user's norm, over the map, which is one of ours but for that."""
+
+    def forward(self, x):
+        return x - x.mean((2, 3), keepdim=True)
+
+
+@pytest.mark.parametrize("own", ["norm", "block", "subclass", "hook", "pre-hook"])
+def test_images_never_lie_beside_each_other_where_a_module_is_a_users(monkeypatch, own):
+    torch.manual_seed(0)
+    net = SpeedNet(width=8).double()
+    if own == "norm":
+        net.blocks[1].norms[1] = torch.nn.GroupNorm(1, 32).double()
+    elif own == "block":
+        net.blocks[2] = Blurred(32, 32, 2, 0.4).double()
+    elif own == "subclass":
+        net.blocks[1].norms[0] = Centred(32).double()
+    elif own == "hook":
+        net.blocks[2].norms[1].register_forward_hook(lambda module, given, x: F.avg_pool2d(x, 3, 1, 1))
+    else:
+        net.blocks[2].register_forward_pre_hook(lambda module, given: (F.avg_pool2d(given[0], 3, 1, 1), *given[1:]))
+    x = torch.randn(6, 3, 32, 32, dtype=torch.float64)
+    alone = net(x)
+    monkeypatch.setattr(speed, "images_beside", lambda x: 3)
+    torch.testing.assert_close(net(x), alone)
+
+
 @pytest.mark.parametrize(
     ("amx", "dtype", "images", "beside"),
     [

@@ -77,8 +77,14 @@ class SpeedNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits `(N, num_classes)` of images of any size from 16 up."""
         x, beside = gelu(self.whiten(x)), 1
-        for block in self.blocks:
-            x, beside = block(x, beside)
+        # In training: what a trained network says depends on no batch. And eager: compiled, it would bring nothing.
+        if self.training and not torch.compiler.is_compiling() and _are_ours(self.blocks):
+            for block in self.blocks:
+                assert isinstance(block, SpeedBlock)
+                x, beside = block.side_by_side(x, beside)
+        else:
+            for block in self.blocks:
+                x = block(x)
         # Not amax: torch.compile computes its gradient from values that it has not rounded, of which none may equal the
         # rounded maximum, and divides by their number: NaN. See findings/inductor-amax-nan.sh.
         x = max_pool(x, beside, (x.shape[2], x.shape[3] // beside))
@@ -119,21 +125,28 @@ class SpeedBlock(nn.Module):
         self.convs = nn.ModuleList(_from_dirac(conv) for conv in (first, *later))
         self.norms = nn.ModuleList(_norm(channels_out, norm_momentum) for _ in range(convs))
 
-    def forward(self, x: Tensor, beside: int = 1) -> tuple[Tensor, int]:
-        """Features `(N, channels_out, H // 2, W // 2)`, of which so many lie beside each other as it says."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Features `(N, channels_out, H // 2, W // 2)`."""
+        return self._rest(max_pool(self.convs[0](x)))
+
+    def side_by_side(self, x: Tensor, beside: int) -> tuple[Tensor, int]:
+        """The same, of images of which so many lie beside each other, and how many do then: more, where that pays."""
         x = max_pool(self.convs[0](x, beside), beside)
-        if self.training and beside == 1:  # what a trained network says depends on no batch
+        if beside == 1:
             beside = images_beside(x)
             x = put_beside(x, beside)
+        return self._rest(x, beside), beside
+
+    def _rest(self, x: Tensor, beside: int = 1) -> Tensor:
         x = gelu(self.norms[0](x))
         shortcut = x if len(self.convs) > 2 else None
         for conv, norm in list(zip(self.convs, self.norms, strict=True))[1:]:
             last = conv is self.convs[-1]
-            x = norm(conv(x, beside))
+            x = norm(conv(x, beside) if beside > 1 else conv(x))
             if last and shortcut is not None:
                 x = x + shortcut
             x = gelu(x)
-        return x, beside
+        return x
 
 
 class Conv2d(nn.Conv2d):
@@ -160,6 +173,14 @@ class PooledConv2d(Conv2d):
             return super().forward(x, beside)
         x = F.pad(x, (beside, (1 - width % 2) * beside, 1, 1 - height % 2))
         return F.conv2d(x, self.weight, dilation=(1, beside))
+
+
+def _are_ours(blocks: nn.ModuleList) -> bool:
+    """Whether nothing in them is a user's, not even a hook: it may look along a row, where other images would lie."""
+    ours = (nn.ModuleList, SpeedBlock, Conv2d, PooledConv2d, BatchNorm2d)
+    return all(
+        type(module) in ours and not (module._forward_hooks or module._forward_pre_hooks) for module in blocks.modules()
+    )
 
 
 def _from_dirac(conv: nn.Conv2d) -> nn.Conv2d:
