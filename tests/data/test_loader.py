@@ -97,7 +97,7 @@ def test_the_whole_chain_is_that_of_each_image_alone(images):
     """Crop, flip, normalise and cut out, by numpy, one image at a time."""
     mean, std, cutout = (0.1, 0.5, 0.9), (0.2, 0.3, 0.4), 6
     ours = BatchLoader(*images, 8, mean=mean, std=std, train=True, crop_padding=3, flip="random", cutout=cutout)
-    pixels, draws = images[0].permute(0, 2, 3, 1).numpy(), zip(*(x.tolist() for x in ours._draw_epoch(0)), strict=True)
+    pixels, draws = images[0].permute(0, 2, 3, 1).numpy(), zip(*(x.tolist() for x in ours._draws(0, 0)), strict=True)
     found = [(image, int(label)) for x, y in ours for image, label in zip(x, y, strict=True)]
     assert len(found) == 96
     for (image, label), (index, top, left, mirrored, row, column) in zip(found, draws, strict=False):
@@ -106,6 +106,13 @@ def test_the_whole_chain_is_that_of_each_image_alone(images):
         expected = ((crop[:, ::-1] if mirrored else crop) / 255 - mean) / std
         expected[max(row, 0) : max(row + cutout, 0), max(column, 0) : max(column + cutout, 0)] = 0
         np.testing.assert_allclose(image.permute(1, 2, 0).numpy(), expected, atol=2e-6)
+
+
+def test_a_rank_keeps_its_own_part_of_what_is_drawn(images):
+    options = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "train": True, "crop_padding": 3, "flip": "random", "cutout": 6}
+    for rank in range(4):
+        drawn = BatchLoader(*images, 8, **options, rank=rank, world_size=4)._draw_epoch(0)
+        assert sum(x.untyped_storage().nbytes() for x in drawn) == 96 // 4 * (5 * 8 + 1)
 
 
 def flips_of(loader, images):

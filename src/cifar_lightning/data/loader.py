@@ -115,7 +115,7 @@ class BatchLoader:
         self._loaded: Place | None = None  # a checkpoint's, until it has been gone on from
         self._under_way: dict[object, Place] = {}  # the iterations that are not over
         self._last = Place()  # where the last of the others has ended
-        self._ahead: tuple[int, tuple[Tensor, ...]] | None = None  # an epoch, and what has been drawn for it already
+        self._ahead: tuple[int, list[Tensor]] | None = None  # an epoch, and what has been drawn for it already
 
     def _preprocessing(self, train: bool) -> Preprocessing | None:
         """What the images have undergone, for a model to keep; None where that is not known."""
@@ -220,38 +220,43 @@ class BatchLoader:
         """This rank's slices of an epoch's global batches, from a place on."""
         ahead, self._ahead = self._ahead, None
         draws = ahead[1] if ahead and (ahead[0], 0) == begin[:2] else self._draw_epoch(*begin[:2])
-        batches, batch_size = len(self), self.batch_size
-        share = batch_size // self.world_size
+        batches, share = len(self), self.batch_size // self.world_size
         per_chunk = max(1, (GPU_CHUNK if self.labels.is_cuda and self.own is None else CHUNK) // share)
         start = begin.position
         while start < batches:
             stop = min(start + per_chunk, batches)
-            # rows are global batches; this rank's columns of them
-            rows = slice(start * batch_size, stop * batch_size)
-            columns = slice(self.rank * share, (self.rank + 1) * share)
-            mine = [x[rows].view(-1, batch_size)[:, columns].reshape(-1) for x in draws]
-            chunk = self._prepare(*mine)
+            chunk = self._prepare(*(x[start:stop].reshape(-1) for x in draws))
             if stop == batches:  # while a GPU has steps left to do: it would wait for this between two epochs
                 self._ahead = begin.epoch + 1, self._draw_epoch(begin.epoch + 1)
             yield from zip(*(_apart(x, share) for x in chunk), strict=True)
             start = stop
 
-    def _draw_epoch(self, epoch: int, lap: int = 0) -> tuple[Tensor, ...]:
+    def _draw_epoch(self, epoch: int, lap: int = 0) -> list[Tensor]:
+        """This rank's part of what is drawn for an epoch: a row a global batch, of which it has some of the columns."""
+        batches, batch_size = len(self), self.batch_size
+        share = batch_size // self.world_size
+        columns = slice(self.rank * share, (self.rank + 1) * share)
+        # One after another: all of an epoch's of all ranks would take 41 bytes an image in each of them.
+        drawn = self._draws(*((0, 0) if self.repeat else (epoch, lap)))
+        return [x[: batches * batch_size].view(batches, batch_size)[:, columns].contiguous() for x in drawn]
+
+    def _draws(self, epoch: int, lap: int) -> Iterator[Tensor]:
         """For each position: which image, its crop's first row and column, mirrored or not, its hole's, a seed."""
-        epoch, lap = (0, 0) if self.repeat else (epoch, lap)
         generator = epoch_generator(self.seed, epoch, lap)
         count = len(self.labels)
         order = torch.randperm(count, generator=generator)
-        top, left = torch.randint(0, 2 * self.crop_padding + 1, (2, count), generator=generator)
-        mirrored = torch.zeros(count, dtype=torch.bool)
+        yield order
+        yield from torch.randint(0, 2 * self.crop_padding + 1, (2, count), generator=generator)
         if self.flip == "random":
-            mirrored = torch.rand(count, generator=generator) < 0.5
+            yield torch.rand(count, generator=generator) < 0.5
         elif self.flip == "alternating":
             first = torch.rand(count, generator=epoch_generator(self.seed, 0)) < 0.5
-            mirrored = (first ^ bool((epoch + lap) % 2))[order]
-        hole_top, hole_left = torch.randint(0, self.size, (2, count), generator=generator) - self.cutout // 2
-        seeds = (torch.randint(SEEDS, (count,), generator=generator),) if self.own else ()
-        return order, top, left, mirrored, hole_top, hole_left, *seeds
+            yield (first ^ bool((epoch + lap) % 2))[order]
+        else:
+            yield torch.zeros(count, dtype=torch.bool)
+        yield from torch.randint(0, self.size, (2, count), generator=generator) - self.cutout // 2
+        if self.own:
+            yield torch.randint(SEEDS, (count,), generator=generator)
 
     @torch.inference_mode(False)  # where the first batch of a chunk is only looked at, the next may be learnt from
     def _prepare(

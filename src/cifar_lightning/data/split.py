@@ -66,6 +66,8 @@ def stratified_split(labels: Tensor, val_split: int | float, seed: int) -> tuple
     count = round(val_split * len(labels)) if isinstance(val_split, float) else val_split
     if count >= len(labels):
         raise InputError(f"val_split {val_split} leaves none of the {len(labels)} training images: give less")
+    if not count:  # without the order, which takes memory and time
+        return torch.arange(len(labels)), torch.arange(0)
     order = stratified_order(labels, seed)
     return order[count:].sort().values, order[:count]
 
