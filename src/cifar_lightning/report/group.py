@@ -98,5 +98,5 @@ def write_figure(found: Mapping[str, Any], run: str, folder: Path) -> Path:
     per_class = {name: spread for name, spread in found["per_class_acc"].items() if spread is not None}
     with plots.own_style():
         figure = plots.spread(run, numbers, values, found["figures"]["test_acc"], per_class)
-        write_atomically(path, partial(figure.savefig, format="png"))
+        write_atomically(path, partial(plots.write_png, plots.drawn(figure)))
     return path

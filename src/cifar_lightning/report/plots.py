@@ -5,16 +5,18 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO
 
 import matplotlib
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font_names
+from matplotlib.image import imsave
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
@@ -281,6 +283,19 @@ def calibration(panels: Mapping[str, Reliability]) -> Figure:
     return figure
 
 
+def drawn(figure: Figure) -> memoryview:
+    """The pixels of a figure. `savefig` would draw it once more, where it has a layout, to lay it out."""
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels: memoryview = canvas.buffer_rgba()
+    return pixels
+
+
+def write_png(pixels: memoryview, file: BinaryIO) -> None:
+    """Writes a figure's pixels."""
+    imsave(file, pixels, format="png", origin="upper", dpi=DPI)
+
+
 def as_svg(figure: Figure, name: str) -> str:
     """A figure that has been saved, as SVG to stand within a page: in its ink and its font, on its paper.
 
@@ -291,7 +306,8 @@ def as_svg(figure: Figure, name: str) -> str:
     figure.set_layout_engine("none")  # all is in its place
     stream = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        figure.savefig(stream, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+        canvas: Any = FigureCanvasSVG(figure)
+        canvas.print_svg(stream, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text = stream.getvalue()
     text = re.sub(r' id="(?![mp][0-9a-f]{10}")[^"]*"', "", text[text.index("<svg") :])  # nothing points to the others
     text = re.sub(r' (width|height)="[\d.]+pt"| xmlns(:xlink)?="[^"]*"', "", text)

@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -116,9 +117,16 @@ def draw(outcome: Outcome, results: Mapping[str, Any], folder: Path, page: Path)
 
 def write_figures(figures: Mapping[str, "Figure"], folder: Path) -> None:
     """Writes figures into `folder` as NAME.png, in place of all of ours that another test may have left there."""
-    for name, figure in figures.items():
-        stop.raise_if_requested()
-        write_atomically(folder / f"{name}.png", partial(figure.savefig, format="png"))
+    from cifar_lightning.report import plots
+
+    with ThreadPoolExecutor(1) as writer:  # while the next one is drawn
+        written = []
+        for name, figure in figures.items():
+            stop.raise_if_requested()
+            write = partial(plots.write_png, plots.drawn(figure))
+            written.append(writer.submit(write_atomically, folder / f"{name}.png", write))
+    for future in written:
+        future.result()
     for name in FIGURES - figures.keys():
         with suppress(OSError):
             (folder / f"{name}.png").unlink()
