@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
-from torch._dynamo.exc import TorchDynamoException
 from torch.nn import functional as F
 
 from cifar_lightning import stop
 from cifar_lightning.console import say
 from cifar_lightning.data.transforms import shrink
+from cifar_lightning.deferred import eager
 from cifar_lightning.errors import RunError
 from cifar_lightning.model.evaluation import mean_logits
 from cifar_lightning.model.images import can_sample
@@ -121,6 +121,8 @@ class Compilation:
         keep_addresses(net)
         if not can_sample(data):
             return
+        from torch._dynamo.exc import TorchDynamoException  # not before: see deferred.py
+
         before = {name: value.clone() for name, value in net.state_dict().items()}
         try:
             self._run_each_size(module, views)
@@ -149,7 +151,7 @@ class Compilation:
         with torch.no_grad():  # as a validation within a fit has it, where a test is in inference mode
             _evaluate(module, data.val_dataloader(), views)
 
-    def _do_without(self, module: LightningModule, error: TorchDynamoException) -> None:
+    def _do_without(self, module: LightningModule, error: Exception) -> None:
         """Leaves the network as it is where nobody has asked for more: it only takes longer.
 
         Raises:
@@ -187,10 +189,7 @@ class Compilation:
 
     def in_test(self) -> AbstractContextManager[Any]:
         """Within it a test runs what it is to run."""
-        if self.mode != "auto":
-            return nullcontext()
-        eager: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")  # from here on, and to its end
-        return eager
+        return eager() if self.mode == "auto" else nullcontext()  # from here on, and to its end
 
 
 def _evaluate(module: LightningModule, loader: Iterable[Any], views: str) -> None:

@@ -12,6 +12,7 @@ from cifar_lightning.arguments import arguments_of
 from cifar_lightning.data.cifar10 import CLASSES
 from cifar_lightning.data.preprocessing import Preprocessing, as_batch
 from cifar_lightning.data.transforms import shrink
+from cifar_lightning.deferred import eager
 from cifar_lightning.errors import InputError
 from cifar_lightning.model.compilation import Compilation
 from cifar_lightning.model.evaluation import Evaluation, mean_logits
@@ -191,7 +192,7 @@ class LitNet(LightningModule):
         """
         images = as_batch(images, self.preprocessing.size if self.preprocessing else None)
         self.eval()
-        with torch.compiler.set_stance("force_eager"):  # what a fit has compiled is for its device
+        with eager():  # what a fit has compiled is for its device
             images = images.to(self.device)
             return self.predict_step(images if images.dtype == torch.uint8 else images.to(self.dtype))
 

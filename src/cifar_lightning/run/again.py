@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cifar_lightning import stop
 from cifar_lightning.data.datamodule import CIFAR10DataModule
+from cifar_lightning.deferred import eager
 from cifar_lightning.model.grad_cam import grad_cam
 from cifar_lightning.model.lit_net import LitNet
 
@@ -60,7 +61,7 @@ class Again:
         """Has the network on the device, from which a Trainer takes it at its end; not compiled, which is for a fit."""
         before, self.model = self.model.device, self.model.to(self.trainer.strategy.root_device).eval()
         try:
-            with torch.compiler.set_stance("force_eager"):
+            with eager():
                 yield
         finally:
             self.model.to(before)

@@ -14,6 +14,7 @@ from torch.backends import nnpack
 from torch.utils.flop_counter import FlopCounterMode
 
 from cifar_lightning.data.helpers import usable_cores
+from cifar_lightning.deferred import eager
 from cifar_lightning.model.networks.conv import Conv2d
 from cifar_lightning.run.cluster import this_rank
 
@@ -123,7 +124,7 @@ def step_work(model: LightningModule, images: int) -> float:
     assert isinstance(model.example_input_array, Tensor)
     torch.backends.mkldnn.enabled = True  # type: ignore[assignment]  # NNPACK's convolutions are not counted
     model.eval()  # or the batch norms would take the example for data
-    with torch.no_grad(), torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), eager(), FlopCounterMode(display=False) as counter:
         model(model.example_input_array[:1])
     model.train()
     return float(images * counter.get_total_flops())

@@ -1,0 +1,149 @@
+"""A package that others import without need is imported when something of it is asked for.
+
+torch's compiler takes a third of the time of all imports and 150 MB. Lightning imports it to ask of a network whether
+it has been compiled, and torch's optimisers to keep themselves out of what is: nothing of it is needed before something
+is to be compiled.
+"""
+
+import gc
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import find_spec
+from threading import Lock
+from types import FunctionType, ModuleType
+from typing import Any
+
+COMPILER = "torch._dynamo"
+
+
+class Deferred(ModuleType):
+    """Stands for a package in `sys.modules` until something of it, or a module in it, is asked for.
+
+    Args:
+        spec: The package's.
+        own: What is here without it, by its name.
+    """
+
+    def __init__(self, spec: ModuleSpec, own: dict[str, Any]) -> None:
+        super().__init__(spec.name)
+        # What looks through all modules finds what is said of every package.
+        self.__spec__, self.__file__, self.__path__ = spec, spec.origin, spec.submodule_search_locations or []
+        self.__dict__.update(own)
+        self._lock = Lock()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r} before it is imported")
+        return getattr(self._imported(), name)
+
+    def _imported(self) -> ModuleType:
+        """The package itself, in the place of this."""
+        with self._lock:
+            if stands := sys.modules.get(self.__name__) is self:
+                parent, _, child = self.__name__.rpartition(".")
+                del sys.modules[self.__name__]
+                delattr(sys.modules[parent], child)
+        with lasting() if stands else nullcontext():
+            return import_module(self.__name__)
+
+
+class _Modules(MetaPathFinder):
+    """Finds the modules in a package for which one stands: they are those of the package itself."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        parent = sys.modules.get(name.rpartition(".")[0])
+        if not isinstance(parent, Deferred):
+            return None
+        package = parent._imported()
+        if name in sys.modules:  # with the package: not a second time
+            module = sys.modules[name]
+            module.__spec__ = ModuleSpec(name, _AsItIs(module))  # importlib goes by the module's own
+            return module.__spec__
+        return PathFinder.find_spec(name, package.__path__)
+
+
+class _AsItIs(Loader):
+    """Gives a module that has been imported meanwhile, and its own spec back to it."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self._module, self._spec = module, module.__spec__
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return self._module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self._spec
+
+
+@contextmanager
+def lasting() -> Iterator[None]:
+    """Within it what is imported is kept from looks for garbage, now and later: it stays as long as the process does.
+
+    They take over a second of torch's and Lightning's million objects.
+    https://docs.python.org/3/library/gc.html#gc.freeze
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.freeze()
+
+
+def defer(name: str, own: dict[str, Any]) -> None:
+    """Has a package, whose parent is imported, be imported when something of it is asked for that is not its `own`."""
+    spec = find_spec(name)
+    if spec is None or name in sys.modules:
+        return
+    parent, _, child = name.rpartition(".")
+    sys.modules[name] = Deferred(spec, own)
+    setattr(sys.modules[parent], child, sys.modules[name])
+    if not any(isinstance(finder, _Modules) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Modules())
+
+
+def defer_compiler() -> None:
+    """Has torch's compiler be imported when something is compiled."""
+    import torch  # noqa: F401
+
+    defer(COMPILER, {"OptimizedModule": _Compiled, "disable": _disable, "graph_break": lambda *args, **kwargs: None})
+
+
+def compiler() -> Any:
+    """The compiler, if it is imported; else nothing has been compiled in this process, and it is None."""
+    module = sys.modules.get(COMPILER)
+    return None if isinstance(module, Deferred) else module
+
+
+def eager() -> AbstractContextManager[Any]:
+    """Within it, what has been compiled runs as it is written."""
+    return nullcontext() if compiler() is None else compiler().set_stance("force_eager")
+
+
+class _AnyCompiled(type):
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return compiler() is not None and isinstance(instance, compiler().OptimizedModule)
+
+
+class _Compiled(metaclass=_AnyCompiled):
+    """What is compiled: for Lightning, which takes it from the compiler to compare with."""
+
+
+def _disable(function: Any = None, *args: Any, **kwargs: Any) -> Any:
+    """A function that is not to be compiled, as the compiler's own `disable` would give it once it is there."""
+    if not isinstance(function, FunctionType):
+        return import_module(f"{COMPILER}.decorators").disable(function, *args, **kwargs)
+    disabled: list[Callable[..., Any]] = []
+
+    def call(*given: Any, **named: Any) -> Any:
+        if compiler() is None:
+            return function(*given, **named)
+        if not disabled:
+            disabled.append(compiler().disable(function, *args, **kwargs))
+        return disabled[0](*given, **named)
+
+    return call

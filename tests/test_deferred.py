@@ -1,0 +1,111 @@
+"""A package that is imported when something of it is asked for; and what fits, which imports no compiler."""
+
+import importlib
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+import torch
+from torch import nn
+
+from cifar_lightning import deferred
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """`outer.inner`, deferred, with a list of what of it has been imported."""
+    inner = tmp_path / "outer" / "inner"
+    inner.mkdir(parents=True)
+    (tmp_path / "outer" / "__init__.py").write_text("imported = []\n")
+    noted = "import outer\nouter.imported.append(__name__)\n"
+    # as torch's does, it looks for itself and for what is in it while it is imported
+    (inner / "__init__.py").write_text(noted + "from outer.inner import early\nimport outer.inner.early\nvalue = 1\n")
+    (inner / "early.py").write_text(noted + "value = 2\n")
+    (inner / "late.py").write_text(noted + "from outer.inner import value\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    finders = list(sys.meta_path)
+    outer = importlib.import_module("outer")
+    deferred.defer("outer.inner", {"own": "there"})
+    yield outer
+    sys.meta_path[:] = finders
+    for name in [name for name in sys.modules if name.partition(".")[0] == "outer"]:
+        del sys.modules[name]
+
+
+def test_what_looks_at_all_modules_imports_nothing(package):
+    import outer.inner
+    from outer.inner import own
+
+    assert own == outer.inner.own == "there"
+    assert find_spec("outer.inner").origin == outer.inner.__file__
+    assert not hasattr(outer.inner, "__warningregistry__")
+    deferred.defer("outer.inner", {})
+    assert package.imported == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "late"),
+    [
+        ("outer.inner.value == 1", []),
+        ("importlib.import_module('outer.inner').value == 1", []),
+        ("importlib.import_module('outer.inner.early').value == 2", []),
+        ("importlib.import_module('outer.inner.late').value == 1", ["outer.inner.late"]),
+    ],
+)
+def test_all_of_it_is_imported_once_however_it_is_asked_for(package, asked, late):
+    assert eval(asked, {"outer": package, "importlib": importlib})
+    for name in ("outer.inner", "outer.inner.early"):
+        module = importlib.import_module(name)
+        assert module is sys.modules[name]
+        assert module.__spec__.name == name
+        assert type(module.__spec__.loader).__name__ == "SourceFileLoader"
+    assert not isinstance(package.inner, deferred.Deferred)
+    assert package.imported == ["outer.inner", "outer.inner.early", *late]
+    with pytest.raises(ModuleNotFoundError, match=r"outer\.inner\.nowhere"):
+        importlib.import_module("outer.inner.nowhere")
+
+
+def test_a_module_that_is_not_there_is_said_to_be_not_there(package):
+    with pytest.raises(ModuleNotFoundError, match=r"outer\.inner\.nowhere"):
+        importlib.import_module("outer.inner.nowhere")
+    assert package.inner.value == 1
+
+
+def test_what_is_compiled_is_told_from_what_is_not():
+    """Here the compiler is there: Lightning has imported it."""
+    net = nn.Linear(1, 1)
+    assert not isinstance(net, deferred._Compiled)
+    assert isinstance(torch.compile(net), deferred._Compiled)
+
+
+def test_what_is_kept_out_of_the_compiler_runs_before_and_after_it_is_there(monkeypatch):
+    runs = []
+    function = deferred._disable(lambda x: runs.append(torch.compiler.is_compiling()) or x + 1, True, wrapping=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(deferred, "compiler", lambda: None)
+        assert function(1) == 2
+    compiled = torch.compile(lambda x: function(x) * 2, backend="eager")
+    assert compiled(torch.ones(1)).item() == 4
+    assert runs == [False, False]
+
+
+JOB = """
+import sys
+from cifar_lightning.startup import importing
+with importing():
+    from cifar_lightning.run.training import fit
+small = {"source": "synthetic", "synthetic_size": 200, "batch_size": 20}
+fit(small, {"muon_lr": 0.1}, max_epochs=1, accelerator="cpu", report=False)
+assert not {"sympy", "torch._dynamo.exc"} & {*sys.modules}, "imported"
+results = fit(small, {"compile": "default"}, max_epochs=1, accelerator="cpu", report=False)
+assert "compiled (default)" in results["computed"], results["computed"]
+import torch, torch._dynamo
+assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+assert torch._dynamo is sys.modules["torch._dynamo"]
+"""
+
+
+@pytest.mark.soak
+def test_a_fit_imports_no_compiler_before_something_is_compiled(tmp_path):
+    subprocess.run([sys.executable, "-c", JOB], check=True, timeout=300, cwd=tmp_path)
