@@ -22,14 +22,16 @@ from jobs import SMALL, differences, end, processes_of, start, step_of
 from test_cluster import by_name
 from torch.distributed import HashStore
 
-from cifar_lightning import fake_data
-from cifar_lightning.errors import InputError, LostRankError
-from cifar_lightning.run import devices, machines, training
+from cifar_lightning import fake_data, stop
+from cifar_lightning.errors import InputError, LostRankError, Stopped
+from cifar_lightning.run import devices, machines, signals, training
 from cifar_lightning.run.cluster import Rank, this_rank
+from cifar_lightning.run.devices import stopped_together
 from cifar_lightning.run.machines import interface, watched
 from cifar_lightning.run.metrics_log import read_rows
 from cifar_lightning.run.settings import places_in
 
+BROKEN = "[gloo/transport/tcp/pair.cc:547] Connection closed by peer"
 LONG = (*SMALL, "--data.synthetic_size", 20_000, "--max_epochs", 50)
 namespaces = pytest.mark.skipif(
     os.geteuid() != 0 or not shutil.which("ip") or not shutil.which("unshare"), reason="needs root, ip and unshare"
@@ -76,7 +78,7 @@ def first_while(other):
     store = HashStore()
     with watched(ranks()[0], store):
         other(store)
-        raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer")
+        raise RuntimeError(BROKEN)
 
 
 def test_an_error_of_a_connection_is_that_of_who_has_left_it():
@@ -103,8 +105,30 @@ def test_a_rank_that_is_done_is_not_lost(monkeypatch):
     assert not isinstance(raised.value, LostRankError)
 
 
-def test_who_waits_for_a_rank_that_was_killed_says_which_and_how_to_go_on(tmp_path):
-    both = [start("fit", *SMALL, cwd=tmp_path, env=by_name(rank), fault="kill@1:train:10") for rank in (0, 1)]
+def test_a_rank_that_is_told_to_stop_tells_the_others(monkeypatch):
+    """In a test, where they do not ask one another: a scheduler has sent its signal to one machine alone."""
+    monkeypatch.setattr(signals, "_phase", signals.Phase.DEFERRED)
+    monkeypatch.setattr(stop, "requested", 0)
+
+    def first(store):
+        with watched(ranks()[0], store), stopped_together():
+            with suppress(Stopped), watched(ranks()[1], store):
+                raise Stopped(signal.SIGUSR1)
+            raise RuntimeError(BROKEN)
+
+    with pytest.raises(Stopped) as stopped:
+        first(HashStore())
+    assert stopped.value.signum == signal.SIGUSR1
+
+
+def of_one_machine(rank):
+    """As srun without `--kill-on-bad-exit` starts them there, and does not care."""
+    return {**by_name(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
+
+
+@pytest.mark.parametrize("launcher", [pytest.param(by_name, marks=pytest.mark.soak), of_one_machine])
+def test_who_waits_for_a_rank_that_was_killed_says_which_and_how_to_go_on(tmp_path, launcher):
+    both = [start("fit", *SMALL, cwd=tmp_path, env=launcher(rank), fault="kill@1:train:10") for rank in (0, 1)]
     both[0].fault = ""  # the other's
     first, other = [end(rank) for rank in both]
     assert (first.code, other.code) == (1, -9)
@@ -113,10 +137,10 @@ def test_who_waits_for_a_rank_that_was_killed_says_which_and_how_to_go_on(tmp_pa
     assert "Traceback" not in first.text
 
 
-def both(script, *arguments, homes, fault=""):
+def both(script, *arguments, homes, fault="", launcher=by_name):
     """Runs a script as two ranks, in a folder each."""
-    ranks = [start(script, *arguments, cwd=home, env=by_name(n), fault=fault) for n, home in enumerate(homes)]
-    ranks[1].fault = ""  # the first's
+    ranks = [start(script, *arguments, cwd=home, env=launcher(n), fault=fault) for n, home in enumerate(homes)]
+    ranks[0 if "@1:" in fault else 1].fault = ""  # the other's
     return [end(rank) for rank in ranks]
 
 
@@ -125,9 +149,10 @@ def test_machines_without_a_common_disk(whole, tmp_path):
     homes = [tmp_path / "first", tmp_path / "other"]
     for home in homes:
         home.mkdir()
-    stopped = both("fit", *SMALL, homes=homes, fault="term@0:train:10")
-    assert [rank.code for rank in stopped] == [143, 143], stopped[1].text
-    went_on = both("fit", "--resume", "lightning_logs/version_0", homes=homes)
+    stopped = both("fit", *SMALL, homes=homes, fault="usr1@1:train:10")
+    assert [rank.code for rank in stopped] == [138, 138], stopped[1].text
+    assert stopped[0].lines[-1] == "stopped by SIGUSR1; go on with --resume lightning_logs/version_0"
+    went_on = both("fit", "--resume", "auto", *SMALL, homes=homes)
     assert [rank.code for rank in went_on] == [0, 0], went_on[1].text
     run = homes[0] / "lightning_logs" / "version_0"
     assert differences(run, whole[2]) == []
@@ -137,6 +162,22 @@ def test_machines_without_a_common_disk(whole, tmp_path):
     assert results[0]["confusion"] == results[1]["confusion"]
     assert results[1]["devices"] == 2
     assert [path.name for path in homes[1].iterdir() if not path.name.startswith("log-")] == []
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("launcher", [by_name, of_one_machine])
+@pytest.mark.parametrize("place", ["val:1", "test:1"])
+def test_the_other_rank_alone_is_told_to_stop(whole, tmp_path, place, launcher):
+    """Where no step is left at which they could agree on it: one line, no error, and nothing lost."""
+    homes = [tmp_path / "first", tmp_path / "other"]
+    for home in homes:
+        home.mkdir()
+    stopped = both("fit", *SMALL, homes=homes, fault=f"usr1@1:{place}", launcher=launcher)
+    assert [rank.code for rank in stopped] == [138, 138], stopped[0].text + stopped[1].text
+    assert stopped[0].lines[-1] == "stopped by SIGUSR1; go on with --resume lightning_logs/version_0"
+    assert (stopped[1].text, "Traceback" in stopped[0].text) == ("", False)
+    assert [rank.code for rank in both("fit", "--resume", "auto", *SMALL, homes=homes)] == [0, 0]
+    assert differences(homes[0] / "lightning_logs" / "version_0", whole[2]) == []
 
 
 def test_each_machine_has_its_images_where_it_says(finished, monkeypatch):

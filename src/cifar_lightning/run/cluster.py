@@ -22,6 +22,7 @@ from cifar_lightning.errors import InputError
 
 Variables = Mapping[str, str]
 REQUEUE_SECONDS = 10.0  # for a busy scheduler
+OURS = "cifar_lightning"  # the TORCHELASTIC_RUN_ID of ranks that launch.py has started, and watches over
 PORTS = range(10_000, 30_000)  # below those that systems give to whoever asks for any
 
 
@@ -177,7 +178,7 @@ def _by_name(variables: Variables) -> Rank | None:
         raise InputError(f"the environment has RANK {rank} of WORLD_SIZE {size}: the first is 0; set them right")
     if size > 1:
         _check_whole(variables)
-    launcher = "torchrun" if "TORCHELASTIC_RUN_ID" in variables else "the launcher"
+    launcher = {None: "the launcher", OURS: OURS}.get(variables.get("TORCHELASTIC_RUN_ID"), "torchrun")
     return Rank(launcher, rank, size, *_on_this_machine(variables), *_meeting_point(variables))
 
 

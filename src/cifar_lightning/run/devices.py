@@ -17,7 +17,7 @@ from torch.distributed.rendezvous import rendezvous
 from cifar_lightning import stop
 from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.errors import InputError, RunError, Stopped
-from cifar_lightning.run.cluster import Rank, loopback, this_rank, world_size
+from cifar_lightning.run.cluster import OURS, Rank, loopback, this_rank, world_size
 from cifar_lightning.run.environment import environment
 from cifar_lightning.run.machines import interface, of_a_connection, watched
 
@@ -128,9 +128,8 @@ def process_group() -> Iterator[None]:
         _objects = None
         return
     store = _meet(rank)
-    alone = rank.on_one_machine
-    variables = loopback() if alone else interface(rank, store)
-    with environment(variables), nullcontext() if alone else watched(rank, store), stopped_together():
+    variables = loopback() if rank.on_one_machine else interface(rank, store)
+    with environment(variables), nullcontext() if rank.launcher == OURS else watched(rank, store), stopped_together():
         with _where_they_meet(rank):
             dist.init_process_group(
                 _backends(), store=store, timeout=RANK_TIMEOUT, world_size=rank.world_size, rank=rank.rank

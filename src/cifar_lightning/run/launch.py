@@ -27,7 +27,7 @@ from typing import Any
 from cifar_lightning import console, stop
 from cifar_lightning.errors import InputError, NonFiniteError, RunError, Stopped, exit_code
 from cifar_lightning.run import signals
-from cifar_lightning.run.cluster import loopback
+from cifar_lightning.run.cluster import OURS, loopback
 from cifar_lightning.startup import check_system, importing
 
 check_system()  # whatever makes a run imports this module, and whatever only reads one does not
@@ -96,7 +96,7 @@ class _Rank:
             "LOCAL_WORLD_SIZE": str(processes),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
-            "TORCHELASTIC_RUN_ID": "cifar_lightning",  # how Lightning knows that it need not start the ranks
+            "TORCHELASTIC_RUN_ID": OURS,
             "TORCHELASTIC_USE_AGENT_STORE": "True",  # torch: rank 0 need not open the store, it is there
         }
         self.rank = rank

@@ -34,7 +34,7 @@ CONNECT_SECONDS = 10.0
 IDLE_SECONDS, INTERVAL_SECONDS, PROBES = 10, 5, 4  # a machine that has given no sign for 30 seconds is gone
 POLL_SECONDS = 0.5
 LEAVE_SECONDS = 5.0  # for a rank to meet with the loss of another by itself, or to hear of it
-DONE = "done"
+DONE, STOPPED = "done", "stopped by "  # what a rank says as it leaves; the latter with the signal's number
 SIOCGIFADDR = 0x8915  # Linux's
 
 
@@ -90,7 +90,7 @@ def watched(rank: Rank, store: Store) -> Iterator[None]:
     """Within it, a rank whose machine no longer answers, or that has ended, ends this one within a minute.
 
     Args:
-        rank: This one, of a job on several machines.
+        rank: This one, whose launcher may not care.
         store: Where they have met.
 
     Raises:
@@ -101,8 +101,8 @@ def watched(rank: Rank, store: Store) -> Iterator[None]:
     try:
         yield
         watch.leave()
-    except Stopped:  # so have they, or are about to
-        watch.leave()
+    except Stopped as error:  # so are they to: in a test nobody asks first, and a scheduler may tell one machine alone
+        watch.leave(f"{STOPPED}{error.signum}")
         raise
     except RuntimeError as error:
         if not of_a_connection(error):
@@ -162,7 +162,7 @@ class _Watch:
         return self._lost
 
     def leave(self, word: str = DONE) -> None:
-        """Tells the others that this rank is done, or why it is not, or nothing, which they take for its death."""
+        """Tells the others that this rank is done, or stopped, or why it is lost, or nothing, by which it is lost."""
         if self._left.is_set():
             return
         self._left.set()
@@ -203,7 +203,9 @@ class _Watch:
         peer, lost = key.data, None
         try:
             word = key.fileobj.recv(1_000).decode()  # type: ignore[union-attr]
-            if word != DONE:
+            if word.startswith(STOPPED):
+                signals.receive(int(word.removeprefix(STOPPED)), passed_on=True)
+            elif word != DONE:
                 lost = word or f"rank {peer['rank']} on {peer['host']} has ended"
         except OSError as error:
             lost = f"machine {peer['host']}, of rank {peer['rank']}, does not answer ({error.strerror})"
