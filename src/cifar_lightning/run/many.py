@@ -150,8 +150,11 @@ def resume_newest_many(
 
 
 def _check_alone(kind: str, count: int) -> None:
-    if this_rank() is not None:
-        raise InputError(f"{kind} {count}: a launcher has started this as one of several ranks: start it without")
+    if rank := this_rank():
+        raise InputError(
+            f"{kind} {count} share one machine among themselves, and {rank.launcher} has started this as rank "
+            f"{rank.rank} of {rank.world_size}: start it without"
+        )
 
 
 def _go_on(group: Group, changes: Mapping[str, Any], report: bool) -> dict[str, Any]:
