@@ -121,6 +121,19 @@ def test_a_rank_that_is_told_to_stop_tells_the_others(monkeypatch):
     assert stopped.value.signum == signal.SIGUSR1
 
 
+def test_the_first_rank_tells_the_others_at_once(monkeypatch):
+    heard, store = [], HashStore()
+    monkeypatch.setattr(signals, "receive", lambda *given, **how: heard.append((*given, how)))
+    first, second, third = (Rank("the launcher", rank, 3, 0, 1, "127.0.0.1", 29_500) for rank in range(3))
+    with watched(first, store), watched(third, store):
+        with suppress(Stopped), watched(second, store):
+            raise Stopped(signal.SIGUSR1)
+        deadline = time.monotonic() + 30
+        while len(heard) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert heard == [(signal.SIGUSR1, {"passed_on": True})] * 2
+
+
 def of_one_machine(rank):
     """As srun without `--kill-on-bad-exit` starts them there, and does not care."""
     return {**by_name(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}

@@ -102,7 +102,7 @@ def watched(rank: Rank, store: Store) -> Iterator[None]:
         yield
         watch.leave()
     except Stopped as error:  # so are they to: in a test nobody asks first, and a scheduler may tell one machine alone
-        watch.leave(f"{STOPPED}{error.signum}")
+        watch.leave(f"{STOPPED}{error.signum}\n")
         raise
     except RuntimeError as error:
         if not of_a_connection(error):
@@ -166,21 +166,24 @@ class _Watch:
         if self._left.is_set():
             return
         self._left.set()
-        for connection in self._connections:
-            with suppress(OSError):
-                connection.sendall(word.encode())
+        self._tell(word)
         if threading.current_thread() is not self._thread:
             self._thread.join()
             for end in [*self._connections, *([self._server] if self._server else [])]:
                 end.close()
             self._peers.close()
 
+    def _tell(self, word: str) -> None:
+        for connection in self._connections:
+            with suppress(OSError):
+                connection.sendall(word.encode())
+
     def _watch(self) -> None:
         while self._lost is None and not self._left.is_set():
             for key, _ in self._peers.select(POLL_SECONDS):
                 if key.fileobj is self._server:
                     self._greet()
-                else:
+                elif not self._left.is_set():
                     self._hear(key)
         if self._left.wait(LEAVE_SECONDS if self._lost else None):
             return
@@ -204,7 +207,9 @@ class _Watch:
         try:
             word = key.fileobj.recv(1_000).decode()  # type: ignore[union-attr]
             if word.startswith(STOPPED):
-                signals.receive(int(word.removeprefix(STOPPED)), passed_on=True)
+                signals.receive(int(word.removeprefix(STOPPED).split()[0]), passed_on=True)
+                if self._rank.rank == 0:  # which alone has a connection to the others
+                    self._tell(word)
             elif word != DONE:
                 lost = word or f"rank {peer['rank']} on {peer['host']} has ended"
         except OSError as error:
