@@ -60,10 +60,10 @@ def test_a_user_of_a_container(tmp_path):
 WARNS = """
 import builtins, warnings
 real = builtins.__import__
-def warning(name, *rest):
+def warning(name, *rest, **named):
     if name == "torchmetrics":
         warnings.warn("torchmetrics is old", DeprecationWarning)
-    return real(name, *rest)
+    return real(name, *rest, **named)
 builtins.__import__ = warning
 """
 
