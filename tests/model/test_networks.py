@@ -221,6 +221,17 @@ def test_the_first_layer_whitens(dtype, rounding):
     assert (second_moments - second_moments.diag().diag()).abs().max() < rounding
 
 
+def test_the_first_filters_do_not_depend_on_which_eigenvectors_lapack_gives(monkeypatch):
+    """Its signs are another's with another number of threads: a run on two devices began from another network."""
+    images, nets = fake_data(100, normalization="dataset").sample(100), [SpeedNet(), SpeedNet()]
+    nets[0].init_from_images(images)
+    eigh = torch.linalg.eigh
+    signs = torch.tensor([1, -1] * 6)
+    monkeypatch.setattr(torch.linalg, "eigh", lambda matrix: (eigh(matrix)[0], eigh(matrix)[1] * signs))
+    nets[1].init_from_images(images)
+    torch.testing.assert_close(nets[1].whiten.weight, nets[0].whiten.weight)
+
+
 def test_batch_norms_average_as_the_speed_runs_do():
     for name, momentum in (("speed", 0.4), ("speed96", 0.1)):
         assert {m.momentum for m in build(name, 10, 8).modules() if isinstance(m, nn.BatchNorm2d)} == {momentum}

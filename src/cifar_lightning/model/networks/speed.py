@@ -101,10 +101,16 @@ class SpeedNet(nn.Module):
         if self.whiten.weight.requires_grad:
             return
         self.begins_from_images = False
-        images = images.to(torch.promote_types(self.whiten.weight.dtype, torch.float32))
-        patches = F.unfold(images, 2).transpose(1, 2).reshape(-1, 12)  # as a 2x2 convolution sees them
-        covariance = (patches.T @ patches / len(patches)).cpu()  # which a GPU takes longer to decompose
+        # In float64, which not every device has: in float32 the order of sums, and so the number of threads, turns the
+        # eigenvectors of the least values by a thousandth.
+        images = images.to(torch.float64 if images.device.type in ("cpu", "cuda") else torch.float32)
+        windows = images.unfold(2, 2, 1).unfold(3, 2, 1)  # as a 2x2 convolution sees them
+        patches = windows.permute(1, 4, 5, 0, 2, 3).reshape(12, -1)
+        covariance = (patches @ patches.T / patches.shape[1]).cpu()  # which a GPU takes longer to decompose
         values, vectors = torch.linalg.eigh(covariance)
+        # An eigenvector's negative is one, too, and which LAPACK gives depends on the number of threads. Squares: along
+        # 1, 2, 3, 4 the pattern + - - + would be nothing.
+        vectors *= (torch.arange(1, 13).square().to(vectors) @ vectors).sign()
         filters = (vectors / (values + 5e-4).sqrt()).T.flip(0).reshape(12, 3, 2, 2)  # the strongest first
         self.whiten.weight.copy_(torch.cat([filters, -filters]))
         assert self.whiten.bias is not None
