@@ -39,6 +39,7 @@ def test_what_looks_at_all_modules_imports_nothing(package):
 
     assert own == outer.inner.own == "there"
     assert find_spec("outer.inner").origin == outer.inner.__file__
+    assert find_spec("outer.inner.late").origin == outer.inner.__file__.replace("__init__", "late")
     assert not hasattr(outer.inner, "__warningregistry__")
     deferred.defer("outer.inner", {})
     assert package.imported == []
@@ -70,6 +71,38 @@ def test_a_module_that_is_not_there_is_said_to_be_not_there(package):
     with pytest.raises(ModuleNotFoundError, match=r"outer\.inner\.nowhere"):
         importlib.import_module("outer.inner.nowhere")
     assert package.inner.value == 1
+
+
+THREADS = """
+import importlib, sys, threading
+from pathlib import Path
+from cifar_lightning import deferred
+
+started, asked = threading.Event(), threading.Event()
+Path("outer/inner").mkdir(parents=True)
+Path("needed").mkdir()
+Path("outer/__init__.py").touch()
+Path("outer/inner/__init__.py").write_text("import __main__; __main__.asked.set(); import needed")
+Path("outer/inner/one.py").touch()
+Path("needed/__init__.py").write_text(
+    "import __main__; __main__.started.set(); __main__.asked.wait(); import needed.part"
+)
+Path("needed/part.py").touch()
+sys.path.insert(0, ".")
+import outer
+deferred.defer("outer.inner", {})
+thread = threading.Thread(target=importlib.import_module, args=("needed",))
+thread.start()
+started.wait()
+import outer.inner.one
+thread.join()
+assert not isinstance(outer.inner, deferred.Deferred) and "needed.part" in sys.modules
+"""
+
+
+def test_no_thread_waits_for_the_import_of_another(tmp_path):
+    """The package needs what another thread is importing."""
+    subprocess.run([sys.executable, "-c", THREADS], check=True, timeout=30, cwd=tmp_path)
 
 
 def test_what_is_compiled_is_told_from_what_is_not():

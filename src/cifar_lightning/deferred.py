@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec
 from threading import Lock
 from types import FunctionType, ModuleType
 from typing import Any
@@ -52,31 +52,37 @@ class Deferred(ModuleType):
 
 
 class _Modules(MetaPathFinder):
-    """Finds the modules in a package for which one stands: they are those of the package itself."""
+    """Finds the modules in a package for which one stands; `_Within` imports the package.
+
+    Not this: importlib holds a lock of all imports while it asks, and what another thread imports, of which the package
+    needs it, would wait for that, and the package for it.
+    """
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        parent = sys.modules.get(name.rpartition(".")[0])
-        if not isinstance(parent, Deferred):
+        package = sys.modules.get(name.rpartition(".")[0])
+        spec = PathFinder.find_spec(name, package.__path__) if isinstance(package, Deferred) else None
+        if spec is None:
             return None
-        package = parent._imported()
-        if name in sys.modules:  # with the package: not a second time
-            module = sys.modules[name]
-            module.__spec__ = ModuleSpec(name, _AsItIs(module))  # importlib goes by the module's own
-            return module.__spec__
-        return PathFinder.find_spec(name, package.__path__)
+        inside = spec.submodule_search_locations is not None
+        return ModuleSpec(name, _Within(package, spec), origin=spec.origin, is_package=inside)
 
 
-class _AsItIs(Loader):
-    """Gives a module that has been imported meanwhile, and its own spec back to it."""
+class _Within(Loader):
+    """Loads a module once its package is imported; or gives the one that has come with the package."""
 
-    def __init__(self, module: ModuleType) -> None:
-        self._module, self._spec = module, module.__spec__
+    def __init__(self, package: Deferred, spec: ModuleSpec) -> None:
+        self._package, self._spec, self._there = package, spec, False
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        return self._module
+        self._package._imported()
+        self._there = spec.name in sys.modules
+        return sys.modules[spec.name] if self._there else module_from_spec(self._spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self._spec
+        if not self._there:
+            assert self._spec.loader is not None
+            self._spec.loader.exec_module(module)
+        module.__spec__ = self._spec  # not before: others wait while it is this one's
 
 
 @contextmanager
