@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from lightning import Trainer
@@ -83,6 +85,18 @@ def test_updates_are_made_orthogonal_in_the_precision_of_the_training(monkeypatc
     fit.fit(net, fake_data(20))
     assert set(made) == {dtype}
     assert {p.dtype for p in net.parameters()} == {torch.float32}
+
+
+def test_a_copy_steps_as_the_optimizer_does():
+    torch.manual_seed(0)
+    bank = torch.nn.Parameter(torch.randn(4, 3, 2, 2))
+    optimizer = SGDWithMuon([{"params": [bank], "muon": True}], 0.1, dtype=torch.bfloat16)
+    copied = copy.deepcopy(optimizer)
+    (other,) = copied.param_groups[0]["params"]
+    for weight, stepping in ((bank, optimizer), (other, copied)):
+        weight.grad = torch.ones_like(weight)
+        stepping.step()
+    assert torch.equal(bank, other)
 
 
 def test_banks_of_several_shapes_may_go_together(monkeypatch):

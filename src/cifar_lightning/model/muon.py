@@ -44,6 +44,10 @@ class SGDWithMuon(torch.optim.Optimizer):
         super().__init__(params, defaults)
         self._dtype = dtype
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies begin with: torch's own leaves out what it does not know."""
+        return {**super().__getstate__(), "_dtype": self._dtype}
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of all groups."""
