@@ -91,6 +91,16 @@ def test_images_never_lie_beside_each_other_where_a_module_is_a_users(monkeypatc
     torch.testing.assert_close(net(x), alone)
 
 
+@pytest.mark.parametrize("when", ["full_backward_pre_hook", "full_backward_hook"])
+def test_gradients_never_lie_beside_each_other_where_a_users_hook_sees_them(monkeypatch, when):
+    monkeypatch.setattr(speed, "images_beside", lambda x: 3)
+    net, seen = SpeedNet(width=8), []
+    for module in (net.blocks[1], net.blocks[1].norms[1]):
+        getattr(module, f"register_{when}")(lambda module, *grads: seen.append(grads[-1][0].shape))
+    net(torch.randn(6, 3, 32, 32)).sum().backward()
+    assert seen == [(6, 32, 7, 7)] * 2
+
+
 @pytest.mark.parametrize(
     ("amx", "dtype", "images", "beside"),
     [

@@ -181,11 +181,14 @@ class PooledConv2d(Conv2d):
         return F.conv2d(x, self.weight, dilation=(1, beside))
 
 
+HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")  # where torch keeps them
+
+
 def _are_ours(blocks: nn.ModuleList) -> bool:
     """Whether nothing in them is a user's, not even a hook: it may look along a row, where other images would lie."""
     ours = (nn.ModuleList, SpeedBlock, Conv2d, PooledConv2d, BatchNorm2d)
     return all(
-        type(module) in ours and not (module._forward_hooks or module._forward_pre_hooks) for module in blocks.modules()
+        type(module) in ours and not any(getattr(module, hooks) for hooks in HOOKS) for module in blocks.modules()
     )
 
 
