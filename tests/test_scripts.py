@@ -342,25 +342,27 @@ def test_an_unreadable_image_stops_no_other(finished, call, tmp_path):
 
 def test_a_page_shows_what_the_network_saw(finished, call, tmp_path, monkeypatch):
     """The 32 × 32 pixels to the byte, what it said of them, and which are unlike what it knows."""
-    monkeypatch.setattr("cifar_lightning.report.prediction_page.PICTURES", 3)
+    monkeypatch.setattr("cifar_lightning.report.prediction_page.PICTURES", 4)
     drawn = fake_data(30).image_set("test").images[0].permute(1, 2, 0).numpy()
     Image.fromarray(drawn).save(tmp_path / "a <drawn> one.png")
     Image.new("RGB", (320, 200), "orange").save(tmp_path / "flat.png")
     Image.new("RGB", (8, 8), "black").save(tmp_path / "one.png")
-    Image.new("RGB", (8, 8), "black").save(tmp_path / "two.png")
+    latin = "caf\udce9"  # no UTF-8, as an old archive has it
+    for name in (latin, "two"):
+        Image.new("RGB", (8, 8), "black").save(tmp_path / f"{name}.png")
     (tmp_path / "bad.png").write_text("no image")
-    pictures = [tmp_path / f"{name}.png" for name in ("a <drawn> one", "bad", "flat", "one", "two")]
+    pictures = [tmp_path / f"{name}.png" for name in ("a <drawn> one", "bad", "flat", "one", latin, "two")]
     code, out, err = call("predict", finished.folder, *pictures, "--json", "--html", "seen.html")
     assert code == 1
     assert f"{pictures[2]} is unlike 999 of 1,000 of CIFAR-10's images (of less contrast, smoother, more even)" in err
-    assert ", and so are 2 more: " in err
+    assert ", and so are 3 more: " in err
     assert err.endswith("seen.html written\n")
 
     text = Path("seen.html").read_text()
     page = Page(text)
     assert_sound(page, len(text.encode()), text)
-    assert page.one("h1")["text"] == "What the network saw in 4 pictures"
-    assert "The first 3 are shown." in plain(page.one("main")["text"])
+    assert page.one("h1")["text"] == "What the network saw in 5 pictures"
+    assert "The first 4 are shown." in plain(page.one("main")["text"])
     shown = page.all("li")
     for item, row in zip(shown, json.loads(out), strict=False):
         first, *others = row["top"]
@@ -368,8 +370,8 @@ def test_a_page_shows_what_the_network_saw(finished, call, tmp_path, monkeypatch
         assert [plain(span["text"]) for span in page.all("span", item) if "class" not in span] == [
             f"{guess['class']} {percent(guess['probability'], 1)}" for guess in others
         ]
-        assert page.all("small", item)[0]["text"] == row["file"]
-    assert [len(page.all("small", item)) for item in shown] == [1, 2, 2]
+        assert page.all("small", item)[0]["text"] == row["file"].replace("\udce9", "?")
+    assert [len(page.all("small", item)) for item in shown] == [1, 2, 2, 2]
     with Image.open(io.BytesIO(bytes_of(page.one("img", shown[0])))) as image:
         assert np.array_equal(np.asarray(image), drawn)
 
@@ -413,15 +415,18 @@ def test_no_predictions_as_json(finished, call):
 
 
 def test_predictions_that_nobody_reads_on_are_not_made(finished, tmp_path):
-    """As by `head`: it ends without a word, and does not look at the last one."""
+    """As by `head`: it ends without a word, and does not look at the last one; nor does the page speak of it."""
     for i in range(600):  # more than a pipe holds, and than are decoded ahead
         Image.new("RGB", (32, 32), (i % 256, 0, 99)).save(tmp_path / f"{i:03}.bmp")
     (tmp_path / "599.bmp").write_text("no image")
-    command = [sys.executable, SCRIPTS / "predict.py", finished.folder, tmp_path, "--json"]
+    page = tmp_path / "a" / "page.html"
+    command = [sys.executable, SCRIPTS / "predict.py", finished.folder, tmp_path, "--json", "--html", page]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "[\n"
         process.stdout.close()
-        assert (process.stderr.read(), process.wait(240)) == ("", 0)
+        assert (process.stderr.read(), process.wait(240)) == (f"{page} written\n", 0)
+    text = page.read_text()
+    assert f"<h1>What the network saw in {text.count('<img')} picture" in text
 
 
 # --- flags -----------------------------------------------------------------------------------------------

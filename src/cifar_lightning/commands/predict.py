@@ -55,8 +55,11 @@ def script(arguments: Sequence[str]) -> int:
     unread: list[str] = []
     seen: list[Seen] = []  # as many as a page has room for
     odd: list[tuple[str, str]] = []
+    total = 0
 
     def see(picture: "Seen") -> None:
+        nonlocal total
+        total += 1
         if page is not None and len(seen) < PICTURES:
             seen.append(picture)
         if picture.unlike:
@@ -73,7 +76,7 @@ def script(arguments: Sequence[str]) -> int:
         _say_what_is_unlike(odd)
     if page is not None:
         network = f"{path}, step {saved['global_step']:,}"
-        write_predictions_page(seen, len(files) - len(unread), network, page)
+        write_predictions_page(seen, total, network, page)
         say(f"{page} written")
     return 1 if unread else 0
 
