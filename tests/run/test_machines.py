@@ -105,20 +105,38 @@ def test_a_rank_that_is_done_is_not_lost(monkeypatch):
     assert not isinstance(raised.value, LostRankError)
 
 
-def test_a_rank_that_is_told_to_stop_tells_the_others(monkeypatch):
-    """In a test, where they do not ask one another: a scheduler has sent its signal to one machine alone."""
+@pytest.mark.parametrize(
+    ("error", "signum"), [(Stopped(signal.SIGUSR1), signal.SIGUSR1), (KeyboardInterrupt(), signal.SIGINT)]
+)
+def test_a_rank_that_is_told_to_stop_tells_the_others(monkeypatch, error, signum):
+    """In a test, where they do not ask one another: a scheduler has sent its signal to one machine alone.
+
+    In a program of a user's own the one is raised as the other.
+    """
     monkeypatch.setattr(signals, "_phase", signals.Phase.DEFERRED)
     monkeypatch.setattr(stop, "requested", 0)
 
     def first(store):
         with watched(ranks()[0], store), stopped_together():
-            with suppress(Stopped), watched(ranks()[1], store):
-                raise Stopped(signal.SIGUSR1)
+            with suppress(Stopped, KeyboardInterrupt), watched(ranks()[1], store):
+                raise error
             raise RuntimeError(BROKEN)
 
     with pytest.raises(Stopped) as stopped:
         first(HashStore())
-    assert stopped.value.signum == signal.SIGUSR1
+    assert stopped.value.signum == signum
+
+
+def test_a_program_of_a_users_own_is_not_ended_by_what_another_rank_is_told(monkeypatch):
+    """It has no run now, and nobody has asked for its signals."""
+    ended = []
+    monkeypatch.setattr(signals, "_end", ended.append)
+    monkeypatch.setattr(signals, "_phase", signals.Phase.START_UP)
+    monkeypatch.setattr(signals, "_handled", ())
+    signals.receive(signal.SIGTERM, passed_on=True)
+    monkeypatch.setattr(signals, "_handled", (signal.SIGTERM,))
+    signals.receive(signal.SIGTERM, passed_on=True)
+    assert ended == [signal.SIGTERM]
 
 
 def test_the_first_rank_tells_the_others_at_once(monkeypatch):

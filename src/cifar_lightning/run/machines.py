@@ -10,6 +10,7 @@ life: whatever the ranks compute or compile, and for however long, their machine
 import json
 import os
 import selectors
+import signal
 import socket
 import struct
 import threading
@@ -101,8 +102,9 @@ def watched(rank: Rank, store: Store) -> Iterator[None]:
     try:
         yield
         watch.leave()
-    except Stopped as error:  # so are they to: in a test nobody asks first, and a scheduler may tell one machine alone
-        watch.leave(f"{STOPPED}{error.signum}\n")
+    except (Stopped, KeyboardInterrupt) as error:
+        # So are they to: in a test nobody asks first, and a scheduler may tell one machine alone.
+        watch.leave(f"{STOPPED}{error.signum if isinstance(error, Stopped) else signal.SIGINT}\n")
         raise
     except RuntimeError as error:
         if not of_a_connection(error):

@@ -178,7 +178,8 @@ def receive(signum: int, passed_on: bool = False) -> None:
             return
         now, first = time.monotonic(), _first_at is None
         if _phase == Phase.START_UP and not _borrowed:
-            _end(signum)
+            if _handled:  # else a program of others', which has no run now
+                _end(signum)
         elif signum in WARNINGS:
             stop.requested = stop.requested or signum
         elif first or passed_on:
