@@ -1,12 +1,16 @@
 """A package that is imported when something of it is asked for; and what fits, which imports no compiler."""
 
+import gc
 import importlib
+import inspect
 import subprocess
 import sys
+import weakref
 from importlib.util import find_spec
 
 import pytest
 import torch
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import nn
 
 from cifar_lightning import deferred
@@ -105,11 +109,40 @@ def test_no_thread_waits_for_the_import_of_another(tmp_path):
     subprocess.run([sys.executable, "-c", THREADS], check=True, timeout=30, cwd=tmp_path)
 
 
+class Ring:
+    """What nothing but a look for garbage frees."""
+
+    def __init__(self):
+        self.itself = self
+
+
+def test_what_there_is_when_it_is_imported_is_freed_later(package):
+    """Such as a run, of several in a process."""
+    ring = Ring()
+    there = weakref.ref(ring)
+    assert package.inner.value == 1
+    del ring
+    gc.collect()
+    assert there() is None
+
+
 def test_what_is_compiled_is_told_from_what_is_not():
     """Here the compiler is there: Lightning has imported it."""
     net = nn.Linear(1, 1)
     assert not isinstance(net, deferred._Compiled)
     assert isinstance(torch.compile(net), deferred._Compiled)
+
+
+def test_what_is_kept_out_of_the_compiler_has_its_name_and_signature():
+    """Lightning gives a step the batch's number where it takes one."""
+
+    def training_step(self, batch):
+        """Of a user's."""
+
+    kept = deferred._disable(fn=training_step, recursive=True)
+    assert inspect.signature(kept) == inspect.signature(training_step)
+    assert kept.__name__ == "training_step"
+    assert not is_param_in_hook_signature(kept, "batch_idx", min_args=2)
 
 
 def test_what_is_kept_out_of_the_compiler_runs_before_and_after_it_is_there(monkeypatch):

@@ -9,6 +9,7 @@ import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import wraps
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
@@ -47,7 +48,8 @@ class Deferred(ModuleType):
                 parent, _, child = self.__name__.rpartition(".")
                 del sys.modules[self.__name__]
                 delattr(sys.modules[parent], child)
-        with lasting() if stands else nullcontext():
+        # What else there is by now, such as a run, is not to last.
+        with no_looks() if stands else nullcontext():
             return import_module(self.__name__)
 
 
@@ -60,7 +62,9 @@ class _Modules(MetaPathFinder):
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         package = sys.modules.get(name.rpartition(".")[0])
-        spec = PathFinder.find_spec(name, package.__path__) if isinstance(package, Deferred) else None
+        if not isinstance(package, Deferred):
+            return None
+        spec = PathFinder.find_spec(name, package.__path__)
         if spec is None:
             return None
         inside = spec.submodule_search_locations is not None
@@ -86,17 +90,27 @@ class _Within(Loader):
 
 
 @contextmanager
-def lasting() -> Iterator[None]:
-    """Within it what is imported is kept from looks for garbage, now and later: it stays as long as the process does.
-
-    They take over a second of torch's and Lightning's million objects.
-    https://docs.python.org/3/library/gc.html#gc.freeze
-    """
+def no_looks() -> Iterator[None]:
+    """Within it nobody looks for garbage: imports leave none, and looks take over a second of their million objects."""
+    before = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if before:
+            gc.enable()
+
+
+@contextmanager
+def lasting() -> Iterator[None]:
+    """Likewise, and all that there is at its end is kept from later looks: it stays as long as the process does.
+
+    https://docs.python.org/3/library/gc.html#gc.freeze
+    """
+    try:
+        with no_looks():
+            yield
+    finally:
         gc.freeze()
 
 
@@ -139,17 +153,18 @@ class _Compiled(metaclass=_AnyCompiled):
     """What is compiled: for Lightning, which takes it from the compiler to compare with."""
 
 
-def _disable(function: Any = None, *args: Any, **kwargs: Any) -> Any:
+def _disable(fn: Any = None, *args: Any, **kwargs: Any) -> Any:
     """A function that is not to be compiled, as the compiler's own `disable` would give it once it is there."""
-    if not isinstance(function, FunctionType):
-        return import_module(f"{COMPILER}.decorators").disable(function, *args, **kwargs)
+    if not isinstance(fn, FunctionType):
+        return import_module(f"{COMPILER}.decorators").disable(fn, *args, **kwargs)
     disabled: list[Callable[..., Any]] = []
 
+    @wraps(fn)  # Lightning goes by the signature of a step
     def call(*given: Any, **named: Any) -> Any:
         if compiler() is None:
-            return function(*given, **named)
+            return fn(*given, **named)
         if not disabled:
-            disabled.append(compiler().disable(function, *args, **kwargs))
+            disabled.append(compiler().disable(fn, *args, **kwargs))
         return disabled[0](*given, **named)
 
     return call
