@@ -392,15 +392,16 @@ def test_a_cable_is_pulled(network, tmp_path, launcher):
     deadline = time.monotonic() + 60
     ends = [f"error: machine {other}, does not answer (" for other in ("n2, of rank 1", "n1, of rank 0")]
     how = "go on with --resume lightning_logs/version_0\n"
-    for machine, line in zip(network[1:], ends, strict=True):
+    for machine in network[1:]:
         while how not in machine.said(tmp_path):
             assert time.monotonic() < deadline
             time.sleep(0.5)
-        said = machine.said(tmp_path)
-        assert said.count(line) == said.count(how) == 1, said
-        assert "Traceback" not in said
     if launcher is by_hand:  # an agent that has lost the other waits on
         assert [process.wait(10) for process in both] == [1, 1]
+    for machine, line in zip(network[1:], ends, strict=True):
+        said, *_ = machine.said(tmp_path).partition("torch/distributed/elastic/")  # then its agent has a traceback
+        assert said.count(line) == said.count(how) == 1, said
+        assert "Traceback" not in said, said
 
 
 @pytest.mark.soak
