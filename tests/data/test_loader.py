@@ -115,6 +115,15 @@ def test_a_rank_keeps_its_own_part_of_what_is_drawn(images):
         assert sum(x.untyped_storage().nbytes() for x in drawn) == 96 // 4 * (5 * 8 + 1)
 
 
+def test_batches_of_another_size_from_the_next_epoch_on(images):
+    """What was drawn ahead is of the size before."""
+    ours, fresh = loader(images, 8, **AUGMENTED), loader(images, 5, **AUGMENTED)
+    list(ours)
+    ours.given_batch_size = 5
+    fresh.set_epoch(1)
+    assert same(ours, fresh)
+
+
 def flips_of(loader, images):
     """{label: whether it came mirrored} of the loader's next epoch."""
     plain = transforms.normalize(images[0].permute(0, 2, 3, 1).contiguous(), loader.mean, loader.std)

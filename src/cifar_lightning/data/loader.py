@@ -115,7 +115,7 @@ class BatchLoader:
         self._loaded: Place | None = None  # a checkpoint's, until it has been gone on from
         self._under_way: dict[object, Place] = {}  # the iterations that are not over
         self._last = Place()  # where the last of the others has ended
-        self._ahead: tuple[int, list[Tensor]] | None = None  # an epoch, and what has been drawn for it already
+        self._ahead: tuple[Any, list[Tensor]] | None = None  # what has been drawn already, and for what
 
     def _preprocessing(self, train: bool) -> Preprocessing | None:
         """What the images have undergone, for a model to keep; None where that is not known."""
@@ -219,7 +219,7 @@ class BatchLoader:
     def _train_batches(self, begin: Place) -> Iterator[Batch]:
         """This rank's slices of an epoch's global batches, from a place on."""
         ahead, self._ahead = self._ahead, None
-        draws = ahead[1] if ahead and (ahead[0], 0) == begin[:2] else self._draw_epoch(*begin[:2])
+        draws = ahead[1] if ahead and ahead[0] == self._part(*begin[:2]) else self._draw_epoch(*begin[:2])
         batches, share = len(self), self.batch_size // self.world_size
         per_chunk = max(1, (GPU_CHUNK if self.labels.is_cuda and self.own is None else CHUNK) // share)
         start = begin.position
@@ -227,9 +227,13 @@ class BatchLoader:
             stop = min(start + per_chunk, batches)
             chunk = self._prepare(*(x[start:stop].reshape(-1) for x in draws))
             if stop == batches:  # while a GPU has steps left to do: it would wait for this between two epochs
-                self._ahead = begin.epoch + 1, self._draw_epoch(begin.epoch + 1)
+                self._ahead = self._part(begin.epoch + 1), self._draw_epoch(begin.epoch + 1)
             yield from zip(*(_apart(x, share) for x in chunk), strict=True)
             start = stop
+
+    def _part(self, epoch: int, lap: int = 0) -> tuple[int, ...]:
+        """What of all that is drawn is this rank's: ranks may meet, and batches be of another size, between epochs."""
+        return epoch, lap, self.rank, self.world_size, self.batch_size
 
     def _draw_epoch(self, epoch: int, lap: int = 0) -> list[Tensor]:
         """This rank's part of what is drawn for an epoch: a row a global batch, of which it has some of the columns."""
