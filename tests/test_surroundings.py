@@ -113,11 +113,11 @@ NO_FCNTL = """
 import builtins, os, signal
 del signal.SIGHUP
 real = builtins.__import__
-def without(name, globals=None, *rest):
+def without(name, globals=None, *rest, **named):
     if name == "fcntl" and str((globals or {}).get("__name__")).startswith("cifar_lightning"):
         raise ModuleNotFoundError("No module named 'fcntl'")
     assert name != "torch" or not os.environ.get("NO_TORCH")
-    return real(name, globals, *rest)
+    return real(name, globals, *rest, **named)
 builtins.__import__ = without
 """
 WITHOUT_RUNS = """
