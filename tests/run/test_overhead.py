@@ -4,11 +4,12 @@ import io
 import sys
 from functools import partial
 from operator import truediv
+from statistics import median
 
 import pytest
 import torch
 
-# In CPU time, in the best of some turns: a third of a millisecond on a step of one. On a busy machine our step
+# In CPU time, in the middle one of some turns: a third of a millisecond on a step of one. On a busy machine our step
 # has taken 1.0 to 1.25 times a bare loop's, one that is logged too 1.25 to 1.36 times (by Lightning's log 1.8 times),
 # and one of Lightning's defaults 1.75 to 2.6 times.
 MOST, MOST_LOGGED = 1.35, 1.5
@@ -27,10 +28,10 @@ def terminal(monkeypatch, cpu_settings):
 
 
 def test_a_step_costs_little_more_than_a_bare_loops(benchmark):
-    costs = benchmark.step_costs("cpu", steps=150, repeats=3, waits=False)
+    costs = benchmark.step_costs("cpu", steps=150, repeats=5, waits=False)
     bare, *others = (side["cpu"] for side in costs.values())
-    # Of the turns the best, not of each side: a host that is another's for a while slows all of a turn.
-    ours, logged, stock = (min(map(truediv, side, bare)) for side in others)
+    # Of the turns' ratios the middle one: the least is of a turn whose bare loop another's job has slowed.
+    ours, logged, stock = (median(map(truediv, side, bare)) for side in others)
     assert ours < MOST < stock  # the bound tells ours from Lightning's defaults
     assert logged < MOST_LOGGED
 
