@@ -19,12 +19,15 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import TYPE_CHECKING
 
+import yaml
+
 from cifar_lightning.cli import main
 from cifar_lightning.commands.fit import script as fit
 from cifar_lightning.console import say
 from cifar_lightning.errors import InputError
 from cifar_lightning.files import write_atomically
 from cifar_lightning.run import signals
+from cifar_lightning.settings_file import recipe
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,7 +68,7 @@ LADDER = (
     _rung(
         "quick", "--recipe quick", "3 × 3 filters, whitening, small images first", "3 × 3 卷积核、白化、先小图后大图"
     ),
-    _rung("longer", "--max_epochs 6 --max_steps 550", "longer", "训练更久"),
+    _rung("longer", "--max_epochs 6 --max_steps 550 --data.crop_padding 2", "longer, crops", "训练更久，并随机裁剪"),
     _rung("cpu", "--recipe cpu --model.test_views six", "wider, longer, six views", "更宽、更久、六个视角"),
 )
 WORDS = {
@@ -160,8 +163,11 @@ def _pages(docs: Path) -> dict[str, Path]:
 
 
 def _folder(rung: Rung, seed: int, runs: Path, others: Sequence[str]) -> Path:
-    """Where a run is: with other flags it is another run."""
-    digest = hashlib.sha256(shlex.join([*flags_of(rung), *others]).encode()).hexdigest()[:8]
+    """Where a run is: with other flags, or by a recipe that says something else, it is another run."""
+    told = [*flags_of(rung), *others]
+    if "--recipe" in told:
+        told.append(json.dumps(yaml.safe_load(recipe(told[told.index("--recipe") + 1]).read_text("utf-8"))))
+    digest = hashlib.sha256(shlex.join(told).encode()).hexdigest()[:8]
     return runs / f"{rung.name}-{digest}" / f"seed_{seed}"
 
 

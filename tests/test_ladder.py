@@ -71,6 +71,19 @@ def test_a_later_flag_counts_and_a_recipe_starts_anew():
     assert flags["longer"][:2] == flags["quick"]
 
 
+def test_a_recipe_that_has_changed_is_another_run(tmp_path, monkeypatch):
+    folder, rungs = LADDER["_folder"], {rung.name: rung for rung in LADDER["LADDER"]}
+    path = tmp_path / "quick.yaml"
+    monkeypatch.setitem(folder.__globals__, "recipe", lambda name: path)
+
+    def digest(text, rung="quick"):
+        path.write_text(text)
+        return folder(rungs[rung], 0, tmp_path, ())
+
+    assert digest("max_epochs: 2 # so\n") == digest("# sd 0.2\nmax_epochs: 2\n") != digest("max_epochs: 3\n")
+    assert digest("max_epochs: 2", "muon") == digest("max_epochs: 3", "muon")
+
+
 def test_a_run_that_was_killed_before_it_began_is_begun_anew(tmp_path, monkeypatch):
     """It has left a folder without settings, which no fit goes on with; one that has them goes on."""
     given, train = [], LADDER["_train"]
