@@ -236,7 +236,7 @@ def drawn(ladder: Sequence[Measured]) -> "Figure":
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    from cifar_lightning.report.plots import BLUE, DPI, GREY, own_style
+    from cifar_lightning.report.drawing import BLUE, DPI, GREY, own_style
 
     seconds, accuracies = [median(here.seconds) for here in ladder], [here.percent for here in ladder]
     with own_style():

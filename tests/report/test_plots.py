@@ -1,7 +1,5 @@
 import math
-import re
 
-import matplotlib
 import pytest
 import torch
 from matplotlib.colors import to_rgba
@@ -9,11 +7,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
 
-from cifar_lightning.data.sources import ImageSet
-from cifar_lightning.report import plots
+from cifar_lightning.report import drawing, plots
 from cifar_lightning.report.calibration import reliability
-from cifar_lightning.report.outcome import Outcome
-from cifar_lightning.report.results import draw
 
 TEN = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 MANY = ["aquarium_fish", "a_folder_with_a_name_too_long_to_show", "costs_$5_or_$6"]
@@ -95,7 +90,7 @@ def test_wrong_predictions_differ_by_sign_frame_and_colour():
     assert right.get_text() == "true: cat\npred: cat ✓"
     assert wrong.get_text() == "true: cat\npred: dog ✗"
     (frame,) = axes.patches
-    assert to_rgba(frame.get_edgecolor()) == to_rgba(plots.ORANGE)
+    assert to_rgba(frame.get_edgecolor()) == to_rgba(drawing.ORANGE)
     left, right_end, *_ = axes.images[1].get_extent()
     assert (frame.get_x(), frame.get_width()) == pytest.approx((left, right_end - left))
     assert wrong.get_color() != right.get_color()
@@ -223,26 +218,6 @@ def test_large_counts_stay_in_their_cells():
     assert first.x1 < second.x0
 
 
-def test_a_style_of_the_users_own_changes_no_figure_and_ends_no_run(tmp_path):
-    """It may ask for what is not installed, as LaTeX is not here."""
-    classes, images = ("ant", "bee"), ImageSet(pictures(4), torch.tensor([0, 1, 0, 1]), ("ant", "bee"))
-    outcome = Outcome(
-        confusion=torch.tensor([[2, 0], [1, 1]]), loss=1.0, classes=classes, facts={}, training_images=images,
-        test_images=images, numbers=torch.arange(4), predicted=torch.tensor([0, 1, 0, 0]), rows=(), label_smoothing=0.0,
-        logits=torch.tensor([[2.0, 0.0], [0.0, 1.0], [2.0, 1.0], [1.0, 0.0]]),
-    )  # fmt: skip
-    results = {"checkpoint": "a.ckpt", "step": 1, "test_loss": 1.0, "per_class_acc": {"ant": 1.0, "bee": 0.5}}
-    draw(outcome, results, tmp_path / "plain", tmp_path / "plain.html")
-    style = {"text.usetex": True, "figure.facecolor": "red", "savefig.dpi": 30, "font.size": 30, "svg.fonttype": "path"}
-    with matplotlib.rc_context(style):
-        draw(outcome, results, tmp_path / "styled", tmp_path / "styled.html")
-        assert {name: matplotlib.rcParams[name] for name in style} == style
-    plain, styled = ({path.name: path.read_bytes() for path in (tmp_path / x).iterdir()} for x in ("plain", "styled"))
-    assert len(plain) == 6
-    assert styled == plain
-    assert (tmp_path / "styled.html").read_bytes() == (tmp_path / "plain.html").read_bytes()
-
-
 @pytest.mark.parametrize("panels", [1, 2])
 def test_calibration_shows_accuracy_confidence_and_shares(panels):
     random = torch.Generator().manual_seed(0)
@@ -268,41 +243,3 @@ def test_norms_of_gradients_are_shown_where_they_are_logged(column):
     assert plots.gradient_norm(list(history(5))) is None
     axes = plots.curves(rows, test=TEST).axes[2]
     assert list(axes.lines[0].get_ydata()) == [row[column] for row in rows]
-
-
-def test_a_figure_within_a_page_has_its_ink_and_asks_for_nothing():
-    figure = plots.curves(list(history(3)), test=TEST)
-    figure.canvas.draw()
-    svg = plots.as_svg(figure, "curves")
-    assert svg.startswith("<svg")
-    assert "currentColor" in svg
-    assert not any(word in svg for word in ("http", "#000000", "#ffffff", "DOCTYPE"))
-    ids = re.findall(r' id="([^"]+)"', svg)
-    assert len(ids) == len(set(ids))
-    assert set(re.findall(r"#([mp][0-9a-f]{10})", svg)) == set(ids)
-    assert "optimiser step</text>" in svg  # text stays text
-
-
-@pytest.mark.parametrize(("rows", "count"), [(1, 2), (10, 2), (40, 9)])
-def test_intervals_show_each_accuracy_once_with_its_ends(rows, count):
-    random = torch.Generator().manual_seed(0)
-    values = torch.rand(count, rows, generator=random).tolist()
-    ends = [[(max(0.0, value - 0.1), min(1.0, value + 0.1)) for value in row] for row in values]
-    series = {f"{i}": list(zip(values[i], ends[i], strict=True)) for i in range(count)}
-    series["0"][0] = None  # has nothing of it
-    series["1"][0] = (0.5, None)
-    figure = plots.intervals(names(rows), series)
-    figure.canvas.draw()
-    box = figure.get_tightbbox()
-    assert min(box.x0, box.y0) >= -0.01
-    assert (box.x1, box.y1) <= (figure.get_figwidth() + 0.01, figure.get_figheight() + 0.01)
-    lines = [line for line in figure.axes[0].lines if len(line.get_xdata())]
-    dots = sorted(line.get_xdata()[0] / 100 for line in lines if len(line.get_xdata()) == 1)
-    spans = sorted(tuple(end / 100 for end in line.get_xdata()) for line in lines if len(line.get_xdata()) == 2)
-    there = [found for row in series.values() for found in row if found is not None]
-    assert dots == pytest.approx(sorted(accuracy for accuracy, _ in there))
-    assert len(spans) == sum(ends is not None for _, ends in there)
-    places = [(line.get_ydata()[0], len(line.get_xdata())) for line in lines]
-    assert len(places) == len(set(places))  # none lies on another
-    styles = {(line.get_color(), line.get_marker()) for line in lines if len(line.get_xdata()) == 1}
-    assert len(styles) == len([row for row in series.values() if any(row)])

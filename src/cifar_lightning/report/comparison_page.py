@@ -184,7 +184,7 @@ def _figures(
     comparison: Mapping[str, Any], sides: Sequence[str], classes: Sequence[Mapping[str, Any]]
 ) -> dict[str, str]:
     """SVG of the accuracies of all runs and groups, and of those of each class."""
-    from cifar_lightning.report import plots
+    from cifar_lightning.report import drawing, plots_of_runs
 
     rows: list[tuple[str, str, Any]] = []  # a row's name, its series and what that has there
     spreads = {group["name"]: group for group in comparison["groups"]}
@@ -198,15 +198,15 @@ def _figures(
         group: [found if group == other else None for _, other, found in rows]
         for group in dict.fromkeys(group for _, group, _ in rows)
     }
-    with plots.own_style():
-        figures = {"accuracies": plots.intervals(names, series)}
+    with drawing.own_style():
+        figures = {"accuracies": plots_of_runs.intervals(names, series)}
         if classes:
             by_side = {name: [row["accuracies"][i] for row in classes] for i, name in enumerate(sides)}
             names = [row["name"] for row in classes]
-            figures["classes"] = plots.intervals(names, by_side)
+            figures["classes"] = plots_of_runs.intervals(names, by_side)
         for figure in figures.values():
             figure.draw_without_rendering()  # all finds its place
-        return {name: plots.as_svg(figure, name) for name, figure in figures.items()}
+        return {name: drawing.as_svg(figure, name) for name, figure in figures.items()}
 
 
 def _kinds(sides: Sides, images: ImageSet | None) -> list[Kind]:

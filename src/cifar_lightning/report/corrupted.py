@@ -55,9 +55,9 @@ def report_corrupted(outcome: CorruptedOutcome, output: Path) -> None:
 
 def draw_corrupted(outcome: CorruptedOutcome, folder: Path) -> None:
     """Writes the figures into `folder`."""
-    from cifar_lightning.report import plots  # not before: matplotlib takes a second
+    from cifar_lightning.report import drawing, plots  # not before: matplotlib takes a second
 
-    with plots.own_style():
+    with drawing.own_style():
         write_figures(
             {
                 "corruptions": plots.corruption_map(outcome.accuracies),

@@ -90,13 +90,13 @@ def _row(name: str, spread: Mapping[str, Any] | None, digits: int) -> tuple[Text
 
 def write_figure(found: Mapping[str, Any], run: str, folder: Path) -> Path:
     """Draws the accuracies into `folder`; gives the file's path."""
-    from cifar_lightning.report import plots
+    from cifar_lightning.report import drawing, plots_of_runs
 
     path = folder / "accuracies.png"
     values = [result["test_acc"] for result in found["runs"]]
     numbers = [int(result["name"].rpartition("_")[2]) for result in found["runs"]]
     per_class = {name: spread for name, spread in found["per_class_acc"].items() if spread is not None}
-    with plots.own_style():
-        figure = plots.spread(run, numbers, values, found["figures"]["test_acc"], per_class)
-        write_atomically(path, partial(plots.write_png, plots.drawn(figure)))
+    with drawing.own_style():
+        figure = plots_of_runs.spread(run, numbers, values, found["figures"]["test_acc"], per_class)
+        write_atomically(path, partial(drawing.write_png, drawing.drawn(figure)))
     return path

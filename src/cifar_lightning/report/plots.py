@@ -1,61 +1,24 @@
-"""Figures of a run, made without pyplot: no window, no global state, safe in any thread or process."""
+"""Figures of one run: its images, its curves, and what its test found."""
 
-import io
 import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, BinaryIO
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.font_manager import get_font_names
-from matplotlib.image import imsave
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from cifar_lightning.report.calibration import BINS, Reliability
+from cifar_lightning.report.drawing import BLUE, GREEN, GREY, ORANGE, new_figure, short
 from cifar_lightning.report.many import shown_classes, which_classes
 
-# Okabe and Ito's palette: the colours stay apart for colour-blind readers.
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
-COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#E69F00", GREY)
-MARKERS = "osD^v"  # for the series of more than so many colours
-DPI = 120
 GRID_WIDTH = 10.0  # inches
-LEGIBLE_ROWS = 20  # up to which a row has the room of its letters
-LONGEST_NAME = 24  # characters; class folders can carry any name
-# For the letters that matplotlib's own font lacks: those that come with Linux, macOS and Windows.
-OTHER_FONTS = (
-    "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "WenQuanYi Zen Hei", "Droid Sans Fallback",
-    "Arial Unicode MS", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Noto Sans Devanagari", "Noto Sans Thai",
-)  # fmt: skip
 
 Rows = Sequence[Mapping[str, Any]]
-Measured = tuple[float, Sequence[float] | None]  # an accuracy, 0..1, and the ends of its interval
-
-
-@contextmanager
-def own_style() -> Iterator[None]:
-    """Within it a user's own style does not count, which may ask for what is not there, such as LaTeX."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams["font.family"] = fonts()
-        yield
-
-
-def fonts() -> list[str]:
-    """Font families with which the figures can show names in more of the world's letters."""
-    installed = set(get_font_names())
-    return ["DejaVu Sans", *(name for name in OTHER_FONTS if name in installed)]
 
 
 def image_grid(images: Tensor, labels: Tensor, classes: Sequence[str]) -> Figure:
@@ -66,7 +29,7 @@ def image_grid(images: Tensor, labels: Tensor, classes: Sequence[str]) -> Figure
         labels: int64, (N,).
         classes: The name of each label.
     """
-    return _grid(images, [_short(classes[label]) for label in labels.tolist()])
+    return _grid(images, [short(classes[label]) for label in labels.tolist()])
 
 
 def prediction_grid(
@@ -83,7 +46,7 @@ def prediction_grid(
     """
     pairs = list(zip(labels.tolist(), predictions.tolist(), strict=True))
     captions = [
-        f"true: {_short(classes[true])}\npred: {_short(classes[said])} {'✓' if said == true else '✗'}"
+        f"true: {short(classes[true])}\npred: {short(classes[said])} {'✓' if said == true else '✗'}"
         for true, said in pairs
     ]
     if confidences is not None:
@@ -108,7 +71,7 @@ def curves(rows: Rows, label_smoothing: float = 0.0, test: Mapping[str, Any] | N
         test: `test_loss` and `test_acc` (0..1) of the network as it was at `step`, for a star.
     """
     norm = gradient_norm(rows)
-    figure = _figure(12, 4.5)
+    figure = new_figure(12, 4.5)
     loss, accuracy, *others = figure.subplots(1, 3 if norm else 2, sharex=True)
 
     train = f"train (labels smoothed by {label_smoothing:g})" if label_smoothing else "train (running mean)"
@@ -166,7 +129,7 @@ def confusion_matrix(confusion: Tensor, classes: Sequence[str]) -> Figure:
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     few = size <= 20
     side = 9.0 if few else 13.3
-    figure = _figure(side, side * 0.93)
+    figure = new_figure(side, side * 0.93)
     axes = figure.subplots()
     # A power scale, for a confusion of 5 % would be as good as white on a linear one.
     picture = axes.imshow(share, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
@@ -175,7 +138,7 @@ def confusion_matrix(confusion: Tensor, classes: Sequence[str]) -> Figure:
     bar.outline.set_visible(False)
 
     ticks = range(0, size, math.ceil(size / 100))  # more names than that would run into each other
-    names = [_short(classes[index]) for index in ticks]
+    names = [short(classes[index]) for index in ticks]
     points = min(10.0, 0.75 * 72 * side * 0.8 / len(ticks))
     turn = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if few else {"rotation": 90}
     axes.set_xticks(ticks, names, fontsize=points, parse_math=False, **turn)
@@ -205,7 +168,7 @@ def per_class_bars(confusion: Tensor, classes: Sequence[str]) -> Figure:
     shown = shown_classes([r / n if n else None for r, n in zip(correct.tolist(), images.tolist(), strict=True)])
     columns = min(3, math.ceil(len(shown) / 50))
     length = math.ceil(len(shown) / columns)
-    figure = _figure(GRID_WIDTH if columns == 1 else 13, 1.3 + length * (0.36 if length <= 20 else 0.2))
+    figure = new_figure(GRID_WIDTH if columns == 1 else 13, 1.3 + length * (0.36 if length <= 20 else 0.2))
     for column, axes in enumerate(figure.subplots(1, columns, squeeze=False)[0]):
         members = shown[column * length : (column + 1) * length]
         points = 10 if length <= 20 else 8
@@ -217,7 +180,7 @@ def per_class_bars(confusion: Tensor, classes: Sequence[str]) -> Figure:
             axes.text((percent or 0) + 1, row, text, va="center", fontsize=points, bbox=paper)
         if overall is not None:
             axes.axvline(overall, color=ORANGE, linestyle="--", linewidth=1.5)
-        names = [_short(classes[index]) for index in members]
+        names = [short(classes[index]) for index in members]
         axes.set_yticks(range(len(members)), names, fontsize=points, parse_math=False)
         axes.set(xlim=(0, 112), ylim=(length - 0.4, -0.6), xlabel="accuracy, %")
         axes.set_xticks(range(0, 101, 20))
@@ -238,7 +201,7 @@ def corruption_map(accuracies: Mapping[str, Sequence[float]]) -> Figure:
     names = list(accuracies)
     percent = np.array([[*row, np.mean(row)] for row in accuracies.values()]) * 100
     rows, columns = percent.shape
-    figure = _figure(7.5, 1.6 + 0.33 * rows)
+    figure = new_figure(7.5, 1.6 + 0.33 * rows)
     axes = figure.subplots()
     picture = axes.imshow(percent, cmap="viridis", vmin=0, vmax=100, aspect="auto", interpolation="nearest")
     bar = figure.colorbar(picture, ax=axes, aspect=40, pad=0.02)
@@ -262,7 +225,7 @@ def calibration(panels: Mapping[str, Reliability]) -> Figure:
     Args:
         panels: One or two of them, each with the heading of its panel.
     """
-    figure = _figure(6 * len(panels), 5.4)
+    figure = new_figure(6 * len(panels), 5.4)
     middles = (np.arange(BINS) + 0.5) / BINS
     rows = figure.subplots(2, len(panels), squeeze=False, sharex=True, height_ratios=[3, 1])
     for (above, below), (heading, bins) in zip(rows.T, panels.items(), strict=True):
@@ -283,129 +246,6 @@ def calibration(panels: Mapping[str, Reliability]) -> Figure:
     return figure
 
 
-def drawn(figure: Figure) -> memoryview:
-    """The pixels of a figure. `savefig` would draw it once more, where it has a layout, to lay it out."""
-    canvas: Any = FigureCanvasAgg(figure)
-    canvas.draw()
-    pixels: memoryview = canvas.buffer_rgba()
-    return pixels
-
-
-def write_png(pixels: memoryview, file: BinaryIO) -> None:
-    """Writes a figure's pixels."""
-    imsave(file, pixels, format="png", origin="upper", dpi=DPI)
-
-
-def as_svg(figure: Figure, name: str) -> str:
-    """A figure that has been saved, as SVG to stand within a page: in its ink and its font, on its paper.
-
-    Args:
-        figure: It.
-        name: Another one for each figure of the page, whose ids then differ.
-    """
-    figure.set_layout_engine("none")  # all is in its place
-    stream = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        canvas: Any = FigureCanvasSVG(figure)
-        canvas.print_svg(stream, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    text = stream.getvalue()
-    text = re.sub(r' id="(?![mp][0-9a-f]{10}")[^"]*"', "", text[text.index("<svg") :])  # nothing points to the others
-    text = re.sub(r' (width|height)="[\d.]+pt"| xmlns(:xlink)?="[^"]*"', "", text)
-    width = figure.get_figwidth()  # inches: below half its size it cannot be read, and is scrolled
-    text = text.replace("<svg", f'<svg style="max-width:{100 * width:.0f}px;min-width:{50 * width:.0f}px"', 1)
-    text = re.sub(r"font: [^;\"]*?([\d.]+px) [^;\"]*", r"font-size: \1", text)
-    return text.replace("#000000", "currentColor").replace("#ffffff", "none")
-
-
-def spread(
-    run: str,
-    numbers: Sequence[int],
-    accuracies: Sequence[float],
-    overall: Mapping[str, Any],
-    per_class: Mapping[str, Mapping[str, Any]],
-) -> Figure:
-    """Shows the accuracy of every run as a dot, with the mean and its interval; and the same of each class.
-
-    Args:
-        run: What one is called, such as "seed".
-        numbers: The runs', in order.
-        accuracies: Theirs, 0..1.
-        overall: `mean` and `interval` of these; the latter None where they have no spread.
-        per_class: The same of each class, by its name.
-    """
-    length = min(len(per_class), 100)
-    figure = _figure(12, max(4.5, 1.3 + length * (0.36 if length <= 20 else 0.2)))
-    runs, classes = figure.subplots(1, 2)
-    mean, interval = 100 * overall["mean"], overall["interval"]
-    label = f"mean {mean:.2f} %"
-    if interval is not None:
-        low, high = (100 * end for end in interval)
-        runs.axhspan(low, high, color=GREEN, alpha=0.15, linewidth=0, label=f"95 % interval {low:.2f} to {high:.2f} %")
-    runs.axhline(mean, color=GREEN, linestyle="--", linewidth=1.5, label=label)
-    runs.plot(numbers, [100 * value for value in accuracies], "o", color=BLUE, markersize=7)
-    runs.set(xlabel=run, ylabel="test accuracy, %", title=f"{len(numbers)} {run}s")
-    runs.xaxis.set_major_locator(MaxNLocator(10, integer=True))
-    runs.margins(y=0.25)
-    runs.legend(frameon=False, loc="best")
-    for row, figures in enumerate(list(per_class.values())[:length]):
-        middle = 100 * figures["mean"]
-        ends = [100 * end for end in figures["interval"]] if figures["interval"] is not None else [middle, middle]
-        classes.plot(ends, [row, row], color=BLUE, linewidth=2, solid_capstyle="butt")
-        classes.plot(middle, row, "o", color=BLUE, markersize=6 if length <= 20 else 3)
-    names = [_short(name) for name in list(per_class)[:length]]
-    classes.set_yticks(range(length), names, fontsize=10 if length <= 20 else 8, parse_math=False)
-    classes.set(ylim=(length - 0.4, -0.6), xlabel="accuracy, %", title="Mean and 95 % interval per class")
-    classes.tick_params(axis="y", length=0)
-    for axes in (runs, classes):
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure
-
-
-def intervals(names: Sequence[str], series: Mapping[str, Sequence[Measured | None]]) -> Figure:
-    """Shows accuracies as dots with their intervals, a row a name and a colour a series.
-
-    Args:
-        names: The rows'.
-        series: What each has of every row, by its name: an accuracy and the ends of its interval, 0..1, which may be
-            None; None for a row that it has nothing of.
-    """
-    length = len(names)
-    there = [[name for name, row in series.items() if row[i] is not None] for i in range(length)]
-    abreast = max(map(len, there))
-    few = length * abreast <= 2 * LEGIBLE_ROWS
-    legend = math.ceil(len(series) / 6) if abreast > 1 else 0  # lines; else a row's name says it
-    height = 0.2 + 0.11 * abreast if few else max(0.2, 0.07 * abreast)
-    figure = _figure(6.4, 0.8 + 0.25 * legend + length * height)
-    axes = figure.subplots()
-    for number, (name, row) in enumerate(series.items()):
-        color, marker = COLOURS[number % len(COLOURS)], MARKERS[number // len(COLOURS) % len(MARKERS)]
-        axes.plot([], [], color=color, marker=marker, linewidth=2, label=name)  # for the legend, if it has no row
-        for i, found in enumerate(row):
-            if found is None:
-                continue
-            accuracy, ends = found
-            y = i + 0.7 * ((there[i].index(name) + 0.5) / len(there[i]) - 0.5)
-            if ends is not None:
-                axes.plot([100 * end for end in ends], [y, y], color=color, linewidth=2, solid_capstyle="butt")
-            axes.plot(100 * accuracy, y, color=color, marker=marker, markersize=6 if few else 3)
-    axes.set_yticks(range(length), [_short(name) for name in names], fontsize=10 if few else 8, parse_math=False)
-    axes.set(ylim=(length - 0.4, -0.6), xlabel="accuracy, %")
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    if legend:
-        axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, ncols=min(len(series), 6))
-    return figure
-
-
-def _figure(width: float, height: float, laid_out: bool = True) -> Figure:
-    layout = ConstrainedLayoutEngine(w_pad=0.07, h_pad=0.07) if laid_out else None
-    figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def _grid(images: Tensor, captions: Sequence[str], framed: Sequence[bool] = ()) -> Figure:
     """Lays images out in as square a block as their number allows, a caption under each; some are framed."""
     rows = math.isqrt(len(captions))
@@ -416,7 +256,7 @@ def _grid(images: Tensor, captions: Sequence[str], framed: Sequence[bool] = ()) 
     text = points * 1.4 * (captions[0].count("\n") + 1) / 72 + 0.14
     side = min(0.9 * cell, 3.5)
     height = rows * (side + text) + 0.15
-    figure = _figure(GRID_WIDTH, height, laid_out=False)
+    figure = new_figure(GRID_WIDTH, height, laid_out=False)
     # One pair of axes, in inches from the top left: one for each image would take three times as long.
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
@@ -431,10 +271,6 @@ def _grid(images: Tensor, captions: Sequence[str], framed: Sequence[bool] = ()) 
             label.set(color=ORANGE, fontweight="bold")
     axes.set(xlim=(0, GRID_WIDTH), ylim=(height, 0))
     return figure
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
 
 
 def _series(rows: Rows, key: str) -> tuple[list[float], list[float]]:

@@ -92,11 +92,11 @@ def read_results(output: Path) -> dict[str, Any]:
 
 def draw(outcome: Outcome, results: Mapping[str, Any], folder: Path, page: Path) -> None:
     """Writes the figures into `folder`, and the page; see `report`."""
-    from cifar_lightning.report import plots
+    from cifar_lightning.report import drawing, plots
     from cifar_lightning.report.page import write_page
 
     classes, training, said = outcome.classes, outcome.training_images, outcome.judgements
-    with plots.own_style():
+    with drawing.own_style():
         figures = {
             "test_predictions": _predictions(outcome, shown(len(said.labels))),
             "confusion_matrix": plots.confusion_matrix(outcome.confusion, classes),
@@ -111,19 +111,19 @@ def draw(outcome: Outcome, results: Mapping[str, Any], folder: Path, page: Path)
             figures["curves"] = plots.curves(outcome.rows, outcome.label_smoothing, results)
         write_figures(figures, folder)
         stop.raise_if_requested()
-        inline = {name: plots.as_svg(figure, name) for name, figure in figures.items() if name in INLINE}
+        inline = {name: drawing.as_svg(figure, name) for name, figure in figures.items() if name in INLINE}
     write_page(outcome, results, inline, folder / "confusion_matrix.png", page)
 
 
 def write_figures(figures: Mapping[str, "Figure"], folder: Path) -> None:
     """Writes figures into `folder` as NAME.png, in place of all of ours that another test may have left there."""
-    from cifar_lightning.report import plots
+    from cifar_lightning.report import drawing
 
     with ThreadPoolExecutor(1) as writer:  # while the next one is drawn
         written = []
         for name, figure in figures.items():
             stop.raise_if_requested()
-            write = partial(plots.write_png, plots.drawn(figure))
+            write = partial(drawing.write_png, drawing.drawn(figure))
             written.append(writer.submit(write_atomically, folder / f"{name}.png", write))
     for future in written:
         future.result()

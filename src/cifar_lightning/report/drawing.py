@@ -1,0 +1,89 @@
+"""The paper and ink of all figures, and their files; without pyplot: no window, no global state, safe in any thread."""
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+
+import matplotlib
+from matplotlib import rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.font_manager import get_font_names
+from matplotlib.image import imsave
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+# Okabe and Ito's palette: the colours stay apart for colour-blind readers.
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#E69F00", GREY)
+DPI = 120
+LONGEST_NAME = 24  # characters; class folders can carry any name
+# For the letters that matplotlib's own font lacks: those that come with Linux, macOS and Windows.
+OTHER_FONTS = (
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "WenQuanYi Zen Hei", "Droid Sans Fallback",
+    "Arial Unicode MS", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Noto Sans Devanagari", "Noto Sans Thai",
+)  # fmt: skip
+
+
+@contextmanager
+def own_style() -> Iterator[None]:
+    """Within it a user's own style does not count, which may ask for what is not there, such as LaTeX."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams["font.family"] = fonts()
+        yield
+
+
+def fonts() -> list[str]:
+    """Font families with which the figures can show names in more of the world's letters."""
+    installed = set(get_font_names())
+    return ["DejaVu Sans", *(name for name in OTHER_FONTS if name in installed)]
+
+
+def new_figure(width: float, height: float, laid_out: bool = True) -> Figure:
+    """An empty one, in inches; laid out, what is put on it makes room for all that belongs to it."""
+    layout = ConstrainedLayoutEngine(w_pad=0.07, h_pad=0.07) if laid_out else None
+    figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def short(name: str) -> str:
+    """A name in the room that a figure has for one."""
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+
+
+def drawn(figure: Figure) -> memoryview:
+    """The pixels of a figure. `savefig` would draw it once more, where it has a layout, to lay it out."""
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels: memoryview = canvas.buffer_rgba()
+    return pixels
+
+
+def write_png(pixels: memoryview, file: BinaryIO) -> None:
+    """Writes a figure's pixels."""
+    imsave(file, pixels, format="png", origin="upper", dpi=DPI)
+
+
+def as_svg(figure: Figure, name: str) -> str:
+    """A figure that has been saved, as SVG to stand within a page: in its ink and its font, on its paper.
+
+    Args:
+        figure: It.
+        name: Another one for each figure of the page, whose ids then differ.
+    """
+    figure.set_layout_engine("none")  # all is in its place
+    stream = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        canvas: Any = FigureCanvasSVG(figure)
+        canvas.print_svg(stream, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    text = stream.getvalue()
+    text = re.sub(r' id="(?![mp][0-9a-f]{10}")[^"]*"', "", text[text.index("<svg") :])  # nothing points to the others
+    text = re.sub(r' (width|height)="[\d.]+pt"| xmlns(:xlink)?="[^"]*"', "", text)
+    width = figure.get_figwidth()  # inches: below half its size it cannot be read, and is scrolled
+    text = text.replace("<svg", f'<svg style="max-width:{100 * width:.0f}px;min-width:{50 * width:.0f}px"', 1)
+    text = re.sub(r"font: [^;\"]*?([\d.]+px) [^;\"]*", r"font-size: \1", text)
+    return text.replace("#000000", "currentColor").replace("#ffffff", "none")

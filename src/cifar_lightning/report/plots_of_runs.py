@@ -1,0 +1,97 @@
+"""Figures of several runs: those that differ in a seed or a fold, and those that are compared."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from cifar_lightning.report.drawing import BLUE, COLOURS, GREEN, new_figure, short
+
+MARKERS = "osD^v"  # for the series of more than so many colours
+LEGIBLE_ROWS = 20  # up to which a row has the room of its letters
+
+Measured = tuple[float, Sequence[float] | None]  # an accuracy, 0..1, and the ends of its interval
+
+
+def spread(
+    run: str,
+    numbers: Sequence[int],
+    accuracies: Sequence[float],
+    overall: Mapping[str, Any],
+    per_class: Mapping[str, Mapping[str, Any]],
+) -> Figure:
+    """Shows the accuracy of every run as a dot, with the mean and its interval; and the same of each class.
+
+    Args:
+        run: What one is called, such as "seed".
+        numbers: The runs', in order.
+        accuracies: Theirs, 0..1.
+        overall: `mean` and `interval` of these; the latter None where they have no spread.
+        per_class: The same of each class, by its name.
+    """
+    length = min(len(per_class), 100)
+    figure = new_figure(12, max(4.5, 1.3 + length * (0.36 if length <= 20 else 0.2)))
+    runs, classes = figure.subplots(1, 2)
+    mean, interval = 100 * overall["mean"], overall["interval"]
+    label = f"mean {mean:.2f} %"
+    if interval is not None:
+        low, high = (100 * end for end in interval)
+        runs.axhspan(low, high, color=GREEN, alpha=0.15, linewidth=0, label=f"95 % interval {low:.2f} to {high:.2f} %")
+    runs.axhline(mean, color=GREEN, linestyle="--", linewidth=1.5, label=label)
+    runs.plot(numbers, [100 * value for value in accuracies], "o", color=BLUE, markersize=7)
+    runs.set(xlabel=run, ylabel="test accuracy, %", title=f"{len(numbers)} {run}s")
+    runs.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+    runs.margins(y=0.25)
+    runs.legend(frameon=False, loc="best")
+    for row, figures in enumerate(list(per_class.values())[:length]):
+        middle = 100 * figures["mean"]
+        ends = [100 * end for end in figures["interval"]] if figures["interval"] is not None else [middle, middle]
+        classes.plot(ends, [row, row], color=BLUE, linewidth=2, solid_capstyle="butt")
+        classes.plot(middle, row, "o", color=BLUE, markersize=6 if length <= 20 else 3)
+    names = [short(name) for name in list(per_class)[:length]]
+    classes.set_yticks(range(length), names, fontsize=10 if length <= 20 else 8, parse_math=False)
+    classes.set(ylim=(length - 0.4, -0.6), xlabel="accuracy, %", title="Mean and 95 % interval per class")
+    classes.tick_params(axis="y", length=0)
+    for axes in (runs, classes):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def intervals(names: Sequence[str], series: Mapping[str, Sequence[Measured | None]]) -> Figure:
+    """Shows accuracies as dots with their intervals, a row a name and a colour a series.
+
+    Args:
+        names: The rows'.
+        series: What each has of every row, by its name: an accuracy and the ends of its interval, 0..1, which may be
+            None; None for a row that it has nothing of.
+    """
+    length = len(names)
+    there = [[name for name, row in series.items() if row[i] is not None] for i in range(length)]
+    abreast = max(map(len, there))
+    few = length * abreast <= 2 * LEGIBLE_ROWS
+    legend = math.ceil(len(series) / 6) if abreast > 1 else 0  # lines; else a row's name says it
+    height = 0.2 + 0.11 * abreast if few else max(0.2, 0.07 * abreast)
+    figure = new_figure(6.4, 0.8 + 0.25 * legend + length * height)
+    axes = figure.subplots()
+    for number, (name, row) in enumerate(series.items()):
+        color, marker = COLOURS[number % len(COLOURS)], MARKERS[number // len(COLOURS) % len(MARKERS)]
+        axes.plot([], [], color=color, marker=marker, linewidth=2, label=name)  # for the legend, if it has no row
+        for i, found in enumerate(row):
+            if found is None:
+                continue
+            accuracy, ends = found
+            y = i + 0.7 * ((there[i].index(name) + 0.5) / len(there[i]) - 0.5)
+            if ends is not None:
+                axes.plot([100 * end for end in ends], [y, y], color=color, linewidth=2, solid_capstyle="butt")
+            axes.plot(100 * accuracy, y, color=color, marker=marker, markersize=6 if few else 3)
+    axes.set_yticks(range(length), [short(name) for name in names], fontsize=10 if few else 8, parse_math=False)
+    axes.set(ylim=(length - 0.4, -0.6), xlabel="accuracy, %")
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    if legend:
+        axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, ncols=min(len(series), 6))
+    return figure

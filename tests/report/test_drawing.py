@@ -1,0 +1,45 @@
+import re
+
+import matplotlib
+import torch
+
+from cifar_lightning.data.sources import ImageSet
+from cifar_lightning.report import drawing, plots
+from cifar_lightning.report.outcome import Outcome
+from cifar_lightning.report.results import draw
+
+
+def test_a_style_of_the_users_own_changes_no_figure_and_ends_no_run(tmp_path):
+    """It may ask for what is not installed, as LaTeX is not here."""
+    classes, images = (
+        ("ant", "bee"),
+        ImageSet(torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]), ("ant", "bee")),
+    )
+    outcome = Outcome(
+        confusion=torch.tensor([[2, 0], [1, 1]]), loss=1.0, classes=classes, facts={}, training_images=images,
+        test_images=images, numbers=torch.arange(4), predicted=torch.tensor([0, 1, 0, 0]), rows=(), label_smoothing=0.0,
+        logits=torch.tensor([[2.0, 0.0], [0.0, 1.0], [2.0, 1.0], [1.0, 0.0]]),
+    )  # fmt: skip
+    results = {"checkpoint": "a.ckpt", "step": 1, "test_loss": 1.0, "per_class_acc": {"ant": 1.0, "bee": 0.5}}
+    draw(outcome, results, tmp_path / "plain", tmp_path / "plain.html")
+    style = {"text.usetex": True, "figure.facecolor": "red", "savefig.dpi": 30, "font.size": 30, "svg.fonttype": "path"}
+    with matplotlib.rc_context(style):
+        draw(outcome, results, tmp_path / "styled", tmp_path / "styled.html")
+        assert {name: matplotlib.rcParams[name] for name in style} == style
+    plain, styled = ({path.name: path.read_bytes() for path in (tmp_path / x).iterdir()} for x in ("plain", "styled"))
+    assert len(plain) == 6
+    assert styled == plain
+    assert (tmp_path / "styled.html").read_bytes() == (tmp_path / "plain.html").read_bytes()
+
+
+def test_a_figure_within_a_page_has_its_ink_and_asks_for_nothing():
+    figure = plots.curves([{"step": step, "train_loss": 2 / step} for step in (10, 20, 30)])
+    figure.canvas.draw()
+    svg = drawing.as_svg(figure, "curves")
+    assert svg.startswith("<svg")
+    assert "currentColor" in svg
+    assert not any(word in svg for word in ("http", "#000000", "#ffffff", "DOCTYPE"))
+    ids = re.findall(r' id="([^"]+)"', svg)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r"#([mp][0-9a-f]{10})", svg)) == set(ids)
+    assert "optimiser step</text>" in svg  # text stays text

@@ -1,0 +1,29 @@
+import pytest
+import torch
+
+from cifar_lightning.report import plots_of_runs
+
+
+@pytest.mark.parametrize(("rows", "count"), [(1, 2), (10, 2), (40, 9)])
+def test_intervals_show_each_accuracy_once_with_its_ends(rows, count):
+    random = torch.Generator().manual_seed(0)
+    values = torch.rand(count, rows, generator=random).tolist()
+    ends = [[(max(0.0, value - 0.1), min(1.0, value + 0.1)) for value in row] for row in values]
+    series = {f"{i}": list(zip(values[i], ends[i], strict=True)) for i in range(count)}
+    series["0"][0] = None  # has nothing of it
+    series["1"][0] = (0.5, None)
+    figure = plots_of_runs.intervals([f"run {row}" for row in range(rows)], series)
+    figure.canvas.draw()
+    box = figure.get_tightbbox()
+    assert min(box.x0, box.y0) >= -0.01
+    assert (box.x1, box.y1) <= (figure.get_figwidth() + 0.01, figure.get_figheight() + 0.01)
+    lines = [line for line in figure.axes[0].lines if len(line.get_xdata())]
+    dots = sorted(line.get_xdata()[0] / 100 for line in lines if len(line.get_xdata()) == 1)
+    spans = sorted(tuple(end / 100 for end in line.get_xdata()) for line in lines if len(line.get_xdata()) == 2)
+    there = [found for row in series.values() for found in row if found is not None]
+    assert dots == pytest.approx(sorted(accuracy for accuracy, _ in there))
+    assert len(spans) == sum(ends is not None for _, ends in there)
+    places = [(line.get_ydata()[0], len(line.get_xdata())) for line in lines]
+    assert len(places) == len(set(places))  # none lies on another
+    styles = {(line.get_color(), line.get_marker()) for line in lines if len(line.get_xdata()) == 1}
+    assert len(styles) == len([row for row in series.values() if any(row)])
