@@ -1,17 +1,13 @@
-"""A package that is imported when something of it is asked for; and what fits, which imports no compiler."""
+"""A package that is imported when something of it is asked for."""
 
 import gc
 import importlib
-import inspect
 import subprocess
 import sys
 import weakref
 from importlib.util import find_spec
 
 import pytest
-import torch
-from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
-from torch import nn
 
 from cifar_lightning import deferred
 
@@ -124,54 +120,3 @@ def test_what_there_is_when_it_is_imported_is_freed_later(package):
     del ring
     gc.collect()
     assert there() is None
-
-
-def test_what_is_compiled_is_told_from_what_is_not():
-    """Here the compiler is there: Lightning has imported it."""
-    net = nn.Linear(1, 1)
-    assert not isinstance(net, deferred._Compiled)
-    assert isinstance(torch.compile(net), deferred._Compiled)
-
-
-def test_what_is_kept_out_of_the_compiler_has_its_name_and_signature():
-    """Lightning gives a step the batch's number where it takes one."""
-
-    def training_step(self, batch):
-        """Of a user's."""
-
-    kept = deferred._disable(fn=training_step, recursive=True)
-    assert inspect.signature(kept) == inspect.signature(training_step)
-    assert kept.__name__ == "training_step"
-    assert not is_param_in_hook_signature(kept, "batch_idx", min_args=2)
-
-
-def test_what_is_kept_out_of_the_compiler_runs_before_and_after_it_is_there(monkeypatch):
-    runs = []
-    function = deferred._disable(lambda x: runs.append(torch.compiler.is_compiling()) or x + 1, True, wrapping=False)
-    with monkeypatch.context() as patch:
-        patch.setattr(deferred, "compiler", lambda: None)
-        assert function(1) == 2
-    compiled = torch.compile(lambda x: function(x) * 2, backend="eager")
-    assert compiled(torch.ones(1)).item() == 4
-    assert runs == [False, False]
-
-
-JOB = """
-import sys
-from cifar_lightning.startup import importing
-with importing():
-    from cifar_lightning.run.training import fit
-small = {"source": "synthetic", "synthetic_size": 200, "batch_size": 20}
-fit(small, {"muon_lr": 0.1}, max_epochs=1, accelerator="cpu", report=False)
-assert not {"sympy", "torch._dynamo.exc"} & {*sys.modules}, "imported"
-results = fit(small, {"compile": "default"}, max_epochs=1, accelerator="cpu", report=False)
-assert "compiled (default)" in results["computed"], results["computed"]
-import torch, torch._dynamo
-assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
-assert torch._dynamo is sys.modules["torch._dynamo"]
-"""
-
-
-@pytest.mark.soak
-def test_a_fit_imports_no_compiler_before_something_is_compiled(tmp_path):
-    subprocess.run([sys.executable, "-c", JOB], check=True, timeout=300, cwd=tmp_path)

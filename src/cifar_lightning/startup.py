@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from cifar_lightning.deferred import defer_compiler, lasting
+from cifar_lightning.compiler import defer_compiler
+from cifar_lightning.garbage import lasting
 
 
 def check_system() -> None:

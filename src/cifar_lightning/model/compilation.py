@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cifar_lightning import stop
+from cifar_lightning.compiler import eager
 from cifar_lightning.console import say
 from cifar_lightning.data.transforms import shrink
-from cifar_lightning.deferred import eager
 from cifar_lightning.errors import RunError
 from cifar_lightning.model.evaluation import mean_logits
 from cifar_lightning.model.images import can_sample
@@ -121,7 +121,7 @@ class Compilation:
         keep_addresses(net)
         if not can_sample(data):
             return
-        from torch._dynamo.exc import TorchDynamoException  # not before: see deferred.py
+        from torch._dynamo.exc import TorchDynamoException  # not before: see compiler.py
 
         before = {name: value.clone() for name, value in net.state_dict().items()}
         try:

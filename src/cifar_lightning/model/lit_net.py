@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cifar_lightning.arguments import arguments_of
+from cifar_lightning.compiler import eager
 from cifar_lightning.data.cifar10 import CLASSES
 from cifar_lightning.data.preprocessing import Preprocessing, as_batch
 from cifar_lightning.data.transforms import shrink
-from cifar_lightning.deferred import eager
 from cifar_lightning.errors import InputError
 from cifar_lightning.model.compilation import Compilation
 from cifar_lightning.model.evaluation import Evaluation, mean_logits

@@ -8,8 +8,8 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from cifar_lightning import stop
+from cifar_lightning.compiler import eager
 from cifar_lightning.data.datamodule import CIFAR10DataModule
-from cifar_lightning.deferred import eager
 from cifar_lightning.model.grad_cam import grad_cam
 from cifar_lightning.model.lit_net import LitNet
 

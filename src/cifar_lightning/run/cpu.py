@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.backends import nnpack
 from torch.utils.flop_counter import FlopCounterMode
 
+from cifar_lightning.compiler import eager
 from cifar_lightning.data.helpers import usable_cores
-from cifar_lightning.deferred import eager
 from cifar_lightning.model.networks.conv import Conv2d
 from cifar_lightning.run.cluster import this_rank
 
