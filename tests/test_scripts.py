@@ -410,8 +410,11 @@ def test_predictions_go_through_the_network_together_and_out_one_by_one(finished
         assert [Path(row["file"]).name for row in rows] == [f"{i:02}.png" for i in range(21) if i != 5]
 
 
-def test_no_predictions_as_json(finished, call):
-    assert call("predict", finished.folder, "none.png", "--json")[:2] == (1, "[]\n")
+def test_no_predictions(finished, call, tmp_path):
+    """As JSON they are an empty list, and as a page nothing."""
+    code, out, err = call("predict", finished.folder, "none.png", "--json", "--html", "seen.html")
+    assert (code, out, len(err.splitlines())) == (1, "[]\n", 1), err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_predictions_that_nobody_reads_on_are_not_made(finished, tmp_path):

@@ -74,7 +74,7 @@ def script(arguments: Sequence[str]) -> int:
             if len(unread) < len(files):
                 print(f"\nby {path}, step {saved['global_step']:,}", flush=True)
         _say_what_is_unlike(odd)
-    if page is not None:
+    if page is not None and total:
         network = f"{path}, step {saved['global_step']:,}"
         write_predictions_page(seen, total, network, page)
         say(f"{page} written")
