@@ -277,12 +277,16 @@ def test_a_run_on_two_ranks(whole, tmp_path):
 
 # --- mistakes -------------------------------------------------------------------------------------------------
 
+CANNOT = "output run/config.yaml/a.onnx cannot be written (Not a directory): give another"
+
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("nowhere",), "checkpoint nowhere does not exist: give a run's folder or a .ckpt file"),
         (("run", "--format", "onx"), "--format onx is not valid: give onnx or pt2 or safetensors or hf"),
+        (("run", "--output", "run/config.yaml/a.onnx"), CANNOT),
+        (("run", "--format", "hf", "--output", "run/config.yaml/hf"), CANNOT.replace("a.onnx", "hf")),
         (("run", "--output", "model.pt2"), "output model.pt2 is to be of the format onnx: give model.onnx"),
         (
             ("run", "--format", "safetensors", "--input", "float"),

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from cifar_lightning.errors import InputError, RunError
-from cifar_lightning.files import write_atomically
+from cifar_lightning.files import why_unwritable, write_atomically
 from cifar_lightning.model.evaluation import VIEWS
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.model.program import OUTPUTS, plain_copy, program_of
@@ -94,6 +94,8 @@ def export(
     path = Path(os.path.expanduser(output)) if output is not None else home / name
     if format != "hf" and path.suffix != f".{format}":
         raise InputError(f"output {path} is to be of the format {format}: give {path.with_suffix(f'.{format}').name}")
+    if why := why_unwritable(path.parent):
+        raise InputError(f"output {path} cannot be written ({why}): give another")
     views = test_views or model.hparams["test_views"]
     facts |= _facts_of(model) | {"test_views": views, "version": importlib.metadata.version("cifar-lightning")}
     if not weights:
