@@ -176,6 +176,13 @@ def test_the_status_of_a_group(whole, call, tmp_path):
             code, out, _ = call("status", group)
         assert code == 16
         assert out.startswith(f"{group}: running{said}")
+    plan = group / "group.yaml"
+    plan.write_bytes(b"kind: seeds\xff\nruns: [../seed_0]\n")
+    error = f"error: {plan} is not that of a group of runs: mend it, or give one of the runs in its folder\n"
+    assert call("status", group) == (2, "", error)
+    plan.unlink()
+    plan.mkdir()
+    assert call("status", group) == (2, "", f"error: {plan} cannot be read (Is a directory): make it readable\n")
 
 
 def test_the_status_of_a_run_that_a_job_is_in(tmp_path):

@@ -3,6 +3,7 @@
 This module imports nothing heavy: `cifar-lightning status` asks it, in a job's script.
 """
 
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -22,15 +23,17 @@ def read_plan(folder: Path) -> tuple[str, tuple[str, ...]]:
     """What the runs of a group differ in, and their names, which are those of their folders in it.
 
     Raises:
-        InputError: It is no group's.
+        InputError: It is no group's, or cannot be read.
     """
     path = folder / PLAN
     try:
-        plan = yaml.safe_load(path.read_text("utf-8"))
+        text = path.read_text("utf-8", errors="replace")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): make it readable") from error
+    with suppress(yaml.YAMLError, TypeError, KeyError, ValueError):
+        plan = yaml.safe_load(text)
         kind, names = plan["kind"], plan["runs"]
         # a name is a folder's of this folder, whoever has written it
         if kind in KINDS and all(name == Path(name).name for name in names):
             return kind, tuple(names)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, KeyError) as error:
-        raise InputError(f"nothing to resume: {folder} is no group of runs (no readable {PLAN})") from error
-    raise InputError(f"nothing to resume: {path} is not that of a group of runs")
+    raise InputError(f"{path} is not that of a group of runs: mend it, or give one of the runs in its folder")
