@@ -192,6 +192,23 @@ def test_where_an_evaluation_cannot_write_is_said_before_it(finished, call, tmp_
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
 
+def test_an_evaluation_goes_without_what_cannot_be_read_of_the_training(plain, finished, results, call, tmp_path):
+    shutil.copytree(finished.folder / "checkpoints", tmp_path / "run" / "checkpoints")
+    (tmp_path / "run" / "metrics.csv").mkdir()
+    (tmp_path / "run" / "config.yaml").write_bytes(b"\xff")
+    code, _, err = call("evaluate", "run", "--accelerator", "cpu")
+    without = f"note: the report goes without it: {tmp_path}/run"
+    assert (code, err.splitlines()) == (
+        0,
+        [
+            f"{without}/metrics.csv cannot be read (Is a directory): make it readable",
+            f"{without}/config.yaml is no text (invalid start byte): mend it",
+        ],
+    )
+    evaluated = json.loads((tmp_path / "run" / "evaluation" / "results.json").read_text())
+    assert evaluated["confusion"] == results["confusion"]
+
+
 def test_evaluate_computes_in_the_precision_of_the_training(plain, call, tmp_path):
     small = ("--data.synthetic_size", "1000", "--data.batch_size", "20", "--max_epochs", "1", "--model.lr", "0.01")
     code, _, err = call("fit", *SYNTHETIC, *small, "--precision", "bf16-mixed")

@@ -1,11 +1,12 @@
 """metrics.csv only grows, each step is in it once, and a checkpoint knows how far it was."""
 
 import itertools
+import re
 from types import SimpleNamespace
 
 import pytest
 
-from cifar_lightning.errors import RunError, Stopped
+from cifar_lightning.errors import InputError, RunError, Stopped
 from cifar_lightning.run import metrics_log
 from cifar_lightning.run.metrics_log import MetricsCSV, read_rows
 
@@ -163,3 +164,21 @@ def test_a_test_joins_the_row_of_the_step_that_is_tested(tmp_path):
     assert [(row["step"], row["loss"], row["test_acc"]) for row in read_rows(path)] == [
         (step, step / 10, None) for step in (10, 20, 30, 40)
     ]
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"loss\n1\n", "a row has no step"),
+        (b"step,loss\n1,2,3\n", "more cells than there are columns"),
+        (b"step,loss\n1,two\n", "could not convert string to float: 'two'"),
+        (b"step,loss\n1,\xff\n", "invalid start byte"),
+    ],
+)
+def test_what_is_no_log_is_said_in_a_line(tmp_path, content, why):
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(content)
+    with pytest.raises(
+        InputError, match=f"^{re.escape(str(path))} is no log of a run .*{why}.*: mend it, or remove it$"
+    ):
+        read_rows(path)

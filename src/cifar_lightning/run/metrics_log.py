@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from cifar_lightning.errors import RunError
+from cifar_lightning.errors import InputError, RunError
 from cifar_lightning.files import write_atomically
 
 Row = dict[str, float | None]
@@ -176,9 +176,20 @@ def _whole_lines(path: Path) -> str:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a metrics.csv, empty cells as None. A last line that was cut short is left out."""
-    rows = csv.DictReader(io.StringIO(_whole_lines(path), newline=""))
-    return [{key: _number(cell) for key, cell in row.items()} for row in rows]
+    """The rows of a metrics.csv, empty cells as None. A last line that was cut short is left out.
+
+    Raises:
+        InputError: It cannot be read, or is no log of a run.
+    """
+    try:
+        rows = list(csv.DictReader(io.StringIO(_whole_lines(path), newline="")))
+        if any(None in row or not row.get("step") for row in rows):
+            raise ValueError("a row has no step, or more cells than there are columns")
+        return [{key: _number(cell) for key, cell in row.items()} for row in rows]
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): make it readable") from error
+    except (ValueError, csv.Error) as error:
+        raise InputError(f"{path} is no log of a run ({error}): mend it, or remove it") from error
 
 
 def _number(cell: str) -> float | None:

@@ -1,9 +1,9 @@
 """evaluate(), and what a Trainer's test leaves: its figures as plain values, for the report."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
@@ -46,6 +46,8 @@ from cifar_lightning.run.quiet import quietly
 from cifar_lightning.run.saved import data_of, home_of, model_of, output_of, select_checkpoint
 from cifar_lightning.run.settings import Arguments, plain
 from cifar_lightning.run.trainer import new_trainer
+
+T = TypeVar("T")
 
 
 @quietly()
@@ -261,7 +263,7 @@ def report_on(
         return
     evaluation, again = model.last_evaluation, Again(trainer, model, data)
     train = data.image_set("train") if "train" in data.splits else None
-    tested, settings = data.test_indices[: len(evaluation["predicted"])], metrics.with_name("config.yaml")
+    tested = data.test_indices[: len(evaluation["predicted"])]
     test = data.image_set("test").part(tested)
     has_validated = train is not None and (saved is None or _held_out_alike(saved, data))
     write_predictions(output, evaluation["predicted"], test)
@@ -276,9 +278,9 @@ def report_on(
             numbers=tested,
             predicted=evaluation["predicted"],
             logits=evaluation["logits"],
-            rows=read_rows(metrics),
+            rows=_if_readable(read_rows, metrics, []),
             label_smoothing=model.hparams["label_smoothing"],
-            settings=settings.read_text(encoding="utf-8") if settings.exists() else "",
+            settings=_if_readable(_text, metrics.with_name("config.yaml"), ""),
             held_out=again.held_out() if aloud and has_validated else None,
             grad_cam=again.grad_cam,
         ),
@@ -286,6 +288,25 @@ def report_on(
         page or output / PAGE,
         aloud,
     )
+
+
+def _text(path: Path) -> str:
+    """What a file says; nothing where there is none."""
+    try:
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): make it readable") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no text ({error.reason}): mend it") from error
+
+
+def _if_readable(read: Callable[[Path], T], path: Path, otherwise: T) -> T:
+    """What is read of the training, without which its test is as good; that something cannot be read is said."""
+    try:
+        return read(path)
+    except InputError as error:
+        say(f"note: the report goes without it: {error}")
+        return otherwise
 
 
 def _facts(trainer: Trainer, model: LitNet, data: CIFAR10DataModule, facts: Mapping[str, Any]) -> dict[str, Any]:
