@@ -44,7 +44,10 @@ def a_test(classes=10, images=800, seed=0, skill=2.0):
         confusion=torch.from_numpy(confusion),
         loss=float(losses_of(logits, labels).mean()),
         classes=names,
-        facts={"checkpoint": "a/<best>.ckpt", "step": 1_234, "seed": 7, "data": {"source": "folder"}},
+        facts={
+            **{"checkpoint": "a/<best>.ckpt", "step": 1_234, "images_seen": 56_789, "seed": 7},
+            "data": {"source": "folder"},
+        },
         training_images=test.part(torch.arange(36)),
         test_images=test,
         numbers=torch.arange(images) + 1_000,
@@ -217,7 +220,8 @@ def test_curves_and_settings_are_those_of_the_run(made):
     assert any("Norms of the gradients were not logged" in p["text"] for p in page.all("p"))
     facts = dict(page.rows(page.one("table", **{"class": "facts"})))
     assert facts["checkpoint"] == "a/<best>.ckpt"
-    assert (facts["step"], facts["seed"], facts["data: source"]) == ("1234", "7", "folder")
+    assert (facts["step"], facts["seed"], facts["data: source"]) == ("1,234", "7", "folder")
+    assert facts["images seen in training"] == "56,789"
     assert facts["torch"] == importlib.metadata.version("torch")
     assert {"torchvision", "lightning", "cifar_lightning", "Python"} <= facts.keys()
     assert page.one("pre")["text"] == "seed: 7\nname: <b>\n"

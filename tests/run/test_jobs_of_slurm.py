@@ -13,7 +13,7 @@ from test_resume import unfinished
 from cifar_lightning.run.folder import held, newest_unfinished
 from cifar_lightning.run.holder import LOCK, Holder
 from cifar_lightning.run.metrics_log import read_rows
-from cifar_lightning.run.status import status
+from cifar_lightning.run.status import Status, status
 
 ARRAY = {"SLURM_JOB_ID": "18", "SLURM_ARRAY_JOB_ID": "17", "SLURM_PROCID": "0", "SLURM_NTASKS": "1"}
 
@@ -152,6 +152,11 @@ def test_the_status_of_a_run(whole, call, tmp_path):
         "",
         f"error: run {tmp_path} is none (no readable config.yaml): give lightning_logs/version_N\n",
     )
+
+
+def test_a_step_is_read_at_a_glance():
+    line = str(Status("run", "running", 3, 10, 12_345, 0.5, None))
+    assert line == "run: running, epoch 3/10, step 12,345, val accuracy 50.00%"
 
 
 def test_the_status_of_a_group(whole, call, tmp_path):

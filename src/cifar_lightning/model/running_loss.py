@@ -65,8 +65,8 @@ class RunningLoss:
         last = "never logged" if self._last is None else f"{self._last:.4f}"
         own = (n for n in ("muon_lr", "bias_lr", "head_lr") if trainer.lightning_module.hparams.get(n) is not None)
         return (
-            f"{what} at step {trainer.global_step}, with lr {current_lr(trainer):g}; the last finite loss was {last}: "
-            f"lower {', '.join(f'--model.{name}' for name in ('lr', *own))}"
+            f"{what} at step {trainer.global_step:,}, with lr {current_lr(trainer):g}; the last finite loss was "
+            f"{last}: lower {', '.join(f'--model.{name}' for name in ('lr', *own))}"
         )
 
     def state(self, ranks: int) -> dict[str, Any]:

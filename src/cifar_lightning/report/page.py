@@ -30,6 +30,7 @@ SHOWN_FACTS = {
     "devices": "devices", "accelerator": "accelerator", "seed": "seed", "global_batch_size": "batch size",
     "images_seen": "images seen in training", "fit_seconds": "seconds of training", "computed": "training computed",
 }  # fmt: skip
+COUNTS = ("step", "batch size", "images seen in training")
 
 
 class Picture(NamedTuple):
@@ -100,7 +101,8 @@ def _contents(outcome: Outcome, results: Mapping[str, Any], matrix: Path) -> dic
 
 
 def _facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
-    facts = [(words, str(results[name])) for name, words in SHOWN_FACTS.items() if results.get(name) is not None]
+    told = {words: results[name] for name, words in SHOWN_FACTS.items() if results.get(name) is not None}
+    facts = [(words, f"{value:,}" if words in COUNTS else str(value)) for words, value in told.items()]
     facts += [(f"data: {name}", str(value)) for name, value in results.get("data", {}).items()]
     versions = {name: results[name] for name in ("torch", "torchvision", "lightning") if name in results}
     versions |= {"cifar_lightning": importlib.metadata.version("cifar-lightning"), "Python": platform.python_version()}

@@ -129,7 +129,7 @@ class ProgressBar(LightningProgressBar, StepEnd):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes that an epoch's figures are due where there is no bar; some of them are logged after this."""
         if self._bar is None and trainer.is_global_zero:
-            self._due = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  step {trainer.global_step}"
+            self._due = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  step {trainer.global_step:,}"
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints the figures of the epoch before."""

@@ -152,7 +152,7 @@ def why_not_best(folder: Path, start: Path) -> str | None:
         step: int = load_checkpoint(best)["global_step"]
     except InputError as error:
         return cause_of(error)
-    return f"checkpoint {best} is of step {step}, which is done again" if step > step_of(start) else None
+    return f"checkpoint {best} is of step {step:,}, which is done again" if step > step_of(start) else None
 
 
 def cause_of(error: InputError) -> str:

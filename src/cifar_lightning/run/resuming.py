@@ -124,7 +124,7 @@ def go_on(
         newest, problems = newest_readable(checkpoints)
         start, warnings = str(newest), [f"warning: {problem}; going on from {newest.name}" for problem in problems]
         if not_best := why_not_best(checkpoints, newest):
-            warnings.append(f"warning: {not_best}; the best is chosen anew from step {step_of(newest)} on")
+            warnings.append(f"warning: {not_best}; the best is chosen anew from step {step_of(newest):,} on")
     saved = load_checkpoint(start) if start is not None else {}
     if saved and settings != before:  # now, before a finished run is one to be resumed
         (checked.images or settings.images()).check_images(saved["CIFAR10DataModule"])

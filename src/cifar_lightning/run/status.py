@@ -45,7 +45,7 @@ class Status:
 
     def __str__(self) -> str:
         parts = [] if self.epoch is None else [f"epoch {self.epoch}/{self.max_epochs}"]
-        parts += [] if self.step is None else [f"step {self.step}"]
+        parts += [] if self.step is None else [f"step {self.step:,}"]
         kind = "test" if self.state == FINISHED else "val"
         parts += [] if self.accuracy is None else [f"{kind} accuracy {self.accuracy:.2%}"]
         return _line(self.run, self.state, parts, self.go_on)

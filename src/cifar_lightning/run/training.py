@@ -294,7 +294,7 @@ def _say_what_begins(
     share += f", {batches} batches a step" if batches > 1 else ""
     begin = f"goes on from {Path(start).name}" if start else "starts"
     device = trainer.strategy.root_device.type
-    limit = f", at most {settings.max_steps} steps" if settings.max_steps != -1 else ""
+    limit = f", at most {settings.max_steps:,} steps" if settings.max_steps != -1 else ""
     length = f"{settings.max_epochs} epochs{limit}"
     say(f"{folder} {begin}: {ranks} x {device}, batch {batch_size}{share}, {length}", 1)
 
@@ -306,8 +306,8 @@ def _say_what_stopped(settings: Settings, trainer: Trainer, additions: Additions
         return
     who = [*(["a callback"] if additions.callbacks else []), *(["max_time"] if "max_time" in settings.trainer else [])]
     who = who or ["Lightning"]
-    length = f"step {trainer.global_step} of {int(trainer.estimated_stepping_batches)}"
-    tested = f"{Path(selected['checkpoint']).name}, of step {selected['step']}"
+    length = f"step {trainer.global_step:,} of {int(trainer.estimated_stepping_batches):,}"
+    tested = f"{Path(selected['checkpoint']).name}, of step {selected['step']:,}"
     say(f"note: {' or '.join(who)} has ended the training at {length}; what is tested is {tested}")
 
 

@@ -79,7 +79,7 @@ class VerifiedOptimization(Optimization):
         if agreed and self.trainer.is_global_zero:
             last = self.trainer.global_step
             with printing(1):
-                print(f"steps {last - agreed + 1} to {last}, computed twice, agree to the bit", flush=True)
+                print(f"steps {last - agreed + 1:,} to {last:,}, computed twice, agree to the bit", flush=True)
 
     def _make_closure(self, kwargs: OrderedDict[str, Any], optimizer: Optimizer, batch_idx: int) -> Closure:
         closure = super()._make_closure(kwargs, optimizer, batch_idx)
@@ -157,8 +157,9 @@ def _compare(first: _State, second: _State, step: int) -> None:
     names = list(distances)
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     raise RunError(
-        f"step {step}, computed twice, differs by up to {max(distances.values()):.1e} in {', '.join(names[:3])}{more}: "
-        "start a new run with --trainer.deterministic true or fewer threads (OMP_NUM_THREADS), or on another machine"
+        f"step {step:,}, computed twice, differs by up to {max(distances.values()):.1e} in "
+        f"{', '.join(names[:3])}{more}: start a new run with --trainer.deterministic true or fewer "
+        "threads (OMP_NUM_THREADS), or on another machine"
     )
 
 
