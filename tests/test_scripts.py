@@ -28,7 +28,7 @@ from cifar_lightning.settings_file import recipes
 
 KEYS = {
     "test_acc", "test_loss", "test_count", "per_class_acc", "confusion", "fit_seconds", "images_seen", "devices",
-    "accelerator", "seed", "global_batch_size", "torch", "torchvision", "lightning",
+    "accelerator", "seed", "global_batch_size", "torch", "torchvision", "lightning", "cifar_lightning",
 }  # fmt: skip
 FIGURES = {
     "training_images", "test_predictions", "mistakes", "curves", "confusion_matrix", "per_class_accuracy",
@@ -67,7 +67,7 @@ def test_results(results):
     assert results["fit_seconds"] > 0
     assert (results["devices"], results["accelerator"], results["seed"]) == (1, "cpu", 0)
     assert results["global_batch_size"] == 20
-    for package in ("torch", "torchvision", "lightning"):
+    for package in ("torch", "torchvision", "lightning", "cifar_lightning"):
         assert results[package] == importlib.metadata.version(package)
 
 

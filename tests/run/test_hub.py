@@ -1,6 +1,7 @@
 """The folder for a hub: it is read back, tells the truth, and is written whole or not at all."""
 
 import hashlib
+import importlib.metadata
 import json
 import os
 import shutil
@@ -72,7 +73,18 @@ def test_the_card_tells_what_was_measured(run):
     ):
         assert line in card.text
     assert f"| steps | {results['step']} |" in card.text
+    assert f"| lightning, in training | {results['lightning']} |" in card.text
     assert str(run) not in card.content
+
+
+def test_the_card_tells_the_trainers_version_from_the_exporters(run):
+    path, here = run / "results.json", importlib.metadata.version("cifar-lightning")
+    results = json.loads(path.read_text())
+    assert results["cifar_lightning"] == here
+    path.write_text(json.dumps({**results, "cifar_lightning": "0.0.1"}))
+    text = (export(run, "hf") / "README.md").read_text()
+    assert f"trained with PyTorch Lightning by cifar_lightning, and exported by its version {here}." in text
+    assert "| cifar\\_lightning, in training | 0.0.1 |" in text
 
 
 def test_the_cards_python_runs(run, monkeypatch):

@@ -57,7 +57,7 @@ def model_card(facts: Mapping[str, Any], trained: Mapping[str, Any]) -> str:
     parts = [
         f"# {_text(name)}",
         f"A classifier of images of {size} × {size} pixels into {len(facts['classes'])} classes, trained with PyTorch "
-        f"Lightning by cifar_lightning {facts['version']}.",
+        f"Lightning by cifar_lightning, and exported by its version {facts['version']}.",
         "## Use",
         USE.format(size=size, own=", net=net" if own else "") + (OWN if own else ""),
         "## Accuracy",
@@ -140,7 +140,8 @@ def _settings(
         "precision": trained.get("precision"),
         "steps": facts.get("step"),
         "test_views": facts["test_views"],
-        **{name: results.get(name) for name in ("fit_seconds", "devices", "accelerator", "torch", "lightning")},
+        **{name: results.get(name) for name in ("fit_seconds", "devices", "accelerator")},
+        **{f"{name}, in training": results.get(name) for name in ("torch", "lightning", "cifar_lightning")},
     }
     return (
         (name, str(value).lower() if isinstance(value, bool) else str(value))

@@ -3,7 +3,6 @@
 All that it says is computed here and in judgements.py, calibration.py and statistics.py; the template places it.
 """
 
-import importlib.metadata
 import math
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -104,9 +103,9 @@ def _facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     told = {words: results[name] for name, words in SHOWN_FACTS.items() if results.get(name) is not None}
     facts = [(words, f"{value:,}" if words in COUNTS else str(value)) for words, value in told.items()]
     facts += [(f"data: {name}", str(value)) for name, value in results.get("data", {}).items()]
-    versions = {name: results[name] for name in ("torch", "torchvision", "lightning") if name in results}
-    versions |= {"cifar_lightning": importlib.metadata.version("cifar-lightning"), "Python": platform.python_version()}
-    return facts + list(versions.items())
+    versions = ("torch", "torchvision", "lightning", "cifar_lightning")
+    facts += [(name, results[name]) for name in versions if name in results]
+    return [*facts, ("Python", platform.python_version())]
 
 
 def _per_class(results: Mapping[str, Any], confusion: Tensor) -> list[dict[str, Any]]:

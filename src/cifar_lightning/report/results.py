@@ -65,7 +65,7 @@ def results_of(confusion: Tensor, loss: float, classes: Sequence[str], facts: Ma
         "per_class_acc": dict(zip(classes, accuracies, strict=True)),
         "confusion": confusion.tolist(),
         **facts,
-        **{name: importlib.metadata.version(name) for name in ("torch", "torchvision", "lightning")},
+        **{name: importlib.metadata.version(name) for name in ("torch", "torchvision", "lightning", "cifar_lightning")},
     }
 
 
