@@ -633,9 +633,11 @@ def test_arrays_of_ones_own(tmp_path):
         Source("folder", tmp_path).prepare()
 
 
+@pytest.mark.parametrize("size", [(32, 32, 3), (3, 32, 32), (3072,)])
 @pytest.mark.parametrize("packed", [True, False])
-def test_arrays_are_in_memory_once(tmp_path, packed):
-    images, labels = np.zeros((2000, 32, 32, 3), np.uint8), np.arange(2000) % 10
+def test_arrays_are_in_memory_once(tmp_path, packed, size):
+    images = np.random.default_rng(0).integers(0, 256, (2000, *size), np.uint8)
+    labels = np.arange(2000) % 10
     content = {"x_train": images, "y_train": labels, "x_test": images[:10], "y_test": labels[:10]}
     if packed:
         np.savez(tmp_path / "a.npz", **content)
@@ -645,10 +647,12 @@ def test_arrays_are_in_memory_once(tmp_path, packed):
     found = Source("folder", tmp_path).find("train")
     tracemalloc.start()
     try:
-        found.decode()
+        decoded = found.decode()
         assert tracemalloc.get_traced_memory()[1] < 1.5 * images.nbytes
     finally:
         tracemalloc.stop()
+    expected = images if size == (32, 32, 3) else images.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    assert np.array_equal(decoded.images, expected)
 
 
 def test_arrays_with_names_and_a_validation_split(tmp_path):

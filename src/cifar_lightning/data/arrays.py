@@ -18,6 +18,7 @@ CLASSES = ("classes", "class_names", "label_names")
 LAYOUT = "arrays are x_train, y_train, x_test and y_test, in a .npz file or in .npy files of these names"
 SHAPE = "numpy arrays"
 PIXELS = 3072  # all of red, of green, of blue, as CIFAR has them
+PIECE = 256  # images whose channels are moved at once
 SHAPES = "uint8 (N, 32, 32, 3), (N, 3, 32, 32) or (N, 3072)"
 
 
@@ -160,9 +161,7 @@ def _images(where: dict[str, Path], name: str, labels: str, count: int, mapped: 
     found = f"{where[name]}: {name} is {images.dtype} {images.shape}"
     if images.dtype.kind not in "iu":
         raise InputError(f"{found}: give {SHAPES}, from 0 to 255: nothing tells how floats were scaled")
-    if images.shape[1:] == (PIXELS,) or images.shape[1:] == (3, 32, 32):
-        images = images.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    elif images.shape[1:] != (32, 32, 3):
+    if images.shape[1:] not in ((32, 32, 3), (3, 32, 32), (PIXELS,)):
         raise InputError(f"{found}: give {SHAPES}")
     if len(images) != count:
         raise InputError(f"{found}, and {labels} has {count:,} labels: give one an image")
@@ -170,4 +169,17 @@ def _images(where: dict[str, Path], name: str, labels: str, count: int, mapped: 
         raise InputError(f"{found}: give {SHAPES}, with one image or more")
     if images.dtype != np.uint8 and not (images.min() >= 0 and images.max() <= 255):
         raise InputError(f"{found} with values from {images.min()} to {images.max()}: give values from 0 to 255")
-    return images.astype(np.uint8, copy=False)
+    images = images.astype(np.uint8, copy=False)
+    if images.shape[1:] == (32, 32, 3):
+        return images
+    planes = images.reshape(-1, 3, 32, 32)
+    return planes.transpose(0, 2, 3, 1) if mapped else _channels_last(np.ascontiguousarray(planes))
+
+
+def _channels_last(planes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Images in planes, (N, 3, 32, 32), as (N, 32, 32, 3) in the same memory, for there may be too little for both."""
+    images = planes.reshape(-1, 32, 32, 3)
+    for start in range(0, len(images), PIECE):
+        piece = slice(start, start + PIECE)
+        images[piece] = planes[piece].transpose(0, 2, 3, 1).copy()
+    return images
