@@ -71,8 +71,13 @@ class Centred(BatchNorm2d):
         return x - x.mean((2, 3), keepdim=True)
 
 
-@pytest.mark.parametrize("own", ["norm", "block", "subclass", "hook", "pre-hook"])
-def test_images_never_lie_beside_each_other_where_a_module_is_a_users(monkeypatch, own):
+def blurred(module, given, x):
+    """A user's hook, which does likewise after a norm."""
+    return F.avg_pool2d(x, 3, 1, 1) if isinstance(module, BatchNorm2d) else None
+
+
+@pytest.mark.parametrize("own", ["norm", "block", "subclass", "hook", "pre-hook", "hook of all"])
+def test_images_never_lie_beside_each_other_where_a_module_is_a_users(monkeypatch, request, own):
     torch.manual_seed(0)
     net = SpeedNet(width=8).double()
     if own == "norm":
@@ -82,7 +87,9 @@ def test_images_never_lie_beside_each_other_where_a_module_is_a_users(monkeypatc
     elif own == "subclass":
         net.blocks[1].norms[0] = Centred(32).double()
     elif own == "hook":
-        net.blocks[2].norms[1].register_forward_hook(lambda module, given, x: F.avg_pool2d(x, 3, 1, 1))
+        net.blocks[2].norms[1].register_forward_hook(blurred)
+    elif own == "hook of all":
+        request.addfinalizer(torch.nn.modules.module.register_module_forward_hook(blurred).remove)
     else:
         net.blocks[2].register_forward_pre_hook(lambda module, given: (F.avg_pool2d(given[0], 3, 1, 1), *given[1:]))
     x = torch.randn(6, 3, 32, 32, dtype=torch.float64)

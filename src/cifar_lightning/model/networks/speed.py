@@ -187,6 +187,8 @@ HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backwa
 def _are_ours(blocks: nn.ModuleList) -> bool:
     """Whether nothing in them is a user's, not even a hook: it may look along a row, where other images would lie."""
     ours = (nn.ModuleList, SpeedBlock, Conv2d, PooledConv2d, BatchNorm2d)
+    if any(getattr(nn.modules.module, f"_global{hooks}") for hooks in HOOKS):  # those of every module
+        return False
     return all(
         type(module) in ours and not any(getattr(module, hooks) for hooks in HOOKS) for module in blocks.modules()
     )
