@@ -14,6 +14,7 @@ def test_torchmetrics_is_told_that_what_nobody_uses_is_not_there():
     with unused_left_out():
         assert not imports.package_available("scipy")
         assert not imports.RequirementCache("torchvision")
+        assert not imports.RequirementCache("matplotlib")
         assert imports.package_available("numpy")
         assert imports.RequirementCache("torch")
     assert imports.package_available is before
@@ -25,8 +26,8 @@ import sys
 from cifar_lightning.startup import importing
 with importing():
     import cifar_lightning.run.training
-assert not {"scipy", "torchvision"} & {*sys.modules}, "imported"
-import scipy.signal, torchvision.ops
+assert not {"scipy", "torchvision", "matplotlib"} & {*sys.modules}, "imported"
+import scipy.signal, torchvision.ops, cifar_lightning.report.plots
 from torchmetrics.classification import MulticlassAccuracy
 """
 

@@ -26,8 +26,9 @@ def check_system() -> None:
         ) from None
 
 
-# What torchmetrics, which Lightning imports, imports in its turn where it is there, for metrics of sounds and of boxes.
-UNUSED = {"scipy", "torchvision"}
+# What torchmetrics, which Lightning imports, imports in its turn where it is there: for metrics of sounds and of boxes,
+# and to plot one. A report draws without it.
+UNUSED = {"scipy", "torchvision", "matplotlib"}
 
 
 @contextmanager
@@ -57,7 +58,7 @@ def _import_counter() -> None:
 
 @contextmanager
 def unused_left_out() -> Iterator[None]:
-    """Within it torchmetrics takes UNUSED for missing, for they take 0.8 s and 75 MB. Whoever else may import them."""
+    """Within it torchmetrics takes UNUSED for missing: over a second, and 75 MB. Whoever else may import them."""
     try:
         module: Any = importlib.import_module("lightning_utilities.core.imports")
         available, check = module.package_available, module.RequirementCache._check_requirement
@@ -94,6 +95,6 @@ def _settle() -> None:
         os.environ["HOME"] = "/"  # as `docker run -u 12345` has it
     if not os.environ.get("COLUMNS", "80").strip("0"):
         del os.environ["COLUMNS"]  # rich would print nothing in a width of 0
-    # matplotlib, which torchmetrics imports, then caches in a folder that is gone at the end, and warns of it
+    # matplotlib, where it draws a report, then caches in a folder that is gone at the end, and warns of it
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     os.environ["MPLBACKEND"] = "agg"  # nothing is shown here, and it does not start with one that it does not have
