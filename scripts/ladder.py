@@ -79,6 +79,11 @@ ALT = {
     "en": "Test accuracy over seconds to train, a point a rung",
     "zh": "测试准确率与训练秒数，每级台阶一个点",
 }
+AXES = {
+    "en": ("seconds to train (log scale)", "test accuracy, %"),
+    "zh": ("训练秒数（对数刻度）", "测试准确率（%）"),
+}
+FIGURES = {"en": "ladder.png", "zh": "ladder.zh.png"}
 BEGIN, END = "<!-- what scripts/ladder.py has written begins -->", "<!-- and ends -->"
 
 
@@ -137,11 +142,13 @@ def script(arguments: Sequence[str]) -> None:
     say(f"\n{table(found)}\n", 1)
     if settings.docs:
         for language, path in _pages(settings.docs).items():
-            figure = f"![{ALT[language]}](figures/ladder.png)"
+            figure = f"![{ALT[language]}](figures/{FIGURES[language]})"
             _put(path, f"{figure}\n\n{table(found, language)}\n\n{commands(found, language)}")
-    path = settings.docs / "figures" / "ladder.png" if settings.docs else settings.runs / "ladder.png"
-    write_atomically(path, partial(drawn(found).savefig, format="png"))
-    say(f"Written: {path}", 1)
+    folder = settings.docs / "figures" if settings.docs else settings.runs
+    for language in FIGURES if settings.docs else ("en",):
+        path = folder / FIGURES[language]
+        write_atomically(path, partial(drawn(found, _drawable(language)).savefig, format="png"))
+        say(f"Written: {path}", 1)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -230,7 +237,20 @@ def _put(path: Path, text: str) -> None:
     write_atomically(path, lambda file: file.write(page.encode()))
 
 
-def drawn(ladder: Sequence[Measured]) -> "Figure":
+def _drawable(language: str) -> str:
+    """The language, where a font is here that has its letters; else English, and says so."""
+    from matplotlib.font_manager import findfont, get_font
+
+    from cifar_lightning.report.drawing import fonts
+
+    letters = "".join((*AXES[language], *(rung.titles[language] for rung in LADDER)))
+    if {*map(ord, letters)} <= {code for name in fonts() for code in get_font(findfont(name)).get_charmap()}:
+        return language
+    say(f"note: no font here has all letters of {FIGURES[language]}: its words are English; install Noto Sans CJK SC")
+    return "en"
+
+
+def drawn(ladder: Sequence[Measured], language: str = "en") -> "Figure":
     """Accuracy over seconds to train."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -251,7 +271,7 @@ def drawn(ladder: Sequence[Measured]) -> "Figure":
             left = not left if abs(y - below) < near else x > 1.01 * middle  # the labels of neighbours on either side
             below = y
             axes.annotate(
-                f"{here.rung.titles['en']}  {y:.1f} %",
+                f"{here.rung.titles[language]}  {y:.1f} %",
                 (x, y),
                 (-10 if left else 10, 0),
                 textcoords="offset points",
@@ -259,7 +279,7 @@ def drawn(ladder: Sequence[Measured]) -> "Figure":
                 va="center",
                 bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
             )
-        axes.set(xscale="log", xlabel="seconds to train (log scale)", ylabel="test accuracy, %")
+        axes.set(xscale="log", xlabel=AXES[language][0], ylabel=AXES[language][1])
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if str(value)[0] in "25" else ""))
         axes.yaxis.set_major_locator(MaxNLocator(10, integer=True))

@@ -54,7 +54,9 @@ def test_every_run_is_trained_once_and_counted(call, tmp_path, monkeypatch):
         assert text.partition(begin)[0] == original.partition(begin)[0]
         assert text.partition(end)[2] == original.partition(end)[2]
         assert "Not measured" not in text.partition(begin)[2].partition(end)[0]
-    assert (docs / "figures" / "ladder.png").read_bytes().startswith(b"\x89PNG")
+        (figure,) = re.findall(r"!\[.*\]\((.*)\)", text)
+        assert (docs / figure).read_bytes().startswith(b"\x89PNG")
+    assert len([*docs.glob("figures/*")]) == 2
 
     code, out, _ = call("ladder", *first, "--model.lr", 0.1)  # other flags: other runs
     assert code == 0
@@ -82,6 +84,18 @@ def test_a_recipe_that_has_changed_is_another_run(tmp_path, monkeypatch):
 
     assert digest("max_epochs: 2 # so\n") == digest("# sd 0.2\nmax_epochs: 2\n") != digest("max_epochs: 3\n")
     assert digest("max_epochs: 2", "muon") == digest("max_epochs: 3", "muon")
+
+
+def test_the_figure_is_in_the_pages_language_where_a_font_is_there(monkeypatch, capsys):
+    measured = [LADDER["Measured"](rung, [0.5], [1.0 + i]) for i, rung in enumerate(LADDER["LADDER"])]
+    for language, words in LADDER["AXES"].items():
+        (axes,) = LADDER["drawn"](measured, language).axes
+        assert (axes.get_xlabel(), axes.get_ylabel()) == words
+        titles = [rung.titles[language] for rung in LADDER["LADDER"]]
+        assert [text.get_text() for text in axes.texts] == [f"{title}  50.0 %" for title in titles]
+    monkeypatch.setattr("cifar_lightning.report.drawing.fonts", lambda: ["DejaVu Sans"])
+    assert [LADDER["_drawable"](language) for language in ("en", "zh")] == ["en", "en"]
+    assert capsys.readouterr().err.startswith("note: no font here has all letters of ladder.zh.png: ")
 
 
 def test_a_run_that_was_killed_before_it_began_is_begun_anew(tmp_path, monkeypatch):
