@@ -154,6 +154,27 @@ def test_the_status_of_a_run(whole, call, tmp_path):
     )
 
 
+@pytest.mark.parametrize("results", ["{}", "[]", "{"])
+def test_the_status_of_a_run_whose_files_are_not_what_they_were(whole, call, tmp_path, results):
+    shutil.copytree(whole[1], tmp_path / "run")
+    (tmp_path / "run" / "results.json").write_text(results)
+    (tmp_path / "run" / "metrics.csv").write_text("no\nlog\n")
+    said = {0: "run: finished\n", 75: "run: to be resumed, step 36; go on with cifar-lightning fit --resume run\n"}
+    code = 0 if results == "{}" else 75
+    assert call("status", "run") == (code, said[code], "")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs to become another user")
+def test_the_status_of_another_users_run(for_anyone):
+    run = for_anyone / "run"
+    run.mkdir(mode=0o700)
+    done = job("status", "run", cwd=for_anyone, user=65_534)
+    assert (done.code, done.lines) == (
+        2,
+        ["error: run run is none (no readable config.yaml): give lightning_logs/version_N"],
+    )
+
+
 def test_a_step_is_read_at_a_glance():
     line = str(Status("run", "running", 3, 10, 12_345, 0.5, None))
     assert line == "run: running, epoch 3/10, step 12,345, val accuracy 50.00%"

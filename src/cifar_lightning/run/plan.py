@@ -3,6 +3,7 @@
 This module imports nothing heavy: `cifar-lightning status` asks it, in a job's script.
 """
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,7 +17,7 @@ KINDS = {"seeds": "seed", "folds": "fold"}  # what its runs differ in, and how o
 
 def is_group(folder: Path) -> bool:
     """Whether a folder is a group's."""
-    return (folder / PLAN).exists()
+    return os.path.exists(folder / PLAN)  # False, where Path's raises, in a folder that this user may not see
 
 
 def read_plan(folder: Path) -> tuple[str, tuple[str, ...]]:

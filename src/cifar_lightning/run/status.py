@@ -112,12 +112,12 @@ def _of_run(run: str | Path, folder: Path) -> Status:
     state = RUNNING if in_use(folder) else TO_BE_RESUMED if results is None else FINISHED
     names = [path.stem.removeprefix("step-") for path in (folder / "checkpoints").glob("step-*.ckpt")]
     step = max((int(name) for name in names if name.isdigit()), default=None)
-    rows = [row for row in _rows(folder) if step is not None and int(row["step"]) <= step]
-    accuracies = [float(row["val_acc"]) for row in rows if row.get("val_acc")]
+    rows = [row for row in _rows(folder) if step is not None and row[0] <= step]
+    accuracies = [accuracy for _, _, accuracy in rows if accuracy is not None]
     accuracy = accuracies[-1] if accuracies else None
     if state == FINISHED and results is not None:
-        step, accuracy = results["step"], results["test_acc"]
-    epoch = int(rows[-1]["epoch"]) + 1 if rows else None
+        step, accuracy = results.get("step"), results.get("test_acc")
+    epoch = rows[-1][1] + 1 if rows else None
     return Status(str(run), state, epoch, max_epochs, step, accuracy, _go_on(run, state))
 
 
@@ -127,16 +127,19 @@ def _go_on(run: str | Path, state: str) -> str | None:
 
 def _results(folder: Path) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = json.loads((folder / "results.json").read_text("utf-8"))
+        found = json.loads((folder / "results.json").read_text("utf-8"))
     except (OSError, ValueError):
         return None
-    return found
+    return found if isinstance(found, dict) else None
 
 
-def _rows(folder: Path) -> list[dict[str, str]]:
-    """The rows of its log, but for a last line that is being written."""
+def _rows(folder: Path) -> list[tuple[int, int, float | None]]:
+    """Step, epoch and validation accuracy of the rows of its log, but for a last line that is being written."""
     try:
         text = (folder / "metrics.csv").read_text("utf-8")
-    except (OSError, ValueError):
+        rows = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())
+        return [
+            (int(row["step"]), int(row["epoch"]), float(acc) if (acc := row.get("val_acc")) else None) for row in rows
+        ]
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):  # none, or no log
         return []
-    return list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
