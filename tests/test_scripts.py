@@ -503,12 +503,12 @@ def test_any_argument_of_the_trainer(plain, call, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "length"),
     [
-        (("--recipe", "cpu"), (12, 575)),
-        (("--recipe", "cpu", "--max_epochs", "40"), (40, -1)),
-        (("--recipe=cpu", "--max_epochs=40", "--max_steps=7"), (40, 7)),
-        (("--recipe", "cpu", "--recipe", "speed94"), (8, -1)),
-        (("--resume", "auto", "--recipe", "cpu", "--max_epochs", "40"), (40, -1)),
-        (("--max_epochs", "1", "--config", "mine.yaml", "--recipe", "cpu"), (1, 9)),
+        (("--recipe", "quick"), (2, 165)),
+        (("--recipe", "quick", "--max_epochs", "40"), (40, -1)),
+        (("--recipe=quick", "--max_epochs=40", "--max_steps=7"), (40, 7)),
+        (("--recipe", "quick", "--recipe", "speed94"), (8, -1)),
+        (("--resume", "auto", "--recipe", "quick", "--max_epochs", "40"), (40, -1)),
+        (("--max_epochs", "1", "--config", "mine.yaml", "--recipe", "quick"), (1, 9)),
     ],
 )
 def test_how_long_a_recipe_trains(call, tmp_path, monkeypatch, flags, length):
