@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from cifar_lightning import console, settings_file
 from cifar_lightning.data.absent import why_absent
 from cifar_lightning.errors import InputError, LostRankError, NonFiniteError, RunError, Stopped, exit_code
-from cifar_lightning.run import cluster, refused, signals
+from cifar_lightning.run import cluster, presence, refused, signals
 from cifar_lightning.signatures import words_of
 from cifar_lightning.startup import check_system
 
@@ -70,6 +70,7 @@ def run(script: Callable[[Sequence[str]], int | None]) -> int:
             code = script(sys.argv[1:]) or 0
     except (InputError, NonFiniteError, RunError) as error:
         code = exit_code(error)
+        presence.keep_quiet()
         mine = not isinstance(error, LostRankError) or cluster.is_first_of_its_machine()
         if code == 2 and not first:
             # Every rank comes here with the same mistake, and most launchers end all at the end of one: leave it to the

@@ -16,7 +16,8 @@ disk). RANK is `-` in a process that is no rank: a job on one device, or the lau
 and N says the how many'th time that the process comes there, from 1. Before anything is done the fault is written to
 the file FAULT_NOTE, by which a test knows that it happened. With `FAULT_PLAIN=1` the figures are not drawn, which no
 fault but `report` needs and which takes most of a small job's time. With `FAULT_SUSPENDED=S` a rank may be suspended
-for S seconds. With `FAULT_BALLAST=MB` each rank holds so much memory, and takes its time to die.
+for S seconds. With `FAULT_ONCE=1` a fault strikes once, and not what is started again after it. With
+`FAULT_BALLAST=MB` each rank holds so much memory, and takes its time to die.
 
 Python imports a module of this name at its start; the package knows nothing of it.
 """
@@ -46,6 +47,8 @@ def visit(place):
     if fault_place != place or _visits[place] != count:
         return False
     if note := os.environ.get("FAULT_NOTE"):
+        if os.environ.get("FAULT_ONCE") and Path(note).exists():
+            return False
         Path(note).write_text(os.environ["FAULT"])
     if kind == "nan":
         return True

@@ -12,8 +12,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import timedelta
+from itertools import repeat
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,7 +30,7 @@ from torch.distributed import HashStore
 
 from cifar_lightning import fake_data, stop
 from cifar_lightning.errors import InputError, LostRankError, Stopped
-from cifar_lightning.run import devices, machines, signals, training
+from cifar_lightning.run import devices, machines, presence, signals, training
 from cifar_lightning.run.cluster import Rank, this_rank
 from cifar_lightning.run.devices import stopped_together
 from cifar_lightning.run.machines import interface, watched
@@ -38,8 +44,19 @@ namespaces = pytest.mark.skipif(
 )
 
 
-def ranks():
-    return [Rank("the launcher", rank, 2, 0, 1, "127.0.0.1", 29_500) for rank in (0, 1)]
+@contextmanager
+def present(number, store, size=2):
+    """A rank that is there for the others, which it has met."""
+    rank = Rank("the launcher", number, size, 0, 1, "127.0.0.1", this_rank(by_name(0)).port)
+    with watched(rank) as presence:
+        devices._connect(presence, rank, store)
+        yield
+
+
+@pytest.fixture
+def one_process(monkeypatch):
+    """Has ranks in it, which are not its first, second and third job."""
+    monkeypatch.setattr(presence, "_times", repeat(0))
 
 
 @pytest.mark.parametrize(
@@ -76,28 +93,29 @@ def test_interfaces_are_known_by_their_addresses():
 def first_while(other):
     """What becomes of the first rank, whose connection to the other fails after that one has done this."""
     store = HashStore()
-    with watched(ranks()[0], store):
+    with present(0, store):
         other(store)
         raise RuntimeError(BROKEN)
 
 
+@pytest.mark.usefixtures("one_process")
 def test_an_error_of_a_connection_is_that_of_who_has_left_it():
     def fails(store):
-        with suppress(OSError), watched(ranks()[1], store):
+        with suppress(OSError), present(1, store):
             raise OSError("no space left")
 
     with pytest.raises(LostRankError, match=f"rank 1 on {socket.gethostname()} has ended"):
         first_while(fails)
 
 
+@pytest.mark.usefixtures("one_process")
 def test_a_rank_that_is_done_is_not_lost(monkeypatch):
     """Nor is a stranger at the door any rank."""
     monkeypatch.setattr(machines, "LEAVE_SECONDS", 0.1)
 
     def is_done(store):
-        port = json.loads(store.get("cifar_lightning/watch"))["port"]
-        socket.create_connection(("127.0.0.1", port)).close()
-        with watched(ranks()[1], store):
+        socket.create_connection(("127.0.0.1", int(store.get("cifar_lightning/port")))).close()
+        with present(1, store):
             pass
 
     with pytest.raises(RuntimeError, match="by peer") as raised:
@@ -108,6 +126,7 @@ def test_a_rank_that_is_done_is_not_lost(monkeypatch):
 @pytest.mark.parametrize(
     ("error", "signum"), [(Stopped(signal.SIGUSR1), signal.SIGUSR1), (KeyboardInterrupt(), signal.SIGINT)]
 )
+@pytest.mark.usefixtures("one_process")
 def test_a_rank_that_is_told_to_stop_tells_the_others(monkeypatch, error, signum):
     """In a test, where they do not ask one another: a scheduler has sent its signal to one machine alone.
 
@@ -117,8 +136,8 @@ def test_a_rank_that_is_told_to_stop_tells_the_others(monkeypatch, error, signum
     monkeypatch.setattr(stop, "requested", 0)
 
     def first(store):
-        with watched(ranks()[0], store), stopped_together():
-            with suppress(Stopped, KeyboardInterrupt), watched(ranks()[1], store):
+        with present(0, store), stopped_together():
+            with suppress(Stopped, KeyboardInterrupt), present(1, store):
                 raise error
             raise RuntimeError(BROKEN)
 
@@ -133,18 +152,18 @@ def test_a_program_of_a_users_own_is_not_ended_by_what_another_rank_is_told(monk
     monkeypatch.setattr(signals, "_end", ended.append)
     monkeypatch.setattr(signals, "_phase", signals.Phase.START_UP)
     monkeypatch.setattr(signals, "_handled", ())
-    signals.receive(signal.SIGTERM, passed_on=True)
+    assert not signals.receive(signal.SIGTERM, passed_on=True)
     monkeypatch.setattr(signals, "_handled", (signal.SIGTERM,))
     signals.receive(signal.SIGTERM, passed_on=True)
     assert ended == [signal.SIGTERM]
 
 
+@pytest.mark.usefixtures("one_process")
 def test_the_first_rank_tells_the_others_at_once(monkeypatch):
     heard, store = [], HashStore()
-    monkeypatch.setattr(signals, "receive", lambda *given, **how: heard.append((*given, how)))
-    first, second, third = (Rank("the launcher", rank, 3, 0, 1, "127.0.0.1", 29_500) for rank in range(3))
-    with watched(first, store), watched(third, store):
-        with suppress(Stopped), watched(second, store):
+    monkeypatch.setattr(signals, "receive", lambda *given, **how: heard.append((*given, how)) or True)
+    with present(0, store, 3), present(2, store, 3):
+        with suppress(Stopped), present(1, store, 3):
             raise Stopped(signal.SIGUSR1)
         deadline = time.monotonic() + 30
         while len(heard) < 2 and time.monotonic() < deadline:
@@ -166,6 +185,53 @@ def test_who_waits_for_a_rank_that_was_killed_says_which_and_how_to_go_on(tmp_pa
     how = "go on with --resume lightning_logs/version_0"
     assert first.lines[-1] == f"error: rank 1 on {socket.gethostname()} has ended; {how}"
     assert "Traceback" not in first.text
+
+
+ENDED = r"error: rank {} on \S+ has ended; (go on with --resume \S+|start all ranks again)"
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "said"),
+    [
+        ("kill@1:data:1", 1, ENDED.format(1)),
+        ("term@1:data:1", 143, "stopped by SIGTERM.*"),
+        pytest.param("kill@0:data:1", 1, ENDED.format(0), marks=pytest.mark.soak),
+        pytest.param("usr1@0:data:1", 138, "", marks=pytest.mark.soak),
+    ],
+)
+def test_nobody_waits_for_a_rank_that_ends_while_it_starts(tmp_path, fault, code, said):
+    """It is there for the others from its first moment on, long before they meet."""
+    ranks = [start("fit", *SMALL, cwd=tmp_path, env=by_name(rank), fault=fault) for rank in (0, 1)]
+    struck = int(fault[fault.index("@") + 1])
+    ranks[1 - struck].fault = ""
+    done = [end(rank, 60) for rank in ranks]
+    assert done[1 - struck].code == code, done[1 - struck].text
+    assert re.fullmatch(said, done[1 - struck].lines[-1] if said else done[1 - struck].text)
+    assert "Traceback" not in done[0].text + done[1].text
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("kind", "code", "said"), [("kill", 1, ENDED.format(1)), ("term", 143, "stopped by SIGTERM")])
+def test_nor_while_it_imports_torch(tmp_path, kind, code, said):
+    struck = {"FAULT": f"{kind}@1:import:1", "FAULT_NOTE": str(tmp_path / "note"), "PYTHONPATH": PLAIN["PYTHONPATH"]}
+    command = [sys.executable, SCRIPTS / "fit.py", *map(str, SMALL)]
+    first, _ = ranks = [
+        subprocess.Popen(command, cwd=tmp_path, env={**os.environ, **struck, **by_name(rank)}, stderr=subprocess.PIPE)
+        for rank in (0, 1)
+    ]
+    lines = [rank.communicate(timeout=60)[1].decode().splitlines() for rank in ranks]
+    assert (tmp_path / "note").exists()
+    assert (first.returncode, lines[1]) == (code, [])
+    assert re.fullmatch(said, lines[0][-1])
+
+
+@pytest.mark.soak
+def test_nor_does_an_agent_of_torchrun(tmp_path):
+    both = [Agent(tmp_path, n, "fit", *SMALL, fault="kill@1:import:1", nodes=2, restarts=0) for n in (0, 1)]
+    first, other = [agent.end(60) for agent in both]
+    assert (tmp_path / "note").exists()
+    assert (first.code, other.code) == (1, 1)
+    assert re.match(ENDED.format(1), first.said)
 
 
 def both(script, *arguments, homes, fault="", launcher=by_name):
@@ -265,34 +331,106 @@ def test_machines_with_other_images_are_named(monkeypatch):
     devices.check_same_images(images, "train", "test")
 
 
+class Agent:
+    """torchrun's, on a machine that is one by its address: they are ordered by those."""
+
+    def __init__(self, home, number, script, *arguments, nodes="1:2", restarts=1, host=0, fault="", **variables):
+        self.log = home / f"said-{number}"
+        endpoint = f"127.0.0.1:{this_rank(by_name(0)).port + 2}"
+        conf = f"is_host={str(number == host).lower()},last_call_timeout=5,keep_alive_interval=1"
+        where = ("--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint, "--rdzv-conf", conf)
+        where += ("--local-addr", f"127.0.0.{number + 1}")
+        shared = ("--nnodes", nodes, "--nproc-per-node", 1, "--max-restarts", restarts, *where)
+        command = (sys.executable, "-m", "torch.distributed.run", *shared, SCRIPTS / f"{script}.py", *arguments)
+        once = {"FAULT": fault, "FAULT_ONCE": "1", "FAULT_NOTE": str(home / "note")}
+        with self.log.open("w") as said:
+            self.process = subprocess.Popen(
+                [str(part) for part in command],
+                cwd=home,
+                env={**os.environ, **PLAIN, **once, **variables},
+                stdout=said,
+                stderr=said,
+            )
+
+    def end(self, seconds=120):
+        self.code, self.said = self.process.wait(seconds), self.log.read_text()
+        return self
+
+
+def same_but_for_rounding(home, whole, devices):
+    run = home / "lightning_logs" / "version_0"
+    rows = [[row["train_loss"] for row in read_rows(folder / "metrics.csv")] for folder in (run, whole[devices])]
+    assert rows[0] == pytest.approx(rows[1], abs=1e-5)
+    results = [json.loads((folder / "results.json").read_text()) for folder in (run, whole[devices])]
+    for same in ("devices", "images_seen", "test_count", "global_batch_size"):
+        assert results[0][same] == results[1][same]
+
+
 @pytest.mark.soak
 def test_the_machine_that_is_left_goes_on(whole, tmp_path):
     """Elastic: agents of torchrun, of which one is killed with its rank; the other starts its own again, alone."""
-    endpoint = f"127.0.0.1:{this_rank(by_name(0)).port + 2}"
-    shared = ("--nnodes", "1:2", "--nproc-per-node", 1, "--max-restarts", 1, "--rdzv-backend", "c10d")
-    note = tmp_path / "note"
-    env = {**os.environ, **PLAIN, "FAULT": "kill-all@1:train:10", "FAULT_NOTE": str(note)}
-    both = []
-    with (tmp_path / "said").open("w") as said:
-        for number, host in enumerate(("true", "false")):
-            own = ("--rdzv-conf", f"is_host={host},last_call_timeout=5,keep_alive_interval=1")
-            own += ("--rdzv-endpoint", endpoint, "--local-addr", f"127.0.0.{number + 1}")  # by which they are ordered
-            command = (sys.executable, "-m", "torch.distributed.run", *shared, *own, SCRIPTS / "fit.py", *SMALL)
-            command = [*map(str, command), "--resume", "auto"]
-            both.append(subprocess.Popen(command, cwd=tmp_path, env=env, stdout=said, stderr=said))
-        codes = [process.wait(120) for process in both]
-    text = (tmp_path / "said").read_text()
-    assert codes == [0, -signal.SIGKILL], text
-    assert note.exists()
-    assert ": 2 x cpu, batch 20 = 2 x 10" in text
-    assert re.search(r"version_0 goes on from step-\d+.ckpt: 1 x cpu, batch 20", text)
-    runs = [tmp_path / "lightning_logs" / "version_0", whole[1]]
-    rows = [[row["train_loss"] for row in read_rows(run / "metrics.csv")] for run in runs]
-    assert rows[0] == pytest.approx(rows[1], abs=1e-5)
-    results = [json.loads((run / "results.json").read_text()) for run in runs]
-    assert [result["devices"] for result in results] == [1, 1]
-    for same in ("images_seen", "test_count", "global_batch_size"):
-        assert results[0][same] == results[1][same]
+    flags = (*SMALL, "--resume", "auto")
+    both = [Agent(tmp_path, number, "fit", *flags, fault="kill-all@1:train:10") for number in (0, 1)]
+    first, other = (agent.end() for agent in both)
+    assert (first.code, other.code) == (0, -signal.SIGKILL), first.said
+    assert (tmp_path / "note").exists()
+    assert ": 2 x cpu, batch 20 = 2 x 10" in first.said
+    assert re.search(r"version_0 goes on from step-\d+.ckpt: 1 x cpu, batch 20", first.said)
+    same_but_for_rounding(tmp_path, whole, 1)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("joins", [0, 1])
+def test_a_machine_that_joins_takes_its_part(whole, tmp_path, joins):
+    """Elastic, whichever is the first of the two. The one that is there does not come to its end without it."""
+    flags = (*SMALL, "--resume", "auto")
+    shared = {"host": 1 - joins, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # without which torch 2.14 takes none in
+    alone = Agent(tmp_path, 1 - joins, "fit", *flags, fault="stop@0:train:10", **shared)
+    step_reached(tmp_path / "lightning_logs" / "version_0", [alone.process])
+    both = [alone.end() for alone in (alone, Agent(tmp_path, joins, "fit", *flags, **shared))]
+    assert [agent.code for agent in both] == [0, 0], both[0].said + both[1].said
+    assert ": 1 x cpu, batch 20" in both[0].said
+    assert "version_0 goes on from step-7.ckpt: 2 x cpu, batch 20 = 2 x 10" in both[0].said + both[1].said
+    same_but_for_rounding(tmp_path, whole, 2)
+
+
+@pytest.mark.soak
+def test_torchrun_starts_all_again(whole, tmp_path):
+    """Also where both machines stay, with the store of the first time: a rank is killed in training, and in a test."""
+    flags = (*SMALL, "--resume", "auto")
+    run = tmp_path / "lightning_logs" / "version_0"
+    for script, arguments, fault in (
+        ("fit", flags, "kill@1:train:20"),
+        ("evaluate", (run, "--accelerator", "cpu"), "kill@1:test:1"),
+    ):
+        both = [Agent(tmp_path, number, script, *arguments, fault=fault) for number in (0, 1)]
+        assert [agent.end().code for agent in both] == [0, 0], both[0].said
+        (tmp_path / "note").unlink()
+    assert differences(run, whole[2]) == []
+    results = [json.loads((folder / "results.json").read_text()) for folder in (run, run / "evaluation")]
+    assert results[0]["confusion"] == results[1]["confusion"]
+
+
+def test_who_is_there_is_waited_for_and_who_is_not_is_named(monkeypatch):
+    monkeypatch.setattr(devices, "RANK_TIMEOUT", timedelta(seconds=0.1))
+    first = Rank("the launcher", 0, 4, 0, 1, "127.0.0.1", 29_500)
+    with pytest.raises(RuntimeError, match="rank 1, 3 has not come in 0 s"):
+        devices._name_of_the_meeting(first, SimpleNamespace(ranks={2}), HashStore())
+    store = HashStore()
+    threading.Timer(0.5, devices._name_of_the_meeting, (replace(first, rank=1), None, store)).start()
+    devices._name_of_the_meeting(replace(first, world_size=2), SimpleNamespace(ranks={1}), store)
+
+
+def test_a_store_that_ranks_have_met_in_before_is_as_good_as_new():
+    """As torchrun's, where it has started them again, with what one has said that has not met the others."""
+    store, first = HashStore(), Rank("torchrun", 0, 2, 0, 1, "127.0.0.1", 29_500)
+    names = []
+    for _ in range(2):
+        store.set("cifar_lightning/1", "cifar_lightning/one that is gone")
+        other = ThreadPoolExecutor().submit(devices._name_of_the_meeting, replace(first, rank=1), None, store)
+        names.append(devices._name_of_the_meeting(first, None, store))
+        assert other.result(10) == names[-1]
+    assert names[0] != names[1]
 
 
 class Machine:

@@ -10,12 +10,14 @@ from collections.abc import Sequence
 
 from cifar_lightning.cli import add_net, arguments_in, new_parser, parse
 from cifar_lightning.data.absent import NO_FLAGS
+from cifar_lightning.run import presence
 from cifar_lightning.signatures import signature_of
 from cifar_lightning.startup import importing
 
 
 def script(arguments: Sequence[str]) -> None:
     """Evaluates a checkpoint."""
+    presence.begin()
     parser = new_parser("evaluate CHECKPOINT [flags]", __doc__, elsewhere="data.")
     parser.add_function_arguments(signature_of("run.testing", "evaluate"), skip={"data", "net"}, as_positional=True)
     add_net(parser)

@@ -15,6 +15,7 @@ from pathlib import Path
 from cifar_lightning.cli import arguments_in, new_parser, parse, value_of, with_recipe
 from cifar_lightning.data.absent import NO_FLAGS
 from cifar_lightning.errors import InputError
+from cifar_lightning.run import presence
 from cifar_lightning.settings_file import recipes
 from cifar_lightning.signatures import signature_of
 from cifar_lightning.startup import importing
@@ -22,6 +23,7 @@ from cifar_lightning.startup import importing
 
 def script(arguments: Sequence[str]) -> None:
     """Fits, or resumes a run."""
+    presence.begin()
     from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]  # it is documented there
 
     parser = new_parser("fit [flags]", __doc__)

@@ -3,10 +3,10 @@
 import io
 import socket
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
-from itertools import count
 from typing import Any, Literal, TypeVar, cast
 
 import torch
@@ -20,13 +20,15 @@ from cifar_lightning.errors import InputError, RunError, Stopped
 from cifar_lightning.run.cluster import OURS, Rank, loopback, this_rank, world_size
 from cifar_lightning.run.environment import environment
 from cifar_lightning.run.machines import interface, of_a_connection, watched
+from cifar_lightning.run.presence import Presence
 
 Read = TypeVar("Read")
-_meetings = count()
 _objects: dist.ProcessGroup | None = None  # what carries objects, where a program's own process group may not
 
 # A rank that hears nothing from the others for so long gives up: a checkpoint takes seconds, an evaluation a minute.
 RANK_TIMEOUT = timedelta(minutes=5)
+PATIENCE = timedelta(hours=1)  # with a rank that is there, and reads its images, before they meet
+MEETING_SECONDS = 0.02  # between two looks at who has come
 TOLD_SECONDS = 1.0  # that may lie between a launcher's words to two of its ranks
 
 
@@ -127,17 +129,19 @@ def process_group() -> Iterator[None]:
         dist.all_reduce(torch.zeros(1), group=_objects)
         _objects = None
         return
-    store = _meet(rank)
-    variables = loopback() if rank.on_one_machine else interface(rank, store)
-    with environment(variables), nullcontext() if rank.launcher == OURS else watched(rank, store), stopped_together():
-        with _where_they_meet(rank):
-            dist.init_process_group(
-                _backends(), store=store, timeout=RANK_TIMEOUT, world_size=rank.world_size, rank=rank.rank
-            )
-        yield
-        dist.all_reduce(torch.zeros(1))  # the first rank has written the results, which all go on to read
-        # Not after an error: it could wait for ranks that are gone, and theirs would break before this one says why.
-        dist.destroy_process_group()
+    with nullcontext() if rank.launcher == OURS else watched(rank) as presence, stopped_together():
+        store = _meet(rank, presence)
+        if presence is not None:
+            _connect(presence, rank, store)
+        with environment(loopback() if rank.on_one_machine else interface(rank, store)):
+            with _where_they_meet(rank):
+                dist.init_process_group(
+                    _backends(), store=store, timeout=RANK_TIMEOUT, world_size=rank.world_size, rank=rank.rank
+                )
+            yield
+            dist.all_reduce(torch.zeros(1))  # the first rank has written the results, which all go on to read
+            # Not after an error: it could wait for ranks that are gone, and theirs would break before this one says why
+            dist.destroy_process_group()
 
 
 @contextmanager
@@ -157,13 +161,53 @@ def stopped_together() -> Iterator[None]:
         raise
 
 
-def _meet(rank: Rank) -> Store:
+def _meet(rank: Rank, presence: Presence | None) -> Store:
     """What the ranks tell each other by, before they are connected."""
+    # The first rank reads its images before it opens the store.
+    patience = PATIENCE if presence is not None and presence.ranks else RANK_TIMEOUT
     with _where_they_meet(rank) as where:
-        store = next(iter(rendezvous(f"tcp://{where}", rank.rank, rank.world_size, timeout=RANK_TIMEOUT)))[0]
+        # 1 for the world: torch waits for all here, and would not say which are missing
+        store = next(iter(rendezvous(f"tcp://{where}", rank.rank, 1, timeout=patience)))[0]
+        store.set_timeout(patience)
+        meeting = _name_of_the_meeting(rank, presence, store)
         store.set_timeout(RANK_TIMEOUT)
-        # The launcher may keep it for as long as this process lasts, which may train more than once.
-        return PrefixStore(f"cifar_lightning {next(_meetings)}", store)
+        return PrefixStore(meeting, store)
+
+
+def _name_of_the_meeting(rank: Rank, presence: Presence | None, store: Store) -> str:
+    """One that all ranks have, once all are there, and that nobody has had before.
+
+    The store may be torchrun's, which keeps all that was said in it when it starts its ranks again, or that of a
+    process which trains more than once. So each rank shows a name of its own, and is answered under that.
+
+    Raises:
+        RuntimeError: On the first rank: others have not come.
+    """
+    mine = f"cifar_lightning/{uuid.uuid4()}"
+    if rank.rank:
+        store.set(f"cifar_lightning/{rank.rank}", mine)
+        meeting = store.get(mine).decode()
+        store.set(f"{meeting}/{rank.rank}", "")
+        return meeting
+    missing, begun, there = list(range(1, rank.world_size)), time.monotonic(), presence.ranks if presence else set()
+    while missing := [other for other in missing if not store.check([f"{mine}/{other}"])]:
+        for other in missing:
+            if store.check([f"cifar_lightning/{other}"]):
+                store.set(store.get(f"cifar_lightning/{other}").decode(), mine)  # or to one that is gone
+        waited = timedelta(seconds=time.monotonic() - begun)
+        if late := [other for other in missing if waited > (PATIENCE if other in there else RANK_TIMEOUT)]:
+            raise RuntimeError(f"rank {', '.join(map(str, late))} has not come in {waited.seconds} s")
+        time.sleep(MEETING_SECONDS)
+    return mine
+
+
+def _connect(presence: Presence, rank: Rank, store: Store) -> None:
+    """Has a rank whose first moments have not led it to the first be connected with it."""
+    key = "cifar_lightning/port"
+    if rank.rank == 0:
+        store.set(key, str(presence.port))
+    else:
+        presence.connect_at(int(store.get(key)))
 
 
 @contextmanager

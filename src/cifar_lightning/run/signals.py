@@ -54,7 +54,10 @@ class Phase(Enum):
     DONE = auto()  # nothing: the work is done
 
 
+ANEW = "; start all ranks again"  # how to go on where another rank is lost before it is known
+
 next_step = ""  # what the last line adds: how to go on
+tell_others: Callable[[int], object] | None = None  # of the job's ranks, that this one is told to stop
 requeues = False  # whether a job of SLURM's that is warned asks to be started again
 at_once = 0  # while WATCHED: number of the signal that asks for an end at once
 _phase = Phase.START_UP
@@ -162,12 +165,15 @@ def _read(pipe: int) -> None:
                     receive(signum)
 
 
-def receive(signum: int, passed_on: bool = False) -> None:
+def receive(signum: int, passed_on: bool = False) -> bool:
     """Does what a signal asks for.
 
     Args:
         signum: Its number.
         passed_on: By the launcher, which has counted them: never a second one.
+
+    Returns:
+        Whether it is heard: not by a program of others' that is not in a run's training or test.
     """
     global at_once, _first_at
     with _deciding:
@@ -175,11 +181,14 @@ def receive(signum: int, passed_on: bool = False) -> None:
             while _terminals:
                 to_nowhere(_terminals.pop())
         if _phase == Phase.DONE:
-            return
+            return True
         now, first = time.monotonic(), _first_at is None
         if _phase == Phase.START_UP and not _borrowed:
-            if _handled:  # else a program of others', which has no run now
-                _end(signum)
+            if not _handled:
+                return False
+            if tell_others is not None:
+                tell_others(signum)
+            _end(signum)
         elif signum in WARNINGS:
             stop.requested = stop.requested or signum
         elif first or passed_on:
@@ -191,6 +200,7 @@ def receive(signum: int, passed_on: bool = False) -> None:
                 at_once = at_once or signum
             elif not _borrowed:
                 _end(signum)
+        return True
 
 
 def message(signum: int) -> str:

@@ -144,7 +144,7 @@ def join(additions: Additions, places: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return run_rank(additions=additions, places=places)
     except LostRankError as error:
-        raise LostRankError(f"{error}{signals.next_step}") from error
+        raise LostRankError(f"{error}{signals.next_step or signals.ANEW}") from error
 
 
 def launch_or_train(
