@@ -365,3 +365,17 @@ def test_stock_lightning_cli(tmp_path, monkeypatch):
     LightningCLI(LitNet, CIFAR10DataModule, save_config_callback=None)
     (checkpoint,) = tmp_path.rglob("*.ckpt")
     assert load_model(checkpoint).hparams["lr"] == 0.01
+
+
+def test_runs_share_the_images_with_their_borders():
+    """The same memory, where they are the same; and batches as of a loader that has made them itself."""
+    arguments = {"size": 100, "augment": True, "crop_padding": 2}
+    first = fake_data(**arguments)
+    first.keep_bordered()
+    kept = first.train_dataloader().images
+    for changes, shares in (({"seed": 1}, True), ({"crop_padding": 3}, False), ({"val_split": 0.2}, False)):
+        alone, other = (fake_data(**{**arguments, **changes}) for _ in range(2))
+        other.share(first)
+        loader = other.train_dataloader()
+        assert (loader.images.data_ptr() == kept.data_ptr()) is shares
+        assert torch.equal(next(iter(loader))[0], next(iter(alone.train_dataloader()))[0])

@@ -128,6 +128,7 @@ class CIFAR10DataModule(SettableDataModule):
         super().__init__()
         self._train_loader: BatchLoader | None = None
         self._made_with: dict[str, Any] = {}  # that loader's settings
+        self._bordered: tuple[Any, Tensor] | None = None  # what one has kept of the images, and of which
         self.nothing_else = type(self) is CIFAR10DataModule  # a subclass may have workers, say, for a loader of its own
         self._keep(arguments)
 
@@ -249,8 +250,19 @@ class CIFAR10DataModule(SettableDataModule):
         """
         mine, theirs = self._follow(), other._follow()
         if all(mine[name] == theirs[name] for name in OF_IMAGES):
-            names = ("_source", "_prepared", "_sets", "_counted_as", "fingerprint")
+            names = ("_source", "_prepared", "_sets", "_counted_as", "fingerprint", "_bordered")
             self.__dict__.update({name: other.__dict__[name] for name in names if name in other.__dict__})
+
+    def keep_bordered(self) -> None:
+        """Mirrors the borders of the training images, once for all that `share` them and hold out the same."""
+        self._bordered = self._borders, self._training_loader().images
+
+    @property
+    def _borders(self) -> Any:
+        """All that a training loader's images depend on."""
+        h = self._follow()
+        padding = h["crop_padding"] if h["augment"] else 0
+        return {name: h[name] for name in OF_IMAGES | OF_SPLIT}, padding, self._place["device"]
 
     def count_as(self, classes: Sequence[str]) -> None:
         """Numbers the classes in the order in which a network knows them that has learnt other images.
@@ -449,7 +461,8 @@ class CIFAR10DataModule(SettableDataModule):
         made_with = {**settings, **self._place, **{name: h[name] for name in OF_TRAINING}}
         if self._train_loader is None or self._made_with != made_with:
             index = self.train_indices if len(self.val_indices) else None
-            self._train_loader = self._loader("train", "train", index, train=True, **settings)
+            bordered = self._bordered[1] if self._bordered and self._bordered[0] == self._borders else None
+            self._train_loader = self._loader("train", "train", index, train=True, bordered=bordered, **settings)
             self._made_with = made_with
         return self._train_loader
 

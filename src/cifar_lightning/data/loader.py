@@ -69,6 +69,8 @@ class BatchLoader:
         classes: Names of the classes, for `dataset`.
         channels_last: Leave the images' bytes as they are gathered, a pixel's colours side by side, which convolutions
             take as it is. Otherwise a copy is contiguous, so that a stranger's `x.view(len(x), -1)` works.
+        bordered: What another loader of the same images and `crop_padding` keeps of them, its own `images`: mirroring
+            their borders takes 0.3 s of 50,000 images.
 
     Raises:
         InputError: `batch_size` is less than 1, more than the images, or not a multiple of `world_size`; or, in
@@ -94,6 +96,7 @@ class BatchLoader:
         own: OwnTransform | None = None,
         classes: Sequence[str] = (),
         channels_last: bool = True,
+        bordered: Tensor | None = None,
     ) -> None:
         self.images = images.permute(0, 2, 3, 1).contiguous()
         self.size = self.images.shape[1]
@@ -110,7 +113,7 @@ class BatchLoader:
         self.batch_size  # noqa: B018  # is it one that the ranks can share?
         self._bordered = self.crop_padding > 0 and len(images) <= BORDERED
         if self._bordered:
-            self.images = transforms.reflect_pad(self.images, crop_padding)
+            self.images = transforms.reflect_pad(self.images, crop_padding) if bordered is None else bordered
         self._next, self._follows = Place(), True  # where an iteration begins; whether that after it is of a new epoch
         self._loaded: Place | None = None  # a checkpoint's, until it has been gone on from
         self._under_way: dict[object, Place] = {}  # the iterations that are not over

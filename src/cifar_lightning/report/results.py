@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -41,7 +41,7 @@ def report(outcome: Outcome, output: Path, page: Path, aloud: bool = True) -> No
     if aloud:
         draw(outcome, results, output / "figures", page)
     else:
-        write_figures({}, output / "figures")
+        _remove(FIGURES, output / "figures")
     if not aloud or page.resolve() != (output / PAGE).resolve():
         (output / PAGE).unlink(missing_ok=True)
     stop.raise_if_requested()
@@ -127,7 +127,11 @@ def write_figures(figures: Mapping[str, "Figure"], folder: Path) -> None:
             written.append(writer.submit(write_atomically, folder / f"{name}.png", write))
     for future in written:
         future.result()
-    for name in FIGURES - figures.keys():
+    _remove(FIGURES - figures.keys(), folder)
+
+
+def _remove(names: Iterable[str], folder: Path) -> None:
+    for name in names:
         with suppress(OSError):
             (folder / f"{name}.png").unlink()
 

@@ -196,6 +196,7 @@ def _prepared(settings: Settings, runs: int) -> tuple[CIFAR10DataModule | None, 
         work = step_work(lit_net(settings.model, checked.images.classes), checked.images.hparams["batch_size"])
         if alone or settings.threads not in (None, 1) or work > SIDE_BY_SIDE_STEP or at_once < 2:
             return checked.images, 0
+        checked.images.keep_bordered()
         return checked.images, at_once
 
 
