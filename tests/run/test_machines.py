@@ -53,6 +53,22 @@ def present(number, store, size=2):
         yield
 
 
+def test_a_script_after_another_in_one_process_closes_what_that_has_left_open(monkeypatch):
+    """A mistake ends a script before its ranks have met: its process, most often."""
+    for name, value in by_name(0).items():
+        monkeypatch.setenv(name, value)
+    presence.begin()
+    before = presence._begun
+    presence.begin()
+    now = presence._begun
+    try:
+        assert now is not before
+        assert (before._server.fileno(), now.port) == (-1, before.port)
+    finally:
+        now.leave()
+        monkeypatch.setattr(presence, "_begun", None)
+
+
 @pytest.fixture
 def one_process(monkeypatch):
     """Has ranks in it, which are not its first, second and third job."""

@@ -35,6 +35,10 @@ _begun: "Presence | None" = None
 def begin() -> None:
     """Has this process, a script's, be there for the other ranks of its job from now on; see `presence_of`."""
     global _begun
+    if _begun is not None:  # that of a script before, in this process, which has ended by a mistake
+        _begun.keep_quiet()
+        _begun.close()
+        _begun = None
     rank = this_rank()
     if rank is not None and rank.world_size > 1 and rank.launcher != OURS:  # whose parent watches
         _begun = Presence(rank)
@@ -96,10 +100,14 @@ class Presence:
         self._left.set()
         self._tell(word)
         if threading.current_thread() is not self._thread:
-            self._thread.join()
-            for end in [*self._connections, *([self._server] if self._server else [])]:
-                end.close()
-            self._peers.close()
+            self.close()
+
+    def close(self) -> None:
+        """Lets go of all connections, once it has left or keeps quiet."""
+        self._thread.join()
+        for end in [*self._connections, *([self._server] if self._server else [])]:
+            end.close()
+        self._peers.close()
 
     def keep_quiet(self) -> None:
         """Hears nothing any more, and says nothing: the end of the process is its word."""
