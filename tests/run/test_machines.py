@@ -66,7 +66,7 @@ def test_a_script_after_another_in_one_process_closes_what_that_has_left_open(mo
         assert (before._server.fileno(), now.port) == (-1, before.port)
     finally:
         now.leave()
-        monkeypatch.setattr(presence, "_begun", None)
+        presence._begun = None
 
 
 @pytest.fixture
