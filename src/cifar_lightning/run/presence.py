@@ -36,9 +36,8 @@ def begin() -> None:
     """Has this process, a script's, be there for the other ranks of its job from now on; see `presence_of`."""
     global _begun
     if _begun is not None:  # that of a script before, in this process, which has ended by a mistake
-        _begun.keep_quiet()
         _begun.close()
-        _begun = None
+    _begun = None
     rank = this_rank()
     if rank is not None and rank.world_size > 1 and rank.launcher != OURS:  # whose parent watches
         _begun = Presence(rank)
@@ -103,7 +102,8 @@ class Presence:
             self.close()
 
     def close(self) -> None:
-        """Lets go of all connections, once it has left or keeps quiet."""
+        """Lets go of all connections, without a word."""
+        self._left.set()
         self._thread.join()
         for end in [*self._connections, *([self._server] if self._server else [])]:
             end.close()
