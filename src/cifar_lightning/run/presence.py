@@ -134,10 +134,13 @@ class Presence:
                 return
 
     def _watch(self) -> None:
+        soon = iter((0.01, 0.02, 0.05, 0.1, 0.2))  # the first rank comes any moment now
         while self._lost is None and not self._left.is_set():
+            pause = POLL_SECONDS
             if self._rank.rank != 0 and not self._connected.is_set():
                 self._connect()
-            for key, _ in self._peers.select(POLL_SECONDS):
+                pause = next(soon, pause)
+            for key, _ in self._peers.select(pause):
                 if key.fileobj is self._server:
                     self._greet()
                 elif not self._left.is_set():
