@@ -8,11 +8,13 @@ import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
+from torch import nn
+from torch.nn import functional as F
 
 from cifar_lightning import LitNet, fake_data
 from cifar_lightning.errors import NonFiniteError
 from cifar_lightning.run import loop
-from cifar_lightning.run.cpu import available_threads, configure_cpu
+from cifar_lightning.run.cpu import available_threads, configure_cpu, step_work
 from cifar_lightning.run.training import fit
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*`num_workers`")
@@ -201,6 +203,32 @@ def test_the_cpu_is_fitted_to_each_work_anew(cpu_settings):
     configure_cpu(model, 50, 2)
     assert torch.get_num_threads() == 2
     assert torch.backends.mkldnn.enabled
+
+
+class Attending(nn.Module):
+    """Patches that attend to one another: in a layer of torch's, and by its function alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 32, 4, 4, bias=False)
+        self.encoder = nn.TransformerEncoderLayer(32, 4, 128, batch_first=True)
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, images):
+        x = self.encoder(self.patches(images).flatten(2).mT)
+        x = x.unflatten(2, (4, 8)).transpose(1, 2)
+        return self.head(F.scaled_dot_product_attention(x, x, x).transpose(1, 2).flatten(2).mean(1))
+
+
+def test_attention_is_work(cpu_settings):
+    tokens, width = 64, 32
+    patches, head = tokens * width * 48, width * 10
+    attention = 2 * tokens * tokens * width
+    layer = tokens * width * (3 * width + width + 2 * 128) + attention
+    model = LitNet(net=Attending())
+    assert step_work(model, 10) == 10 * 2 * (patches + layer + attention + head)
+    assert torch.backends.mha.get_fastpath_enabled()
+    assert torch.backends.cuda.flash_sdp_enabled()
 
 
 TORCH = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "8", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
-from torch.backends import nnpack
+from torch.backends import mha, nnpack
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from cifar_lightning.compiler import eager
@@ -124,10 +125,22 @@ def step_work(model: LightningModule, images: int) -> float:
     assert isinstance(model.example_input_array, Tensor)
     torch.backends.mkldnn.enabled = True  # type: ignore[assignment]  # NNPACK's convolutions are not counted
     model.eval()  # or the batch norms would take the example for data
-    with torch.no_grad(), eager(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), eager(), plain_attention(), FlopCounterMode(display=False) as counter:
         model(model.example_input_array[:1])
     model.train()
     return float(images * counter.get_total_flops())
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Within it attention is computed by plain products of matrices: torch counts no operations of its quicker ways."""
+    fast = mha.get_fastpath_enabled()
+    mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        mha.set_fastpath_enabled(fast)
 
 
 def keep_freed_memory() -> None:
