@@ -1,4 +1,4 @@
-"""Writing where others write too: one lock a folder, and files that appear whole or not at all."""
+"""Files that others read and write too: one lock a folder, and files that appear whole or not at all."""
 
 import os
 import secrets
@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from cifar_lightning.errors import RunError
+from cifar_lightning.errors import InputError, RunError
 
 try:
     import fcntl
@@ -118,6 +118,15 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Within it, what the system does not let this user read of `path` is an InputError, for him to mend."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error}): make it readable") from error
 
 
 def why_unwritable(folder: Path) -> str | None:

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from cifar_lightning.errors import InputError, RunError, Stopped
-from cifar_lightning.run import metrics_log
-from cifar_lightning.run.metrics_log import MetricsCSV, read_rows
+from cifar_lightning.run import metrics_csv
+from cifar_lightning.run.metrics_csv import MetricsCSV
+from cifar_lightning.run.metrics_log import read_rows
 
 
 def log_of(path, columns=()):
@@ -25,8 +26,8 @@ def put(log, step, **figures):
 @pytest.fixture
 def rewrites(monkeypatch):
     """The files that are written anew."""
-    written, write = [], metrics_log.write_atomically
-    monkeypatch.setattr(metrics_log, "write_atomically", lambda path, *args: (written.append(path), write(path, *args)))
+    written, write = [], metrics_csv.write_atomically
+    monkeypatch.setattr(metrics_csv, "write_atomically", lambda path, *args: (written.append(path), write(path, *args)))
     return written
 
 
@@ -56,7 +57,7 @@ def test_a_row_costs_the_same_however_many_there_are(tmp_path, rewrites, monkeyp
     for step in range(1, 16_001):
         put(log, step, loss=1.0)
     reads = []
-    monkeypatch.setattr(metrics_log, "_whole_lines", lambda path: reads.append(path))
+    monkeypatch.setattr(metrics_csv, "whole_lines", lambda path: reads.append(path))
     size = path.stat().st_size
     put(log, 16_000, **{"val_acc/7": 0.5})
     log.close()
@@ -86,7 +87,7 @@ def test_a_header_that_cannot_be_written_leaves_a_file_that_can_be_read(tmp_path
     log = log_of(tmp_path / "metrics.csv", ["loss"])
     put(log, 1, loss=1.0)
     put(log, 2, loss=0.5)
-    monkeypatch.setattr(metrics_log, "write_atomically", full)
+    monkeypatch.setattr(metrics_csv, "write_atomically", full)
     with pytest.raises(RunError), log:
         put(log, 2, other=7.0)
     assert [(row["step"], row["loss"]) for row in read_rows(log.path)] == [(1, 1.0), (2, 0.5)]

@@ -19,6 +19,7 @@ from cifar_lightning.cli import add_net, new_parser, parse
 from cifar_lightning.console import printing, say
 from cifar_lightning.data.kinds import may_be_picture, passed_over
 from cifar_lightning.errors import InputError, quoted
+from cifar_lightning.files import readable
 from cifar_lightning.startup import importing
 
 if TYPE_CHECKING:
@@ -151,10 +152,8 @@ def _files(paths: Sequence[str]) -> list[Path]:
     files: list[Path] = []
     for path in map(Path, paths):
         if os.path.isdir(path):  # False, where Path's raises, for one that this user may not see
-            try:
+            with readable(path):
                 inside = [file for file in path.iterdir() if file.is_file() and not file.name.startswith(".")]
-            except OSError as error:
-                raise InputError(f"{path} cannot be read ({error.strerror}): make it readable") from error
             found = {file: may_be_picture(str(file)) for file in sorted(inside)}
             if not any(found.values()):
                 raise InputError(f"{path} holds no pictures: give an image, or a folder of images")

@@ -17,6 +17,7 @@ from cifar_lightning.data import pickles
 from cifar_lightning.data.cache import Decoded
 from cifar_lightning.data.cifar10 import Archive, Binary
 from cifar_lightning.errors import InputError
+from cifar_lightning.files import readable
 
 MAX_MEMBERS = 100
 MAX_MEMBER_SIZE = 512 * 2**20  # CIFAR-100's training batch, the largest, has 155 MB
@@ -28,12 +29,9 @@ def digest(*paths: Path) -> str:
     """The SHA-256 of the file, hexadecimal; of several, of their bytes one after another."""
     found = hashlib.sha256()
     for path in paths:
-        try:
-            with open(path, "rb") as file:
-                while chunk := file.read(2**20):
-                    found.update(chunk)
-        except OSError as error:
-            raise InputError(f"{path} cannot be read ({error.strerror}): make it readable") from error
+        with readable(path), open(path, "rb") as file:
+            while chunk := file.read(2**20):
+                found.update(chunk)
     return found.hexdigest()
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from cifar_lightning.data.cache import Decoded, array_in
 from cifar_lightning.data.folder import VALIDATION
 from cifar_lightning.errors import InputError
+from cifar_lightning.files import readable
 
 # What images and labels of a split are called, in small letters; Keras' names are the first, MedMNIST's the second.
 NAMES = (("x_{}", "y_{}"), ("{}_images", "{}_labels"), ("{}_data", "{}_labels"), ("{}_x", "{}_y"))
@@ -119,12 +120,13 @@ def _pair(names: Iterable[str], split: str) -> tuple[str, str] | None:
 
 def _load(path: Path, name: str, mapped: bool = False) -> npt.NDArray[Any]:
     try:
-        if path.suffix == ".npy":
-            return np.asarray(np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False))
-        with zipfile.ZipFile(path) as file:
-            return array_in(file, name)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or error}): make it readable") from error
+        with readable(path):
+            if path.suffix == ".npy":
+                return np.asarray(np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False))
+            with zipfile.ZipFile(path) as file:
+                return array_in(file, name)
+    except InputError:
+        raise
     except ValueError as error:
         if "allow_pickle" in str(error) or "Python objects" in str(error):
             raise InputError(

@@ -25,7 +25,7 @@ from cifar_lightning.errors import InputError, NonFiniteError
 from cifar_lightning.files import write_atomically
 from cifar_lightning.run.devices import on_first_rank
 from cifar_lightning.run.loop import StepEnd, within_step
-from cifar_lightning.run.metrics_log import MetricsCSV
+from cifar_lightning.run.metrics_csv import MetricsCSV
 from cifar_lightning.run.weights import of_lit_net, read_weights
 
 KEEP = 2

@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from cifar_lightning.errors import InputError
+from cifar_lightning.files import readable
 
 PLAN = "group.yaml"
 KINDS = {"seeds": "seed", "folds": "fold"}  # what its runs differ in, and how one is called
@@ -27,10 +28,8 @@ def read_plan(folder: Path) -> tuple[str, tuple[str, ...]]:
         InputError: It is no group's, or cannot be read.
     """
     path = folder / PLAN
-    try:
+    with readable(path):
         text = path.read_text("utf-8", errors="replace")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): make it readable") from error
     with suppress(yaml.YAMLError, TypeError, KeyError, ValueError):
         plan = yaml.safe_load(text)
         kind, names = plan["kind"], plan["runs"]

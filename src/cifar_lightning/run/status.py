@@ -1,11 +1,11 @@
 """How far a run, or a group of runs, has come, read from its folder without torch, which takes seconds."""
 
-import csv
 import json
 import os
 import shlex
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import yaml
 
 from cifar_lightning.errors import InputError
 from cifar_lightning.run.holder import Holder, in_use
+from cifar_lightning.run.metrics_log import Row, read_rows
 from cifar_lightning.run.plan import is_group, read_plan
 
 FINISHED, TO_BE_RESUMED, RUNNING = "finished", "to be resumed", "running"
@@ -112,12 +113,14 @@ def _of_run(run: str | Path, folder: Path) -> Status:
     state = RUNNING if in_use(folder) else TO_BE_RESUMED if results is None else FINISHED
     names = [path.stem.removeprefix("step-") for path in (folder / "checkpoints").glob("step-*.ckpt")]
     step = max((int(name) for name in names if name.isdigit()), default=None)
-    rows = [row for row in _rows(folder) if step is not None and row[0] <= step]
-    accuracies = [accuracy for _, _, accuracy in rows if accuracy is not None]
-    accuracy = accuracies[-1] if accuracies else None
+    rows: list[Row] = []
+    with suppress(InputError):  # there is as much to do without a log
+        rows = [row for row in read_rows(folder / "metrics.csv") if step is not None and (row["step"] or 0) <= step]
+    logged = {name: value for row in rows for name, value in row.items() if value is not None}  # the last of each
+    epoch = int(logged["epoch"]) + 1 if "epoch" in logged else None
+    accuracy = logged.get("val_acc")
     if state == FINISHED and results is not None:
         step, accuracy = results.get("step"), results.get("test_acc")
-    epoch = rows[-1][1] + 1 if rows else None
     return Status(str(run), state, epoch, max_epochs, step, accuracy, _go_on(run, state))
 
 
@@ -131,15 +134,3 @@ def _results(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
-
-
-def _rows(folder: Path) -> list[tuple[int, int, float | None]]:
-    """Step, epoch and validation accuracy of the rows of its log, but for a last line that is being written."""
-    try:
-        text = (folder / "metrics.csv").read_text("utf-8")
-        rows = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())
-        return [
-            (int(row["step"]), int(row["epoch"]), float(acc) if (acc := row.get("val_acc")) else None) for row in rows
-        ]
-    except (OSError, ValueError, KeyError, TypeError, csv.Error):  # none, or no log
-        return []

@@ -16,7 +16,7 @@ from cifar_lightning.data.labels import distributions
 from cifar_lightning.data.sharing import check_evaluation
 from cifar_lightning.data.sources import absolute
 from cifar_lightning.errors import InputError, some
-from cifar_lightning.files import why_unwritable
+from cifar_lightning.files import readable, why_unwritable
 from cifar_lightning.model.evaluation import VIEWS, against_people
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.report.outcome import Outcome
@@ -293,9 +293,8 @@ def report_on(
 def _text(path: Path) -> str:
     """What a file says; nothing where there is none."""
     try:
-        return path.read_text(encoding="utf-8") if path.exists() else ""
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): make it readable") from error
+        with readable(path):
+            return path.read_text("utf-8") if path.exists() else ""
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is no text ({error.reason}): mend it") from error
 

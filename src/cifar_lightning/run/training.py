@@ -34,7 +34,8 @@ from cifar_lightning.run.devices import check_same_images, from_first_rank, on_f
 from cifar_lightning.run.folder import new_run
 from cifar_lightning.run.launch import launch
 from cifar_lightning.run.loggers import loggers_of
-from cifar_lightning.run.metrics_log import MetricsCSV, read_rows
+from cifar_lightning.run.metrics_csv import MetricsCSV
+from cifar_lightning.run.metrics_log import read_rows
 from cifar_lightning.run.networks import lit_net
 from cifar_lightning.run.quiet import quietly
 from cifar_lightning.run.recipe import takes_recipe

@@ -1,0 +1,165 @@
+"""MetricsCSV: a run's figures in `metrics.csv`, each step once, whatever interrupts the run."""
+
+import csv
+import io
+import os
+from argparse import Namespace
+from collections.abc import Iterable
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from cifar_lightning.errors import RunError
+from cifar_lightning.files import write_atomically
+from cifar_lightning.run.metrics_log import Row, whole_lines
+
+
+class MetricsCSV(Logger):
+    """Appends one row a log point, with `step` as the number of steps done.
+
+    Figures of the same step share a row: it is written once a later step logs, or by `close`. Those of a test belong to
+    the step that is tested, and join its row. Until then a checkpoint holds it, and how many rows there are, so that a
+    resumed run can `go_back` to where the checkpoint was. (Lightning's CSVLogger deletes the file then:
+    https://github.com/Lightning-AI/pytorch-lightning/pull/19446.)
+
+    Args:
+        path: Of the file.
+        columns: Names of the figures that are to come. Each other one has the file written anew.
+    """
+
+    trainer: Trainer  # to be set before it runs: Lightning's own `step` is not the number of steps done
+
+    def __init__(self, path: Path, columns: Iterable[str] = ()) -> None:
+        super().__init__()
+        self.path = path
+        self.columns = ["epoch", "step", *columns]
+        self._written = 0  # rows
+        self._row: Row = {}  # that of the newest step
+
+    @property
+    def name(self) -> str:
+        """Nothing: a ModelCheckpoint of the user's adds it, and `version`, to `save_dir`, and writes beside ours."""
+        return ""
+
+    @property
+    def version(self) -> str:
+        """Nothing: see `name`."""
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        """The run's folder, with its path: where Lightning's profilers write."""
+        return str(self.path.parent)
+
+    log_dir = save_dir
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Does nothing: the settings are in config.yaml."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Adds figures to the row of this step; those of a test, to that of the step that is tested."""
+        # The figures come as float32, which has seven digits; the rest would be noise. Lightning adds the epoch, which
+        # after the last step is that after it.
+        figures = {name: float(f"{value:.7g}") for name, value in metrics.items() if name != "epoch"}
+        if self.trainer.testing and step is not None:
+            self._complete(step, figures)
+            return
+        step = self.trainer.global_step
+        if self._row.get("step") != step:
+            self.close()
+            self._row = {"epoch": self.trainer.current_epoch, "step": step}
+        if new := [name for name in figures if name not in self.columns]:
+            columns = [*self.columns, *new]
+            if self.path.exists():
+                self._write_anew(columns, self._cells()[1:])
+            self.columns = columns
+        self._row |= figures
+
+    def _complete(self, step: int, figures: dict[str, float]) -> None:
+        """Adds figures to the row of a step that may have been written long ago: writes the file anew."""
+        self.close()
+        header, *rows = self._cells() or [self.columns]
+        columns = [*header, *(name for name in figures if name not in header)]
+        row = next((row for row in rows if row[1] == str(step)), None)
+        if row is None:
+            row = [str(self.trainer.current_epoch), str(step)]
+            rows.append(row)
+            self._written += 1
+        row += [""] * (len(columns) - len(row))
+        for name, value in figures.items():
+            row[columns.index(name)] = str(value)
+        self._write_anew(columns, rows)
+
+    def close(self) -> None:
+        """Writes the row of the newest step, which then takes no more figures."""
+        row, self._row = self._row, {}
+        if not row:
+            return
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.columns)
+        if not self.path.exists():
+            writer.writeheader()
+        writer.writerow(row)
+        try:
+            with self.path.open("a", encoding="utf-8", newline="") as file:
+                file.write(text.getvalue())
+        except OSError as error:
+            raise self._failure(error) from error
+        self._written += 1
+
+    def __enter__(self) -> None:
+        """Within it figures are logged; at its end the last row is written."""
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        """Closes; what has ended the run counts more than a disk that takes no row."""
+        with suppress(RunError) if error is not None else nullcontext():
+            self.close()
+
+    def flush(self) -> None:
+        """Waits until the rows are on the disk."""
+        try:
+            with self.path.open("rb+") as file:
+                os.fsync(file.fileno())
+        except FileNotFoundError:  # there are none yet
+            pass
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def _failure(self, error: OSError) -> RunError:
+        return RunError(f"could not write {self.path}: {error.strerror}; make room, or mend the folder")
+
+    @property
+    def position(self) -> tuple[int, Row | None]:
+        """For a checkpoint: how many rows there are, and the last if it is not written yet."""
+        return self._written + bool(self._row), dict(self._row) or None
+
+    @rank_zero_only
+    def go_back(self, count: int, last: Row | None) -> None:
+        """Takes up an interrupted run's file at a `position`."""
+        header, *rows = self._cells() or [[]]
+        # of another version's run, or one that has been logged to by others
+        self.columns = [*header, *(name for name in self.columns if name not in header)]
+        self._row = dict(last or {})
+        # A test comes after the training, which now goes on.
+        tested = {index for index, name in enumerate(header) if name.startswith("test_")}
+        rows = [["" if index in tested else cell for index, cell in enumerate(row)] for row in rows]
+        rows = rows[: count - bool(last)]
+        self._written = len(rows)
+        self._write_anew(self.columns, rows)
+
+    def _cells(self) -> list[list[str]]:
+        """The file's header and rows, as they stand there."""
+        return list(csv.reader(io.StringIO(whole_lines(self.path), newline="")))
+
+    def _write_anew(self, columns: list[str], rows: list[list[str]]) -> None:
+        """Writes the header and `rows`, which may lack the last columns."""
+        text = io.StringIO(newline="")
+        padded = (row + [""] * (len(columns) - len(row)) for row in rows)
+        csv.writer(text).writerows([columns, *padded])
+        write_atomically(self.path, lambda file: file.write(text.getvalue().encode()))
