@@ -6,12 +6,13 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
+def bar(name: str, total: int | None, of_bytes: bool = False) -> Iterator[Callable[[int], None]]:
     """Shows one on standard error where someone may be watching, and takes it away at the end.
 
     Args:
         name: What is being done.
-        total: How many there are.
+        total: How many there are; None if that is not known.
+        of_bytes: Whether they are bytes, of which the speed is shown too.
 
     Yields:
         A function that takes how many are done.
@@ -19,10 +20,11 @@ def bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
     if not sys.stderr.isatty():
         yield lambda done: None
         return
+    from rich import progress as rich
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, refresh_per_second=4) as progress:
+    counts = (rich.DownloadColumn(), rich.TransferSpeedColumn()) if of_bytes else (rich.MofNCompleteColumn(),)
+    columns = ("{task.description}", rich.BarColumn(), *counts, rich.TimeRemainingColumn())
+    with rich.Progress(*columns, console=Console(stderr=True), transient=True, refresh_per_second=4) as progress:
         task = progress.add_task(name, total=total)
         yield lambda done: progress.update(task, completed=done)

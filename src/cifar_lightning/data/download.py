@@ -3,7 +3,6 @@
 import http.client
 import os
 import ssl
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 from urllib.request import HTTPRedirectHandler, HTTPSHandler, ProxyHandler, Request, build_opener
 
 from cifar_lightning.data.archive import GZIP, digest
+from cifar_lightning.data.bar import bar
 from cifar_lightning.data.cache import HIDDEN
 from cifar_lightning.data.cifar10 import Archive
 from cifar_lightning.errors import InputError
@@ -155,17 +155,10 @@ def _obtain(source: str, remote: Remote, part: Path, speed: float) -> None:
 
 def _copy(source: Path, remote: Remote, part: Path) -> None:
     with ExitStack() as files:
-        file = _reading(lambda: files.enter_context(open(source, "rb")))
+        file = _read(lambda: files.enter_context(open(source, "rb")))
         with _disk(part, remote), open(part, "wb") as out:
-            while chunk := _reading(lambda: file.read(2**20)):
+            while chunk := _read(lambda: file.read(2**20)):
                 out.write(chunk)
-
-
-def _reading(read: Callable[[], T]) -> T:
-    try:
-        return read()
-    except OSError as error:
-        raise _Refused(error.strerror or str(error)) from error
 
 
 def _transfer(url: str, remote: Remote, part: Path, speed: float) -> None:
@@ -216,10 +209,10 @@ def _receive(
 ) -> int:
     """Appends the response's body to `part`, which holds `have` bytes of it; gives its length at the end."""
     done, since, mark = have, time.monotonic(), have
-    chunk = _read(lambda: response.read1(CHUNK) if have else response.read(2), resumable=False)
+    chunk = _read(lambda: response.read1(CHUNK) if have else response.read(2))
     if not have and not chunk.startswith(remote.begins):  # before anything of an earlier source is overwritten
         raise _Refused(f"sent something that is no {remote.kind}")
-    with _disk(part, remote), open(part, "ab" if have else "wb") as file, _bar(part.stem, total) as show:
+    with _disk(part, remote), open(part, "ab" if have else "wb") as file, bar(part.stem, total, of_bytes=True) as show:
         while chunk:
             file.write(chunk)
             done += len(chunk)
@@ -234,7 +227,7 @@ def _receive(
     return done
 
 
-def _read(read: Callable[[], bytes], resumable: bool) -> bytes:
+def _read(read: Callable[[], T], resumable: bool = False) -> T:
     try:
         return read()
     except (OSError, http.client.HTTPException) as error:
@@ -304,24 +297,3 @@ def _disk(path: Path, remote: Remote) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}; make room or {remote.elsewhere}") from error
-
-
-@contextmanager
-def _bar(name: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr where someone may be watching. Gives a function that takes the bytes done."""
-    if not sys.stderr.isatty():
-        yield lambda done: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = (
-        "{task.description}",
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(name, total=total)
-        yield lambda done: progress.update(task, completed=done)
