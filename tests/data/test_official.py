@@ -381,6 +381,21 @@ def test_the_matlab_version(tmp_path, source, monkeypatch):
     check(source, packed, tmp_path)
 
 
+def test_the_matlab_version_is_in_memory_twice_while_it_is_put_together(tmp_path):
+    from scipy.io import savemat
+
+    pixels = np.random.default_rng(0).integers(0, 256, (400, 3072), np.uint8)
+    paths = [tmp_path / name for name in matlab.VERSIONS["cifar10"].files["train"]]
+    for path in paths:
+        savemat(path, {"data": pixels, "labels": np.zeros((400, 1), np.uint8)})
+    tracemalloc.start()
+    try:
+        decoded = matlab.read(paths, "cifar10", "train")
+        assert tracemalloc.get_traced_memory()[1] < 2.5 * decoded.images.nbytes
+    finally:
+        tracemalloc.stop()
+
+
 def test_coarse_labels_of_the_matlab_version(tmp_path):
     write_matlab(tmp_path / "cifar-100-matlab", "cifar100")
     fine, found = (Source(source, tmp_path, mirror=NOWHERE).load("train") for source in ("cifar100", "cifar100-coarse"))

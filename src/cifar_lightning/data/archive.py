@@ -15,14 +15,14 @@ import numpy.typing as npt
 
 from cifar_lightning.data import pickles
 from cifar_lightning.data.cache import Decoded
-from cifar_lightning.data.cifar10 import Archive, Binary
+from cifar_lightning.data.cifar10 import PIXELS, Archive, Binary
 from cifar_lightning.errors import InputError
 from cifar_lightning.files import readable
 
 MAX_MEMBERS = 100
 MAX_MEMBER_SIZE = 512 * 2**20  # CIFAR-100's training batch, the largest, has 155 MB
 GZIP = b"\x1f\x8b"
-PIXELS = 3072
+Part = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]  # pixels (N, 3072), and labels
 
 
 def digest(*paths: Path) -> str:
@@ -58,23 +58,17 @@ def read(path: Path, versions: Sequence[Archive | Binary], split: str, own: bool
     Raises:
         InputError: It is damaged, is not the official one, holds what it should not, or lacks what it should hold.
     """
+    compressed = is_compressed(path)
+    if compressed and not own:
+        names = {version.name: version.sha256 for version in versions}
+        first = names.get(path.name, versions[0].sha256)
+        check_digest([path], first, *names.values())
+    wanted = {f"{version.folder}/{name}" for version in versions for name in _files(version, split)}
     found: dict[str, bytes] = {}
-    try:
-        with open(path, "rb") as file:
-            compressed = file.read(2) == GZIP
-        if compressed and not own:
-            names = {version.name: version.sha256 for version in versions}
-            first = names.get(path.name, versions[0].sha256)
-            check_digest([path], first, *names.values())
-        wanted = {f"{version.folder}/{name}" for version in versions for name in _files(version, split)}
-        for name, data in members(path, wanted, "r|gz" if compressed else "r|"):
-            if name in found:
-                raise InputError(f"{path} holds {name} twice: it is not an archive of this kind")
-            found[name] = data
-    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"{path} is damaged ({error}): put a whole one in its place") from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or error}): make it readable") from error
+    for name, data in members(path, wanted):
+        if name in found:
+            raise InputError(f"{path} holds {name} twice: it is not an archive of this kind")
+        found[name] = data
 
     version = next((one for one in versions if any(name.startswith(f"{one.folder}/") for name in found)), versions[0])
     for name in sorted(_files(version, split)):
@@ -139,6 +133,11 @@ def _decode(files: dict[str, bytes], version: Archive | Binary, split: str, plac
         classes = _names(content.pop(version.meta).get(version.names_key), place)
         # in the official order: that inside the tar is another
         parts = [_check(content.pop(name), version.labels_key, len(classes), place, name) for name in batches]
+    return joined(parts, classes)
+
+
+def joined(parts: Sequence[Part], classes: tuple[str, ...]) -> Decoded:
+    """The images of all parts, with their channels last."""
     images = np.empty((sum(len(pixels) for pixels, _ in parts), 32, 32, 3), dtype=np.uint8)
     start = 0
     for pixels, _ in parts:
@@ -149,7 +148,7 @@ def _decode(files: dict[str, bytes], version: Archive | Binary, split: str, plac
 
 def _binary(
     files: dict[str, bytes], version: Binary, batches: Sequence[str], place: Path
-) -> tuple[tuple[str, ...], list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]]]:
+) -> tuple[tuple[str, ...], list[Part]]:
     classes: tuple[str, ...] = version.classes
     if version.meta in files:
         classes = tuple(files[version.meta].decode("utf-8", "replace").split())  # a blank line ends CIFAR-10's
@@ -166,23 +165,40 @@ def _binary(
     return classes, parts
 
 
-def members(path: Path, wanted: set[str], mode: Literal["r|gz", "r|"]) -> Iterator[tuple[str, bytes]]:
-    """Streams through the tar and gives the wanted files; a member that is up to something ends it."""
-    with tarfile.open(path, mode) as tar:
-        for count, member in enumerate(tar, start=1):
-            name = posixpath.normpath(member.name)
-            if name.startswith(("/", "..")):
-                reason = "points outside the archive"
-            elif not (member.isreg() or member.isdir()) or member.issparse():
-                reason = "is neither a file nor a folder"
-            elif member.size > MAX_MEMBER_SIZE or count > MAX_MEMBERS:
-                reason = f"is member {count} with {member.size:,} bytes, more than any CIFAR archive holds"
-            else:
-                reason = ""
-            if reason:
-                raise InputError(f"{path} is refused: its member {member.name!r} {reason}")
-            if name in wanted and (file := tar.extractfile(member)):
-                yield name, file.read()
+def is_compressed(path: Path) -> bool:
+    """Whether a tar is; browsers may have unpacked it."""
+    with readable(path), open(path, "rb") as file:
+        return file.read(2) == GZIP
+
+
+def members(path: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
+    """Streams through a tar and gives the wanted files.
+
+    Raises:
+        InputError: It is damaged, cannot be read, or has a member that is up to something.
+    """
+    mode: Literal["r|gz", "r|"] = "r|gz" if is_compressed(path) else "r|"
+    with readable(path):
+        try:
+            with tarfile.open(path, mode) as tar:
+                for count, member in enumerate(tar, start=1):
+                    name = posixpath.normpath(member.name)
+                    if why := _why_refused(name, member, count):
+                        raise InputError(f"{path} is refused: its member {member.name!r} {why}")
+                    if name in wanted and (file := tar.extractfile(member)):
+                        yield name, file.read()
+        except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise InputError(f"{path} is damaged ({error}): put a whole one in its place") from error
+
+
+def _why_refused(name: str, member: tarfile.TarInfo, count: int) -> str | None:
+    if name.startswith(("/", "..")):
+        return "points outside the archive"
+    if not (member.isreg() or member.isdir()) or member.issparse():
+        return "is neither a file nor a folder"
+    if member.size > MAX_MEMBER_SIZE or count > MAX_MEMBERS:
+        return f"is member {count} with {member.size:,} bytes, more than any CIFAR archive holds"
+    return None
 
 
 def _unpickle(data: bytes, path: Path, name: str) -> dict[str, Any]:
@@ -201,12 +217,10 @@ def _names(names: object, path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _check(
-    batch: dict[str, Any], labels_key: str, classes: int, path: Path, name: str
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+def _check(batch: dict[str, Any], labels_key: str, classes: int, path: Path, name: str) -> Part:
     pixels, labels = batch.get("data"), batch.get(labels_key)
-    if not (isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape[1:] == (3072,)):
-        raise InputError(f"{path} is refused: {name} has no 'data' of uint8 (n, 3072)")
+    if not (isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape[1:] == (PIXELS,)):
+        raise InputError(f"{path} is refused: {name} has no 'data' of uint8 (n, {PIXELS})")
     if not (isinstance(labels, list) and len(labels) == len(pixels) and all(type(x) is int for x in labels)):
         raise InputError(f"{path} is refused: {name} has no list {labels_key!r} of one integer an image")
     if labels and not (min(labels) >= 0 and max(labels) < classes):

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cifar_lightning.data.cache import Decoded, array_in
+from cifar_lightning.data.cifar10 import PIXELS
 from cifar_lightning.data.folder import VALIDATION
 from cifar_lightning.errors import InputError
 from cifar_lightning.files import readable
@@ -18,7 +19,6 @@ NAMES = (("x_{}", "y_{}"), ("{}_images", "{}_labels"), ("{}_data", "{}_labels"),
 CLASSES = ("classes", "class_names", "label_names")
 LAYOUT = "arrays are x_train, y_train, x_test and y_test, in a .npz file or in .npy files of these names"
 SHAPE = "numpy arrays"
-PIXELS = 3072  # all of red, of green, of blue, as CIFAR has them
 PIECE = 256  # images whose channels are moved at once
 SHAPES = "uint8 (N, 32, 32, 3), (N, 3, 32, 32) or (N, 3072)"
 

@@ -18,6 +18,7 @@ https://github.com/kuangliu/pytorch-cifar/issues/19
 """
 
 IMAGE_SHAPE = (3, 32, 32)
+PIXELS = 3_072  # bytes of an image: all of red, of green, of blue
 # Of CIFAR-10, and of CIFAR-100; of every class as many.
 COUNTS = {"train": 50_000, "test": 10_000}
 

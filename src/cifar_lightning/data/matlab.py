@@ -3,21 +3,17 @@
 Source of names, layout and digests: https://www.cs.toronto.edu/~kriz/cifar.html.
 """
 
-import gzip
 import hashlib
 import io
-import tarfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from cifar_lightning.data import archive
 from cifar_lightning.data.cache import Decoded
-from cifar_lightning.data.cifar10 import CLASSES_OF
+from cifar_lightning.data.cifar10 import CLASSES_OF, PIXELS
 from cifar_lightning.errors import InputError
 
 SHAPE = "the MATLAB version"
@@ -95,30 +91,22 @@ def read(paths: Sequence[Path], source: str, split: str, own: bool = False) -> D
         if name not in files:
             raise InputError(f"{home} lacks {name}: unpack {version.name} anew, or give that itself")
         parts.append(_arrays(files[name], f"{home}: {name}", source))
-    images = np.concatenate([pixels for pixels, _ in parts]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return Decoded(np.ascontiguousarray(images), np.concatenate([labels for _, labels in parts]), CLASSES_OF[source])
+    return archive.joined(parts, CLASSES_OF[source])
 
 
 def _packed(path: Path, version: Version, split: str, own: bool) -> dict[str, io.BytesIO]:
+    if archive.is_compressed(path) and not own:
+        found = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()  # against damage, not attackers
+        if found != version.md5:
+            raise InputError(
+                f"{path} has MD5 {found}, expected {version.md5}: put the official archive in its place, or "
+                f"pass --data.sha256 {archive.digest(path)} if the images are your own"
+            )
     wanted = {f"{version.folder}/{name}": name for name in version.files[split]}
-    try:
-        with open(path, "rb") as file:
-            compressed = file.read(2) == archive.GZIP
-            if compressed and not own:
-                # against damage, not attackers
-                found = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-                if found != version.md5:
-                    raise InputError(
-                        f"{path} has MD5 {found}, expected {version.md5}: put the official archive in its place, or "
-                        f"pass --data.sha256 {archive.digest(path)} if the images are your own"
-                    )
-        members = archive.members(path, {*wanted}, "r|gz" if compressed else "r|")
-        return {wanted[name]: io.BytesIO(data) for name, data in members}
-    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"{path} is damaged ({error}): put a whole one in its place") from error
+    return {wanted[name]: io.BytesIO(data) for name, data in archive.members(path, {*wanted})}
 
 
-def _arrays(file: Path | io.BytesIO, name: str, source: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+def _arrays(file: Path | io.BytesIO, name: str, source: str) -> archive.Part:
     try:
         from scipy.io import loadmat
     except ImportError as error:
@@ -129,8 +117,8 @@ def _arrays(file: Path | io.BytesIO, name: str, source: str) -> tuple[npt.NDArra
     except Exception as error:  # of a damaged file it raises many kinds
         raise InputError(f"{name} cannot be read ({error}): put a whole one in its place") from error
     pixels, labels = content.get("data"), content.get(key)
-    if not (isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape[1:] == (archive.PIXELS,)):
-        raise InputError(f"{name} has no 'data' of uint8 (n, {archive.PIXELS}): replace it")
+    if not (isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape[1:] == (PIXELS,)):
+        raise InputError(f"{name} has no 'data' of uint8 (n, {PIXELS}): replace it")
     if not (isinstance(labels, np.ndarray) and labels.dtype.kind in "iu" and labels.size == len(pixels)):
         raise InputError(f"{name} has no {key!r} of one integer an image: replace it")
     numbers = labels.ravel().astype(np.int64)

@@ -159,12 +159,8 @@ def _archive(home: Path, source: str) -> Held | None:
 
 
 def _packed(path: Path, source: str) -> Held:
-    decode = partial(_read_archive, path, source)
+    decode = partial(archive.read, path, _versions(source))
     return Held(path.parent, [path], "a packed archive", decode, named=path.name in _archive_names(source))
-
-
-def _read_archive(path: Path, source: str, split: str, own: bool) -> Decoded:
-    return archive.read(path, _versions(source), split, own)
 
 
 def _folder(home: Path, source: str) -> Held | None:
@@ -180,7 +176,7 @@ def _folder(home: Path, source: str) -> Held | None:
 def _matlab(place: Path, source: str) -> Held | None:
     if not (files := matlab.find(place, source)):
         return None
-    return Held(files[0].parent, files, matlab.SHAPE, lambda split, own: matlab.read(files, source, split, own))
+    return Held(files[0].parent, files, matlab.SHAPE, partial(matlab.read, files, source))
 
 
 def _parquet(home: Path, source: str) -> Held | None:
