@@ -62,6 +62,11 @@ def exit_code(error: BaseException) -> int:
     return 1
 
 
+def in_short(error: BaseException) -> str:
+    """What somebody else's code has raised, for a message: its kind, and the first line that it says."""
+    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])[:200]
+
+
 def quoted(name: str) -> str:
     """A file's or a class's name for a message: in quotes where it would not be seen to end."""
     return name if name == name.strip() and name.isprintable() and name else repr(name)

@@ -93,7 +93,17 @@ def test_a_report_that_nobody_wants(tmp_path, capfd):
 
 
 def test_loggers_of_their_own_get_what_the_log_gets(plain, tmp_path, monkeypatch):
-    theirs = CSVLogger("theirs")
+    class Theirs(CSVLogger):
+        def finalize(self, status):
+            self.saved = []
+            super().finalize(status)  # which calls `save`
+
+        def save(self):
+            super().save()
+            self.saved.append("by now")
+
+    theirs = Theirs("theirs")
+    theirs.saved = []
     fit(**SMALL, max_epochs=1, callbacks=LearningRateMonitor(), logger=[theirs, "csv"], report=False)
     columns, rest = (tmp_path / theirs.log_dir / "metrics.csv").read_text().split("\n", 1)
     ours = read_rows(tmp_path / "lightning_logs" / "version_0" / "metrics.csv")
@@ -101,6 +111,7 @@ def test_loggers_of_their_own_get_what_the_log_gets(plain, tmp_path, monkeypatch
     assert rest
     settings = (tmp_path / theirs.log_dir / "hparams.yaml").read_text()
     assert all(f"{name}: " in settings for name in ("seed", "precision", "lr", "batch_size"))
+    assert theirs.saved == ["by now"]
     assert theirs.log_metrics.__func__ is CSVLogger.log_metrics  # nothing of ours is left in it
 
 

@@ -2,17 +2,28 @@
 
 import sys
 import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from conftest import SYNTHETIC
 from lightning.fabric.loggers import tensorboard
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 
-from cifar_lightning.run.event_files import event_files
+from cifar_lightning.run import loggers
+from cifar_lightning.run.additions import Additions
 
 FIT = (*SYNTHETIC, "--data.synthetic_size", "100", "--data.batch_size", "10", "--max_steps", "4")
+
+
+@dataclass
+class Told:
+    """As much of a run's settings as loggers ask for."""
+
+    data: dict = field(default_factory=dict)
+    model: dict = field(default_factory=dict)
+    logger: str = "auto"
+    fast_dev_run: bool = False
 
 
 @pytest.fixture
@@ -49,22 +60,18 @@ def test_one_that_cannot_be_imported(plain, call, installed, tmp_path, source, r
     code, _, err = call("fit", *FIT)
     assert code == 0, err
     note, *epochs = err.splitlines()
-    assert note.startswith(f"note: TensorBoard cannot be used ({reason}")
-    assert note.endswith("): no event files")
+    assert note.startswith(f"note: tensorboard logs nothing from here on ({reason}")
     assert [line.split()[0] for line in epochs] == ["epoch"]
     assert (tmp_path / "lightning_logs" / "version_0" / "results.json").exists()
 
 
 def test_it_is_the_first_rank_that_says_so(installed, tmp_path, monkeypatch, capsys):
     installed("raise TypeError")
-    monkeypatch.setattr(rank_zero_only, "rank", 1)
-    with event_files(tmp_path):
-        pass
-    assert capsys.readouterr().err == ""
-    monkeypatch.setattr(rank_zero_only, "rank", 0)
-    with event_files(tmp_path) as loggers:
-        assert loggers == []
-    assert capsys.readouterr().err == "note: TensorBoard cannot be used (TypeError): no event files\n"
+    for first, said in ((False, ""), (True, "note: tensorboard logs nothing from here on (TypeError)\n")):
+        monkeypatch.setattr(loggers, "is_first_rank", lambda first=first: first)
+        with loggers.loggers_of(Told(), tmp_path, Additions()) as found:
+            assert found == []
+        assert capsys.readouterr().err == said
 
 
 class Writer:
@@ -114,14 +121,14 @@ def test_one_that_breaks_later(plain, call, writer, tmp_path):
     assert (run / "events.out.tfevents").read_text() == "train_loss 0\nlr 0\n"
     assert len((run / "metrics.csv").read_text().splitlines()) == 5  # the log goes on
     note, *epochs = err.splitlines()
-    assert note == "note: TensorBoard's event files end here (OSError: [Errno 28] No space left on device)"
+    assert note == "note: TensorBoardLogger logs nothing from here on (OSError: [Errno 28] No space left on device)"
     assert [line.split()[0] for line in epochs] == ["epoch"]
 
 
 def test_threads_of_others_fail_aloud(writer, tmp_path, monkeypatch):
     failed = []
     monkeypatch.setattr(threading, "excepthook", lambda args: failed.append(args.thread))
-    with event_files(tmp_path):
+    with loggers.loggers_of(Told(), tmp_path, Additions()):
         for kind in (threading.Thread, Worker):
             thread = kind(target=lambda: 1 / 0)
             thread.start()

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from cifar_lightning.errors import InputError, RunError
+from cifar_lightning.errors import InputError, RunError, in_short
 from cifar_lightning.files import why_unwritable, write_atomically
 from cifar_lightning.model.evaluation import VIEWS
 from cifar_lightning.model.lit_net import LitNet
@@ -152,9 +152,8 @@ def _program_file(model: LitNet, format: str, input: str, views: str, metadata: 
     except InputError:
         raise
     except Exception as error:  # of a user's own network torch raises what it likes
-        reason = " ".join(str(error).strip().splitlines()[:1])[:300]
         raise RunError(
-            f"the network cannot be exported as {format} ({type(error).__name__}: {reason}): "
+            f"the network cannot be exported as {format} ({in_short(error)}): "
             "mend that, or give format safetensors, of its weights alone"
         ) from error
 

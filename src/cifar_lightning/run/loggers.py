@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import secrets
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -16,16 +17,16 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger
+from lightning.fabric.loggers import tensorboard
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from cifar_lightning.console import say
-from cifar_lightning.errors import InputError
+from cifar_lightning.errors import InputError, in_short
 from cifar_lightning.files import write_atomically
 from cifar_lightning.run.additions import Additions
 from cifar_lightning.run.cluster import is_first_rank, this_rank
 from cifar_lightning.run.environment import environment
-from cifar_lightning.run.event_files import event_files
 from cifar_lightning.run.settings import Settings
 
 NAMES = ("csv", "tensorboard", "wandb", "mlflow")
@@ -63,6 +64,8 @@ def loggers_of(settings: Settings, folder: Path, additions: Additions) -> Iterat
         additions: With the user's own.
     """
     names = _names(settings.logger)
+    if "auto" in names and (tensorboard._TENSORBOARD_AVAILABLE or tensorboard._TENSORBOARDX_AVAILABLE):
+        names.append("tensorboard")
     if settings.fast_dev_run:
         yield []
         return
@@ -70,9 +73,9 @@ def loggers_of(settings: Settings, folder: Path, additions: Additions) -> Iterat
     rank = this_rank()
     rank_zero_only.rank = rank.rank if rank else 0  # type: ignore[attr-defined]
     with ExitStack() as stack:
-        found = stack.enter_context(event_files(folder)) if {"auto", "tensorboard"} & {*names} else []
-        kinds = (("wandb", _wandb), ("mlflow", _mlflow)) if is_first_rank() else ()
-        for name, make in kinds:
+        found: list[Logger] = []
+        kinds = (("tensorboard", _tensorboard), ("wandb", _wandb), ("mlflow", _mlflow))
+        for name, make in kinds if is_first_rank() else ():
             if name in names:
                 with _said(name), warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # what they warn of where they begin is their own affair
@@ -99,8 +102,9 @@ def _said(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
-        say(f"note: {name} logs nothing from here on ({reason[:200]})")
+        # Lightning has a ValueError, on what may be logged, of whatever TensorBoard's writer raises
+        cause = (isinstance(error, ValueError) and error.__cause__) or error
+        say(f"note: {name} logs nothing from here on ({in_short(cause)})")
 
 
 @contextmanager
@@ -114,10 +118,12 @@ def _lasting(logger: Logger) -> Iterator[None]:
             nonlocal failed
             if failed:
                 return
-            failed = True
             with _said(type(logger).__name__):
-                method(*args, **kwargs)
-                failed = False
+                try:
+                    method(*args, **kwargs)
+                except Exception:
+                    failed = True
+                    raise
 
         return attempt
 
@@ -128,6 +134,24 @@ def _lasting(logger: Logger) -> Iterator[None]:
     finally:
         for name in METHODS:
             delattr(logger, name)
+
+
+@contextmanager
+def _tensorboard(settings: Settings, folder: Path) -> Iterator[Logger]:
+    """TensorBoard's, which writes event files into the run's folder."""
+    logger = TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
+    _ = logger.experiment  # imports it, and opens the file
+    hook = threading.excepthook
+    threading.excepthook = lambda failed: None if _is_writer(failed.thread) else hook(failed)
+    try:
+        yield logger
+    finally:
+        threading.excepthook = hook
+
+
+def _is_writer(thread: threading.Thread | None) -> bool:
+    """Whether it is the one in which TensorBoard writes: it hands its error on to the next call, which says it."""
+    return type(thread).__module__.partition(".")[0] in ("tensorboard", "tensorboardX")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cifar_lightning.data.cifar10 import CLASSES
-from cifar_lightning.errors import InputError
+from cifar_lightning.errors import InputError, in_short
 from cifar_lightning.model.lit_net import LitNet
 
 
@@ -56,7 +56,7 @@ def imported(path: str, num_classes: int, width: int | None = None) -> nn.Module
     except Exception as error:  # its own code runs, and raises what it likes
         missing = isinstance(error, ModuleNotFoundError) and module_name.startswith(error.name or " ")
         hint = "start in the folder that it is in, or install it" if missing else "mend it"
-        raise InputError(f"net {path}: {module_name} cannot be imported ({_reason(error)}): {hint}") from error
+        raise InputError(f"net {path}: {module_name} cannot be imported ({in_short(error)}): {hint}") from error
     where = getattr(found, "__file__", None) or module_name
     for part in name.split("."):
         if not hasattr(found, part):
@@ -87,7 +87,7 @@ def _made(path: str, make: Any, num_classes: int, width: int | None) -> Any:
         return make(**given)
     except Exception as error:
         call = ", ".join(f"{name}={value}" for name, value in given.items())
-        raise InputError(f"net {path} cannot be made by ({call}) ({_reason(error)}): mend it") from error
+        raise InputError(f"net {path} cannot be made by ({call}) ({in_short(error)}): mend it") from error
 
 
 def check_outputs(arguments: Mapping[str, Any], classes: Sequence[str]) -> None:
@@ -99,14 +99,10 @@ def check_outputs(arguments: Mapping[str, Any], classes: Sequence[str]) -> None:
         with torch.no_grad():
             logits = net(torch.zeros(2, 3, 32, 32))
     except Exception as error:
-        raise InputError(f"net {path} does not take images (2, 3, 32, 32) ({_reason(error)}): mend it") from error
+        raise InputError(f"net {path} does not take images (2, 3, 32, 32) ({in_short(error)}): mend it") from error
     shape = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
     if shape != (2, num_classes):
         raise InputError(
             f"net {path} gives {shape} for 2 images of {num_classes} classes: have it give logits (2, {num_classes}), "
             "of which an argument num_classes tells it"
         )
-
-
-def _reason(error: BaseException) -> str:
-    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])[:200]
