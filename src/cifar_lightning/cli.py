@@ -39,9 +39,7 @@ def main(script: Callable[[Sequence[str]], int | None]) -> NoReturn:
     code = run(script)
     with suppress(OSError):
         atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError):
-            stream.flush()
+    console.flush()
     os._exit(code)
 
 

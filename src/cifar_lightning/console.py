@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from cifar_lightning.errors import ImageWarning
@@ -72,6 +72,13 @@ def say(line: str, descriptor: int = 2) -> None:
     """Prints a line to standard error (2) or output (1), whether or not somebody reads it."""
     with printing(descriptor):
         print(line, file=sys.stderr if descriptor == 2 else sys.stdout, flush=True)
+
+
+def flush() -> None:
+    """Prints what is left of both, before this process ends at once, or is forked: the child would print it, too."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # nobody reads it, or it has been closed
+            stream.flush()
 
 
 def to_nowhere(descriptor: int) -> None:

@@ -51,15 +51,19 @@ class Stopped(BaseException):
         self.signum = signum
 
 
+_OF_CODE: dict[int, type[Exception]] = {2: InputError, 3: NonFiniteError}
+
+
 def exit_code(error: BaseException) -> int:
     """The exit code of a process that ends with `error`."""
     if isinstance(error, Stopped):
         return 128 + error.signum
-    if isinstance(error, InputError):
-        return 2
-    if isinstance(error, NonFiniteError):
-        return 3
-    return 1
+    return next((code for code, kind in _OF_CODE.items() if isinstance(error, kind)), 1)
+
+
+def kind_of(code: int) -> type[Exception]:
+    """What a process of ours has failed by that has ended with this exit code."""
+    return _OF_CODE.get(code, RunError)
 
 
 def in_short(error: BaseException) -> str:

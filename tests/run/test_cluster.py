@@ -16,7 +16,7 @@ from cifar_lightning import stop
 from cifar_lightning.errors import InputError, Stopped
 from cifar_lightning.run import devices
 from cifar_lightning.run.cluster import first_host, is_first_rank, this_rank, world_size
-from cifar_lightning.run.devices import from_first_rank, process_group, shared_out, stopped_together
+from cifar_lightning.run.devices import on_first_rank, process_group, shared_out, stopped_together
 from cifar_lightning.run.trainer import new_trainer
 from cifar_lightning.run.training import fit
 
@@ -244,4 +244,4 @@ def test_a_process_of_its_own_needs_no_group(monkeypatch):
     assert world_size() == 1
     with process_group():
         assert not dist.is_initialized()
-        assert from_first_rank(["a", None]) == ["a", None]
+        assert on_first_rank(lambda: ("a", None)) == ("a", None)

@@ -230,14 +230,6 @@ def _backends() -> str:
     return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
 
 
-def from_first_rank(values: list[str | None]) -> list[str | None]:
-    """What the first rank gives, on every rank."""
-    if world_size() > 1:
-        values = list(values)
-        dist.broadcast_object_list(values, 0, group=_objects, device=torch.device("cpu"))
-    return values
-
-
 def on_first_rank(read: Callable[[], Read]) -> Read:
     """What `read` gives on the first rank, on every rank of a job: the others may have no disk in common with it.
 

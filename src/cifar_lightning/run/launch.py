@@ -25,7 +25,7 @@ from functools import cached_property
 from typing import Any
 
 from cifar_lightning import console, stop
-from cifar_lightning.errors import InputError, NonFiniteError, RunError, Stopped, exit_code
+from cifar_lightning.errors import InputError, NonFiniteError, RunError, Stopped, exit_code, kind_of
 from cifar_lightning.run import signals
 from cifar_lightning.run.cluster import OURS, loopback
 from cifar_lightning.startup import check_system, importing
@@ -213,14 +213,22 @@ def _first_failure(failed: list[_Rank]) -> dict[str, Any]:
 
 
 def _raise(failure: dict[str, Any]) -> None:
-    code, message = failure["code"], f"rank {failure['rank']}: {failure['message']}"
-    if code in STOPS:
-        raise Stopped(code - 128)
-    if code == 2:
-        raise InputError(failure["message"])  # every rank has the same input
+    if failure["code"] in STOPS:
+        raise Stopped(failure["code"] - 128)
+    kind = kind_of(failure["code"])
     with console.printing(2):
         sys.stderr.write(failure["traceback"])
-    raise (NonFiniteError if code == 3 else RunError)(message)
+    which = "" if kind is InputError else f"rank {failure['rank']}: "  # every rank has the same input
+    raise kind(f"{which}{failure['message']}")
+
+
+def last_words(error: BaseException) -> bytes:
+    """What a process tells its parent of the error that ends it, as JSON."""
+    expected = isinstance(error, InputError | NonFiniteError | RunError | Stopped)
+    message = str(error) if expected else "".join(traceback.format_exception_only(error)).splitlines()[0]
+    where = "" if expected else "".join(traceback.format_exception(error))
+    said = {"time": time.time(), "code": exit_code(error), "message": message[:2_000], "traceback": where[-8_000:]}
+    return json.dumps(said).encode()
 
 
 def _listen() -> None:
@@ -249,13 +257,7 @@ def rank_main() -> None:
         code = 0
     except BaseException as error:
         code = exit_code(error)
-        expected = isinstance(error, InputError | NonFiniteError | RunError | Stopped)
-        message = str(error) if expected else "".join(traceback.format_exception_only(error)).splitlines()[0]
-        report = {"time": time.time(), "code": code, "message": message[:2_000]}
-        report["traceback"] = "" if expected else traceback.format_exc()[-8_000:]
-        os.write(job["report"], json.dumps(report).encode())
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError):
-            stream.flush()
+        os.write(job["report"], last_words(error))
+    console.flush()
     # Not `sys.exit`: threads of a broken process group would be waited for.
     os._exit(code)

@@ -2,7 +2,6 @@
 
 import inspect
 import os
-import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -206,8 +205,7 @@ def _train(
     """Trains the runs that are left of a group, and sums all up."""
     left, total = group.left(), len(group.names)
     folder = str(group.folder)
-    command = f"--resume {shlex.quote(folder)}" if signals.installed() else f"resume_many({folder!r})"
-    next_step = f"; go on with {command}"
+    next_step = signals.go_on_with(folder, "resume_many")
     if report:
         how = f"{at_once} at a time, with one thread each" if at_once else "one after another"
         which = f"{left[0]} to {left[-1]}" if len(left) == total else f"{len(left)} left of {total}"

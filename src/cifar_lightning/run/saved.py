@@ -2,7 +2,6 @@
 
 import inspect
 import os
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from cifar_lightning.console import say
 from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.data.preprocessing import data_set_of, name_of
 from cifar_lightning.errors import InputError
@@ -54,7 +54,7 @@ def select_checkpoint(named: str | Path) -> Path:
     except OSError as error:  # another user's, or a name too long
         raise InputError(f"{path} cannot be read ({error.strerror}): make it readable, or give another") from error
     for problem in problems if is_first_rank() else []:
-        print(f"warning: {problem}; taking {newest.name}", file=sys.stderr, flush=True)
+        say(f"warning: {problem}; taking {newest.name}")
     return newest
 
 

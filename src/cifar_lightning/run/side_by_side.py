@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -18,11 +17,9 @@ from contextlib import suppress
 import torch
 
 from cifar_lightning import console, stop
-from cifar_lightning.errors import InputError, NonFiniteError, RunError, Stopped, exit_code
+from cifar_lightning.errors import Stopped, exit_code, kind_of
 from cifar_lightning.run import signals
-from cifar_lightning.run.launch import POLL_SECONDS, REPORT_BYTES, STOP_SECONDS, STOPS
-
-ERRORS: dict[int, type[Exception]] = {2: InputError, 3: NonFiniteError}  # others are a RunError
+from cifar_lightning.run.launch import POLL_SECONDS, REPORT_BYTES, STOP_SECONDS, STOPS, last_words
 
 
 def side_by_side(works: Mapping[str, Callable[[], object]], at_once: int) -> Iterator[tuple[str, Exception | None]]:
@@ -78,9 +75,7 @@ class _Child:
         self.name, self.code = name, 0
         orders, self._orders = os.pipe()
         self._words, words = os.pipe()
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError):
-                stream.flush()  # or the child would print it, too
+        console.flush()
         with warnings.catch_warnings():
             # Python 3.12 warns of a fork beside other threads: here it is one that waits for signals, and holds nothing
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -114,7 +109,7 @@ class _Child:
         if report["traceback"]:
             with console.printing(2):
                 sys.stderr.write(report["traceback"])
-        return ERRORS.get(self.code, RunError)(report["message"])
+        return kind_of(self.code)(report["message"])
 
     def tell(self, signum: int) -> None:
         """Tells it to stop."""
@@ -146,15 +141,10 @@ def _be_child(work: Callable[[], object], orders: int, words: int) -> None:
         code = 0
     except BaseException as error:
         code = exit_code(error)
-        expected = isinstance(error, InputError | NonFiniteError | RunError | Stopped)
-        message = str(error) if expected else "".join(traceback.format_exception_only(error)).splitlines()[0]
-        report = {"message": message[:2_000], "traceback": "" if expected else traceback.format_exc()[-8_000:]}
         with suppress(OSError):
-            os.write(words, json.dumps(report).encode())
+            os.write(words, last_words(error))
     finally:
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):
-                stream.flush()
+        console.flush()
         os._exit(code)
 
 

@@ -20,8 +20,8 @@ but is raised at once.
 
 import os
 import select
+import shlex
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ from enum import Enum, auto
 from types import FrameType
 
 from cifar_lightning import stop
-from cifar_lightning.console import to_nowhere
+from cifar_lightning.console import say, to_nowhere
 from cifar_lightning.errors import Stopped
 from cifar_lightning.run.cluster import is_first_rank, requeue
 
@@ -133,7 +133,7 @@ def _borrow() -> Iterator[None]:
     if signum := stopped or asked:
         words = message(signum)
         if signum != signal.SIGINT:
-            print(words, file=sys.stderr, flush=True)
+            say(words)
             signal.raise_signal(signum)  # as they have it: by default it ends the process
         raise KeyboardInterrupt(words) from None
 
@@ -201,6 +201,11 @@ def receive(signum: int, passed_on: bool = False) -> bool:
             elif not _borrowed:
                 _end(signum)
         return True
+
+
+def go_on_with(folder: str, function: str) -> str:
+    """How to go on with a run, or with several, as `next_step` has it: by a flag, or in Python by a function."""
+    return f"; go on with {f'--resume {shlex.quote(folder)}' if installed() else f'{function}({folder!r})'}"
 
 
 def message(signum: int) -> str:

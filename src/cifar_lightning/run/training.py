@@ -5,7 +5,6 @@ process per device, now or after an interruption, takes its orders from there.
 """
 
 import random
-import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -30,7 +29,7 @@ from cifar_lightning.run.checks import Checked, check
 from cifar_lightning.run.cluster import is_first_rank, world_size
 from cifar_lightning.run.computing import Computing
 from cifar_lightning.run.cpu import FittedCPU, restored_cpu
-from cifar_lightning.run.devices import check_same_images, from_first_rank, on_first_rank, process_group
+from cifar_lightning.run.devices import check_same_images, on_first_rank, process_group
 from cifar_lightning.run.folder import new_run
 from cifar_lightning.run.launch import launch
 from cifar_lightning.run.loggers import loggers_of
@@ -162,9 +161,7 @@ def launch_or_train(
     Returns:
         The contents of results.json.
     """
-    _say_how_to_go_on(folder)
-    if next_step is not None:
-        signals.next_step = next_step
+    signals.next_step = next_step or signals.go_on_with(str(folder), "resume")
     try:
         if world_size() > 1:
             return run_rank(str(folder), start, additions)
@@ -176,11 +173,6 @@ def launch_or_train(
     except RunError as error:
         raise type(error)(f"{error}{signals.next_step}") from error
     return read_results(folder)
-
-
-def _say_how_to_go_on(folder: Path) -> None:
-    command = f"--resume {shlex.quote(str(folder))}" if signals.installed() else f"resume({str(folder)!r})"
-    signals.next_step = f"; go on with {command}"
 
 
 @quietly()
@@ -204,11 +196,11 @@ def run_rank(
         The contents of results.json.
     """
     with process_group():
-        folder, start = from_first_rank([folder, start])
+        folder, start = on_first_rank(lambda: (folder, start))
         assert folder is not None
         home = Path(folder)
         settings = Settings(**on_first_rank(lambda: asdict(read_settings(home))))
-        _say_how_to_go_on(home)
+        signals.next_step = signals.go_on_with(folder, "resume")
         train(home, replace(settings, data={**settings.data, **(places or {})}), start, additions or Additions())
         return on_first_rank(lambda: read_results(home))
 

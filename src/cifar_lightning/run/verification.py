@@ -16,7 +16,7 @@ from lightning.pytorch.loops.optimization.automatic import Closure, ClosureResul
 from torch import Tensor
 from torch.optim import Optimizer
 
-from cifar_lightning.console import printing
+from cifar_lightning.console import say
 from cifar_lightning.errors import RunError
 from cifar_lightning.run.loop import Optimization, within_step
 
@@ -78,8 +78,7 @@ class VerifiedOptimization(Optimization):
         agreed, self._left, self._agreed = self._agreed, 0, 0
         if agreed and self.trainer.is_global_zero:
             last = self.trainer.global_step
-            with printing(1):
-                print(f"steps {last - agreed + 1:,} to {last:,}, computed twice, agree to the bit", flush=True)
+            say(f"steps {last - agreed + 1:,} to {last:,}, computed twice, agree to the bit", 1)
 
     def _make_closure(self, kwargs: OrderedDict[str, Any], optimizer: Optimizer, batch_idx: int) -> Closure:
         closure = super()._make_closure(kwargs, optimizer, batch_idx)
