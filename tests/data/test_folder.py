@@ -41,6 +41,14 @@ def write_folder(top, classes=("b", "a"), size=(32, 32), count=2):
                 Image.fromarray(pixels).save(top / split / name / f"{i}.png")
 
 
+def read_image(path):
+    """The pixels of a picture, and what is said of it."""
+    (found,) = pictures.read_each([path])
+    if isinstance(found, InputError):
+        raise found
+    return found
+
+
 def test_folder(tmp_path):
     write_folder(tmp_path)
     (tmp_path / "train" / "a" / ".hidden").write_text("no image")
@@ -77,7 +85,7 @@ def test_folder_cache_follows_the_files(tmp_path):
 def test_images_of_all_kinds(tmp_path):
     def read(image, name="x.png", **options):
         image.save(tmp_path / name, **options)
-        pixels, notes = pictures.read_image(tmp_path / name)
+        pixels, notes = read_image(tmp_path / name)
         assert not notes
         return pixels
 
@@ -140,13 +148,13 @@ def test_bad_files_are_named(tmp_path):
         path.write_bytes(content)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            for read in (lambda: Source("folder", tmp_path).prepare(), lambda: pictures.read_image(path)):
+            for read in (lambda: Source("folder", tmp_path).prepare(), lambda: read_image(path)):
                 with pytest.raises(InputError) as error:
                     read()
                 assert str(error.value).startswith(f"{path} {message}")
                 assert "\n" not in str(error.value)
     with pytest.raises(InputError, match=r"none.png cannot be read \(No such file or directory\)"):
-        pictures.read_image(tmp_path / "none.png")
+        read_image(tmp_path / "none.png")
 
 
 def drawn(kind, size):
@@ -181,12 +189,12 @@ def test_a_large_jpeg_is_decoded_in_part(tmp_path, monkeypatch, kind, size):
         "PIL.JpegImagePlugin.JpegImageFile.draft",
         lambda image, *args: (draft(image, *args), loaded.append(min(image.size)))[0],
     )
-    part = [pictures.read_image(path)[0].astype(int) for path in paths]
+    part = [read_image(path)[0].astype(int) for path in paths]
     assert len(loaded) == 3
     assert min(loaded) >= 256 > min(size) / 8
     monkeypatch.setattr(pictures, "_reduced", lambda image: None)
     for path, pixels in zip(paths, part, strict=True):
-        assert abs(pictures.read_image(path)[0] - pixels).max() <= 1
+        assert abs(read_image(path)[0] - pixels).max() <= 1
     assert len(loaded) == 3
     upright = part[0].transpose(1, 0, 2)[:, ::-1]
     assert abs(part[2] - upright).max() <= 1
@@ -200,7 +208,7 @@ def test_what_is_no_plain_jpeg_is_decoded_whole(tmp_path, monkeypatch):
     red.save(tmp_path / "red.png")
     red.resize((511, 600)).save(tmp_path / "small.jpg", quality=100)
     for path in tmp_path.iterdir():
-        assert abs(pictures.read_image(path)[0].mean((0, 1)) - [254, 0, 0]).max() < 3
+        assert abs(read_image(path)[0].mean((0, 1)) - [254, 0, 0]).max() < 3
     assert asked == []
 
 
@@ -303,7 +311,7 @@ def test_pictures_are_read_in_order_and_no_more_than_are_asked_for(tmp_path, mon
     monkeypatch.setattr(pictures, "_read", lambda *args: (started.append(args), whole(*args))[1])
     read = pictures.read_each(paths)
     first = next(read)
-    assert (first[0] == pictures.read_image(paths[0])[0]).all()
+    assert (first[0] == read_image(paths[0])[0]).all()
     assert len(started) <= 2 * (pictures.AHEAD + 1) + 1
     rest = list(read)
     assert [i for i, one in enumerate(rest, 1) if isinstance(one, InputError)] == [7, 20]
@@ -324,7 +332,7 @@ def test_an_orientation_behind_the_pixels_is_seen(tmp_path):
     (tmp_path / "x.png").write_bytes(
         chunked(file.getvalue(), b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"), at=-12)
     )
-    assert pictures.read_image(tmp_path / "x.png")[0][0, 0, 0] == 255
+    assert read_image(tmp_path / "x.png")[0][0, 0, 0] == 255
 
 
 def test_a_bar_where_someone_is_watching(tmp_path, monkeypatch):
@@ -518,7 +526,7 @@ def test_broken_metadata_costs_no_pixels(tmp_path):
     first = tmp_path / "train" / "a" / "2.png"
     assert said == [f"the metadata of 5 pictures, first {first}, cannot be read: their pixels are used as they lie"]
     assert noted(tmp_path)[1] == said
-    pixels, notes = pictures.read_image(first)
+    pixels, notes = read_image(first)
     assert (pixels == loaded.images[1].permute(1, 2, 0).numpy()).all()
     assert notes == (f"the metadata of {first} cannot be read: the pixels are used as they lie",)
 
@@ -548,7 +556,7 @@ def test_dark_pictures_of_16_bits_are_told_of(tmp_path, colour):
     black = "arrive almost black; scale them to all 16 bits"
     assert said == [f"2 pictures, first {first}, have {range_}: they {black}"]
     black = "arrives almost black; scale it to all 16 bits"
-    assert pictures.read_image(first)[1] == (f"{first} has {range_}: it {black}",)
+    assert read_image(first)[1] == (f"{first} has {range_}: it {black}",)
     deep(tmp_path / "train" / "b" / "3.png", 65535, colour)  # one that is bright: so the others are dark
     loaded, said = noted(tmp_path)
     assert (loaded.images.max(), said) == (255, [])
@@ -559,7 +567,7 @@ def test_a_picture_of_16_bits_a_pixel_has_not_16_a_value(tmp_path):
     start = 14 + len(head)
     path = tmp_path / "dark.bmp"
     path.write_bytes(b"BM" + struct.pack("<IHHI", start + 4, 0, 0, start) + head + bytes(4))
-    pixels, notes = pictures.read_image(path)
+    pixels, notes = read_image(path)
     assert (pixels.max(), notes) == (0, ())
 
 

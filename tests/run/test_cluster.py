@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from cifar_lightning import stop
 from cifar_lightning.errors import InputError, Stopped
 from cifar_lightning.run import devices
-from cifar_lightning.run.cluster import first_host, is_first_rank, this_rank, world_size
+from cifar_lightning.run.cluster import first_host, is_first_rank, rank_in, this_rank, world_size
 from cifar_lightning.run.devices import on_first_rank, process_group, shared_out, stopped_together
 from cifar_lightning.run.trainer import new_trainer
 from cifar_lightning.run.training import fit
@@ -62,7 +62,7 @@ TORCHRUN = {**KUBEFLOW, "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK"
     ],
 )
 def test_launchers(variables, place):
-    rank = this_rank(variables)
+    rank = rank_in(variables)
     if place is None:
         assert rank is None
     else:
@@ -82,13 +82,13 @@ def test_launchers(variables, place):
 )
 def test_launchers_that_cannot_be_understood(variables, said):
     with pytest.raises(InputError, match=said):
-        this_rank(variables)
+        rank_in(variables)
 
 
 def test_the_ranks_of_one_job_meet_at_one_port_and_those_of_another_elsewhere():
-    ports = [this_rank({**STEP, **change}).port for change in ({}, {"SLURM_PROCID": "0"}, {"SLURM_STEP_ID": "1"})]
+    ports = [rank_in({**STEP, **change}).port for change in ({}, {"SLURM_PROCID": "0"}, {"SLURM_STEP_ID": "1"})]
     assert ports[0] == ports[1] != ports[2]
-    assert this_rank({**OPEN_MPI, "MASTER_PORT": "29500"}).port == 29_500
+    assert rank_in({**OPEN_MPI, "MASTER_PORT": "29500"}).port == 29_500
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def as_mpirun(rank):
 
 
 def by_name(rank):
-    port = str(this_rank(as_srun(0)).port + 1)
+    port = str(rank_in(as_srun(0)).port + 1)
     return {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
 
 

@@ -31,7 +31,7 @@ from torch.distributed import HashStore
 from cifar_lightning import fake_data, stop
 from cifar_lightning.errors import InputError, LostRankError, Stopped
 from cifar_lightning.run import devices, machines, presence, signals, training
-from cifar_lightning.run.cluster import Rank, this_rank
+from cifar_lightning.run.cluster import Rank, rank_in
 from cifar_lightning.run.devices import stopped_together
 from cifar_lightning.run.machines import interface, watched
 from cifar_lightning.run.metrics_log import read_rows
@@ -47,7 +47,7 @@ namespaces = pytest.mark.skipif(
 @contextmanager
 def present(number, store, size=2):
     """A rank that is there for the others, which it has met."""
-    rank = Rank("the launcher", number, size, 0, 1, "127.0.0.1", this_rank(by_name(0)).port)
+    rank = Rank("the launcher", number, size, 0, 1, "127.0.0.1", rank_in(by_name(0)).port)
     with watched(rank) as presence:
         devices._connect(presence, rank, store)
         yield
@@ -207,7 +207,7 @@ ENDED = r"error: rank {} on \S+ has ended; (go on with --resume \S+|start all ra
 
 
 def wait_for_the_first():
-    port = presence.PORTS[this_rank(by_name(0)).port % len(presence.PORTS)]
+    port = presence.PORTS[rank_in(by_name(0)).port % len(presence.PORTS)]
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         with suppress(OSError):
@@ -364,7 +364,7 @@ class Agent:
 
     def __init__(self, home, number, script, *arguments, nodes="1:2", restarts=1, host=0, fault="", **variables):
         self.log = home / f"said-{number}"
-        endpoint = f"127.0.0.1:{this_rank(by_name(0)).port + 2}"
+        endpoint = f"127.0.0.1:{rank_in(by_name(0)).port + 2}"
         conf = f"is_host={str(number == host).lower()},last_call_timeout=5,keep_alive_interval=1"
         where = ("--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint, "--rdzv-conf", conf)
         where += ("--local-addr", f"127.0.0.{number + 1}")

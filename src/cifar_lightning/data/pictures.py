@@ -127,10 +127,10 @@ def read(listing: Listing) -> Decoded:
 
 
 def read_each(paths: Sequence[str | Path]) -> Generator[tuple[Pixels, tuple[str, ...]] | InputError, None, None]:
-    """Reads image files as `read_image` does, in order, a few ahead of whoever asks for them.
+    """Reads image files as `read` does, in order, a few ahead of whoever asks for them.
 
     Yields:
-        What it gives for each; or what it raises, for one that cannot be read.
+        Of each its pixels, uint8 (32, 32, 3), and what there is to say of it; or the error, where it cannot be read.
     """
     names = [str(path) for path in paths]
     with closing(_in_order(names, sum(map(_size, names)))) as parts:
@@ -192,21 +192,6 @@ def help_out() -> None:
     _formats()
     with _pillows_warnings():
         serve(_part)
-
-
-def read_image(path: str | Path) -> tuple[Pixels, tuple[str, ...]]:
-    """Reads an image file as `read` does: upright, RGB on white, scaled to 32×32 by antialiased bicubic.
-
-    Returns:
-        uint8 (32, 32, 3), and what there is to say of it.
-
-    Raises:
-        InputError: The file is missing, no image, damaged, or would unpack to far more than a picture.
-    """
-    remarks = Remarks()
-    with _pillows_warnings():
-        pixels = _read(str(path), remarks)
-    return pixels, remarks.notes()
 
 
 @contextmanager

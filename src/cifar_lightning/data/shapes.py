@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cifar_lightning.errors import InputError
-
 Floats = npt.NDArray[Any]  # float32
 
 BLOCK = 200  # images drawn at once; image i depends on the seed and i only
@@ -54,34 +52,28 @@ SHAPES: tuple[Callable[[Floats, Floats], Floats], ...] = (
 )
 
 
-def draw(count: int, classes: int, seed: tuple[int, ...]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+def draw(count: int, seed: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     """Draws images.
 
     Args:
-        count: How many. Every ten, or `classes`, in a row hold each class once.
-        classes: 1 to 10.
-        seed: Numbers of 0 or more.
+        count: How many. Every ten in a row hold each class once.
+        seed: 0 or more.
 
     Returns:
         uint8 (count, 32, 32, 3) and int64 (count,).
     """
-    if not 1 <= classes <= len(SHAPES):
-        raise InputError(f"{classes} classes of synthetic images: 1 to {len(SHAPES)} can be drawn")
-    if count < 0 or min(seed) < 0:
-        raise InputError(f"{count} synthetic images of seed {seed[0]}: neither may be negative")
     images = np.empty((count, 32, 32, 3), dtype=np.uint8)
     labels = np.empty(count, dtype=np.int64)
     for start in range(0, count, BLOCK):
-        rng = np.random.default_rng((*seed, start))
+        rng = np.random.default_rng((0, seed, start))
         stop = min(start + BLOCK, count)
-        block, names = _draw_block(rng, classes)
+        block, names = _draw_block(rng)
         images[start:stop], labels[start:stop] = block[: stop - start], names[: stop - start]
     return images, labels
 
 
-def _draw_block(rng: np.random.Generator, classes: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    rows = rng.permuted(np.tile(np.arange(classes), (-(-BLOCK // classes), 1)), axis=1)
-    labels = rows.reshape(-1)[:BLOCK]
+def _draw_block(rng: np.random.Generator) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    labels = rng.permuted(np.tile(np.arange(len(SHAPES)), (BLOCK // len(SHAPES), 1)), axis=1).reshape(-1)
 
     def uniform(low: float, high: float, *shape: int) -> Floats:
         return rng.uniform(low, high, (BLOCK, *shape)).astype(np.float32)
@@ -92,9 +84,9 @@ def _draw_block(rng: np.random.Generator, classes: int) -> tuple[npt.NDArray[np.
     u, v = (axis - centre[:, 0]) / radius, (axis[:, None] - centre[:, 1]) / radius
     u, v = np.broadcast_arrays(u, v)
     ink = np.empty((BLOCK, 32, 32), dtype=np.float32)
-    for label in range(classes):
+    for label, shape in enumerate(SHAPES):
         which = labels == label
-        ink[which] = SHAPES[label](u[which], v[which])
+        ink[which] = shape(u[which], v[which])
     ink = (0.5 - ink * radius).clip(0, 1)  # one pixel from inside to outside
 
     # Two colours, one of the darker half and one of the lighter, in either role.

@@ -155,8 +155,7 @@ class Source:
         if split not in SPLITS:
             raise InputError(f"split {split!r} is unknown: use train or test")
         if self.name == "synthetic":
-            count = self.synthetic_size if split == "train" else max(10, self.synthetic_size // 5)
-            return synthetic(split, count)
+            return synthetic(split, self.synthetic_size if split == "train" else max(10, self.synthetic_size // 5))
         with self._naming():
             found = self.find(split)
             if found.key:
@@ -296,19 +295,14 @@ class Found(NamedTuple):
     note: str = ""
 
 
-def synthetic(split: str = "train", count: int = 10_000, seed: int = 0, classes: Sequence[str] = CLASSES) -> ImageSet:
+def synthetic(split: str, count: int) -> ImageSet:
     """Draws images: see `shapes` for what they are and how hard.
 
     Args:
         split: "train" or "test": other images of the same kind.
         count: How many. Fewer are the first of more.
-        seed: The same seed draws the same images.
-        classes: Names of the classes, ten at most.
     """
-    if split not in SPLITS:
-        raise InputError(f"split {split!r} is unknown: use train or test")
-    images, labels = shapes.draw(count, len(classes), (seed, SPLITS.index(split)))
-    return _image_set(Decoded(images, labels, tuple(classes)))
+    return _image_set(Decoded(*shapes.draw(count, SPLITS.index(split)), CLASSES))
 
 
 def _image_set(decoded: Decoded) -> ImageSet:

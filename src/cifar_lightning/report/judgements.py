@@ -72,13 +72,13 @@ class Judgements:
         )
         return round(share.item() * len(self.labels)) / len(self.labels)  # it comes in float32
 
-    def mistakes(self, limit: int = MISTAKES) -> Tensor:
+    def mistakes(self) -> Tensor:
         """Indices of images that are counted as another class, most confident first."""
-        return self._wrong_by(self.confidences)[:limit]
+        return self._wrong_by(self.confidences)[:MISTAKES]
 
-    def doubtful(self, limit: int = DOUBTFUL) -> Tensor:
+    def doubtful(self) -> Tensor:
         """Indices of images whose label may be the mistake: of the largest losses, the largest first."""
-        return self._wrong_by(self.losses)[:limit]
+        return self._wrong_by(self.losses)[:DOUBTFUL]
 
     def _wrong_by(self, values: Tensor) -> Tensor:
         wrong = (~self.right).nonzero().squeeze(1)

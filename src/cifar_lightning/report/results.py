@@ -105,7 +105,7 @@ def draw(outcome: Outcome, results: Mapping[str, Any], folder: Path, page: Path)
         }
         if training is not None:
             figures["training_images"] = plots.image_grid(training.images, training.labels, classes)
-        if len(mistakes := said.mistakes(SHOWN_IMAGES)):
+        if len(mistakes := said.mistakes()):
             figures["mistakes"] = _predictions(outcome, mistakes, said.confidences[mistakes])
         if outcome.rows:
             figures["curves"] = plots.curves(outcome.rows, outcome.label_smoothing, results)

@@ -62,15 +62,14 @@ def print_report(results: Mapping[str, Any], paths: Sequence[Path], console: Con
     _print_paths(paths, console)
 
 
-def print_corrupted(results: Mapping[str, Any], paths: Sequence[Path], console: Console | None = None) -> None:
+def print_corrupted(results: Mapping[str, Any], paths: Sequence[Path]) -> None:
     """Prints the accuracy per corruption and severity, the mean errors, and where the files are.
 
     Args:
         results: The contents of results.json.
         paths: The files and folders written.
-        console: Standard output if None.
     """
-    console = console or Console()
+    console = Console()
     _print_overall(results, console)
     accuracies = results["corruption_acc"]
     table = Table("corruption", **PLAIN)
@@ -141,14 +140,9 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(padded).rstrip()
 
 
-def print_survey(survey: Mapping[str, Any], console: Console | None = None) -> None:
-    """Prints what there is of images at a place.
-
-    Args:
-        survey: What `Survey.plain` gives.
-        console: Standard output if None.
-    """
-    console = console or Console()
+def print_survey(survey: Mapping[str, Any]) -> None:
+    """Prints what there is of images at a place, as `Survey.plain` has it."""
+    console = Console()
 
     def say(*parts: str) -> None:
         console.print(Text.assemble(*parts), soft_wrap=True)

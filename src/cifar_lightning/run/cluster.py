@@ -54,20 +54,15 @@ class Rank:
         return self.local_world_size == self.world_size
 
 
-def this_rank(variables: Variables | None = None) -> Rank | None:
+def this_rank() -> Rank | None:
     """This process's place in its job; None where it is a job of its own.
 
-    Args:
-        variables: The environment; by default this process's.
-
     Raises:
-        InputError: The variables contradict each other, or leave out where the ranks meet.
+        InputError: Its environment's variables contradict each other, or leave out where the ranks meet.
     """
-    if variables is not None:
-        return _told(variables)
     group = _process_group()
     try:
-        told = _told(os.environ)
+        told = rank_in(os.environ)
     except InputError:
         if group is None:
             raise
@@ -123,7 +118,8 @@ def loopback() -> dict[str, str]:
     return {}
 
 
-def _told(variables: Variables) -> Rank | None:
+def rank_in(variables: Variables) -> Rank | None:
+    """The place in its job of a process with these variables; see `this_rank`."""
     by_name = _by_name(variables)
     if by_name is not None and "LOCAL_RANK" in variables:
         return by_name  # whoever sets all of them means it: torchrun in a step of srun, and our own launcher

@@ -18,6 +18,8 @@ from cifar_lightning.model.networks.head import Head
 from cifar_lightning.model.networks.norm import BatchNorm2d
 from cifar_lightning.model.networks.pool import max_pool
 
+SCALE = 1 / 9  # of the logits: it sets how fast the last layer learns
+
 
 class SpeedNet(nn.Module):
     """A shallow CNN that begins with the whitened colours and edges of 2x2 patches.
@@ -29,10 +31,8 @@ class SpeedNet(nn.Module):
         width: Channels of the first block; the later two have `growth` times as many.
         growth: See `width`.
         convs: Convolutions in a block, 2 or 3; with 3, a shortcut bridges the last two.
-        whiten: Begin with the whitening layer; otherwise with a 3x3 convolution that is learnt as the others are.
-        stride: Of that first layer. With 2 the whitening layer's patches do not overlap: they hold all of the image in
-            a quarter of the pixels, and every later layer does a quarter of the work.
-        scale: The logits' factor, which sets how fast the last layer learns.
+        stride: Of the first layer. With 2 its patches do not overlap: they hold all of the image in a quarter of the
+            pixels, and every later layer does a quarter of the work.
         norm_momentum: Share of the newest batch in the batch norms' running statistics.
 
     Attributes:
@@ -55,23 +55,19 @@ class SpeedNet(nn.Module):
         width: int = 64,
         growth: Sequence[float] = (4, 4),
         convs: int = 2,
-        whiten: bool = True,
         stride: int = 1,
-        scale: float = 1 / 9,
         norm_momentum: float = 0.4,
     ) -> None:
         super().__init__()
         widths = [width, *(int(width * factor) for factor in growth)]
         first = 24  # 2 x 2 x 3 eigenvectors, each with both signs
-        self.whiten = nn.Conv2d(3, first, 2, stride) if whiten else nn.Conv2d(3, first, 3, stride, padding=1)
-        if whiten:
-            self.whiten.weight.requires_grad_(False)
-        self.begins_from_images = whiten
+        self.whiten = nn.Conv2d(3, first, 2, stride)
+        self.whiten.weight.requires_grad_(False)
+        self.begins_from_images = True
         self.register_load_state_dict_post_hook(_has_begun)  # type: ignore[no-untyped-call]
         channels = [first, *widths]
         self.blocks = nn.ModuleList(SpeedBlock(i, o, convs, norm_momentum) for i, o in pairwise(channels))
         self.head = Head(widths[-1], num_classes, bias=False)
-        self.scale = scale
         self.to(memory_format=torch.channels_last)  # as the images lie; saves the convolutions a re-ordering
 
     def forward(self, x: Tensor) -> Tensor:
@@ -88,7 +84,7 @@ class SpeedNet(nn.Module):
         # Not amax: torch.compile computes its gradient from values that it has not rounded, of which none may equal the
         # rounded maximum, and divides by their number: NaN. See findings/inductor-amax-nan.sh.
         x = max_pool(x, beside, (x.shape[2], x.shape[3] // beside))
-        logits: Tensor = self.head(in_order(x)) * self.scale
+        logits: Tensor = self.head(in_order(x)) * SCALE
         return logits
 
     @torch.no_grad()
@@ -98,8 +94,6 @@ class SpeedNet(nn.Module):
         Args:
             images: Normalised, `(N, 3, H, W)`, on any device; a thousand are enough.
         """
-        if self.whiten.weight.requires_grad:
-            return
         self.begins_from_images = False
         # In float64, which not every device has: in float32 the order of sums, and so the number of threads, turns the
         # eigenvectors of the least values by a thousandth.
