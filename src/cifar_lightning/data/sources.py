@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -41,6 +43,12 @@ class ImageSet:
     classes: tuple[str, ...]
     held_out: int = 0
 
+    @property
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        """The images as an array (N, 32, 32, 3); no copy, where they lie so."""
+        pixels: npt.NDArray[np.uint8] = self.images.permute(0, 2, 3, 1).contiguous().numpy()
+        return pixels
+
     def part(self, index: Tensor) -> "ImageSet":
         """Some of the images, with their labels.
 
@@ -60,8 +68,7 @@ class ImageSet:
         Returns:
             It, in 32 bits.
         """
-        pixels = self.images.permute(0, 2, 3, 1).contiguous()
-        return zlib.crc32(self.labels.numpy().data, zlib.crc32(pixels.numpy().data))
+        return zlib.crc32(self.labels.numpy().data, zlib.crc32(self.pixels.data))
 
     def counted_as(self, classes: Sequence[str]) -> "ImageSet":
         """The same with labels that are indices into `classes`, which are its own in another order.

@@ -2,8 +2,8 @@
 
 import hashlib
 import os
-import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,11 +11,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from cifar_lightning.console import notes
 from cifar_lightning.data import folder, official
 from cifar_lightning.data.cifar10 import CLASSES_OF, COUNTS, TITLES
 from cifar_lightning.data.preprocessing import preprocessing_of
 from cifar_lightning.data.sources import Found, ImageSet, Source
-from cifar_lightning.errors import ImageWarning, InputError
+from cifar_lightning.errors import InputError
 
 NAMED = 3  # files, and pairs of images, that are named one by one
 
@@ -109,9 +110,7 @@ class Survey:
     @cached_property
     def _digests(self) -> dict[str, list[bytes]]:
         return {
-            split: [
-                hashlib.sha256(image.data).digest() for image in images.images.permute(0, 2, 3, 1).contiguous().numpy()
-            ]
+            split: [hashlib.sha256(image.data).digest() for image in images.pixels]
             for split, images in self.sets.items()
         }
 
@@ -223,18 +222,14 @@ def _sources_at(place: Path, sha256: str | None) -> list[str]:
 
 def _is_whole(source: Source) -> bool:
     """Whether images, of which no name says so, are all of an official set."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ImageWarning)
+    with notes(silent=True):
         images = source.load("train")
     whole = not official.departure(images.labels.numpy(), "train", source.name)
     return whole and images.classes == CLASSES_OF[source.name]
 
 
 def _is_read(source: Source) -> bool:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ImageWarning)
-        try:
-            source.load("train")
-        except InputError:
-            return False
-    return True
+    with notes(silent=True), suppress(InputError):
+        source.load("train")
+        return True
+    return False

@@ -146,8 +146,7 @@ def _pngs(images: ImageSet) -> Iterator[tuple[str, bytes, int]]:
     from PIL import Image
 
     width = max(5, len(str(len(images.labels) - 1)))
-    pixels = images.images.permute(0, 2, 3, 1).contiguous().numpy()
-    for index, label in enumerate(images.labels.tolist()):
+    for index, (pixels, label) in enumerate(zip(images.pixels, images.labels.tolist(), strict=True)):
         stop.raise_if_requested()
-        Image.fromarray(pixels[index]).save(file := io.BytesIO(), "PNG")
+        Image.fromarray(pixels).save(file := io.BytesIO(), "PNG")
         yield f"{index:0{width}}.png", file.getvalue(), label

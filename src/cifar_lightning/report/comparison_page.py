@@ -234,7 +234,6 @@ def _kinds(sides: Sides, images: ImageSet | None) -> list[Kind]:
 
 
 def _pictures(sides: Sides, images: ImageSet, index: Tensor) -> list[dict[str, Any]]:
-    pixels = images.images[index].permute(0, 2, 3, 1).contiguous().numpy()
     said = {name: run.predictions.predicted for name, (run, *_) in sides.items() if run.predictions}
     return [
         {
@@ -243,5 +242,5 @@ def _pictures(sides: Sides, images: ImageSet, index: Tensor) -> list[dict[str, A
             "true": images.classes[images.labels[i]],
             "said": {name: images.classes[predicted[i]] for name, predicted in said.items()},
         }
-        for i, image in zip(index.tolist(), pixels, strict=True)
+        for i, image in zip(index.tolist(), images.part(index).pixels, strict=True)
     ]

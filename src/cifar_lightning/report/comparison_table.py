@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cifar_lightning.report.comparison_words import INTERVAL, NOTHING_DIFFERS, shares, statements, value
-from cifar_lightning.report.table import PLAIN, natural_width, percent
+from cifar_lightning.report.table import PLAIN, natural_width, percent, print_table
 
 NUMBERS = {"test", "val", "seconds", "parameters", "runs", "mean", "sd"}  # headings of columns that end alike
 
@@ -32,9 +32,7 @@ def print_comparison(comparison: Mapping[str, Any], console: Console | None = No
         tables.append(_table(headings, map(_spread, groups)))
     for table in tables:
         console.print()
-        if not console.is_terminal:  # a pipe has no right edge
-            table.width = natural_width(console, table)
-        console.print(table, soft_wrap=not console.is_terminal)
+        print_table(table, console)
     if len(names) > 1 and not comparison["settings"]:
         _say(NOTHING_DIFFERS, console)
     for line in statements(comparison):

@@ -7,12 +7,12 @@ from statistics import fmean, stdev
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from cifar_lightning.files import write_atomically
 from cifar_lightning.report import statistics
-from cifar_lightning.report.table import PLAIN, natural_width
+from cifar_lightning.report.comparison_words import INTERVAL
+from cifar_lightning.report.table import print_paths, print_table, table_of_numbers
 
 FIGURES = ("test_acc", "test_loss", "val_acc", "val_loss")
 OF_A_RUN = ("seed", "test_acc", "test_loss", "val_acc", "val_loss", "fit_seconds", "step")
@@ -57,26 +57,19 @@ def print_group(found: Mapping[str, Any], paths: Sequence[Path], console: Consol
         console: Standard output if None.
     """
     console = console or Console()
-    interval = f"{100 * statistics.LEVEL:.0f} % interval"
-    table = Table("accuracy", "mean", "sd", interval, **PLAIN)
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = table_of_numbers("accuracy", "mean", "sd", INTERVAL)
     overall = {"test": found["figures"]["test_acc"], "validation": found["figures"].get("val_acc")}
     for name, spread in overall.items():
         if spread is not None:
             table.add_row(*_row(name, spread, 2), style="bold" if name == "test" else "")
     for name, spread in found["per_class_acc"].items():
         table.add_row(*_row(name, spread, 1))
-    if not console.is_terminal:  # a pipe has no right edge
-        table.width = natural_width(console, table)
     console.print()
     console.print(Text(f"Accuracy over {len(found['runs'])} {found['kind']}", "bold"), soft_wrap=True)
     console.print()
-    console.print(table, soft_wrap=not console.is_terminal)
+    print_table(table, console)
     console.print()
-    console.print("Written:")
-    for path in paths:  # as Text and unwrapped, for brackets in a path are no markup and paths get copied
-        console.print(Text(f"  {path}"), soft_wrap=True)
+    print_paths(paths, console)
 
 
 def _row(name: str, spread: Mapping[str, Any] | None, digits: int) -> tuple[Text, ...]:

@@ -157,7 +157,7 @@ def _last(rows: Iterable[Mapping[str, Any]], name: str) -> tuple[int, float] | N
 def _pictures(outcome: Outcome, index: Tensor, maps: Tensor | None) -> dict[int, Picture]:
     """The test images of these indices, with their maps of evidence if there are some."""
     said, names = outcome.judgements, outcome.classes
-    pixels = outcome.test_images.images[index].permute(0, 2, 3, 1).contiguous().numpy()
+    pixels = outcome.test_images.part(index).pixels
     columns = (
         [None] * len(index) if maps is None else _heats(maps),
         outcome.numbers[index].tolist(),

@@ -66,7 +66,7 @@ def write_predictions(folder: Path, predicted: "Tensor", tested: "ImageSet") -> 
 
 def digest_of(tested: "ImageSet") -> str:
     """What `Predictions.images` is of these."""
-    digest = hashlib.sha256(tested.images.permute(0, 2, 3, 1).contiguous().numpy().data)
+    digest = hashlib.sha256(tested.pixels.data)
     digest.update(tested.labels.numpy().astype(np.uint16).data)
     return digest.hexdigest()
 

@@ -59,7 +59,7 @@ def print_report(results: Mapping[str, Any], paths: Sequence[Path], console: Con
         )
         console.print(Text(line), soft_wrap=True)
         console.print()
-    _print_paths(paths, console)
+    print_paths(paths, console)
 
 
 def print_corrupted(results: Mapping[str, Any], paths: Sequence[Path]) -> None:
@@ -72,9 +72,8 @@ def print_corrupted(results: Mapping[str, Any], paths: Sequence[Path]) -> None:
     console = Console()
     _print_overall(results, console)
     accuracies = results["corruption_acc"]
-    table = Table("corruption", **PLAIN)
-    for heading in (*map(str, range(1, len(next(iter(accuracies.values()))) + 1)), "mean"):
-        table.add_column(heading, justify="right")
+    severities = range(1, len(next(iter(accuracies.values()))) + 1)
+    table = table_of_numbers("corruption", *map(str, severities), "mean")
     for name, row in accuracies.items():
         table.add_row(Text(name), *map(percent, (*row, sum(row) / len(row))))
     console.print()
@@ -84,7 +83,7 @@ def print_corrupted(results: Mapping[str, Any], paths: Sequence[Path]) -> None:
         error = "n/a, for some are missing" if results[key] is None else f"{100 * results[key]:.2f} %"
         console.print(Text(f"Mean corruption error over {over}: {error}"), soft_wrap=True)
     console.print()
-    _print_paths(paths, console)
+    print_paths(paths, console)
 
 
 def _print_overall(results: Mapping[str, Any], console: Console) -> None:
@@ -94,7 +93,8 @@ def _print_overall(results: Mapping[str, Any], console: Console) -> None:
     console.print(Text.assemble((overall, "bold"), f", loss {results['test_loss']:.3f}", tested), soft_wrap=True)
 
 
-def _print_paths(paths: Sequence[Path], console: Console) -> None:
+def print_paths(paths: Sequence[Path], console: Console) -> None:
+    """Says where the files are."""
     console.print("Written:")
     for path in paths:  # as Text and unwrapped, for brackets in a path are no markup and paths get copied
         console.print(Text(f"  {path}"), soft_wrap=True)
@@ -173,9 +173,7 @@ def _counts_table(survey: Mapping[str, Any]) -> Table:
     elif len(rows) > ONE_COLUMN:
         rows.sort(key=lambda row: -counts["train"][row[0]])
         rows[ONE_COLUMN // 2 : -ONE_COLUMN // 2] = [("…", ["…"] * len(counts))]
-    table = Table("class", **PLAIN)
-    for split in counts:
-        table.add_column(split, justify="right")
+    table = table_of_numbers("class", *counts)
     for name, figures in rows:
         table.add_row(Text(name), *figures)
     table.add_row("all", *(f"{count:,}" for count in survey["counts"].values()))
@@ -193,12 +191,25 @@ def _examples(pairs: Mapping[str, Any]) -> str:
 
 
 def _class_table(rows: Iterable[tuple[str, str, str, str]]) -> Table:
-    table = Table("class", **PLAIN, padding=0)  # two such tables of CIFAR-100 fit 80 columns
-    for heading in ("images", "correct", "accuracy"):
-        table.add_column(heading, justify="right")
+    table = table_of_numbers("class", "images", "correct", "accuracy", padding=0)  # two of CIFAR-100 fit 80 columns
     for name, *figures in rows:
         table.add_row(Text(name), *figures)
     return table
+
+
+def table_of_numbers(names: str, *numbers: str, padding: int | tuple[int, int] = (0, 1)) -> Table:
+    """An empty one with a column of names and others of numbers, by their headings."""
+    table = Table(names, **PLAIN, padding=padding)
+    for heading in numbers:
+        table.add_column(heading, justify="right")
+    return table
+
+
+def print_table(table: Table, console: Console) -> None:
+    """Prints a table whose text may be long: folded in a terminal, whole in a pipe, which has no right edge."""
+    if not console.is_terminal:
+        table.width = natural_width(console, table)
+    console.print(table, soft_wrap=not console.is_terminal)
 
 
 def natural_width(console: Console, table: Table) -> int:

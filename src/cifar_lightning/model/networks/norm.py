@@ -6,6 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from cifar_lightning.data.sharing import connected
+
 
 class BatchNorm2d(nn.BatchNorm2d):
     """torch's, with the statistics of all ranks' images in training.
@@ -16,7 +18,7 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised features, of the shape of `x`, `(N, C, H, W)`."""
-        if not (self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        if not (self.training and connected() and dist.get_world_size() > 1):
             return super().forward(x)
         x32 = x.to(torch.promote_types(x.dtype, torch.float32))
         # Not by the mean of the squares: where the mean is large, little is left of that after subtracting its square.
