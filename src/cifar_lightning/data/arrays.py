@@ -146,15 +146,18 @@ def _classes(path: Path, name: str) -> tuple[str, ...]:
 
 
 def _labels(where: dict[str, Path], name: str) -> npt.NDArray[np.int64]:
-    labels = _load(where[name], name)
+    labels = integers(_load(where[name], name), f"{where[name]}: {name}")
+    if labels.size and labels.min() < 0:
+        raise InputError(f"{where[name]}: {name} has a label {labels.min()}: number the classes from 0")
+    return labels
+
+
+def integers(labels: npt.NDArray[Any], where: str) -> npt.NDArray[np.int64]:
+    """Labels (N,), of an array that may have them in a column; an InputError says where they are none."""
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.dtype.kind not in "iu" or labels.ndim != 1:
-        raise InputError(
-            f"{where[name]}: {name} is {labels.dtype} {labels.shape}: give an integer an image, the number of its class"
-        )
-    if labels.size and labels.min() < 0:
-        raise InputError(f"{where[name]}: {name} has a label {labels.min()}: number the classes from 0")
+        raise InputError(f"{where} is {labels.dtype} {labels.shape}: give an integer an image, the number of its class")
     return labels.astype(np.int64)
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from cifar_lightning.data import pickles
+from cifar_lightning.data.arrays import integers
 from cifar_lightning.data.class_names import numbers_in
 from cifar_lightning.data.sources import ImageSet
 from cifar_lightning.errors import InputError
@@ -136,9 +137,8 @@ def _read_npy(file: IO[bytes]) -> Any:
         file.seek(0)
         return np.load(file, allow_pickle=False)
     content = pickles.load(file)
-    return (
-        content.item() if isinstance(content, np.ndarray) and content.shape == () else content
-    )  # what np.save was given
+    is_one = isinstance(content, np.ndarray) and content.shape == ()  # as np.save has what is no array
+    return content.item() if is_one else content
 
 
 def _read_pt(file: IO[bytes]) -> Any:
@@ -151,11 +151,7 @@ def _integers(content: Any, where: str) -> npt.NDArray[np.int64]:
         labels = np.asarray(content)
     except (ValueError, TypeError) as error:  # lists of unequal lengths
         raise InputError(f"{where} is no list of labels ({error}): give an integer an image") from error
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.dtype.kind not in "iu" or labels.ndim != 1 or not labels.size:
-        raise InputError(f"{where} is {labels.dtype} {labels.shape}: give an integer an image, the number of its class")
-    return labels.astype(np.int64)
+    return integers(labels, where)
 
 
 def _check_order(images: ImageSet, content: Mapping[str, Any], name: str, path: Path) -> None:

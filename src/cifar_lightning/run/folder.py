@@ -3,7 +3,8 @@
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +89,7 @@ def newest_left(
     Gives its folder, and what `held` gives.
     """
     logs = Path(os.path.expanduser(default_root_dir)) / "lightning_logs"
-    runs = [path for path in logs.glob("version_*") if path.is_dir()]
-    runs = [run for run in runs if run.name.removeprefix("version_").isdigit()]
-    runs.sort(key=lambda run: int(run.name.removeprefix("version_")), reverse=True)
+    runs = [path for _, path in sorted(_numbered(logs), reverse=True) if path.is_dir()]
     this, holders = Holder.this(), {run: Holder.of(run) for run in runs}
     deadline, passed = time.monotonic() + HELD_SECONDS, False
     with ExitStack() as holding:
@@ -141,14 +140,17 @@ def new_folder(default_root_dir: str) -> Path:
     root = Path(default_root_dir) / "lightning_logs"
     try:
         root.mkdir(parents=True, exist_ok=True)
-        taken = [int(path.name[8:]) for path in root.glob("version_*") if path.name[8:].isdigit()]
-        number = max(taken, default=-1) + 1
-        while True:
-            try:
+        first = max((number for number, _ in _numbered(root)), default=-1) + 1
+        for number in count(first):
+            with suppress(FileExistsError):
                 (root / f"version_{number}").mkdir()
                 break
-            except FileExistsError:
-                number += 1
     except OSError as error:
         raise InputError(f"default_root_dir {default_root_dir}: {error.strerror}; give another") from error
     return root / f"version_{number}"
+
+
+def _numbered(logs: Path) -> list[tuple[int, Path]]:
+    """What lies in a log folder as `version_N`, with the number."""
+    paths = [(path.name.removeprefix("version_"), path) for path in logs.glob("version_*")]
+    return [(int(number), path) for number, path in paths if number.isdigit()]
