@@ -11,14 +11,6 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from torchmetrics.utilities.data import dim_zero_cat
 
 
-def _one_view(images: Tensor) -> list[tuple[float, Tensor]]:
-    return [(1.0, images)]
-
-
-def _mirror_views(images: Tensor) -> list[tuple[float, Tensor]]:
-    return [(0.5, images), (0.5, images.flip(3))]
-
-
 def _six_views(images: Tensor) -> list[tuple[float, Tensor]]:
     padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
     # In the others' memory format, so that one compiled network serves all.
@@ -31,8 +23,8 @@ def _six_views(images: Tensor) -> list[tuple[float, Tensor]]:
 
 # By name, each with its weight: see LitNet's `test_views`.
 VIEWS: dict[str, Callable[[Tensor], list[tuple[float, Tensor]]]] = {
-    "one": _one_view,
-    "mirror": _mirror_views,
+    "one": lambda images: [(1.0, images)],
+    "mirror": lambda images: [(0.5, images), (0.5, images.flip(3))],
     "six": _six_views,
 }
 

@@ -21,7 +21,6 @@ from cifar_lightning.run.saved import home_of
 from cifar_lightning.run.settings import FREE, read_settings
 
 NEEDED = {"test_acc", "test_count", "confusion", "checkpoint"}
-TEST_PRECISION = "test.precision"
 
 
 @quietly()
@@ -63,8 +62,10 @@ def compare(runs: Sequence[str | Path], html: str | Path | None = None) -> dict[
         if folder.resolve() in [other.resolve() for other in folders[:i]]:
             raise InputError(f"run {folder} is given twice: leave one out")
     tested = [_tested(folder) for folder in folders]
-    if all(run.settings[TEST_PRECISION] == run.settings["precision"] for run in tested):  # it says nothing new
-        tested = [replace(run, settings=_without(TEST_PRECISION, run.settings)) for run in tested]
+    precisions = [run.results.get("precision", run.settings["precision"]) for run in tested]
+    if precisions != [run.settings["precision"] for run in tested]:  # else it says nothing new
+        named = zip(tested, precisions, strict=True)
+        tested = [replace(run, settings={**run.settings, "test.precision": precision}) for run, precision in named]
     comparison = compared(tested, FREE)
     if page is not None:
         from cifar_lightning.report.comparison_page import write_comparison  # not before: it draws
@@ -84,10 +85,6 @@ def _test_images(run: Tested) -> ImageSet | None:
     except InputError:
         return None
     return images if run.predictions and digest_of(images) == run.predictions.images else None
-
-
-def _without(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {other: value for other, value in settings.items() if other != name}
 
 
 def _tested(folder: Path) -> Tested:
@@ -137,7 +134,6 @@ def _settings(folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
     tested = {f"data.{name}": value for name, value in results.get("data", {}).items()}
     tested |= {"model.test_views": results["test_views"]} if "test_views" in results else {}
     settings = told | settings | tested
-    settings[TEST_PRECISION] = results.get("precision", told["precision"])
     with suppress(OSError, ValueError):  # the run may have been interrupted, and what it left evaluated
         if callbacks := read_results(home).get("callbacks"):  # which no config.yaml holds
             settings["callbacks"] = ", ".join(callbacks)
