@@ -86,12 +86,7 @@ def read(files: Sequence[Path], split: str, *names: tuple[str, ...]) -> Decoded:
 
 
 def read_pair(images: Path, labels: Path, mapped: bool = False) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Reads a .npy file of images and the one of their labels.
-
-    Args:
-        images: The former.
-        labels: The latter.
-        mapped: Leave the images on the disk, for a look at their shape.
+    """Reads a .npy file of images and that of their labels; `mapped`, the images stay on the disk, for a look.
 
     Raises:
         InputError: They are missing, damaged or not such as SHAPES says.

@@ -50,12 +50,7 @@ class Decoded(NamedTuple):
 
 
 def identity(name: str, stat: os.stat_result) -> bytes:
-    """What a key has of a file; see above.
-
-    Args:
-        name: Of the file, or where it lies in the data folder.
-        stat: What the system knows of it.
-    """
+    """What a key has of a file, by its name or where it lies in the data folder; see above."""
     known = f"{name}\0{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}\n"
     return known.encode("utf-8", "surrogateescape")
 

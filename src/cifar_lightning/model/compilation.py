@@ -108,12 +108,7 @@ class Compilation:
             self._taken = mode
 
     def warm_up(self, module: LightningModule, views: str) -> None:
-        """Runs a step of each size of images, and a validation, and leaves no trace but the compiled code.
-
-        Args:
-            module: Whose network it is.
-            views: Of evaluation images: see evaluation.py.
-        """
+        """Runs a step of each size of images, and a validation, and leaves no trace but the compiled code."""
         net, trainer = _net(module), module.trainer
         data = _data(trainer)
         if not _is_compiled(net):

@@ -35,14 +35,7 @@ class Kind(NamedTuple):
 def write_comparison(
     comparison: Mapping[str, Any], runs: Sequence[Tested], images: ImageSet | None, page: Path
 ) -> None:
-    """Writes the page.
-
-    Args:
-        comparison: What `compared` gives of the runs.
-        runs: They.
-        images: Those that all were tested on; None where they are not at hand.
-        page: The file.
-    """
+    """Writes the page of what `compared` gives of runs; `images` are those that all were tested on, if at hand."""
     sides = _sides(comparison, {run.folder: run for run in runs})
     classes = _per_class(comparison, sides)
     pairs = comparison["comparisons"]

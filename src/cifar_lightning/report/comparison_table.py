@@ -14,12 +14,7 @@ NUMBERS = {"test", "val", "seconds", "parameters", "runs", "mean", "sd"}  # head
 
 
 def print_comparison(comparison: Mapping[str, Any], console: Console | None = None) -> None:
-    """Prints what `compare` gives.
-
-    Args:
-        comparison: It.
-        console: Standard output if None.
-    """
+    """Prints what `compare` gives, to standard output by default."""
     console = console or Console()
     runs, groups = comparison["runs"], comparison["groups"]
     for run in runs:  # as Text and unwrapped, for brackets in a path are no markup and paths get copied

@@ -10,11 +10,7 @@ NOTHING_DIFFERS = "No setting differs, not even the seed."
 
 
 def statements(comparison: Mapping[str, Any]) -> list[str]:
-    """Whether each difference is more than noise, and what is to be known of it, a sentence or two each.
-
-    Args:
-        comparison: What `compare` gives.
-    """
+    """Whether each difference in what `compare` gives is more than noise, and what is to be known of it."""
     several = len([c for c in comparison["comparisons"] if c["p"] is not None])
     return [*(_sentence(c, several) for c in comparison["comparisons"]), *_notes(comparison)]
 

@@ -71,9 +71,7 @@ def write_png(pixels: memoryview, file: BinaryIO) -> None:
 def as_svg(figure: Figure, name: str) -> str:
     """A figure that has been saved, as SVG to stand within a page: in its ink and its font, on its paper.
 
-    Args:
-        figure: It.
-        name: Another one for each figure of the page, whose ids then differ.
+    Each figure of a page has a name of its own, by which its ids differ from the others'.
     """
     figure.set_layout_engine("none")  # all is in its place
     stream = io.StringIO()

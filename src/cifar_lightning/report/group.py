@@ -19,12 +19,7 @@ OF_A_RUN = ("seed", "test_acc", "test_loss", "val_acc", "val_loss", "fit_seconds
 
 
 def summary(kind: str, runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The results.json of a group of runs.
-
-    Args:
-        kind: What they differ in.
-        runs: The contents of the results.json of each, by its name.
-    """
+    """The results.json of a group: of what its runs differ in, and of the results.json of each by its name."""
     figures = {name: [results.get(name) for results in runs.values()] for name in FIGURES}
     classes = next(iter(runs.values()))["per_class_acc"]
     return {
@@ -49,13 +44,7 @@ def _spread(values: Sequence[float | None], shares: bool = True) -> dict[str, An
 
 
 def print_group(found: Mapping[str, Any], paths: Sequence[Path], console: Console | None = None) -> None:
-    """Prints the figures of all runs together, and where the files are.
-
-    Args:
-        found: What `summary` gives.
-        paths: The files written.
-        console: Standard output if None.
-    """
+    """Prints what `summary` gives, to standard output by default, and which files have been written."""
     console = console or Console()
     table = table_of_numbers("accuracy", "mean", "sd", INTERVAL)
     overall = {"test": found["figures"]["test_acc"], "validation": found["figures"].get("val_acc")}

@@ -47,14 +47,9 @@ class Picture(NamedTuple):
 def write_page(
     outcome: Outcome, results: Mapping[str, Any], figures: Mapping[str, str], matrix: Path, page: Path
 ) -> None:
-    """Writes the page.
+    """Writes the page of an outcome and its results.json; `figures` are SVG of `calibration` and, if any, `curves`.
 
-    Args:
-        outcome: What it shows.
-        results: The contents of results.json.
-        figures: SVG of `calibration`, and of `curves` where there are some.
-        matrix: The picture of the confusion matrix, for more classes than the page has room for.
-        page: The file.
+    `matrix` is the picture of the confusion matrix, for more classes than the page has room for.
     """
     write_html("page.html", {**_contents(outcome, results, matrix), "figures": figures}, page)
 

@@ -30,13 +30,6 @@ class Seen(NamedTuple):
 
 
 def write_predictions_page(seen: Sequence[Seen], total: int, network: str, page: Path) -> None:
-    """Writes the page.
-
-    Args:
-        seen: The pictures, `PICTURES` at most.
-        total: How many the network has seen.
-        network: Which has seen them.
-        page: The file.
-    """
+    """Writes the page of `PICTURES` at most of the `total` pictures that a network, by this name, has seen."""
     pictures = [{"image": png(Image.fromarray(one.pixels)), "seen": one} for one in seen]
     write_html("prediction.html", {"pictures": pictures, "total": total, "network": network}, page)

@@ -49,13 +49,7 @@ class Predictions:
 
 
 def write_predictions(folder: Path, predicted: "Tensor", tested: "ImageSet") -> None:
-    """Writes predictions.npz into `folder`.
-
-    Args:
-        folder: Of the run, or of its evaluation.
-        predicted: int64 `(N,)`.
-        tested: The N images.
-    """
+    """Writes predictions.npz, of the classes `(N,)` of N tested images, into the folder of a run or an evaluation."""
     arrays: dict[str, Any] = {
         "predicted": predicted.numpy().astype(np.uint16),
         "labels": tested.labels.numpy().astype(np.uint16),

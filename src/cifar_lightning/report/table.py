@@ -26,13 +26,7 @@ ONE_COLUMN = 20  # classes up to which the table stays a single column
 
 
 def print_report(results: Mapping[str, Any], paths: Sequence[Path], console: Console | None = None) -> None:
-    """Prints the overall accuracy, the accuracy per class, of many the best and worst, and where the files are.
-
-    Args:
-        results: The contents of results.json.
-        paths: The files and folders written.
-        console: Standard output if None.
-    """
+    """Prints results.json: the overall accuracy, and per class, of many the best and worst; and where the files are."""
     console = console or Console()
     _print_overall(results, console)
     names, accuracies = list(results["per_class_acc"]), list(results["per_class_acc"].values())
@@ -63,12 +57,7 @@ def print_report(results: Mapping[str, Any], paths: Sequence[Path], console: Con
 
 
 def print_corrupted(results: Mapping[str, Any], paths: Sequence[Path]) -> None:
-    """Prints the accuracy per corruption and severity, the mean errors, and where the files are.
-
-    Args:
-        results: The contents of results.json.
-        paths: The files and folders written.
-    """
+    """Prints results.json: the accuracy per corruption and severity, the mean errors; and where the files are."""
     console = Console()
     _print_overall(results, console)
     accuracies = results["corruption_acc"]

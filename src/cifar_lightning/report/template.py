@@ -15,11 +15,7 @@ from cifar_lightning.files import why_unwritable, write_atomically
 
 
 def page_at(html: str | Path, name: str) -> Path:
-    """The file of a page that a user asks for, which can be written.
-
-    Args:
-        html: Where.
-        name: Such as one might have.
+    """The file of a page that a user asks for, which can be written; `name` is such as one might have.
 
     Raises:
         InputError: It is a folder, or in one that cannot be written.
@@ -33,13 +29,7 @@ def page_at(html: str | Path, name: str) -> Path:
 
 
 def write_html(template: str, contents: Mapping[str, Any], page: Path) -> None:
-    """Writes a page.
-
-    Args:
-        template: The name of a file beside this one.
-        contents: What it places.
-        page: The file.
-    """
+    """Writes a page: a template, by the name of its file beside this one, and the contents that it places."""
     import jinja2  # not before: not every process draws
 
     environment = jinja2.Environment(

@@ -17,13 +17,7 @@ CAM_BATCH = 100  # images
 
 
 class Again:
-    """Runs the network that `trainer` has tested, on the device and in the precision of the test.
-
-    Args:
-        trainer: It.
-        model: Its network.
-        data: Its images.
-    """
+    """Runs the network that `trainer` has tested, on the device and in the precision of the test."""
 
     def __init__(self, trainer: Trainer, model: LitNet, data: CIFAR10DataModule) -> None:
         self.trainer, self.model, self.data = trainer, model, data

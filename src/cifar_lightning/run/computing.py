@@ -27,12 +27,7 @@ class Computing(Callback):
             say(f"computes {self.words(trainer, pl_module)}", 1)
 
     def words(self, trainer: Trainer, model: LitNet) -> str:
-        """Device, threads, kernels, precision and compilation, with what each was chosen by.
-
-        Args:
-            trainer: The Trainer of the fit.
-            model: What it fits.
-        """
+        """Device, threads, kernels, precision and compilation, with what each was chosen by."""
         on_cpu = trainer.strategy.root_device.type == "cpu"
         parts = [_device(trainer), *(_on_the_cpu(self._cpu, trainer, model) if on_cpu else [])]
         return ", ".join([*parts, _precision(trainer), model.compilation_in_words()])

@@ -22,14 +22,9 @@ def part_of(images: CIFAR10DataModule, part: Path) -> CIFAR10DataModule:
 def test_corrupted(
     trainer: Trainer, model: LitNet, images: CIFAR10DataModule, facts: dict[str, Any], output: Path
 ) -> None:
-    """Tests on each part of the images, of which one at a time is in memory, and has the first rank report.
+    """Tests on each of the images' `parts`, of which one at a time is in memory, and has the first rank report.
 
-    Args:
-        trainer: What tests.
-        model: What is tested.
-        images: They have `parts`.
-        facts: Further entries of results.json; see `report.results.Outcome`.
-        output: The folder to write into.
+    `facts` are further entries of results.json; see `report.outcome.Outcome`.
     """
     accuracies, losses, confusion = {}, [], []
     for done, part in enumerate(images.parts, start=1):

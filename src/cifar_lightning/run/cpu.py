@@ -99,13 +99,7 @@ def configure_cpu(model: LightningModule, images: int, threads: int) -> float:
 
 
 def kernels(net: nn.Module, images: int, precision: str) -> str:
-    """Whose convolutions a step of `net` has, as this process is set.
-
-    Args:
-        net: The network.
-        images: Per step in this process.
-        precision: The Trainer's.
-    """
+    """Whose convolutions a step of so many images has, as this process is set, in a precision of the Trainer's."""
     if torch.backends.mkldnn.enabled:
         there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         return "oneDNN" if there else "no oneDNN"
@@ -116,12 +110,7 @@ def kernels(net: nn.Module, images: int, precision: str) -> str:
 
 
 def step_work(model: LightningModule, images: int) -> float:
-    """Operations of the forward pass of a step.
-
-    Args:
-        model: With an `example_input_array`.
-        images: Per step in this process.
-    """
+    """Operations of the forward pass of a step of so many images, by the model's `example_input_array`."""
     assert isinstance(model.example_input_array, Tensor)
     torch.backends.mkldnn.enabled = True  # type: ignore[assignment]  # NNPACK's convolutions are not counted
     model.eval()  # or the batch norms would take the example for data

@@ -257,12 +257,7 @@ def on_first_rank(read: Callable[[], Read]) -> Read:
 
 
 def check_same_images(images: CIFAR10DataModule, *splits: Literal["train", "test"]) -> None:
-    """Raises an InputError, on every rank of a job, where they have not all read the same images.
-
-    Args:
-        images: This rank's, from its machine's disk.
-        splits: Which of them.
-    """
+    """Raises an InputError, on every rank of a job, where they have not all read the same images of these splits."""
     if not dist.is_initialized() or world_size() == 1:
         return
     found: list[Any] = [None] * dist.get_world_size()

@@ -56,13 +56,7 @@ def _is_installed(name: str) -> bool:
 
 @contextmanager
 def loggers_of(settings: Settings, folder: Path, additions: Additions) -> Iterator[list[Logger]]:
-    """Gives the loggers of a run besides its metrics.csv; on the first rank only, but for the user's own.
-
-    Args:
-        settings: The run's.
-        folder: The run's.
-        additions: With the user's own.
-    """
+    """Gives the loggers of a run besides its metrics.csv; on the first rank only, but for the user's own."""
     names = _names(settings.logger)
     if "auto" in names and (tensorboard._TENSORBOARD_AVAILABLE or tensorboard._TENSORBOARDX_AVAILABLE):
         names.append("tensorboard")

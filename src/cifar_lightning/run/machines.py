@@ -27,12 +27,7 @@ SIOCGIFADDR = 0x8915  # Linux's
 
 
 def interface(rank: Rank, store: Store) -> dict[str, str]:
-    """The variable by which gloo takes the interface that leads to the other machines, where it would take none.
-
-    Args:
-        rank: This one, of a job on several machines.
-        store: Where they have met.
-    """
+    """The variable by which gloo takes the interface that leads to the other machines, where it would take none."""
     if not _leads_to_itself(socket.gethostname()):
         return {}
     key = "cifar_lightning/last rank's address"
@@ -77,10 +72,7 @@ def _interface_with(address: str) -> str | None:
 def watched(rank: Rank) -> Iterator[Presence]:
     """Within it, a rank whose machine no longer answers, or that has ended, ends this one within a minute.
 
-    Gives this rank's presence, for which they have not yet met.
-
-    Args:
-        rank: This one, whose launcher may not care.
+    Gives the presence of this rank, whose launcher may not care; the ranks have not yet met.
 
     Raises:
         LostRankError: That rank and its machine. If what this one waits in cannot be broken off, as the wait for a

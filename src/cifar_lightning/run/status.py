@@ -83,14 +83,7 @@ def _line(run: str, state: str, parts: Sequence[str], go_on: str | None) -> str:
 
 
 def status(run: str | Path) -> Status | GroupStatus:
-    """How far a run, or a group of runs, has come.
-
-    Args:
-        run: Its folder.
-
-    Raises:
-        InputError: It is none.
-    """
+    """How far the run, or the group of runs, in a folder has come; raises an InputError where there is none."""
     folder = Path(os.path.expanduser(run))
     return _of_group(run, folder) if is_group(folder) else _of_run(run, folder)
 
