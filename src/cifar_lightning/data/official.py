@@ -210,16 +210,15 @@ def _file(path: Path, source: str) -> Held:
     if held := _matlab(path, source):
         return held
     if path.suffix == ".npz":
-        held = _arrays(path, source)
+        held, why_none = _arrays(path, source), f"has no images and labels of train: {arrays.LAYOUT}"
     elif path.suffix == ".parquet":
         held = _parquet(path.parent, source)
+        why_none = "has no train-*.parquet and test-*.parquet beside it: both are needed"
     elif path.suffix == ".npy":
-        if not (held := find_test_set(path, source)):
-            raise InputError(f"data_dir {path} is not the images of a test set that is known here: name its folder")
+        held = find_test_set(path, source)
+        why_none = "is not the images of a test set that is known here: name its folder"
     else:
-        held = _packed(path, source)
+        return _packed(path, source)
     if held is None:
-        if path.suffix == ".npz":
-            raise InputError(f"data_dir {path} has no images and labels of train: {arrays.LAYOUT}")
-        raise InputError(f"data_dir {path} has no train-*.parquet and test-*.parquet beside it: both are needed")
+        raise InputError(f"data_dir {path} {why_none}")
     return held

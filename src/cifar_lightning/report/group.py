@@ -1,7 +1,6 @@
 """What many runs of one recipe say together: mean, spread and interval, as values, on the console and as a figure."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -9,9 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from cifar_lightning.files import write_atomically
 from cifar_lightning.report import statistics
 from cifar_lightning.report.comparison_words import INTERVAL
+from cifar_lightning.report.results import write_figures
 from cifar_lightning.report.table import print_paths, print_table, table_of_numbers
 
 FIGURES = ("test_acc", "test_loss", "val_acc", "val_loss")
@@ -74,11 +73,10 @@ def write_figure(found: Mapping[str, Any], run: str, folder: Path) -> Path:
     """Draws the accuracies into `folder`; gives the file's path."""
     from cifar_lightning.report import drawing, plots_of_runs
 
-    path = folder / "accuracies.png"
     values = [result["test_acc"] for result in found["runs"]]
     numbers = [int(result["name"].rpartition("_")[2]) for result in found["runs"]]
     per_class = {name: spread for name, spread in found["per_class_acc"].items() if spread is not None}
     with drawing.own_style():
         figure = plots_of_runs.spread(run, numbers, values, found["figures"]["test_acc"], per_class)
-        write_atomically(path, partial(drawing.write_png, drawing.drawn(figure)))
-    return path
+        write_figures({"accuracies": figure}, folder)
+    return folder / "accuracies.png"

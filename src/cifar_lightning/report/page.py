@@ -51,10 +51,6 @@ def write_page(
 
     `matrix` is the picture of the confusion matrix, for more classes than the page has room for.
     """
-    write_html("page.html", {**_contents(outcome, results, matrix), "figures": figures}, page)
-
-
-def _contents(outcome: Outcome, results: Mapping[str, Any], matrix: Path) -> dict[str, Any]:
     said = outcome.judgements
     mistakes, doubtful, cells = said.mistakes().tolist(), said.doubtful().tolist(), said.cells()
     index = torch.tensor(sorted({*mistakes, *doubtful, *(i for cell in cells for i in cell.images)}), dtype=torch.int64)
@@ -63,7 +59,7 @@ def _contents(outcome: Outcome, results: Mapping[str, Any], matrix: Path) -> dic
     counts, few = outcome.confusion, len(outcome.classes) <= MATRIX_CLASSES
     right, images = int(counts.diag().sum()), int(counts.sum())
     rows, norm = outcome.rows, gradient_norm(outcome.rows)
-    return {
+    contents = {
         "accuracy": right / images,
         "interval": wilson(right, images),
         "right": right,
@@ -91,7 +87,9 @@ def _contents(outcome: Outcome, results: Mapping[str, Any], matrix: Path) -> dic
         "held_out": len(outcome.held_out[1]) if outcome.held_out else 0,
         "norm": norm,
         "last": {name: _last(rows, name) for name in ("train_loss", "val_loss", "val_acc", *([norm] if norm else []))},
+        "figures": figures,
     }
+    write_html("page.html", contents, page)
 
 
 def _facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
