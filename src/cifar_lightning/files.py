@@ -111,10 +111,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         cause = _os_error(error)  # torch's writer turns an OSError into a RuntimeError
         if cause is None:
             raise
-        raise RunError(
-            f"could not write {path}: {cause.strerror}; what stood there before is untouched: "
-            "make room, or mend the folder"
-        ) from error
+        raise _unwritten(path, cause) from error
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
@@ -156,10 +153,7 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
     except OSError as error:
         if before.exists():
             before.rename(path)
-        raise RunError(
-            f"could not write {path}: {error.strerror}; what stood there before is untouched: "
-            "make room, or mend the folder"
-        ) from error
+        raise _unwritten(path, error) from error
     finally:
         for rest in (part, before):
             shutil.rmtree(rest, ignore_errors=True)
@@ -172,6 +166,11 @@ def remove_parts(folder: Path) -> None:
             shutil.rmtree(part, ignore_errors=True)
         else:
             part.unlink(missing_ok=True)
+
+
+def _unwritten(path: Path, error: OSError) -> RunError:
+    untouched = "what stood there before is untouched"
+    return RunError(f"could not write {path}: {error.strerror}; {untouched}: make room, or mend the folder")
 
 
 def _os_error(error: BaseException | None) -> OSError | None:

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from cifar_lightning.console import open_closed
 
 # Of Lightning's loggers: which accelerators there are not, an advertisement, and notes on its own arguments, of which
-# the banner says what matters; but a profiler's report, for those who ask for one. A new
-# experiment is no warning.
+# the banner says what matters; but a profiler's report, for those who ask for one. A new experiment is no warning.
 LEVELS = {
     "lightning.pytorch": logging.WARNING,
     "lightning.fabric": logging.WARNING,

@@ -147,8 +147,8 @@ def model_of(checkpoint: Mapping[str, Any], path: Path, net: str | nn.Module | N
 def _named_in(home: Path) -> str:
     """How the run in a folder has named its network."""
     with suppress(InputError):
-        net = read_settings(home).model["net"]
-        return str(net) if is_import_path(net) else "package.module:Net"
+        if is_import_path(net := read_settings(home).model["net"]):
+            return str(net)
     return "package.module:Net"
 
 

@@ -212,14 +212,9 @@ def train(
     additions: Additions,
     images: CIFAR10DataModule | None = None,
 ) -> None:
-    """Trains, tests what training has selected, and reports.
+    """Trains, from the checkpoint `start` if there is one; tests what training has selected, and reports.
 
-    Args:
-        folder: The run's.
-        settings: The run's.
-        start: Checkpoint to go on from.
-        additions: Callbacks and loggers that take part.
-        images: The run's, where this process has read them.
+    `images` are the run's, where this process has read them.
     """
     with restored_cpu(), loggers_of(settings, folder, additions) as loggers:
         data = images or settings.images()
