@@ -43,8 +43,9 @@ from typing import Any, Literal
 import yaml
 from tables import Row, Table, interleaved, mean_and_interval, print_table, quotients, straight_line
 
-from cifar_lightning.cli import main, new_parser, parse
+from cifar_lightning.cli import main
 from cifar_lightning.errors import InputError, RunError
+from cifar_lightning.flags import new_parser, parse
 from cifar_lightning.settings_file import RECIPES, recipes
 
 # This process imports no torch, so that it neither competes with what it measures nor adds to its peak memory.

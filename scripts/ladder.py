@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from cifar_lightning.cli import main, value_of
+from cifar_lightning.cli import main
 from cifar_lightning.commands.fit import script as fit
 from cifar_lightning.console import say
 from cifar_lightning.errors import InputError
 from cifar_lightning.files import write_atomically
+from cifar_lightning.flags import value_of
 from cifar_lightning.run import signals
 from cifar_lightning.settings_file import recipe
 

@@ -8,8 +8,8 @@ cifar-lightning compare lightning_logs/version_0 lightning_logs/version_1 --html
 import json
 from collections.abc import Sequence
 
-from cifar_lightning.cli import new_parser, parse
 from cifar_lightning.console import printing, say
+from cifar_lightning.flags import new_parser, parse
 from cifar_lightning.startup import importing
 
 

@@ -8,9 +8,9 @@ cifar-lightning data data --to parquet cifar10-hf   # the same images for Huggin
 import json
 from collections.abc import Sequence
 
-from cifar_lightning.cli import arguments_in, new_parser, parse
 from cifar_lightning.console import printing, say
 from cifar_lightning.errors import InputError
+from cifar_lightning.flags import arguments_in, new_parser, parse
 from cifar_lightning.signatures import signature_of
 from cifar_lightning.startup import importing
 

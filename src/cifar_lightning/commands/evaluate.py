@@ -8,8 +8,8 @@ cifar-lightning evaluate lightning_logs/version_0 --data.data_dir CIFAR-10-C
 
 from collections.abc import Sequence
 
-from cifar_lightning.cli import add_net, arguments_in, new_parser, parse
 from cifar_lightning.data.absent import NO_FLAGS
+from cifar_lightning.flags import add_net, arguments_in, new_parser, parse
 from cifar_lightning.run import presence
 from cifar_lightning.signatures import signature_of
 from cifar_lightning.startup import importing

@@ -8,8 +8,8 @@ cifar-lightning export lightning_logs/version_0 --format hf
 
 from collections.abc import Sequence
 
-from cifar_lightning.cli import add_net, arguments_in, new_parser, parse
 from cifar_lightning.console import say
+from cifar_lightning.flags import add_net, arguments_in, new_parser, parse
 from cifar_lightning.signatures import signature_of
 from cifar_lightning.startup import importing
 

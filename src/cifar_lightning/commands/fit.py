@@ -12,9 +12,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from cifar_lightning.cli import arguments_in, new_parser, parse, value_of, with_recipe
 from cifar_lightning.data.absent import NO_FLAGS
 from cifar_lightning.errors import InputError
+from cifar_lightning.flags import arguments_in, new_parser, parse, value_of, with_recipe
 from cifar_lightning.run import presence
 from cifar_lightning.settings_file import recipes
 from cifar_lightning.signatures import signature_of

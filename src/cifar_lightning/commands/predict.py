@@ -15,11 +15,11 @@ from pathlib import Path
 from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
-from cifar_lightning.cli import add_net, new_parser, parse
 from cifar_lightning.console import printing, say
 from cifar_lightning.data.kinds import may_be_picture, passed_over
 from cifar_lightning.errors import InputError, quoted
 from cifar_lightning.files import readable
+from cifar_lightning.flags import add_net, new_parser, parse
 from cifar_lightning.startup import importing
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from cifar_lightning.cli import new_parser, parse
 from cifar_lightning.console import say
+from cifar_lightning.flags import new_parser, parse
 from cifar_lightning.run.status import CODES, status
 
 

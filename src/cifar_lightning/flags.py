@@ -1,0 +1,174 @@
+"""Flags from typed functions, in our own words: their help, and what is wrong with them."""
+
+import difflib
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cifar_lightning import settings_file
+from cifar_lightning.data.absent import why_absent
+from cifar_lightning.errors import InputError
+from cifar_lightning.run import refused
+from cifar_lightning.signatures import words_of
+
+if TYPE_CHECKING:
+    from argparse import Action
+
+    from jsonargparse import ArgumentParser, Namespace
+
+
+def new_parser(usage: str, doc: str | None, elsewhere: str = "-") -> "ArgumentParser":
+    """A parser whose help opens with the script's docstring as it is laid out there, and takes a line or two a flag.
+
+    Args:
+        usage: The command's name, and how it is called.
+        doc: Its docstring, whose examples begin with "cifar-lightning NAME".
+        elsewhere: How the flags begin that are by default not what the signature says, but as they were in a run.
+    """
+    from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+    class Formatter(DefaultHelpFormatter):
+        def __init__(self, prog: str) -> None:
+            width = shutil.get_terminal_size().columns - 2 if sys.stdout.isatty() else 100
+            super().__init__(prog, max_help_position=32, width=width)  # type: ignore[no-untyped-call]
+
+        def _fill_text(self, text: str, width: int, indent: str) -> str:
+            return text.rstrip()
+
+        def add_argument(self, action: "Action") -> None:
+            if not _is_group(action):
+                super().add_argument(action)
+
+        def _get_default_metavar_for_optional(self, action: "Action") -> str:
+            name = (self._get_type_str(action) or "").replace(", ", "|").replace(" | ", "|")
+            name = name.removeprefix("Union[").removesuffix("]" * name.startswith("Union[")).removesuffix("|null")
+            if "list[" in name:
+                return "[INT,…]"
+            if "Literal[" in name:
+                return "{" + ",".join(re.findall(r"'([\w-]+)'", name)) + "}"
+            return "DICT" if "dict[" in name else name.upper()
+
+        def _get_help_string(self, action: "Action") -> str:
+            help_ = action.help or ""
+            unsaid = action.default in (None, "==SUPPRESS==", []) or action.dest.startswith(elsewhere)
+            return help_ if unsaid else f"{help_.rstrip('.')} [%(default)s]"
+
+    name, called = usage.partition(" ")[0], Path(sys.argv[0]).stem
+    installed, program = f"cifar-lightning {name}", f"python scripts/{name}.py" if called == name else None
+    return ArgumentParser(
+        prog=program or installed,
+        usage=usage.replace(name, program or installed, 1),
+        description=(doc or "").replace(installed, program or installed),
+        formatter_class=Formatter,
+        exit_on_error=False,
+        print_config=None,  # a run's config.yaml is that
+    )
+
+
+def _is_group(action: "Action") -> bool:
+    """Whether this is `--data` or `--model`, which take a file of settings for one group: --config does for all."""
+    from jsonargparse._actions import _ActionConfigLoad
+
+    return isinstance(action, _ActionConfigLoad)
+
+
+def add_net(parser: "ArgumentParser") -> None:
+    """Has a command that reads a checkpoint take the network of one's own that it may be of."""
+    doc = "your own network, where it is of one, by its import path: package.module:Net"
+    parser.add_argument("--model.net", type=str, default=None, help=doc)
+
+
+def parse(parser: "ArgumentParser", arguments: Sequence[str], defaults: bool = True) -> "Namespace":
+    """The flags of `arguments`; without `defaults`, only those that are given.
+
+    Raises:
+        InputError: One of them is unknown or has a wrong value.
+    """
+    from jsonargparse import ArgumentError
+
+    known = [option for action in parser._actions if not _is_group(action) for option in action.option_strings]
+    flags = [flag for argument in arguments if (flag := argument.partition("=")[0]).startswith("--")]
+    if "--config" in known:
+        # --trainer, too, is to be left out rather than null
+        optional = {action.dest for action in parser._actions if action.default is None} - {"trainer"}
+        expected = {action.dest: _expected(action) for action in parser._actions if not _is_group(action)}
+        for path in _values_of("--config", arguments):
+            flags += [f"--{name}" for name in settings_file.names_in(path, expected, optional)]
+    for flag in flags:
+        # --trainer.KEY takes any key: the Trainer checks it
+        if flag not in known and not flag.startswith("--trainer."):
+            raise InputError(f"unknown flag {flag}: {_instead(flag, known)}")
+    try:
+        # whatever JSONARGPARSE_DEFAULT_ENV says: a variable is no flag
+        return parser.parse_args(list(arguments), env=False, defaults=defaults)
+    except ArgumentError as error:
+        raise InputError(_in_our_words(" ".join(str(error).split()), parser)) from error
+
+
+def _instead(flag: str, known: Sequence[str]) -> str:
+    """What to give in place of a flag that is not known."""
+    if why := why_absent(flag[2:]) or ("--trainer" in known and refused.why_refused(flag[2:])):
+        return why
+    # --trainer is no flag without a name of its own
+    flags = [option for option in known if option not in ("-h", "--help", "--trainer")]
+    near = [option for option in flags if option.endswith("." + flag[2:])]
+    near = near or difflib.get_close_matches(flag, flags, n=1, cutoff=0.6)
+    hint = f"did you mean {near[0]}?" if near else "see --help"
+    if not near and "--trainer" in known:
+        hint += "; for an argument of Lightning's Trainer give --trainer.NAME"
+    return hint
+
+
+def _expected(action: "Action") -> str:
+    """What is to be given for a flag."""
+    return " or ".join(words_of(getattr(action, "_typehint", None))) or "a value"
+
+
+def _in_our_words(error: str, parser: "ArgumentParser") -> str:
+    """Jsonargparse's message for a value of the wrong type, without Python's names; any other as it is."""
+    parts = re.fullmatch(r'Parser key "(\S+)": .+?( Given value type: .+?)?\.? (Got|Given) value: ?(.*)', error)
+    if parts is None:
+        return f"{error}; see --help"
+    flag, value = parts[1], parts[4] or "(nothing)"
+    expected = {action.dest: _expected(action) for action in parser._actions}
+    return f"--{flag} {value} is not valid: give {expected.get(flag, 'another')}"
+
+
+def with_recipe(arguments: Sequence[str]) -> list[str]:
+    """Puts the settings of `--recipe NAME` before all others, which then overrule them.
+
+    With a --max_epochs and no --max_steps, a recipe's own max_steps does not count.
+
+    Raises:
+        InputError: There is no such recipe.
+    """
+    name = value_of("--recipe", arguments)
+    if name is None:
+        return list(arguments)
+    path = settings_file.recipe(name)
+    given = {flag for flag in ("--max_epochs", "--max_steps") if value_of(flag, arguments) is not None}
+    return ["--config", str(path), *(["--max_steps", "-1"] if given == {"--max_epochs"} else []), *arguments]
+
+
+def value_of(flag: str, arguments: Sequence[str]) -> str | None:
+    """The last value of `flag`, before the arguments are parsed; None where it is not given."""
+    values = _values_of(flag, arguments)
+    return values[-1] if values else None
+
+
+def _values_of(flag: str, arguments: Sequence[str]) -> list[str]:
+    values = []
+    for i, argument in enumerate(arguments):
+        if argument == flag and i + 1 < len(arguments):
+            values.append(arguments[i + 1])
+        elif argument.startswith(f"{flag}="):
+            values.append(argument.partition("=")[2])
+    return values
+
+
+def arguments_in(namespace: "Namespace") -> dict[str, Any]:
+    """A parsed group of flags as keyword arguments."""
+    return dict(namespace.as_dict())
