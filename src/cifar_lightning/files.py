@@ -117,6 +117,11 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             part.unlink(missing_ok=True)
 
 
+def user_path(name: str | Path) -> Path:
+    """The path that a user names, with his home for ~; where he has none it stays, of which Path's own would raise."""
+    return Path(os.path.expanduser(name))
+
+
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
     """Within it, what the system does not let this user read of `path` is an InputError, for him to mend."""

@@ -8,12 +8,11 @@ cifar-lightning fit --recipe speed54 --seeds 10        # ten runs, and mean, spr
 cifar-lightning fit --resume lightning_logs/version_0  # go on with an interrupted run, or several
 """
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from cifar_lightning.data.absent import NO_FLAGS
 from cifar_lightning.errors import InputError
+from cifar_lightning.files import user_path
 from cifar_lightning.flags import arguments_in, new_parser, parse, value_of, with_recipe
 from cifar_lightning.run import presence
 from cifar_lightning.settings_file import recipes
@@ -66,7 +65,7 @@ def script(arguments: Sequence[str]) -> None:
     settings, changes = arguments_in(given), dict(given.items())  # in groups, and by names such as "data.augment"
     root = settings.get("default_root_dir", ".")
     if run not in (None, "auto"):
-        if is_group(Path(os.path.expanduser(run))):
+        if is_group(user_path(run)):
             resume_many(run, changes, report=changes.pop("report", True))
         else:
             resume(run, changes)

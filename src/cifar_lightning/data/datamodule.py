@@ -329,15 +329,13 @@ class CIFAR10DataModule(SettableDataModule):
             check_evaluation(tested, ranks)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """What a network takes; see `Preprocessing`.
+        """What a network takes of images in a test, by `test_transforms` if there are any; see `Preprocessing`.
 
         Args:
             images: uint8 `(N, 3, 32, 32)`, or `(3, 32, 32)` for one.
 
         Returns:
             float32 `(N, 3, 32, 32)`, on their device.
-
-        It is what a test takes of them, by `test_transforms` if there are any.
 
         Raises:
             InputError: They are of another kind or shape.

@@ -18,7 +18,7 @@ from cifar_lightning.data.bar import bar
 from cifar_lightning.data.cache import HIDDEN
 from cifar_lightning.data.cifar10 import Archive
 from cifar_lightning.errors import InputError
-from cifar_lightning.files import locked, part_of, publish
+from cifar_lightning.files import locked, part_of, publish, user_path
 
 MIRROR_VARIABLE = "CIFAR_LIGHTNING_MIRROR"
 
@@ -277,7 +277,7 @@ def _explain(error: BaseException) -> str:
 def _place(mirror: str, name: str) -> str:
     """The archive's URL or path, from that of the archive or of the folder that holds it."""
     if "://" not in mirror:
-        path = Path(os.path.expanduser(mirror))
+        path = user_path(mirror)
         path = path / name if path.is_dir() else path
         if not path.is_file():
             raise InputError(f"mirror {mirror}: no file {path}; name an archive, its folder, or an https address")

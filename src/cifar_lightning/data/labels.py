@@ -5,7 +5,6 @@ for the training images. CIFAR-10H (https://github.com/jcpeterson/cifar-10h) has
 took it for which class.
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from cifar_lightning.data.arrays import integers
 from cifar_lightning.data.class_names import numbers_in
 from cifar_lightning.data.sources import ImageSet
 from cifar_lightning.errors import InputError
+from cifar_lightning.files import user_path
 
 _INTEGERS = [np.dtype(code) for code in "bBhHiIlLqQ"]
 _RECONSTRUCT = np.empty(0).__reduce__()[0]
@@ -82,7 +82,7 @@ def distributions(path: str | Path, images: ImageSet, classes: tuple[str, ...]) 
     Raises:
         InputError: It is not there, is damaged, or is of other images or classes.
     """
-    path = Path(os.path.expanduser(path))
+    path = user_path(path)
     rows = _read(path)
     size = (len(images.labels), len(classes))
     if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "iuf" or rows.shape != size:

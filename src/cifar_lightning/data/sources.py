@@ -22,6 +22,7 @@ from cifar_lightning.data.cache import Decoded
 from cifar_lightning.data.cifar10 import ARCHIVES, CLASSES
 from cifar_lightning.data.class_names import numbers_in
 from cifar_lightning.errors import ImageWarning, InputError, quoted, some
+from cifar_lightning.files import user_path
 
 SOURCES = ("cifar10", "cifar100", "cifar100-coarse", "folder", "synthetic")
 SPLITS = ("train", "test")
@@ -236,7 +237,7 @@ class Source:
 
     @property
     def _place(self) -> Path:
-        return Path(os.path.expanduser(self.data_dir))
+        return user_path(self.data_dir)
 
     @property
     def _target(self) -> Path:

@@ -17,6 +17,7 @@ from cifar_lightning.data.cifar10 import CLASSES_OF, COUNTS, TITLES
 from cifar_lightning.data.preprocessing import preprocessing_of
 from cifar_lightning.data.sources import Found, ImageSet, Source
 from cifar_lightning.errors import InputError
+from cifar_lightning.files import user_path
 
 NAMED = 3  # files, and pairs of images, that are named one by one
 
@@ -170,7 +171,7 @@ def survey(
     Raises:
         InputError: There are none, or they cannot be read.
     """
-    place = Path(os.path.expanduser(data_dir))
+    place = user_path(data_dir)
     if not os.path.lexists(place):
         raise InputError(f"{data_dir} is not there: name a folder of images, or their file")
     names = [source] if source else _sources_at(place, sha256)

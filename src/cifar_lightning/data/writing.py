@@ -16,7 +16,7 @@ from cifar_lightning.data import parquet
 from cifar_lightning.data.folder import in_order
 from cifar_lightning.data.sources import ImageSet
 from cifar_lightning.errors import ImageWarning, InputError, RunError, quoted
-from cifar_lightning.files import part_of
+from cifar_lightning.files import part_of, user_path
 
 FORMATS = ("folders", "parquet")
 # Without it Hugging Face's `datasets` takes a class that is called test or train, as one of CIFAR-100's is, for a split
@@ -86,7 +86,7 @@ def write(sets: Mapping[str, ImageSet], out: str | Path, format: str) -> Path:
 
 
 def _resolved(out: str | Path) -> Path:
-    return Path(os.path.realpath(os.path.expanduser(out)))
+    return Path(os.path.realpath(user_path(out)))
 
 
 def _check_names(classes: tuple[str, ...]) -> None:

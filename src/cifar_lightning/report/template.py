@@ -11,7 +11,7 @@ from PIL import Image
 
 from cifar_lightning import stop
 from cifar_lightning.errors import InputError, quoted
-from cifar_lightning.files import why_unwritable, write_atomically
+from cifar_lightning.files import user_path, why_unwritable, write_atomically
 
 
 def page_at(html: str | Path, name: str) -> Path:
@@ -20,7 +20,7 @@ def page_at(html: str | Path, name: str) -> Path:
     Raises:
         InputError: It is a folder, or in one that cannot be written.
     """
-    page = Path(os.path.expanduser(html))
+    page = user_path(html)
     if os.path.isdir(page):
         raise InputError(f"html {quoted(str(html))} is a folder: give a file, such as {page / name}")
     if why := why_unwritable(page.parent):

@@ -11,6 +11,7 @@ from cifar_lightning import console
 from cifar_lightning.data.preprocessing import data_set_of
 from cifar_lightning.data.sources import ImageSet, Source
 from cifar_lightning.errors import InputError
+from cifar_lightning.files import user_path
 from cifar_lightning.report.comparison import Tested, compared
 from cifar_lightning.report.predictions import digest_of, read_predictions
 from cifar_lightning.report.results import read_results
@@ -55,7 +56,7 @@ def compare(runs: Sequence[str | Path], html: str | Path | None = None) -> dict[
         ('mcnemar', True)
     """
     page = None if html is None else page_at(html, "comparison.html")
-    folders = runs_in([Path(os.path.expanduser(run)) for run in runs])
+    folders = runs_in([user_path(run) for run in runs])
     if len(folders) < 2:
         raise InputError(f"{len(folders)} run to compare: give two or more folders of runs")
     for i, folder in enumerate(folders):

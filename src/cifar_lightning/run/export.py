@@ -5,7 +5,6 @@ import importlib.util
 import inspect
 import io
 import json
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from torch import nn
 
 from cifar_lightning.errors import InputError, RunError, in_short
-from cifar_lightning.files import why_unwritable, write_atomically
+from cifar_lightning.files import user_path, why_unwritable, write_atomically
 from cifar_lightning.model.evaluation import VIEWS
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.model.program import OUTPUTS, plain_copy, program_of
@@ -91,7 +90,7 @@ def export(
         raise InputError(f"export --format {format} needs {' and '.join(FORMATS[format])}: {INSTALL}")
     model, facts, trained, home = _opened(checkpoint, net)
     name = "hf" if format == "hf" else f"model.{format}"
-    path = Path(os.path.expanduser(output)) if output is not None else home / name
+    path = user_path(output) if output is not None else home / name
     if format != "hf" and path.suffix != f".{format}":
         raise InputError(f"output {path} is to be of the format {format}: give {path.with_suffix(f'.{format}').name}")
     if why := why_unwritable(path.parent):

@@ -10,7 +10,7 @@ from typing import Any
 
 from cifar_lightning.console import say
 from cifar_lightning.errors import InputError
-from cifar_lightning.files import lock, open_for_all
+from cifar_lightning.files import lock, open_for_all, user_path
 from cifar_lightning.run.holder import LOCK, Holder
 from cifar_lightning.run.settings import Settings, read_settings
 
@@ -88,7 +88,7 @@ def newest_left(
 
     Gives its folder, and what `held` gives.
     """
-    logs = Path(os.path.expanduser(default_root_dir)) / "lightning_logs"
+    logs = user_path(default_root_dir) / "lightning_logs"
     runs = [path for _, path in sorted(_numbered(logs), reverse=True) if path.is_dir()]
     this, holders = Holder.this(), {run: Holder.of(run) for run in runs}
     deadline, passed = time.monotonic() + HELD_SECONDS, False

@@ -1,7 +1,6 @@
 """fit_many(): many runs of one recipe, with other seeds or held-out folds, and what they say together."""
 
 import inspect
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -14,6 +13,7 @@ from cifar_lightning.console import printing, say
 from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.data.helpers import usable_cores
 from cifar_lightning.errors import InputError, NonFiniteError, RunError
+from cifar_lightning.files import user_path
 from cifar_lightning.report.group import print_group, summary, write_figure
 from cifar_lightning.report.results import read_results, write_results
 from cifar_lightning.run import signals
@@ -106,7 +106,7 @@ def resume_many(folder: str | Path, changes: Mapping[str, Any] | None = None, *,
         Traceback (most recent call last):
         cifar_lightning.errors.InputError: ...
     """
-    folder = Path(os.path.expanduser(folder))
+    folder = user_path(folder)
     group = read_group(folder)
     _check_alone(group.kind, len(group.names))
     with held(folder):

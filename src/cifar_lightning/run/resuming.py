@@ -1,6 +1,5 @@
 """resume(): goes on with an interrupted run, in its own folder."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from cifar_lightning.console import say
 from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.errors import InputError, RunError
-from cifar_lightning.files import remove_parts
+from cifar_lightning.files import remove_parts, user_path
 from cifar_lightning.run.additions import Additions, Callbacks, Loggers, additions_of
 from cifar_lightning.run.checkpoint import (
     BEST,
@@ -59,7 +58,7 @@ def resume(
     """
     additions, names = additions_of(callbacks, logger)
     changes = {**(changes or {}), **({} if names is None else {"logger": names})}
-    folder = Path(os.path.expanduser(run))  # Path's own raises where there is no home
+    folder = user_path(run)
     if is_group(folder):
         raise InputError(f"{folder} holds several runs: give it to resume_many, or one of them")
     first = is_first_rank()

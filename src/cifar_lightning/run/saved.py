@@ -13,6 +13,7 @@ from cifar_lightning.console import say
 from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.data.preprocessing import data_set_of, name_of
 from cifar_lightning.errors import InputError
+from cifar_lightning.files import user_path
 from cifar_lightning.model.images import preprocessing_in
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.run.checkpoint import BEST, load_checkpoint, newest_readable, step_checkpoints
@@ -33,7 +34,7 @@ def select_checkpoint(named: str | Path) -> Path:
     Raises:
         InputError: There is none.
     """
-    path = Path(os.path.expanduser(named))
+    path = user_path(named)
     if isinstance(named, str) and not os.path.lexists(path) and (weights := trained_weights(named)):
         return weights
     folder = path / "checkpoints"

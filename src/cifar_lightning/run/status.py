@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from cifar_lightning.errors import InputError
+from cifar_lightning.files import user_path
 from cifar_lightning.run.holder import Holder, in_use
 from cifar_lightning.run.metrics_log import Row, read_rows
 from cifar_lightning.run.plan import is_group, read_plan
@@ -84,7 +85,7 @@ def _line(run: str, state: str, parts: Sequence[str], go_on: str | None) -> str:
 
 def status(run: str | Path) -> Status | GroupStatus:
     """How far the run, or the group of runs, in a folder has come; raises an InputError where there is none."""
-    folder = Path(os.path.expanduser(run))
+    folder = user_path(run)
     return _of_group(run, folder) if is_group(folder) else _of_run(run, folder)
 
 

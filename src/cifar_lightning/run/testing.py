@@ -1,6 +1,5 @@
 """evaluate(), and what a Trainer's test leaves: its figures as plain values, for the report."""
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -16,7 +15,7 @@ from cifar_lightning.data.labels import distributions
 from cifar_lightning.data.sharing import check_evaluation
 from cifar_lightning.data.sources import absolute
 from cifar_lightning.errors import InputError, some
-from cifar_lightning.files import readable, why_unwritable
+from cifar_lightning.files import readable, user_path, why_unwritable
 from cifar_lightning.model.evaluation import VIEWS, against_people
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.report.outcome import Outcome
@@ -131,7 +130,7 @@ def evaluate(
             )
         _check_images(part_of(images, images.parts[0]) if images.parts else images, model, path, soft_labels, processes)
         home = home_of(path)
-        output = Path(os.path.expanduser(output_dir)) if output_dir is not None else output_of(path) / "evaluation"
+        output = user_path(output_dir) if output_dir is not None else output_of(path) / "evaluation"
         if why := on_first_rank(lambda: why_unwritable(output)):  # now, not after a long test
             raise InputError(f"output_dir {output} cannot be written ({why}): give another")
         job: dict[str, Any] = {
