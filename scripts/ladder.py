@@ -81,8 +81,8 @@ ALT = {
     "zh": "测试准确率与训练秒数，每级台阶一个点",
 }
 AXES = {
-    "en": ("seconds to train (log scale)", "test accuracy, %"),
-    "zh": ("训练秒数（对数刻度）", "测试准确率（%）"),
+    "en": ("seconds to train (median, log scale)", "test accuracy, % (mean ± sd)"),
+    "zh": ("训练秒数（中位数，对数刻度）", "测试准确率（%，均值 ± 标准差）"),
 }
 FIGURES = {"en": "ladder.png", "zh": "ladder.zh.png"}
 BEGIN, END = "<!-- what scripts/ladder.py has written begins -->", "<!-- and ends -->"
@@ -113,14 +113,20 @@ class Measured:
         return 100 * stdev(self.accuracies) if len(self.accuracies) > 1 else None
 
 
+def _pairs(rung: Rung) -> list[tuple[str, str]]:
+    """The flags that a rung changes, with their values."""
+    words = rung.changes.split()
+    return list(zip(words[::2], words[1::2], strict=True))
+
+
 def flags_of(rung: Rung) -> list[str]:
     """All flags of a rung: those of the rungs since the last recipe, of which a later one counts."""
     found: dict[str, str] = {}
     for each in LADDER[: LADDER.index(rung) + 1]:
-        words = each.changes.split()
-        if "--recipe" in words:
+        pairs = _pairs(each)
+        if "--recipe" in dict(pairs):
             found.clear()
-        found.update(zip(words[::2], words[1::2], strict=True))
+        found.update(pairs)
     return [word for pair in found.items() for word in pair]
 
 
@@ -210,7 +216,7 @@ def table(ladder: Sequence[Measured], language: str = "en") -> str:
         sd = "" if here.sd is None else f" ± {here.sd:.1f}"
         cells = (
             here.rung.titles[language],
-            f"`{here.rung.changes}`" if here.rung.changes else "",
+            " ".join(f"`{flag} {value}`" for flag, value in _pairs(here.rung)),
             f"{here.percent:.1f}{sd}",
             "" if before is None else f"{here.percent - before.percent:+.1f}",
             f"{median(here.seconds):.0f}",
@@ -267,10 +273,11 @@ def drawn(ladder: Sequence[Measured], language: str = "en") -> "Figure":
         axes.plot(seconds, accuracies, color=GREY, linewidth=1, alpha=0.6)
         axes.errorbar(seconds, accuracies, [here.sd or 0 for here in ladder], fmt="o", color=BLUE, capsize=3)
         middle = math.sqrt(min(seconds) * max(seconds))
-        near, below, left = 0.03 * (max(accuracies) - min(accuracies)), -math.inf, False
+        near = 0.05 * (max(accuracies) - min(accuracies))
         for here, x, y in zip(ladder, seconds, accuracies, strict=True):
-            left = not left if abs(y - below) < near else x > 1.01 * middle  # the labels of neighbours on either side
-            below = y
+            others = {*zip(seconds, accuracies, strict=True)} - {(x, y)}
+            beside = [other for other, height in others if abs(height - y) < near]
+            left = x < min(beside) if beside else x > 1.01 * middle  # two at one height have theirs on either side
             axes.annotate(
                 f"{here.rung.titles[language]}  {y:.1f} %",
                 (x, y),
@@ -285,7 +292,7 @@ def drawn(ladder: Sequence[Measured], language: str = "en") -> "Figure":
         axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if str(value)[0] in "25" else ""))
         axes.yaxis.set_major_locator(MaxNLocator(10, integer=True))
         axes.tick_params(axis="x", which="both", length=4, pad=4)
-        axes.margins(x=0.15)
+        axes.set_xlim(min(seconds) / 2.2, max(seconds) * 1.3)  # room for labels on the left
         axes.grid(alpha=0.25, which="both")
         axes.spines[["top", "right"]].set_visible(False)
     return figure

@@ -98,6 +98,23 @@ def test_the_figure_is_in_the_pages_language_where_a_font_is_there(monkeypatch, 
     assert capsys.readouterr().err.startswith("note: no font here has all letters of ladder.zh.png: ")
 
 
+@pytest.mark.parametrize("seconds", [(38, 40, 50, 553), (38, 50, 40, 553)])
+def test_no_label_of_the_figure_lies_over_another_rungs_point(seconds):
+    """Nor over its error bar, where two rungs are as good as each other, nor over the axis."""
+    shares = ((0.545, 0.548), (0.625, 0.653), (0.638, 0.666), (0.9, 0.9))
+    names = ("tutorial", "norm", "augmentation", "cpu")
+    rungs = zip((rung for rung in LADDER["LADDER"] if rung.name in names), shares, seconds, strict=True)
+    figure = LADDER["drawn"]([LADDER["Measured"](rung, share, [second]) for rung, share, second in rungs])
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    bars = [axes.transData.transform([(x, 100 * y) for y in share]) for x, share in zip(seconds, shares, strict=True)]
+    for number, label in enumerate(axes.texts):
+        box = label.get_window_extent()
+        assert box.x0 > axes.get_window_extent().x0
+        for other, ((x, low), (_, high)) in enumerate(bars):
+            assert other == number or not (box.x0 < x < box.x1 and box.y0 < high and low < box.y1)
+
+
 def test_a_run_that_was_killed_before_it_began_is_begun_anew(tmp_path, monkeypatch):
     """It has left a folder without settings, which no fit goes on with; one that has them goes on."""
     given, train = [], LADDER["_train"]
