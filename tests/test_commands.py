@@ -58,6 +58,16 @@ def test_commands(monkeypatch, capsys, arguments, code, said):
     assert said in "".join(capsys.readouterr())
 
 
+def test_what_a_help_says_in_its_own_layout_fits_a_terminal_of_80_columns(capsys):
+    """The list of commands, and what each opens with, also by the longer name that it has in a checkout."""
+    script(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    for name in commands.NAMES:
+        doc = sys.modules[commands.load(name).__module__].__doc__
+        lines += doc.replace(f"cifar-lightning {name}", f"python scripts/{name}.py").splitlines()
+    assert [line for line in lines if len(line) > 80] == []
+
+
 @pytest.mark.parametrize("process", [False, pytest.param(True, marks=pytest.mark.soak)])
 def test_the_whole_job_by_command(plain, tmp_path, monkeypatch, capsys, process):
     small = ("--data.source", "synthetic", "--data.synthetic_size", 100, "--max_epochs", 1, "--accelerator", "cpu")

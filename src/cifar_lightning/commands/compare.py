@@ -1,8 +1,8 @@
-"""Says what runs differ in, how good they are, and whether the difference is more than noise.
+"""Compares runs, and says whether they differ by more than noise.
 
 cifar-lightning compare lightning_logs/version_0 lightning_logs/version_1
-cifar-lightning compare lightning_logs/version_* --json     # groups of seeds, too
-cifar-lightning compare lightning_logs/version_0 lightning_logs/version_1 --html comparison.html
+cifar-lightning compare lightning_logs/version_* --json
+cifar-lightning compare lightning_logs/version_* --html comparison.html
 """
 
 import json

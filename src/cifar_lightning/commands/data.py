@@ -1,8 +1,9 @@
-"""Says what images there are in a folder or file, or writes them in another shape.
+"""Says what images there are, or writes them in another shape.
 
-cifar-lightning data pictures                       # what there is, and how fit reads it
+cifar-lightning data pictures                    # and how fit reads it
 cifar-lightning data pictures --json
-cifar-lightning data data --to parquet cifar10-hf   # the same images for Hugging Face, or with folders as PNG files
+cifar-lightning data data --to parquet for-hf    # for Hugging Face
+cifar-lightning data data --to folders pngs      # as PNG files
 """
 
 import json

@@ -1,8 +1,8 @@
-"""Tests a trained network: prints the table and writes the figures and the page that fit does.
+"""Tests a trained network, and writes figures and a page as fit does.
 
 cifar-lightning evaluate lightning_logs/version_0
-cifar-lightning evaluate lightning_logs/version_0/checkpoints/best.ckpt --accelerator gpu --devices 2
-cifar-lightning evaluate lightning_logs/version_0 --data.source folder --data.data_dir pictures
+cifar-lightning evaluate lightning_logs/version_0/checkpoints/best.ckpt
+cifar-lightning evaluate quick --data.source folder --data.data_dir pictures
 cifar-lightning evaluate lightning_logs/version_0 --data.data_dir CIFAR-10-C
 """
 

@@ -1,8 +1,8 @@
-"""Writes a trained network into a file, or a folder, for other programs.
+"""Writes a trained network into a file or folder for other programs.
 
 cifar-lightning export lightning_logs/version_0 --format onnx
-cifar-lightning export lightning_logs/version_0 --format pt2 --output cifar.pt2 --test_views six
-cifar-lightning export lightning_logs/version_0/checkpoints/best.ckpt --format safetensors
+cifar-lightning export lightning_logs/version_0 --format pt2 --output net.pt2
+cifar-lightning export best.ckpt --format safetensors --test_views six
 cifar-lightning export lightning_logs/version_0 --format hf
 """
 

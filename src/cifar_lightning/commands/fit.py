@@ -1,11 +1,11 @@
 """Trains a network on CIFAR-10, tests it, draws and reports.
 
-cifar-lightning fit                                    # the tutorial, on CIFAR-10
-cifar-lightning fit --data.source synthetic            # no download, the whole job in seconds
-cifar-lightning fit --accelerator gpu --devices 2      # the same on two GPUs
-cifar-lightning fit --recipe resnet18 --model.lr 0.05  # a recipe, with one setting changed
-cifar-lightning fit --recipe speed54 --seeds 10        # ten runs, and mean, spread and interval
-cifar-lightning fit --resume lightning_logs/version_0  # go on with an interrupted run, or several
+cifar-lightning fit                                    # the tutorial
+cifar-lightning fit --data.source synthetic            # without a download
+cifar-lightning fit --accelerator gpu --devices 2      # on two GPUs
+cifar-lightning fit --recipe resnet18 --model.lr 0.05  # a recipe, changed
+cifar-lightning fit --recipe speed54 --seeds 10        # ten runs, their mean
+cifar-lightning fit --resume lightning_logs/version_0  # an interrupted run
 """
 
 from collections.abc import Sequence

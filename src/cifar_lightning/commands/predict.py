@@ -2,8 +2,8 @@
 
 cifar-lightning predict lightning_logs/version_0 cat.jpg holiday/
 cifar-lightning predict lightning_logs/version_0 cat.jpg --json
-cifar-lightning predict lightning_logs/version_0 holiday/ --html seen.html   # and what it saw
-cifar-lightning predict quick cat.jpg                   # by weights that come with the package
+cifar-lightning predict lightning_logs/version_0 holiday/ --html seen.html
+cifar-lightning predict quick cat.jpg    # by weights of the package
 """
 
 import json

@@ -1,11 +1,13 @@
-"""Says how far a run has come, and by its exit code whether there is more to do: 0 finished, 75 to be resumed.
+"""Says how far a run has come, by its exit code too.
 
 cifar-lightning status lightning_logs/version_0
-cifar-lightning status lightning_logs/version_0 --json    # for programs
+cifar-lightning status lightning_logs/version_0 --json
 
-16: a job is in it now. 2: there is no such run. Of a group of runs, as --seeds makes them, it says how many have
-finished, and ends with 0 once all have. For scripts whose launcher has no code of its own, as torchrun:
-`torchrun … fit.py …; cifar-lightning status lightning_logs/version_0 || sbatch again.sh`.
+Exit code 0: it has finished. 75: it is to be resumed. 16: a job is in it now.
+2: there is no such run. Of a group of runs, as --seeds makes them, it says how
+many have finished, and ends with 0 once all have. For scripts under torchrun,
+whose own exit code does not tell:
+`torchrun … fit.py …; cifar-lightning status RUN || sbatch again.sh`.
 """
 
 import json
