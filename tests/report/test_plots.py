@@ -98,8 +98,13 @@ def test_wrong_predictions_differ_by_sign_frame_and_colour():
 
 def test_only_what_is_certain_is_a_hundred_per_cent():
     labels, shares = torch.tensor([3, 3]), torch.tensor([0.9999, 1.0])
-    shown = texts(plots.prediction_grid(pictures(2), labels, labels, TEN, shares))
+    figure = plots.prediction_grid(pictures(2), labels, labels, TEN, shares)
+    heading, *shown = texts(figure)
+    assert "probability" in heading
     assert [text.rpartition("✓ ")[2] for text in shown] == ["99 %", "100 %"]
+    assert_nothing_clipped(figure)
+    above, *below = (text.get_window_extent() for text in figure.axes[0].texts)
+    assert not any(above.overlaps(box) for box in (*below, *(i.get_window_extent() for i in figure.axes[0].images)))
 
 
 @pytest.mark.parametrize("count", [4, 36])
@@ -136,6 +141,12 @@ def test_curves_with_validation():
     assert list(accuracy.lines[0].get_ydata())[-1] == pytest.approx(90)
     assert not any(line.get_linestyle() == "--" for line in accuracy.lines)
     assert_nothing_clipped(figure)
+
+
+def test_a_single_validation_is_shown_beside_the_test_on_the_whole_scale():
+    """Else two points would span the axis, and a difference of a tenth would look like one of everything."""
+    accuracy = plots.curves([{"step": 60, "train_loss": 2.0, "val_acc": 0.55}], test=TEST).axes[1]
+    assert accuracy.get_ylim() == (0, 102)
 
 
 @pytest.mark.parametrize(
@@ -231,6 +242,8 @@ def test_calibration_shows_accuracy_confidence_and_shares(panels):
     assert [bar.get_height() for bar in above.patches] == pytest.approx(bins.accuracies[filled].tolist())
     assert list(above.lines[0].get_ydata()) == pytest.approx(bins.confidences[filled].tolist())
     assert sum(bar.get_height() for bar in below.patches) == pytest.approx(1)
+    named = [text.get_text() for text in above.get_legend().get_texts()]
+    assert sorted(named) == ["accuracy", "accuracy = confidence", "mean confidence"]
     figure.canvas.draw()
     box = figure.get_tightbbox()
     assert box.x1 <= figure.get_figwidth() + 0.01

@@ -23,7 +23,7 @@ def print_comparison(comparison: Mapping[str, Any], console: Console | None = No
     tables = _settings_tables(comparison["settings"], names, console)
     tables.append(_table(["", "test", INTERVAL, "val", "seconds", "device", "parameters"], map(_figures, runs)))
     if groups:
-        headings = ["seeds alone differ", "runs", "mean", "sd", INTERVAL]
+        headings = ["group of seeds", "runs", "mean", "sd", INTERVAL]
         tables.append(_table(headings, map(_spread, groups)))
     for table in tables:
         console.print()

@@ -67,7 +67,7 @@ def _sentence(comparison: Mapping[str, Any], several: int) -> str:
 def _notes(comparison: Mapping[str, Any]) -> Iterable[str]:
     tests = [c["test"] for c in comparison["comparisons"]]
     if "mcnemar" in tests and comparison["settings"]:
-        yield "That is of these networks; whether their settings differ as much, several seeds of each would tell."
+        yield "That compares these networks, not their settings: for those, train several seeds of each."
     if any(c["test"] == "welch" and c["same_images"] is None for c in comparison["comparisons"]):
         yield "Whether all were tested on the same images is not known: some runs have no predictions.npz."
     if needed := comparison["seeds_needed"]:

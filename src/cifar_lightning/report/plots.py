@@ -42,18 +42,20 @@ def prediction_grid(
         labels: int64, (N,).
         predictions: int64, (N,).
         classes: The name of each label.
-        confidences: The probabilities of the predictions, (N,), to stand beside them.
+        confidences: The probabilities of the predictions, (N,), to stand beside them; a line above says what they are.
     """
     pairs = list(zip(labels.tolist(), predictions.tolist(), strict=True))
     captions = [
         f"true: {short(classes[true])}\npred: {short(classes[said])} {'✓' if said == true else '✗'}"
         for true, said in pairs
     ]
+    heading = ""
     if confidences is not None:
+        heading = "Beside each prediction, the probability that the network gave it"
         captions = [
             f"{text} {_rounded_down(share)}" for text, share in zip(captions, confidences.tolist(), strict=True)
         ]
-    return _grid(images, captions, [said != true for true, said in pairs])
+    return _grid(images, captions, [said != true for true, said in pairs], heading)
 
 
 def _rounded_down(share: float) -> str:
@@ -89,7 +91,7 @@ def curves(rows: Rows, label_smoothing: float = 0.0, test: Mapping[str, Any] | N
         if not val:  # one number is all there is: make it a level to compare with
             accuracy.axhline(100 * test["test_acc"], color=GREEN, linestyle="--", linewidth=1)
     accuracy.set(title="Accuracy", ylabel="%")
-    if not val:
+    if len(val) < 2:  # no curve to look at closely: two points alone would fill the height with their difference
         accuracy.set_ylim(0, 102)
 
     for axes in others:
@@ -234,7 +236,7 @@ def calibration(panels: Mapping[str, Reliability]) -> Figure:
         above.bar(middles[filled], accuracies, 0.9 / BINS, color=BLUE, label="accuracy")
         said = {"label": "mean confidence", "markersize": 15, "markeredgewidth": 3}
         above.plot(middles[filled], confidences, linestyle="", marker="_", color=ORANGE, **said)
-        above.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1)
+        above.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1, label="accuracy = confidence")
         above.set(title=heading, ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
         above.legend(frameon=False, loc="upper left")
         below.bar(middles, bins.counts.numpy() / bins.counts.sum().item(), 0.9 / BINS, color=GREY)
@@ -246,7 +248,7 @@ def calibration(panels: Mapping[str, Reliability]) -> Figure:
     return figure
 
 
-def _grid(images: Tensor, captions: Sequence[str], framed: Sequence[bool] = ()) -> Figure:
+def _grid(images: Tensor, captions: Sequence[str], framed: Sequence[bool] = (), heading: str = "") -> Figure:
     """Lays images out in as square a block as their number allows, a caption under each; some are framed."""
     rows = math.isqrt(len(captions))
     columns = math.ceil(len(captions) / rows)
@@ -255,14 +257,17 @@ def _grid(images: Tensor, captions: Sequence[str], framed: Sequence[bool] = ()) 
     points = min(11.0, 0.92 * cell * 72 / (0.65 * max(map(len, lines))))  # a letter is about 0.65 of its height wide
     text = points * 1.4 * (captions[0].count("\n") + 1) / 72 + 0.14
     side = min(0.9 * cell, 3.5)
-    height = rows * (side + text) + 0.15
+    first = 0.1 + (0.3 if heading else 0)
+    height = first + rows * (side + text) + 0.05
     figure = new_figure(GRID_WIDTH, height, laid_out=False)
     # One pair of axes, in inches from the top left: one for each image would take three times as long.
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
+    if heading:
+        axes.text(GRID_WIDTH / 2, 0.1, heading, fontsize=12, ha="center", va="top")
     pixels = images.permute(0, 2, 3, 1).cpu().numpy()
     for index, (image, caption) in enumerate(zip(pixels, captions, strict=True)):
-        left, top = (index % columns) * cell + (cell - side) / 2, 0.1 + (index // columns) * (side + text)
+        left, top = (index % columns) * cell + (cell - side) / 2, first + (index // columns) * (side + text)
         axes.imshow(image, extent=(left, left + side, top + side, top), interpolation="nearest", aspect="auto")
         label = axes.text(left + side / 2, top + side + 0.06, caption, fontsize=points, ha="center", va="top")
         label.set_parse_math(False)
