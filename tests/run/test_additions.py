@@ -6,11 +6,20 @@ import pytest
 import torch
 from jobs import differences, leftovers
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import BatchSizeFinder, EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    EarlyStopping,
+    EMAWeightAveraging,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
 
-from cifar_lightning import CIFAR10DataModule, InputError, LitNet, fit, resume
+from cifar_lightning import CIFAR10DataModule, InputError, LitNet, fit, load_model, resume
+from cifar_lightning.run.checkpoint import Checkpoints
 from cifar_lightning.run.metrics_log import read_rows
 
 SMALL = {
@@ -80,6 +89,58 @@ def test_what_a_callback_raises_passes_and_the_run_goes_on_with_its_state(plain,
     assert differences(run, whole) == []
     resume(run, {"max_epochs": 6}, callbacks=[])
     assert read_rows(run / "metrics.csv")[-1]["step"] == 54
+
+
+class OfEpochs(WeightAveraging):
+    """Averages the weights that the epochs end with."""
+
+    def should_update(self, step_idx=None, epoch_idx=None):
+        return epoch_idx is not None
+
+
+class BrokenInTest(Callback):
+    def on_test_start(self, trainer, pl_module):
+        raise KeyError("theirs")
+
+
+class Halving(Callback):
+    def on_train_end(self, trainer, pl_module):
+        with torch.no_grad():
+            pl_module.net.fc3.weight /= 2
+
+
+@pytest.mark.parametrize("average", [OfEpochs, Halving])
+def test_weights_that_a_callback_puts_in_place_at_the_end_are_kept(average, plain, tmp_path):
+    whole, run = (tmp_path / "lightning_logs" / f"version_{number}" for number in (0, 1))
+    data = {**SMALL["data"], "val_split": 0}
+    settings = {**SMALL, "data": data, "max_epochs": 2, "report": False}
+    settings["checkpoint_every_n_steps"] = 10  # the last of which is there before the average is
+    results = fit(**settings, callbacks=average())
+    assert results["checkpoint"].endswith("final.ckpt")
+    test = CIFAR10DataModule(**data).image_set("test")
+    with torch.no_grad():
+        logits = load_model(whole).logits(test.images)
+    assert torch.nn.functional.cross_entropy(logits, test.labels).item() == pytest.approx(results["test_loss"], 1e-5)
+    with pytest.raises(KeyError, match="theirs"):
+        fit(**settings, callbacks=[average(), BrokenInTest()])
+    resume(run, callbacks=average())
+    assert differences(run, whole) == []
+    resume(run, {"max_epochs": 3}, callbacks=[])
+    assert not (run / "checkpoints" / "final.ckpt").exists()  # that of an end before
+
+
+def test_a_run_goes_on_from_the_weights_of_its_last_step_not_from_their_average(plain, tmp_path, monkeypatch):
+    monkeypatch.setattr(Checkpoints, "_is_worth_it", lambda *args: False)  # then the end's checkpoint is the only one
+    settings = {**SMALL, "data": {**SMALL["data"], "val_split": 0}, "report": False}
+    fit(**settings, max_epochs=3, callbacks=EMAWeightAveraging(decay=0.9))
+    with pytest.raises(KeyError, match="theirs"):
+        fit(**settings, max_epochs=2, callbacks=[EMAWeightAveraging(decay=0.9), BrokenInTest()])
+    whole, run = (tmp_path / "lightning_logs" / f"version_{number}" for number in (0, 1))
+    tested = resume(run, callbacks=EMAWeightAveraging(decay=0.9))["test_loss"]
+    fit(**settings, max_epochs=2, callbacks=EMAWeightAveraging(decay=0.9))
+    assert tested == json.loads((tmp_path / "lightning_logs/version_2/results.json").read_text())["test_loss"]
+    resume(run, {"max_epochs": 3}, callbacks=EMAWeightAveraging(decay=0.9))
+    assert differences(run, whole) == []
 
 
 def test_a_report_that_nobody_wants(tmp_path, capfd):
@@ -181,6 +242,15 @@ MISTAKES = [
         {"callbacks": never_better(), "devices": 2},
         "devices: EarlyStopping is an object of this process, and 2 others would train: give devices=1, or start this "
         "program by torchrun --nproc-per-node 2",
+    ),
+    (
+        {"callbacks": StochasticWeightAveraging(0.1)},
+        "callbacks: StochasticWeightAveraging would train with another schedule and more epochs than config.yaml has, "
+        "and no run could be resumed with it: give WeightAveraging, of lightning.pytorch.callbacks",
+    ),
+    (
+        {"callbacks": ModelCheckpoint(filename="final")},
+        "callbacks: ModelCheckpoint would write final.ckpt among the run's own: give it another filename, or a dirpath",
     ),
     (
         {"callbacks": ModelCheckpoint(filename="best")},

@@ -7,11 +7,17 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    LearningRateFinder,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+    Timer,
+)
 from lightning.pytorch.loggers import Logger
 
 from cifar_lightning.errors import InputError
-from cifar_lightning.run.checkpoint import BEST, Checkpoints
+from cifar_lightning.run.checkpoint import BEST, FINAL, Checkpoints
 
 Callbacks: TypeAlias = Callback | Iterable[Callback] | None
 Loggers: TypeAlias = str | Logger | Iterable[str | Logger] | None
@@ -109,9 +115,14 @@ def _check(callback: Callback) -> None:
             f"callbacks: {name} would train with a setting that config.yaml does not have: find it with "
             "lightning.pytorch.tuner.Tuner, and give it to fit"
         )
+    if isinstance(callback, StochasticWeightAveraging):
+        raise InputError(
+            f"callbacks: {name} would train with another schedule and more epochs than config.yaml has, and no run "
+            "could be resumed with it: give WeightAveraging, of lightning.pytorch.callbacks"
+        )
     if isinstance(callback, ModelCheckpoint) and callback.dirpath is None and callback.filename is not None:
         stem = callback.filename.partition("{")[0]
-        if f"{stem}.ckpt" == BEST or stem.startswith("step-"):
+        if f"{stem}.ckpt" in (BEST, FINAL) or stem.startswith("step-"):
             raise InputError(
                 f"callbacks: {name} would write {callback.filename}.ckpt among the run's own: give it another "
                 "filename, or a dirpath"

@@ -1,7 +1,8 @@
 """Checkpoints that survive: written beside their place, flushed and renamed; the one before is kept until then.
 
 A run's `checkpoints/` holds `step-S.ckpt`, the newest two, and `best.ckpt`, that of the highest validation accuracy
-where there is a validation split. Any of them is a plain Lightning checkpoint.
+where there is a validation split; and `final.ckpt` where a callback has put other weights in place of those of the last
+step. Any of them is a plain Lightning checkpoint.
 """
 
 import math
@@ -30,6 +31,7 @@ from cifar_lightning.run.weights import of_lit_net, read_weights
 
 KEEP = 2
 BEST = "best.ckpt"
+FINAL = "final.ckpt"
 WORTH = 50  # times what a checkpoint takes must have passed since the last before the end of an epoch is worth one
 _STEP = re.compile(r"step-\d+\.ckpt")
 
@@ -234,9 +236,22 @@ class Checkpoints(Checkpoint, StepEnd):
         if not trainer.sanity_checking:
             self.save(trainer)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves what is going to be tested, wherever training has ended: a Trainer's max_time ends it in an epoch."""
+    def on_last_step_done(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves where training has ended, wherever that is: a Trainer's max_time ends it in an epoch."""
         self.save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keeps the weights that are going to be tested, where a callback has changed them since.
+
+        Beside those of the last step, from which a longer run goes on: some average weights when an epoch or the
+        training ends (WeightAveraging), or set some to zero (ModelPruning).
+        """
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
+        if {type(callback).__module__.partition(".")[0] for callback in callbacks} == {__name__.partition(".")[0]}:
+            return  # none but our own, which change nothing
+        weights, last = pl_module.state_dict(), self.folder / f"step-{trainer.global_step}.ckpt"
+        if not on_first_rank(lambda: _are_equal(weights, load_checkpoint(last)["state_dict"])):
+            trainer.save_checkpoint(self.folder / FINAL)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keeps the best, by the accuracy on the validation split."""
@@ -278,6 +293,10 @@ class Checkpoints(Checkpoint, StepEnd):
                 old.unlink(missing_ok=True)
         self._saved_at = time.monotonic()
         self._saving_took = min(self._saving_took, self._saved_at - start)  # a disk that stalls once is not slow
+
+
+def _are_equal(some: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
+    return some.keys() == others.keys() and all(torch.equal(x.cpu(), others[name]) for name, x in some.items())
 
 
 def _not_finite(module: LightningModule) -> str | None:

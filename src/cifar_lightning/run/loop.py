@@ -49,6 +49,9 @@ class StepEnd(Callback):
         """Called after a step, once its figures are logged and before the validation that is due after it."""
         raise NotImplementedError
 
+    def on_last_step_done(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Called once there are no more steps, before the `on_train_end` of callbacks that put other weights there."""
+
 
 def within_step(trainer: Trainer) -> bool:
     """Whether gradients are under way, which no checkpoint holds."""
@@ -266,6 +269,23 @@ class FitLoop(_FitLoop):
         if epochs.processed == epochs.ready and batches.ready >= self.max_batches:
             return epochs.processed, 0
         return max(epochs.ready - 1, 0), batches.ready
+
+    def run(self) -> None:
+        """Trains. A fit that goes on from its end, with no step left, ends again: some callbacks wait for that."""
+        super().run()
+        assert isinstance(self.epoch_loop, EpochLoop)
+        if self.epoch_loop.resumed:  # still: there has been no epoch
+            self.epoch_loop.resumed = False
+            self.on_run_start()
+            self.on_run_end()
+
+    def on_run_end(self) -> None:
+        """Calls the hooks of the end, ours first."""
+        trainer = self.trainer
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by a connector
+            if isinstance(callback, StepEnd):
+                callback.on_last_step_done(trainer, trainer.lightning_module)
+        super().on_run_end()
 
     def on_save_checkpoint(self) -> dict[str, Any]:
         """Adds the position to what Lightning keeps."""

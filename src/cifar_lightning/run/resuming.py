@@ -11,6 +11,7 @@ from cifar_lightning.files import remove_parts, user_path
 from cifar_lightning.run.additions import Additions, Callbacks, Loggers, additions_of
 from cifar_lightning.run.checkpoint import (
     BEST,
+    FINAL,
     load_checkpoint,
     newest_readable,
     step_checkpoints,
@@ -137,6 +138,7 @@ def go_on(
             remove_parts(part)
         if not_best:
             (checkpoints / BEST).unlink()
+        (checkpoints / FINAL).unlink(missing_ok=True)  # of an end that is none any more, or comes again
         (folder / "results.json").unlink(missing_ok=True)
     except OSError as error:
         raise RunError(f"could not write to {folder}: {error.strerror}; mend the folder") from error

@@ -16,7 +16,7 @@ from cifar_lightning.errors import InputError
 from cifar_lightning.files import user_path
 from cifar_lightning.model.images import preprocessing_in
 from cifar_lightning.model.lit_net import LitNet
-from cifar_lightning.run.checkpoint import BEST, load_checkpoint, newest_readable, step_checkpoints
+from cifar_lightning.run.checkpoint import BEST, FINAL, load_checkpoint, newest_readable, step_checkpoints
 from cifar_lightning.run.cluster import is_first_rank
 from cifar_lightning.run.hub import WEIGHTS, is_hub_folder
 from cifar_lightning.run.networks import is_import_path, lit_net
@@ -27,7 +27,7 @@ from cifar_lightning.run.trained import is_trained, trained_weights
 def select_checkpoint(named: str | Path) -> Path:
     """The checkpoint that is named: a .ckpt file, or a run's folder for the one that its training selected.
 
-    That is the one of the highest validation accuracy, or the newest where there was no validation split. Where there
+    That is the one of the highest validation accuracy, or the last where there was no validation split. Where there
     is neither, the name of a recipe stands for the weights that the package has of it: the bare name, as text. ./quick,
     quick/ and Path("quick") are paths.
 
@@ -43,9 +43,9 @@ def select_checkpoint(named: str | Path) -> Path:
             return path  # `load_checkpoint` says what is wrong with it, if anything is
         if is_hub_folder(path):
             return path / WEIGHTS
-        best = folder / BEST
-        if best.exists():
-            return best
+        for chosen in (folder / BEST, folder / FINAL):
+            if chosen.exists():
+                return chosen
         newest, problems = newest_readable(folder)
     except InputError as error:
         damaged = step_checkpoints(folder)

@@ -5,7 +5,7 @@ process per device, now or after an interruption, takes its orders from there.
 """
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from cifar_lightning.report.results import read_results
 from cifar_lightning.run import signals
 from cifar_lightning.run.additions import Additions, Callbacks, Loggers, additions_of
 from cifar_lightning.run.callbacks import ProgressBar, StopOnSignal
-from cifar_lightning.run.checkpoint import BEST, Checkpoints, cause_of, load_checkpoint
+from cifar_lightning.run.checkpoint import BEST, FINAL, Checkpoints, cause_of, load_checkpoint
 from cifar_lightning.run.checks import Checked, check
 from cifar_lightning.run.cluster import is_first_rank, world_size
 from cifar_lightning.run.computing import Computing
@@ -299,15 +299,16 @@ def _say_what_stopped(settings: Settings, trainer: Trainer, additions: Additions
     say(f"note: {' or '.join(who)} has ended the training at {length}; what is tested is {tested}")
 
 
-def _best(path: Path) -> dict[str, Any] | None:
-    """Of the checkpoint of the best validation, what is to be tested; None where there has been no validation."""
-    if not path.exists():
+def _chosen(folder: Path, names: Sequence[str]) -> dict[str, Any] | None:
+    """Of the first of these checkpoints that is there, what is to be tested; None where there is none."""
+    path = next((path for name in names if (path := folder / name).exists()), None)
+    if path is None:
         return None
     try:
         saved = load_checkpoint(path)
     except InputError as error:  # it was whole when it was written, and a resumed run does without it
         raise RunError(cause_of(error)) from error
-    return {name: saved[name] for name in ("state_dict", "global_step")}
+    return {"name": path.name, **{name: saved[name] for name in ("state_dict", "global_step")}}
 
 
 def _select(trainer: Trainer, model: LitNet, data: CIFAR10DataModule, checkpoints: Path) -> dict[str, Any]:
@@ -316,10 +317,11 @@ def _select(trainer: Trainer, model: LitNet, data: CIFAR10DataModule, checkpoint
     Raises:
         RunError: The best are damaged.
     """
-    best = checkpoints / BEST
-    if len(data.val_indices) and (chosen := on_first_rank(lambda: _best(best))):
+    names = [*([BEST] if len(data.val_indices) else []), FINAL]
+    chosen = on_first_rank(lambda: _chosen(checkpoints, names))
+    if chosen is not None:
         model.load_state_dict(chosen["state_dict"])
-        return {"checkpoint": str(best), "step": chosen["global_step"]}
-    if len(data.val_indices) and trainer.limit_val_batches and trainer.is_global_zero:
+    named: dict[str, Any] = chosen or {"name": f"step-{trainer.global_step}.ckpt", "global_step": trainer.global_step}
+    if len(data.val_indices) and named["name"] != BEST and trainer.limit_val_batches and trainer.is_global_zero:
         say("note: the training ended before its first validation")
-    return {"checkpoint": str(checkpoints / f"step-{trainer.global_step}.ckpt"), "step": trainer.global_step}
+    return {"checkpoint": str(checkpoints / named["name"]), "step": named["global_step"]}
