@@ -47,6 +47,7 @@ from cifar_lightning.data.cifar10 import (
     COARSE,
     COUNTS,
 )
+from cifar_lightning.data.pictures import read_each
 from cifar_lightning.data.sources import Source
 from cifar_lightning.errors import ImageWarning, InputError
 
@@ -539,6 +540,40 @@ def test_parquet_of_ones_own(tmp_path):
         Source("folder", path).load("test")
 
 
+def flipped(png):
+    """With another bit in its pixels."""
+    at = png.index(b"IDAT") + 40
+    return png[:at] + bytes([png[at] ^ 1]) + png[at + 1 :]
+
+
+def test_pictures_in_parquet_are_read_as_those_in_folders_are(tmp_path):
+    """Of 16 bits, transparent or on their side, each is what it would be as a file; of what is odd a line tells."""
+    slope = np.linspace(0, 255, 32 * 32).reshape(32, 32).astype(np.uint8)
+    clear = np.zeros_like(slope)
+    sideways = Image.Exif()
+    sideways[0x0112] = 6  # the orientation
+    pictures = [
+        (Image.fromarray(slope.astype(np.uint16) * 256), "PNG", {}),
+        (Image.fromarray(slope.astype(np.uint16) * 9), "PNG", {}),  # 12 bits of 16
+        (Image.fromarray(np.dstack([slope] * 3 + [clear])), "PNG", {}),
+        (Image.fromarray(np.dstack([slope, clear])), "PNG", {}),
+        (Image.fromarray(np.dstack([slope] * 3)), "JPEG", {"exif": sideways}),
+    ]
+    files, wanted = [], []
+    for number, (picture, kind, options) in enumerate(pictures):
+        picture.save(path := tmp_path / f"{number}.{kind.lower()}", kind, **options)
+        files.append(path.read_bytes())
+        wanted.extend(pixels for pixels, _ in read_each([path]))
+    table = pa.table({"image": files, "label": [0, 1, 0, 1, 0]})
+    for split in ("train", "test"):
+        parquet.write_table(table.slice(0, 5 if split == "train" else 1), tmp_path / f"{split}.parquet")
+    train = Source("folder", tmp_path).load("train")
+    assert np.array_equal(train.images.permute(0, 2, 3, 1).numpy(), np.stack(wanted))
+    parquet.write_table(table.slice(1, 1), tmp_path / "test.parquet")
+    with pytest.warns(ImageWarning, match="row 0 has 16 bits a value and none above 2,295 of 65,535"):
+        Source("folder", tmp_path).load("test")
+
+
 def test_bad_parquet(tmp_path):
     png = pngs_of("test")[0][0]
     Image.new("RGB", (64, 48)).save(large := io.BytesIO(), "PNG")
@@ -552,6 +587,7 @@ def test_bad_parquet(tmp_path):
         ({"img": [{"bytes": png}], "label": ["cow"]}, "row 0 has the label 'cow'"),
         ({"img": [{"path": "1.png"}], "label": [1]}, "row 0 has no bytes of a picture"),
         ({"img": [{"bytes": png[:60]}], "label": [1]}, "the picture of row 0 cannot be read"),
+        ({"img": [{"bytes": flipped(png)}], "label": [1]}, "its pixels are not those that were written"),
         ({"img": [{"bytes": large.getvalue()}], "label": [1]}, "the picture of row 0 has 64×48 pixels"),
         ({"img": [{"bytes": png}], "fine_label": [1]}, "has no column label, only img, fine_label: it is not cifar10"),
         ({"text": ["a"], "label": [1]}, "has no column img, only text, label"),

@@ -28,7 +28,7 @@ from cifar_lightning.files import locked, remove_parts, write_atomically
 # What we keep in a user's data folder beside the archive: the lock and the decoded images.
 HIDDEN = ".cifar_lightning"
 # To be raised when a decoder of ours gives other pixels, labels or names, or a file here holds something else.
-VERSION = 4
+VERSION = 5
 
 
 class Decoded(NamedTuple):

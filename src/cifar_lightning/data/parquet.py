@@ -14,6 +14,7 @@ import numpy.typing as npt
 from cifar_lightning.data.cache import Decoded
 from cifar_lightning.data.cifar10 import CIFAR100_CLASSES, CIFAR100_COARSE_CLASSES, CLASSES
 from cifar_lightning.data.folder import VALIDATION
+from cifar_lightning.data.pictures import Remarks, check_sums, pillows_warnings, to_pixels
 from cifar_lightning.errors import InputError
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def read_own(files: Mapping[str, Sequence[Path]], split: str) -> Decoded:
         images=np.concatenate([part.images for part in decoded]),
         labels=np.concatenate([part.labels for part in decoded]),
         held_out=sum(len(part.labels) for part in decoded[1:]),
+        notes=tuple(note for part in decoded for note in part.notes),
     )
 
 
@@ -86,20 +88,20 @@ def read(files: Sequence[Path], source: str, classes: tuple[str, ...] = ()) -> D
         InputError: pyarrow is not installed; or a file is damaged, has other classes than the one before, or has not
             the columns, pictures of 32×32 pixels and labels that there should be.
     """
-    images, labels = [], []
+    images, labels, remarks = [], [], Remarks()
     for path in files:
-        with _opened(path) as file:
+        with _opened(path) as file, pillows_warnings():
             pictures, column = (_column(file, path, names, source) for names in (IMAGES, LABELS[source]))
             names = _names(file, column, source) or classes or LABELS[source][column]
             if classes not in ((), names):
                 raise InputError(f"{path} has other classes than those before it: give all files the same")
             classes = names
-            for pixels, label in _rows(file, path, (pictures, column), classes):
+            for pixels, label in _rows(file, path, (pictures, column), classes, remarks):
                 images.append(pixels)
                 labels.append(label)
     if not images:
         raise InputError(f"{files[0]} has no images: replace it")
-    return Decoded(np.stack(images), np.array(labels, dtype=np.int64), classes)
+    return Decoded(np.stack(images), np.array(labels, dtype=np.int64), classes, notes=remarks.notes())
 
 
 def _files(folder: Path, split: str) -> list[Path]:
@@ -172,7 +174,7 @@ def _column(file: "ParquetFile", path: Path, names: Iterable[str], source: str) 
 
 
 def _rows(
-    file: "ParquetFile", path: Path, columns: tuple[str, str], classes: tuple[str, ...]
+    file: "ParquetFile", path: Path, columns: tuple[str, str], classes: tuple[str, ...], remarks: Remarks
 ) -> Iterator[tuple[npt.NDArray[np.uint8], int]]:
     numbers = {name: label for label, name in enumerate(classes)}
     row = 0
@@ -184,20 +186,22 @@ def _rows(
                     f"{path}: row {row} has the label {value!r}, not one of 0..{len(classes) - 1}: mend it"
                 )
             # {bytes, path}, or the bytes alone
-            yield _pixels(picture.get("bytes") if isinstance(picture, dict) else picture, path, row), label
+            yield _pixels(picture.get("bytes") if isinstance(picture, dict) else picture, path, row, remarks), label
             row += 1
 
 
-def _pixels(data: Any, path: Path, row: int) -> npt.NDArray[np.uint8]:
+def _pixels(data: Any, path: Path, row: int, remarks: Remarks) -> npt.NDArray[np.uint8]:
+    """A picture's, by the rules for one that lies in a file of its own: what is transparent, deep or on its side."""
     from PIL import Image
 
     if not isinstance(data, bytes):
         raise InputError(f"{path}: row {row} has no bytes of a picture: write the pictures into the file")
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
-            size, pixels = image.size, image.convert("RGB") if image.size == (32, 32) else None
+            size = image.size
+            if size == (32, 32):
+                check_sums(data)
+                return to_pixels(image, f"{path}: row {row}", remarks)
     except Exception as error:  # a damaged picture can make a decoder raise anything
         raise InputError(f"{path}: the picture of row {row} cannot be read ({error}): replace it") from error
-    if pixels is None:
-        raise InputError(f"{path}: the picture of row {row} has {size[0]}×{size[1]} pixels: CIFAR's have 32×32")
-    return np.asarray(pixels)
+    raise InputError(f"{path}: the picture of row {row} has {size[0]}×{size[1]} pixels: CIFAR's have 32×32")

@@ -158,7 +158,7 @@ def _in_order(paths: Sequence[str], size: int) -> Generator[tuple[Sequence[str],
     _formats()  # loads Pillow's plugins before the threads ask for them
     waiting: deque[tuple[Sequence[str], Future[Part]]] = deque()
     with ExitStack() as stack:
-        stack.enter_context(_pillows_warnings())
+        stack.enter_context(pillows_warnings())
         ask = stack.enter_context(helpers(helping)) if helping > 1 else None
         pool = stack.enter_context(ThreadPoolExecutor(workers))
         try:
@@ -190,12 +190,12 @@ def _part(paths: Sequence[str], ask: Callable[[Sequence[str]], Part | None] | No
 def help_out() -> None:
     """Decodes for the process that has started this one as its helper: see helpers.py."""
     _formats()
-    with _pillows_warnings():
+    with pillows_warnings():
         serve(_part)
 
 
 @contextmanager
-def _pillows_warnings() -> Iterator[None]:
+def pillows_warnings() -> Iterator[None]:
     """Within it Pillow says nothing of broken metadata; it warns from 89 million pixels: we refuse from there on."""
     from PIL import Image
 
@@ -238,13 +238,13 @@ def _decoded(path: str, remarks: Remarks) -> Pixels:
     try:
         with Image.open(path, formats=_formats()) as image:
             if image.format == "PNG":
-                _check_sums(Path(path).read_bytes())
-            return _to_pixels(image, path, remarks)
+                check_sums(Path(path).read_bytes())
+            return to_pixels(image, path, remarks)
     except (OSError, ValueError, SyntaxError):  # the first is also what UnidentifiedImageError is
         with suppress(OSError, ValueError, SyntaxError):
             if bare := _without_metadata(Path(path).read_bytes()):
                 with Image.open(io.BytesIO(bare), formats=["PNG"]) as image:
-                    pixels = _to_pixels(image, path, remarks)
+                    pixels = to_pixels(image, path, remarks)
                 remarks.metadata.append(path)
                 return pixels
         raise
@@ -262,7 +262,7 @@ def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
         start = end
 
 
-def _check_sums(png: bytes) -> None:
+def check_sums(png: bytes) -> None:
     """Raises a ValueError where pixels are not what was written: Pillow compares the sums of all other chunks."""
     for kind, chunk in _chunks(png):
         if kind == b"IDAT" and zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:], "big"):
@@ -271,7 +271,7 @@ def _check_sums(png: bytes) -> None:
 
 def _without_metadata(png: bytes) -> bytes:
     """What pixels come from of a sound PNG; empty for other files. Pillow refuses one for a text that is damaged."""
-    _check_sums(png)
+    check_sums(png)
     kept = [chunk for kind, chunk in _chunks(png) if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")]
     return b"".join([PNG, *kept]) if kept else b""
 
@@ -285,7 +285,17 @@ def _reduced(image: "Image.Image") -> tuple[float, float, float, float] | None:
     return draft and draft[1]
 
 
-def _to_pixels(image: "Image.Image", path: str, remarks: Remarks) -> Pixels:
+def to_pixels(image: "Image.Image", path: str, remarks: Remarks) -> Pixels:
+    """The pixels of an opened picture, as `read` gives them.
+
+    Args:
+        image: It, not loaded yet.
+        path: What `remarks` are to call it.
+        remarks: Learns what there is to say of it.
+
+    Raises:
+        Exception: It is damaged, or nothing tells which of its values is white; what a decoder likes.
+    """
     from PIL import Image, ImageOps
 
     deep = any(DEEP.search(str(tile[3])) for tile in getattr(image, "tile", ()))
