@@ -717,6 +717,21 @@ def test_arrays_with_names_and_a_validation_split(tmp_path):
     assert len(data.val_indices) == 20
 
 
+@pytest.mark.parametrize("shape", ["arrays", "parquet"])
+def test_two_classes_of_one_name_are_refused(tmp_path, shape):
+    """ImageNet has two cranes; accuracies by name would be those of one of them, beside the counts of the other."""
+    names = ["crane", *(f"class {i}" for i in range(8)), "crane"]
+    if shape == "arrays":
+        np.savez(tmp_path / "a.npz", **own_arrays(classes=np.array(names)))
+    else:
+        metadata = {"huggingface": json.dumps({"info": {"features": {"label": {"names": names}}}})}
+        write_parquet(tmp_path)
+        for path in tmp_path.glob("*.parquet"):
+            rewritten(path, lambda table: table.replace_schema_metadata(metadata))
+    with pytest.raises(InputError, match=f"{tmp_path} has more than one class crane, and no figure could say which"):
+        CIFAR10DataModule(tmp_path, source="folder").check()
+
+
 def test_bad_arrays(tmp_path):
     x, y = own_arrays()["x_train"], own_arrays()["y_train"]
     for changes, reason in (

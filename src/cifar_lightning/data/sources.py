@@ -5,6 +5,7 @@ import os
 import re
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -170,6 +171,11 @@ class Source:
                 decoded = cache.cached(found.home, f"{self.name}-{split}", found.key, found.decode, shared)
             else:
                 decoded = found.decode()
+        if twice := [name for name, count in Counter(decoded.classes).items() if count > 1]:
+            raise InputError(
+                f"data_dir {self.data_dir} has more than one class {quoted(twice[0])}, and no figure could say which "
+                "it is of: give each a name of its own"
+            )
         for note in filter(None, (found.note, *decoded.notes)):
             warnings.warn(note, ImageWarning, stacklevel=2)
         return _image_set(decoded)
