@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -124,6 +125,32 @@ def test_an_absent_class_has_no_accuracy_in_the_results(plain, tmp_path):
     text = (tmp_path / "results.json").read_text()
     assert '"deer": null' in text
     assert text.count("null") == 1
+
+
+def test_a_fit_without_an_optimiser():
+    """Lightning has it run where a subclass gives none: it measures."""
+
+    class Measuring(LitNet):
+        def configure_optimizers(self):
+            return None
+
+    fitter = trainer(max_epochs=1)
+    with pytest.warns(UserWarning, match="this fit will run with no optimizer"):
+        fitter.fit(Measuring(), fake_data(100))
+    assert fitter.callback_metrics["train_loss"] == pytest.approx(math.log(10), rel=0.05)
+    assert fitter.callback_metrics["lr"] == 0
+
+
+def test_a_test_of_one_image(plain, tmp_path):
+    """As fast_dev_run has it, too, of eight test images or fewer: each is a batch."""
+    from cifar_lightning.run.testing import report_on
+
+    data, model, tester = fake_data(40), LitNet(), trainer(limit_test_batches=1)
+    data.setup()
+    data._sets["test"] = data.image_set("test").part(torch.arange(8))
+    tester.test(model, data, verbose=False)
+    report_on(tester, model, data, {"checkpoint": "a.ckpt", "step": 1}, tmp_path, tmp_path / "metrics.csv")
+    assert json.loads((tmp_path / "results.json").read_text())["test_count"] == 1
 
 
 @pytest.mark.parametrize(("limit", "tested"), [(1.0, 200), (1, 13), (3, 39), (0.5, 104)])

@@ -122,6 +122,7 @@ class Evaluation(nn.Module):
         """
         figures = self.metrics.compute()  # over all ranks
         on_cpu = {name: value.cpu() for name, value in figures.items()}
+        on_cpu["predicted"] = on_cpu["predicted"].view(-1)  # torchmetrics makes a number of one image's
         # The figures to log stay on their device: NCCL takes no others.
         values = (figures["loss"], figures["acc"], *figures["acc_per_class"])
         images = (1, 1, *on_cpu["confusion"].sum(1).tolist())

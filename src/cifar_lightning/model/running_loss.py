@@ -90,7 +90,7 @@ def _dtype(loss: torch.dtype) -> torch.dtype:
 
 
 def current_lr(trainer: Trainer) -> float:
-    """The learning rate, where the schedule is, of the weights that have no rate of their own."""
+    """The learning rate, where the schedule is, of the weights that have no rate of their own; 0 of none."""
     groups, lr = trainer.optimizers[0].param_groups, trainer.lightning_module.hparams.get("lr")
     own = (group for group in groups if group.get("initial_lr", group["lr"]) == lr)
-    return float(next(own, groups[0])["lr"])
+    return float(next(own, groups[0])["lr"]) if groups else 0.0
