@@ -1,5 +1,6 @@
 """What fit() takes in Python beside its settings: callbacks and loggers of the user's, and no report."""
 
+import io
 import json
 
 import pytest
@@ -222,6 +223,31 @@ def test_a_bar_of_their_own_is_the_only_one(plain, capsys):
     fit(**SMALL, max_epochs=1, callbacks=[own])
     assert bars == [own]
     assert "epoch 1/1" not in capsys.readouterr().err
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+class Looking(Callback):
+    """Notes what the bar shows when an epoch, and a step, begins."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        task = trainer.progress_bar_callback._bar.tasks[0]
+        self.seen.append((task.fields["epoch"], task.completed))
+
+
+def test_the_bar_follows_slow_steps_and_knows_the_epoch_that_a_run_goes_on_in(plain, tmp_path, monkeypatch):
+    monkeypatch.setattr("cifar_lightning.run.callbacks.DRAW_SECONDS", 1e-9, raising=False)  # as if each took so long
+    monkeypatch.setattr("sys.stderr", Terminal())
+    fit(**SMALL, max_epochs=1, callbacks=(first := Looking()))
+    resume("lightning_logs/version_0", {"max_epochs": 2}, callbacks=(then := Looking()))
+    assert first.seen == [("1/1", step) for step in range(9)]
+    assert then.seen == [("2/2", step) for step in range(9, 18)]
 
 
 class Unreadable(Callback):

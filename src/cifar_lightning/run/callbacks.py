@@ -1,5 +1,6 @@
 """What watches over a run between its batches: the stop signal and the progress bar."""
 
+import math
 import sys
 import time
 from typing import Any
@@ -19,6 +20,7 @@ from cifar_lightning.run.devices import RANK_TIMEOUT
 from cifar_lightning.run.loop import StepEnd, within_step
 
 POLL_SECONDS = 1.0
+DRAW_SECONDS = 0.5
 
 
 class StopOnSignal(StepEnd):
@@ -78,7 +80,7 @@ class StopOnSignal(StepEnd):
 
 
 class ProgressBar(LightningProgressBar, StepEnd):
-    """A bar of the run's steps with the running mean loss, redrawn twice a second whatever a step takes.
+    """A bar of the run's steps with the running mean loss, brought up to date twice a second whatever a step takes.
 
     Where standard error is no terminal it prints a line at the end of every epoch instead. Lightning's bars read every
     metric from the device in every batch.
@@ -88,7 +90,7 @@ class ProgressBar(LightningProgressBar, StepEnd):
         super().__init__()
         self._due = ""
         self._bar: Progress | None = None
-        self._task = TaskID(0)
+        self._task, self._noted = TaskID(0), -math.inf
         self._validated_step = -1
 
     def disable(self) -> None:
@@ -107,8 +109,8 @@ class ProgressBar(LightningProgressBar, StepEnd):
             console=Console(stderr=True),
             refresh_per_second=2,
         )
-        total = int(trainer.estimated_stepping_batches)
-        self._task = self._bar.add_task("", total=total, completed=trainer.global_step, epoch="1", figures="")
+        total, epoch = int(trainer.estimated_stepping_batches), _epoch(trainer)
+        self._task = self._bar.add_task("", total=total, completed=trainer.global_step, epoch=epoch, figures="")
         self._bar.start()
 
     def on_step_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -118,9 +120,10 @@ class ProgressBar(LightningProgressBar, StepEnd):
         step = trainer.global_step
         if step % max(trainer.log_every_n_steps, 1) == 0:  # type: ignore[attr-defined]  # set by a connector
             self._bar.update(self._task, figures=_figures(trainer))
-        if step % 20 == 0 or trainer.is_last_batch:
-            epoch = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
-            self._bar.update(self._task, completed=step, epoch=epoch)
+        now = time.monotonic()
+        if now - self._noted >= DRAW_SECONDS or trainer.is_last_batch:
+            self._noted = now
+            self._bar.update(self._task, completed=step, epoch=_epoch(trainer))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes the step: Lightning keeps the figures of a validation until the next one."""
@@ -129,11 +132,13 @@ class ProgressBar(LightningProgressBar, StepEnd):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes that an epoch's figures are due where there is no bar; some of them are logged after this."""
         if self._bar is None and trainer.is_global_zero:
-            self._due = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  step {trainer.global_step:,}"
+            self._due = f"epoch {_epoch(trainer)}  step {trainer.global_step:,}"
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints the figures of the epoch before."""
         self._print_due(trainer)
+        if self._bar is not None:
+            self._bar.update(self._task, epoch=_epoch(trainer))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints the last epoch's figures, or leaves the bar as it stands."""
@@ -152,6 +157,10 @@ class ProgressBar(LightningProgressBar, StepEnd):
         if due:
             validated = self._validated_step == trainer.global_step
             say(f"{due}  {_figures(trainer, validated)}".rstrip())
+
+
+def _epoch(trainer: Trainer) -> str:
+    return f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
 
 
 def _figures(trainer: Trainer, validated: bool = True) -> str:
