@@ -100,6 +100,10 @@ MISTAKES = {
     ("--trainer.limit_val_batches", "0.1", "--data.val_split", "20"): "trainer.limit_val_batches 0.1 leaves none of 8",
     ("--trainer.overfit_batches", "0.01"): "trainer.limit_train_batches 0.01 leaves none of 25 batches",
     ("--trainer.accumulate_grad_batches", "null"): "trainer.accumulate_grad_batches None is out of range: give a",
+    (
+        "--trainer.accumulate_grad_batches",
+        "1000",
+    ): "trainer.accumulate_grad_batches 1000 is out of range: give at most the 25 batches of an epoch",
     ("--trainer.accumulate_grad_batches", "0"): "trainer.accumulate_grad_batches 0 is out of range: give a whole",
     ("--trainer.accumulate_grad_batches", "2.5"): "trainer.accumulate_grad_batches 2.5 is out of range: give a whole",
     (

@@ -167,7 +167,10 @@ def _check_batches(trainer: Trainer, data: CIFAR10DataModule, ranks: int) -> Non
     interval = getattr(trainer, "val_check_interval", None)  # none where it is by the clock
     by_clock = getattr(trainer, "_val_check_time_interval", None) is not None
     whole = type(accumulate) is int and accumulate >= 1
-    checks = [("accumulate_grad_batches", accumulate, whole, "a whole number, 1 or more")]
+    # No step goes beyond its epoch: of more batches it would have those of one, its gradients divided by the number.
+    too_many = whole and accumulate > counts["train"] and not options.fast_dev_run
+    batches = f"at most the {counts['train']} batches of an epoch" if too_many else "a whole number, 1 or more"
+    checks = [("accumulate_grad_batches", accumulate, whole and not too_many, batches)]
     if validates := bool(len(data.val_indices) and trainer.limit_val_batches):
         one_clock = "a number of steps, or one device: the clocks of several differ"
         checks += [
