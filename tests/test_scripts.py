@@ -538,7 +538,7 @@ def test_the_banner_and_the_way_on_name_what_ends_the_run(plain, call, tmp_path)
     assert line.endswith("give a higher --max_steps than 30, and if need be a higher --max_epochs\n")
     code, out, err = call("fit", *small, "--max_epochs", "1")
     assert code == 0, err
-    assert out.splitlines()[0].endswith("1 epochs")
+    assert out.splitlines()[0].endswith("1 epoch")
     line = one_line(*call("fit", "--resume", tmp_path / "lightning_logs" / "version_1"))
     assert line.endswith("to train it further, give a higher --max_epochs than 1\n")
 

@@ -190,7 +190,7 @@ def test_shares_and_numbers_of_people_are_the_same(tmp_path):
         (lambda rows: rows - 0.5, "has rows that are no shares or numbers of people"),
         (lambda rows: rows * 0, "has rows that are no shares or numbers of people"),
         (lambda rows: rows * np.nan, "has rows that are no shares or numbers of people"),
-        (lambda rows: rows[:, ::-1], "has most people agree with the labels of 0% of the test images only"),
+        (lambda rows: rows[:, ::-1], "has most people agree with the labels of 0 % of the test images only"),
     ],
 )  # fmt: skip
 def test_answers_that_are_not_of_these_images(tmp_path, change, message):

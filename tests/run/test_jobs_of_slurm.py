@@ -134,16 +134,17 @@ def test_the_status_of_a_run(whole, call, tmp_path):
     run = tmp_path / "run 1"
     shutil.copytree(whole[1], run)
     results = json.loads((run / "results.json").read_text())
-    test, val = results["test_acc"], read_rows(run / "metrics.csv")[-1]["val_acc"]
-    assert call("status", run) == (0, f"{run}: finished, epoch 2/2, step 36, test accuracy {test:.2%}\n", "")
+    row = read_rows(run / "metrics.csv")[-1]
+    test, val = (f"{100 * share:.2f} %" for share in (results["test_acc"], row["val_acc"]))
+    assert call("status", run) == (0, f"{run}: finished, epoch 2/2, step 36, test accuracy {test}\n", "")
     (run / "results.json").unlink()
     go_on = f"; go on with cifar-lightning fit --resume '{run}'\n"
-    assert call("status", run) == (75, f"{run}: to be resumed, epoch 2/2, step 36, val accuracy {val:.2%}{go_on}", "")
+    assert call("status", run) == (75, f"{run}: to be resumed, epoch 2/2, step 36, val accuracy {val}{go_on}", "")
     code, out, _ = call("status", run, "--json")
     assert (code, json.loads(out)["state"], json.loads(out)["step"]) == (75, "to be resumed", 36)
     with held(run):
         code, out, _ = call("status", run)
-    assert (code, out) == (16, f"{run}: running{Holder.this()}, epoch 2/2, step 36, val accuracy {val:.2%}\n")
+    assert (code, out) == (16, f"{run}: running{Holder.this()}, epoch 2/2, step 36, val accuracy {val}\n")
     for path in (run / "checkpoints").iterdir():
         path.unlink()
     assert call("status", run) == (75, f"{run}: to be resumed{go_on}", "")
@@ -177,7 +178,7 @@ def test_the_status_of_another_users_run(for_anyone):
 
 def test_a_step_is_read_at_a_glance():
     line = str(Status("run", "running", 3, 10, 12_345, 0.5, None))
-    assert line == "run: running, epoch 3/10, step 12,345, val accuracy 50.00%"
+    assert line == "run: running, epoch 3/10, step 12,345, val accuracy 50.00 %"
 
 
 def test_the_status_of_a_group(whole, call, tmp_path):

@@ -100,8 +100,8 @@ def distributions(path: str | Path, images: ImageSet, classes: tuple[str, ...]) 
     agreeing = (shares.argmax(1) == images.labels).double().mean().item()
     if agreeing < 0.5:  # of CIFAR-10H's it is 99 %
         raise InputError(
-            f"soft_labels {path} has most people agree with the labels of {agreeing:.0%} of the test images only: "
-            "they are of other images, or of these in another order"
+            f"soft_labels {path} has most people agree with the labels of {100 * agreeing:.0f} % of the test images "
+            "only: they are of other images, or of these in another order"
         )
     return shares
 

@@ -168,4 +168,5 @@ def _figures(trainer: Trainer, validated: bool = True) -> str:
     if validated:
         names |= {"val_loss": "val loss {:.3f}", "val_acc": "val accuracy {:.2%}"}
     metrics = trainer.callback_metrics
-    return "  ".join(text.format(float(metrics[name])) for name, text in names.items() if name in metrics)
+    figures = (text.format(float(metrics[name])) for name, text in names.items() if name in metrics)
+    return "  ".join(figures).replace("%", " %")

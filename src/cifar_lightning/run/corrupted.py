@@ -37,7 +37,7 @@ def test_corrupted(
         losses.append(found["loss"].item())
         confusion.append(found["confusion"])
         if trainer.is_global_zero:
-            say(f"{done}/{len(images.parts)}  {part.stem}  accuracy {right.mean():.2%}")
+            say(f"{done}/{len(images.parts)}  {part.stem}  accuracy {100 * right.mean():.2f} %")
     if trainer.is_global_zero:
         loss = fmean(losses)  # of equally many images each
         counts = torch.stack(confusion).sum(0)

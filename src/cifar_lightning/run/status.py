@@ -49,7 +49,7 @@ class Status:
         parts = [] if self.epoch is None else [f"epoch {self.epoch}/{self.max_epochs}"]
         parts += [] if self.step is None else [f"step {self.step:,}"]
         kind = "test" if self.state == FINISHED else "val"
-        parts += [] if self.accuracy is None else [f"{kind} accuracy {self.accuracy:.2%}"]
+        parts += [] if self.accuracy is None else [f"{kind} accuracy {100 * self.accuracy:.2f} %"]
         return _line(self.run, self.state, parts, self.go_on)
 
 

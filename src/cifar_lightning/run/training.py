@@ -283,7 +283,7 @@ def _say_what_begins(
     begin = f"goes on from {Path(start).name}" if start else "starts"
     device = trainer.strategy.root_device.type
     limit = f", at most {settings.max_steps:,} steps" if settings.max_steps != -1 else ""
-    length = f"{settings.max_epochs} epochs{limit}"
+    length = f"{settings.max_epochs} epoch{'s' * (settings.max_epochs != 1)}{limit}"
     say(f"{folder} {begin}: {ranks} x {device}, batch {batch_size}{share}, {length}", 1)
 
 
