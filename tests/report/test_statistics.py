@@ -90,6 +90,8 @@ def test_the_interval_of_a_paired_difference_and_mcnemar_agree():
 
 def test_means_and_welch():
     assert mean_interval(A) == pytest.approx((0.5926937514986829, 0.6306395818346505), rel=1e-9)
+    assert mean_interval([0.1, 0.0]) == (0.0, pytest.approx(0.6853102368216047))
+    assert mean_interval([0.1, 0.0], shares=False)[0] == pytest.approx(-0.5853102368216047)
     p, interval = welch(A, B)
     assert p == pytest.approx(0.050143593795292526, rel=1e-9)
     assert interval == pytest.approx((-2.514141437699041e-05, 0.05169180808104374), rel=1e-8)

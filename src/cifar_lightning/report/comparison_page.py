@@ -143,8 +143,7 @@ def _of_class(members: Sequence[Tested], name: str) -> tuple[float, Sequence[flo
     if (mean := _mean(accuracies)) is None:
         return None
     if len(members) > 1:
-        interval = statistics.mean_interval(accuracies)
-        return mean, interval and (max(0.0, interval[0]), min(1.0, interval[1]))
+        return mean, statistics.mean_interval(accuracies)
     label = list(members[0].results["per_class_acc"]).index(name)
     counts = members[0].results["confusion"][label]
     return mean, statistics.wilson(counts[label], sum(counts))

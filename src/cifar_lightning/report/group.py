@@ -32,13 +32,11 @@ def summary(kind: str, runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _spread(values: Sequence[float | None], shares: bool = True) -> dict[str, Any] | None:
-    """Of a figure that every run has; None for a class without images. No interval of shares goes beyond 0 to 1."""
+    """Of a figure that every run has; None for a class without images."""
     known = [value for value in values if value is not None]
     if len(known) < len(values):
         return None
-    interval = statistics.mean_interval(known)
-    if interval is not None and shares:
-        interval = max(0.0, interval[0]), min(1.0, interval[1])
+    interval = statistics.mean_interval(known, shares)
     return {"n": len(known), "mean": fmean(known), "sd": stdev(known), "interval": interval}
 
 

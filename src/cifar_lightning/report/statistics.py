@@ -54,12 +54,13 @@ def paired_interval(only_a: int, only_b: int, count: int) -> Interval:
     return max(-1.0, difference - half), min(1.0, difference + half)
 
 
-def mean_interval(values: Sequence[float]) -> Interval | None:
-    """That of the mean, by Student's t; None where the values have no spread to tell it from."""
+def mean_interval(values: Sequence[float], shares: bool = True) -> Interval | None:
+    """That of the mean, by Student's t, of shares within 0 to 1; None where they have no spread to tell it from."""
     if len(values) < 2 or stdev(values) == 0:
         return None
     half = t_quantile(1 - ALPHA / 2, len(values) - 1) * stdev(values) / math.sqrt(len(values))
-    return fmean(values) - half, fmean(values) + half
+    low, high = fmean(values) - half, fmean(values) + half
+    return (max(0.0, low), min(1.0, high)) if shares else (low, high)
 
 
 def welch(a: Sequence[float], b: Sequence[float]) -> tuple[float, Interval] | None:
