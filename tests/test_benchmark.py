@@ -62,12 +62,13 @@ def test_the_two_texts_of_the_tutorial_give_the_same_pixels(monkeypatch):
 
 
 def test_it_measures_both_sides_and_writes_the_figures(tmp_path, monkeypatch, capsys, cpu_settings):
-    """With its sides in this process; the soak has all comparisons as they are, each in one of its own."""
+    """With its sides in this process, on few images; the soak has all as they are, each side in a process."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     import benchmark
     import sides
 
-    monkeypatch.setattr(benchmark, "call", lambda name, **arguments: getattr(sides, name)(**arguments))
+    few = {"data": {"source": "synthetic", "synthetic_size": 100}}
+    monkeypatch.setattr(benchmark, "call", lambda name, **arguments: getattr(sides, name)(**{**arguments, **few}))
     path = tmp_path / "figures.json"
     benchmark.script(["transforms", "--quick", "--repeats", "1", "--json", str(path)])
     check(path, "transforms", capsys.readouterr().out)

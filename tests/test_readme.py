@@ -38,11 +38,12 @@ COMMANDS = [command for number, command in enumerate(LINES) if command and comma
 SCRIPTS = [command for command in COMMANDS if command[0] in ("python", "torchrun") and "-m" not in command]
 AFTER_TRAINING = {"scripts/evaluate.py", "scripts/predict.py", "scripts/compare.py", "scripts/export.py"}
 PYTHON = blocks("python")
+IMAGES = 1_000
 
 
 @pytest.fixture(scope="module")
 def tried(tmp_path_factory):
-    """The folder of someone who has run the README's first command."""
+    """The folder of someone who has run the README's first command, on fewer images."""
     home = made_once(tmp_path_factory, "readme", _try)
     shutil.copytree(home / "lightning_logs" / "version_0", home / "lightning_logs" / "version_1")
     (home / "holiday").mkdir()
@@ -54,7 +55,7 @@ def tried(tmp_path_factory):
 
 def _write_test_sets(home):
     """CIFAR-10.1, CINIC-10 and CIFAR-10H, of drawn images."""
-    drawn = fake_data(10_000).image_set("test")
+    drawn = fake_data(IMAGES).image_set("test")
     np.save(home / "cifar10.1_v6_data.npy", drawn.images[:20].permute(0, 2, 3, 1).numpy())
     np.save(home / "cifar10.1_v6_labels.npy", drawn.labels[:20].numpy().astype(np.int32))
     np.save(home / "cifar10h-probs.npy", np.eye(10)[drawn.labels])
@@ -67,7 +68,7 @@ def _try(home):
     first = next(command for command in COMMANDS if "venv" in command)
     words = first[first.index("scripts/fit.py") + 1 :]
     assert words == ["--data.source", "synthetic"]
-    done = job("fit", *words, cwd=home)
+    done = job("fit", *words, "--data.synthetic_size", IMAGES, cwd=home)
     assert done.code == 0, done.text
 
 

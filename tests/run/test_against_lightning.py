@@ -1,6 +1,6 @@
 """Our loop against Lightning's own: the same weights to the bit, hooks in the same order, the same logged values.
 
-Twenty drawn combinations of options, always the same, and in the soak two hundred more from a seed that is printed:
+Twelve drawn combinations of options, always the same, and in the soak two hundred more from a seed that is printed:
 `LOOP_SEED=7 LOOP_DRAWS=200 pytest -n 0 -m soak tests/run/test_against_lightning.py`.
 """
 
