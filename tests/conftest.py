@@ -171,6 +171,14 @@ def plain(monkeypatch):
 
 
 @pytest.fixture
+def undrawn(monkeypatch):
+    """With a file for each figure, and a page, but nothing drawn: where a test looks at what else they say."""
+    monkeypatch.setattr("cifar_lightning.report.drawing.drawn", lambda figure: b"")
+    monkeypatch.setattr("cifar_lightning.report.drawing.write_png", lambda pixels, file: file.write(pixels))
+    monkeypatch.setattr("cifar_lightning.report.drawing.as_svg", lambda figure, name: "")
+
+
+@pytest.fixture
 def cpu_settings():
     """Leaves torch's settings of the CPU as they were."""
     from cifar_lightning.run.cpu import restored_cpu

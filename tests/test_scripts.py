@@ -165,7 +165,7 @@ def test_evaluate_gives_what_fit_gave(finished, results, call, monkeypatch):
     assert "synthetic_size: 3000" in ours[2]  # of config.yaml
 
 
-def test_no_temperature_is_fitted_on_images_that_may_have_been_learnt(finished, call, tmp_path):
+def test_no_temperature_is_fitted_on_images_that_may_have_been_learnt(undrawn, finished, call, tmp_path):
     """Held out now, they are others than those that were in the training. The page goes where it is wanted."""
     page = tmp_path / "a" / "page.html"
     flags = ("--accelerator", "cpu", "--html", page, "--output_dir", tmp_path / "out", "--data.split_seed", 1)
@@ -225,7 +225,7 @@ def test_evaluate_computes_in_the_precision_of_the_training(plain, call, tmp_pat
     assert losses["bf16-mixed"] == fitted["test_loss"] != losses["32-true"]
 
 
-def test_evaluate_from_within_a_run(finished, call, monkeypatch, tmp_path):
+def test_evaluate_from_within_a_run(undrawn, finished, call, monkeypatch, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished.folder, run)
     monkeypatch.chdir(run / "checkpoints")
@@ -579,7 +579,7 @@ def test_names_in_other_letters(call, tmp_path, recwarn):
 
 def test_a_gpu_that_is_not_asked_for_is_not_spoken_of(plain, call, monkeypatch, recwarn):
     monkeypatch.setattr(CUDAAccelerator, "is_available", staticmethod(lambda: True))
-    code, _, err = call("fit", *SYNTHETIC, "--fast_dev_run", "true")
+    code, _, err = call("fit", *SYNTHETIC, "--data.synthetic_size", "100", "--fast_dev_run", "true")
     assert code == 0, err
     assert [str(warning.message) for warning in recwarn if "GPU" in str(warning.message)] == []
     with pytest.warns(UserWarning, match="GPU available but not used"):  # as Lightning has it elsewhere

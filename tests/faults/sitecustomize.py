@@ -15,9 +15,9 @@ disk). RANK is `-` in a process that is no rank: a job on one device, or the lau
 
 and N says the how many'th time that the process comes there, from 1. Before anything is done the fault is written to
 the file FAULT_NOTE, by which a test knows that it happened. With `FAULT_PLAIN=1` the figures are not drawn, which no
-fault but `report` needs and which takes most of a small job's time. With `FAULT_SUSPENDED=S` a rank may be suspended
-for S seconds. With `FAULT_ONCE=1` a fault strikes once, and not what is started again after it. With
-`FAULT_BALLAST=MB` each rank holds so much memory, and takes its time to die.
+fault but `report` needs and which takes most of a small job's time; with `FAULT_PLAIN=page` there is the page without
+them. With `FAULT_SUSPENDED=S` a rank may be suspended for S seconds. With `FAULT_ONCE=1` a fault strikes once, and not
+what is started again after it. With `FAULT_BALLAST=MB` each rank holds so much memory, and takes its time to die.
 
 Python imports a module of this name at its start; the package knows nothing of it.
 """
@@ -94,8 +94,9 @@ def install():
     if ":collective:" in os.environ["FAULT"]:
         for name in ("all_reduce", "barrier"):
             setattr(dist, name, _collective(getattr(dist, name)))
-    draw = (lambda *args: None) if os.environ.get("FAULT_PLAIN") else results.draw
-    results.draw = _before(draw, "report")
+    if plain := os.environ.get("FAULT_PLAIN"):
+        setattr(results, "write_figures" if plain == "page" else "draw", lambda *args: None)
+    results.draw = _before(results.draw, "report")
 
 
 def begin_rank():

@@ -249,7 +249,7 @@ def test_results_have_a_row_of_counts_a_line(made):
     assert f'    "{json.dumps(NAMES[1])[1:-1]}": ' in text  # the rest is an entry a line, as ever
 
 
-def test_without_mistakes_validation_convolution_and_log(tmp_path):
+def test_without_mistakes_validation_convolution_and_log(tmp_path, request):
     """What there is not is left out, and said."""
     outcome, *_ = a_test(classes=2, images=60, skill=50.0)
     outcome = replace(outcome, held_out=None, rows=(), settings="", grad_cam=lambda images, classes: None)
@@ -274,6 +274,7 @@ def test_without_mistakes_validation_convolution_and_log(tmp_path):
         "training_images", "test_predictions", "confusion_matrix", "per_class_accuracy", "calibration",
     }  # fmt: skip
     perfect = (torch.eye(2), torch.tensor([0, 1]))
+    request.getfixturevalue("undrawn")
     page, _ = written(replace(outcome, held_out=perfect), tmp_path)
     assert any("the 2 validation images have none that is best" in p["text"] for p in page.all("p"))
 
