@@ -1,7 +1,7 @@
 """Starts our scripts as processes, in numbers: from a process that has torch and Lightning imported already.
 
 So have their ranks, which are forked of their launcher in place of started: two of them take half a second of the
-cores, not twelve. The soak starts them as a user's are, and so do test_console.py and test_examples.py.
+cores, not twelve. The soak starts them as a user's are, and so does test_console.py.
 """
 
 import contextlib
@@ -14,9 +14,11 @@ import sys
 import time
 import traceback
 from itertools import pairwise
+from multiprocessing import forkserver
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -31,17 +33,25 @@ SMALL = (
 )
 
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["cifar_lightning.run.training", "jsonargparse", "matplotlib.pyplot"])
+context.set_forkserver_preload(["preloaded"])
 forked_ranks = True
 
 
-def start(script, *arguments, cwd, fault="", env=None, user=None):
+def begin():
+    """Starts the process of which all are forked. It looks for `preloaded` before it has this one's path."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        forkserver.ensure_running()
+
+
+def start(script, *arguments, cwd, fault="", env=None, user=None, output=None, terminal=None):
     """Starts scripts/SCRIPT.py, or the program that is a path, with a fault, as this user or another (an id).
 
-    Gives the process, which has `log`, the file of all that it prints, `fault`, and `note`, which that is to leave.
+    Gives the process, which has `log`, the file of all that it prints, `fault`, and `note`, which that is to leave. In
+    place of a file it prints to `output`, a pipe or a terminal by its path, or is in a `terminal` as a shell's job is.
     """
-    log = Path(cwd) / f"log-{time.monotonic_ns()}"
-    note = Path(f"{log}-fault")
+    log = Path(output or terminal or Path(cwd) / f"log-{time.monotonic_ns()}")
+    note = Path(cwd) / f"fault-{time.monotonic_ns()}"
     env = {
         **{
             "FAULT": fault,
@@ -54,7 +64,8 @@ def start(script, *arguments, cwd, fault="", env=None, user=None):
     }
     path = script if isinstance(script, Path) else SCRIPTS / f"{script}.py"
     process = context.Process(
-        target=_main, args=(path, [str(a) for a in arguments], str(cwd), env, str(log), user, forked_ranks)
+        target=_main,
+        args=(path, [str(a) for a in arguments], str(cwd), env, str(log), terminal, user, forked_ranks),
     )
     process.start()
     process.log, process.fault, process.note = log, fault, note
@@ -80,18 +91,25 @@ def job(script, *arguments, timeout=120, **kwargs):
     return end(start(script, *arguments, **kwargs), timeout)
 
 
-def _main(path, arguments, cwd, env, log, user, forked):
+def _main(path, arguments, cwd, env, log, terminal, user, forked):
     if user is not None:
         os.setgid(user)
         os.setuid(user)
     os.environ.update(env)
     os.chdir(cwd)
-    output, nothing = os.open(log, os.O_WRONLY | os.O_CREAT, 0o644), os.open(os.devnull, os.O_RDONLY)
-    for source, target in ((nothing, 0), (output, 1), (output, 2)):
-        os.dup2(source, target)
-    if encoding := env.get("PYTHONIOENCODING"):  # which is read as Python starts
-        for stream in (sys.stdout, sys.stderr):
-            stream.reconfigure(encoding=encoding)
+    if terminal:
+        os.setsid()
+        source = output = os.open(terminal, os.O_RDWR)  # which so becomes the session's
+    else:
+        source = os.open(os.devnull, os.O_RDONLY)
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_NOCTTY, 0o644)
+    for opened, target in ((source, 0), (output, 1), (output, 2)):
+        os.dup2(opened, target)
+    for opened in {source, output}:
+        os.close(opened)
+    encoding = env.get("PYTHONIOENCODING")  # which is read as Python starts, when it also sees what these are
+    sys.stdout = open(1, "w", encoding=encoding, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", 1, encoding, "backslashreplace", closefd=False)  # noqa: SIM115
     sys.path.insert(0, str(FAULTS))
     import sitecustomize  # this folder's: the name is only free in a process that has none
 

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from conftest import PROJECT
+from jobs import job
 
 EXAMPLES = PROJECT / "examples"
 
@@ -53,17 +54,21 @@ def test_optuna_study(example, tmp_path):
 CELLS = [cell for cell in re.split(r"^# %%", (EXAMPLES / "notebook.py").read_text(), flags=re.M)[1:] if cell[0] == "\n"]
 
 
-def test_notebook(plain, monkeypatch, tmp_path, capsys):
+AS_A_KERNEL = f"""
+names = {{"__name__": "__main__"}}
+for cell in {CELLS!r}:
+    exec(compile(cell, "a cell", "exec"), names)
+assert names["longer"]["test_acc"] == names["again"]["test_acc"]
+"""
+
+
+def test_notebook(tmp_path):
     """Its cells one after another in one process, as a kernel runs them."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    names = {"__name__": "__main__"}
-    for cell in CELLS:
-        exec(compile(cell, "a cell", "exec"), names)
-    sys.modules.pop("my_nets", None)
-    assert "2 devices" in capsys.readouterr().out
+    (tmp_path / "kernel.py").write_text(AS_A_KERNEL)
+    done = job(tmp_path / "kernel.py", cwd=tmp_path)
+    assert done.code == 0, done.text
+    assert "2 devices" in done.lines
     assert len(list((tmp_path / "lightning_logs").iterdir())) == 3
-    assert names["longer"]["test_acc"] == names["again"]["test_acc"]
 
 
 def test_notebook_in_a_kernel(tmp_path):

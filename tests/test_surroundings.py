@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from conftest import PLAIN, SCRIPTS, SYNTHETIC
+from jobs import job
 from PIL import Image
 
 FEW = ("--accelerator", "cpu", "--data.batch_size", 4, "--max_steps", 3)
@@ -120,6 +121,11 @@ def without(name, globals=None, *rest, **named):
     return real(name, globals, *rest, **named)
 builtins.__import__ = without
 """
+ANEW = """
+import sys
+for name in [name for name in sys.modules if name.partition(".")[0] == "cifar_lightning"]:
+    del sys.modules[name]
+"""
 WITHOUT_RUNS = """
 import torch
 from cifar_lightning import CIFAR10DataModule, LitNet, load_model
@@ -151,15 +157,10 @@ def test_scripts_without_fcntl_say_so_before_they_import_torch(tmp_path, no_fcnt
     assert (code, err) == (2, [f"error: {NEEDS}"])
 
 
-def test_images_and_networks_need_no_fcntl(tmp_path, no_fcntl):
+def test_images_and_networks_need_no_fcntl(tmp_path):
     make_pets(tmp_path)
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_RUNS],
-        cwd=tmp_path,
-        env={**os.environ, **no_fcntl},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [NEEDS] * 3
+    (tmp_path / "program.py").write_text(ANEW + NO_FCNTL + WITHOUT_RUNS)
+    done = job(tmp_path / "program.py", cwd=tmp_path)
+    assert done.code == 0, done.text
+    assert done.lines == [NEEDS] * 3
     assert (tmp_path / "pets" / ".cifar_lightning" / "folder-train.npz").exists()

@@ -1,0 +1,15 @@
+"""What jobs.py's processes are forked with: all that the scripts import, which no look for garbage goes through."""
+
+from cifar_lightning.garbage import lasting
+
+with lasting():
+    import docstring_parser  # noqa: F401
+    import jsonargparse  # noqa: F401
+    import matplotlib.pyplot  # noqa: F401
+    import rich._emoji_codes  # noqa: F401
+    import torch._dynamo
+    import torch.utils.serialization.config  # noqa: F401
+
+    from cifar_lightning.commands import evaluate, fit, predict  # noqa: F401
+    from cifar_lightning.report import table  # noqa: F401
+    from cifar_lightning.run import many, resuming, testing, training  # noqa: F401
