@@ -51,7 +51,7 @@ def start(script, *arguments, cwd, fault="", env=None, user=None, output=None, t
     place of a file it prints to `output`, a pipe or a terminal by its path, or is in a `terminal` as a shell's job is.
     """
     log = Path(output or terminal or Path(cwd) / f"log-{time.monotonic_ns()}")
-    note = Path(cwd) / f"fault-{time.monotonic_ns()}"
+    note = Path(cwd) / f"log-{time.monotonic_ns()}-fault"
     env = {
         **{
             "FAULT": fault,
