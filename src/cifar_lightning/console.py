@@ -86,3 +86,8 @@ def to_nowhere(descriptor: int) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, descriptor)
     os.close(nowhere)
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share as lines and tables have it; None is of what has no images."""
+    return "n/a" if share is None else f"{100 * share:.{digits}f} %"

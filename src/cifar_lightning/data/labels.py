@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cifar_lightning.console import percent
 from cifar_lightning.data import pickles
 from cifar_lightning.data.arrays import integers
 from cifar_lightning.data.class_names import numbers_in
@@ -100,7 +101,7 @@ def distributions(path: str | Path, images: ImageSet, classes: tuple[str, ...]) 
     agreeing = (shares.argmax(1) == images.labels).double().mean().item()
     if agreeing < 0.5:  # of CIFAR-10H's it is 99 %
         raise InputError(
-            f"soft_labels {path} has most people agree with the labels of {100 * agreeing:.0f} % of the test images "
+            f"soft_labels {path} has most people agree with the labels of {percent(agreeing, 0)} of the test images "
             "only: they are of other images, or of these in another order"
         )
     return shares

@@ -7,8 +7,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cifar_lightning.console import percent
 from cifar_lightning.report.comparison_words import INTERVAL, NOTHING_DIFFERS, shares, statements, value
-from cifar_lightning.report.table import PLAIN, natural_width, percent, print_table
+from cifar_lightning.report.table import PLAIN, natural_width, print_table
 
 NUMBERS = {"test", "val", "seconds", "parameters", "runs", "mean", "sd"}  # headings of columns that end alike
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from cifar_lightning.console import percent
 from cifar_lightning.data.cifar10 import TITLES
 from cifar_lightning.errors import quoted
 from cifar_lightning.report.statistics import LEVEL, wilson
@@ -112,7 +113,7 @@ def _measured(results: Mapping[str, Any]) -> list[str]:
         return said
     images = [sum(row) for row in results["confusion"]]
     rows = [
-        (name, f"{total:,}", "n/a" if share is None else f"{100 * share:.1f} %")
+        (name, f"{total:,}", percent(share))
         for (name, share), total in zip(results["per_class_acc"].items(), images, strict=True)
     ]
     return [*said, _table(("class", "test images", "accuracy"), rows)]

@@ -13,6 +13,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from cifar_lightning.console import percent
 from cifar_lightning.report.many import shown_classes, which_classes
 
 PLAIN: Any = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False}
@@ -204,8 +205,3 @@ def print_table(table: Table, console: Console) -> None:
 def natural_width(console: Console, table: Table) -> int:
     """Characters a line that a table takes where nothing in it is folded."""
     return Measurement.get(console, console.options.update(width=10_000), table).maximum
-
-
-def percent(share: float | None, digits: int = 1) -> str:
-    """A share as a table has it; None is of what has no images."""
-    return "n/a" if share is None else f"{100 * share:.{digits}f} %"

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from cifar_lightning import stop
-from cifar_lightning.console import printing, say
+from cifar_lightning.console import percent, printing, say
 from cifar_lightning.errors import Stopped
 from cifar_lightning.run.checkpoint import Checkpoints
 from cifar_lightning.run.devices import RANK_TIMEOUT
@@ -164,9 +164,9 @@ def _epoch(trainer: Trainer) -> str:
 
 
 def _figures(trainer: Trainer, validated: bool = True) -> str:
-    names = {"train_loss": "loss {:.3f}"}
-    if validated:
-        names |= {"val_loss": "val loss {:.3f}", "val_acc": "val accuracy {:.2%}"}
     metrics = trainer.callback_metrics
-    figures = (text.format(float(metrics[name])) for name, text in names.items() if name in metrics)
-    return "  ".join(figures).replace("%", " %")
+    names = {"train_loss": "loss", **({"val_loss": "val loss"} if validated else {})}
+    figures = [f"{words} {float(metrics[name]):.3f}" for name, words in names.items() if name in metrics]
+    if validated and "val_acc" in metrics:
+        figures.append(f"val accuracy {percent(float(metrics['val_acc']), 2)}")
+    return "  ".join(figures)

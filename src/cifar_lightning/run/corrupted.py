@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 
-from cifar_lightning.console import say
+from cifar_lightning.console import percent, say
 from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.data.test_sets import SEVERITIES
 from cifar_lightning.model.lit_net import LitNet
@@ -37,7 +37,7 @@ def test_corrupted(
         losses.append(found["loss"].item())
         confusion.append(found["confusion"])
         if trainer.is_global_zero:
-            say(f"{done}/{len(images.parts)}  {part.stem}  accuracy {100 * right.mean():.2f} %")
+            say(f"{done}/{len(images.parts)}  {part.stem}  accuracy {percent(right.mean().item(), 2)}")
     if trainer.is_global_zero:
         loss = fmean(losses)  # of equally many images each
         counts = torch.stack(confusion).sum(0)

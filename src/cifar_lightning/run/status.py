@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from cifar_lightning.console import percent
 from cifar_lightning.errors import InputError
 from cifar_lightning.files import user_path
 from cifar_lightning.run.holder import Holder, in_use
@@ -49,7 +50,7 @@ class Status:
         parts = [] if self.epoch is None else [f"epoch {self.epoch}/{self.max_epochs}"]
         parts += [] if self.step is None else [f"step {self.step:,}"]
         kind = "test" if self.state == FINISHED else "val"
-        parts += [] if self.accuracy is None else [f"{kind} accuracy {100 * self.accuracy:.2f} %"]
+        parts += [] if self.accuracy is None else [f"{kind} accuracy {percent(self.accuracy, 2)}"]
         return _line(self.run, self.state, parts, self.go_on)
 
 
