@@ -5,6 +5,7 @@ cores, not twelve. The soak starts them as a user's are, and so does test_consol
 """
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import runpy
@@ -155,6 +156,7 @@ def _rank(job, env, reader, pass_fds):
 
     from cifar_lightning.run import launch, signals
 
+    gc.freeze()  # what the launcher has left is not collected here: its threads' objects abort where no thread is
     try:
         for signum in signals.STOPS:
             if signal.getsignal(signum) != signal.SIG_IGN:
