@@ -110,7 +110,7 @@ def test_whole_part_needs_no_server(payload, tmp_path):
     fetch(payload, tmp_path, "https://127.0.0.1:1/")
 
 
-@pytest.mark.parametrize("bad", [b"\x1f\x8bnonsense", b"x" * 10**6])
+@pytest.mark.parametrize("bad", [b"\x1f\x8bnonsense", b"x" * 10**6], ids=["short", "long"])
 def test_bad_part_is_started_anew(payload, tmp_path, bad):
     (tmp_path / f"{NAME}.part").write_bytes(bad)
     with serve(payload) as server:
