@@ -104,14 +104,14 @@ MISTAKES = {
         "--trainer.accumulate_grad_batches",
         "1000",
     ): "trainer.accumulate_grad_batches 1000 is out of range: give at most the 25 batches of an epoch",
-    ("--trainer.accumulate_grad_batches", "0"): "trainer.accumulate_grad_batches 0 is out of range: give a whole",
+    ("--trainer.accumulate_grad_batches", "0"): "trainer.accumulate_grad_batches 0 is out of range: give 1 or more",
     ("--trainer.accumulate_grad_batches", "2.5"): "trainer.accumulate_grad_batches 2.5 is out of range: give a whole",
     (
         "--trainer.check_val_every_n_epoch",
         "0",
         "--data.val_split",
         "20",
-    ): "trainer.check_val_every_n_epoch 0 is out of range: give 1 or more, or",
+    ): "trainer.check_val_every_n_epoch 0 is out of range: give 1 to 2, the run's epochs, or null",
     (
         "--trainer.val_check_interval",
         "0",
@@ -134,14 +134,20 @@ MISTAKES = {
         "--data.val_split",
         "20",
     ): "trainer.val_check_interval 20 is more than the 10 batches of an epoch: give at most",
-    ("--trainer.limit_test_batches", "0"): "trainer.limit_test_batches 0: give a number of batches, 1 or more",
-    ("--trainer.limit_test_batches", "10%"): "trainer.limit_test_batches 10%: give a number of batches, 1 or more",
+    ("--trainer.limit_test_batches", "0"): "trainer.limit_test_batches 0 is out of range: give a number of batches, 1",
+    ("--trainer.limit_test_batches", "0.5"): "trainer.limit_test_batches 0.5 is out of range: give a number of batches",
+    ("--trainer.limit_test_batches", "10%"): "trainer.limit_test_batches 10% is out of range: give a whole number or",
     (
         "--trainer.val_check_interval",
         "900",
         "--data.val_split",
         "20",
     ): "trainer.val_check_interval 900 is more than the",
+    (
+        "--trainer.val_check_interval",
+        "0.5",
+    ): "trainer.val_check_interval 0.5: no images are validated on: give data",
+    ("--trainer.limit_predict_batches", "1"): "trainer.limit_predict_batches does nothing, for a run predicts nothing",
     ("--verify_steps", "-1"): "verify_steps -1 is out of range: give 0 or more",
     ("--max_steps", "0"): "max_steps 0 is out of range: give 1 or more, or -1 for no limit",
     ("--num_nodes", "0"): "num_nodes 0 is out of range: give 1 or more",
@@ -271,6 +277,38 @@ def test_another_programs_folder_is_no_run_to_resume(call, tmp_path):
         ({"max_epochs": 2.0}, "max_epochs 2.0 is no whole number: give one"),
         ({"max_steps": "10"}, "max_steps '10' is no whole number: give one"),
         ({"trainer": {"min_epochs": "3"}}, "trainer.min_epochs 3 is out of range: give a whole number"),
+        ({"trainer": {"min_epochs": 3}}, "trainer.min_epochs 3 is out of range: give 0 to 2, the run's epochs"),
+        ({"trainer": {"min_epochs": -1}}, "trainer.min_epochs -1 is out of range: give 0 to 2"),
+        (
+            {"trainer": {"min_steps": 10_000}},
+            "trainer.min_steps 10000 is out of range: give 0 to 5000, the run",
+        ),
+        ({"trainer": {"gradient_clip_val": -1}}, "trainer.gradient_clip_val -1 is out of range: give 0 or more"),
+        (
+            {"trainer": {"gradient_clip_val": float("nan")}},
+            "trainer.gradient_clip_val nan is out of range: give 0 or",
+        ),
+        (
+            {"trainer": {"gradient_clip_algorithm": "norm"}},
+            "trainer.gradient_clip_algorithm clips nothing without a",
+        ),
+        (
+            {"trainer": {"num_sanity_val_steps": -2}},
+            "trainer.num_sanity_val_steps -2 is out of range: give 0 or more",
+        ),
+        ({"trainer": {"overfit_batches": None}}, "trainer.overfit_batches None is out of range: give a whole"),
+        *(
+            ({"trainer": {"max_time": time}}, f"trainer.max_time {time} is out of range: give a time as DD:HH:MM:SS")
+            for time in (5, {"hours": -1}, {"hour": 1}, {"hours": "x"}, "00:00:00:00", "soon")
+        ),
+        (
+            {"data": {"source": "synthetic", "val_split": 20}, "trainer": {"check_val_every_n_epoch": 3}},
+            "trainer.check_val_every_n_epoch 3 is out of range: give 1 to 2, the run's epochs, or null",
+        ),
+        (
+            {"data": {"source": "synthetic", "val_split": 20}, "trainer": {"val_check_interval": {"days": -1}}},
+            "trainer.val_check_interval {'days': -1} is out of range: give a number of batches",
+        ),
         ({"model": {"net": torch.nn.Flatten()}}, "model.net Flatten cannot be kept in config.yaml: give its"),
     ],
 )

@@ -2,13 +2,18 @@
 
 import difflib
 import inspect
-import re
+import math
+from collections.abc import Callable
 from dataclasses import fields
-from typing import Any, NamedTuple
+from datetime import timedelta
+from types import NoneType
+from typing import Any, NamedTuple, get_args
 
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Timer
 
 from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.data.sharing import evaluation_batches
@@ -22,7 +27,25 @@ from cifar_lightning.run.networks import check_outputs, lit_net
 from cifar_lightning.run.precision import check_precision
 from cifar_lightning.run.settings import Arguments, Settings
 from cifar_lightning.run.trainer import new_trainer
-from cifar_lightning.signatures import WORDS
+from cifar_lightning.signatures import words_of
+
+TIME = "a time as DD:HH:MM:SS, or such as {hours: 8}, of more than 0"
+# What the Trainer takes, and then does nothing or something else, by the argument's name: its range, and that in words.
+RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "accumulate_grad_batches": (lambda batches: batches >= 1, "1 or more"),
+    "gradient_clip_val": (lambda norm: norm >= 0, "0 or more"),  # NaN is not
+    "limit_test_batches": (
+        lambda limit: limit == 1.0 or (type(limit) is int and limit >= 1),
+        "a number of batches, 1 or more, or leave it out",
+    ),
+    "max_time": (lambda time: _seconds(time) > 0, TIME),
+    "num_sanity_val_steps": (lambda batches: batches >= -1, "0 or more, or -1 for all batches"),
+    "val_check_interval": (
+        lambda interval: not isinstance(interval, str | dict) or _seconds(interval) > 0,
+        f"a number of batches, a share of them, or {TIME}",
+    ),
+}
+OF_VALIDATION = ("limit_val_batches", "val_check_interval", "check_val_every_n_epoch", "num_sanity_val_steps")
 
 
 class Checked(NamedTuple):
@@ -70,7 +93,7 @@ def check(settings: Settings, additions: Additions | None = None, others: CIFAR1
     images.setup("fit")
     images.check(ranks)
     check_outputs(settings.model, images.classes)
-    _check_batches(trainer, images, ranks)
+    _check_batches(trainer, settings.trainer, images, ranks)
     additions.check_validation(bool(len(images.val_indices) and trainer.limit_val_batches))
     return Checked(devices, images if ranks == 1 else None)
 
@@ -106,10 +129,13 @@ def _check_trainer(settings: Settings, accelerator: str, ranks: int) -> Trainer:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean --trainer.{near[0]}?" if near else "Lightning's Trainer has no such argument"
             raise InputError(f"unknown flag --trainer.{name}: {hint}")
-    limit = given.get("limit_test_batches", 1)
-    if limit not in (None, 1.0) and not (type(limit) is int and limit >= 1):
-        raise InputError(f"trainer.limit_test_batches {limit}: give a number of batches, 1 or more, or leave it out")
     _check_types(given)
+    epochs = (lambda epochs: 0 <= epochs <= settings.max_epochs, f"0 to {settings.max_epochs}, the run's epochs")
+    for name, (holds, range_) in {**RANGES, "min_epochs": epochs}.items():
+        if (value := given.get(name)) is not None and not holds(value):
+            raise InputError(f"trainer.{name} {value} is out of range: give {range_}")
+    if given.get("gradient_clip_algorithm") is not None and given.get("gradient_clip_val") is None:
+        raise InputError("trainer.gradient_clip_algorithm clips nothing without a limit: give gradient_clip_val, too")
     if given.get("sync_batchnorm") and ranks > 1 and accelerator == "cpu":
         raise InputError(
             "trainer.sync_batchnorm true: torch's needs GPUs, and the networks here share their statistics without it: "
@@ -127,15 +153,25 @@ def _check_types(given: Arguments) -> None:
     known, parser = inspect.signature(Trainer).parameters, ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Trainer, skip={name for name in known if name not in given})
     for name, value in given.items():
+        annotation = known[name].annotation
         try:
             parsed = parser.parse_object({name: value})[name]
         except ArgumentError:
             parsed = None
-        if (parsed is not None and isinstance(parsed, str) == isinstance(value, str)) or value is None:
+        if value is None and NoneType in get_args(annotation):
             continue
-        types = re.findall(r"\w+", inspect.formatannotation(known[name].annotation))
-        words = " or ".join(WORDS[word] for word in types if word in WORDS)
+        if parsed is not None and isinstance(parsed, str) == isinstance(value, str):
+            continue
+        words = RANGES[name][1] if timedelta in get_args(annotation) else " or ".join(words_of(annotation))
         raise InputError(f"trainer.{name} {value} is out of range: give {words}")
+
+
+def _seconds(time: str | dict[str, int]) -> float:
+    """How long a time of the Trainer's is; 0 where it is none."""
+    try:
+        return Timer(time).time_remaining() or 0.0
+    except (MisconfigurationException, TypeError, OverflowError):
+        return 0.0
 
 
 def try_trainer(arguments: Arguments) -> Trainer:
@@ -151,9 +187,13 @@ def try_trainer(arguments: Arguments) -> Trainer:
         raise InputError(f"the Trainer does not take these settings: {reason}; give another value") from error
 
 
-def _check_batches(trainer: Trainer, data: CIFAR10DataModule, ranks: int) -> None:
-    """Settings of the Trainer that would only fail, or do nothing, once it has the loaders."""
+def _check_batches(trainer: Trainer, given: Arguments, data: CIFAR10DataModule, ranks: int) -> None:
+    """Settings of the Trainer, of which these are `given`, that would only fail, or do nothing, with the loaders."""
     options: Any = trainer  # connectors set them
+    defaults = inspect.signature(Trainer).parameters
+    for name in OF_VALIDATION if not len(data.val_indices) else ():
+        if (value := given.get(name)) and value != defaults[name].default:
+            raise InputError(f"trainer.{name} {value}: no images are validated on: give data.val_split, e.g. 0.1")
     counts = {
         "train": len(data.train_indices) // data.hparams["batch_size"],
         "val": evaluation_batches(len(data.val_indices), data.hparams["eval_batch_size"], ranks) // ranks,
@@ -166,15 +206,21 @@ def _check_batches(trainer: Trainer, data: CIFAR10DataModule, ranks: int) -> Non
     accumulate, every = options.accumulate_grad_batches, options.check_val_every_n_epoch
     interval = getattr(trainer, "val_check_interval", None)  # none where it is by the clock
     by_clock = getattr(trainer, "_val_check_time_interval", None) is not None
-    whole = type(accumulate) is int and accumulate >= 1
-    # No step goes beyond its epoch: of more batches it would have those of one, its gradients divided by the number.
-    too_many = whole and accumulate > counts["train"] and not options.fast_dev_run
-    batches = f"at most the {counts['train']} batches of an epoch" if too_many else "a whole number, 1 or more"
-    checks = [("accumulate_grad_batches", accumulate, whole and not too_many, batches)]
+    checks: list[tuple[str, Any, bool, str]] = []
+    if not options.fast_dev_run:
+        # No step goes beyond its epoch: of more batches it would have those of one, its gradients divided by the number
+        steps = options.max_epochs * math.ceil(counts["train"] / accumulate)
+        steps = steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
+        batches = f"at most the {counts['train']} batches of an epoch"
+        checks = [
+            ("accumulate_grad_batches", accumulate, accumulate <= counts["train"], batches),
+            ("min_steps", options.min_steps, 0 <= (options.min_steps or 0) <= steps, f"0 to {steps}, the run's steps"),
+        ]
     if validates := bool(len(data.val_indices) and trainer.limit_val_batches):
+        epochs = f"1 to {trainer.max_epochs}, the run's epochs, or null"
         one_clock = "a number of steps, or one device: the clocks of several differ"
         checks += [
-            ("check_val_every_n_epoch", every, every is None or every >= 1, "1 or more, or null"),
+            ("check_val_every_n_epoch", every, every is None or 1 <= every <= options.max_epochs, epochs),
             ("val_check_interval", interval, not isinstance(interval, int) or interval > 0, "1 or more"),
             ("val_check_interval", "by the clock", ranks == 1 or not by_clock, one_clock),
         ]

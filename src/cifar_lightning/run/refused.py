@@ -17,6 +17,10 @@ WHY = {
     "trainer.enable_checkpointing": "cannot be changed, for a run goes on from its checkpoints: give "
     "--checkpoint_every_n_steps for more of them",
     "trainer.enable_progress_bar": "cannot be changed: give --report false to print nothing",
+    "trainer.use_distributed_sampler": "cannot be changed, for the loaders share the images themselves: leave it out",
+    "trainer.limit_predict_batches": "does nothing, for a run predicts nothing: leave it out",
+    "trainer.model_registry": "does nothing, for nothing is uploaded: leave it out",
+    "trainer.barebones": "cannot be changed, for a run logs and saves: leave it out",
     "trainer.plugins": "takes objects, and this package brings its own: give --precision, --strategy or --num_nodes",
 }
 
