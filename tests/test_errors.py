@@ -298,7 +298,7 @@ def test_another_programs_folder_is_no_run_to_resume(call, tmp_path):
         ),
         ({"trainer": {"overfit_batches": None}}, "trainer.overfit_batches None is out of range: give a whole"),
         *(
-            ({"trainer": {"max_time": time}}, f"trainer.max_time {time} is out of range: give a time as DD:HH:MM:SS")
+            ({"trainer": {"max_time": time}}, f"trainer.max_time {time} is out of range: give a time of more")
             for time in (5, {"hours": -1}, {"hour": 1}, {"hours": "x"}, "00:00:00:00", "soon")
         ),
         (
@@ -418,8 +418,11 @@ def test_folder_that_is_not_there(call):
     [
         (0, "auto", "accelerator gpu: this machine has no GPU that torch can use; give --accelerator cpu"),
         (0, "2", "accelerator gpu: this machine has no GPU that torch can use; give --accelerator cpu"),
-        (1, "2", "devices 2: this machine has 1 GPU; give at most that many"),
-        (2, "0,2", "devices 0,2: this machine has 2 GPUs; give at most that many"),
+        (1, "2", "devices 2: this machine has 1 GPU; give at most that many, each once"),
+        (2, "0,2", "devices 0,2: this machine has 2 GPUs; give at most that many, each once"),
+        (2, "0,0", "devices 0,0: this machine has 2 GPUs; give at most that many, each once"),
+        (2, "0,-1", "devices 0,-1: this machine has 2 GPUs; give at most that many, each once"),
+        (2, ",", "devices ,: give a number, a list such as 0,1, or auto"),
     ],
 )
 def test_gpus_that_are_not_there(call, monkeypatch, tmp_path, gpus, devices, message):

@@ -62,3 +62,10 @@ def test_a_machine_on_which_they_cannot_meet(monkeypatch):
         RunError, match=r"^the ranks cannot meet on this machine \(Network is unreachable\): bring up its "
     ):
         launch.launch("heard:fail", {}, 2)
+
+
+@pytest.mark.parametrize("sign", ["é", "汉", "😀", "\x1b", "\udc80"])
+def test_last_words_in_any_letters_fit_into_a_pipe_that_nobody_reads_yet(sign):
+    words = launch.last_words(RuntimeError(sign * 20_000))
+    assert len(words) <= launch.REPORT_BYTES
+    assert json.loads(words)["message"].count(sign) > 1_000

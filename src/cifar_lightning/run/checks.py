@@ -29,7 +29,8 @@ from cifar_lightning.run.settings import Arguments, Settings
 from cifar_lightning.run.trainer import new_trainer
 from cifar_lightning.signatures import words_of
 
-TIME = "a time as DD:HH:MM:SS, or such as {hours: 8}, of more than 0"
+# In quotes, for to YAML 10:00:00:00 is a number of base 60.
+TIME = "a time of more than 0 as 'DD:HH:MM:SS', in quotes, or such as {hours: 8}"
 # What the Trainer takes, and then does nothing or something else, by the argument's name: its range, and that in words.
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "accumulate_grad_batches": (lambda batches: batches >= 1, "1 or more"),

@@ -51,9 +51,9 @@ def resolve_devices(accelerator: str, devices: str | int) -> tuple[str, int]:
                 f"accelerator {accelerator}: this machine has no GPU that torch can use; give --accelerator cpu"
             )
         chosen = _device_list(devices, gpus)
-        if len(chosen) > gpus or any(index >= gpus for index in chosen):
+        if not set(chosen) <= set(range(gpus)) or len(set(chosen)) < len(chosen):
             raise InputError(
-                f"devices {devices}: this machine has {gpus} GPU{'s' * (gpus > 1)}; give at most that many"
+                f"devices {devices}: this machine has {gpus} GPU{'s' * (gpus > 1)}; give at most that many, each once"
             )
         return accelerator, len(chosen)
     if "," in str(devices) or str(devices).strip() == "-1":
@@ -67,8 +67,9 @@ def _device_list(devices: str | int, available: int) -> list[int]:
         if text in ("auto", "-1"):
             return list(range(available))
         if "," in text:
-            return [int(part) for part in text.split(",") if part.strip()]
-        if int(text) > 0:
+            if chosen := [int(part) for part in text.split(",") if part.strip()]:
+                return chosen
+        elif int(text) > 0:
             return list(range(int(text)))
     except ValueError:
         pass

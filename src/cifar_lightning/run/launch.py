@@ -227,8 +227,9 @@ def last_words(error: BaseException) -> bytes:
     expected = isinstance(error, InputError | NonFiniteError | RunError | Stopped)
     message = str(error) if expected else "".join(traceback.format_exception_only(error)).splitlines()[0]
     where = "" if expected else "".join(traceback.format_exception(error))
-    said = {"time": time.time(), "code": exit_code(error), "message": message[:2_000], "traceback": where[-8_000:]}
-    return json.dumps(said).encode()
+    said = {"time": time.time(), "code": exit_code(error), "message": message[:1_500], "traceback": where[-8_000:]}
+    # Not in ASCII, where a smiley has 12 bytes: the pipe would be full, and nobody reads it before the rank has ended.
+    return json.dumps(said, ensure_ascii=False).encode(errors="backslashreplace")
 
 
 def _listen() -> None:
