@@ -4,10 +4,15 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import redirect_stdout, suppress
 
 import pytest
 from conftest import PLAIN, SCRIPTS, SYNTHETIC
 from jobs import SMALL, differences
+from PIL import Image
+
+from cifar_lightning import cli, commands
+from cifar_lightning.run import signals
 
 SOAK = pytest.mark.soak  # the scripts share what opens their streams
 CLOSED = ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"]
@@ -66,6 +71,20 @@ def test_a_full_disk_behind_the_output(tmp_path):
     assert code == 0, err
     assert [line.split()[0] for line in err.splitlines()] == ["epoch"]
     assert (tmp_path / "lightning_logs" / "version_0" / "results.json").exists()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no such device")
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_a_full_disk_behind_what_a_command_is_asked_to_print(monkeypatch, capsys, tmp_path, flags):
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    monkeypatch.setattr(signals, "install", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["predict", "quick", str(tmp_path / "a.png"), *flags])
+    with suppress(OSError), open("/dev/full", "w") as full, redirect_stdout(full):
+        code = cli.run(commands.load("predict"))
+    assert (code, capsys.readouterr().err) == (
+        1,
+        "error: could not print all of it (No space left on device): make room, or print elsewhere\n",
+    )
 
 
 FROM_PYTHON = """

@@ -8,7 +8,8 @@ cifar-lightning compare lightning_logs/version_* --html comparison.html
 import json
 from collections.abc import Sequence
 
-from cifar_lightning.console import printing, say
+from cifar_lightning.commands.output import output
+from cifar_lightning.console import say
 from cifar_lightning.flags import new_parser, parse
 from cifar_lightning.startup import importing
 
@@ -26,10 +27,10 @@ def script(arguments: Sequence[str]) -> None:
         from cifar_lightning.run.comparison import compare
 
     comparison = compare(settings.runs, settings.html)
-    if settings.json:
-        say(json.dumps(comparison, indent=2), 1)
-    else:
-        with printing(1):
+    with output():
+        if settings.json:
+            print(json.dumps(comparison, indent=2), flush=True)
+        else:
             print_comparison(comparison)
     if settings.html is not None:
         say(f"{settings.html} written")

@@ -9,7 +9,8 @@ cifar-lightning data data --to folders pngs      # as PNG files
 import json
 from collections.abc import Sequence
 
-from cifar_lightning.console import printing, say
+from cifar_lightning.commands.output import output
+from cifar_lightning.console import say
 from cifar_lightning.errors import InputError
 from cifar_lightning.flags import arguments_in, new_parser, parse
 from cifar_lightning.signatures import signature_of
@@ -44,13 +45,12 @@ def script(arguments: Sequence[str]) -> None:
     if format and len(found) > 1:
         sources = " and ".join(one.source for one in found)
         raise InputError(f"{settings.data_dir} has images for {sources}: give --data.source, one of them, to write")
-    if settings.json:
-        say(json.dumps([one.plain() for one in found], indent=2), 1)
-    else:
-        for number, one in enumerate(found):
-            if number:
-                say("", 1)
-            with printing(1):
+    with output():
+        if settings.json:
+            print(json.dumps([one.plain() for one in found], indent=2), flush=True)
+        else:
+            for number, one in enumerate(found):
+                print(end="\n" * bool(number))
                 print_survey(one.plain())
     if format:
         with signals.deferred():

@@ -15,7 +15,8 @@ from pathlib import Path
 from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
-from cifar_lightning.console import printing, say
+from cifar_lightning.commands.output import output
+from cifar_lightning.console import say
 from cifar_lightning.data.kinds import may_be_picture, passed_over
 from cifar_lightning.errors import InputError, quoted
 from cifar_lightning.files import readable
@@ -67,7 +68,7 @@ def script(arguments: Sequence[str]) -> int:
             odd.append((picture.file, picture.unlike))
 
     # Where nobody reads on, such as `head`, it ends there.
-    with printing(1), closing(_rows(model, files, unread, see)) as rows:
+    with output(), closing(_rows(model, files, unread, see)) as rows:
         if settings.json:
             _print_json(rows)
         else:
