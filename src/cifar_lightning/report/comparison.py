@@ -3,7 +3,7 @@
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, product
+from itertools import chain, count, product
 from statistics import fmean, stdev
 from string import ascii_uppercase
 from typing import Any
@@ -95,7 +95,7 @@ def _grouped(runs: Sequence[Tested], apart_from: Collection[str]) -> list[_Group
                 break
         else:
             found.append((key, [run]))
-    names = chain(ascii_uppercase, map("".join, product(ascii_uppercase, repeat=2)))
+    names = chain.from_iterable(map("".join, product(ascii_uppercase, repeat=length)) for length in count(1))
     return [_Group(name, group) for name, (_, group) in zip(names, found, strict=False)]
 
 
@@ -110,7 +110,8 @@ def _differing(groups: Sequence[_Group]) -> dict[str, dict[str, Any]]:
         row = {}
         for group, members in values.items():
             distinct = {json.dumps(member.get(name)): member.get(name) for member in members}
-            row[group] = [distinct[key] for key in sorted(distinct)] if len(distinct) > 1 else members[0].get(name)
+            in_order = sorted(distinct, key=lambda text: (len(text), text))  # 2 before 10
+            row[group] = [distinct[key] for key in in_order] if len(distinct) > 1 else members[0].get(name)
         if any(value != row[groups[0].name] for value in row.values()):
             rows[name] = row
     return rows
@@ -173,6 +174,8 @@ def _by_seeds(a: _Group, b: _Group) -> dict[str, Any]:
 
 def _by_images(a: Tested, b: Tested) -> dict[str, Any]:
     without = [run.folder for run in (a, b) if run.predictions is None]
+    if any("corruption_acc" in run.results for run in (a, b)):
+        return {"why": "a test on corrupted images keeps no predictions: compare several seeds of each"}
     if not a.predictions or not b.predictions:
         return {"why": f"no predictions.npz in {' and '.join(without)}: evaluate it, and give its evaluation/"}
     right_a, right_b = a.predictions.right, b.predictions.right
