@@ -111,7 +111,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         cause = _os_error(error)  # torch's writer turns an OSError into a RuntimeError
         if cause is None:
             raise
-        raise _unwritten(path, cause) from error
+        raise unwritten(path, cause) from error
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
@@ -158,7 +158,7 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
     except OSError as error:
         if before.exists():
             before.rename(path)
-        raise _unwritten(path, error) from error
+        raise unwritten(path, error) from error
     finally:
         for rest in (part, before):
             shutil.rmtree(rest, ignore_errors=True)
@@ -173,7 +173,8 @@ def remove_parts(folder: Path) -> None:
             part.unlink(missing_ok=True)
 
 
-def _unwritten(path: Path, error: OSError) -> RunError:
+def unwritten(path: Path, error: OSError) -> RunError:
+    """What to raise where a disk or a folder does not take a file that leaves what stood in its place as it was."""
     untouched = "what stood there before is untouched"
     return RunError(f"could not write {path}: {error.strerror}; {untouched}: make room, or mend the folder")
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from cifar_lightning.data.split import Fold
-from cifar_lightning.errors import InputError, RunError
+from cifar_lightning.errors import InputError
 from cifar_lightning.files import write_atomically
 from cifar_lightning.run.folder import held, new_folder
 from cifar_lightning.run.plan import PLAN, is_group, read_plan
@@ -97,12 +97,8 @@ def new_group(kind: str, runs: dict[str, Settings]) -> Iterator[Group]:
     folder = new_folder(first.default_root_dir)
     group = Group(folder, kind, tuple(runs))
     with held(folder):
-        try:
-            for name, settings in runs.items():
-                (folder / name).mkdir()
-                settings.write(folder / name)
-        except OSError as error:
-            raise RunError(f"could not write to {folder}: {error.strerror}; make room, or mend the folder") from error
+        for name, settings in runs.items():
+            settings.write(folder / name)
         text = yaml.safe_dump({"kind": kind, "runs": list(runs)}, sort_keys=False)
         write_atomically(folder / PLAN, lambda file: file.write(text.encode()))  # last: now it is one
         yield group

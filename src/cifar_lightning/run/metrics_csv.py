@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from cifar_lightning.errors import RunError
-from cifar_lightning.files import write_atomically
+from cifar_lightning.files import unwritten, write_atomically
 from cifar_lightning.run.metrics_log import Row, whole_lines
 
 
@@ -110,7 +110,7 @@ class MetricsCSV(Logger):
             with self.path.open("a", encoding="utf-8", newline="") as file:
                 file.write(text.getvalue())
         except OSError as error:
-            raise self._failure(error) from error
+            raise unwritten(self.path, error) from error
         self._written += 1
 
     def __enter__(self) -> None:
@@ -129,10 +129,7 @@ class MetricsCSV(Logger):
         except FileNotFoundError:  # there are none yet
             pass
         except OSError as error:
-            raise self._failure(error) from error
-
-    def _failure(self, error: OSError) -> RunError:
-        return RunError(f"could not write {self.path}: {error.strerror}; make room, or mend the folder")
+            raise unwritten(self.path, error) from error
 
     @property
     def position(self) -> tuple[int, Row | None]:
