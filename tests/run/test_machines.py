@@ -443,10 +443,28 @@ def test_who_is_there_is_waited_for_and_who_is_not_is_named(monkeypatch):
     monkeypatch.setattr(devices, "RANK_TIMEOUT", timedelta(seconds=0.1))
     first = Rank("the launcher", 0, 4, 0, 1, "127.0.0.1", 29_500)
     with pytest.raises(RuntimeError, match="rank 1, 3 has not come in 0 s"):
-        devices._name_of_the_meeting(first, SimpleNamespace(ranks={2}), HashStore())
+        devices._name_of_the_meeting(first, SimpleNamespace(ranks={2}, early=True), HashStore())
     store = HashStore()
     threading.Timer(0.5, devices._name_of_the_meeting, (replace(first, rank=1), None, store)).start()
-    devices._name_of_the_meeting(replace(first, world_size=2), SimpleNamespace(ranks={1}), store)
+    devices._name_of_the_meeting(replace(first, world_size=2), SimpleNamespace(ranks={1}, early=True), store)
+
+
+@pytest.mark.parametrize(
+    ("each", "early", "absent"),
+    [
+        (2, True, [1, 3]),  # 4 and 5 are of a machine that none has come from
+        (1, True, []),
+        (None, True, []),
+        (2, False, []),  # a program of one's own, which may do what it likes before it calls fit
+    ],
+)
+def test_a_rank_that_does_not_come_with_its_neighbours_is_not_waited_for_as_long(each, early, absent):
+    """It has been killed before it was there."""
+    first, there = Rank("srun", 0, 6, 0, each, "127.0.0.1", 29_500), SimpleNamespace(ranks={2}, early=early)
+    found = {other: devices._patience(first, other, there) for other in range(1, 6)}
+    assert found.pop(2) == devices.PATIENCE
+    assert [other for other, patience in found.items() if patience == devices.START_UP] == absent
+    assert set(found.values()) <= {devices.START_UP, devices.RANK_TIMEOUT}
 
 
 def test_a_store_that_ranks_have_met_in_before_is_as_good_as_new():

@@ -28,6 +28,7 @@ _objects: dist.ProcessGroup | None = None  # what carries objects, where a progr
 # A rank that hears nothing from the others for so long gives up: a checkpoint takes seconds, an evaluation a minute.
 RANK_TIMEOUT = timedelta(minutes=5)
 PATIENCE = timedelta(hours=1)  # with a rank that is there, and reads its images, before they meet
+START_UP = timedelta(minutes=1)  # that a rank may begin after another of its machine
 MEETING_SECONDS = 0.02  # between two looks at who has come
 TOLD_SECONDS = 1.0  # that may lie between a launcher's words to two of its ranks
 
@@ -190,16 +191,28 @@ def _name_of_the_meeting(rank: Rank, presence: Presence | None, store: Store) ->
         meeting = store.get(mine).decode()
         store.set(f"{meeting}/{rank.rank}", "")
         return meeting
-    missing, begun, there = list(range(1, rank.world_size)), time.monotonic(), presence.ranks if presence else set()
+    missing, begun = list(range(1, rank.world_size)), time.monotonic()
     while missing := [other for other in missing if not store.check([f"{mine}/{other}"])]:
         for other in missing:
             if store.check([f"cifar_lightning/{other}"]):
                 store.set(store.get(f"cifar_lightning/{other}").decode(), mine)  # or to one that is gone
         waited = timedelta(seconds=time.monotonic() - begun)
-        if late := [other for other in missing if waited > (PATIENCE if other in there else RANK_TIMEOUT)]:
+        if late := [other for other in missing if waited > _patience(rank, other, presence)]:
             raise RuntimeError(f"rank {', '.join(map(str, late))} has not come in {waited.seconds} s")
         time.sleep(MEETING_SECONDS)
     return mine
+
+
+def _patience(rank: Rank, other: int, presence: Presence | None) -> timedelta:
+    """For how long the first rank waits for another."""
+    if presence is None:
+        return RANK_TIMEOUT
+    if other in presence.ranks:
+        return PATIENCE
+    each = rank.local_world_size or 1
+    beside = any(here // each == other // each for here in {0, *presence.ranks})
+    # It is not there, and no firewall keeps it away: its neighbours have come.
+    return START_UP if presence.early and beside else RANK_TIMEOUT
 
 
 def _connect(presence: Presence, rank: Rank, store: Store) -> None:

@@ -40,7 +40,7 @@ def begin() -> None:
     _begun = None
     rank = this_rank()
     if rank is not None and rank.world_size > 1 and rank.launcher != OURS:  # whose parent watches
-        _begun = Presence(rank)
+        _begun = Presence(rank, early=True)
 
 
 def presence_of(rank: Rank) -> "Presence":
@@ -64,10 +64,11 @@ class Presence:
     Attributes:
         port: Where the first is to be found, on its machine.
         ranks: Those that it has a connection to, or has had.
+        early: Whether the ranks are there from their first moments on, as those of a script are, or only as they meet.
     """
 
-    def __init__(self, rank: Rank) -> None:
-        self._rank = rank
+    def __init__(self, rank: Rank, early: bool = False) -> None:
+        self._rank, self.early = rank, early
         self._lost: str | None = None
         self._found, self._left, self._connected = threading.Event(), threading.Event(), threading.Event()
         self._peers, self._connections = selectors.DefaultSelector(), list[socket.socket]()
