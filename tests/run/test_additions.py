@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import (
     EMAWeightAveraging,
     LearningRateMonitor,
     ModelCheckpoint,
+    OnExceptionCheckpoint,
     StochasticWeightAveraging,
     WeightAveraging,
 )
@@ -90,6 +91,15 @@ def test_what_a_callback_raises_passes_and_the_run_goes_on_with_its_state(plain,
     assert differences(run, whole) == []
     resume(run, {"max_epochs": 6}, callbacks=[])
     assert read_rows(run / "metrics.csv")[-1]["step"] == 54
+
+
+def test_a_run_does_not_go_on_from_what_another_has_left_behind_an_exception(plain, tmp_path):
+    """As Lightning's Trainer does with this callback, and no word of which run it is of."""
+    with pytest.raises(KeyError, match="theirs"):
+        fit(**SMALL, max_epochs=2, callbacks=[Broken(epoch=0), OnExceptionCheckpoint(tmp_path)], report=False)
+    assert (tmp_path / "on_exception.ckpt").exists()
+    fit(**SMALL, max_epochs=2, callbacks=OnExceptionCheckpoint(tmp_path), report=False)
+    assert read_rows(tmp_path / "lightning_logs" / "version_1" / "metrics.csv")[0]["step"] == 4
 
 
 class OfEpochs(WeightAveraging):

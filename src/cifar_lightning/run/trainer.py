@@ -10,7 +10,7 @@ from lightning.fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.trainer.connectors import callback_connector, checkpoint_connector
+from lightning.pytorch.trainer.connectors import callback_connector
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -126,16 +126,11 @@ class Ranks(ClusterEnvironment):
 class CheckpointConnector(_CheckpointConnector):
     """Loads what it is given, and nothing else.
 
-    In a SLURM job Lightning's takes a `hpc_ckpt_N.ckpt` that it finds in `default_root_dir` for the one to go on from,
-    in a fit and in a test, whosever it is. Where there is an `srun` that has not started this process, it advertises.
+    Lightning's begins a fit with what the `OnExceptionCheckpoint` of another has left; and in a SLURM job it takes a
+    `hpc_ckpt_N.ckpt` that it finds in `default_root_dir` for the one to go on from, whosever it is.
     """
 
     _hpc_resume_path = None
 
-    def _parse_ckpt_path(self, *args: Any, **kwargs: Any) -> Any:
-        module: Any = checkpoint_connector
-        slurm, module.SLURMEnvironment = module.SLURMEnvironment, Ranks
-        try:
-            return super()._parse_ckpt_path(*args, **kwargs)
-        finally:
-            module.SLURMEnvironment = slurm
+    def _parse_ckpt_path(self, state_fn: Any, ckpt_path: Any, *args: Any, **kwargs: Any) -> Any:
+        return ckpt_path
