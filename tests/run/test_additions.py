@@ -93,6 +93,14 @@ def test_what_a_callback_raises_passes_and_the_run_goes_on_with_its_state(plain,
     assert read_rows(run / "metrics.csv")[-1]["step"] == 54
 
 
+def test_a_run_that_goes_on_at_the_end_of_an_epoch_knows_its_last_training_loss(plain, tmp_path):
+    """Of an epoch whose last step is a log point nothing is left to be logged, and EarlyStopping waits for it."""
+    callback, steps = EarlyStopping("train_loss", check_on_train_epoch_end=True), {**SMALL, "log_every_n_steps": 3}
+    with pytest.raises(KeyError, match="theirs"):
+        fit(**steps, max_epochs=2, callbacks=[callback, Broken(epoch=0)], report=False)
+    assert resume(tmp_path / "lightning_logs" / "version_0", callbacks=callback)["step"] in (9, 18)
+
+
 def test_a_run_does_not_go_on_from_what_another_has_left_behind_an_exception(plain, tmp_path):
     """As Lightning's Trainer does with this callback, and no word of which run it is of."""
     with pytest.raises(KeyError, match="theirs"):

@@ -192,6 +192,7 @@ class Checkpoints(Checkpoint, StepEnd):
         self.best_acc = -1.0
         self._seconds_before, self._started = 0.0, time.monotonic()
         self._saved_step, self._resumed = -1, False
+        self._figures: dict[str, float] = {}
         self._saved_at, self._saving_took = -math.inf, math.inf  # none here yet: the next is worth it
 
     @property
@@ -209,6 +210,15 @@ class Checkpoints(Checkpoint, StepEnd):
         self._resumed = True
         self.metrics.go_back(state_dict["rows"], state_dict["last_row"])
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keeps the figures that callbacks look at: an epoch may have logged all of its own, and be still to end."""
+        figures = trainer._logger_connector._callback_metrics
+        checkpoint["callback_metrics"] = {name: float(value) for name, value in figures.items()}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Takes them up, for `on_train_start`: Lightning forgets all figures before that."""
+        self._figures = checkpoint.get("callback_metrics", {})  # an earlier version's has none
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Starts the clock: before the loader and the network take what they need of the images, and compilation."""
         if stage == "fit":
@@ -218,6 +228,8 @@ class Checkpoints(Checkpoint, StepEnd):
         """Saves the start: a run that was ever under way can always be resumed."""
         if self._resumed:
             self._saved_step = trainer.global_step
+            figures = {name: torch.tensor(value) for name, value in self._figures.items()}
+            trainer._logger_connector._callback_metrics.update(figures)
             # The first rank's word: another machine may still see a file that is gone.
             if not trainer.strategy.broadcast((self.folder / BEST).exists()):
                 self.best_acc = -1.0
