@@ -14,7 +14,9 @@ from lightning.pytorch.callbacks import (
     LearningRateMonitor,
     ModelCheckpoint,
     OnExceptionCheckpoint,
+    RichProgressBar,
     StochasticWeightAveraging,
+    TQDMProgressBar,
     WeightAveraging,
 )
 from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
@@ -299,6 +301,14 @@ MISTAKES = [
     (
         {"callbacks": ModelCheckpoint(filename="best")},
         "callbacks: ModelCheckpoint would write best.ckpt among the run's own: give it another filename, or a dirpath",
+    ),
+    (
+        {"callbacks": [never_better(), never_better()]},
+        "callbacks: EarlyStopping{'monitor': 'val_loss', 'mode': 'min'} is ",
+    ),
+    (
+        {"callbacks": [TQDMProgressBar(), RichProgressBar()]},
+        "callbacks: a run has one progress bar: leave the others out",
     ),
     ({"callbacks": BatchSizeFinder()}, "callbacks: BatchSizeFinder would train with a setting that config.yaml does "),
     ({"callbacks": Unreadable()}, "callbacks: the state_dict of Unreadable would need code to be read from a checkp"),

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
@@ -11,6 +12,7 @@ from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     LearningRateFinder,
     ModelCheckpoint,
+    ProgressBar,
     StochasticWeightAveraging,
     Timer,
 )
@@ -18,6 +20,7 @@ from lightning.pytorch.loggers import Logger
 
 from cifar_lightning.errors import InputError
 from cifar_lightning.run.checkpoint import BEST, FINAL, Checkpoints
+from cifar_lightning.run.loop import overrides
 
 Callbacks: TypeAlias = Callback | Iterable[Callback] | None
 Loggers: TypeAlias = str | Logger | Iterable[str | Logger] | None
@@ -51,6 +54,17 @@ class Additions(NamedTuple):
             )
         for callback in self.callbacks:
             _check(callback)
+        # What Lightning says of these comes in a traceback, once there is a folder.
+        named = Counter(
+            [Checkpoints.__qualname__, *(c.state_key for c in self.callbacks if overrides(c, "state_dict"))]
+        )
+        for key in (key for key, count in named.items() if count > 1):
+            raise InputError(
+                f"callbacks: {key} is there twice, and a checkpoint keeps the state of one: leave one out, or give it "
+                "other arguments"
+            )
+        if sum(isinstance(callback, ProgressBar) for callback in self.callbacks) > 1:
+            raise InputError("callbacks: a run has one progress bar: leave the others out")
 
     def check_validation(self, validates: bool) -> None:
         """Raises an InputError where a callback watches figures of a validation, and there is none."""
