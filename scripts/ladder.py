@@ -293,8 +293,7 @@ def drawn(ladder: Sequence[Measured], language: str = "en") -> "Figure":
         axes.yaxis.set_major_locator(MaxNLocator(10, integer=True))
         axes.tick_params(axis="x", which="both", length=4, pad=4)
         axes.set_xlim(min(seconds) / 2.2, max(seconds) * 1.3)  # room for labels on the left
-        axes.grid(alpha=0.25, which="both")
-        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(which="both")
     return figure
 
 

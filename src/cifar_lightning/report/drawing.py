@@ -19,6 +19,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#E69F00", GREY)
 DPI = 120
+STYLE: Any = {"axes.spines.top": False, "axes.spines.right": False, "grid.alpha": 0.25, "legend.frameon": False}
 LONGEST_NAME = 24  # characters; class folders can carry any name
 # For the letters that matplotlib's own font lacks: those that come with Linux, macOS and Windows.
 OTHER_FONTS = (
@@ -32,7 +33,7 @@ def own_style() -> Iterator[None]:
     """Within it a user's own style does not count, which may ask for what is not there, such as LaTeX."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams["font.family"] = fonts()
+        matplotlib.rcParams.update(STYLE | {"font.family": fonts()})
         yield
 
 

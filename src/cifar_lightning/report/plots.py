@@ -103,10 +103,9 @@ def curves(rows: Rows, label_smoothing: float = 0.0, test: Mapping[str, Any] | N
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.xaxis.set_major_formatter("{x:,.0f}")
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid()
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False)
+            axes.legend()
         else:
             axes.set_yticks([])
             axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=GREY)
@@ -147,7 +146,7 @@ def confusion_matrix(confusion: Tensor, classes: Sequence[str]) -> Figure:
     axes.set_yticks(ticks, names, fontsize=points, parse_math=False)
     axes.set(xlabel="predicted", ylabel="true", title="Confusion matrix")
     axes.tick_params(length=0)
-    axes.spines[:].set_color("#CCCCCC")
+    axes.spines[:].set(color="#CCCCCC", visible=True)
     if few:
         digits = len(str(counts.max()))
         points = min(9.0, 0.6 * 72 * side / size / (0.65 * digits))
@@ -187,7 +186,6 @@ def per_class_bars(confusion: Tensor, classes: Sequence[str]) -> Figure:
         axes.set(xlim=(0, 112), ylim=(length - 0.4, -0.6), xlabel="accuracy, %")
         axes.set_xticks(range(0, 101, 20))
         axes.tick_params(axis="y", length=0)
-        axes.spines[["top", "right"]].set_visible(False)
     which = which_classes(len(shown), len(classes))
     note = "" if overall is None else f" (dashed: {overall:.2f} % overall)"
     figure.suptitle(f"Accuracy per class{which and ': '}{which}{note}")
@@ -238,13 +236,12 @@ def calibration(panels: Mapping[str, Reliability]) -> Figure:
         above.plot(middles[filled], confidences, linestyle="", marker="_", color=ORANGE, **said)
         above.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1, label="accuracy = confidence")
         above.set(title=heading, ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
-        above.legend(frameon=False, loc="upper left")
+        above.legend(loc="upper left")
         below.bar(middles, bins.counts.numpy() / bins.counts.sum().item(), 0.9 / BINS, color=GREY)
         below.set(xlabel="confidence", ylabel="share of images")
         for axes in (above, below):
-            axes.grid(alpha=0.25)
+            axes.grid()
             axes.set_axisbelow(True)
-            axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 

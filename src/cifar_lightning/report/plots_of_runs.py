@@ -44,7 +44,7 @@ def spread(
     runs.set(xlabel=run, ylabel="test accuracy, %", title=f"{len(numbers)} {run}s")
     runs.xaxis.set_major_locator(MaxNLocator(10, integer=True))
     runs.margins(y=0.25)
-    runs.legend(frameon=False, loc="best")
+    runs.legend()
     for row, figures in enumerate(list(per_class.values())[:length]):
         middle = 100 * figures["mean"]
         ends = [100 * end for end in figures["interval"]] if figures["interval"] is not None else [middle, middle]
@@ -55,8 +55,7 @@ def spread(
     classes.set(ylim=(length - 0.4, -0.6), xlabel="accuracy, %", title="Mean and 95 % interval per class")
     classes.tick_params(axis="y", length=0)
     for axes in (runs, classes):
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid()
     return figure
 
 
@@ -90,8 +89,7 @@ def intervals(names: Sequence[str], series: Mapping[str, Sequence[Measured | Non
     axes.set_yticks(range(length), [short(name) for name in names], fontsize=10 if few else 8, parse_math=False)
     axes.set(ylim=(length - 0.4, -0.6), xlabel="accuracy, %")
     axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="x")
     if legend:
-        axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, ncols=min(len(series), 6))
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, ncols=min(len(series), 6))
     return figure
