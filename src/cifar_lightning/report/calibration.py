@@ -28,6 +28,10 @@ class Reliability:
     accuracies: Tensor
     ece: float
 
+    def rows(self) -> list[tuple[int, float, float]]:
+        """Each bin's, as a table has them."""
+        return list(zip(self.counts.tolist(), self.confidences.tolist(), self.accuracies.tolist(), strict=True))
+
 
 def reliability(confidences: Tensor, right: Tensor) -> Reliability:
     """Sorts images into bins.

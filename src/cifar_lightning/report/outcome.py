@@ -3,13 +3,29 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from cifar_lightning.data.sources import ImageSet
-from cifar_lightning.report.calibration import best_temperature
+from cifar_lightning.report.calibration import Reliability, best_temperature, reliability
 from cifar_lightning.report.judgements import Judgements
+
+
+class Calibrated(NamedTuple):
+    """What a network's confidences are worth where its logits are divided by a temperature; two means over all images.
+
+    Attributes:
+        temperature: It; 1 leaves them as they are.
+        bins: The images by their confidence.
+        confidence: The mean of that.
+        loss: The mean cross-entropy.
+    """
+
+    temperature: float
+    bins: Reliability
+    confidence: float
+    loss: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,3 +74,13 @@ class Outcome:
     def temperature(self) -> float | None:
         """That which suits the validation images best; None where there are none, or none does."""
         return best_temperature(*self.held_out) if self.held_out else None
+
+    @cached_property
+    def calibrations(self) -> list[Calibrated]:
+        """As the network is, and at the temperature where there is one."""
+        found, said = [], self.judgements
+        for temperature in (1.0, *([] if self.temperature is None else [self.temperature])):
+            confidences, losses = said.at(temperature)
+            bins = reliability(confidences, said.right)
+            found.append(Calibrated(temperature, bins, confidences.mean().item(), losses.mean().item()))
+        return found

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from cifar_lightning.report.calibration import BINS, reliability
+from cifar_lightning.report.calibration import BINS
 from cifar_lightning.report.judgements import MATRIX_CLASSES, Cell
 from cifar_lightning.report.many import shown_classes, which_classes
 from cifar_lightning.report.outcome import Outcome
@@ -82,7 +82,7 @@ def write_page(
         "pictures": len(pictures),
         "grid": None if maps is None else tuple(maps.shape[1:]),
         "bins": BINS,
-        "calibration": _calibration(outcome),
+        "calibration": outcome.calibrations,
         "temperature": outcome.temperature,
         "held_out": len(outcome.held_out[1]) if outcome.held_out else 0,
         "norm": norm,
@@ -124,21 +124,6 @@ def _matrix(confusion: Tensor, cells: Sequence[Cell]) -> list[list[dict[str, Any
         ]
         for true, row in enumerate(confusion.tolist())
     ]
-
-
-def _calibration(outcome: Outcome) -> list[dict[str, Any]]:
-    """The figures as they are, and at the temperature where there is one."""
-    found = []
-    for temperature in (1.0, outcome.temperature):
-        if temperature is not None:
-            confidences, losses = outcome.judgements.at(temperature)
-            bins = reliability(confidences, outcome.judgements.right)
-            table = zip(bins.counts.tolist(), bins.confidences.tolist(), bins.accuracies.tolist(), strict=True)
-            found.append(
-                {"temperature": temperature, "ece": bins.ece, "loss": losses.mean().item(), "bins": list(table)}
-                | {"confidence": confidences.mean().item()}
-            )
-    return found
 
 
 def _last(rows: Iterable[Mapping[str, Any]], name: str) -> tuple[int, float] | None:

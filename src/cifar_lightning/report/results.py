@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from cifar_lightning import stop
-from cifar_lightning.console import printing
+from cifar_lightning.console import percent, printing
 from cifar_lightning.files import write_atomically
-from cifar_lightning.report.calibration import Reliability, reliability
+from cifar_lightning.report.calibration import Reliability
 from cifar_lightning.report.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -145,12 +145,10 @@ def _predictions(outcome: Outcome, index: Tensor, confidences: Tensor | None = N
 
 def _panels(outcome: Outcome) -> dict[str, Reliability]:
     """How reliable the confidences are, as they are and at the temperature, by the heading of each."""
-    said, found = outcome.judgements, dict[str, Reliability]()
-    for temperature in (1.0, outcome.temperature):
-        if temperature is not None:
-            bins = reliability(said.at(temperature)[0], said.right)
-            what = "as it is" if not found else f"at temperature {temperature:.2f}"
-            found[f"{what}: calibration error {100 * bins.ece:.2f} %"] = bins
+    found = dict[str, Reliability]()
+    for temperature, bins, _, _ in outcome.calibrations:
+        what = "as it is" if not found else f"at temperature {temperature:.2f}"
+        found[f"{what}: calibration error {percent(bins.ece, 2)}"] = bins
     return found
 
 
