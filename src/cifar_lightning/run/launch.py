@@ -125,18 +125,8 @@ class _Rank:
 
     @cached_property
     def failure(self) -> dict[str, Any]:
-        """What a rank that failed has to say; one that was killed says nothing, and counts as the first to fail."""
-        readable = select.select([self._words], [], [], 0)[0]
-        words = os.read(self._words, REPORT_BYTES) if readable else b""
-        try:
-            report: dict[str, Any] = json.loads(words)
-        except ValueError:  # it had no time to say anything
-            code = self.process.returncode
-            name = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-            # One that was told to stop in its first moments, before it could handle the signal.
-            code = 128 - code if code < 0 and 128 - code in STOPS else code
-            report = {"time": 0.0, "code": code, "message": name, "traceback": ""}
-        return report | {"rank": self.rank}
+        """What a rank that failed has to say."""
+        return heard(self._words, self.process.returncode) | {"rank": self.rank}
 
     def tell(self, signum: int) -> None:
         """Tells the rank to stop."""
@@ -230,6 +220,24 @@ def last_words(error: BaseException) -> bytes:
     said = {"time": time.time(), "code": exit_code(error), "message": message[:1_500], "traceback": where[-8_000:]}
     # Not in ASCII, where a smiley has 12 bytes: the pipe would be full, and nobody reads it before the rank has ended.
     return json.dumps(said, ensure_ascii=False).encode(errors="backslashreplace")
+
+
+def heard(pipe: int, returncode: int) -> dict[str, Any]:
+    """The `last_words` of a process that has failed; one that was killed says none, and counts as the first to fail.
+
+    Args:
+        pipe: That it has written them to.
+        returncode: How it has ended, as `subprocess` has it.
+    """
+    words = os.read(pipe, REPORT_BYTES) if select.select([pipe], [], [], 0)[0] else b""
+    with suppress(ValueError):
+        said: dict[str, Any] = json.loads(words)
+        return said
+    killed = returncode < 0
+    name = f"was killed by {signal.Signals(-returncode).name}" if killed else f"ended with exit code {returncode}"
+    # One that was told to stop in its first moments, before it could handle the signal, has stopped.
+    code = 128 - returncode if killed and 128 - returncode in STOPS else returncode
+    return {"time": 0.0, "code": code, "message": name, "traceback": ""}
 
 
 def _listen() -> None:

@@ -4,7 +4,6 @@ As for ranks (launch.py) the parent passes signals on, and a child hears of its 
 is the parent's; another carries the child's last words.
 """
 
-import json
 import os
 import signal
 import sys
@@ -19,7 +18,7 @@ import torch
 from cifar_lightning import console, stop
 from cifar_lightning.errors import Stopped, exit_code, kind_of
 from cifar_lightning.run import signals
-from cifar_lightning.run.launch import POLL_SECONDS, REPORT_BYTES, STOP_SECONDS, STOPS, last_words
+from cifar_lightning.run.launch import POLL_SECONDS, STOP_SECONDS, STOPS, heard, last_words
 
 
 def side_by_side(works: Mapping[str, Callable[[], object]], at_once: int) -> Iterator[tuple[str, Exception | None]]:
@@ -72,7 +71,7 @@ class _Child:
     """A process that is forked of this one, as this one sees it."""
 
     def __init__(self, name: str, work: Callable[[], object], others: "list[_Child]") -> None:
-        self.name, self.code = name, 0
+        self.name, self._returncode = name, 0
         orders, self._orders = os.pipe()
         self._words, words = os.pipe()
         console.flush()
@@ -88,27 +87,24 @@ class _Child:
         os.close(words)
 
     def has_ended(self) -> bool:
-        """Whether it has; its exit code, or 128 and the signal that has killed it, is then `code`."""
+        """Whether it has."""
         pid, status = os.waitpid(self.pid, os.WNOHANG)
         if pid:
-            code = os.waitstatus_to_exitcode(status)
-            self.code = 128 - code if code < 0 else code
+            self._returncode = os.waitstatus_to_exitcode(status)
         return bool(pid)
+
+    @property
+    def code(self) -> int:
+        """Of one that has ended its exit code, or 128 and the signal that has killed it."""
+        return self._returncode if self._returncode >= 0 else 128 - self._returncode
 
     def failure(self) -> Exception | None:
         """What it has failed by; None where it has not."""
         if self.code == 0:
             return None
-        os.set_blocking(self._words, False)
-        try:
-            report = json.loads(os.read(self._words, REPORT_BYTES))
-        except (ValueError, BlockingIOError):  # it had no time to say anything
-            killed = self.code > 128 and self.code - 128 in set(signal.Signals)
-            how = f"was killed by {signal.Signals(self.code - 128).name}" if killed else f"ended with {self.code}"
-            report = {"message": how, "traceback": ""}
-        if report["traceback"]:
-            with console.printing(2):
-                sys.stderr.write(report["traceback"])
+        report = heard(self._words, self._returncode)
+        with console.printing(2):
+            sys.stderr.write(report["traceback"])
         return kind_of(self.code)(report["message"])
 
     def tell(self, signum: int) -> None:
