@@ -189,9 +189,9 @@ def undrawn(monkeypatch):
 @pytest.fixture
 def cpu_settings():
     """Leaves torch's settings of the CPU as they were."""
-    from cifar_lightning.run.cpu import restored_cpu
+    from cifar_lightning.run.cpu import restored_torch
 
-    with restored_cpu():
+    with restored_torch():
         yield
 
 

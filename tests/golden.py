@@ -27,7 +27,7 @@ import yaml
 from lightning.pytorch import Callback, seed_everything
 
 from cifar_lightning.model.lit_net import LitNet
-from cifar_lightning.run.cpu import restored_cpu
+from cifar_lightning.run.cpu import restored_torch
 from cifar_lightning.run.quiet import quietly
 from cifar_lightning.run.settings import settings_of
 from cifar_lightning.run.trainer import new_trainer
@@ -79,7 +79,7 @@ def losses(recipe):
     groups = {name: {**recipe[name], **SMALL[name]} for name in ("data", "model")}
     settings = settings_of({**defaults(), **recipe, **SMALL, **groups})
     kept = _Losses()
-    with restored_cpu():
+    with restored_torch():
         torch.set_num_threads(THREADS)
         trainer = new_trainer(
             **settings.for_trainer(),

@@ -331,6 +331,15 @@ def test_evaluate_from_python(checkpoint, tmp_path, arguments, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_an_evaluation_does_not_take_the_place_of_a_fits_results(finished, monkeypatch):
+    """Nor passes for them: a run that is to be resumed would count as finished."""
+    before = (finished.folder / "results.json").read_bytes()
+    monkeypatch.chdir(finished.folder / "checkpoints")
+    with pytest.raises(InputError, match=r"output_dir \.\. is the run's own folder, whose results are its fit's: give"):
+        testing.evaluate("best.ckpt", accelerator="cpu", output_dir="..")
+    assert (finished.folder / "results.json").read_bytes() == before
+
+
 # --- folders ---------------------------------------------------------------------------------------------
 
 

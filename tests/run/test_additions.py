@@ -174,6 +174,12 @@ def test_a_report_that_nobody_wants(tmp_path, capfd):
         assert json.loads((run / "results.json").read_text())[name] is not None
 
 
+@pytest.mark.parametrize("flag", [{"deterministic": True}, {"benchmark": True}], ids=str)
+def test_how_the_process_computes_is_afterwards_as_it_was(flag):
+    fit(**SMALL, max_steps=1, report=False, trainer=flag)
+    assert (torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark) == (0, False)
+
+
 def test_loggers_of_their_own_get_what_the_log_gets(plain, tmp_path, monkeypatch):
     class Theirs(CSVLogger):
         def finalize(self, status):

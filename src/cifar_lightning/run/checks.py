@@ -21,6 +21,7 @@ from cifar_lightning.errors import InputError
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.run.additions import Additions
 from cifar_lightning.run.cluster import this_rank
+from cifar_lightning.run.cpu import restored_torch
 from cifar_lightning.run.devices import check_ranks, resolve_devices
 from cifar_lightning.run.loggers import check_logger
 from cifar_lightning.run.networks import check_outputs, lit_net
@@ -182,7 +183,8 @@ def try_trainer(arguments: Arguments) -> Trainer:
         InputError: It does not.
     """
     try:
-        return new_trainer(**{**arguments, "devices": 1}, logger=False, enable_checkpointing=False)
+        with restored_torch():
+            return new_trainer(**{**arguments, "devices": 1}, logger=False, enable_checkpointing=False)
     except Exception as error:  # what it raises for a wrong value differs from argument to argument
         reason = " ".join(str(error).split())
         raise InputError(f"the Trainer does not take these settings: {reason}; give another value") from error

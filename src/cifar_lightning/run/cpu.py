@@ -26,14 +26,16 @@ SMALL_STEP = 20e6  # with one thread: threads that share a small step wait for e
 
 
 @contextmanager
-def restored_cpu() -> Iterator[None]:
-    """Within it `configure_cpu` may set how this process computes; after it threads and oneDNN are as they were."""
-    threads, onednn = torch.get_num_threads(), torch.backends.mkldnn.enabled
+def restored_torch() -> Iterator[None]:
+    """Within it `configure_cpu` and a Trainer may set how this process computes; after it that is as it was."""
+    threads, onednn, benchmark = torch.get_num_threads(), torch.backends.mkldnn.enabled, torch.backends.cudnn.benchmark
+    deterministic = torch.get_deterministic_debug_mode()
     try:
         yield
     finally:
         torch.set_num_threads(threads)
-        torch.backends.mkldnn.enabled = onednn
+        torch.backends.mkldnn.enabled, torch.backends.cudnn.benchmark = onednn, benchmark
+        torch.set_deterministic_debug_mode(deterministic)
 
 
 def available_threads() -> int:

@@ -20,7 +20,7 @@ from cifar_lightning.run import signals
 from cifar_lightning.run.additions import Additions, additions_of
 from cifar_lightning.run.checks import check
 from cifar_lightning.run.cluster import this_rank
-from cifar_lightning.run.cpu import restored_cpu, step_work
+from cifar_lightning.run.cpu import restored_torch, step_work
 from cifar_lightning.run.devices import resolve_devices
 from cifar_lightning.run.folder import held, newest_left
 from cifar_lightning.run.group import Group, counted, members, new_group, read_group
@@ -183,7 +183,7 @@ def _settings_of(given: Mapping[str, Any]) -> Settings:
 
 def _prepared(settings: Settings, runs: int) -> tuple[CIFAR10DataModule | None, int]:
     """Looks for the user's mistakes, reads the images, and says how many runs pay at a time; 0: in this process."""
-    with restored_cpu():
+    with restored_torch():
         torch.set_num_threads(1)  # what is forked of this process is to find none of OpenMP's others
         checked = check(settings)
         if checked.images is None:

@@ -29,7 +29,7 @@ from cifar_lightning.run.checkpoint import load_checkpoint
 from cifar_lightning.run.checks import try_trainer
 from cifar_lightning.run.cluster import is_first_rank, this_rank
 from cifar_lightning.run.corrupted import part_of, test_corrupted
-from cifar_lightning.run.cpu import FittedCPU, restored_cpu
+from cifar_lightning.run.cpu import FittedCPU, restored_torch
 from cifar_lightning.run.devices import (
     check_ranks,
     check_same_images,
@@ -131,6 +131,8 @@ def evaluate(
         _check_images(part_of(images, images.parts[0]) if images.parts else images, model, path, soft_labels, processes)
         home = home_of(path)
         output = user_path(output_dir) if output_dir is not None else output_of(path) / "evaluation"
+        if on_first_rank(lambda: output.resolve() == home.resolve() and (home / "config.yaml").exists()):
+            raise InputError(f"output_dir {output} is the run's own folder, whose results are its fit's: give another")
         if why := on_first_rank(lambda: why_unwritable(output)):  # now, not after a long test
             raise InputError(f"output_dir {output} cannot be written ({why}): give another")
         job: dict[str, Any] = {
@@ -202,7 +204,7 @@ def _test(
 ) -> None:
     if not images.parts:
         check_same_images(images, "test")
-    with restored_cpu():
+    with restored_torch():
         model.hparams["test_views"] = views
         trainer = new_trainer(
             **where,

@@ -28,7 +28,7 @@ from cifar_lightning.run.checkpoint import BEST, FINAL, Checkpoints, cause_of, l
 from cifar_lightning.run.checks import Checked, check
 from cifar_lightning.run.cluster import is_first_rank, world_size
 from cifar_lightning.run.computing import Computing
-from cifar_lightning.run.cpu import FittedCPU, restored_cpu
+from cifar_lightning.run.cpu import FittedCPU, restored_torch
 from cifar_lightning.run.devices import check_same_images, on_first_rank, process_group
 from cifar_lightning.run.folder import new_run
 from cifar_lightning.run.launch import launch
@@ -72,8 +72,8 @@ def fit(
 ) -> dict[str, Any]:
     """Trains, tests, draws and reports, in a new folder `default_root_dir/lightning_logs/version_N`.
 
-    The process's threads, oneDNN, warnings and loggers are afterwards as they were; the random seed is that of the run,
-    and glibc goes on keeping freed memory (see cpu.py).
+    The process's threads, oneDNN, choice of algorithms, warnings and loggers are afterwards as they were; the random
+    seed is that of the run, and glibc goes on keeping freed memory (see cpu.py).
 
     Figures go to metrics.csv; by default, also to TensorBoard's event files if it is installed; and to loggers of
     Lightning's that are given, one or a list.
@@ -216,7 +216,7 @@ def train(
 
     `images` are the run's, where this process has read them.
     """
-    with restored_cpu(), loggers_of(settings, folder, additions) as loggers:
+    with restored_torch(), loggers_of(settings, folder, additions) as loggers:
         data = images or settings.images()
         data.prepare_data()
         data.setup("fit")
