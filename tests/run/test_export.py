@@ -4,8 +4,10 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import onnx
 import onnxruntime
@@ -16,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from cifar_lightning import InputError, LitNet, Preprocessing, export, fit, load_model
+from cifar_lightning import InputError, LitNet, Preprocessing, export, files, fit, load_model
 from cifar_lightning.errors import RunError
 from cifar_lightning.model.networks import NETWORKS
 from cifar_lightning.run.checkpoint import load_checkpoint
@@ -296,6 +298,21 @@ CANNOT = "output run/config.yaml/a.onnx cannot be written (Not a directory): giv
 )
 def test_mistakes(call, finished_copy, arguments, said):
     assert one_line(*call("export", *arguments)) == f"error: {said}\n"
+
+
+def test_a_signal_waits_until_the_file_is_whole(monkeypatch, tmp_path):
+    """A script's would leave a part of it, and of a folder neither the old one nor the new."""
+    publish = files.publish
+
+    def interrupted(*args):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+        publish(*args)
+
+    monkeypatch.setattr(files, "publish", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="stopped by SIGINT"):
+        export(model_with("tutorial"), "safetensors", tmp_path / "a.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
 
 
 @pytest.mark.parametrize(("format", "missing"), [("onnx", "onnx and onnxscript"), ("hf", "huggingface_hub")])

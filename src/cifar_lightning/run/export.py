@@ -19,6 +19,7 @@ from cifar_lightning.model.evaluation import VIEWS
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.model.program import OUTPUTS, plain_copy, program_of
 from cifar_lightning.report.results import read_results
+from cifar_lightning.run import signals
 from cifar_lightning.run.checkpoint import load_checkpoint
 from cifar_lightning.run.hub import write_hub_folder
 from cifar_lightning.run.quiet import quietly
@@ -104,10 +105,11 @@ def export(
         contents = _program_file(model, format, input, views, metadata)
     else:
         contents = weights_file(plain_copy(model.net).state_dict(), metadata)
-    if format == "hf":
-        write_hub_folder(path, contents, facts, trained)
-    else:
-        write_atomically(path, lambda file: file.write(contents))
+    with signals.deferred():  # a file is there or not, and a folder is never between the old one and the new
+        if format == "hf":
+            write_hub_folder(path, contents, facts, trained)
+        else:
+            write_atomically(path, lambda file: file.write(contents))
     return path
 
 
