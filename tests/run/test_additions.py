@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     EarlyStopping,
     EMAWeightAveraging,
+    GradientAccumulationScheduler,
     LearningRateMonitor,
     ModelCheckpoint,
     OnExceptionCheckpoint,
@@ -315,6 +316,10 @@ MISTAKES = [
     (
         {"callbacks": [TQDMProgressBar(), RichProgressBar()]},
         "callbacks: a run has one progress bar: leave the others out",
+    ),
+    (
+        {"callbacks": GradientAccumulationScheduler({1: 10})},
+        "trainer.accumulate_grad_batches 10 is out of range: give at most the 9 batches of an epoch",
     ),
     ({"callbacks": BatchSizeFinder()}, "callbacks: BatchSizeFinder would train with a setting that config.yaml does "),
     ({"callbacks": Unreadable()}, "callbacks: the state_dict of Unreadable would need code to be read from a checkp"),

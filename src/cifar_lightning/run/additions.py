@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
+    GradientAccumulationScheduler,
     LearningRateFinder,
     ModelCheckpoint,
     ProgressBar,
@@ -65,6 +66,11 @@ class Additions(NamedTuple):
             )
         if sum(isinstance(callback, ProgressBar) for callback in self.callbacks) > 1:
             raise InputError("callbacks: a run has one progress bar: leave the others out")
+
+    def accumulated(self) -> list[int]:
+        """How many batches a step has in the epochs for which a callback says it."""
+        schedulers = (c for c in self.callbacks if isinstance(c, GradientAccumulationScheduler))
+        return [batches for scheduler in schedulers for batches in scheduler.scheduling.values()]
 
     def check_validation(self, validates: bool) -> None:
         """Raises an InputError where a callback watches figures of a validation, and there is none."""

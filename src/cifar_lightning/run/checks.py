@@ -95,7 +95,7 @@ def check(settings: Settings, additions: Additions | None = None, others: CIFAR1
     images.setup("fit")
     images.check(ranks)
     check_outputs(settings.model, images.classes)
-    _check_batches(trainer, settings.trainer, images, ranks)
+    _check_batches(trainer, settings.trainer, additions, images, ranks)
     additions.check_validation(bool(len(images.val_indices) and trainer.limit_val_batches))
     return Checked(devices, images if ranks == 1 else None)
 
@@ -190,7 +190,9 @@ def try_trainer(arguments: Arguments) -> Trainer:
         raise InputError(f"the Trainer does not take these settings: {reason}; give another value") from error
 
 
-def _check_batches(trainer: Trainer, given: Arguments, data: CIFAR10DataModule, ranks: int) -> None:
+def _check_batches(
+    trainer: Trainer, given: Arguments, additions: Additions, data: CIFAR10DataModule, ranks: int
+) -> None:
     """Settings of the Trainer, of which these are `given`, that would only fail, or do nothing, with the loaders."""
     options: Any = trainer  # connectors set them
     defaults = inspect.signature(Trainer).parameters
@@ -215,8 +217,9 @@ def _check_batches(trainer: Trainer, given: Arguments, data: CIFAR10DataModule, 
         steps = options.max_epochs * math.ceil(counts["train"] / accumulate)
         steps = steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
         batches = f"at most the {counts['train']} batches of an epoch"
+        most = max(accumulate, *additions.accumulated(), 1)
         checks = [
-            ("accumulate_grad_batches", accumulate, accumulate <= counts["train"], batches),
+            ("accumulate_grad_batches", most, most <= counts["train"], batches),
             ("min_steps", options.min_steps, 0 <= (options.min_steps or 0) <= steps, f"0 to {steps}, the run's steps"),
         ]
     if validates := bool(len(data.val_indices) and trainer.limit_val_batches):
