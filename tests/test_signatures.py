@@ -17,6 +17,7 @@ def test_it_is_that_of_the_thing_itself(real):
     ours, theirs = inspect.signature(stub).parameters, inspect.signature(real).parameters
     assert {n: p.default for n, p in ours.items()} == {n: p.default for n, p in theirs.items()}
     own = {
+        CIFAR10DataModule: ["device"],
         LitNet: ["net", "preprocessing"],
         fit: ["logger", "callbacks"],
         evaluate: ["net"],

@@ -1,8 +1,14 @@
-"""The arguments that a constructor was given."""
+"""The arguments that a constructor was given, and whether they are of the types that it says."""
 
 import inspect
-from types import FrameType
-from typing import Any
+from collections.abc import Mapping, Sequence
+from types import FrameType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import numpy as np
+
+from cifar_lightning.errors import InputError
+from cifar_lightning.signatures import words_of
 
 
 def arguments_of(module: object) -> dict[str, Any]:
@@ -22,3 +28,45 @@ def arguments_of(module: object) -> dict[str, Any]:
         arguments = {**given, **arguments}
         frame = frame.f_back
     return arguments
+
+
+def typed(arguments: Mapping[str, Any], signature: inspect.Signature) -> dict[str, Any]:
+    """The arguments, each of its annotated type and plain: in place of numpy's numbers and arrays Python's.
+
+    A checkpoint with any other is refused by `weights_only`.
+
+    Args:
+        arguments: By their names; what the signature lacks is left as it is.
+        signature: Of what takes them.
+
+    Raises:
+        InputError: One is of another type, which would end in a traceback later, or be taken for what it is not.
+    """
+    checked = dict(arguments)
+    for name in arguments.keys() & signature.parameters.keys():
+        kind = signature.parameters[name].annotation
+        checked[name] = value = _plain(arguments[name])
+        if not _is(value, kind):
+            shown = " ".join(repr(value).split())
+            shown = shown if len(shown) <= 80 else f"of type {type(value).__name__}"
+            raise InputError(f"{name} {shown} is out of range: give {' or '.join(words_of(kind))}")
+    return checked
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _is(value: Any, kind: Any) -> bool:
+    origin, parts = get_origin(kind) or kind, get_args(kind)
+    if origin in (Union, UnionType):
+        return any(_is(value, part) for part in parts)
+    if origin is Literal:
+        return isinstance(value, str) and value in parts
+    if origin in (list, Sequence):  # any sequence, but for text, which is one of letters
+        return isinstance(value, Sequence) and not isinstance(value, str) and all(_is(x, parts[0]) for x in value)
+    if isinstance(value, bool):  # which Python takes for a number
+        return origin is bool
+    return isinstance(value, (int, float) if origin is float else origin)

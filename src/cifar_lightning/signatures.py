@@ -26,11 +26,21 @@ NAMES = {
     "Preprocessing": Any,
     "Sequence": Sequence,
     "nn": SimpleNamespace(Module=str),
+    "torch": SimpleNamespace(device=str),
 }
 
 
 # What is to be given for a value of a type, by the type's name.
 WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text (in quotes)"}
+WORDS_OF_OBJECTS = {
+    "dict": "--trainer.KEY VALUE",
+    "list": "a list such as [16,24]",
+    "Sequence": "a list of names",
+    "Callable": "a callable of images",
+    "Module": "a torch.nn.Module",
+    "Mapping": "a dictionary",
+    "Preprocessing": "a Preprocessing",
+}
 
 
 def words_of(kind: Any) -> list[str]:
@@ -40,9 +50,7 @@ def words_of(kind: Any) -> list[str]:
         return [str(choice) for choice in get_args(kind)]
     if origin in (Union, types.UnionType):
         return list(dict.fromkeys(word for part in get_args(kind) for word in words_of(part)))
-    word = {**WORDS, "dict": "--trainer.KEY VALUE", "list": "a list such as [16,24]"}.get(
-        getattr(origin, "__name__", "")
-    )
+    word = {**WORDS, **WORDS_OF_OBJECTS}.get(getattr(origin, "__name__", ""))
     return [word] if word else []
 
 

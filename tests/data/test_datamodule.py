@@ -326,10 +326,10 @@ def test_it_prints_as_what_makes_it():
         (
             "source",
             "imagenet",
-            "source imagenet is out of range: give cifar10 or cifar100 or cifar100-coarse or folder or synthetic",
+            "source 'imagenet' is out of range: give cifar10 or cifar100 or cifar100-coarse or folder or synthetic",
         ),
-        ("flip", "upwards", "flip upwards is out of range: give none or random or alternating"),
-        ("normalization", "whole", "normalization whole is out of range: give half or dataset or cifar10 or cifar100"),
+        ("flip", "upwards", "flip 'upwards' is out of range: give none or random or alternating"),
+        ("normalization", "whole", "normalization 'whole' is out of range: give half or dataset or cifar10"),
     ],
 )
 def test_values_out_of_range(name, value, message):

@@ -95,7 +95,8 @@ def test_what_is_misspelt_is_named(capsys):
         ("flip", "alternating", "flip alternating is out of range: give random, or augment true"),
         ("val_split", 1.5, "val_split 1.5 is out of range: give a fraction below 1"),
         ("sha256", "zz", "sha256 'zz' is not a SHA-256 digest"),
-        ("train_transforms", "RandAugment", "train_transforms RandAugment is out of range: give a callable"),
+        ("batch_size", 20.0, "batch_size 20.0 is out of range: give a whole number"),  # as large as it is
+        ("train_transforms", "RandAugment", "train_transforms 'RandAugment' is out of range: give a callable"),
     ],
 )
 def test_what_cannot_be_is_refused_and_not_kept(name, value, message):

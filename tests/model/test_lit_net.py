@@ -799,10 +799,13 @@ def test_example_input(precision):
     ("name", "value", "message"),
     [
         ("lr", 0.0, "lr 0.0 is out of range: give more than 0"),
+        ("lr", math.inf, "lr inf is out of range: give more than 0, and finite"),
+        ("weight_decay", math.inf, "weight_decay inf is out of range: give 0 or more, and finite"),
+        ("classes", ["cat", "dog", "cat"], "classes has cat more than once, and no figure could say which it is of"),
         ("momentum", 1.0, "momentum 1.0 is out of range"),
         ("weight_decay", -0.1, "weight_decay -0.1 is out of range: give 0 or more"),
         ("label_smoothing", 1.0, "label_smoothing 1.0 is out of range"),
-        ("schedule", "step", "schedule step is out of range: give constant or one-cycle or cosine"),
+        ("schedule", "step", "schedule 'step' is out of range: give constant or one-cycle or cosine"),
         ("net", "vgg", "net 'vgg' is not known"),
     ],
 )

@@ -40,13 +40,14 @@ class Preprocessing:
     size: int = 32
 
     def __post_init__(self) -> None:
-        mean, std = (tuple(map(float, x)) for x in (self.mean, self.std))
+        try:
+            mean, std = (tuple(map(float, x)) for x in (self.mean, self.std))
+        except (TypeError, ValueError):  # no numbers
+            mean = std = ()
         if not len(mean) == len(std) == 3 or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
-            raise InputError(
-                f"mean {list(mean)} and std {list(std)}: give three numbers each, those of std more than 0"
-            )
-        if self.size < 1:
-            raise InputError(f"size {self.size} is less than 1: give the images' height and width in pixels")
+            raise InputError(f"mean {self.mean} and std {self.std}: give three numbers each, those of std more than 0")
+        if type(self.size) is not int or self.size < 1:
+            raise InputError(f"size {self.size!r} is no whole number from 1 on: give the images' side in pixels")
         object.__setattr__(self, "mean", mean)
         object.__setattr__(self, "std", std)
 

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from lightning.pytorch import LightningDataModule
 
+from cifar_lightning.arguments import typed
 from cifar_lightning.data.absent import TRANSFORMS, WHY
 from cifar_lightning.data.ranges import check_ranges
 from cifar_lightning.data.sources import absolute
 from cifar_lightning.errors import InputError
+
+PATHS = ("data_dir", "mirror", "train_labels")
 
 
 class SettableDataModule(LightningDataModule):
@@ -20,10 +23,12 @@ class SettableDataModule(LightningDataModule):
     it is set, and is as it was where its value is refused.
 
     Attributes:
+        signature: The constructor's.
         arguments: Their names, in order.
         nothing_else: Whether it refuses, in words, to be given what data modules of other people's have.
     """
 
+    signature: ClassVar[inspect.Signature] = inspect.Signature()
     arguments: ClassVar[tuple[str, ...]] = ()
     nothing_else: bool = False
 
@@ -31,10 +36,11 @@ class SettableDataModule(LightningDataModule):
         """Begins with these, all that the constructor has been given."""
         for name in self.arguments:  # what a subclass has set before
             self.__dict__.pop(name, None)
+        arguments = self._plain(arguments)
         self.__dict__.update({name: arguments[name] for name in TRANSFORMS})  # code, which no checkpoint holds
         rest = {name: arguments[name] for name in (*self.arguments, *arguments) if name not in TRANSFORMS}
         # not to the logger: Lightning ends a fit whose LightningModule has another `batch_size`, say, among its own
-        self.save_hyperparameters(_plain(rest), logger=False)
+        self.save_hyperparameters(rest, logger=False)
         self._followed: dict[str, Any] = {}
         self._follow()
 
@@ -44,8 +50,8 @@ class SettableDataModule(LightningDataModule):
         Raises:
             InputError: One has been set to what it cannot be.
         """
-        self.hparams.update(_plain(self.hparams))
-        now = {name: self._home(name)[name] for name in self.arguments}
+        now = self._plain({name: self._home(name)[name] for name in self.arguments})
+        self.hparams.update({name: now[name] for name in self.arguments if name not in TRANSFORMS})
         if changed := {name for name in now if not self._followed or now[name] != self._followed[name]}:
             check_ranges(now)
             self._take_up(now, changed)
@@ -54,6 +60,13 @@ class SettableDataModule(LightningDataModule):
 
     def _take_up(self, arguments: Mapping[str, Any], changed: set[str]) -> None:
         """Forgets what has been made of those that have changed since."""
+
+    def _plain(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments, of the right types, as checkpoints keep them: one with a Path is refused by weights_only."""
+        plain = typed(arguments, self.signature)
+        paths = {name: absolute(plain[name]) for name in PATHS if plain[name] is not None}
+        seed = _global_seed() if plain["seed"] is None else plain["seed"]
+        return {**plain, **paths, "seed": seed, "device": str(plain["device"])}
 
     def _home(self, name: str) -> Any:
         return self.__dict__ if name in TRANSFORMS else self.hparams
@@ -90,7 +103,8 @@ Module = TypeVar("Module", bound=SettableDataModule)
 
 def settable(kind: type[Module]) -> type[Module]:
     """Has the arguments of a data module's constructor as its attributes, which Python finds as it does others."""
-    kind.arguments = tuple(inspect.signature(kind).parameters)
+    kind.signature = inspect.signature(kind)
+    kind.arguments = tuple(kind.signature.parameters)
     for name in kind.arguments:
         if name not in TRANSFORMS:
             setattr(kind, name, _Argument(name))
@@ -109,13 +123,6 @@ class _Argument:
         if "_hparams" not in module.__dict__:
             raise AttributeError(f"{kind.__name__} has no {self._name} yet: call super().__init__() first")
         return module.hparams[self._name]
-
-
-def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments as checkpoints keep them: a Path makes one that weights_only refuses."""
-    names = ("data_dir", "mirror", "train_labels")
-    paths = {name: absolute(arguments[name]) for name in names if arguments[name] is not None}
-    return {**arguments, **paths, "seed": _global_seed() if arguments["seed"] is None else arguments["seed"]}
 
 
 def _global_seed() -> int:

@@ -1,5 +1,6 @@
 """LitNet: a network with its loss, its optimiser, its learning rate and its figures."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -8,7 +9,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cifar_lightning.arguments import arguments_of
+from cifar_lightning.arguments import arguments_of, typed
 from cifar_lightning.compiler import eager
 from cifar_lightning.data.cifar10 import CLASSES
 from cifar_lightning.data.preprocessing import Preprocessing, as_batch
@@ -96,18 +97,18 @@ class LitNet(LightningModule):
         preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     ) -> None:
         # plain values only: anything else makes a checkpoint that weights_only refuses
-        classes = list(classes)
+        arguments = typed(arguments_of(self), inspect.signature(LitNet))
+        classes, sizes = arguments["classes"], arguments["sizes"]  # not arrays, at which Lightning's look would end
         if isinstance(preprocessing, Mapping):
             preprocessing = Preprocessing(**preprocessing)
-        preprocessing = preprocessing and preprocessing.plain()
-        arguments = arguments_of(self)
+        arguments["preprocessing"] = preprocessing and preprocessing.plain()
         if isinstance(net, nn.Module):
             del arguments["net"]
         super().__init__()
         self.save_hyperparameters(arguments)
-        check_ranges(self.hparams, len(classes))
+        check_ranges(arguments)
         self.net = build(net, len(classes), width) if isinstance(net, str) else net
-        self.classes = classes
+        self.classes = list(classes)
         # By this name torch's DDP is told what it is not to send from the first rank to the others before every step.
         self._ddp_params_and_buffers_to_ignore = same_on_all_ranks(self)
         # How CIFAR10DataModule's batches are to lie: our networks take them so as they are, others may have a `view`.
