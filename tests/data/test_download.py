@@ -172,6 +172,12 @@ def test_mirror_is_an_address_of_archive_or_folder(payload, tmp_path, suffix):
     assert server.requests[1][0] == f"/elsewhere/{NAME}"
 
 
+def test_mirror_is_asked_as_a_browser_asks(payload, tmp_path):
+    with serve(payload) as server:
+        fetch(payload, tmp_path, mirror=f"{server.url}/données/a b%20c")
+    assert server.requests == [(f"/donn%C3%A9es/a%20b%20c/{NAME}", None)]
+
+
 @pytest.mark.parametrize("of_folder", [True, False])
 def test_mirror_is_a_local_archive(payload, tmp_path, monkeypatch, of_folder):
     stage = tmp_path / "stage"
@@ -187,6 +193,7 @@ def test_bad_mirrors(payload, tmp_path):
         ("http://example.com/x", "mirror http://example.com/x is no https address: name one"),
         ("ftp://127.0.0.1/x", "mirror ftp://127.0.0.1/x is no https address"),
         ("https://[x/", "mirror https://[x/ is no https address"),
+        ("https://a..b/", "https://a..b/cifar-10-python.tar.gz (encoding with 'idna' codec failed"),
         ("~nobody-of-this-name/x", "mirror ~nobody-of-this-name/x: no file ~nobody-of-this-name/x"),
         (str(tmp_path / "none"), f"mirror {tmp_path / 'none'}: no file {tmp_path / 'none'}"),
         (str(tmp_path / "bad.tar.gz"), f"{tmp_path / 'bad.tar.gz'} (has SHA-256 "),

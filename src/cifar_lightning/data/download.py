@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 from urllib.request import HTTPRedirectHandler, HTTPSHandler, ProxyHandler, Request, build_opener
 
 from cifar_lightning.data.archive import GZIP, digest
@@ -176,7 +176,7 @@ def _transfer(url: str, remote: Remote, part: Path, speed: float) -> None:
         if error.code == 416 and have:
             return  # nothing is left to send: the digest tells whether that is true
         raise _Refused(f"HTTP {error.code} {error.reason}") from error
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, UnicodeError) as error:  # the last for a host's name that can be none
         raise _Refused(_explain(error)) from error
 
     with response:
@@ -285,9 +285,8 @@ def _place(mirror: str, name: str) -> str:
     if not _is_safe(mirror):
         raise InputError(f"mirror {mirror} is no https address: name one, or an archive on this machine, or its folder")
     parts = urlsplit(mirror)
-    if not parts.path.endswith((".gz", ".tgz")):
-        parts = parts._replace(path=f"{parts.path.rstrip('/')}/{name}")
-    return urlunsplit(parts)
+    there = parts.path if parts.path.endswith((".gz", ".tgz")) else f"{parts.path.rstrip('/')}/{name}"
+    return urlunsplit(parts._replace(path=quote(there, safe="/%!$&'()*+,;=:@~")))  # as a browser asks for it
 
 
 @contextmanager
