@@ -546,6 +546,22 @@ def flipped(png):
     return png[:at] + bytes([png[at] ^ 1]) + png[at + 1 :]
 
 
+def test_parquet_is_in_memory_once(tmp_path):
+    Image.new("RGB", (32, 32), "red").save(picture := io.BytesIO(), "PNG")
+    for name, count in (("train", 1_000), ("val", 500), ("test", 1)):
+        content = {"img": [{"bytes": picture.getvalue()}] * count, "label": [0] * count}
+        parquet.write_table(pa.table(content), tmp_path / f"{name}.parquet")
+    found = Source("folder", tmp_path).find("train")
+    tracemalloc.start()
+    try:
+        decoded = found.decode()
+        assert tracemalloc.get_traced_memory()[1] < 1.5 * decoded.images.nbytes
+    finally:
+        tracemalloc.stop()
+    assert (len(decoded.images), decoded.held_out) == (1_500, 500)
+    assert (decoded.images == (255, 0, 0)).all()
+
+
 def test_pictures_in_parquet_are_read_as_those_in_folders_are(tmp_path):
     """Of 16 bits, transparent or on their side, each is what it would be as a file; of what is odd a line tells."""
     slope = np.linspace(0, 255, 32 * 32).reshape(32, 32).astype(np.uint8)
@@ -684,12 +700,27 @@ def test_arrays_of_ones_own(tmp_path):
         Source("folder", tmp_path).prepare()
 
 
-@pytest.mark.parametrize("size", [(32, 32, 3), (3, 32, 32), (3072,)])
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [
+        *(("plain", size) for size in ((32, 32, 3), (3, 32, 32), (3072,))),
+        *(("by columns", size) for size in ((32, 32, 3), (3, 32, 32), (3072,))),
+        ("int16", (32, 32, 3)),
+        ("with x_val", (3072,)),
+    ],
+)
 @pytest.mark.parametrize("packed", [True, False])
-def test_arrays_are_in_memory_once(tmp_path, packed, size):
+def test_arrays_are_in_memory_once(tmp_path, packed, size, kind):
     images = np.random.default_rng(0).integers(0, 256, (2000, *size), np.uint8)
-    labels = np.arange(2000) % 10
-    content = {"x_train": images, "y_train": labels, "x_test": images[:10], "y_test": labels[:10]}
+    labels, held_out = np.arange(2000) % 10, 900 if kind == "with x_val" else 0
+    content = {"x_train": images[held_out:], "y_train": labels[held_out:], "x_test": images[:10], "y_test": labels[:10]}
+    if kind == "by columns":
+        content["x_train"] = np.asfortranarray(images)
+    elif kind == "int16":
+        content["x_train"] = images.astype(np.int16)
+    elif held_out:
+        content |= {"x_val": images[:held_out], "y_val": labels[:held_out]}
+        images = np.roll(images, -held_out, axis=0)
     if packed:
         np.savez(tmp_path / "a.npz", **content)
     else:

@@ -1,14 +1,15 @@
 """Images as numpy arrays: x_train, y_train, x_test and y_test in one .npz file, or in a .npy file each."""
 
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cifar_lightning.data.cache import Decoded, array_in
+from cifar_lightning.data.cache import Decoded, header_of
 from cifar_lightning.data.cifar10 import PIXELS
 from cifar_lightning.data.folder import VALIDATION
 from cifar_lightning.errors import InputError
@@ -19,7 +20,7 @@ NAMES = (("x_{}", "y_{}"), ("{}_images", "{}_labels"), ("{}_data", "{}_labels"),
 CLASSES = ("classes", "class_names", "label_names")
 LAYOUT = "arrays are x_train, y_train, x_test and y_test, in a .npz file or in .npy files of these names"
 SHAPE = "numpy arrays"
-PIECE = 256  # images whose channels are moved at once
+PIECE = 128  # images that are read at once
 SHAPES = "uint8 (N, 32, 32, 3), (N, 3, 32, 32) or (N, 3072)"
 
 
@@ -79,21 +80,25 @@ def read(files: Sequence[Path], split: str, *names: tuple[str, ...]) -> Decoded:
         raise InputError(f"{place} has a label {highest}, outside 0..{len(classes) - 1}, its classes: mend the labels")
 
     parts = ["test"] if split == "test" else [name for name in ("train", *VALIDATION) if name in labels]
-    images = [_images(where, *pairs[name], len(labels[name])) for name in parts]
-    held_out = sum(map(len, images[1:]))
-    joined = np.concatenate(images) if images[1:] else np.ascontiguousarray(images[0])  # of one, no copy but if need be
-    return Decoded(joined, np.concatenate([labels[name] for name in parts]), classes, held_out)
+    counts = [len(labels[name]) for name in parts]
+    images, start = np.empty((sum(counts), 32, 32, 3), np.uint8), 0
+    for name, count in zip(parts, counts, strict=True):
+        _read_images(where, *pairs[name], count, images[start : start + count])
+        start += count
+    return Decoded(images, np.concatenate([labels[name] for name in parts]), classes, sum(counts[1:]))
 
 
-def read_pair(images: Path, labels: Path, mapped: bool = False) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Reads a .npy file of images and that of their labels; `mapped`, the images stay on the disk, for a look.
+def read_pair(images: Path, labels: Path, look: bool = False) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Reads a .npy file of images and that of their labels; for a `look`, none of the images.
 
     Raises:
         InputError: They are missing, damaged or not such as SHAPES says.
     """
     where = {path.stem: path for path in (images, labels)}
     found = _labels(where, labels.stem)
-    return _images(where, images.stem, labels.stem, len(found), mapped), found
+    pixels = np.empty((0 if look else len(found), 32, 32, 3), np.uint8)
+    _read_images(where, images.stem, labels.stem, len(found), pixels)
+    return pixels, found
 
 
 def _names_in(path: Path) -> list[str]:
@@ -113,24 +118,32 @@ def _pair(names: Iterable[str], split: str) -> tuple[str, str] | None:
     return None
 
 
-def _load(path: Path, name: str, mapped: bool = False) -> npt.NDArray[Any]:
+@contextmanager
+def _bytes_of(path: Path, name: str) -> Iterator[IO[bytes]]:
+    """The bytes of an array; what goes wrong with them within it is an InputError."""
     try:
         with readable(path):
             if path.suffix == ".npy":
-                return np.asarray(np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False))
-            with zipfile.ZipFile(path) as file:
-                return array_in(file, name)
+                with open(path, "rb") as file:
+                    yield file
+            else:
+                with zipfile.ZipFile(path) as packed, packed.open(f"{name}.npy") as member:
+                    yield member
+                    member.read()  # to its end, where zip compares the CRC
     except InputError:
         raise
-    except ValueError as error:
-        if "allow_pickle" in str(error) or "Python objects" in str(error):
+    except Exception as error:  # whatever zip and numpy raise for bytes that are not theirs
+        if isinstance(error, ValueError) and "allow_pickle" in str(error):
             raise InputError(
                 f"{path}: {name} holds Python objects, which are not read, for that may run code: save numbers, "
                 "or str for names"
             ) from error
         raise InputError(f"{path}: {name} is damaged ({error}): replace it") from error
-    except Exception as error:  # whatever zip and numpy raise for bytes that are not theirs
-        raise InputError(f"{path}: {name} is damaged ({error}): replace it") from error
+
+
+def _load(path: Path, name: str) -> npt.NDArray[Any]:
+    with _bytes_of(path, name) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def _classes(path: Path, name: str) -> tuple[str, ...]:
@@ -156,30 +169,39 @@ def integers(labels: npt.NDArray[Any], where: str) -> npt.NDArray[np.int64]:
     return labels.astype(np.int64)
 
 
-def _images(where: dict[str, Path], name: str, labels: str, count: int, mapped: bool = False) -> npt.NDArray[np.uint8]:
-    images = _load(where[name], name, mapped)
-    found = f"{where[name]}: {name} is {images.dtype} {images.shape}"
-    if images.dtype.kind not in "iu":
-        raise InputError(f"{found}: give {SHAPES}, from 0 to 255: nothing tells how floats were scaled")
-    if images.shape[1:] not in ((32, 32, 3), (3, 32, 32), (PIXELS,)):
-        raise InputError(f"{found}: give {SHAPES}")
-    if len(images) != count:
-        raise InputError(f"{found}, and {labels} has {count:,} labels: give one an image")
-    if not count:
-        raise InputError(f"{found}: give {SHAPES}, with one image or more")
-    if images.dtype != np.uint8 and not (images.min() >= 0 and images.max() <= 255):
-        raise InputError(f"{found} with values from {images.min()} to {images.max()}: give values from 0 to 255")
-    images = images.astype(np.uint8, copy=False)
-    if images.shape[1:] == (32, 32, 3):
-        return images
-    planes = images.reshape(-1, 3, 32, 32)
-    return planes.transpose(0, 2, 3, 1) if mapped else _channels_last(np.ascontiguousarray(planes))
+def _read_images(where: dict[str, Path], name: str, labels: str, count: int, images: npt.NDArray[np.uint8]) -> None:
+    """Reads so many `images`, (N, 32, 32, 3); those that there is no room for are only looked for."""
+    with _bytes_of(where[name], name) as file:
+        shape, by_columns, dtype = header_of(file)
+        found = f"{where[name]}: {name} is {dtype} {shape}"
+        if dtype.hasobject:
+            raise ValueError("it needs allow_pickle")
+        if dtype.kind not in "iu":
+            raise InputError(f"{found}: give {SHAPES}, from 0 to 255: nothing tells how floats were scaled")
+        if shape[1:] not in ((32, 32, 3), (3, 32, 32), (PIXELS,)):
+            raise InputError(f"{found}: give {SHAPES}")
+        if shape[0] != count:
+            raise InputError(f"{found}, and {labels} has {count:,} labels: give one an image")
+        if not count:
+            raise InputError(f"{found}: give {SHAPES}, with one image or more")
+        lowest, highest, begin = 0, 0, file.tell()
+        for piece in _pieces(images, shape, by_columns):
+            values = np.frombuffer(file.read(piece.size * dtype.itemsize), dtype).reshape(piece.shape)
+            lowest, highest = min(lowest, int(values.min())), max(highest, int(values.max()))
+            piece[...] = values
+        if not len(images):
+            file.seek(begin + count * PIXELS * dtype.itemsize - 1)
+            if not file.read():
+                raise EOFError("it is cut short")
+    if lowest < 0 or highest > 255:
+        raise InputError(f"{found} with values from {lowest} to {highest}: give values from 0 to 255")
 
 
-def _channels_last(planes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Images in planes, (N, 3, 32, 32), as (N, 32, 32, 3) in the same memory, for there may be too little for both."""
-    images = planes.reshape(-1, 32, 32, 3)
-    for start in range(0, len(images), PIECE):
-        piece = slice(start, start + PIECE)
-        images[piece] = planes[piece].transpose(0, 2, 3, 1).copy()
-    return images
+def _pieces(images: npt.NDArray[np.uint8], shape: tuple[int, ...], by_columns: bool) -> Iterator[npt.NDArray[np.uint8]]:
+    """Parts of `images` as they follow on in a file, for there may be too little memory for all of it twice."""
+    images = images if shape[1:] == (32, 32, 3) else images.transpose(0, 3, 1, 2)
+    if not by_columns:
+        yield from (images[start : start + PIECE] for start in range(0, len(images), PIECE))
+    elif len(images):  # the axes from the last to the first, that of the images; pixels in a row are one axis
+        images = images if len(shape) == 2 else images.transpose(0, 3, 2, 1)
+        yield from (images[:, i, j].T for i, j in np.ndindex(images.shape[1:3]))

@@ -17,7 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -149,12 +149,26 @@ def array_in(file: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
     return array
 
 
+class Header(NamedTuple):
+    """What stands before an array's bytes in one of numpy's files."""
+
+    shape: tuple[int, ...]
+    by_columns: bool
+    dtype: np.dtype[Any]
+
+
+def header_of(file: IO[bytes]) -> Header:
+    """Reads it, after which the bytes begin. Raises what numpy does where there is none."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return Header(*read(file))
+
+
 def _mapped_in(file: zipfile.ZipFile, name: str) -> npt.NDArray[np.uint8]:
     """An array of bytes as it lies in a .npz file; what this process changes in it is its own. Raises as `array_in`."""
     info = file.getinfo(f"{name}.npy")
     with file.open(info) as member:
-        np.lib.format.read_magic(member)
-        shape, by_columns, _ = np.lib.format.read_array_header_1_0(member)
+        shape, by_columns, _ = header_of(member)
         begin = member.tell()
     assert file.fp is not None
     file.fp.seek(info.header_offset + 26)  # of its local header, as long as two numbers in it say

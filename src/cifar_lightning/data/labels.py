@@ -18,6 +18,7 @@ from torch import Tensor
 from cifar_lightning.console import percent
 from cifar_lightning.data import pickles
 from cifar_lightning.data.arrays import integers
+from cifar_lightning.data.cache import header_of
 from cifar_lightning.data.class_names import numbers_in
 from cifar_lightning.data.sources import ImageSet
 from cifar_lightning.errors import InputError
@@ -131,10 +132,7 @@ def _read(path: Path) -> Any:
 
 
 def _read_npy(file: IO[bytes]) -> Any:
-    version = np.lib.format.read_magic(file)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    of_objects = read_header(file)[2].hasobject
-    if not of_objects:
+    if not header_of(file).dtype.hasobject:
         file.seek(0)
         return np.load(file, allow_pickle=False)
     content = pickles.load(file)

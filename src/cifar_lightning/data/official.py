@@ -77,7 +77,7 @@ def find_test_set(place: Path, source: str) -> Held | None:
     source = source.removesuffix("-coarse")  # the labels are the fine ones
     if corrupted := test_sets.find_corrupted(place):
         for part in corrupted:  # before hours of evaluation
-            test_sets.read(part, source, mapped=True)
+            test_sets.read(part, source, look=True)
         decode = partial(_refuse_corrupted, place)
         parts = tuple(part.images for part in corrupted)
         return Held(place, [*parts], "corrupted test sets", decode, ("test",), decodes=False, parts=parts)

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,14 +67,9 @@ def find(home: Path, source: str) -> dict[str, list[Path]]:
 def read_own(files: Mapping[str, Sequence[Path]], split: str) -> Decoded:
     """Decodes a split of one's own images, "train" (with the validation images) or "test"; see `find` and `read`."""
     classes = _classes([path for paths in files.values() for path in paths])
-    parts = [name for name in files if (name == "test") == (split == "test")]
-    decoded = [read(files[name], "folder", classes) for name in parts]
-    return decoded[0]._replace(
-        images=np.concatenate([part.images for part in decoded]),
-        labels=np.concatenate([part.labels for part in decoded]),
-        held_out=sum(len(part.labels) for part in decoded[1:]),
-        notes=tuple(note for part in decoded for note in part.notes),
-    )
+    parts = [paths for name, paths in files.items() if (name == "test") == (split == "test")]
+    decoded = read(list(chain(*parts)), "folder", classes)
+    return decoded._replace(held_out=_count(chain(*parts[1:])))
 
 
 def read(files: Sequence[Path], source: str, classes: tuple[str, ...] = ()) -> Decoded:
@@ -88,7 +84,8 @@ def read(files: Sequence[Path], source: str, classes: tuple[str, ...] = ()) -> D
         InputError: pyarrow is not installed; or a file is damaged, has other classes than the one before, or has not
             the columns, pictures of 32×32 pixels and labels that there should be.
     """
-    images, labels, remarks = [], [], Remarks()
+    count, done, remarks = _count(files), 0, Remarks()
+    images, labels = np.empty((count, 32, 32, 3), np.uint8), np.empty(count, np.int64)
     for path in files:
         with _opened(path) as file, pillows_warnings():
             pictures, column = (_column(file, path, names, source) for names in (IMAGES, LABELS[source]))
@@ -97,11 +94,20 @@ def read(files: Sequence[Path], source: str, classes: tuple[str, ...] = ()) -> D
                 raise InputError(f"{path} has other classes than those before it: give all files the same")
             classes = names
             for pixels, label in _rows(file, path, (pictures, column), classes, remarks):
-                images.append(pixels)
-                labels.append(label)
-    if not images:
+                images[done], labels[done] = pixels, label
+                done += 1
+    if not count:
         raise InputError(f"{files[0]} has no images: replace it")
-    return Decoded(np.stack(images), np.array(labels, dtype=np.int64), classes, notes=remarks.notes())
+    return Decoded(images, labels, classes, notes=remarks.notes())
+
+
+def _count(files: Iterable[Path]) -> int:
+    """How many images there are."""
+    count = 0
+    for path in files:
+        with _opened(path) as file:
+            count += file.metadata.num_rows
+    return count
 
 
 def _files(folder: Path, split: str) -> list[Path]:

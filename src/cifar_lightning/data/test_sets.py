@@ -72,18 +72,18 @@ def find_corrupted(place: Path) -> list[Files]:
     return [Files(path, labels) for path in paths if path.is_file()]
 
 
-def read(found: Files, source: str, mapped: bool = False) -> Decoded:
+def read(found: Files, source: str, look: bool = False) -> Decoded:
     """Reads a test set.
 
     Args:
         found: It.
         source: Of the images that it goes with: cifar10, cifar100; or folder, whichever it is.
-        mapped: Leave the images on the disk, for a look at whether all is as it should be.
+        look: Leave the images on the disk, and see whether all is as it should be.
 
     Raises:
         InputError: A file is damaged, does not fit the other, or is of other classes.
     """
-    images, labels = arrays.read_pair(*found, mapped)
+    images, labels = arrays.read_pair(*found, look)
     if _corruption(found.images):
         _check_severities(labels, found.labels)
     highest = int(labels.max())
