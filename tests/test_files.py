@@ -81,12 +81,33 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path, monkeypatch):
         return rename(self, other)
 
     monkeypatch.setattr(Path, "rename", full)
+    monkeypatch.setattr(files, "_exchanged", lambda one, other: False)  # as on macOS
     with pytest.raises(RunError, match=rf"could not write {target}: No space left on device; what stood there before"):
         files.write_folder(target, {"a": b"4", "b": b"5"})
     assert {path.name: path.read_bytes() for path in target.iterdir()} == {"a": b"3"}
     assert list(tmp_path.iterdir()) == [target]
     with pytest.raises(RunError, match="could not write"):
         files.write_folder(target / "a" / "hf", {"a": b"4"})
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from cifar_lightning.files import write_folder
+rename = Path.rename
+Path.rename = lambda self, other: (rename(self, other), os._exit(9))
+write_folder(Path(sys.argv[1]), {"a": b"2"})
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="this system has no exchange of names")
+def test_a_folder_has_its_name_at_any_moment(tmp_path):
+    target = tmp_path / "hf"
+    files.write_folder(target, {"a": b"1"})
+    subprocess.run([sys.executable, "-c", KILLED, target], check=False)
+    assert (target / "a").read_bytes() in (b"1", b"2")
+    files.write_folder(target, {"a": b"3"})
+    assert (target / "a").read_bytes() == b"3"
 
 
 def test_a_part_of_a_folder_is_removed_too(tmp_path):

@@ -1,5 +1,6 @@
 """Files that others read and write too: one lock a folder, and files that appear whole or not at all."""
 
+import ctypes
 import os
 import secrets
 import shutil
@@ -152,9 +153,11 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
         part.mkdir(parents=True)
         for name, content in files.items():
             write_atomically(part / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
-        if path.exists():
+        if not path.exists():
+            part.rename(path)
+        elif not _exchanged(part, path):  # then it has no name for a moment
             path.rename(before)
-        part.rename(path)
+            part.rename(path)
     except OSError as error:
         if before.exists():
             before.rename(path)
@@ -171,6 +174,16 @@ def remove_parts(folder: Path) -> None:
             shutil.rmtree(part, ignore_errors=True)
         else:
             part.unlink(missing_ok=True)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Has two folders take each other's names at once; gives whether the system could, as Linux can on most disks."""
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE
+    return bool(rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
 
 
 def unwritten(path: Path, error: OSError) -> RunError:
