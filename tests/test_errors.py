@@ -224,6 +224,11 @@ def test_fit(call, tmp_path, flags):
             "seed: 0\n\tmax_epochs: 1\n",
             "--config mine.yaml is no YAML (found character '\\t' that cannot start any token, line 2): mend it",
         ),
+        (
+            "data:\n  source: folder\nseed: 0\ndata:\n  batch_size: 4\n",
+            "--config mine.yaml has data twice, in lines 1 and 4: make it one",
+        ),
+        ("model: {lr: 0.1, lr: 0.2}\n", "--config mine.yaml has lr twice, in lines 1 and 1: make it one"),
         ("seed: 0\nconfig: other.yaml\n", "config in mine.yaml does nothing: give --config for each file"),
         (
             "data: {num_workers: 4}\n",

@@ -4,8 +4,9 @@ It takes no value for one of any type.
 """
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from cifar_lightning.errors import InputError
 
@@ -66,7 +67,8 @@ def _read(path: str) -> object:
     import yaml
 
     try:
-        return yaml.safe_load(Path(os.path.expanduser(path)).read_text("utf-8"))
+        text = Path(os.path.expanduser(path)).read_text("utf-8")
+        written, content = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
     except FileNotFoundError as error:
         raise InputError(f"--config {path} does not exist: give the path of a YAML file") from error
     except OSError as error:
@@ -78,3 +80,15 @@ def _read(path: str) -> object:
         raise InputError(f"--config {path} is no YAML ({error.problem}, line {line}): mend it") from error
     except (yaml.YAMLError, ValueError) as error:  # a character that it does not take, a date that is none
         raise InputError(f"--config {path} is no YAML ({' '.join(str(error).split())}): mend it") from error
+    for settings in (written, *(value for _, value in _pairs(written))):
+        before: dict[str, Any] = {}
+        for key, _ in _pairs(settings):
+            if (first := before.setdefault(str(key.value), key)) is not key:  # YAML would forget what it says
+                lines = f"lines {first.start_mark.line + 1} and {key.start_mark.line + 1}"
+                raise InputError(f"--config {path} has {key.value} twice, in {lines}: make it one")
+    return content
+
+
+def _pairs(node: Any) -> Sequence[tuple[Any, Any]]:
+    """The keys and values of a mapping as YAML composes it; none of anything else."""
+    return node.value if getattr(node, "id", "") == "mapping" else ()

@@ -316,6 +316,7 @@ def test_it_prints_as_what_makes_it():
     ("name", "value", "message"),
     [
         ("batch_size", 0, "batch_size 0 is out of range: give 1 or more"),
+        ("data_dir", "s3://mine/cifar", "data_dir s3://mine/cifar is out of range: give a folder or a file of this"),
         ("eval_batch_size", 0, "eval_batch_size 0 is out of range"),
         ("val_split", -1, "val_split -1 is out of range: give a count, a fraction from 0 to 1, or a fold"),
         ("val_split", 1.0, "val_split 1.0 is out of range: give a fraction below 1"),

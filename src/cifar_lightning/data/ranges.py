@@ -14,6 +14,7 @@ def check_ranges(arguments: Mapping[str, Any]) -> None:
     """Raises an InputError where one of all arguments, of the right types, is out of its range, or fits not another."""
     h = arguments
     for name, ok, range_ in (
+        ("data_dir", "://" not in h["data_dir"], "a folder or a file of this machine, and an address as mirror"),
         ("batch_size", h["batch_size"] >= 1, "1 or more"),
         ("eval_batch_size", h["eval_batch_size"] >= 1, "1 or more"),
         ("crop_padding", 0 <= h["crop_padding"] < 32, "0 to 31"),
