@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from cifar_lightning.arguments import typed
 from cifar_lightning.data import absent
 from cifar_lightning.data.absent import why_absent
 from cifar_lightning.data.datamodule import CIFAR10DataModule
@@ -169,6 +170,8 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
         )
     settings = plain(given)
     settings.pop("recipe", None)  # its settings are among these
+    unread = ("strategy", "fast_dev_run", "default_root_dir", "report")  # whose type nobody else looks at
+    typed({name: settings[name] for name in unread}, inspect.signature(Settings))
     settings["devices"], settings["num_nodes"] = shared_out(settings["devices"], settings["num_nodes"])
     accelerator, _ = resolve_devices(settings["accelerator"], settings["devices"])
     settings["precision"] = resolve_precision(settings["precision"], accelerator)
