@@ -123,6 +123,17 @@ def user_path(name: str | Path) -> Path:
     return Path(os.path.expanduser(name))
 
 
+def cache_folder() -> Path:
+    """Where this user's system has programs keep what can be had again.
+
+    Raises:
+        RuntimeError: He has no home; some versions of platformdirs then name "~" instead.
+    """
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("cifar_lightning"))
+
+
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
     """Within it, what the system does not let this user read of `path` is an InputError, for him to mend."""

@@ -263,7 +263,7 @@ def test_archives_that_are_none(tmp_path):
 
 def times_read(said, data, home, digest):
     """As a user who may not write into `data`: how often the archive is decoded until all is loaded twice."""
-    for name in ("numpy.random", "PIL.Image", "pooch"):  # before the rights to read them may be gone
+    for name in ("numpy.random", "PIL.Image", "platformdirs"):  # before the rights to read them may be gone
         importlib.import_module(name)
     b"x".decode("cp437")  # a codec that zipfile wants
     if os.getuid() == 0:
@@ -300,12 +300,12 @@ def test_read_only_folder(home_mode, decodes):
 
 @pytest.mark.parametrize("cache", ["raises", "~/.cache/cifar_lightning"])  # as versions of platformdirs have it
 def test_a_user_without_a_home_has_no_cache_folder(tmp_path, monkeypatch, cache):
-    def os_cache(project):
+    def user_cache_dir(project):
         if cache == "raises":
             raise RuntimeError("could not determine the home directory")
-        return Path(cache)
+        return cache
 
-    monkeypatch.setattr("pooch.os_cache", os_cache)
+    monkeypatch.setattr("platformdirs.user_cache_dir", user_cache_dir)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     digest = write_archive(tmp_path / NAME)
@@ -514,7 +514,7 @@ def test_bad_arguments(tmp_path):
 
 
 def test_import_is_light():
-    heavy = ["requests", "pooch", "PIL", "torchvision", "rich"]
+    heavy = ["requests", "platformdirs", "PIL", "torchvision", "rich"]
     code = "import sys, torch; before = set(sys.modules); import cifar_lightning.data.sources;"
     code += f"print(sorted(set({heavy}) & (set(sys.modules) - before)))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cifar_lightning.errors import RunError
-from cifar_lightning.files import locked, remove_parts, write_atomically
+from cifar_lightning.files import cache_folder, locked, remove_parts, write_atomically
 
 # What we keep in a user's data folder beside the archive: the lock and the decoded images.
 HIDDEN = ".cifar_lightning"
@@ -101,11 +101,9 @@ def _places(home: Path) -> list[Path]:
 
 def _own_place(home: Path) -> list[Path]:
     """One in the user's own cache folder, which serves data folders that cannot be written to; none without a home."""
-    import pooch  # type: ignore[import-untyped]
-
     try:
-        root = Path(pooch.os_cache("cifar_lightning"))
-    except RuntimeError:  # a container's user may have none; some versions then say "~", which would be a folder here
+        root = cache_folder()
+    except RuntimeError:  # as a container's user may be
         return []
     digest = hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:16]
     return [root / digest] if root.is_absolute() else []

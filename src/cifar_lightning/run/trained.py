@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cifar_lightning.data.download import Remote, fetch_file
 from cifar_lightning.errors import InputError
+from cifar_lightning.files import cache_folder
 from cifar_lightning.settings_file import recipes
 
 FOLDER = Path(__file__).parents[1] / "weights"
@@ -73,6 +74,4 @@ def is_trained(path: Path) -> bool:
 
 
 def _cache() -> Path:
-    import pooch  # type: ignore[import-untyped]
-
-    return Path(pooch.os_cache("cifar_lightning")) / "weights"
+    return cache_folder() / "weights"
