@@ -338,10 +338,17 @@ def test_values_out_of_range(name, value, message):
         CIFAR10DataModule(**{"source": "synthetic", name: value})
 
 
-def test_a_split_that_leaves_nothing():
-    data = fake_data(100, val_split=100)
+@pytest.mark.parametrize(
+    ("val_split", "message"),
+    [
+        (100, "val_split 100 leaves none of the 100 training images: give less"),
+        (0.004, "val_split 0.004 is none of the 100 training images: give more, or 0"),
+    ],
+)
+def test_a_split_that_leaves_nothing(val_split, message):
+    data = fake_data(100, val_split=val_split)
     data.setup("fit")
-    with pytest.raises(InputError, match="val_split 100 leaves none of the 100 training images"):
+    with pytest.raises(InputError, match=message):
         data.train_dataloader()
 
 

@@ -32,7 +32,7 @@ def split_of(images: ImageSet, val_split: int | float | str, seed: int, data_dir
     """The indices of the training images and of those held out: by a stratified split, or by their owner.
 
     Raises:
-        InputError: By both; or it would hold out all images.
+        InputError: By both; or it would hold out all images, or none.
     """
     if not images.held_out:
         if not isinstance(val_split, str):
@@ -61,11 +61,13 @@ def stratified_split(labels: Tensor, val_split: int | float, seed: int) -> tuple
         The indices of the rest, sorted, and of the held-out images, of which any first part is stratified too.
 
     Raises:
-        InputError: It would hold out all images.
+        InputError: It would hold out all images, or a share that is less than one.
     """
     count = round(val_split * len(labels)) if isinstance(val_split, float) else val_split
     if count >= len(labels):
         raise InputError(f"val_split {val_split} leaves none of the {len(labels)} training images: give less")
+    if val_split and not count:
+        raise InputError(f"val_split {val_split} is none of the {len(labels)} training images: give more, or 0")
     if not count:  # without the order, which takes memory and time
         return torch.arange(len(labels)), torch.arange(0)
     order = stratified_order(labels, seed)

@@ -21,7 +21,6 @@ from cifar_lightning.errors import RunError
 from cifar_lightning.model.evaluation import mean_logits
 from cifar_lightning.model.images import can_sample
 
-MODES = ("none", "auto", "default", "reduce-overhead", "max-autotune")
 # CUDA graphs give every backward pass the same memory for its gradients, so nothing can be added to them
 # (https://github.com/pytorch/pytorch/issues/169545), and DDP has hung and crashed on these modes
 # (https://github.com/pytorch/pytorch/issues/140395, https://github.com/pytorch/pytorch/issues/139207).
@@ -34,7 +33,7 @@ def resolve_mode(mode: str, on_gpu: bool, graphs: bool) -> str:
     """What `mode` stands for here: one of torch.compile's, or none.
 
     Args:
-        mode: One of MODES.
+        mode: One of LitNet's `compile`.
         on_gpu: Whether the network is on an NVIDIA GPU.
         graphs: Whether CUDA graphs can be used.
     """
@@ -84,7 +83,7 @@ class Compilation:
     Without a data module that `can_sample` nothing is run: the first step compiles.
 
     Args:
-        mode: One of MODES; with auto a test runs what is not compiled, for which it is too short.
+        mode: One of LitNet's `compile`; with auto a test runs what is not compiled, for which it is too short.
         sizes: Sides that training images are shrunk to, besides their own.
     """
 
