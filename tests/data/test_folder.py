@@ -19,7 +19,7 @@ from jobs import job
 from PIL import Image, ImageDraw, JpegImagePlugin
 
 from cifar_lightning import CIFAR10DataModule
-from cifar_lightning.data import cache, folder, helpers, pictures
+from cifar_lightning.data import cache, decoding, folder, helpers, pictures
 from cifar_lightning.data.cifar10 import CIFAR100_CLASSES, CLASSES
 from cifar_lightning.data.sources import Source
 from cifar_lightning.errors import ImageWarning, InputError
@@ -192,7 +192,7 @@ def test_a_large_jpeg_is_decoded_in_part(tmp_path, monkeypatch, kind, size):
     part = [read_image(path)[0].astype(int) for path in paths]
     assert len(loaded) == 3
     assert min(loaded) >= 256 > min(size) / 8
-    monkeypatch.setattr(pictures, "_reduced", lambda image: None)
+    monkeypatch.setattr(decoding, "_reduced", lambda image: None)
     for path, pixels in zip(paths, part, strict=True):
         assert abs(read_image(path)[0] - pixels).max() <= 1
     assert len(loaded) == 3
@@ -253,8 +253,8 @@ def test_helpers_read_small_pictures_as_this_process_does(tmp_path, monkeypatch,
         Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / "train" / "a" / f"{i:02}.png")
     Image.fromarray(np.full((32, 32), 99, np.uint16)).save(tmp_path / "train" / "a" / "deep.png")
     Image.new("L", (1, 1)).save(tmp_path / "test" / "a" / "x.png")
-    here, decode = [], pictures._read
-    monkeypatch.setattr(pictures, "_read", lambda path, remarks: here.append(path) or decode(path, remarks))
+    here, decode = [], decoding.decode
+    monkeypatch.setattr(decoding, "decode", lambda path, remarks: here.append(path) or decode(path, remarks))
     decoded = pictures.read(folder.scan(tmp_path, "train"))
     assert decoded.images[:, 0, 0, 0].tolist() == [*range(30), 0]
     assert "deep.png has 16 bits a value and none above 99 of 65,535" in decoded.notes[0]
@@ -290,8 +290,8 @@ def test_what_a_helper_prints_at_its_start_is_no_answer(tmp_path, monkeypatch, s
     """As a sitecustomize may. B is pickle's for as many bytes as the next four say, which would not come."""
     for i in range(8):
         Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / f"{i:02}.png")
-    here, decode = [], pictures._read
-    monkeypatch.setattr(pictures, "_read", lambda path, remarks: here.append(path) or decode(path, remarks))
+    here, decode = [], decoding.decode
+    monkeypatch.setattr(decoding, "decode", lambda path, remarks: here.append(path) or decode(path, remarks))
     monkeypatch.setattr(helpers, "PROGRAM", f"print('Booting', flush=True); {helpers.PROGRAM}")
     waits = threading.Timer(30, lambda: [process.kill() for process in started])
     waits.start()
@@ -307,8 +307,8 @@ def test_pictures_are_read_in_order_and_no_more_than_are_asked_for(tmp_path, mon
     (tmp_path / "07.png").write_text("no image")
     paths = [*sorted(tmp_path.iterdir()), tmp_path / "none.png"]
     monkeypatch.setattr(pictures, "AT_ONCE", 2)
-    started, whole = [], pictures._read
-    monkeypatch.setattr(pictures, "_read", lambda *args: (started.append(args), whole(*args))[1])
+    started, whole = [], decoding.decode
+    monkeypatch.setattr(decoding, "decode", lambda *args: (started.append(args), whole(*args))[1])
     read = pictures.read_each(paths)
     first = next(read)
     assert (first[0] == read_image(paths[0])[0]).all()

@@ -24,7 +24,7 @@ from cifar_lightning.flags import add_net, new_parser, parse
 from cifar_lightning.startup import importing
 
 if TYPE_CHECKING:
-    from cifar_lightning.data.pictures import Pixels
+    from cifar_lightning.data.decoding import Pixels
     from cifar_lightning.model.lit_net import LitNet
     from cifar_lightning.report.prediction_page import Seen
 
