@@ -105,7 +105,7 @@ def _names_in(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as file:
             return [name.removesuffix(".npy") for name in file.namelist()]
-    except (OSError, zipfile.BadZipFile) as error:
+    except Exception as error:  # of some bytes zip says that it is too old to read them
         raise InputError(f"{path} is no .npz file, or damaged ({error}): replace it") from error
 
 

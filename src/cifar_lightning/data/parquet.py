@@ -128,7 +128,7 @@ def _files(folder: Path, split: str) -> list[Path]:
 @contextmanager
 def _opened(path: Path) -> Iterator["ParquetFile"]:
     try:
-        from pyarrow import parquet
+        from pyarrow import ArrowException, parquet
     except ImportError as error:
         raise InputError(f"{path} is parquet, which needs pyarrow: {INSTALL}") from error
     try:
@@ -136,8 +136,9 @@ def _opened(path: Path) -> Iterator["ParquetFile"]:
             yield file
     except InputError:
         raise
-    except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
-        raise InputError(f"{path} is damaged, or cannot be read ({error}): replace it") from error
+    except (OSError, ValueError, ArrowException) as error:
+        reason = " ".join(str(error).split())  # some are of several lines
+        raise InputError(f"{path} is damaged, or cannot be read ({reason}): replace it") from error
 
 
 def _classes(files: Sequence[Path]) -> tuple[str, ...]:
