@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from cifar_lightning import fake_data
+from cifar_lightning.data import labels
 from cifar_lightning.data.cifar10 import CLASSES
 from cifar_lightning.data.labels import distributions
 from cifar_lightning.errors import InputError
@@ -116,6 +117,30 @@ class Hostile:
 
     def __reduce__(self):
         return os.mkdir, (str(self.path),)
+
+
+class Told:
+    """An array whose pickle says of its numbers what is not true."""
+
+    def __init__(self, code="u1", flags=16):
+        self.dtype = (np.dtype, (code, False, True), (3, "|", None, None, None, -1, -1, flags))
+
+    def __reduce__(self):
+        dtype = type("Dtype", (), {"__reduce__": lambda _: self.dtype})()
+        return np.zeros(0).__reduce__()[0], (np.ndarray, (0,), b"b"), (1, (4,), dtype, False, bytes(4))
+
+
+@pytest.mark.parametrize("suffix", ["pt", "npy"])
+def test_what_such_a_file_says_of_its_numbers_is_not_believed(tmp_path, suffix):
+    path = tmp_path / f"labels.{suffix}"
+    save = torch.save if suffix == "pt" else lambda content, path: np.save(path, content, allow_pickle=True)
+    save({"told": Told()}, path)
+    found = labels._read(path)["told"]
+    assert found.tolist() == [0] * 4
+    assert found.dtype.flags == np.dtype("u1").flags == 0
+    save({"told": Told("V1")}, path)
+    with pytest.raises(InputError, match=r"or damaged \(.*it asks for numbers of the kind V1"):
+        labels._read(path)
 
 
 def test_nothing_in_such_a_file_is_run(tmp_path):

@@ -205,7 +205,8 @@ def _unpickle(data: bytes, path: Path, name: str) -> dict[str, Any]:
     try:
         content = pickles.load(io.BytesIO(data))
     except Exception as error:  # a broken pickle can raise anything
-        raise InputError(f"{path} is refused: {name} is no pickle of plain arrays ({error})") from error
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is refused: {name} is no pickle of plain arrays ({reason})") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} is refused: {name} holds a {type(content).__name__}, not a dict")
     return content

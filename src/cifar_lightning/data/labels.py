@@ -24,15 +24,6 @@ from cifar_lightning.data.sources import ImageSet
 from cifar_lightning.errors import InputError
 from cifar_lightning.files import user_path
 
-_INTEGERS = [np.dtype(code) for code in "bBhHiIlLqQ"]
-_RECONSTRUCT = np.empty(0).__reduce__()[0]
-# What torch's own unpickler, which builds tensors and plain values, may build besides: arrays of integers. By both
-# names that numpy 1 and 2 have for the function.
-_ARRAYS: list[Any] = [
-    *((_RECONSTRUCT, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
-    *(np.ndarray, np.dtype, *{type(dtype) for dtype in _INTEGERS}),
-]
-
 
 def relabelled(images: ImageSet, place: str) -> ImageSet:
     """Training images with labels from a file in place of their own.
@@ -141,8 +132,9 @@ def _read_npy(file: IO[bytes]) -> Any:
 
 
 def _read_pt(file: IO[bytes]) -> Any:
-    with torch.serialization.safe_globals(_ARRAYS):
-        return torch.load(file, map_location="cpu", weights_only=True)
+    # torch's own unpickler builds tensors and plain values; what is to stand for arrays it knows by their names
+    with torch.serialization.safe_globals([(given, name) for name, given in pickles.GIVEN.items()]):
+        return pickles.arrays_in(torch.load(file, map_location="cpu", weights_only=True))
 
 
 def _integers(content: Any, where: str) -> npt.NDArray[np.int64]:

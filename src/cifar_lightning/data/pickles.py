@@ -1,6 +1,10 @@
-"""Reading pickles of plain values and arrays without trusting them: one can name any function, and none is called."""
+"""Reading pickles of plain values and arrays without trusting them: one can name any function, and none is called.
+
+Nor are numpy's own, which believe what a pickle says of an array, be it damaged: arrays are made of their bytes alone.
+"""
 
 import pickle
+import re
 from typing import IO, Any
 
 import numpy as np
@@ -13,7 +17,68 @@ def load(file: IO[bytes]) -> Any:
         Exception: Any, for a broken one; UnpicklingError for one that asks for anything but numpy's arrays.
     """
     # latin1 reads the byte strings of Python 2, which wrote the archives
-    return _ArraysOnly(file, encoding="latin1").load()
+    return arrays_in(_ArraysOnly(file, encoding="latin1").load())
+
+
+class Dtype:
+    """Stands for numpy.dtype."""
+
+    def __init__(self, code: str, *options: Any) -> None:
+        if not re.fullmatch("[biuf][1248]|O8?", code):
+            raise pickle.UnpicklingError(f"it asks for numbers of the kind {code}")
+        self.code = code
+        self.order: Any = "="
+
+    def __setstate__(self, state: Any) -> None:
+        self.order = state[1]
+
+    def real(self) -> np.dtype[Any]:
+        """What it stands for."""
+        dtype: np.dtype[Any] = np.dtype(self.code).newbyteorder(self.order)  # which refuses what is no order
+        return dtype
+
+
+class Array:
+    """Stands for an array until all is read, and for the function of numpy's that would make it."""
+
+    array: np.ndarray[Any, Any]
+
+    def __init__(self, *options: Any) -> None:
+        """Of numpy's options, which are of an empty one, none is needed."""
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, by_columns, data = state
+        if isinstance(data, list):  # of objects
+            flat = np.fromiter(map(arrays_in, data), object, len(data))
+        else:
+            flat = np.frombuffer(data.encode("latin1") if isinstance(data, str) else data, dtype.real())
+        self.array = flat.reshape(shape, order="F" if by_columns else "C")
+
+
+class _Ndarray:
+    """Stands for numpy.ndarray, one of those options."""
+
+
+def _scalar(dtype: Dtype, data: bytes | str) -> Any:
+    return np.frombuffer(data.encode("latin1") if isinstance(data, str) else data, dtype.real())[0]
+
+
+# What a pickle of arrays asks for, by either name that numpy 1 and 2 have for it, and what it is given.
+GIVEN: dict[str, Any] = {
+    **{f"numpy.{core}.multiarray._reconstruct": Array for core in ("core", "_core")},
+    **{f"numpy.{core}.multiarray.scalar": _scalar for core in ("core", "_core")},
+    "numpy.ndarray": _Ndarray,
+    "numpy.dtype": Dtype,
+}
+
+
+def arrays_in(value: Any) -> Any:
+    """A value with arrays in place of what stands for them."""
+    if isinstance(value, Array):
+        return value.array
+    if isinstance(value, dict):
+        return {key: arrays_in(item) for key, item in value.items()}
+    return [arrays_in(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _encode(text: str, encoding: str) -> bytes:
@@ -22,20 +87,9 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-# Looked up rather than imported: numpy 1 and 2 keep them in different modules.
-_RECONSTRUCT = np.empty(0).__reduce__()[0]
-_SCALAR = np.int64(0).__reduce__()[0]
-_ALLOWED = {
-    **{(f"numpy.{core}.multiarray", "_reconstruct"): _RECONSTRUCT for core in ("core", "_core")},
-    **{(f"numpy.{core}.multiarray", "scalar"): _SCALAR for core in ("core", "_core")},
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("_codecs", "encode"): _encode,  # how Python 3 writes bytes in protocol 2, the archives'
-}
-
-
 class _ArraysOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return _ALLOWED[module, name]
+        allowed = {**GIVEN, "_codecs.encode": _encode}  # how Python 3 writes bytes in protocol 2, the archives'
+        if (asked := f"{module}.{name}") not in allowed:
+            raise pickle.UnpicklingError(f"it asks for {asked}")
+        return allowed[asked]
