@@ -67,8 +67,10 @@ def run(script: Callable[[Sequence[str]], int | None]) -> int:
             mine = cluster.first_rank_waits(FIRST_RANK_READS_SECONDS)
         if mine:
             console.say(f"error: {error}")
-    except SystemExit as end:  # --help
-        code = int(end.code or 0)
+    except SystemExit as end:  # --help; or a user's own code, which may give a message in place of a code
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):
+            console.say(f"error: {end.code}")
     except Stopped as error:
         code = exit_code(error)
         signals.finish()  # one line is enough

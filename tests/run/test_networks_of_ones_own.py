@@ -132,6 +132,11 @@ def test_mistakes(nets, call, net):
     assert not (nets / "lightning_logs").exists()
 
 
+def test_code_that_exits_says_why(nets, call):
+    (nets / "mine" / "exits.py").write_text("raise SystemExit('set DEPTH first')")
+    assert call("fit", *FIT, "--model.net", "mine.exits:net") == (1, "", "error: set DEPTH first\n")
+
+
 def test_a_width_that_it_does_not_take(nets, call):
     line = one_line(*call("fit", *FIT, "--model.net", "mine.nets:Viewed", "--model.width", 8))
     assert line == "error: width 8: net mine.nets:Viewed takes none: leave it out\n"
