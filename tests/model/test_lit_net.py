@@ -814,6 +814,12 @@ def test_values_out_of_range(name, value, message):
         LitNet(**{name: value})
 
 
+def test_a_network_without_weights_to_train():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3_072, 10)).requires_grad_(False)
+    with pytest.raises(InputError, match="the network has no weights to train: call requires_grad_"):
+        trainer(max_epochs=1).fit(LitNet(net), fake_data(40))
+
+
 def test_nesterov_needs_momentum():
     with pytest.raises(InputError, match="nesterov True is out of range: give false where momentum is 0"):
         LitNet(nesterov=True, momentum=0.0)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from cifar_lightning.errors import InputError
 from cifar_lightning.model.muon import SGDWithMuon
 
 
@@ -19,9 +20,14 @@ def build_optimizer(
         h: Of LitNet's arguments: lr, momentum, nesterov, weight_decay, muon_lr, muon_momentum, bias_lr, head_lr.
         precision: The Trainer's. In bfloat16 Muon's products are too; in the others one rank and two agree to the
             rounding of the weights.
+
+    Raises:
+        InputError: There are none to train.
     """
     options = {"momentum": h["momentum"], "nesterov": h["nesterov"]}
     weights = list(weights)
+    if not weights:
+        raise InputError("the network has no weights to train: call requires_grad_() on those that are to learn")
     if h["muon_lr"] is None and h["bias_lr"] is None and h["head_lr"] is None:
         # fused: one kernel for all weights
         sgd = torch.optim.SGD(weights, h["lr"], weight_decay=h["weight_decay"], fused=True, **options)
