@@ -49,6 +49,14 @@ def test_a_filter_bank_is_scaled_before_it_steps():
     torch.testing.assert_close(bank.norm().item(), 6**0.5)
 
 
+def test_a_filter_bank_may_begin_as_zeros():
+    """As the last of a residual branch often does."""
+    weight = torch.nn.Parameter(torch.zeros(4, 3, 2, 2))
+    weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    SGDWithMuon([{"params": [weight], "muon": True}], lr=0.1).step()
+    assert 0 < weight.norm() < 1
+
+
 def test_two_steps_of_muon_written_out():
     """By https://kellerjordan.github.io/posts/muon/, with the renormalisation of the 94 % speed run."""
     torch.manual_seed(0)

@@ -74,6 +74,7 @@ class SGDWithMuon(torch.optim.Optimizer):
         updates = list(torch._foreach_add(grads, momenta, alpha=group["momentum"]))
         norms = list(torch._foreach_norm(params))
         torch._foreach_div_(norms, [len(p) ** 0.5 for p in params])
+        torch._foreach_clamp_min_(norms, torch.finfo(norms[0].dtype).tiny)  # a bank that begins as zeros has none
         torch._foreach_div_(params, norms)
         shapes = list(dict.fromkeys(p.shape for p in params))
         for chosen in [shapes] if _together(params[0]) else [[shape] for shape in shapes]:
