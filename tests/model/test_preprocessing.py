@@ -102,6 +102,19 @@ def test_a_fit_on_loaders_alone_keeps_it(tmp_path):
     assert model.preprocessing == Preprocessing(CIFAR100_MEAN, CIFAR100_STD)
 
 
+@pytest.mark.filterwarnings("ignore")  # Lightning's, of small fits
+def test_a_fit_on_bytes_is_that_on_what_is_made_of_them(tmp_path):
+    """Of a loader of one's own: they were normalised in an evaluation only."""
+    images, weights = fake_data(40).image_set("train"), []
+    mine = Preprocessing(MEAN, STD)
+    for given in (images.images, mine.normalize(images.images)):
+        torch.manual_seed(0)
+        model = LitNet(preprocessing=mine)
+        new_trainer(tmp_path).fit(model, DataLoader(TensorDataset(given, images.labels), 20))
+        weights.append(model.state_dict()["net.fc3.weight"])
+    assert torch.equal(*weights)
+
+
 def test_an_older_checkpoint_has_it_from_its_data_module(trained, tmp_path):
     old = torch.load(trained, weights_only=True)
     del old["hyper_parameters"]["preprocessing"]

@@ -129,8 +129,8 @@ class LitNet(LightningModule):
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The mean cross-entropy of a batch."""
-        images, labels = batch
+        """The mean cross-entropy of a batch, whose images may be bytes, as in an evaluation; see `logits`."""
+        images, labels = self._normalized(batch[0]), batch[1]
         if self.hparams["sizes"]:
             images = shrink(images, size_at(self.trainer.global_step / self._total_steps, self.hparams["sizes"]))
         loss = F.cross_entropy(self(images), labels, label_smoothing=self.hparams["label_smoothing"])
