@@ -8,6 +8,15 @@ from torch import Tensor
 from torch.optim.sgd import sgd
 
 
+def can_fuse(weights: Iterable[Tensor]) -> bool:
+    """Whether SGD may update all `weights` by one kernel.
+
+    That for a CPU leaves nearly all those of 16 bits as they are, and their momenta wrong, before torch 2.14:
+    https://github.com/pytorch/pytorch/issues/191763
+    """
+    return all(p.dtype.itemsize > 2 or p.device.type != "cpu" for p in weights)
+
+
 class SGDWithMuon(torch.optim.Optimizer):
     """Nesterov SGD, but in the groups with `muon=True` each update is made orthogonal first.
 
@@ -64,7 +73,7 @@ class SGDWithMuon(torch.optim.Optimizer):
     def _sgd(self, group: dict[str, Any], params: list[Tensor]) -> None:
         options = {name: group[name] for name in ("lr", "momentum", "weight_decay", "nesterov")}
         momenta: list[Tensor | None] = list(self._momenta(params))
-        sgd(params, _grads(params), momenta, dampening=0.0, maximize=False, fused=True, **options)
+        sgd(params, _grads(params), momenta, dampening=0.0, maximize=False, fused=can_fuse(params), **options)
 
     def _muon(self, group: dict[str, Any], params: list[Tensor]) -> None:
         grads = _grads(params)

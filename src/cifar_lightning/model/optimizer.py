@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from cifar_lightning.errors import InputError
-from cifar_lightning.model.muon import SGDWithMuon
+from cifar_lightning.model.muon import SGDWithMuon, can_fuse
 
 
 def build_optimizer(
@@ -29,8 +29,7 @@ def build_optimizer(
     if not weights:
         raise InputError("the network has no weights to train: call requires_grad_() on those that are to learn")
     if h["muon_lr"] is None and h["bias_lr"] is None and h["head_lr"] is None:
-        # fused: one kernel for all weights
-        sgd = torch.optim.SGD(weights, h["lr"], weight_decay=h["weight_decay"], fused=True, **options)
+        sgd = torch.optim.SGD(weights, h["lr"], weight_decay=h["weight_decay"], fused=can_fuse(weights), **options)
         # It may leave the scaling of float16's gradients to others; Lightning else refuses to clip them
         # (https://github.com/Lightning-AI/pytorch-lightning/issues/21435).
         sgd._step_supports_amp_scaling = False

@@ -1,0 +1,30 @@
+"""The optimiser against SGD's formula, in every dtype that a precision gives the weights."""
+
+import pytest
+import torch
+
+from cifar_lightning.model.optimizer import build_optimizer
+
+LR, MOMENTUM, DECAY = 0.1, 0.9, 0.01
+SGD = {"lr": LR, "momentum": MOMENTUM, "nesterov": False, "weight_decay": DECAY, "muon_lr": None, "muon_momentum": 0.6}
+
+
+@pytest.mark.parametrize("head_lr", [None, LR], ids=["one rate", "rates of their own"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_weights_go_as_the_formula_says(dtype, head_lr):
+    draws = torch.Generator().manual_seed(0)
+    weights = [torch.nn.Parameter(torch.randn(shape, generator=draws).to(dtype)) for shape in ((10, 100), (10,))]
+    exact = [weight.detach().double().clone() for weight in weights]
+    momenta = [torch.zeros_like(weight) for weight in exact]
+    optimizer = build_optimizer(weights, {**SGD, "bias_lr": None, "head_lr": head_lr})
+    for _ in range(5):
+        for weight, value, momentum in zip(weights, exact, momenta, strict=True):
+            weight.grad = torch.randn(weight.shape, generator=draws).to(dtype)
+            momentum.mul_(MOMENTUM).add_(weight.grad.double() + DECAY * value)
+            value.sub_(LR * momentum)
+        optimizer.step()
+    rounding = 20 * torch.finfo(dtype).eps  # five steps of values up to some ten
+    for weight, value, momentum in zip(weights, exact, momenta, strict=True):
+        torch.testing.assert_close(weight.double(), value.detach(), rtol=0, atol=rounding)
+        kept = optimizer.state[weight]["momentum_buffer"]
+        torch.testing.assert_close(kept.double(), momentum.detach(), rtol=0, atol=rounding)
