@@ -34,6 +34,7 @@ def test_what_is_kept_out_of_the_compiler_has_its_name_and_signature():
     assert not is_param_in_hook_signature(kept, "batch_idx", min_args=2)
 
 
+@pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace:UserWarning")  # torch 2.11's, of list.append
 def test_what_is_kept_out_of_the_compiler_runs_before_and_after_it_is_there(monkeypatch):
     runs = []
     function = compiler._disable(lambda x: runs.append(torch.compiler.is_compiling()) or x + 1, True, wrapping=False)

@@ -43,7 +43,9 @@ def typed(arguments: Mapping[str, Any], signature: inspect.Signature) -> dict[st
         InputError: One is of another type, which would end in a traceback later, or be taken for what it is not.
     """
     checked = dict(arguments)
-    for name in arguments.keys() & signature.parameters.keys():
+    for name in arguments:
+        if name not in signature.parameters:
+            continue
         kind = signature.parameters[name].annotation
         checked[name] = value = _plain(arguments[name])
         if not _is(value, kind):
