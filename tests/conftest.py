@@ -4,6 +4,7 @@ import importlib.util
 import io
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -41,6 +42,14 @@ def pytest_collection_finish():
 def _no_seed_of_another_test(monkeypatch):
     """Lightning's seed_everything leaves one in the environment, and a data module takes it."""
     monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+
+
+@pytest.fixture
+def interruptible():
+    """Whatever has started the tests: a shell has its background jobs ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True)

@@ -300,6 +300,7 @@ def test_mistakes(call, finished_copy, arguments, said):
     assert one_line(*call("export", *arguments)) == f"error: {said}\n"
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_signal_waits_until_the_file_is_whole(monkeypatch, tmp_path):
     """A script's would leave a part of it, and of a folder neither the old one nor the new."""
     publish = files.publish

@@ -11,6 +11,8 @@ from jobs import differences, job, leftovers, step_of
 
 from cifar_lightning.run import signals
 
+pytestmark = pytest.mark.usefixtures("interruptible")
+
 PROGRAM = """
 import os, signal, sys
 from cifar_lightning import fit, resume
@@ -38,14 +40,6 @@ if devices == 1:
     fit(**settings)
 assert [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
 """
-
-
-@pytest.fixture(autouse=True)
-def _interruptible():
-    """Whatever has started the tests: a shell has its background jobs ignore SIGINT."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def program(path, devices, fault):
