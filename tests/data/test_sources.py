@@ -19,7 +19,7 @@ from PIL import Image
 from servers import serve
 
 from cifar_lightning import evaluate, files, fit
-from cifar_lightning.data import archive, cache, download, folder, sources
+from cifar_lightning.data import archive, cache, download, folder, pickles, sources
 from cifar_lightning.data.cifar10 import ARCHIVES, CIFAR100_CLASSES, CLASSES
 from cifar_lightning.data.sources import Source
 from cifar_lightning.errors import InputError
@@ -144,6 +144,33 @@ def test_pickles_of_python_2(tmp_path):
     loaded = Source("cifar10", tmp_path, sha256=digest).load("test")
     assert loaded.labels.tolist() == [3, 7]
     assert loaded.images.reshape(-1).numpy().tobytes() == pixels
+
+
+WORDS = np.array(["cat", "doggy"])
+PLANES = np.arange(24, dtype=">i2").reshape(2, 3, 4)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize(
+    "array",
+    [
+        *(PLANES, np.asfortranarray(PLANES), PLANES.transpose(1, 0, 2), PLANES[:, ::2], np.array(3.5)),
+        *(WORDS, WORDS.astype(bytes), WORDS.astype(object), np.array([[1, "a"], [None, 2.5]], object, order="F")),
+    ],
+    ids=lambda array: f"{array.dtype.str} {array.strides}",
+)
+def test_pickles_hold_arrays_as_any_numpy_writes_them(array, protocol):
+    """Objects are in rows, whichever way they lay in memory."""
+    found = pickles.load(io.BytesIO(pickle.dumps({"data": [array]}, protocol)))["data"][0]
+    assert (found.dtype, found.shape, found.tolist()) == (array.dtype, array.shape, array.tolist())
+
+
+def test_what_a_pickle_has_twice_is_read_once():
+    """Some dozens of lists, each twice in the next, would else be more than any memory holds."""
+    within = [np.arange(3)]
+    found = pickles.load(io.BytesIO(pickle.dumps({"a": (within, within), "b": within})))
+    assert found["a"][0] is found["a"][1] is found["b"]
+    assert found["b"][0].tolist() == [0, 1, 2]
 
 
 def write_with(path, **changed):

@@ -24,7 +24,7 @@ class Dtype:
     """Stands for numpy.dtype."""
 
     def __init__(self, code: str, *options: Any) -> None:
-        if not re.fullmatch("[biuf][1248]|O8?", code):
+        if not re.fullmatch(r"[biuf][1248]|[SU]\d{1,4}|O8?", code):
             raise pickle.UnpicklingError(f"it asks for numbers of the kind {code}")
         self.code = code
         self.order: Any = "="
@@ -48,37 +48,45 @@ class Array:
 
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, by_columns, data = state
-        if isinstance(data, list):  # of objects
-            flat = np.fromiter(map(arrays_in, data), object, len(data))
+        if isinstance(data, list):  # of objects, which are in rows however they lay in memory
+            self.array = np.fromiter(map(arrays_in, data), object, len(data)).reshape(shape)
         else:
-            flat = np.frombuffer(data.encode("latin1") if isinstance(data, str) else data, dtype.real())
-        self.array = flat.reshape(shape, order="F" if by_columns else "C")
+            self.array = _from_buffer(data, dtype, shape, "F" if by_columns else "C")
 
 
 class _Ndarray:
     """Stands for numpy.ndarray, one of those options."""
 
 
+def _from_buffer(data: Any, dtype: Dtype, shape: Any, order: Any, axes: Any = None) -> np.ndarray[Any, Any]:
+    flat = np.frombuffer(data.encode("latin1") if isinstance(data, str) else data, dtype.real())
+    array: np.ndarray[Any, Any] = flat.reshape(shape, order=order) if axes is None else flat.reshape(shape)
+    return array if axes is None else array.transpose(axes)
+
+
 def _scalar(dtype: Dtype, data: bytes | str) -> Any:
-    return np.frombuffer(data.encode("latin1") if isinstance(data, str) else data, dtype.real())[0]
+    return _from_buffer(data, dtype, (), "C")[()]
 
 
 # What a pickle of arrays asks for, by either name that numpy 1 and 2 have for it, and what it is given.
 GIVEN: dict[str, Any] = {
     **{f"numpy.{core}.multiarray._reconstruct": Array for core in ("core", "_core")},
     **{f"numpy.{core}.multiarray.scalar": _scalar for core in ("core", "_core")},
+    **{f"numpy.{core}.numeric._frombuffer": _from_buffer for core in ("core", "_core")},  # of protocol 5
     "numpy.ndarray": _Ndarray,
     "numpy.dtype": Dtype,
 }
 
 
-def arrays_in(value: Any) -> Any:
-    """A value with arrays in place of what stands for them."""
+def arrays_in(value: Any, done: dict[int, Any] | None = None) -> Any:
+    """A value with arrays in place of what stands for them. What is in it twice is so after, and is looked at once."""
+    done = {} if done is None else done
     if isinstance(value, Array):
         return value.array
-    if isinstance(value, dict):
-        return {key: arrays_in(item) for key, item in value.items()}
-    return [arrays_in(item) for item in value] if isinstance(value, list | tuple) else value
+    if isinstance(value, dict | list | tuple) and id(value) not in done:
+        items = [arrays_in(item, done) for item in (value.values() if isinstance(value, dict) else value)]
+        done[id(value)] = dict(zip(value, items, strict=True)) if isinstance(value, dict) else items
+    return done.get(id(value), value)
 
 
 def _encode(text: str, encoding: str) -> bytes:
