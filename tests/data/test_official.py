@@ -36,6 +36,7 @@ from pyarrow import parquet
 
 from cifar_lightning import CIFAR10DataModule, LitNet
 from cifar_lightning.data import archive, download, matlab, official
+from cifar_lightning.data import parquet as parquet_files
 from cifar_lightning.data.cifar10 import (
     ARCHIVES,
     BINARIES,
@@ -621,6 +622,32 @@ def test_bad_parquet(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(InputError, match=r"^.* is damaged, or cannot be read .*: replace it$"):  # in one line
             Source("cifar10", tmp_path).load("test")
+
+
+def test_what_damaged_parquet_says_of_its_rows_is_not_believed(tmp_path):
+    Image.new("RGB", (32, 32), "red").save(picture := io.BytesIO(), "PNG")
+    content = {"img": [{"bytes": picture.getvalue()}] * 37, "label": list(range(10)) * 3 + [0] * 7}
+    parquet.write_table(pa.table(content), path := tmp_path / "train.parquet")
+    whole, refused = path.read_bytes(), []
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    for at in (at for at in range(footer, len(whole)) if whole[at] == 2 * 37):  # as its numbers are written
+        for number in (36, 38):
+            path.write_bytes(whole[:at] + bytes([2 * number]) + whole[at + 1 :])
+            try:
+                assert parquet_files.read([path], "cifar10").labels.tolist() == content["label"]
+            except InputError as error:
+                refused.append(str(error))
+    assert any("(how many rows it has is said in two ways): replace it" in message for message in refused)
+
+
+def test_parquet_of_which_a_part_is_empty(tmp_path):
+    """With the validation images alone there would be nothing to train on."""
+    for name, count in (("train", 0), ("val", 2), ("test", 2)):
+        pictures = pa.array([b"any"] * count, pa.binary())
+        table = pa.table({"img": pictures, "label": pa.array([0] * count, pa.int64())})
+        parquet.write_table(table, tmp_path / f"{name}.parquet")
+    with pytest.raises(InputError, match=r"train\.parquet has no images: replace it"):
+        Source("folder", tmp_path).load("train")
 
 
 def test_parquet_without_pyarrow(tmp_path, monkeypatch):

@@ -68,8 +68,8 @@ def read_own(files: Mapping[str, Sequence[Path]], split: str) -> Decoded:
     """Decodes a split of one's own images, "train" (with the validation images) or "test"; see `find` and `read`."""
     classes = _classes([path for paths in files.values() for path in paths])
     parts = [paths for name, paths in files.items() if (name == "test") == (split == "test")]
-    decoded = read(list(chain(*parts)), "folder", classes)
-    return decoded._replace(held_out=_count(chain(*parts[1:])))
+    counts = [_count(paths) for paths in parts]
+    return read(list(chain(*parts)), "folder", classes)._replace(held_out=sum(counts[1:]))
 
 
 def read(files: Sequence[Path], source: str, classes: tuple[str, ...] = ()) -> Decoded:
@@ -93,20 +93,24 @@ def read(files: Sequence[Path], source: str, classes: tuple[str, ...] = ()) -> D
             if classes not in ((), names):
                 raise InputError(f"{path} has other classes than those before it: give all files the same")
             classes = names
-            for pixels, label in _rows(file, path, (pictures, column), classes, remarks):
-                images[done], labels[done] = pixels, label
-                done += 1
-    if not count:
-        raise InputError(f"{files[0]} has no images: replace it")
+            rows, end = _rows(file, path, (pictures, column), classes, remarks), done + file.metadata.num_rows
+            for row, (pixels, label) in zip(range(done, end), rows, strict=True):  # of a damaged one they may differ
+                images[row], labels[row] = pixels, label
+            done = end
     return Decoded(images, labels, classes, notes=remarks.notes())
 
 
-def _count(files: Iterable[Path]) -> int:
-    """How many images there are."""
+def _count(files: Sequence[Path]) -> int:
+    """How many images a split has: one or more."""
     count = 0
     for path in files:
         with _opened(path) as file:
-            count += file.metadata.num_rows
+            there = file.metadata
+            if there.num_rows != sum(there.row_group(i).num_rows for i in range(there.num_row_groups)):
+                raise ValueError("how many rows it has is said in two ways")
+            count += there.num_rows
+    if not count:
+        raise InputError(f"{files[0]} has no images: replace it")
     return count
 
 
