@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import pickle
 import shutil
 import sys
@@ -832,3 +833,9 @@ def test_bad_arrays(tmp_path):
         file.write(b"x" * 100)
     with pytest.raises(InputError, match="x_train is damaged"):
         Source("folder", path).load("train")
+    (folder := tmp_path / "own").mkdir()
+    for name, array in own_arrays().items():
+        np.save(folder / f"{name}.npy", array)
+    os.truncate(folder / "x_train.npy", 5_000)
+    with pytest.raises(InputError, match=r"x_train is damaged \(it is cut short\): replace it"):
+        Source("folder", folder).load("train")

@@ -186,7 +186,10 @@ def _read_images(where: dict[str, Path], name: str, labels: str, count: int, ima
             raise InputError(f"{found}: give {SHAPES}, with one image or more")
         lowest, highest, begin = 0, 0, file.tell()
         for piece in _pieces(images, shape, by_columns):
-            values = np.frombuffer(file.read(piece.size * dtype.itemsize), dtype).reshape(piece.shape)
+            size = piece.size * dtype.itemsize
+            if len(data := file.read(size)) < size:
+                raise EOFError("it is cut short")
+            values = np.frombuffer(data, dtype).reshape(piece.shape)
             lowest, highest = min(lowest, int(values.min())), max(highest, int(values.max()))
             piece[...] = values
         if not len(images):
