@@ -2,6 +2,8 @@
 
 import inspect
 import io
+import os
+from collections import UserList
 
 import numpy as np
 import pytest
@@ -44,7 +46,8 @@ def test_nor_what_python_takes_for_another(kind, name, value, give):
 def test_numbers_of_numpy_are_as_good_and_are_kept_as_plain_ones():
     """A checkpoint with numpy's own is one that weights_only refuses."""
     rates, sizes, classes = np.logspace(-3, -1, 3), np.array([16, 24]), np.array(["cat", "dog"])
-    model = LitNet(lr=rates[1], width=np.int64(8), sizes=sizes, nesterov=np.True_, classes=classes)
+    mine = Preprocessing([np.float64(0.5)] * 3, np.ones(3), np.int64(32))
+    model = LitNet(lr=rates[1], width=np.int64(8), sizes=sizes, nesterov=np.True_, classes=classes, preprocessing=mine)
     data = CIFAR10DataModule("data", np.int64(128), device=torch.device("cpu"), val_split=np.float32(0.5))
     for module in (model, data):
         torch.save(dict(module.hparams), file := io.BytesIO())
@@ -52,6 +55,16 @@ def test_numbers_of_numpy_are_as_good_and_are_kept_as_plain_ones():
         assert torch.load(file, weights_only=True) == module.hparams
     assert (model.hparams["lr"], model.hparams["sizes"], model.classes) == (0.01, [16, 24], ["cat", "dog"])
     assert (data.batch_size, data.device, data.val_split) == (128, "cpu", 0.5)
+
+
+def test_any_sequence_and_any_path_is_taken_and_kept_as_a_plain_one(tmp_path):
+    """As those of OmegaConf, and of pytest."""
+    with os.scandir(tmp_path.parent) as places:
+        place = next(one for one in places if one.name == tmp_path.name)  # which is a path, and no Path
+    data = CIFAR10DataModule(place, mirror=place)
+    assert data.hparams["data_dir"] == data.hparams["mirror"] == str(tmp_path)
+    model = LitNet(sizes=range(16, 32, 8), classes=UserList(["cat", "dog"]))
+    assert (model.hparams["sizes"], model.hparams["classes"]) == ([16, 24], ["cat", "dog"])
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """The arguments that a constructor was given, and whether they are of the types that it says."""
 
 import inspect
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import FrameType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -31,7 +33,7 @@ def arguments_of(module: object) -> dict[str, Any]:
 
 
 def typed(arguments: Mapping[str, Any], signature: inspect.Signature) -> dict[str, Any]:
-    """The arguments, each of its annotated type and plain: in place of numpy's numbers and arrays Python's.
+    """The arguments, each of its annotated type and plain: numbers are Python's, and sequences are lists.
 
     A checkpoint with any other is refused by `weights_only`.
 
@@ -58,7 +60,8 @@ def typed(arguments: Mapping[str, Any], signature: inspect.Signature) -> dict[st
 def _plain(value: Any) -> Any:
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+    is_list = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+    return [_plain(item) for item in value] if is_list else value
 
 
 def _is(value: Any, kind: Any) -> bool:
@@ -71,4 +74,5 @@ def _is(value: Any, kind: Any) -> bool:
         return isinstance(value, Sequence) and not isinstance(value, str) and all(_is(x, parts[0]) for x in value)
     if isinstance(value, bool):  # which Python takes for a number
         return origin is bool
-    return isinstance(value, (int, float) if origin is float else origin)
+    wider: dict[Any, Any] = {float: (int, float), Path: os.PathLike}
+    return isinstance(value, wider.get(origin, origin))

@@ -46,10 +46,12 @@ class Preprocessing:
             mean = std = ()
         if not len(mean) == len(std) == 3 or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
             raise InputError(f"mean {self.mean} and std {self.std}: give three numbers each, those of std more than 0")
-        if type(self.size) is not int or self.size < 1:
-            raise InputError(f"size {self.size!r} is no whole number from 1 on: give the images' side in pixels")
+        size = self.size.tolist() if isinstance(self.size, np.generic) else self.size
+        if type(size) is not int or size < 1:
+            raise InputError(f"size {size!r} is no whole number from 1 on: give the images' side in pixels")
         object.__setattr__(self, "mean", mean)
         object.__setattr__(self, "std", std)
+        object.__setattr__(self, "size", size)
 
     def __str__(self) -> str:
         mean, std = (", ".join(f"{x:g}" for x in values) for values in (self.mean, self.std))
