@@ -28,3 +28,14 @@ def test_weights_go_as_the_formula_says(dtype, head_lr):
         torch.testing.assert_close(weight.double(), value.detach(), rtol=0, atol=rounding)
         kept = optimizer.state[weight]["momentum_buffer"]
         torch.testing.assert_close(kept.double(), momentum.detach(), rtol=0, atol=rounding)
+
+
+@pytest.mark.parametrize(("dtype", "fused"), [(torch.float32, True), (torch.bfloat16, False)])
+def test_a_checkpoint_of_another_device_does_not_choose_the_kernel(dtype, fused):
+    optimizer = build_optimizer(
+        [torch.nn.Parameter(torch.zeros(1, dtype=dtype))], {**SGD, "bias_lr": None, "head_lr": None}
+    )
+    theirs = optimizer.state_dict()
+    theirs["param_groups"][0] |= {"fused": not fused, "lr": 7.0}
+    optimizer.load_state_dict(theirs)
+    assert (optimizer.param_groups[0]["fused"], optimizer.param_groups[0]["lr"]) == (fused, 7.0)

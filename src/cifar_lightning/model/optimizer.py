@@ -29,7 +29,14 @@ def build_optimizer(
     if not weights:
         raise InputError("the network has no weights to train: call requires_grad_() on those that are to learn")
     if h["muon_lr"] is None and h["bias_lr"] is None and h["head_lr"] is None:
-        sgd = torch.optim.SGD(weights, h["lr"], weight_decay=h["weight_decay"], fused=can_fuse(weights), **options)
+        fused = can_fuse(weights)
+        sgd = torch.optim.SGD(weights, h["lr"], weight_decay=h["weight_decay"], fused=fused, **options)
+
+        def as_here(loaded: torch.optim.Optimizer) -> None:  # not as where a checkpoint is from, a GPU perhaps
+            for group in loaded.param_groups:
+                group["fused"] = fused
+
+        sgd.register_load_state_dict_post_hook(as_here)
         # It may leave the scaling of float16's gradients to others; Lightning else refuses to clip them
         # (https://github.com/Lightning-AI/pytorch-lightning/issues/21435).
         sgd._step_supports_amp_scaling = False
