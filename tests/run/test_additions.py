@@ -179,6 +179,7 @@ def test_a_report_that_nobody_wants(tmp_path, capfd):
 def test_how_the_process_computes_is_afterwards_as_it_was(flag):
     fit(**SMALL, max_steps=1, report=False, trainer=flag)
     assert (torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark) == (0, False)
+    assert not torch._inductor.config.deterministic
 
 
 def test_loggers_of_their_own_get_what_the_log_gets(plain, tmp_path, monkeypatch):

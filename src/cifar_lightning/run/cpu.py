@@ -35,7 +35,8 @@ def restored_torch() -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         torch.backends.mkldnn.enabled, torch.backends.cudnn.benchmark = onednn, benchmark
-        torch.set_deterministic_debug_mode(deterministic)
+        if torch.get_deterministic_debug_mode() != deterministic:  # by what sets the compiler's own switch, too
+            torch.use_deterministic_algorithms(deterministic > 0, warn_only=deterministic == 1)
 
 
 def available_threads() -> int:
