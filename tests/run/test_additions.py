@@ -175,6 +175,13 @@ def test_a_report_that_nobody_wants(tmp_path, capfd):
         assert json.loads((run / "results.json").read_text())[name] is not None
 
 
+def test_what_the_trainer_does_anyway_may_be_said_where_nothing_is_validated_on():
+    """As the settings of another program of Lightning's may, all of them."""
+    small = {**SMALL, "data": {**SMALL["data"], "val_split": 0}}
+    anyway = {"limit_val_batches": 1.0, "val_check_interval": 1.0, "check_val_every_n_epoch": 1}
+    assert fit(**small, max_steps=1, report=False, trainer=anyway)["step"] == 1
+
+
 @pytest.mark.parametrize("flag", [{"deterministic": True}, {"benchmark": True}], ids=str)
 def test_how_the_process_computes_is_afterwards_as_it_was(flag):
     fit(**SMALL, max_steps=1, report=False, trainer=flag)

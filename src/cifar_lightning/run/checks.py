@@ -197,7 +197,7 @@ def _check_batches(
     options: Any = trainer  # connectors set them
     defaults = inspect.signature(Trainer).parameters
     for name in OF_VALIDATION if not len(data.val_indices) else ():
-        if (value := given.get(name)) and value != defaults[name].default:
+        if (value := given.get(name)) and value not in (defaults[name].default, 1.0):  # as which Lightning takes None
             raise InputError(f"trainer.{name} {value}: no images are validated on: give data.val_split, e.g. 0.1")
     counts = {
         "train": len(data.train_indices) // data.hparams["batch_size"],
