@@ -80,7 +80,7 @@ def end(process, timeout=120):
     if late:
         process.kill()
         process.join()
-    lines = process.log.read_text().splitlines()
+    lines = process.log.read_text().splitlines() if process.log.exists() else []  # it was ended before it began
     assert not late, "\n".join(lines)
     if process.fault:
         assert process.note.exists(), "\n".join([f"{process.fault} did not happen", *lines])

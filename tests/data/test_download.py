@@ -193,7 +193,7 @@ def test_bad_mirrors(payload, tmp_path):
         ("http://example.com/x", "mirror http://example.com/x is no https address: name one"),
         ("ftp://127.0.0.1/x", "mirror ftp://127.0.0.1/x is no https address"),
         ("https://[x/", "mirror https://[x/ is no https address"),
-        ("https://a..b/", "https://a..b/cifar-10-python.tar.gz (encoding with 'idna' codec failed"),
+        ("https://a..b/", "'idna' codec"),
         ("~nobody-of-this-name/x", "mirror ~nobody-of-this-name/x: no file ~nobody-of-this-name/x"),
         (str(tmp_path / "none"), f"mirror {tmp_path / 'none'}: no file {tmp_path / 'none'}"),
         (str(tmp_path / "bad.tar.gz"), f"{tmp_path / 'bad.tar.gz'} (has SHA-256 "),
