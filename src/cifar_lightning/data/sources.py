@@ -5,7 +5,6 @@ import os
 import re
 import warnings
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from torch import Tensor
 from cifar_lightning.data import archive, arrays, cache, download, folder, official, parquet, pictures, shapes
 from cifar_lightning.data.cache import Decoded
 from cifar_lightning.data.cifar10 import ARCHIVES, CLASSES
-from cifar_lightning.data.class_names import numbers_in
+from cifar_lightning.data.class_names import named_twice, numbers_in
 from cifar_lightning.errors import ImageWarning, InputError, quoted, some
 from cifar_lightning.files import user_path
 
@@ -171,9 +170,9 @@ class Source:
                 decoded = cache.cached(found.home, f"{self.name}-{split}", found.key, found.decode, shared)
             else:
                 decoded = found.decode()
-        if twice := [name for name, count in Counter(decoded.classes).items() if count > 1]:
+        if (twice := named_twice(decoded.classes)) is not None:
             raise InputError(
-                f"data_dir {self.data_dir} has more than one class {quoted(twice[0])}, and no figure could say which "
+                f"data_dir {self.data_dir} has more than one class {quoted(twice)}, and no figure could say which "
                 "it is of: give each a name of its own"
             )
         for note in filter(None, (found.note, *decoded.notes)):

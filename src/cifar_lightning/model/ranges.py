@@ -1,10 +1,10 @@
 """What LitNet's arguments may be, and whether a checkpoint is of the same."""
 
 import math
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from cifar_lightning.data.class_names import named_twice
 from cifar_lightning.errors import InputError, quoted
 
 
@@ -23,9 +23,9 @@ def check_ranges(h: Mapping[str, Any]) -> None:
     ):
         if not ok:
             raise InputError(f"{name} {h[name]} is out of range: give {range_}")
-    if twice := [name for name, count in Counter(h["classes"]).items() if count > 1]:
+    if (twice := named_twice(h["classes"])) is not None:
         raise InputError(
-            f"classes has {quoted(twice[0])} more than once, and no figure could say which it is of: "
+            f"classes has {quoted(twice)} more than once, and no figure could say which it is of: "
             "give each a name of its own"
         )
 
