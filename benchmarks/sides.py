@@ -171,26 +171,19 @@ def decode_times(side: int, count: int, repeats: int) -> dict[str, dict[str, lis
     }
 
 
-def step_costs(accelerator: str, steps: int, repeats: int, waits: bool = True) -> dict[str, dict[str, Any]]:
+def step_costs(accelerator: str, steps: int, repeats: int) -> dict[str, dict[str, Any]]:
     """What a training step costs in a bare loop, in our fit and in Lightning's defaults: same network, same loader.
 
     Args:
         accelerator: cpu or gpu.
         steps: Steps of an epoch. The second of two epochs is measured, to where the third one begins.
         repeats: Measurements of each side.
-        waits: Also count what the host waits for.
 
     Returns:
         For each side: µs of CPU time and of wall time per step, of each repeat, and waits per step.
     """
     torch.set_num_threads(1)
     torch.backends.mkldnn.enabled = False  # both as fit sets them for so small a step
-    sides = {
-        "bare loop": bare_loop,
-        "our fit": our_fit,
-        "our fit, a row a step": partial(our_fit, every=1),
-        "Lightning's defaults": lightning_defaults,
-    }
 
     def cost(side: Callable[..., None]) -> tuple[float, float]:
         marks: list[tuple[float, float]] = []
@@ -205,14 +198,22 @@ def step_costs(accelerator: str, steps: int, repeats: int, waits: bool = True) -
         cpu, wall = (1e6 * (after - before) / steps for before, after in zip(*marks[1:3], strict=True))
         return cpu, wall
 
-    turns = interleaved(repeats, {name: partial(cost, side) for name, side in sides.items()})
+    turns = interleaved(repeats, {name: partial(cost, side) for name, side in steppers().items()})
     found: dict[str, dict[str, Any]] = {}
-    for name, side in sides.items():
+    for name, side in steppers().items():
         cpu, wall = zip(*turns[name], strict=True)
-        found[name] = {"cpu": cpu, "wall": wall}
-        if waits:
-            found[name] |= count_waits(side, accelerator, every=50)
+        found[name] = {"cpu": cpu, "wall": wall} | count_waits(side, accelerator, every=50)
     return found
+
+
+def steppers() -> dict[str, Callable[..., None]]:
+    """What trains the tutorial's network, by its row in the table; each takes accelerator, steps and `max_steps`."""
+    return {
+        "bare loop": bare_loop,
+        "our fit": our_fit,
+        "our fit, a row a step": partial(our_fit, every=1),
+        "Lightning's defaults": lightning_defaults,
+    }
 
 
 def count_waits(train: Callable[..., None], accelerator: str, every: int) -> dict[str, float]:
