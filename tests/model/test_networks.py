@@ -222,7 +222,9 @@ def test_resnet18_is_the_one_for_small_images():
     assert (512, 4, 4) in sizes
 
 
-@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 1e-3), (torch.float64, 1e-11)])
+# Moments are sums of 480,000 products, in an order that is the processor's. Their rounding, some hundreds of float64's
+# 2e-16, is 1,500 times as large in the weakest direction: 3e-11 on an AMD EPYC, below 1e-11 on an Intel Xeon.
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 1e-3), (torch.float64, 1e-9)])
 def test_the_first_layer_whitens(dtype, rounding):
     """What it gives of the images' patches is uncorrelated, of unit variance, and there with both signs."""
     data = fake_data(500, normalization="dataset")
