@@ -12,7 +12,7 @@ decode       a first reading of class folders: torchvision's ImageFolder, and ou
 predict      what predict takes to name many small pictures, and one
 overhead     what a step costs besides the network: a bare loop, our fit, Lightning's defaults
 width        a step's time against the network's width and the batch size; CPU beside GPU
-beside       steps of the recipes cpu and quick: each image alone, and side by side in the late blocks (a CPU with AMX)
+beside       steps of the recipes cpu and quick: each image alone, and side by side in the late blocks, in bf16
 devices      one process and two
 scaling      what two processes send each other in a step, and what that takes, by network
 seeds        ten runs of speed54: a process each, in turn, and fit.py --seeds 10
@@ -330,7 +330,7 @@ def compare_beside(job: Job) -> list[Table]:
         found = call("beside_times", width=width, batch_size=batch_size, side=side, repeats=job.repeats)
         ratio = {"ratio": quotients(found["side by side"], found["each alone"])}
         rows.append({"width": width, "batch": batch_size, "side": side, **found, **ratio})
-    note = "" if job.machine["amx"] else "This CPU has no AMX: a fit leaves each image alone."
+    note = "" if job.machine["bfloat16"] else "This CPU only emulates bfloat16: a fit leaves each image alone."
     return [Table("beside: ms per training step, forward and backward", rows, note)]
 
 

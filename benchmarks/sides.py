@@ -55,7 +55,7 @@ def describe_machine(data: dict[str, Any]) -> dict[str, Any]:
     return {
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "amx": beside.has_amx(),
+        "bfloat16": beside.multiplies_bfloat16(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "gpus": torch.cuda.device_count(),
         "python": platform.python_version(),
@@ -408,10 +408,13 @@ def beside_times(width: int, batch_size: int, side: int, repeats: int) -> dict[s
     labels = torch.randint(10, (batch_size,))
     keep_freed_memory()
 
-    def milliseconds(amx: bool) -> float:
+    def milliseconds(native: bool) -> float:
         net.zero_grad()
         start = time.perf_counter()
-        with mock.patch.object(beside, "has_amx", return_value=amx), torch.autocast("cpu", torch.bfloat16):
+        with (
+            mock.patch.object(beside, "multiplies_bfloat16", return_value=native),
+            torch.autocast("cpu", torch.bfloat16),
+        ):
             loss = F.cross_entropy(net(images), labels)
         loss.backward()
         return 1e3 * (time.perf_counter() - start)

@@ -109,7 +109,7 @@ def test_gradients_never_lie_beside_each_other_where_a_users_hook_sees_them(monk
 
 
 @pytest.mark.parametrize(
-    ("amx", "dtype", "images", "beside"),
+    ("native", "dtype", "images", "beside"),
     [
         (True, torch.bfloat16, 1000, 25),
         (True, torch.bfloat16, 512, 32),
@@ -118,8 +118,8 @@ def test_gradients_never_lie_beside_each_other_where_a_users_hook_sees_them(monk
         (False, torch.bfloat16, 1000, 1),
     ],
 )
-def test_how_many_images_lie_beside_each_other(monkeypatch, amx, dtype, images, beside):
-    monkeypatch.setattr("cifar_lightning.model.networks.beside.has_amx", lambda: amx)
+def test_how_many_images_lie_beside_each_other(monkeypatch, native, dtype, images, beside):
+    monkeypatch.setattr("cifar_lightning.model.networks.beside.multiplies_bfloat16", lambda: native)
     assert images_beside(torch.zeros(images, 1, 1, 1, dtype=dtype)) == beside
 
 

@@ -1,9 +1,9 @@
 """Images side by side, pixel by pixel: the same convolutions, over rows that are as long as one likes.
 
-oneDNN's bfloat16 convolutions multiply 16 pixels of a row at once on a CPU with AMX. A map of 7 by 7 leaves more than
-half of that empty, one of 3 by 3 four fifths, and most so in the filters' gradients. With pixel (h, w) of n images in n
-places of one row, a pixel's neighbour is n places away: a dilation of n, and a border of n zeros, gives each image the
-convolution that it would have alone. Nothing else in a network has to know, but what moves along a row.
+oneDNN's bfloat16 convolutions multiply some pixels of a row at once, 16 on a CPU with AMX. A map of 7 by 7 leaves more
+than half of that empty, one of 3 by 3 four fifths, and most so in the filters' gradients. With pixel (h, w) of n images
+in n places of one row, a pixel's neighbour is n places away: a dilation of n, and a border of n zeros, gives each image
+the convolution that it would have alone. Nothing else in a network has to know, but what moves along a row.
 """
 
 from functools import cache
@@ -18,23 +18,24 @@ NARROW = 12  # pixels of a row; see there
 def images_beside(x: Tensor) -> int:
     """How many images of `x`, `(N, C, H, W)`, are best laid side by side: at most MOST, and N is a multiple of it.
 
-    1, or each alone, where it does not pay: wide maps, on a GPU, without AMX, in float32, or compiled.
+    1, or each alone, where it does not pay: wide maps, on a GPU, in float32, where bfloat16 is emulated, or compiled.
     """
     if (
         x.shape[3] > NARROW
         or x.device.type != "cpu"
         or x.dtype != torch.bfloat16
         or torch.compiler.is_compiling()
-        or not has_amx()
+        or not multiplies_bfloat16()
     ):
         return 1
     return max(n for n in range(1, MOST + 1) if len(x) % n == 0)
 
 
 @cache
-def has_amx() -> bool:
-    """Whether the CPU multiplies bfloat16 by tiles."""
-    return hasattr(torch.cpu, "get_capabilities") and bool(torch.cpu.get_capabilities().get("amx_bf16"))
+def multiplies_bfloat16() -> bool:
+    """Whether the CPU has instructions for it that were tried: AMX's, or AVX-512's."""
+    abilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(abilities.get("amx_bf16") or abilities.get("avx512_bf16"))
 
 
 def put_beside(x: Tensor, n: int) -> Tensor:
