@@ -208,6 +208,11 @@ def _measured(rung: Rung, seeds: Iterable[int], runs: Path, others: Sequence[str
     return Measured(rung, [each["test_acc"] for each in results], [each["fit_seconds"] for each in results])
 
 
+def _below(rung: Rung) -> Rung | None:
+    at = LADDER.index(rung)
+    return LADDER[at - 1] if at else None
+
+
 def table(ladder: Sequence[Measured], language: str = "en") -> str:
     """The rungs as a table in Markdown."""
     words = WORDS[language]
@@ -218,7 +223,7 @@ def table(ladder: Sequence[Measured], language: str = "en") -> str:
             here.rung.titles[language],
             " ".join(f"`{flag} {value}`" for flag, value in _pairs(here.rung)),
             f"{here.percent:.1f}{sd}",
-            "" if before is None else f"{here.percent - before.percent:+.1f}",
+            f"{here.percent - before.percent:+.1f}" if before and before.rung == _below(here.rung) else "",
             f"{median(here.seconds):.0f}",
             str(len(here.accuracies)),
         )

@@ -12,14 +12,18 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cifar_lightning.cli import main
 from cifar_lightning.console import say
 from cifar_lightning.errors import InputError
 from cifar_lightning.files import write_atomically
 from cifar_lightning.startup import importing
+
+if TYPE_CHECKING:
+    from cifar_lightning.run.settings import Settings
 
 TEST = ("test_acc", "test_loss", "test_count", "test_views", "precision")
 
@@ -36,7 +40,7 @@ def script(arguments: Sequence[str]) -> None:
 
     path = select_checkpoint(settings.run)
     run = read_settings(home_of(path))
-    _check_recipe(settings.recipe, {"data": run.data, "model": run.model}, settings.run)
+    _check_recipe(settings.recipe, run, settings.run)
     data = data_of(load_checkpoint(path), {})
     data.prepare_data()
     data.setup("fit")
@@ -68,14 +72,27 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _check_recipe(name: str, groups: Mapping[str, Mapping[str, Any]], run: Path) -> None:
-    """Raises an InputError where a run is not of the recipe."""
+def _check_recipe(name: str, run: "Settings", folder: Path) -> None:
+    """Raises an InputError where a run has another setting than the recipe's, of those that its result depends on."""
+    from cifar_lightning.run.many import settings_of_fit
     from cifar_lightning.run.recipe import over_recipe
+    from cifar_lightning.run.settings import FREE
 
-    for group, settings in over_recipe({"recipe": name}).items():
-        for key, value in settings.items() if group in groups else ():
-            if (here := groups[group].get(key)) != value:
-                raise InputError(f"{run} has {group}.{key} {here}, and the recipe {name} {value}: give a run of it")
+    images = {key: run.data[key] for key in ("source", "sha256", "synthetic_size")}  # which --images names
+    wanted = _flat(settings_of_fit({"recipe": name, "seed": run.seed, "data": images}))
+    free = {*FREE, "log_every_n_steps"} - {"data.train_labels"}
+    if over_recipe({"recipe": name}).get("precision") == "auto":  # the machine's
+        free.add("precision")
+    for key, here in _flat(run).items():
+        if key not in free and here != (value := wanted.get(key)):
+            raise InputError(f"{folder} has {key} {here}, and the recipe {name} {value}: give a run of it")
+
+
+def _flat(settings: "Settings") -> dict[str, Any]:
+    """Settings by the names of their flags."""
+    values = asdict(settings)
+    groups = {group: values.pop(group) for group in ("data", "model", "trainer")}
+    return {f"{group}.{key}": value for group, inner in groups.items() for key, value in inner.items()} | values
 
 
 def _contents(path: Path, told: Mapping[str, Any]) -> bytes:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -22,12 +23,20 @@ from cifar_lightning import cli
 from cifar_lightning.files import locked
 from cifar_lightning.run import signals
 
+for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS"):  # rich goes by them
+    os.environ.pop(name, None)
+
 PROJECT = Path(__file__).parents[1]
 # The environment of a process that draws no figures: see faults/sitecustomize.py.
 PLAIN = {
     **{"FAULT": "", "FAULT_PLAIN": "1"},
     "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent / "faults"), os.environ.get("PYTHONPATH", "")]),
 }
+# What torch's compiler needs on a CPU.
+compiles = pytest.mark.skipif(
+    not shutil.which(os.environ.get("CXX", "g++")) or not Path(sysconfig.get_path("include"), "Python.h").exists(),
+    reason="needs a C++ compiler and Python.h",
+)
 SCRIPTS, BENCHMARKS = PROJECT / "scripts", PROJECT / "benchmarks"
 
 
@@ -90,6 +99,10 @@ def run_script(script, *arguments, cwd, launcher=(), env=None):
 @pytest.fixture
 def for_anyone():
     """A folder that every user may write in. pytest's own it closes to others, whenever another pytest begins."""
+    if not all(
+        folder.stat().st_mode & 0o001 for home in (SCRIPTS, Path(sys.prefix)) for folder in (home, *home.parents)
+    ):
+        pytest.skip("other users cannot reach the scripts, or Python")
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o777)
         yield Path(folder)

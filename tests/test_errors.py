@@ -9,7 +9,7 @@ from conftest import SYNTHETIC, one_line
 from jobs import end, job, start
 from PIL import Image
 
-from cifar_lightning import CIFAR10DataModule, InputError
+from cifar_lightning import CIFAR10DataModule, InputError, resume
 from cifar_lightning.run import testing, training
 from cifar_lightning.run.folder import newest_unfinished
 
@@ -279,8 +279,8 @@ def test_another_programs_folder_is_no_run_to_resume(call, tmp_path):
             "data.num_workers is no argument of CIFAR10DataModule: there are no workers, for the",
         ),
         ({"model": {"classes": ["a"]}}, "model.classes is set by the images: leave it out"),
-        ({"max_epochs": 2.0}, "max_epochs 2.0 is no whole number: give one"),
-        ({"max_steps": "10"}, "max_steps '10' is no whole number: give one"),
+        ({"max_epochs": 2.0}, "max_epochs 2.0 is out of range: give a whole number"),
+        ({"max_steps": "10"}, "max_steps '10' is out of range: give a whole number"),
         ({"strategy": None}, "strategy None is out of range: give text"),
         ({"fast_dev_run": 3}, "fast_dev_run 3 is out of range: give true or false"),
         ({"default_root_dir": 5}, "default_root_dir 5 is out of range: give text"),
@@ -338,6 +338,19 @@ def test_evaluate_from_python(checkpoint, tmp_path, arguments, message):
     with pytest.raises(InputError, match=message):
         testing.evaluate(checkpoint, accelerator="cpu", output_dir=str(tmp_path / "out"), **arguments)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_epochs": "10"}, "max_epochs '10' is out of range: give a whole number"),
+        ({"max_steps": 10.5}, "max_steps 10.5 is out of range: give a whole number"),
+        ({"threads": True}, "threads True is out of range: give a whole number"),
+    ],
+)
+def test_resume_from_python(finished, changes, message):
+    with pytest.raises(InputError, match=message):
+        resume(finished.folder, changes)
 
 
 def test_an_evaluation_does_not_take_the_place_of_a_fits_results(finished, monkeypatch):

@@ -123,6 +123,12 @@ def user_path(name: str | Path) -> Path:
     return Path(os.path.expanduser(name))
 
 
+def absolute(place: str | Path) -> str:
+    """A path that means the same in whatever folder it is read later; an address as it is."""
+    place = os.fspath(place)
+    return place if "://" in place else os.path.abspath(os.path.expanduser(place))
+
+
 def cache_folder() -> Path:
     """Where this user's system has programs keep what can be had again.
 

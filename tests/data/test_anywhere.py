@@ -167,7 +167,9 @@ def test_overfit_batches_beside_a_loader_that_shuffles():
 
 @pytest.mark.parametrize("share", [2, 0.2])
 def test_overfit_batches_are_the_same_in_every_epoch(share):
-    assert fitted(Theirs, data(), max_epochs=3, overfit_batches=share).seen == 3 * epochs(1)[0][:2]
+    ours = data()
+    assert fitted(Theirs, ours, max_epochs=3, overfit_batches=share).seen == 3 * epochs(1)[0][:2]
+    assert len([*ours.train_dataloader()]) == len(epochs(1)[0]) > 2  # all of them, where there is no fit any more
 
 
 # --- a fit that was interrupted --------------------------------------------------------------------------

@@ -387,3 +387,25 @@ def test_runs_share_the_images_with_their_borders():
         loader = other.train_dataloader()
         assert (loader.images.data_ptr() == kept.data_ptr()) is shares
         assert torch.equal(next(iter(loader))[0], next(iter(alone.train_dataloader()))[0])
+
+
+def test_classes_counted_anew():
+    """By a loader that there was before, too; and it is the same whether they were asked for first."""
+    order = CLASSES[::-1]
+    first, then = fake_data(100), fake_data(100)
+    labels = torch.cat([labels for _, labels in first.train_dataloader()])
+    before = first.fingerprint
+    first.setup("fit")
+    for data in (first, then):
+        data.count_as(order)
+    anew = torch.cat([labels for _, labels in first.train_dataloader()])
+    assert torch.equal(anew, 9 - labels)
+    assert first.fingerprint == then.fingerprint != before
+
+
+def test_a_loader_of_more_ranks_than_the_last_one_could_feed(monkeypatch):
+    data = fake_data(100, batch_size=4)
+    data.train_dataloader()
+    monkeypatch.setattr("cifar_lightning.data.loader.BatchLoader.world_size", 8)
+    data.batch_size = 8
+    assert len(data.train_dataloader()) > 0

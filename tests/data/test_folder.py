@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import struct
+import sys
 import threading
 import warnings
 import zlib
@@ -652,3 +653,17 @@ def test_a_run_says_it_once_and_validates_on_images_of_ones_own(tmp_path):
     assert "val_acc" in read_rows(run / "metrics.csv")[-1]
     results = json.loads((run / "results.json").read_text())
     assert (results["test_count"], Path(results["checkpoint"]).name) == (16, "best.ckpt")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS has no such names")
+def test_a_folder_whose_name_is_no_text(tmp_path):
+    """Bytes that are no UTF-8, as an old disk's may be."""
+    home = tmp_path / os.fsdecode(b"\xff")
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            (home / split / name).mkdir(parents=True)
+            Image.new("RGB", (32, 32)).save(home / split / name / "1.png")
+    for _ in range(2):  # from the pictures, and from the cache
+        source = Source("folder", home)
+        source.prepare()
+        assert len(source.load("train").labels) == 2

@@ -625,6 +625,19 @@ def test_bad_parquet(tmp_path):
             Source("cifar10", tmp_path).load("test")
 
 
+@pytest.mark.parametrize(("label", "said"), [(1.0, "1.0"), ([1], "[1]"), ({"id": 1}, "{'id': 1}"), (None, "None")])
+def test_parquet_whose_labels_are_none(tmp_path, label, said):
+    png = pngs_of("test")[0][0]
+    for split in ("train", "test"):
+        table = pa.table({"image": [{"bytes": png}] * 2, "label": pa.array([label, label])})
+        parquet.write_table(table, tmp_path / f"{split}.parquet")
+    with pytest.raises(InputError) as error:
+        Source("folder", tmp_path).load("test")
+    assert str(error.value) == (
+        f"{tmp_path / 'test.parquet'}: row 0 has the label {said}: give a whole number, or a class's name"
+    )
+
+
 def test_what_damaged_parquet_says_of_its_rows_is_not_believed(tmp_path):
     Image.new("RGB", (32, 32), "red").save(picture := io.BytesIO(), "PNG")
     content = {"img": [{"bytes": picture.getvalue()}] * 37, "label": list(range(10)) * 3 + [0] * 7}

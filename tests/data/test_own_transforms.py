@@ -244,3 +244,22 @@ def test_a_fit_keeps_what_is_known_and_no_code(tmp_path, evaluation, known):
     else:
         with pytest.raises(InputError, match="this model does not know how"):
             model.predict(images)
+
+
+@pytest.mark.parametrize(
+    "normalize", [v1.Normalize((0.5,), (0.5,)), v2.Normalize([0.5], [0.25]), v1.Normalize(0.5, 0.5)]
+)
+def test_one_mean_for_three_channels(normalize):
+    """As torchvision takes it."""
+    stages = dict.fromkeys(("train_transforms", "test_transforms"), v2.Compose([FLOATS[0], normalize]))
+    data = fake_data(100, **stages)
+    std = 0.25 if normalize.std == [0.25] else 0.5
+    assert data.preprocessing == Preprocessing((0.5,) * 3, (std,) * 3)
+
+
+def test_images_that_are_normalised_are_not_normalised_again():
+    """Floats go through ToDtype as they are."""
+    data = fake_data(100, train_transforms=EVALUATION, test_transforms=EVALUATION)
+    images = data.normalize(data.image_set("test").images)
+    with pytest.raises(InputError, match=r"images of torch\.float32: give uint8, bytes of 0 to 255"):
+        data.normalize(images)

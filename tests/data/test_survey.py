@@ -161,6 +161,11 @@ def test_repeated_images(tmp_path, call):
     np.savez(tmp_path / "a.npz", x_train=noise, y_train=[0, 1, 0, 1], x_test=noise[2:], y_test=[1, 1])
     (found,) = as_json(call, "a.npz")
     assert found["repeated"][0]["examples"] == [["test[0]", "train[2]"], ["test[1]", "train[3]"]]
+    thrice = {"x_train": noise[[0, 1, 0, 0]], "y_train": [0, 1, 1, 0], "x_test": noise[2:], "y_test": [1, 1]}
+    np.savez(tmp_path / "a.npz", **thrice)
+    (found,) = as_json(call, "a.npz")
+    examples = [["train[2]", "train[0]"], ["train[3]", "train[2]"]]
+    assert found["contradictions"] == {"count": 2, "examples": examples}
 
 
 def test_the_table_is_of_few_classes_of_all_alike_or_of_the_most_and_the_fewest(tmp_path, call):

@@ -14,7 +14,8 @@ from jobs import end, start
 from PIL import Image
 
 from cifar_lightning.data import writing
-from cifar_lightning.data.sources import ImageSet, Source
+from cifar_lightning.data.image_set import ImageSet
+from cifar_lightning.data.sources import Source
 from cifar_lightning.data.survey import survey
 from cifar_lightning.errors import ImageWarning, InputError, RunError
 

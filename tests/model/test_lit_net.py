@@ -1,11 +1,15 @@
+import copy
 import csv
 import dataclasses
 import json
 import math
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from conftest import compiles
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
@@ -17,9 +21,11 @@ from cifar_lightning.data.transforms import shrink
 from cifar_lightning.errors import NonFiniteError
 from cifar_lightning.model import compilation
 from cifar_lightning.model.compilation import compile_network, resolve_mode
+from cifar_lightning.model.images import check_classes
 from cifar_lightning.model.networks import SpeedNet
 from cifar_lightning.model.optimizer import build_optimizer
 from cifar_lightning.model.schedules import SCHEDULES
+from cifar_lightning.run.cpu import step_work
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The number of training batches",
@@ -484,6 +490,7 @@ def test_the_speed_runs_network_needs_images_to_begin_with():
 # --- compilation -----------------------------------------------------------------------------------------
 
 
+@compiles
 def test_a_compiled_network_is_ready_before_the_first_step_and_learns_the_same(tmp_path, monkeypatch):
     from torch._dynamo.utils import counters
 
@@ -530,6 +537,31 @@ def test_a_compiled_network_is_ready_before_the_first_step_and_learns_the_same(t
     assert graphs() == auto.after_fit == compiled.after_fit < compiled.before_test
 
 
+@compiles
+@pytest.mark.filterwarnings("ignore:Found 1 module\\(s\\) in eval mode")  # Lightning's, and meant
+def test_what_is_frozen_stays_so():
+    """A batch norm that is to keep its statistics keeps them, compiled, counted and asked between two fits."""
+
+    class Frozen(LitNet):
+        def on_train_start(self):
+            super().on_train_start()
+            self.modes = [module.training for module in self.net]
+
+    net = nn.Sequential(nn.AvgPool2d(4), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(192, 10))
+    net[1].eval()
+    model, data = Frozen(net=net, compile="default"), fake_data(100, val_split=20)
+    model.train()
+    net[1].eval()
+    before = copy.deepcopy(net[1].state_dict())
+    step_work(model, 4)
+    for _ in range(2):
+        trainer(max_epochs=1).fit(model, data)
+        assert model.modes == [True, False, True, True]
+        model.predict(data.image_set("test").images)
+    torch.testing.assert_close(net[1].running_mean, before["running_mean"], rtol=0, atol=0)
+
+
+@compiles
 def test_a_compiled_network_takes_a_true_half_precision():
     model, data = LitNet(width=8, lr=0.01, compile="default"), fake_data(100)
     fitter = trainer(max_epochs=1, precision="bf16-true")
@@ -721,6 +753,13 @@ def test_any_data_module_will_do():
         trainer(max_epochs=1).fit(LitNet(), Plain())
     with pytest.raises(InputError, match="begins from the images"):
         trainer(max_epochs=1).fit(LitNet(net="speed", width=8, classes=Plain.classes), Plain())
+
+
+@pytest.mark.parametrize(("classes", "said"), [(list(range(100)), "the 100 classes 0, …"), ([], None)])
+def test_any_classes_of_a_data_module_of_other_peoples(classes, said):
+    data = SimpleNamespace(classes=classes)
+    with nullcontext() if said is None else pytest.raises(InputError, match=said):
+        check_classes(data, CLASSES)
 
 
 def test_a_class_without_images_has_no_accuracy():

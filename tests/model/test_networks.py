@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.distributed as dist
+from conftest import compiles
 from torch import nn
 from torch.backends import nnpack
 from torch.nn import functional as F
@@ -349,6 +350,7 @@ def test_a_convolution_before_a_pooling_computes_what_is_read(size):
     torch.testing.assert_close(F.max_pool2d(features, 2), F.max_pool2d(whole, 2))
 
 
+@compiles
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_pooling_that_is_compiled_is_torchs(monkeypatch, dtype):
     """Where pixels are equal, too: the first of them takes the gradient."""
@@ -372,6 +374,7 @@ def test_the_pooling_that_is_compiled_is_torchs(monkeypatch, dtype):
     assert max_pool(x[:, :, 1:]).shape == (4, 8, 2, 5)
 
 
+@compiles
 def test_a_compiled_networks_gradients_in_bfloat16_are_the_eager_ones():
     """Compiled code keeps values that eager code rounds: a maximum of rounded ones may be none of them."""
     torch.manual_seed(0)

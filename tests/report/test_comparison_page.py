@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from pages import Page, assert_sound
 
-from cifar_lightning.data.sources import ImageSet
+from cifar_lightning.data.image_set import ImageSet
 from cifar_lightning.report import comparison
 from cifar_lightning.report.comparison_page import write_comparison
 from cifar_lightning.report.predictions import Predictions

@@ -3,7 +3,7 @@ import re
 import matplotlib
 import torch
 
-from cifar_lightning.data.sources import ImageSet
+from cifar_lightning.data.image_set import ImageSet
 from cifar_lightning.report import drawing, plots
 from cifar_lightning.report.outcome import Outcome
 from cifar_lightning.report.results import draw

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from pages import Page, assert_sound, bytes_of, interval, percent, plain
 from PIL import Image
 
-from cifar_lightning.data.sources import ImageSet
+from cifar_lightning.data.image_set import ImageSet
 from cifar_lightning.report import results
 from cifar_lightning.report.outcome import Outcome
 from cifar_lightning.report.results import report

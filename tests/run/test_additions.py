@@ -338,6 +338,7 @@ MISTAKES = [
     ),
     ({"data": CIFAR10DataModule()}, "data is a CIFAR10DataModule and no dictionary: fit makes its own CIFAR10Data"),
     ({"model": "resnet18"}, "model is 'resnet18' and no dictionary: fit makes its own LitNet of settings such as "),
+    ({"model": "resnet18", "recipe": "resnet18"}, "model is 'resnet18' and no dictionary: fit makes its own LitNet"),
     ({"trainer": {"logger": True}}, "trainer.logger is a setting of its own: give --logger csv, tensorboard, wandb "),
     ({"trainer": {"callbacks": []}}, "trainer.callbacks takes objects, which no file of settings holds: give them to "),
     (

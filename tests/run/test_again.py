@@ -3,7 +3,8 @@ import torch
 from lightning.pytorch import Trainer
 from torch.nn import functional as F
 
-from cifar_lightning import LitNet, fake_data
+from cifar_lightning import CIFAR10DataModule, LitNet, evaluate, fake_data, fit
+from cifar_lightning.run import testing
 from cifar_lightning.run.again import Again
 
 
@@ -34,3 +35,25 @@ def test_without_a_validation_split_there_are_none(cpu_settings):
     trainer = Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
     trainer.test(model, data, verbose=False)
     assert Again(trainer, model, data).held_out() is None
+
+
+def test_training_images_are_those_that_it_has_learnt_from(plain, monkeypatch, tmp_path):
+    """Not those that it was validated on; and none where it has learnt from others."""
+    kept, report = [], testing.report
+
+    def watched(outcome, *args):
+        kept.append(outcome.training_images)
+        report(outcome, *args)
+
+    monkeypatch.setattr(testing, "report", watched)
+    drawn = {"source": "synthetic", "synthetic_size": 100, "batch_size": 10, "val_split": 0.5}
+    fit(drawn, accelerator="cpu", max_epochs=1, report=False, default_root_dir=tmp_path)
+    data = CIFAR10DataModule(**drawn)
+    data.setup("fit")
+    learnt = {image.numpy().tobytes() for image in data.image_set("train").part(data.train_indices).images}
+    assert all(image.numpy().tobytes() in learnt for image in kept[0].images)
+    run = tmp_path / "lightning_logs" / "version_0"
+    evaluate(run, accelerator="cpu")
+    assert torch.equal(kept[1].images, kept[0].images)
+    evaluate(run, {"synthetic_size": 200}, accelerator="cpu")
+    assert kept[2] is None

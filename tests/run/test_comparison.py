@@ -359,6 +359,19 @@ def test_an_evaluation_of_weights_without_a_run(tmp_path, monkeypatch):
         compare(["mine", "theirs"])
 
 
+def test_an_evaluation_in_a_folder_of_another_run(plain, runs, tmp_path):
+    """It is of the checkpoint's run, not of the one around it; one that was moved is of that around it."""
+    evaluate(runs[2], accelerator="cpu", output_dir=runs[0] / "other")
+    assert compare([runs[0], runs[0] / "other"])["settings"] == {"model.lr": {"A": 0.01, "B": 0.02}}
+    drawn = {"source": "synthetic", "synthetic_size": 100}
+    evaluate("quick", drawn, accelerator="cpu", output_dir=runs[0] / "quick")
+    with pytest.raises(InputError, match="which is in no run's folder: nothing tells its settings"):
+        compare([runs[0], runs[0] / "quick"])
+    evaluate(runs[2], accelerator="cpu")
+    moved = shutil.move(runs[2], tmp_path / "elsewhere")
+    assert compare([runs[0], moved / "evaluation"])["settings"] == {"model.lr": {"A": 0.01, "B": 0.02}}
+
+
 def test_mistakes(runs, call, tmp_path):
     shutil.copytree(runs[1], tmp_path / "begun", ignore=shutil.ignore_patterns("results.json"))
     (tmp_path / "empty").mkdir()

@@ -196,9 +196,11 @@ def test_another_folder_is_left_as_it_is(call, run, tmp_path):
     (run / "hf" / ".git").mkdir()
     said = f"output {run / 'hf'} is there already, with .git: give another folder"
     assert one_line(*call("export", run, "--format", "hf")) == f"error: {said}\n"
-    (tmp_path / "file").touch()
-    said = "output file is there already, with file: give another folder"
-    assert one_line(*call("export", run, "--format", "hf", "--output", "file")) == f"error: {said}\n"
+    for name in ("file", "model.safetensors"):
+        (tmp_path / name).write_text("mine")
+        line = one_line(*call("export", run, "--format", "hf", "--output", name))
+        assert line == f"error: output {name} is a file: give a folder\n"
+        assert (tmp_path / name).read_text() == "mine"
     assert not list(run.glob(".*.part"))
 
 

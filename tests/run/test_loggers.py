@@ -72,6 +72,21 @@ def test_mlflow(plain, capfd):
 
 
 @with_mlflow
+def test_mlflow_from_another_folder(plain, monkeypatch, tmp_path, capfd):
+    """The run goes on in the database that it began in."""
+    fit(**SMALL, max_epochs=1, logger="mlflow", report=False)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    resume(tmp_path / "lightning_logs" / "version_0", {"max_epochs": 2})
+    assert capfd.readouterr().err == ""
+    assert not list((tmp_path / "elsewhere").iterdir())
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        ((runs, last),) = database.execute("select count(distinct run_uuid), max(step) from metrics").fetchall()
+    assert runs == 1
+    assert last == max(row["step"] for row in read_rows(tmp_path / "lightning_logs" / "version_0" / "metrics.csv")) - 1
+
+
+@with_mlflow
 def test_mlflow_where_its_variable_says(plain, monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/elsewhere.db")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")

@@ -93,6 +93,12 @@ def test_folds(tmp_path, capsys):
     assert (group / "figures" / "accuracies.png").stat().st_size > 10_000
     with pytest.raises(InputError, match=f"nothing to resume: all runs of {group} have finished"):
         resume_many(group)
+    (group / "results.json").unlink()
+    (group / "fold_2" / "results.json").unlink()
+    changes = {"data.val_split": 0, "max_epochs": OPTIONS["max_epochs"]}  # as the recipe resnet18 has it
+    assert many.resume_newest_many(tmp_path, changes, folds=2, report=False)["figures"] == found["figures"]
+    with pytest.raises(InputError, match=r"--data.val_split \(the run has 1of2, not 0.1\) would change"):
+        resume_many(group, {"data.val_split": 0.1})
 
 
 @TWO_CORES
@@ -174,7 +180,7 @@ def test_after_a_computation_in_several_threads(tmp_path, cpu_settings):
     """Which OpenMP keeps, and a fork does not: a child that counted on them would wait for ever."""
     torch.set_num_threads(2)
     torch.rand(2_000, 2_000) @ torch.rand(2_000, 2_000)
-    waited = threading.Timer(60, os.kill, (os.getpid(), signal.SIGINT))
+    waited = threading.Timer(240, os.kill, (os.getpid(), signal.SIGINT))
     waited.start()
     try:
         fit_many(IMAGES, {"net": "speed54"}, seeds=2, default_root_dir=tmp_path, **OPTIONS)

@@ -126,7 +126,7 @@ def test_cifar10_c(finished, call, tmp_path):
 def test_some_corruptions_one_at_a_time_in_memory(finished, call, monkeypatch, tmp_path):
     images, labels = corrupted(("fog", "snow", "spatter", "saturate"), 16)
     write_corrupted(tmp_path, images, labels)
-    loaded, alive, make = [], [], sources._image_set
+    loaded, alive, make = [], [], sources.image_set_of
 
     def watched(decoded):
         loaded.append(weakref.ref(decoded.images))
@@ -134,7 +134,7 @@ def test_some_corruptions_one_at_a_time_in_memory(finished, call, monkeypatch, t
         alive.append(sum(reference() is not None for reference in loaded))
         return make(decoded)
 
-    monkeypatch.setattr(sources, "_image_set", watched)
+    monkeypatch.setattr(sources, "image_set_of", watched)
     flags = (*CPU, "--data.source", "cifar10", "--data.data_dir", tmp_path, "--output_dir", tmp_path / "out")
     code, out, err = call("evaluate", finished.folder, *flags)
     assert code == 0, err

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +19,7 @@ from cifar_lightning.run.checkpoint import Checkpoints, load_checkpoint
 from cifar_lightning.run.folder import RunInUseError, held, newest_unfinished
 from cifar_lightning.run.metrics_log import read_rows
 from cifar_lightning.run.resuming import resume
+from cifar_lightning.run.status import status
 from cifar_lightning.run.testing import evaluate
 from cifar_lightning.run.training import fit
 
@@ -483,3 +485,12 @@ def test_the_best_checkpoint_follows_the_validation_split(whole):
     checkpoint = torch.load(whole[1] / "checkpoints" / "best.ckpt", weights_only=True)
     assert checkpoint["global_step"] == best
     assert json.loads((whole[1] / "results.json").read_text())["test_count"] == 80
+
+
+def test_a_status_by_a_path_from_ones_home(whole, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(whole[1], tmp_path / "run")
+    with held(tmp_path / "run"):
+        said = str(status("~/run"))
+        assert said == str(status(tmp_path / "run")).replace(str(tmp_path), "~")
+        assert socket.gethostname() in said

@@ -156,12 +156,19 @@ def test_what_is_not_those_weights_is_not_used(payload, released, behaviour, rea
 
 def test_they_are_made_of_a_run_of_the_recipe_alone(call, tmp_path, plain, monkeypatch):
     monkeypatch.setattr(trained, "FOLDER", tmp_path / "weights")
-    small = ("--data.source", "synthetic", "--data.synthetic_size", 1_000, "--accelerator", "cpu", "--max_steps", 4)
+    small = ("--data.source", "synthetic", "--data.synthetic_size", 1_000, "--accelerator", "cpu")
     code, _, err = call("fit", "--recipe", "speed54", *small, "--report", "false")
     assert code == 0, err
     run, images = tmp_path / "lightning_logs" / "version_0", ("--images", "drawn ones")
     line = one_line(*call("weights", run, "--recipe", "quick", *images))
     assert line == f"error: {run} has data.batch_size 250, and the recipe quick 500: give a run of it\n"
+    for number, flags in enumerate((("--max_steps", 3), ("--model.test_views", "mirror")), 1):
+        code, _, err = call("fit", "--recipe", "speed54", *small, "--report", "false", *flags)
+        assert code == 0, err
+        other = tmp_path / "lightning_logs" / f"version_{number}"
+        line = one_line(*call("weights", other, "--recipe", "speed54", *images))
+        before = {"max_steps": 60, "model.test_views": "one"}[name := flags[0].removeprefix("--")]
+        assert line == f"error: {other} has {name} {flags[1]}, and the recipe speed54 {before}: give a run of it\n"
     code, out, err = call("weights", run, "--recipe", "speed54", *images)
     assert code == 0, err
     path = tmp_path / "weights" / "speed54.safetensors"

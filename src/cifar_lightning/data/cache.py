@@ -105,7 +105,7 @@ def _own_place(home: Path) -> list[Path]:
         root = cache_folder()
     except RuntimeError:  # as a container's user may be
         return []
-    digest = hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(os.fsencode(home.resolve())).hexdigest()[:16]
     return [root / digest] if root.is_absolute() else []
 
 

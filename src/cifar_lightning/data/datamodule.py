@@ -13,6 +13,7 @@ from cifar_lightning.arguments import arguments_of
 from cifar_lightning.data import cifar10
 from cifar_lightning.data.absent import explained
 from cifar_lightning.data.dataset import ImageDataset
+from cifar_lightning.data.image_set import ImageSet
 from cifar_lightning.data.labels import relabelled
 from cifar_lightning.data.loader import BatchLoader
 from cifar_lightning.data.own_transforms import STAGES, OwnTransform, Stages
@@ -20,7 +21,7 @@ from cifar_lightning.data.preprocessing import Preprocessing, preprocessing_of
 from cifar_lightning.data.ranges import check_classes
 from cifar_lightning.data.settable import SettableDataModule, settable
 from cifar_lightning.data.sharing import check_batch_size, check_evaluation, connected
-from cifar_lightning.data.sources import ImageSet, Source
+from cifar_lightning.data.sources import Source
 from cifar_lightning.data.split import split_of, stratified_order
 from cifar_lightning.data.torch_loader import TorchLoader
 from cifar_lightning.errors import InputError
@@ -275,6 +276,7 @@ class CIFAR10DataModule(SettableDataModule):
         """
         self._sets = {split: images.counted_as(classes) for split, images in self._sets.items()}
         self._counted_as = tuple(classes)
+        self.__dict__.pop("fingerprint", None)  # which is of the labels, too
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -365,7 +367,7 @@ class CIFAR10DataModule(SettableDataModule):
         before = self._train_loader
         loader = self._training_loader()
         if not self._in_a_trainer:
-            loader.follow(before or loader)
+            loader.follow(loader if before is None else before)
         return self._handed_out(loader)
 
     def val_dataloader(self) -> BatchLoader | TorchLoader:
@@ -454,9 +456,10 @@ class CIFAR10DataModule(SettableDataModule):
         self._end_search()
         h = self._follow()
         augmentation = {name: h[name] for name in ("crop_padding", "flip", "cutout")} if h["augment"] else {}
-        overfit = getattr(self.trainer, "overfit_batches", 0)  # of a Trainer: to learn the same few batches by heart
+        # Of a Trainer: to learn the same few batches by heart.
+        overfit = getattr(self.trainer, "overfit_batches", 0) if self._in_a_trainer else 0
         settings = {"batch_size": h["batch_size"], "seed": h["seed"], "repeat": overfit > 0, **augmentation}
-        made_with = {**settings, **self._place, **{name: h[name] for name in OF_TRAINING}}
+        made_with = {**settings, **self._place, **{name: h[name] for name in OF_TRAINING}, "as": self._counted_as}
         if self._train_loader is None or self._made_with != made_with:
             index = self.train_indices if len(self.val_indices) else None
             bordered = self._bordered[1] if self._bordered and self._bordered[0] == self._borders else None

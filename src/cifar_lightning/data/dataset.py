@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
-from cifar_lightning.data.sources import ImageSet
+from cifar_lightning.data.image_set import ImageSet
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -20,7 +20,6 @@ class ImageDataset(Dataset[tuple[Any, int]]):
     Args:
         images: It.
         transform: Of an image, a PIL image of 32×32 pixels.
-        target_transform: Of a label.
 
     Attributes:
         data: uint8 `(N, 32, 32, 3)`, an array; it and the labels are made when they are asked for.
@@ -33,12 +32,11 @@ class ImageDataset(Dataset[tuple[Any, int]]):
         self,
         images: ImageSet,
         transform: Callable[["Image.Image"], Any] | None = None,
-        target_transform: Callable[[int], Any] | None = None,
     ) -> None:
         self._images = images
         self.classes = list(images.classes)
         self.class_to_idx = {name: label for label, name in enumerate(self.classes)}
-        self.transform, self.target_transform = transform, target_transform
+        self.transform = transform
 
     @cached_property
     def data(self) -> npt.NDArray[np.uint8]:
@@ -55,13 +53,9 @@ class ImageDataset(Dataset[tuple[Any, int]]):
     def __len__(self) -> int:
         return len(self._images.labels)
 
-    def __getitem__(self, index: int) -> tuple[Any, Any]:
+    def __getitem__(self, index: int) -> tuple[Any, int]:
         """An image, PIL's or what `transform` makes of it, and its label."""
         from PIL import Image
 
         image: Any = Image.fromarray(self.data[index])
-        label: Any = self.targets[index]
-        return (
-            image if self.transform is None else self.transform(image),
-            label if self.target_transform is None else self.target_transform(label),
-        )
+        return image if self.transform is None else self.transform(image), self.targets[index]

@@ -20,7 +20,7 @@ from cifar_lightning.data import pickles
 from cifar_lightning.data.arrays import integers
 from cifar_lightning.data.cache import header_of
 from cifar_lightning.data.class_names import numbers_in
-from cifar_lightning.data.sources import ImageSet
+from cifar_lightning.data.image_set import ImageSet
 from cifar_lightning.errors import InputError
 from cifar_lightning.files import user_path
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from cifar_lightning.data import transforms
 from cifar_lightning.data.dataset import ImageDataset
+from cifar_lightning.data.image_set import ImageSet
 from cifar_lightning.data.own_transforms import OwnTransform
 from cifar_lightning.data.place import Place, epoch_generator
 from cifar_lightning.data.preprocessing import Preprocessing
 from cifar_lightning.data.sharing import check_batch_size, check_evaluation, connected, evaluation_batches
-from cifar_lightning.data.sources import ImageSet
 from cifar_lightning.errors import InputError
 
 CHUNK = 512  # images prepared at once: enough to hide the cost of a call, few enough to stay in a core's cache

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cifar_lightning.data.preprocessing import Preprocessing, as_batch
+from cifar_lightning.data.preprocessing import Preprocessing, bytes_as_batch
 from cifar_lightning.errors import InputError
 
 STAGES = ("train", "val", "test")
@@ -75,7 +75,11 @@ class OwnTransform:
     def stated(self) -> Preprocessing | None:
         """The normalisation that the one Normalize of torchvision's in it says; None where there is none, or two."""
         found = self._parts("Normalize")
-        return Preprocessing(found[0].mean, found[0].std) if len(found) == 1 else None
+        if len(found) != 1:
+            return None
+        # One number stands for three there.
+        mean, std = (torch.as_tensor(x, dtype=torch.float64).expand(3) for x in (found[0].mean, found[0].std))
+        return Preprocessing(mean.tolist(), std.tolist())
 
     def in_training(self, after_bytes: Preprocessing) -> Preprocessing | None:
         """What images have undergone besides an augmentation; None where nothing tells, or they have another size.
@@ -151,7 +155,7 @@ class Stages:
     def applied(self, stage: str, images: Tensor) -> Tensor:
         """What a network takes of images, uint8 `(N, 3, H, W)` or one of `(3, H, W)`, in an evaluation."""
         if own := self.own.get(stage):
-            images = as_batch(images, None)
+            images = bytes_as_batch(images, self.after_bytes.size)
             if (images := own(images, range(len(images)))).is_floating_point():
                 return images
         return self.after_bytes.normalize(images)

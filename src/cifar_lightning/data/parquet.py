@@ -147,14 +147,14 @@ def _opened(path: Path) -> Iterator["ParquetFile"]:
 
 def _classes(files: Sequence[Path]) -> tuple[str, ...]:
     """The names of one's own classes: those of the first file that has any, else what the labels say."""
-    values: set[Any] = set()
+    values: set[str | int] = set()
     for path in files:
         with _opened(path) as file:
             column = _column(file, path, LABELS["folder"], "folder")
             if names := _names(file, column, "folder"):
                 return names
             for batch in file.iter_batches(columns=[column]):
-                values.update(batch.column(column).to_pylist())
+                values.update(value for value in batch.column(column).to_pylist() if type(value) in (str, int))
     if texts := sorted(value for value in values if isinstance(value, str)):
         return tuple(texts)
     highest = max((value for value in values if type(value) is int), default=-1)
@@ -192,7 +192,9 @@ def _rows(
     for batch in file.iter_batches(BATCH, columns=list(columns)):
         for picture, value in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
             label: Any = numbers.get(value, numbers.get(MISSPELT.get(value, ""))) if isinstance(value, str) else value
-            if type(label) is not int or not 0 <= label < len(classes):
+            if type(value) not in (str, int):
+                raise InputError(f"{path}: row {row} has the label {value!r}: give a whole number, or a class's name")
+            if label is None or not 0 <= label < len(classes):
                 raise InputError(
                     f"{path}: row {row} has the label {value!r}, not one of 0..{len(classes) - 1}: mend it"
                 )

@@ -77,9 +77,7 @@ class Preprocessing:
         Raises:
             InputError: They are of another kind or shape.
         """
-        images = as_batch(images, self.size)
-        if images.dtype != torch.uint8:
-            raise InputError(f"images of {images.dtype}: give uint8, bytes of 0 to 255")
+        images = bytes_as_batch(images, self.size)
         mean, std = (torch.tensor(x, device=images.device) for x in (self.mean, self.std))
         return transforms.normalize(images.permute(0, 2, 3, 1), mean, std)
 
@@ -120,6 +118,14 @@ def as_batch(images: Tensor, size: int | None) -> Tensor:
             f"images of shape {shape}, not {wanted}: "
             f"give torchvision.transforms.v2.functional.resize(images, [{size}, {size}])"
         )
+    return images
+
+
+def bytes_as_batch(images: Tensor, size: int) -> Tensor:
+    """As `as_batch`, and raises an InputError for floats, too: nothing tells whether they are normalised already."""
+    images = as_batch(images, size)
+    if images.dtype != torch.uint8:
+        raise InputError(f"images of {images.dtype}: give uint8, bytes of 0 to 255")
     return images
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from cifar_lightning.data.sources import ImageSet
+from cifar_lightning.data.image_set import ImageSet
 from cifar_lightning.data.split import Fold
 from cifar_lightning.errors import InputError, quoted
 

@@ -10,8 +10,8 @@ from lightning.pytorch import LightningDataModule
 from cifar_lightning.arguments import typed
 from cifar_lightning.data.absent import TRANSFORMS, WHY
 from cifar_lightning.data.ranges import check_ranges
-from cifar_lightning.data.sources import absolute
 from cifar_lightning.errors import InputError
+from cifar_lightning.files import absolute
 
 PATHS = ("data_dir", "mirror", "train_labels")
 

@@ -1,92 +1,25 @@
-"""Where images come from: official ones, somebody's own, or a drawing hand. All become an ImageSet."""
+"""Where images come from: official ones, somebody's own, or a drawing hand."""
 
 import hashlib
 import os
 import re
 import warnings
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
-
 from cifar_lightning.data import archive, arrays, cache, download, folder, official, parquet, pictures, shapes
 from cifar_lightning.data.cache import Decoded
 from cifar_lightning.data.cifar10 import ARCHIVES, CLASSES
-from cifar_lightning.data.class_names import named_twice, numbers_in
-from cifar_lightning.errors import ImageWarning, InputError, quoted, some
+from cifar_lightning.data.class_names import named_twice
+from cifar_lightning.data.image_set import ImageSet, image_set_of
+from cifar_lightning.errors import ImageWarning, InputError, quoted
 from cifar_lightning.files import user_path
 
 SOURCES = ("cifar10", "cifar100", "cifar100-coarse", "folder", "synthetic")
 SPLITS = ("train", "test")
-
-
-@dataclass(frozen=True, eq=False)
-class ImageSet:
-    """Labelled images in memory.
-
-    Attributes:
-        images: uint8 (N, 3, 32, 32), channels last in memory, as the loader gathers them fastest.
-        labels: int64 (N,), indices into `classes`.
-        classes: The names.
-        held_out: How many of the images, the last ones, their owner has put aside for validation.
-    """
-
-    images: Tensor
-    labels: Tensor
-    classes: tuple[str, ...]
-    held_out: int = 0
-
-    @property
-    def pixels(self) -> npt.NDArray[np.uint8]:
-        """The images as an array (N, 32, 32, 3); no copy, where they lie so."""
-        pixels: npt.NDArray[np.uint8] = self.images.permute(0, 2, 3, 1).contiguous().numpy()
-        return pixels
-
-    def part(self, index: Tensor) -> "ImageSet":
-        """Some of the images, with their labels.
-
-        Args:
-            index: Which, int64 `(n,)`.
-
-        Returns:
-            Those, in that order; none is held out. Of all, in their own, no copy: it takes a tenth of a second.
-        """
-        whole = torch.equal(index, torch.arange(len(self.labels)))
-        images, labels = (self.images, self.labels) if whole else (self.images[index], self.labels[index])
-        return ImageSet(images, labels, self.classes)
-
-    def checksum(self) -> int:
-        """A checksum of the images and their labels.
-
-        Returns:
-            It, in 32 bits.
-        """
-        return zlib.crc32(self.labels.numpy().data, zlib.crc32(self.pixels.data))
-
-    def counted_as(self, classes: Sequence[str]) -> "ImageSet":
-        """The same with labels that are indices into `classes`, which are its own in another order.
-
-        Raises:
-            InputError: They are others.
-        """
-        numbers = numbers_in(classes, self.classes)
-        if numbers is None:
-            raise InputError(f"the images are of the classes {some(self.classes)}, not {some(classes)}")
-        return replace(self, labels=torch.tensor(numbers)[self.labels], classes=tuple(classes))
-
-
-def absolute(place: str | Path) -> str:
-    """A path that means the same in whatever folder it is read later; an address as it is."""
-    place = os.fspath(place)
-    return place if "://" in place else os.path.abspath(os.path.expanduser(place))
 
 
 class Source:
@@ -177,7 +110,7 @@ class Source:
             )
         for note in filter(None, (found.note, *decoded.notes)):
             warnings.warn(note, ImageWarning, stacklevel=2)
-        return _image_set(decoded)
+        return image_set_of(decoded)
 
     def find(self, split: str) -> "Found":
         """Looks where a split is, and does not read it. Not for the synthetic source, which is nowhere.
@@ -315,9 +248,4 @@ def synthetic(split: str, count: int) -> ImageSet:
         split: "train" or "test": other images of the same kind.
         count: How many. Fewer are the first of more.
     """
-    return _image_set(Decoded(*shapes.draw(count, SPLITS.index(split)), CLASSES))
-
-
-def _image_set(decoded: Decoded) -> ImageSet:
-    images = torch.from_numpy(decoded.images).permute(0, 3, 1, 2)
-    return ImageSet(images, torch.from_numpy(decoded.labels), decoded.classes, decoded.held_out)
+    return image_set_of(Decoded(*shapes.draw(count, SPLITS.index(split)), CLASSES))

@@ -14,8 +14,9 @@ import numpy as np
 from cifar_lightning.console import notes
 from cifar_lightning.data import folder, official
 from cifar_lightning.data.cifar10 import CLASSES_OF, COUNTS, TITLES
+from cifar_lightning.data.image_set import ImageSet
 from cifar_lightning.data.preprocessing import preprocessing_of
-from cifar_lightning.data.sources import Found, ImageSet, Source
+from cifar_lightning.data.sources import Found, Source
 from cifar_lightning.errors import InputError
 from cifar_lightning.files import user_path
 
@@ -101,11 +102,12 @@ class Survey:
     def contradictions(self) -> list[Pair]:
         """The training images that are there before under another label, with the first such one."""
         labels, pairs = self.sets["train"].labels.tolist(), []
-        first: dict[bytes, int] = {}
+        first: dict[bytes, dict[int, int]] = {}  # of an image, by its label
         for index, digest in enumerate(self._digests["train"]):
-            before = first.setdefault(digest, index)
-            if labels[before] != labels[index]:
+            seen, label = first.setdefault(digest, {}), labels[index]
+            if (before := next((there for other, there in seen.items() if other != label), None)) is not None:
                 pairs.append(Pair("train", index, "train", before))
+            seen.setdefault(label, index)
         return pairs
 
     @cached_property

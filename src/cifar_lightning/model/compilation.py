@@ -20,6 +20,7 @@ from cifar_lightning.data.transforms import shrink
 from cifar_lightning.errors import RunError
 from cifar_lightning.model.evaluation import mean_logits
 from cifar_lightning.model.images import can_sample
+from cifar_lightning.model.modes import evaluating
 
 # CUDA graphs give every backward pass the same memory for its gradients, so nothing can be added to them
 # (https://github.com/pytorch/pytorch/issues/169545), and DDP has hung and crashed on these modes
@@ -122,7 +123,6 @@ class Compilation:
             self._run_each_size(module, views)
         except TorchDynamoException as error:
             self._do_without(module, error)
-        net.train()
         net.load_state_dict(before)
 
     def _run_each_size(self, module: LightningModule, views: str) -> None:
@@ -141,8 +141,7 @@ class Compilation:
                     loss = F.cross_entropy(net(shrink(images, size)), labels)
                 loss.backward()  # type: ignore[no-untyped-call]
                 net.zero_grad()
-        net.eval()
-        with torch.no_grad():  # as a validation within a fit has it, where a test is in inference mode
+        with evaluating(net), torch.no_grad():  # as a validation within a fit has it, where a test is in inference mode
             _evaluate(module, data.val_dataloader(), views)
 
     def _do_without(self, module: LightningModule, error: Exception) -> None:

@@ -22,12 +22,12 @@ def check_classes(data: Any, classes: Sequence[str]) -> None:
     Own names for the same number of classes are fine.
     """
     theirs = getattr(data, "classes", None)
-    if not isinstance(theirs, list | tuple):
+    if not isinstance(theirs, list | tuple) or not theirs:
         return
     unnamed = can_sample(data) and list(classes) == list(CLASSES) != list(theirs)
     if len(theirs) != len(classes) or unnamed:
         raise InputError(
-            f"the images have the {len(theirs)} classes {quoted(theirs[0])}, …, the network the {len(classes)} "
+            f"the images have the {len(theirs)} classes {quoted(str(theirs[0]))}, …, the network the {len(classes)} "
             f"classes {quoted(classes[0])}, …: make it LitNet(classes=data.classes)"
         )
 

@@ -18,6 +18,7 @@ from cifar_lightning.errors import InputError
 from cifar_lightning.model.compilation import Compilation
 from cifar_lightning.model.evaluation import Evaluation, mean_logits
 from cifar_lightning.model.images import agreed, begin_from_images, check_classes, preprocessing_in
+from cifar_lightning.model.modes import evaluating
 from cifar_lightning.model.networks import build
 from cifar_lightning.model.networks.norm import same_on_all_ranks
 from cifar_lightning.model.optimizer import build_optimizer
@@ -171,7 +172,7 @@ class LitNet(LightningModule):
 
     @torch.inference_mode()
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """`predict_step` without a Trainer, in evaluation mode.
+        """`predict_step` without a Trainer, in evaluation mode, after which the model is in the mode it was in.
 
         Args:
             images: uint8 `(N, 3, 32, 32)`, or `(3, 32, 32)` for one: bytes of 0 to 255. Floats are taken for images
@@ -192,8 +193,7 @@ class LitNet(LightningModule):
             (torch.Size([5]), torch.Size([5, 10]))
         """
         images = as_batch(images, self.preprocessing.size if self.preprocessing else None)
-        self.eval()
-        with eager():  # what a fit has compiled is for its device
+        with evaluating(self), eager():  # what a fit has compiled is for its device
             images = images.to(self.device)
             return self.predict_step(images if images.dtype == torch.uint8 else images.to(self.dtype))
 

@@ -127,7 +127,7 @@ def orthogonal(matrices: Tensor, steps: int = 3) -> Tensor:
 
     The quintic's coefficients are those of https://kellerjordan.github.io/posts/muon/, chosen for speed over
     exactness: after five steps the singular values are between about 0.7 and 1.2; after three, those that began below
-    some 0.03 of the matrix's norm are still smaller.
+    some 0.02 of the matrix's norm are still smaller.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrices.shape[1] > matrices.shape[2]

@@ -18,8 +18,8 @@ def build_optimizer(
     Args:
         weights: Those to train.
         h: Of LitNet's arguments: lr, momentum, nesterov, weight_decay, muon_lr, muon_momentum, bias_lr, head_lr.
-        precision: The Trainer's. In bfloat16 Muon's products are too; in the others one rank and two agree to the
-            rounding of the weights.
+        precision: The Trainer's. In bfloat16 Muon's products are too, and on a GPU always; else one rank and two
+            agree to the rounding of the weights.
 
     Raises:
         InputError: There are none to train.

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cifar_lightning.data.sources import ImageSet
+from cifar_lightning.data.image_set import ImageSet
 from cifar_lightning.report import comparison_words as words
 from cifar_lightning.report import statistics
 from cifar_lightning.report.comparison import Tested

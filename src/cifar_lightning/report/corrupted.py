@@ -24,7 +24,7 @@ class CorruptedOutcome:
         confusion: int64 counts `(K, K)` over all images, rows = true class.
         loss: Mean cross-entropy of all images.
         classes: The K names.
-        facts: Further entries of results.json; see `results.Outcome`.
+        facts: Further entries of results.json; see `outcome.Outcome`.
     """
 
     accuracies: Mapping[str, Sequence[float]]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from cifar_lightning.data.sources import ImageSet
+from cifar_lightning.data.image_set import ImageSet
 from cifar_lightning.report.calibration import Reliability, best_temperature, reliability
 from cifar_lightning.report.judgements import Judgements
 
@@ -37,7 +37,7 @@ class Outcome:
         loss: Mean cross-entropy of the test images.
         classes: The K names.
         facts: Further entries of results.json, with `checkpoint`, what was tested, and its `step`.
-        training_images: Some of those it has learnt from; None where there are none beside the test images.
+        training_images: Some of those it has learnt from; None where it is not known to have learnt from these.
         test_images: Those it was tested on, in their order.
         numbers: int64, which of the test set each of these is.
         predicted: int64, the classes that they were counted as.

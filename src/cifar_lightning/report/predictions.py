@@ -15,7 +15,7 @@ from cifar_lightning.files import write_atomically
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cifar_lightning.data.sources import ImageSet
+    from cifar_lightning.data.image_set import ImageSet
 
 NAME = "predictions.npz"
 

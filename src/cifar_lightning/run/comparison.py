@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from cifar_lightning import console
+from cifar_lightning.data.image_set import ImageSet
 from cifar_lightning.data.preprocessing import data_set_of
-from cifar_lightning.data.sources import ImageSet, Source
+from cifar_lightning.data.sources import Source
 from cifar_lightning.errors import InputError
 from cifar_lightning.files import user_path
 from cifar_lightning.report.comparison import Tested, compared
@@ -113,10 +114,20 @@ def _tested(folder: Path) -> Tested:
     return Tested(str(folder), results, _settings(folder, results), predictions)
 
 
+def _home(folder: Path, checkpoint: Path) -> Path | None:
+    """The run's folder of which `folder` has the results: itself, or the one of the checkpoint that was tested.
+
+    Whose path may not be true any more, where the run has been moved with its evaluation in it.
+    """
+    tested, around = home_of(checkpoint), folder.parent
+    moved = around.name == tested.name or not (tested / "config.yaml").exists()
+    inside = moved and (around / "checkpoints" / checkpoint.name).exists()
+    return next((home for home in (folder, around if inside else tested) if (home / "config.yaml").exists()), None)
+
+
 def _settings(folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
     """What a run was told, and its test, which may have been told otherwise; by flags' names."""
-    homes = (folder, folder.parent, home_of(Path(results["checkpoint"])))
-    home = next((home for home in homes if (home / "config.yaml").exists()), None)
+    home = _home(folder, Path(results["checkpoint"]))
     if home is None:
         if os.path.exists(results["checkpoint"]):  # what the package has, or export has written
             raise InputError(

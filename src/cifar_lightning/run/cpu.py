@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cifar_lightning.compiler import eager
 from cifar_lightning.data.helpers import usable_cores
+from cifar_lightning.model.modes import evaluating
 from cifar_lightning.model.networks.conv import Conv2d
 from cifar_lightning.run.cluster import this_rank
 
@@ -116,10 +117,14 @@ def step_work(model: LightningModule, images: int) -> float:
     """Operations of the forward pass of a step of so many images, by the model's `example_input_array`."""
     assert isinstance(model.example_input_array, Tensor)
     torch.backends.mkldnn.enabled = True  # type: ignore[assignment]  # NNPACK's convolutions are not counted
-    model.eval()  # or the batch norms would take the example for data
-    with torch.no_grad(), eager(), plain_attention(), FlopCounterMode(display=False) as counter:
+    with (
+        evaluating(model),  # or the batch norms would take the example for data
+        torch.no_grad(),
+        eager(),
+        plain_attention(),
+        FlopCounterMode(display=False) as counter,
+    ):
         model(model.example_input_array[:1])
-    model.train()
     return float(images * counter.get_total_flops())
 
 

@@ -40,6 +40,9 @@ class Group:
         Raises:
             InputError: One of them would change the result.
         """
+        changes = dict(changes)
+        if self.kind == "folds" and not changes.get("data.val_split"):  # as a recipe has it: each run has its own
+            changes.pop("data.val_split", None)
         first = self.folder / self.names[0]
         before = read_settings(first)
         after = before.changed(changes, first)

@@ -34,7 +34,9 @@ def write_hub_folder(path: Path, weights: bytes, facts: Mapping[str, Any], train
             "format hf says how images are to be normalised, and this model does not know: "
             "give LitNet(preprocessing=data.preprocessing)"
         )
-    if path.exists() and (others := sorted(_names(path) - FILES)):
+    if path.exists() and not path.is_dir():
+        raise InputError(f"output {path} is a file: give a folder")
+    if path.exists() and (others := sorted({entry.name for entry in path.iterdir()} - FILES)):
         raise InputError(f"output {path} is there already, with {quoted(others[0])}: give another folder")
     write_folder(
         path,
@@ -50,10 +52,6 @@ def write_hub_folder(path: Path, weights: bytes, facts: Mapping[str, Any], train
 def is_hub_folder(path: Path) -> bool:
     """Whether there is such a folder."""
     return (path / CONFIG).exists() and (path / WEIGHTS).exists()
-
-
-def _names(path: Path) -> set[str]:
-    return {entry.name for entry in path.iterdir()} if path.is_dir() else {path.name}
 
 
 def _json(values: Mapping[str, Any]) -> bytes:

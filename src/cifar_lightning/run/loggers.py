@@ -175,7 +175,9 @@ def _wandb(settings: Settings, folder: Path) -> Iterator[Logger]:
 @contextmanager
 def _mlflow(settings: Settings, folder: Path) -> Iterator[Logger]:
     """MLflow's, which writes into mlflow.db beside lightning_logs/ unless MLFLOW_TRACKING_URI says where."""
-    database = Path(settings.default_root_dir).absolute() / "mlflow.db"
+    # Not by default_root_dir, which may be of another working directory than that in which the run goes on.
+    logs = next((parent for parent in folder.absolute().parents if parent.name == "lightning_logs"), None)
+    database = (logs.parent if logs else folder.absolute()) / "mlflow.db"
     given = os.environ.get("MLFLOW_TRACKING_URI")
     with environment({"MLFLOW_LOGGING_LEVEL": "WARNING"} | ({} if given else {"MLFLOW_DISABLE_TELEMETRY": "true"})):
         import mlflow

@@ -77,7 +77,7 @@ def fit_many(
         >>> [run["name"] for run in found["runs"]], sorted(found["figures"]["test_acc"])
         (['seed_0', 'seed_1'], ['interval', 'mean', 'n', 'sd'])
     """
-    base = _settings_of({"data": data or {}, "model": model or {}, **settings})
+    base = settings_of_fit({"data": data or {}, "model": model or {}, **settings})
     kind, count = counted(seeds, folds)
     runs = members(base, kind, count)
     _check_alone(kind, count)
@@ -168,8 +168,12 @@ def _go_on(group: Group, changes: Mapping[str, Any], report: bool) -> dict[str, 
     return _train(group, images, at_once, changes, report)
 
 
-def _settings_of(given: Mapping[str, Any]) -> Settings:
-    """The settings of all runs, from arguments of `fit`."""
+def settings_of_fit(given: Mapping[str, Any]) -> Settings:
+    """The settings of a run, from arguments of `fit` that are no objects.
+
+    Raises:
+        InputError: One is, or is none of a setting.
+    """
     arguments = inspect.signature(fit).bind(**over_recipe(given))
     arguments.apply_defaults()
     values = dict(arguments.arguments)
@@ -190,7 +194,7 @@ def _prepared(settings: Settings, runs: int) -> tuple[CIFAR10DataModule | None, 
             return None, 0
         checked.images.image_set("test")
         checked.images.fingerprint  # noqa: B018  # once for all
-        at_once = min(runs, usable_cores() // (settings.threads or 1))
+        at_once = min(runs, usable_cores())
         alone = sys.platform != "linux" or resolve_devices(settings.accelerator, settings.devices)[0] != "cpu"
         work = step_work(lit_net(settings.model, checked.images.classes), checked.images.hparams["batch_size"])
         if alone or settings.threads not in (None, 1) or work > SIDE_BY_SIDE_STEP or at_once < 2:

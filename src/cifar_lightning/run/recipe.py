@@ -36,6 +36,7 @@ def over_recipe(given: Mapping[str, Any]) -> dict[str, Any]:
     settings: dict[str, Any] = {} if name is None else yaml.safe_load(recipe(name).read_text("utf-8"))
     if "max_epochs" in given and "max_steps" not in given:
         settings.pop("max_steps", None)
-    groups = {key: value for key, value in settings.items() if isinstance(value, dict)}
-    groups = {key: {**group, **(given.get(key) or {})} for key, group in groups.items()}
-    return {**settings, **given, **groups}
+    for key, group in settings.items():
+        if isinstance(group, dict) and isinstance(over := given.get(key) or {}, Mapping):  # or it is refused later
+            given[key] = {**group, **over}
+    return {**settings, **given}

@@ -14,9 +14,8 @@ from cifar_lightning.arguments import typed
 from cifar_lightning.data import absent
 from cifar_lightning.data.absent import why_absent
 from cifar_lightning.data.datamodule import CIFAR10DataModule
-from cifar_lightning.data.sources import absolute
 from cifar_lightning.errors import InputError
-from cifar_lightning.files import write_atomically
+from cifar_lightning.files import absolute, write_atomically
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.run import refused
 from cifar_lightning.run.cluster import this_rank
@@ -75,6 +74,9 @@ class Settings:
     report: bool = True
     trainer: Arguments
 
+    def __post_init__(self) -> None:
+        _check_types(vars(self))
+
     def write(self, folder: Path) -> None:
         """Writes config.yaml, from which the run can be repeated or resumed."""
         text = yaml.safe_dump(asdict(self), sort_keys=False)
@@ -84,7 +86,7 @@ class Settings:
         """These settings, for a resumed run, with `changes` by their names ("data.data_dir" for one of the data's).
 
         Raises:
-            InputError: One of them would change the result; all those are named.
+            InputError: One of them would change the result; all those are named. Or it is of another type.
         """
         changes = plain(changes)
         if is_import_path(net := self.model["net"]) and "model.net" not in changes:
@@ -108,6 +110,7 @@ class Settings:
         return self._with(changes)
 
     def _with(self, changes: Arguments) -> "Settings":
+        _check_types(changes)
         settings, refused = asdict(self), []
         for name, given in changes.items():
             group, _, key = name.rpartition(".")
@@ -170,12 +173,9 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
         )
     settings = plain(given)
     settings.pop("recipe", None)  # its settings are among these
-    unread = ("strategy", "fast_dev_run", "default_root_dir", "report")  # whose type nobody else looks at
-    typed({name: settings[name] for name in unread}, inspect.signature(Settings))
     settings["devices"], settings["num_nodes"] = shared_out(settings["devices"], settings["num_nodes"])
     accelerator, _ = resolve_devices(settings["accelerator"], settings["devices"])
     settings["precision"] = resolve_precision(settings["precision"], accelerator)
-    settings["default_root_dir"] = os.path.expanduser(settings["default_root_dir"])
     return _complete(settings)
 
 
@@ -198,7 +198,12 @@ def read_settings(folder: Path) -> Settings:
     return _complete(settings)
 
 
+def _check_types(settings: Arguments) -> None:
+    typed(settings, inspect.signature(Settings))
+
+
 def _complete(settings: Arguments) -> Settings:
+    settings = {name: _in_place(name, value) for name, value in settings.items()}
     data = _with_defaults(settings["data"], "data", CIFAR10DataModule)
     data = {name: _in_place(f"data.{name}", value) for name, value in data.items()}
     return Settings(**{**settings, "data": data, "model": _with_defaults(settings["model"], "model", LitNet)})
@@ -206,6 +211,8 @@ def _complete(settings: Arguments) -> Settings:
 
 def _in_place(name: str, value: Any) -> Any:
     """The value of a setting, that of a path as it is wherever the run goes on."""
+    if name == "default_root_dir" and isinstance(value, str):
+        return os.path.expanduser(value)
     return absolute(value) if name in PATHS and isinstance(value, str) else value
 
 

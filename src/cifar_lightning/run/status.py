@@ -79,7 +79,8 @@ class GroupStatus:
 
 
 def _line(run: str, state: str, parts: Sequence[str], go_on: str | None) -> str:
-    holder = str(Holder.of(Path(run))) if in_use(Path(run)) else ""  # or it is in one of a group's runs
+    folder = user_path(run)
+    holder = str(Holder.of(folder)) if in_use(folder) else ""  # or it is in one of a group's runs
     line = f"{run}: {state}{holder}{''.join(f', {part}' for part in parts)}"
     return f"{line}; go on with {go_on}" if go_on else line
 

@@ -13,9 +13,8 @@ from cifar_lightning.data.class_names import numbers_in
 from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.data.labels import distributions
 from cifar_lightning.data.sharing import check_evaluation
-from cifar_lightning.data.sources import absolute
 from cifar_lightning.errors import InputError, some
-from cifar_lightning.files import readable, user_path, why_unwritable
+from cifar_lightning.files import absolute, readable, user_path, why_unwritable
 from cifar_lightning.model.evaluation import VIEWS, against_people
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.report.outcome import Outcome
@@ -227,12 +226,11 @@ def _test(
             signals.finish()
 
 
-def _held_out_alike(saved: Mapping[str, Any], data: CIFAR10DataModule) -> bool:
-    """Whether the images that `data` holds out are those that were in the training of a checkpoint."""
+def _has_learnt_from(data: CIFAR10DataModule, saved: Mapping[str, Any]) -> bool:
+    """Whether the training of a checkpoint was of the images of `data`, and held out the same ones."""
     before, state = saved.get("datamodule_hyper_parameters", {}), saved.get("CIFAR10DataModule", {})
     alike = all(before.get(name) == data.hparams[name] for name in ("val_split", "split_seed"))
-    # the images first: of others there may be too few to hold out so many
-    return alike and state.get("fingerprint") == data.fingerprint and len(data.val_indices) > 0
+    return alike and bool(state.get("fingerprint") == data.fingerprint)
 
 
 def report_on(
@@ -257,16 +255,17 @@ def report_on(
         metrics: The metrics.csv of the training, for its curves; they are left out where there is none.
         aloud: Whether to draw and print, or to write results.json alone.
         page: The page's file, if not the one in `output`.
-        saved: The checkpoint that was tested, where the training was in another process: whether its validation images
-            are those of `data` is to be seen.
+        saved: The checkpoint that was tested, where the training was in another process: whether its images are those
+            of `data` is to be seen.
     """
     if not trainer.is_global_zero:
         return
     evaluation, again = model.last_evaluation, Again(trainer, model, data)
-    train = data.image_set("train") if "train" in data.splits else None
+    # Whether it has learnt from these images first: of others there may be too few to hold out so many.
+    learnt = "train" in data.splits and (saved is None or _has_learnt_from(data, saved))
+    shown_index = data.train_indices[shown(len(data.train_indices))] if learnt else None
     tested = data.test_indices[: len(evaluation["predicted"])]
     test = data.image_set("test").part(tested)
-    has_validated = train is not None and (saved is None or _held_out_alike(saved, data))
     write_predictions(output, evaluation["predicted"], test)
     report(
         Outcome(
@@ -274,7 +273,7 @@ def report_on(
             loss=evaluation["loss"].item(),
             classes=model.classes,
             facts=_facts(trainer, model, data, facts),
-            training_images=train and train.part(shown(len(train.labels))),
+            training_images=None if shown_index is None else data.image_set("train").part(shown_index),
             test_images=test,
             numbers=tested,
             predicted=evaluation["predicted"],
@@ -282,7 +281,7 @@ def report_on(
             rows=_if_readable(read_rows, metrics, []),
             label_smoothing=model.hparams["label_smoothing"],
             settings=_if_readable(_text, metrics.with_name("config.yaml"), ""),
-            held_out=again.held_out() if aloud and has_validated else None,
+            held_out=again.held_out() if aloud and learnt else None,
             grad_cam=again.grad_cam,
         ),
         output,

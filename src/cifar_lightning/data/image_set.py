@@ -1,0 +1,75 @@
+"""Labelled images in memory: what every source gives."""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cifar_lightning.data.cache import Decoded
+from cifar_lightning.data.class_names import numbers_in
+from cifar_lightning.errors import InputError, some
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Labelled images in memory.
+
+    Attributes:
+        images: uint8 (N, 3, 32, 32), channels last in memory, as the loader gathers them fastest.
+        labels: int64 (N,), indices into `classes`.
+        classes: The names.
+        held_out: How many of the images, the last ones, their owner has put aside for validation.
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    held_out: int = 0
+
+    @property
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        """The images as an array (N, 32, 32, 3); no copy, where they lie so."""
+        pixels: npt.NDArray[np.uint8] = self.images.permute(0, 2, 3, 1).contiguous().numpy()
+        return pixels
+
+    def part(self, index: Tensor) -> "ImageSet":
+        """Some of the images, with their labels.
+
+        Args:
+            index: Which, int64 `(n,)`.
+
+        Returns:
+            Those, in that order; none is held out. Of all, in their own, no copy: it takes a tenth of a second.
+        """
+        whole = torch.equal(index, torch.arange(len(self.labels)))
+        images, labels = (self.images, self.labels) if whole else (self.images[index], self.labels[index])
+        return ImageSet(images, labels, self.classes)
+
+    def checksum(self) -> int:
+        """A checksum of the images and their labels.
+
+        Returns:
+            It, in 32 bits.
+        """
+        return zlib.crc32(self.labels.numpy().data, zlib.crc32(self.pixels.data))
+
+    def counted_as(self, classes: Sequence[str]) -> "ImageSet":
+        """The same with labels that are indices into `classes`, which are its own in another order.
+
+        Raises:
+            InputError: They are others.
+        """
+        numbers = numbers_in(classes, self.classes)
+        if numbers is None:
+            raise InputError(f"the images are of the classes {some(self.classes)}, not {some(classes)}")
+        return replace(self, labels=torch.tensor(numbers)[self.labels], classes=tuple(classes))
+
+
+def image_set_of(decoded: Decoded) -> ImageSet:
+    """What a decoder has given, which must not change any more: the same memory."""
+    images = torch.from_numpy(decoded.images).permute(0, 3, 1, 2)
+    return ImageSet(images, torch.from_numpy(decoded.labels), decoded.classes, decoded.held_out)
