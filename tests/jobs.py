@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 import traceback
-from itertools import pairwise
 from multiprocessing import forkserver
 from pathlib import Path
 from types import SimpleNamespace
@@ -97,6 +96,7 @@ def _main(path, arguments, cwd, env, log, terminal, user, forked):
         os.setgid(user)
         os.setuid(user)
     os.environ.update(env)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever has started the tests: nohup has it ignored
     os.chdir(cwd)
     if terminal:
         os.setsid()
@@ -163,8 +163,10 @@ def _rank(job, env, reader, pass_fds):
                 signal.signal(signum, signal.SIG_DFL)
         os.setsid()
         os.dup2(reader, 0)
-        for last, following in pairwise([2, *sorted(pass_fds), os.sysconf("SC_OPEN_MAX")]):
-            os.closerange(last + 1, following)
+        for opened in map(int, os.listdir("/dev/fd")):
+            if opened > 2 and opened not in pass_fds:
+                with contextlib.suppress(OSError):  # that of the look itself
+                    os.close(opened)
         sys.stdin = open(0, closefd=False)  # noqa: SIM115
         os.environ.clear()
         os.environ.update(env)
@@ -213,6 +215,15 @@ def same(a, b):
 def leftovers(run):
     """Parts of files that were not finished."""
     return [path.name for path in run.rglob(".*.part")]
+
+
+def suspended(folder):
+    """Whether one of the processes that work in `folder` has been stopped, to be continued."""
+    for pid in processes_of(folder):
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
+                return True
+    return False
 
 
 def processes_of(folder):

@@ -1,12 +1,15 @@
 """A web server on localhost that behaves badly on request."""
 
 import re
+import shutil
 import ssl
 import subprocess
 import threading
 import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
 
 
 @contextmanager
@@ -134,6 +137,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 def self_signed(folder):
     """Writes a certificate that nobody has signed but itself, with its key; gives the PEM file."""
+    if not shutil.which("openssl"):
+        pytest.skip("needs openssl, for a certificate")
     key, certificate = folder / "key.pem", folder / "certificate.pem"
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
     names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate]

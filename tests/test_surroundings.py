@@ -48,6 +48,8 @@ def test_a_user_of_a_container(tmp_path):
         "--ambient-caps",
         "-all,+dac_read_search",
     )  # Python may be root's
+    if subprocess.run([*map(str, launcher), "true"], check=False, capture_output=True).returncode:
+        pytest.skip("needs to hand on a right, which a container's root may not have")
     names = ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR")
     env = {**dict.fromkeys(names), "MPLBACKEND": "nonsense"}
     flags = (*FEW, "--data.source", "folder", "--data.data_dir", tmp_path / "pets")

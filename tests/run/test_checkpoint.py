@@ -8,7 +8,7 @@ import time
 
 import pytest
 import torch
-from jobs import SMALL, differences, end, job, leftovers, same, start, step_of
+from jobs import SMALL, differences, end, job, leftovers, same, start, step_of, suspended
 from PIL import Image
 from servers import serve
 from torchmetrics.functional.classification import multiclass_confusion_matrix
@@ -77,10 +77,9 @@ def test_a_folder_that_becomes_read_only(for_anyone, trained):
     process = start("fit", *SMALL, cwd=for_anyone, fault="stop@-:train:17", user=NOBODY)
     run = for_anyone / "lightning_logs" / "version_0"
     deadline = time.monotonic() + 60
-    while not process.note.exists():
+    while not suspended(for_anyone):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    time.sleep(0.2)  # from its note to its fault
     assert step_of(run) == 14
     (run / "checkpoints").chmod(0o555)
     os.kill(process.pid, 18)  # SIGCONT

@@ -8,6 +8,7 @@ import time
 
 import pytest
 from jobs import differences, job, leftovers, step_of
+from test_stop import wait_for
 
 from cifar_lightning.run import signals
 
@@ -124,7 +125,7 @@ def test_a_warning_stops_a_program_that_does_not_use_its_signal_itself(own):
     def warned():
         with signals.deferred():
             os.kill(os.getpid(), signal.SIGUSR1)
-            time.sleep(0.1)
+            wait_for(lambda: called or signals.stop.requested)
             assert signals.stop.requested == (0 if own else signal.SIGUSR1)
             signals.stop.requested = 0
 
