@@ -330,7 +330,7 @@ def compare_beside(job: Job) -> list[Table]:
         found = call("beside_times", width=width, batch_size=batch_size, side=side, repeats=job.repeats)
         ratio = {"ratio": quotients(found["side by side"], found["each alone"])}
         rows.append({"width": width, "batch": batch_size, "side": side, **found, **ratio})
-    note = "" if job.machine["bfloat16"] else "This CPU only emulates bfloat16: a fit leaves each image alone."
+    note = "" if job.machine["bfloat16"] else "This CPU has neither AMX nor avx512_bf16: a fit leaves each image alone."
     return [Table("beside: ms per training step, forward and backward", rows, note)]
 
 

@@ -12,6 +12,8 @@ from PIL import Image
 from cifar_lightning import CIFAR10DataModule, InputError, resume
 from cifar_lightning.run import testing, training
 from cifar_lightning.run.folder import newest_unfinished
+from cifar_lightning.run.many import resume_newest_many
+from cifar_lightning.run.resuming import resume_newest
 
 FIT = (*SYNTHETIC, "--data.synthetic_size", "100")
 
@@ -349,8 +351,12 @@ def test_evaluate_from_python(checkpoint, tmp_path, arguments, message):
     ],
 )
 def test_resume_from_python(finished, changes, message):
+    """Of a run that is named, or of the newest: with a value that none takes, not each is passed over."""
     with pytest.raises(InputError, match=message):
         resume(finished.folder, changes)
+    for newest, count in ((resume_newest, {}), (resume_newest_many, {"seeds": 2})):
+        with pytest.raises(InputError, match=message):
+            newest(finished.folder.parents[1], changes, **count)
 
 
 def test_an_evaluation_does_not_take_the_place_of_a_fits_results(finished, monkeypatch):

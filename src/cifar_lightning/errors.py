@@ -76,6 +76,12 @@ def quoted(name: str) -> str:
     return name if name == name.strip() and name.isprintable() and name else repr(name)
 
 
+def shown(value: object) -> str:
+    """A value for a message, in one line; of a long one, its type."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"of type {type(value).__name__}"
+
+
 def some(names: Sequence[str]) -> str:
     """The first few of many names for a message, and how many there are."""
     return ", ".join(map(quoted, names[:3])) + (f", … ({len(names)})" if len(names) > 3 else "")

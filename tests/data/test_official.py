@@ -625,7 +625,10 @@ def test_bad_parquet(tmp_path):
             Source("cifar10", tmp_path).load("test")
 
 
-@pytest.mark.parametrize(("label", "said"), [(1.0, "1.0"), ([1], "[1]"), ({"id": 1}, "{'id': 1}"), (None, "None")])
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [(1.0, "1.0"), ([1], "[1]"), ({"id": 1}, "{'id': 1}"), (None, "None"), ([1] * 99, "of type list")],
+)
 def test_parquet_whose_labels_are_none(tmp_path, label, said):
     png = pngs_of("test")[0][0]
     for split in ("train", "test"):

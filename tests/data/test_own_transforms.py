@@ -247,14 +247,22 @@ def test_a_fit_keeps_what_is_known_and_no_code(tmp_path, evaluation, known):
 
 
 @pytest.mark.parametrize(
-    "normalize", [v1.Normalize((0.5,), (0.5,)), v2.Normalize([0.5], [0.25]), v1.Normalize(0.5, 0.5)]
+    "normalize",
+    [
+        v1.Normalize((0.5,), (0.25,)),
+        v2.Normalize([0.5], [0.25]),
+        v1.Normalize(0.5, 0.25),
+        v1.Normalize(torch.full((3, 1, 1), 0.5), torch.full((3, 1, 1), 0.25)),
+    ],
 )
-def test_one_mean_for_three_channels(normalize):
-    """As torchvision takes it."""
+def test_a_mean_in_any_form_that_torchvision_takes(normalize):
     stages = dict.fromkeys(("train_transforms", "test_transforms"), v2.Compose([FLOATS[0], normalize]))
-    data = fake_data(100, **stages)
-    std = 0.25 if normalize.std == [0.25] else 0.5
-    assert data.preprocessing == Preprocessing((0.5,) * 3, (std,) * 3)
+    assert fake_data(100, **stages).preprocessing == Preprocessing((0.5,) * 3, (0.25,) * 3)
+
+
+def test_a_transform_of_ones_own_may_take_images_of_another_size():
+    data = fake_data(100, train_transforms=EVALUATION, test_transforms=v2.Compose([v2.Resize(32), *FLOATS]))
+    assert data.normalize(torch.zeros(2, 3, 64, 64, dtype=torch.uint8)).shape == (2, 3, 32, 32)
 
 
 def test_images_that_are_normalised_are_not_normalised_again():

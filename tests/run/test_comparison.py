@@ -4,6 +4,7 @@ import io
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -368,7 +369,13 @@ def test_an_evaluation_in_a_folder_of_another_run(plain, runs, tmp_path):
     with pytest.raises(InputError, match="which is in no run's folder: nothing tells its settings"):
         compare([runs[0], runs[0] / "quick"])
     evaluate(runs[2], accelerator="cpu")
-    moved = shutil.move(runs[2], tmp_path / "elsewhere")
+    (tmp_path / "of_others").mkdir()
+    namesake = Path(shutil.copytree(runs[0], tmp_path / "of_others" / runs[2].name))
+    evaluate(runs[2], accelerator="cpu", output_dir=namesake / "other")
+    assert compare([runs[0], namesake / "other"])["settings"] == {"model.lr": {"A": 0.01, "B": 0.02}}
+    moved = Path(shutil.move(runs[2], tmp_path / "elsewhere"))
+    assert compare([runs[0], moved / "evaluation"])["settings"] == {"model.lr": {"A": 0.01, "B": 0.02}}
+    shutil.rmtree(moved / "checkpoints")
     assert compare([runs[0], moved / "evaluation"])["settings"] == {"model.lr": {"A": 0.01, "B": 0.02}}
 
 

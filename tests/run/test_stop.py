@@ -92,21 +92,16 @@ def test_a_signal_in_start_up_stops_it(tmp_path, fault):
     assert list(tmp_path.rglob("*.ckpt")) == []
 
 
-@pytest.mark.parametrize("devices", [1, 2])
-def test_a_second_signal_ends_it_at_once(tmp_path, devices):
+def test_a_second_signal_ends_it_at_once(tmp_path):
     """While a rank hangs in the middle of a step, where a first signal could only be waited for."""
-    fault = "stop@-:train:5" if devices == 1 else "stop@1:train:5"
-    process = start("fit", *SMALL, "--devices", devices, cwd=tmp_path, fault=fault)
+    process = start("fit", *SMALL, "--devices", 2, cwd=tmp_path, fault="stop@1:train:5")
     wait_for(lambda: suspended(tmp_path))
-    os.kill(process.pid, signal.SIGTERM)
-    if devices == 1:  # it is the one that was suspended
-        os.kill(process.pid, signal.SIGCONT)
-    for _ in range(100):
+    for _ in range(20):
+        os.kill(process.pid, signal.SIGTERM)  # again and again: one that comes too soon is an echo of the first
         process.join(0.5)
         if process.exitcode is not None:
             break
-        os.kill(process.pid, signal.SIGTERM)  # again and again: one that comes too soon is an echo of the first
-    done = end(process)
+    done = end(process, timeout=1)
     assert done.code == 143
     assert done.lines[-1] == "stopped by SIGTERM; go on with --resume lightning_logs/version_0"
     assert processes_of(tmp_path) == []

@@ -77,9 +77,9 @@ class OwnTransform:
         found = self._parts("Normalize")
         if len(found) != 1:
             return None
-        # One number stands for three there.
-        mean, std = (torch.as_tensor(x, dtype=torch.float64).expand(3) for x in (found[0].mean, found[0].std))
-        return Preprocessing(mean.tolist(), std.tolist())
+        mean, std = (torch.as_tensor(x, dtype=torch.float64).flatten().tolist() for x in (found[0].mean, found[0].std))
+        mean, std = (3 * x if len(x) == 1 else x for x in (mean, std))  # one number stands for three there
+        return Preprocessing(mean, std)
 
     def in_training(self, after_bytes: Preprocessing) -> Preprocessing | None:
         """What images have undergone besides an augmentation; None where nothing tells, or they have another size.
@@ -155,7 +155,7 @@ class Stages:
     def applied(self, stage: str, images: Tensor) -> Tensor:
         """What a network takes of images, uint8 `(N, 3, H, W)` or one of `(3, H, W)`, in an evaluation."""
         if own := self.own.get(stage):
-            images = bytes_as_batch(images, self.after_bytes.size)
+            images = bytes_as_batch(images, None)
             if (images := own(images, range(len(images)))).is_floating_point():
                 return images
         return self.after_bytes.normalize(images)

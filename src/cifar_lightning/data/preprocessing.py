@@ -121,7 +121,7 @@ def as_batch(images: Tensor, size: int | None) -> Tensor:
     return images
 
 
-def bytes_as_batch(images: Tensor, size: int) -> Tensor:
+def bytes_as_batch(images: Tensor, size: int | None) -> Tensor:
     """As `as_batch`, and raises an InputError for floats, too: nothing tells whether they are normalised already."""
     images = as_batch(images, size)
     if images.dtype != torch.uint8:

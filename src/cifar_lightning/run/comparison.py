@@ -117,11 +117,13 @@ def _tested(folder: Path) -> Tested:
 def _home(folder: Path, checkpoint: Path) -> Path | None:
     """The run's folder of which `folder` has the results: itself, or the one of the checkpoint that was tested.
 
-    Whose path may not be true any more, where the run has been moved with its evaluation in it.
+    Whose path may not be true any more, where the run has been moved with its evaluation in it; a relative one may be
+    of another run of that name.
     """
     tested, around = home_of(checkpoint), folder.parent
-    moved = around.name == tested.name or not (tested / "config.yaml").exists()
-    inside = moved and (around / "checkpoints" / checkpoint.name).exists()
+    untrue = not (tested / "config.yaml").exists() or (not checkpoint.is_absolute() and around.name == tested.name)
+    by_default = folder.name == "evaluation" and checkpoint.parent.name == "checkpoints"  # it may have been left behind
+    inside = untrue and (by_default or (around / "checkpoints" / checkpoint.name).exists())
     return next((home for home in (folder, around if inside else tested) if (home / "config.yaml").exists()), None)
 
 

@@ -177,7 +177,7 @@ def _mlflow(settings: Settings, folder: Path) -> Iterator[Logger]:
     """MLflow's, which writes into mlflow.db beside lightning_logs/ unless MLFLOW_TRACKING_URI says where."""
     # Not by default_root_dir, which may be of another working directory than that in which the run goes on.
     logs = next((parent for parent in folder.absolute().parents if parent.name == "lightning_logs"), None)
-    database = (logs.parent if logs else folder.absolute()) / "mlflow.db"
+    database = (logs.parent if logs else Path(settings.default_root_dir).absolute()) / "mlflow.db"
     given = os.environ.get("MLFLOW_TRACKING_URI")
     with environment({"MLFLOW_LOGGING_LEVEL": "WARNING"} | ({} if given else {"MLFLOW_DISABLE_TELEMETRY": "true"})):
         import mlflow

@@ -29,7 +29,7 @@ from cifar_lightning.run.plan import KINDS, PLAN
 from cifar_lightning.run.quiet import quietly
 from cifar_lightning.run.recipe import over_recipe
 from cifar_lightning.run.resuming import go_on
-from cifar_lightning.run.settings import Settings, read_settings, settings_of
+from cifar_lightning.run.settings import Settings, check_changes, read_settings, settings_of
 from cifar_lightning.run.side_by_side import side_by_side
 from cifar_lightning.run.training import fit
 
@@ -136,6 +136,7 @@ def resume_newest_many(
     """
     kind, count = counted(seeds, folds)
     _check_alone(kind, count)
+    check_changes(changes)  # else each group would be passed over
 
     def check(folder: Path) -> None:
         group = read_group(folder)

@@ -23,7 +23,7 @@ from cifar_lightning.run.cluster import is_first_rank
 from cifar_lightning.run.folder import held, newest_unfinished
 from cifar_lightning.run.plan import is_group
 from cifar_lightning.run.quiet import quietly
-from cifar_lightning.run.settings import Settings, places_in, read_settings
+from cifar_lightning.run.settings import Settings, check_changes, places_in, read_settings
 from cifar_lightning.run.training import join, launch_or_train
 
 
@@ -84,6 +84,7 @@ def resume_newest(default_root_dir: str | Path, changes: Mapping[str, Any] | Non
     """
     if not is_first_rank():
         return join(Additions(), places_in(changes or {}))  # the first rank chooses
+    check_changes(changes or {})  # else each run would be passed over
     with newest_unfinished(default_root_dir, changes) as found:
         say(f"resuming {found[0]}" if found else "no unfinished run: starting a new one", 1)
         if found is None:

@@ -75,7 +75,7 @@ class Settings:
     trainer: Arguments
 
     def __post_init__(self) -> None:
-        _check_types(vars(self))
+        typed(vars(self), inspect.signature(Settings))
 
     def write(self, folder: Path) -> None:
         """Writes config.yaml, from which the run can be repeated or resumed."""
@@ -88,7 +88,7 @@ class Settings:
         Raises:
             InputError: One of them would change the result; all those are named. Or it is of another type.
         """
-        changes = plain(changes)
+        changes = check_changes(changes)
         if is_import_path(net := self.model["net"]) and "model.net" not in changes:
             raise InputError(f"{folder} trains {net}, code of your own: name it again, --model.net {net}")
         if changes.get("precision") == "auto":
@@ -110,7 +110,6 @@ class Settings:
         return self._with(changes)
 
     def _with(self, changes: Arguments) -> "Settings":
-        _check_types(changes)
         settings, refused = asdict(self), []
         for name, given in changes.items():
             group, _, key = name.rpartition(".")
@@ -198,8 +197,19 @@ def read_settings(folder: Path) -> Settings:
     return _complete(settings)
 
 
-def _check_types(settings: Arguments) -> None:
-    typed(settings, inspect.signature(Settings))
+def check_changes(changes: Mapping[str, Any]) -> Arguments:
+    """Changes to settings, by their names, as plain values; without those that leave it to the run.
+
+    Raises:
+        InputError: One is of another type than its setting.
+    """
+    found = plain(changes)
+    for name in ("devices", "num_nodes", "trainer"):
+        if found.get(name, 1) is None:
+            del found[name]
+    types = {name: value for name, value in found.items() if name != "precision"}  # which may be a number, still
+    typed(types, inspect.signature(Settings))
+    return found
 
 
 def _complete(settings: Arguments) -> Settings:

@@ -18,7 +18,7 @@ NARROW = 12  # pixels of a row; see there
 def images_beside(x: Tensor) -> int:
     """How many images of `x`, `(N, C, H, W)`, are best laid side by side: at most MOST, and N is a multiple of it.
 
-    1, or each alone, where it does not pay: wide maps, on a GPU, in float32, where bfloat16 is emulated, or compiled.
+    1, or each alone, where it does not pay: wide maps, on a GPU, in float32, compiled, or where it was not tried.
     """
     if (
         x.shape[3] > NARROW
