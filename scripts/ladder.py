@@ -208,22 +208,18 @@ def _measured(rung: Rung, seeds: Iterable[int], runs: Path, others: Sequence[str
     return Measured(rung, [each["test_acc"] for each in results], [each["fit_seconds"] for each in results])
 
 
-def _below(rung: Rung) -> Rung | None:
-    at = LADDER.index(rung)
-    return LADDER[at - 1] if at else None
-
-
 def table(ladder: Sequence[Measured], language: str = "en") -> str:
     """The rungs as a table in Markdown."""
     words = WORDS[language]
     lines = [f"| {' | '.join(words)} |", "|---|---|---:|---:|---:|---:|"]
     for before, here in zip([None, *ladder[:-1]], ladder, strict=True):
+        follows = before is not None and LADDER.index(here.rung) == LADDER.index(before.rung) + 1
         sd = "" if here.sd is None else f" ± {here.sd:.1f}"
         cells = (
             here.rung.titles[language],
             " ".join(f"`{flag} {value}`" for flag, value in _pairs(here.rung)),
             f"{here.percent:.1f}{sd}",
-            f"{here.percent - before.percent:+.1f}" if before and before.rung == _below(here.rung) else "",
+            f"{here.percent - before.percent:+.1f}" if before and follows else "",
             f"{median(here.seconds):.0f}",
             str(len(here.accuracies)),
         )

@@ -12,7 +12,6 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,20 +78,13 @@ def _check_recipe(name: str, run: "Settings", folder: Path) -> None:
     from cifar_lightning.run.settings import FREE
 
     images = {key: run.data[key] for key in ("source", "sha256", "synthetic_size")}  # which --images names
-    wanted = _flat(settings_of_fit({"recipe": name, "seed": run.seed, "data": images}))
+    wanted = settings_of_fit({"recipe": name, "seed": run.seed, "data": images}).by_flags()
     free = {*FREE, "log_every_n_steps"} - {"data.train_labels"}
     if over_recipe({"recipe": name}).get("precision") == "auto":  # the machine's
         free.add("precision")
-    for key, here in _flat(run).items():
+    for key, here in sorted(run.by_flags().items(), key=lambda setting: "." not in setting[0]):  # groups tell more
         if key not in free and here != (value := wanted.get(key)):
             raise InputError(f"{folder} has {key} {here}, and the recipe {name} {value}: give a run of it")
-
-
-def _flat(settings: "Settings") -> dict[str, Any]:
-    """Settings by the names of their flags."""
-    values = asdict(settings)
-    groups = {group: values.pop(group) for group in ("data", "model", "trainer")}
-    return {f"{group}.{key}": value for group, inner in groups.items() for key, value in inner.items()} | values
 
 
 def _contents(path: Path, told: Mapping[str, Any]) -> bytes:

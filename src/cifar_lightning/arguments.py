@@ -9,7 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import numpy as np
 
-from cifar_lightning.errors import InputError, shown
+from cifar_lightning.errors import InputError, brief
 from cifar_lightning.signatures import words_of
 
 
@@ -51,7 +51,7 @@ def typed(arguments: Mapping[str, Any], signature: inspect.Signature) -> dict[st
         kind = signature.parameters[name].annotation
         checked[name] = value = _plain(arguments[name])
         if not _is(value, kind):
-            raise InputError(f"{name} {shown(value)} is out of range: give {' or '.join(words_of(kind))}")
+            raise InputError(f"{name} {brief(value)} is out of range: give {' or '.join(words_of(kind))}")
     return checked
 
 

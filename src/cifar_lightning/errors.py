@@ -76,7 +76,7 @@ def quoted(name: str) -> str:
     return name if name == name.strip() and name.isprintable() and name else repr(name)
 
 
-def shown(value: object) -> str:
+def brief(value: object) -> str:
     """A value for a message, in one line; of a long one, its type."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else f"of type {type(value).__name__}"

@@ -4,13 +4,13 @@ import json
 import os
 import random
 import subprocess
-import time
 
 import pytest
 import torch
 from jobs import SMALL, differences, end, job, leftovers, same, start, step_of, suspended
 from PIL import Image
 from servers import serve
+from test_stop import wait_for
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from cifar_lightning import files
@@ -76,10 +76,7 @@ def test_a_write_that_fails_half_way(tmp_path, trained):
 def test_a_folder_that_becomes_read_only(for_anyone, trained):
     process = start("fit", *SMALL, cwd=for_anyone, fault="stop@-:train:17", user=NOBODY)
     run = for_anyone / "lightning_logs" / "version_0"
-    deadline = time.monotonic() + 60
-    while not suspended(for_anyone):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(lambda: suspended(for_anyone))
     assert step_of(run) == 14
     (run / "checkpoints").chmod(0o555)
     os.kill(process.pid, 18)  # SIGCONT

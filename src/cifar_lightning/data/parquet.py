@@ -16,7 +16,7 @@ from cifar_lightning.data.cache import Decoded
 from cifar_lightning.data.cifar10 import CIFAR100_CLASSES, CIFAR100_COARSE_CLASSES, CLASSES
 from cifar_lightning.data.decoding import Remarks, check_sums, pillows_warnings, to_pixels
 from cifar_lightning.data.folder import VALIDATION
-from cifar_lightning.errors import InputError, shown
+from cifar_lightning.errors import InputError, brief
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
@@ -194,7 +194,7 @@ def _rows(
             label: Any = numbers.get(value, numbers.get(MISSPELT.get(value, ""))) if isinstance(value, str) else value
             if type(value) not in (str, int):
                 raise InputError(
-                    f"{path}: row {row} has the label {shown(value)}: give a whole number, or a class's name"
+                    f"{path}: row {row} has the label {brief(value)}: give a whole number, or a class's name"
                 )
             if label is None or not 0 <= label < len(classes):
                 raise InputError(

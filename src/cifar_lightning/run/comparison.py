@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,15 +139,13 @@ def _settings(folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
         where = f"start this in the folder from which {results['checkpoint']} can be reached"
         raise InputError(f"run {folder} has no config.yaml, nor has the run that it is an evaluation of: {where}")
     try:
-        told = asdict(read_settings(home))
+        settings = read_settings(home).by_flags()
     except InputError as error:
         raise InputError(f"run {folder}: {str(error).removeprefix('nothing to resume: ')}") from error
-    del told["default_root_dir"]  # the folder says it
-    groups = {name: told.pop(name) for name in ("data", "model", "trainer")}
-    settings = {f"{group}.{name}": value for group, values in groups.items() for name, value in values.items()}
+    del settings["default_root_dir"]  # the folder says it
     tested = {f"data.{name}": value for name, value in results.get("data", {}).items()}
     tested |= {"model.test_views": results["test_views"]} if "test_views" in results else {}
-    settings = told | settings | tested
+    settings |= tested
     with suppress(OSError, ValueError):  # the run may have been interrupted, and what it left evaluated
         if callbacks := read_results(home).get("callbacks"):  # which no config.yaml holds
             settings["callbacks"] = ", ".join(callbacks)

@@ -127,6 +127,12 @@ class Settings:
             )
         return replace(self, **settings)
 
+    def by_flags(self) -> Arguments:
+        """All of them by the names of their flags, such as `data.batch_size`."""
+        values = asdict(self)
+        groups = {group: values.pop(group) for group in GROUPS}
+        return values | {f"{group}.{name}": value for group, inner in groups.items() for name, value in inner.items()}
+
     def places(self) -> Arguments:
         """Of the data's arguments, those that say where the images are: each machine has its own."""
         return {name: value for name, value in self.data.items() if f"data.{name}" in PATHS}
