@@ -18,7 +18,7 @@
 # 2026; then the same with Lightning; then what the tutorial leaves to you: GPUs, a wider network, saving, your own
 # picture. Half an hour to read, and less than ten minutes to run on two cores.
 #
-# Install with `pip install -e '.[notebook]'`, run the cells from top to bottom, and change what you like.
+# Install with `pip install -e '.[notebook]' jupyterlab`, run the cells from top to bottom, and change what you like.
 
 # %%
 import logging
@@ -47,8 +47,9 @@ warnings.filterwarnings("ignore", "IProgress not found")  # without ipywidgets a
 # ## 1. The images
 #
 # CIFAR-10 has 50,000 images to learn from and 10,000 to be tested on, of 32 × 32 pixels. The next cell fetches them
-# into the folder `data` once (170 MB). No network? Write `CIFAR10DataModule(source="synthetic")`, and the package
-# draws some.
+# into the folder `data` beside this notebook once (170 MB). You have them? Give their folder, such as
+# `CIFAR10DataModule("../data")`, here and below. No network? Write `CIFAR10DataModule(source="synthetic")`, and the
+# package draws some.
 #
 # A pixel is three bytes, 0 to 255. `ToImage` makes a tensor of a picture, `ToDtype` scales it to 0…1, and `Normalize`
 # takes 0.5 away and divides by 0.5, which leaves −1…1: numbers around zero, with which a network learns more easily.
@@ -256,7 +257,8 @@ for device in devices:
 # script has no such rules, and starts from a notebook as well:
 #
 # ```
-# !python scripts/fit.py --accelerator gpu --devices 2
+# import sys
+# !{sys.executable} -m cifar_lightning fit --accelerator gpu --devices 2
 # ```
 #
 # Here `batch_size` counts the images of a step over all devices, so that two GPUs learn what one learns, in less

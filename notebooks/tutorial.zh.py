@@ -21,7 +21,7 @@
 # GPU、更宽的网络、保存、你自己的图片。
 # 读完大约半小时，在双核 CPU 上运行不到十分钟。
 #
-# 先安装 `pip install -e '.[notebook]'`，然后从上到下运行各个单元，想改什么就改什么。
+# 先安装 `pip install -e '.[notebook]' jupyterlab`，然后从上到下运行各个单元，想改什么就改什么。
 
 # %%
 import logging
@@ -50,7 +50,8 @@ warnings.filterwarnings("ignore", "IProgress not found")  # without ipywidgets a
 # ## 1. 图像
 #
 # CIFAR-10 有 50,000 张训练图像和 10,000 张测试图像，每张 32 × 32 像素。
-# 下一个单元会把它们下载到 `data` 文件夹（170 MB，只下载一次）。
+# 下一个单元会把它们下载到笔记本旁边的 `data` 文件夹（170 MB，只下载一次）。
+# 已经有了？在这里和后面都写上它的位置，例如 `CIFAR10DataModule("../data")`。
 # 没有网络？写成 `CIFAR10DataModule(source="synthetic")`，它会自己画一些图像。
 #
 # 一个像素是三个字节，取值 0 到 255。`ToImage` 把图片变成张量，`ToDtype` 把它缩放到 0…1，
@@ -255,7 +256,8 @@ for device in devices:
 # 也可以从笔记本里启动：
 #
 # ```
-# !python scripts/fit.py --accelerator gpu --devices 2
+# import sys
+# !{sys.executable} -m cifar_lightning fit --accelerator gpu --devices 2
 # ```
 #
 # 这里的 `batch_size` 是所有设备每步图像数的总和，所以两块 GPU 学到的和一块 GPU 一样，只是用时更少。

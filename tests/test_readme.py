@@ -85,6 +85,13 @@ def test_the_first_page_in_chinese_has_the_same_commands():
     assert chinese == readme
 
 
+def test_the_first_run_is_of_drawn_images():
+    """What comes after it on the first page is of later runs."""
+    first, *others = re.findall(r"```bash\n(.*?)```", TEXTS[README], re.DOTALL)
+    assert "synthetic" in first
+    assert not any("version_0" in block for block in others)
+
+
 def test_there_are_commands_and_code():
     assert len(SCRIPTS) >= 12
     assert len(PYTHON) >= 4
@@ -136,20 +143,35 @@ def test_data(command, call, tmp_path):
     assert "Read by fit with --data.source folder --data.data_dir pictures\n" in out
 
 
+class AnAlbum:
+    """What Albumentations' pipelines take and give."""
+
+    def set_random_seed(self, seed):
+        self.mirror = seed % 2
+
+    def __call__(self, image):
+        assert image.shape == (32, 32, 3)
+        return {"image": image[:, ::-1].copy() if self.mirror else image}
+
+
 @pytest.mark.filterwarnings("ignore:Starting from v1.9")  # a stock Trainer's, where no TensorBoard is installed
 @pytest.mark.parametrize("block", PYTHON, ids=PYTHON.get)
 def test_python(block, plain, tried, monkeypatch, tmp_path):
-    """The Python runs, on drawn images in place of a download, one batch in place of 30 epochs, a narrow network."""
+    """The Python runs, on drawn images in place of a download, one batch in place of epochs, a narrow network."""
     code = block.replace('("data"', '(source="synthetic"')
-    code = code.replace("Trainer(max_epochs=30)", "Trainer(fast_dev_run=True)")
+    code = re.sub(r"Trainer\(max_epochs=(5|30)\)", "Trainer(fast_dev_run=True)", code)
     code = code.replace('net="resnet18",', 'net="resnet18", width=8,')
     shutil.copytree(tried / "lightning_logs", tmp_path / "lightning_logs")
     monkeypatch.chdir(tmp_path)
-    names: dict = {}
+    names: dict = {"album": AnAlbum()}
     exec(compile(code, PYTHON[block], "exec"), names)
     for name, function in names.items():
         if name.startswith("test_"):
             function(tmp_path)
+    if "augmented" in names:  # with it data is made, and no batch of it
+        names["data"].setup("fit")
+        images, _ = next(iter(names["data"].train_dataloader()))
+        assert images.shape[1:] == (3, 32, 32)
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
