@@ -1,6 +1,7 @@
 """Files that others read and write too: one lock a folder, and files that appear whole or not at all."""
 
 import ctypes
+import errno
 import os
 import secrets
 import shutil
@@ -94,6 +95,63 @@ def publish(temporary: Path, target: Path) -> None:
             os.close(folder)
 
 
+_staying: list[tuple[Path, os.stat_result]] = []  # of `staying`: a file in each folder, and which it was
+
+
+@contextmanager
+def staying(mark: Path, descriptor: int) -> Iterator[None]:
+    """Within it, nothing is written into the folder of a file once that is no longer there: see `check_stays`.
+
+    The folder has been moved or removed then, and another may have its name.
+
+    Args:
+        mark: The file.
+        descriptor: The same, open: some file systems number a file anew that nobody has open.
+    """
+    entry = Path(os.path.abspath(mark)), os.fstat(descriptor)
+    _staying.append(entry)
+    try:
+        yield
+    finally:
+        _staying.remove(entry)
+
+
+def moved(path: Path) -> Path | None:
+    """The folder of `staying` that `path` is in, where it is no longer the one that it was."""
+    parents = Path(os.path.abspath(path)).parents
+    return next((mark.parent for mark, was in _staying if mark.parent in parents and not _is(mark, was)), None)
+
+
+def check_stays(path: Path) -> None:
+    """Raises a RunError where `path` is not to be written, for its folder has not stayed: see `staying`."""
+    if folder := moved(path):
+        raise RunError(
+            f"{folder} has been moved or removed while this job was in it: nothing more is written there; "
+            "resume it where it is"
+        )
+
+
+def _is(path: Path, was: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), was)
+    except OSError as error:  # another than these is for who writes to say
+        return error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
+
+
+def append(path: Path, text: str) -> None:
+    """Adds to the end of a file, which is made if need be.
+
+    Raises:
+        RunError: The disk or the folder does not take it.
+    """
+    check_stays(path)
+    try:
+        with path.open("a", encoding="utf-8", newline="") as file:
+            file.write(text)
+    except OSError as error:
+        raise unwritten(path, error) from error
+
+
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Gives `write` a file that becomes `path` once it is whole and on the disk.
 
@@ -102,6 +160,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     Raises:
         RunError: The disk or the folder does not take it. Nothing is left behind, and `path` is as it was.
     """
+    check_stays(path)
     part = part_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

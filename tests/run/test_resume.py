@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import time
 from contextlib import ExitStack
@@ -11,7 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from jobs import SMALL, differences, end, job, leftovers, processes_of, start, step_of
+from jobs import SMALL, differences, end, job, leftovers, processes_of, start, step_of, suspended
+from lightning.pytorch import Callback
+from test_stop import wait_for
 
 from cifar_lightning.errors import InputError, RunError
 from cifar_lightning.run import folder as run_folder
@@ -440,6 +443,60 @@ def test_auto_looks_again_when_the_job_that_it_waited_for_has_finished(whole, tm
     assert done.code == 0, done.text
     assert "no unfinished run: starting a new one" in done.lines
     assert (run.with_name("version_1") / "results.json").exists()
+
+
+@pytest.mark.parametrize(("devices", "rank"), [(1, "-"), (2, "1")])
+def test_a_run_whose_folder_is_moved_leaves_the_next_of_its_name_alone(whole, tmp_path, devices, rank):
+    process = start("fit", *SMALL, "--devices", devices, cwd=tmp_path, fault=f"stop@{rank}:train:17")
+    run, kept = tmp_path / "lightning_logs" / "version_0", tmp_path / "baseline"
+    wait_for(lambda: suspended(tmp_path))
+    run.rename(kept)
+    shutil.copytree(whole[1], run)
+    before = contents(run)
+    for pid in processes_of(tmp_path):
+        os.kill(pid, signal.SIGCONT)
+    done = end(process)
+    assert done.code == 1, done.text
+    said = "has been moved or removed while this job was in it: nothing more is written there; resume it where it is"
+    assert done.lines[-1] == f"error: {'rank 0: ' * (devices > 1)}{run} {said}"
+    assert "Traceback" not in done.text
+    assert contents(run) == before
+    assert step_of(kept) == 14
+    assert job("fit", "--resume", kept, cwd=tmp_path).code == 0
+    assert differences(kept, whole[devices]) == []
+
+
+@pytest.mark.parametrize("place", ["train", "test"])
+def test_a_folder_that_is_removed_is_not_made_again(plain, tmp_path, place):
+    class Remove(Callback):
+        def on_train_batch_end(self, trainer, *args):
+            if place == "train" and trainer.global_step == 12:
+                shutil.rmtree(trainer.log_dir)
+
+        def on_test_end(self, trainer, *args):
+            shutil.rmtree(trainer.log_dir)
+
+    with pytest.raises(RunError, match=r"version_0 has been moved or removed .*: nothing more is written there"):
+        fit(VALIDATED, accelerator="cpu", logger="csv", callbacks=Remove(), default_root_dir=tmp_path)
+    assert list((tmp_path / "lightning_logs").iterdir()) == []
+
+
+def test_a_group_that_is_moved_takes_none_of_the_next_of_its_name(tmp_path):
+    group = tmp_path / "version_0"
+    (group / "seed_1").mkdir(parents=True)
+    with held(group):
+        group.rename(tmp_path / "kept")
+        (group / "seed_1").mkdir(parents=True)
+        (group / ".lock").touch()
+        with pytest.raises(RunError, match="version_0 has been moved or removed"), held(group / "seed_1"):
+            pass
+    with held(group / "seed_1"):
+        pass
+
+
+def contents(folder):
+    """All files of a folder, to the byte."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def unfinished(home, number):

@@ -10,7 +10,7 @@ from typing import Any
 
 from cifar_lightning.console import say
 from cifar_lightning.errors import InputError
-from cifar_lightning.files import lock, open_for_all, user_path
+from cifar_lightning.files import check_stays, lock, open_for_all, staying, user_path
 from cifar_lightning.run.holder import LOCK, Holder
 from cifar_lightning.run.settings import Settings, read_settings
 
@@ -26,7 +26,8 @@ def held(folder: Path, seconds: float | None = None) -> Iterator[int]:
     """Keeps every other job out of a run's folder, waiting for one that is about to leave it; see holder.py.
 
     It holds a file descriptor, which it gives: the folder is free once all processes that have inherited it are gone,
-    so a run whose launcher was killed is not resumed while its ranks still save.
+    so a run whose launcher was killed is not resumed while its ranks still save. And nothing is written there any more
+    once the folder is moved or removed.
 
     Args:
         folder: The run's.
@@ -35,7 +36,9 @@ def held(folder: Path, seconds: float | None = None) -> Iterator[int]:
     Raises:
         RunInUseError: Another job has it.
         InputError: There is no such folder, or none that this user may write to.
+        RunError: It is one of a group's that has been moved since this job came into it.
     """
+    check_stays(folder / LOCK)  # as one of a group that has been moved
     try:
         descriptor = open_for_all(folder / LOCK)
     except OSError as error:
@@ -52,7 +55,8 @@ def held(folder: Path, seconds: float | None = None) -> Iterator[int]:
             waiting = True
             time.sleep(0.1)
         Holder.this().write(descriptor)
-        yield descriptor
+        with staying(folder / LOCK, descriptor):
+            yield descriptor
     finally:
         os.close(descriptor)
 

@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from cifar_lightning.errors import RunError
-from cifar_lightning.files import unwritten, write_atomically
+from cifar_lightning.files import append, unwritten, write_atomically
 from cifar_lightning.run.metrics_log import Row, whole_lines
 
 
@@ -106,11 +106,7 @@ class MetricsCSV(Logger):
         if not self.path.exists():
             writer.writeheader()
         writer.writerow(row)
-        try:
-            with self.path.open("a", encoding="utf-8", newline="") as file:
-                file.write(text.getvalue())
-        except OSError as error:
-            raise unwritten(self.path, error) from error
+        append(self.path, text.getvalue())
         self._written += 1
 
     def __enter__(self) -> None:

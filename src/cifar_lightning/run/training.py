@@ -6,6 +6,7 @@ process per device, now or after an interruption, takes its orders from there.
 
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from cifar_lightning.console import say
 from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.errors import InputError, LostRankError, RunError
+from cifar_lightning.files import moved, staying
 from cifar_lightning.model.evaluation import names
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.report.results import read_results
@@ -31,6 +33,7 @@ from cifar_lightning.run.computing import Computing
 from cifar_lightning.run.cpu import FittedCPU, restored_torch
 from cifar_lightning.run.devices import check_same_images, on_first_rank, process_group
 from cifar_lightning.run.folder import new_run
+from cifar_lightning.run.holder import LOCK
 from cifar_lightning.run.launch import launch
 from cifar_lightning.run.loggers import loggers_of
 from cifar_lightning.run.metrics_csv import MetricsCSV
@@ -166,12 +169,13 @@ def launch_or_train(
         if world_size() > 1:
             return run_rank(str(folder), start, additions)
         if checked.processes > 1:
-            job = {"folder": str(folder), "start": start}
+            job = {"folder": str(folder), "start": start, "lock": lock}
             launch("cifar_lightning.run.training:run_rank", job, checked.processes, [lock])
         else:
             train(folder, settings, start, additions, checked.images)
     except RunError as error:
-        raise type(error)(f"{error}{signals.next_step}") from error
+        how = "" if moved(folder / LOCK) else signals.next_step  # which another run may have the name of
+        raise type(error)(f"{error}{how}") from error
     return read_results(folder)
 
 
@@ -181,6 +185,7 @@ def run_rank(
     start: str | None = None,
     additions: Additions | None = None,
     places: Mapping[str, Any] | None = None,
+    lock: int | None = None,
 ) -> dict[str, Any]:
     """One of several ranks: learns from the first what they do, and does it.
 
@@ -191,11 +196,13 @@ def run_rank(
         start: Checkpoint to go on from, likewise.
         additions: This rank's.
         places: As for `join`.
+        lock: What `held` gives, where another process has inherited it to this one.
 
     Returns:
         The contents of results.json.
     """
-    with process_group():
+    stays = nullcontext() if folder is None or lock is None else staying(Path(folder) / LOCK, lock)
+    with stays, process_group():
         folder, start = on_first_rank(lambda: (folder, start))
         assert folder is not None
         home = Path(folder)
