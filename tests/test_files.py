@@ -208,6 +208,21 @@ def test_a_lock_is_one_that_network_file_systems_carry(tmp_path):
     assert subprocess.run(command, check=False).returncode == 0
 
 
+@pytest.mark.parametrize("kind", ["record", "flock"])
+def test_who_asks_for_a_lock_does_not_take_it(tmp_path, monkeypatch, kind):
+    for name in ("F_OFD_GETLK", "F_OFD_SETLK", "F_OFD_SETLKW") if kind == "flock" else ():
+        monkeypatch.delattr(fcntl, name, raising=False)
+    path = tmp_path / "lock"
+    path.touch()
+    with path.open() as one, path.open() as other:
+        assert [files.is_locked(asks.fileno()) for asks in (one, other)] == [False, False]
+    with path.open() as one, path.open("r+") as holder:
+        if hasattr(fcntl, "F_OFD_GETLK"):  # flock has no way to ask
+            assert not files.is_locked(one.fileno())
+        files.lock(holder.fileno(), wait=False)
+        assert files.is_locked(one.fileno())
+
+
 def test_without_locks_one_knows_that_others_may_be_there(tmp_path, no_locks):
     with files.locked(tmp_path) as one, files.locked(tmp_path) as other:
         assert (one, other) == (False, False)

@@ -65,6 +65,26 @@ def lock(descriptor: int, wait: bool = True) -> bool:
     return True
 
 
+def is_locked(descriptor: int) -> bool:
+    """Whether a file, open for reading, is locked by who has opened it for himself; asks, and keeps out nobody.
+
+    No, too, where there are no locks.
+    """
+    if fcntl is None:
+        return False
+    try:
+        if hasattr(fcntl, "F_OFD_GETLK"):
+            whole = struct.pack("hhqqi0q", fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)  # C's struct flock
+            found: int = struct.unpack("hhqqi0q", fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, whole))[0]
+            return found != fcntl.F_UNLCK
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # which others who ask can have, too
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def open_for_all(path: Path) -> int:
     """A descriptor of a file that every user may open, whoever has made it."""
     try:
@@ -109,6 +129,9 @@ def staying(mark: Path, descriptor: int) -> Iterator[None]:
         descriptor: The same, open: some file systems number a file anew that nobody has open.
     """
     entry = Path(os.path.abspath(mark)), os.fstat(descriptor)
+    if not _is(*entry):  # by this file system it could never be told
+        yield
+        return
     _staying.append(entry)
     try:
         yield
@@ -168,7 +191,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             write(file)
         publish(part, path)
     except (OSError, RuntimeError) as error:
-        cause = _os_error(error)  # torch's writer turns an OSError into a RuntimeError
+        cause = os_error(error)  # torch's writer turns an OSError into a RuntimeError
         if cause is None:
             raise
         raise unwritten(path, cause) from error
@@ -268,7 +291,8 @@ def unwritten(path: Path, error: OSError) -> RunError:
     return RunError(f"could not write {path}: {error.strerror}; {untouched}: make room, or mend the folder")
 
 
-def _os_error(error: BaseException | None) -> OSError | None:
+def os_error(error: BaseException | None) -> OSError | None:
+    """What the system has said, where that is behind an error."""
     while error is not None and not isinstance(error, OSError):
         error = error.__cause__ or error.__context__
     return error

@@ -1,9 +1,11 @@
 """Checkpoints survive full disks and locked folders, run no code, and give the same figures on any devices."""
 
+import errno
 import json
 import os
 import random
 import subprocess
+import zipfile
 
 import pytest
 import torch
@@ -178,6 +180,8 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path):
         path.write_bytes(content[:place] + bytes([flipped]) + content[place + 1 :])
         try:
             assert same(checkpoint.load_checkpoint(path), values)
+        except checkpoint.UnreadableError:
+            pytest.fail(f"bit {place} is taken for a fault of the disk")
         except InputError:
             refused += 1
     assert refused > 100
@@ -194,6 +198,30 @@ def test_a_damaged_newest_is_passed_over_aloud(tmp_path, capsys):
         f"warning: checkpoint {folder / 'step-14.ckpt'} cannot be read: it is damaged or no checkpoint; "
         "taking step-7.ckpt\n"
     )
+
+
+@pytest.mark.parametrize("where", ["torch.load", "zipfile.ZipFile"])
+def test_what_the_system_does_not_give_is_not_passed_over(tmp_path, monkeypatch, where):
+    """It may be whole: a run that went on from the one before it would remove it."""
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for step in (7, 14):
+        torch.save({"state_dict": {}, "hyper_parameters": {}, "global_step": step}, folder / f"step-{step}.ckpt")
+    read = {"torch.load": torch.load, "zipfile.ZipFile": zipfile.ZipFile}[where]
+
+    def read_but(path, *args, **kwargs):
+        if str(path).endswith(("step-14.ckpt", "best.ckpt")):
+            raise OSError(errno.EIO, "Input/output error")
+        return read(path, *args, **kwargs)
+
+    monkeypatch.setattr(where, read_but)
+    said = r"{}.ckpt cannot be read \(Input/output error\): make it readable, or mend its disk"
+    for look, of in ((checkpoint.newest_readable, folder), (saved.select_checkpoint, tmp_path)):
+        with pytest.raises(checkpoint.UnreadableError, match=said.format("step-14")):
+            look(of)
+    (folder / "best.ckpt").write_bytes((folder / "step-7.ckpt").read_bytes())
+    with pytest.raises(checkpoint.UnreadableError, match=said.format("best")):
+        checkpoint.why_not_best(folder, folder / "step-7.ckpt")
 
 
 @pytest.mark.parametrize(("worth", "steps"), [(0, [0, 10, 20, 30]), (1e9, [0, 30])])

@@ -5,6 +5,7 @@ where there is a validation split; and `final.ckpt` where a callback has put oth
 step. Any of them is a plain Lightning checkpoint.
 """
 
+import errno
 import math
 import os
 import re
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from cifar_lightning.data.cifar10 import CLASSES
 from cifar_lightning.errors import InputError, NonFiniteError
-from cifar_lightning.files import write_atomically
+from cifar_lightning.files import os_error, write_atomically
 from cifar_lightning.run.devices import on_first_rank
 from cifar_lightning.run.loop import StepEnd, within_step
 from cifar_lightning.run.metrics_csv import MetricsCSV
@@ -34,6 +35,10 @@ BEST = "best.ckpt"
 FINAL = "final.ckpt"
 WORTH = 50  # times what a checkpoint takes must have passed since the last before the end of an epoch is worth one
 _STEP = re.compile(r"step-\d+\.ckpt")
+
+
+class UnreadableError(InputError):
+    """A checkpoint that the system does not give: it may be whole, and is not to be passed over or replaced."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -67,6 +72,7 @@ def load_checkpoint(path: str | os.PathLike[str], bare: Mapping[str, Any] | None
         bare: The arguments of LitNet that a file of weights alone is then taken to be of.
 
     Raises:
+        UnreadableError: The system does not let this process read it.
         InputError: There is no such local file, or it is not a whole checkpoint of tensors and plain values.
     """
     if re.match(r"\w{2,}:/", str(path)):  # a Path has made one slash of two
@@ -104,6 +110,12 @@ def _load(path: str | os.PathLike[str]) -> Any:
         _check_sums(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises nearly anything on a damaged file
+        cause = os_error(error)
+        # zipfile seeks to where a damaged archive leads it, which is "Invalid argument"
+        if cause is not None and cause.errno not in (None, errno.EINVAL):
+            raise UnreadableError(
+                f"checkpoint {path} cannot be read ({cause.strerror}): make it readable, or mend its disk"
+            ) from error
         # torch names the function to call so
         reason = "it would run code when loaded" if " GLOBAL " in str(error) else "it is damaged or no checkpoint"
         raise InputError(f"checkpoint {path} cannot be read: {reason}; give another one") from error
@@ -129,12 +141,15 @@ def newest_readable(folder: Path) -> tuple[Path, list[str]]:
     """The newest checkpoint of `folder` that can be read, and what is wrong with those newer than it.
 
     Raises:
+        UnreadableError: The system does not give one: it may be whole, and what is passed over is replaced.
         InputError: None can be read.
     """
     problems: list[str] = []
     for path in reversed(step_checkpoints(folder)):
         try:
             load_checkpoint(path)
+        except UnreadableError:
+            raise
         except InputError as error:
             problems.append(cause_of(error))
         else:
@@ -152,6 +167,8 @@ def why_not_best(folder: Path, start: Path) -> str | None:
         return None
     try:
         step: int = load_checkpoint(best)["global_step"]
+    except UnreadableError:
+        raise
     except InputError as error:
         return cause_of(error)
     return f"checkpoint {best} is of step {step:,}, which is done again" if step > step_of(start) else None

@@ -16,7 +16,14 @@ from cifar_lightning.errors import InputError
 from cifar_lightning.files import user_path
 from cifar_lightning.model.images import preprocessing_in
 from cifar_lightning.model.lit_net import LitNet
-from cifar_lightning.run.checkpoint import BEST, FINAL, load_checkpoint, newest_readable, step_checkpoints
+from cifar_lightning.run.checkpoint import (
+    BEST,
+    FINAL,
+    UnreadableError,
+    load_checkpoint,
+    newest_readable,
+    step_checkpoints,
+)
 from cifar_lightning.run.cluster import is_first_rank
 from cifar_lightning.run.hub import WEIGHTS, is_hub_folder
 from cifar_lightning.run.networks import is_import_path, lit_net
@@ -47,6 +54,8 @@ def select_checkpoint(named: str | Path) -> Path:
             if chosen.exists():
                 return chosen
         newest, problems = newest_readable(folder)
+    except UnreadableError:
+        raise
     except InputError as error:
         damaged = step_checkpoints(folder)
         others = [other.name for other in sorted(folder.glob("*.ckpt")) if other not in damaged]  # a stock Trainer's
