@@ -212,6 +212,11 @@ def same(a, b):
     return a == b
 
 
+def contents(folder):
+    """All files of a folder, to the byte."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def leftovers(run):
     """Parts of files that were not finished."""
     return [path.name for path in run.rglob(".*.part")]

@@ -155,6 +155,21 @@ def test_the_status_of_a_run(whole, call, tmp_path):
     )
 
 
+def test_the_status_of_a_run_that_has_diverged(whole, call, tmp_path):
+    """A loop that asks it is not to start it again and again; started all the same, it is one like any other."""
+    assert job("fit", *SMALL, cwd=tmp_path, fault="nan@-:train:10").code == 3
+    run = tmp_path / "lightning_logs" / "version_0"
+    code, out, _ = call("status", run)
+    assert code == 3
+    assert out.startswith(f"{run}: diverged, epoch 1/2, step 7, ")
+    assert ", with lr " in out
+    assert out.endswith("; start anew with a lower learning rate\n")
+    assert job("fit", "--resume", run, cwd=tmp_path, fault="kill@-:train:5").code == -9
+    assert call("status", run)[0] == 75
+    assert job("fit", "--resume", run, cwd=tmp_path).code == 0
+    assert differences(run, whole[1]) == []
+
+
 @pytest.mark.parametrize("results", ["{}", "[]", "{"])
 def test_the_status_of_a_run_whose_files_are_not_what_they_were(whole, call, tmp_path, results):
     shutil.copytree(whole[1], tmp_path / "run")
@@ -198,6 +213,13 @@ def test_the_status_of_a_group(whole, call, tmp_path):
     code, out, _ = call("status", group, "--json")
     assert code == 75
     assert [run["state"] for run in json.loads(out)["runs"]] == ["finished", "to be resumed", "finished"]
+    (group / "seed_0" / "results.json").unlink()
+    (group / "seed_0" / "diverged.txt").touch()
+    assert call("status", group)[:1] == (75,)
+    shutil.copy(whole[1] / "results.json", group / "seed_1")
+    anew = "start anew with a lower learning rate"
+    assert call("status", group) == (3, f"{group}: diverged, 2 of 3 runs finished, 1 diverged; {anew}\n", "")
+    shutil.move(group / "seed_1" / "results.json", group / "seed_0")
     for folder, said in ((group / "seed_1", ", 2 of 3 runs finished, 1 running"), (group, Holder.this())):
         with held(folder):
             code, out, _ = call("status", group)
@@ -210,6 +232,21 @@ def test_the_status_of_a_group(whole, call, tmp_path):
     plan.unlink()
     plan.mkdir()
     assert call("status", group) == (2, "", f"error: {plan} cannot be read (Is a directory): make it readable\n")
+
+
+def test_a_status_needs_nothing_to_be_written(tmp_path, monkeypatch):
+    """On a mount that is read-only, of a run that a job on another machine is in."""
+    run, opened = unfinished(tmp_path, 0), os.open
+
+    def read_only(path, flags, *args, **kwargs):
+        if flags & (os.O_RDWR | os.O_WRONLY):
+            raise OSError(30, "Read-only file system")
+        return opened(path, flags, *args, **kwargs)
+
+    with held(run):
+        monkeypatch.setattr(os, "open", read_only)
+        assert (status(run).state, status(run).holder) == ("running", Holder.this())
+    assert (status(run).state, status(run).holder) == ("to be resumed", None)
 
 
 def test_the_status_of_a_run_that_a_job_is_in(tmp_path):

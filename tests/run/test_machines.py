@@ -24,7 +24,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import PLAIN, SCRIPTS
-from jobs import SMALL, differences, end, processes_of, start, step_of
+from jobs import SMALL, contents, differences, end, processes_of, start, step_of
 from test_cluster import by_name
 from torch.distributed import HashStore
 
@@ -287,6 +287,23 @@ def test_machines_without_a_common_disk(whole, tmp_path):
     assert results[0]["confusion"] == results[1]["confusion"]
     assert results[1]["devices"] == 2
     assert [path.name for path in homes[1].iterdir() if not path.name.startswith("log-")] == []
+
+
+def test_a_run_goes_on_whatever_another_machine_has_of_its_name(whole, tmp_path):
+    """Without a common disk: there it may be another run, of another length, or a group."""
+    runs = [tmp_path / home / "lightning_logs" / "version_0" for home in ("first", "other")]
+    for run in runs:
+        shutil.copytree(whole[2], run)
+    (runs[0] / "results.json").unlink()
+    config = runs[1] / "config.yaml"
+    config.write_text(config.read_text().replace("max_epochs: 2", "max_epochs: 5"))
+    (runs[1] / "group.yaml").write_text("kind: seeds\nruns: [seed_0]\n")
+    before = contents(runs[1])
+    command = ("fit", "--resume", "lightning_logs/version_0", "--max_epochs", 2)
+    went_on = both(*command, homes=[run.parents[1] for run in runs])
+    assert [rank.code for rank in went_on] == [0, 0], went_on[1].text
+    assert differences(runs[0], whole[2]) == []
+    assert contents(runs[1]) == before
 
 
 @pytest.mark.soak

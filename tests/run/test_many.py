@@ -15,10 +15,11 @@ from jobs import SMALL, differences, end, job, processes_of, start, step_of
 from rich.console import Console
 from test_stop import LONG_EPOCH, wait_for
 
-from cifar_lightning import InputError, compare, evaluate, fit, fit_many, resume_many
+from cifar_lightning import InputError, compare, evaluate, fit, fit_many, resume, resume_many
 from cifar_lightning.errors import NonFiniteError
 from cifar_lightning.report.group import print_group, summary
 from cifar_lightning.run import folder, many
+from cifar_lightning.run.status import status
 
 IMAGES = {"source": "synthetic", "synthetic_size": 300, "batch_size": 20, "augment": True}
 OPTIONS = {"accelerator": "cpu", "max_epochs": 1, "report": False, "log_every_n_steps": 5}
@@ -187,6 +188,31 @@ def test_after_a_computation_in_several_threads(tmp_path, cpu_settings):
     finally:
         waited.cancel()
     assert torch.get_num_threads() == 2
+
+
+def test_damaged_results_are_made_again(seeds, tmp_path):
+    group, found = seeds
+    copy = shutil.copytree(group, tmp_path / "group")
+    figures = json.loads(json.dumps(found["figures"]))
+    for damaged in (copy / "seed_6", copy):
+        (damaged / "results.json").write_text("{")
+        assert status(copy).state == "to be resumed"
+        assert json.loads(json.dumps(resume_many(copy, report=False)["figures"])) == figures
+    with pytest.raises(InputError, match=r"all runs of .* have finished"):
+        resume_many(copy)
+
+
+@pytest.mark.parametrize("changes", [{"max_epochs": 2}, {"trainer.max_time": None}])
+def test_runs_of_a_group_stay_of_one_length(seeds, tmp_path, changes):
+    """Together, or one of them."""
+    copy = shutil.copytree(seeds[0], tmp_path / "group")
+    config = copy / "seed_5" / "config.yaml"
+    config.write_text(config.read_text().replace("trainer: {}", "trainer: {max_time: '00:01:00:00'}"))
+    said = r"(max_epochs 2|max_time None): the runs of .*group are of (1|00:01:00:00) each: start new ones"
+    with pytest.raises(InputError, match=said):
+        resume_many(copy, changes)
+    with pytest.raises(InputError, match=said):
+        resume(copy / "seed_5", changes)
 
 
 def test_one_that_fails_is_named(tmp_path):

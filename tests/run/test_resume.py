@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from jobs import SMALL, differences, end, job, leftovers, processes_of, start, step_of, suspended
+from jobs import SMALL, contents, differences, end, job, leftovers, processes_of, start, step_of, suspended
 from lightning.pytorch import Callback
 from test_stop import wait_for
 
@@ -21,7 +21,7 @@ from cifar_lightning.run import folder as run_folder
 from cifar_lightning.run.checkpoint import Checkpoints, load_checkpoint
 from cifar_lightning.run.folder import RunInUseError, held, newest_unfinished
 from cifar_lightning.run.metrics_log import read_rows
-from cifar_lightning.run.resuming import resume
+from cifar_lightning.run.resuming import resume, resume_newest
 from cifar_lightning.run.status import status
 from cifar_lightning.run.testing import evaluate
 from cifar_lightning.run.training import fit
@@ -225,6 +225,8 @@ def test_a_run_whose_time_was_up_goes_on_with_more(tmp_path):
     assert "give a longer --trainer.max_time than 00:00:00:01, and if need be a higher --max_epochs" in done.lines[0]
     assert job("fit", "--resume", run, "--trainer.max_time", "00:00:00:02", cwd=tmp_path).code == 0
     assert step_of(run) > step
+    done = job("fit", "--resume", run, "--trainer.max_time", "00:00:00:01", cwd=tmp_path)
+    assert "--trainer.max_time (the run has 00:00:00:02, not 00:00:00:01) would change the result" in done.lines[0]
     done = job("fit", "--resume", run, "--trainer.gradient_clip_val", 1, cwd=tmp_path)
     assert "--trainer.gradient_clip_val (the run has None, not 1) would change the result" in done.lines[0]
 
@@ -420,6 +422,81 @@ def test_a_finished_run_keeps_its_results_where_it_cannot_be_trained_further(who
     assert before == {path: path.read_bytes() for path in run.rglob("*.*")}
 
 
+def test_a_limit_of_time_is_none_to_begin_with_later(whole, tmp_path):
+    with pytest.raises(InputError, match=r"--trainer.max_time \(the run has None, not 00:01:00:00\) would change"):
+        resume(whole[1], {"trainer": {"max_time": "00:01:00:00"}})
+    with pytest.raises(InputError, match=r"trainer.max_time abc is out of range: give a time"):
+        resume(whole[1], {"trainer.max_time": "abc", "max_epochs": 3})
+
+
+@pytest.mark.parametrize("results", ["", "{", "[]"])
+def test_a_run_whose_results_are_damaged_is_tested_again(plain, whole, tmp_path, results):
+    run = tmp_path / "lightning_logs" / "version_0"
+    shutil.copytree(whole[1], run)
+    (run / "results.json").write_text(results)
+    assert resume_newest(tmp_path) == json.loads((run / "results.json").read_text())
+    assert differences(run, whole[1]) == []
+    with pytest.raises(InputError, match="has finished"):
+        resume(run)
+
+
+def test_results_that_may_not_be_read_are_not_replaced(whole, tmp_path):
+    """They are there, whatever is wrong with them; here it is a folder of their name."""
+    run = tmp_path / "run"
+    shutil.copytree(whole[1], run)
+    (run / "results.json").unlink()
+    (run / "results.json").mkdir()
+    with pytest.raises(InputError, match=r"results.json cannot be read \(Is a directory\): make it readable"):
+        resume(run)
+
+
+def test_a_run_has_results_or_not_before_it_loses_what_they_are_of(plain, whole, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    shutil.copytree(whole[1], run)
+    unlink, gone = Path.unlink, []
+
+    def once(path, missing_ok=False):
+        if gone:
+            raise OSError(5, "Input/output error")
+        unlink(path, missing_ok)
+        gone.append(path.name)
+
+    with monkeypatch.context() as failing:
+        failing.setattr(Path, "unlink", once)
+        with pytest.raises(RunError, match=r"could not write to .*run: Input/output error"):
+            resume(run, {"max_epochs": 3})
+    assert gone == ["results.json"]
+    assert status(run).state == "to be resumed"
+    resume(run)
+    assert differences(run, whole[1]) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (
+            OSError(28, "No space left on device"),
+            RunError,
+            r"could not write .*/\.lock: No space left on device",
+        ),
+        (OSError(30, "Read-only file system"), RunError, r"could not write .*/\.lock: Read-only file system"),
+        (
+            PermissionError(13, "Permission denied"),
+            InputError,
+            r"version_0 cannot be written \(Permission denied\): make",
+        ),
+    ],
+)
+def test_a_lock_that_cannot_be_had_is_no_folder_that_is_none(tmp_path, monkeypatch, error, kind, said):
+    def refuse(path):
+        raise error
+
+    run = unfinished(tmp_path, 0)
+    monkeypatch.setattr(run_folder, "open_for_all", refuse)
+    with pytest.raises(kind, match=said), held(run):
+        pass
+
+
 def test_jobs_started_together_get_a_folder_each(tmp_path):
     processes = [start("fit", *SMALL, "--max_epochs", 1, "--devices", 2, cwd=tmp_path) for _ in range(2)]
     assert [end(process).code for process in processes] == [0, 0]
@@ -488,15 +565,10 @@ def test_a_group_that_is_moved_takes_none_of_the_next_of_its_name(tmp_path):
         group.rename(tmp_path / "kept")
         (group / "seed_1").mkdir(parents=True)
         (group / ".lock").touch()
-        with pytest.raises(RunError, match="version_0 has been moved or removed"), held(group / "seed_1"):
+        with pytest.raises(RunError, match=r"version_0 has been moved or removed"), held(group / "seed_1"):
             pass
     with held(group / "seed_1"):
         pass
-
-
-def contents(folder):
-    """All files of a folder, to the byte."""
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def unfinished(home, number):

@@ -15,6 +15,7 @@ from cifar_lightning.errors import InputError
 from cifar_lightning.files import user_path
 from cifar_lightning.flags import arguments_in, new_parser, parse, value_of, with_recipe
 from cifar_lightning.run import presence
+from cifar_lightning.run.cluster import is_first_rank
 from cifar_lightning.settings_file import recipes
 from cifar_lightning.signatures import signature_of
 from cifar_lightning.startup import importing
@@ -65,7 +66,7 @@ def script(arguments: Sequence[str]) -> None:
     settings, changes = arguments_in(given), dict(given.items())  # in groups, and by names such as "data.augment"
     root = settings.get("default_root_dir", ".")
     if run not in (None, "auto"):
-        if is_group(user_path(run)):
+        if is_first_rank() and is_group(user_path(run)):
             resume_many(run, changes, report=changes.pop("report", True))
         else:
             resume(run, changes)

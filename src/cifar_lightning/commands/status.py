@@ -4,10 +4,11 @@ cifar-lightning status lightning_logs/version_0
 cifar-lightning status lightning_logs/version_0 --json
 
 Exit code 0: it has finished. 75: it is to be resumed. 16: a job is in it now.
-2: there is no such run. Of a group of runs, as --seeds makes them, it says how
-many have finished, and ends with 0 once all have. For scripts under torchrun,
-whose own exit code does not tell:
-`torchrun … fit.py …; cifar-lightning status RUN || sbatch again.sh`.
+3: it has diverged, and would again. 2: there is no such run. Of a group of
+runs, as --seeds makes them, it says how many have finished, and ends with 0
+once all have. For scripts under torchrun, whose own exit code does not tell:
+`torchrun … fit.py …; cifar-lightning status RUN;
+if [ $? = 75 ]; then sbatch again.sh; fi`.
 """
 
 import json

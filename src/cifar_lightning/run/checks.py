@@ -11,9 +11,7 @@ from typing import Any, NamedTuple, get_args
 
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Timer
 
 from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.data.sharing import evaluation_batches
@@ -26,7 +24,7 @@ from cifar_lightning.run.devices import check_ranks, resolve_devices
 from cifar_lightning.run.loggers import check_logger
 from cifar_lightning.run.networks import check_outputs, lit_net
 from cifar_lightning.run.precision import check_precision
-from cifar_lightning.run.settings import Arguments, Settings
+from cifar_lightning.run.settings import Arguments, Settings, seconds_in
 from cifar_lightning.run.trainer import new_trainer
 from cifar_lightning.signatures import words_of
 
@@ -40,10 +38,10 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda limit: limit == 1.0 or (type(limit) is int and limit >= 1),
         "a number of batches, 1 or more, or leave it out",
     ),
-    "max_time": (lambda time: _seconds(time) > 0, TIME),
+    "max_time": (lambda time: seconds_in(time) > 0, TIME),
     "num_sanity_val_steps": (lambda batches: batches >= -1, "0 or more, or -1 for all batches"),
     "val_check_interval": (
-        lambda interval: not isinstance(interval, str | dict) or _seconds(interval) > 0,
+        lambda interval: not isinstance(interval, str | dict) or seconds_in(interval) > 0,
         f"a number of batches, a share of them, or {TIME}",
     ),
 }
@@ -164,14 +162,6 @@ def _check_types(given: Arguments) -> None:
             continue
         words = RANGES[name][1] if timedelta in get_args(annotation) else " or ".join(words_of(annotation))
         raise InputError(f"trainer.{name} {value} is out of range: give {words}")
-
-
-def _seconds(time: str | dict[str, int]) -> float:
-    """How long a time of the Trainer's is; 0 where it is none."""
-    try:
-        return Timer(time).time_remaining() or 0.0
-    except (MisconfigurationException, TypeError, OverflowError):
-        return 0.0
 
 
 def try_trainer(arguments: Arguments) -> Trainer:

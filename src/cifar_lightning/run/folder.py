@@ -10,7 +10,8 @@ from typing import Any
 
 from cifar_lightning.console import say
 from cifar_lightning.errors import InputError
-from cifar_lightning.files import check_stays, lock, open_for_all, staying, user_path
+from cifar_lightning.files import check_stays, lock, open_for_all, staying, unwritten, user_path
+from cifar_lightning.run.ended import results_in
 from cifar_lightning.run.holder import LOCK, Holder
 from cifar_lightning.run.settings import Settings, read_settings
 
@@ -36,13 +37,17 @@ def held(folder: Path, seconds: float | None = None) -> Iterator[int]:
     Raises:
         RunInUseError: Another job has it.
         InputError: There is no such folder, or none that this user may write to.
-        RunError: It is one of a group's that has been moved since this job came into it.
+        RunError: The disk does not take it, or it is one of a group's that has been moved since this job came into it.
     """
     check_stays(folder / LOCK)  # as one of a group that has been moved
     try:
         descriptor = open_for_all(folder / LOCK)
-    except OSError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"nothing to resume: {folder} is no run's folder ({error.strerror})") from error
+    except PermissionError as error:
+        raise InputError(f"{folder} cannot be written ({error.strerror}): make it writable") from error
+    except OSError as error:
+        raise unwritten(folder / LOCK, error) from error
     try:
         deadline, waiting = time.monotonic() + (HELD_SECONDS if seconds is None else seconds), False
         while not _lock(descriptor):
@@ -127,7 +132,7 @@ def newest_left(
 
 def _is_unfinished(run: Path, begun: str) -> bool:
     has_begun = (run / begun).exists() and os.access(run, os.W_OK)
-    return has_begun and not (run / "results.json").exists()
+    return has_begun and results_in(run) is None
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import yaml
 from cifar_lightning.data.split import Fold
 from cifar_lightning.errors import InputError
 from cifar_lightning.files import write_atomically
+from cifar_lightning.run.ended import results_in
 from cifar_lightning.run.folder import held, new_folder
 from cifar_lightning.run.plan import PLAN, is_group, read_plan
 from cifar_lightning.run.settings import Settings, read_settings
@@ -32,7 +33,7 @@ class Group:
 
     def left(self) -> list[str]:
         """The runs that have not finished."""
-        return [name for name in self.names if not (self.folder / name / "results.json").exists()]
+        return [name for name in self.names if results_in(self.folder / name) is None]
 
     def for_each(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """Of `changes` of the group's settings, which are those of its first run, what each run takes.
@@ -46,10 +47,22 @@ class Group:
         first = self.folder / self.names[0]
         before = read_settings(first)
         after = before.changed(changes, first)
-        for name in ("max_epochs", "max_steps"):
-            if (value := getattr(after, name)) != (had := getattr(before, name)):
-                raise InputError(f"{name} {value}: the runs of {self.folder} are of {had} each: start new ones")
+        _check_length(self.folder, before, after)
         return {name: value for name, value in changes.items() if (self.kind, name) != ("seeds", "seed")}
+
+
+def check_member(folder: Path, before: Settings, after: Settings) -> None:
+    """Raises an InputError where a run is one of a group, and is to be longer than the others."""
+    folder = folder.absolute()
+    if is_group(folder.parent) and folder.name in read_group(folder.parent).names:
+        _check_length(folder.parent, before, after)
+
+
+def _check_length(group: Path, before: Settings, after: Settings) -> None:
+    had, given = before.by_flags(), after.by_flags()
+    for name in ("max_epochs", "max_steps", "trainer.max_time"):
+        if (value := given.get(name)) != (own := had.get(name)):
+            raise InputError(f"{name} {value}: the runs of {group} are of {own} each: start new ones")
 
 
 def counted(seeds: int | None, folds: int | None) -> tuple[str, int]:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cifar_lightning.files import lock
+from cifar_lightning.files import is_locked
 from cifar_lightning.run.cluster import job
 
 LOCK = ".lock"
@@ -62,16 +62,13 @@ class Holder:
         return f" ({' '.join(words)})" if words else ""
 
 
-def in_use(folder: Path) -> bool:
-    """Whether a job is in a run's folder now."""
+def holder_in(folder: Path) -> Holder | None:
+    """The job that is in a run's folder now; None where none is."""
     try:
-        descriptor = os.open(folder / LOCK, os.O_RDWR)
+        descriptor = os.open(folder / LOCK, os.O_RDONLY)
     except OSError:  # nobody has been, or nobody that this user could resume
-        return False
+        return None
     try:
-        lock(descriptor, wait=False)
-    except BlockingIOError:
-        return True
+        return Holder.of(folder) if is_locked(descriptor) else None
     finally:
         os.close(descriptor)
-    return False

@@ -22,6 +22,7 @@ from cifar_lightning.run.checks import check
 from cifar_lightning.run.cluster import this_rank
 from cifar_lightning.run.cpu import restored_torch, step_work
 from cifar_lightning.run.devices import resolve_devices
+from cifar_lightning.run.ended import results_in
 from cifar_lightning.run.folder import held, newest_left
 from cifar_lightning.run.group import Group, counted, members, new_group, read_group
 from cifar_lightning.run.networks import lit_net
@@ -92,7 +93,8 @@ def resume_many(folder: str | Path, changes: Mapping[str, Any] | None = None, *,
 
     Args:
         folder: The group's.
-        changes: As for `resume`, but for a higher max_epochs or max_steps: all runs are of one length.
+        changes: As for `resume`, but for a higher max_epochs, max_steps or trainer.max_time: all runs are of one
+            length.
         report: As for `fit`, of the group.
 
     Returns:
@@ -161,7 +163,7 @@ def _go_on(group: Group, changes: Mapping[str, Any], report: bool) -> dict[str, 
     """Goes on with a group in whose folder no other job is."""
     left, changes = group.left(), group.for_each(changes)
     if not left:
-        if (group.folder / "results.json").exists():
+        if results_in(group.folder) is not None:
             raise InputError(f"nothing to resume: all runs of {group.folder} have finished")
         return _summed_up(group, report)
     first = read_settings(group.folder / left[0]).changed(changes, group.folder / left[0])

@@ -20,7 +20,9 @@ from cifar_lightning.run.checkpoint import (
 )
 from cifar_lightning.run.checks import check
 from cifar_lightning.run.cluster import is_first_rank
+from cifar_lightning.run.ended import DIVERGED, RESULTS, results_in
 from cifar_lightning.run.folder import held, newest_unfinished
+from cifar_lightning.run.group import check_member
 from cifar_lightning.run.plan import is_group
 from cifar_lightning.run.quiet import quietly
 from cifar_lightning.run.settings import Settings, check_changes, places_in, read_settings
@@ -59,16 +61,12 @@ def resume(
     """
     additions, names = additions_of(callbacks, logger)
     changes = {**(changes or {}), **({} if names is None else {"logger": names})}
+    if not is_first_rank():
+        return join(additions, places_in(changes))  # on another machine a folder of that name may be another run's
     folder = user_path(run)
     if is_group(folder):
         raise InputError(f"{folder} holds several runs: give it to resume_many, or one of them")
-    first = is_first_rank()
-    if first or folder.exists():  # on another machine it need not
-        settings = read_settings(folder).changed(changes, folder)  # whatever is wrong is said before it waits
-        if not first:
-            check(settings, additions)
-    if not first:
-        return join(additions, places_in(changes))
+    read_settings(folder).changed(changes, folder)  # whatever is wrong is said before it waits
     with held(folder) as lock:
         return go_on(folder, lock, changes, additions, callbacks is not None)
 
@@ -117,6 +115,7 @@ def go_on(
     """
     before = read_settings(folder)  # the job that was in it may have changed them
     settings = before.changed(changes, folder)
+    check_member(folder, before, settings)
     _check_unfinished(folder, before, settings)
     checked = check(settings, additions, others)
     checkpoints = folder / "checkpoints"
@@ -137,10 +136,11 @@ def go_on(
     try:
         for part in (folder, checkpoints, folder / "figures"):
             remove_parts(part)
+        for end in (RESULTS, DIVERGED):  # first: a finished run has the checkpoints that its results are of
+            (folder / end).unlink(missing_ok=True)
         if not_best:
             (checkpoints / BEST).unlink()
         (checkpoints / FINAL).unlink(missing_ok=True)  # of an end that is none any more, or comes again
-        (folder / "results.json").unlink(missing_ok=True)
     except OSError as error:
         raise RunError(f"could not write to {folder}: {error.strerror}; mend the folder") from error
     settings.write(folder)
@@ -152,7 +152,7 @@ def go_on(
 def _check_unfinished(folder: Path, before: Settings, settings: Settings) -> None:
     """Raises an InputError where a run has nothing to go on with, or nothing to go on from."""
     saved = step_checkpoints(folder / "checkpoints")
-    traces = ("results.json", "metrics.csv", f"checkpoints/{BEST}")
+    traces = (RESULTS, "metrics.csv", f"checkpoints/{BEST}")
     if not saved and any((folder / name).exists() for name in traces):
         raise InputError(
             f"nothing to resume: {folder} has been trained, but holds no checkpoints/step-*.ckpt any more: "
@@ -163,7 +163,7 @@ def _check_unfinished(folder: Path, before: Settings, settings: Settings) -> Non
     max_time = before.trainer.get("max_time")
     longer = getattr(settings, limit) != getattr(before, limit)
     longer = longer or (max_time and settings.trainer.get("max_time") != max_time)
-    if (folder / "results.json").exists() and not longer:
+    if not longer and results_in(folder) is not None:
         needs = [f"a longer --trainer.max_time than {max_time}"] if max_time else []
         needs += [f"a higher --{limit} than {getattr(before, limit)}", *(["a higher --max_epochs"] if by_steps else [])]
         give = ", and if need be ".join(needs)

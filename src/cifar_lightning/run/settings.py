@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Timer
 
 from cifar_lightning.arguments import typed
 from cifar_lightning.data import absent
@@ -118,7 +120,8 @@ class Settings:
             before = target.get(key)
             if before == value:
                 continue
-            if name not in FREE and not (name in ("max_epochs", "max_steps") and _is_longer(value, before)):
+            lengths = {"max_epochs": _is_longer, "max_steps": _is_longer, "trainer.max_time": _is_more_time}
+            if not (lengths[name](value, before) if name in lengths else name in FREE):
                 refused.append(f"--{name} (the run has {before}, not {value})")
             target[key] = value
         if refused:
@@ -239,6 +242,20 @@ def places_in(changes: Mapping[str, Any]) -> Arguments:
 
 def _is_longer(value: int, before: int | None) -> bool:
     return before is not None and before != -1 and (value == -1 or value > before)  # -1 is no limit
+
+
+def _is_more_time(value: Any, before: Any) -> bool:
+    if value is None or not seconds_in(value):  # no limit; or no time, which the checks name
+        return True
+    return before is not None and seconds_in(value) > seconds_in(before)
+
+
+def seconds_in(time: Any) -> float:
+    """How long a time of the Trainer's is; 0 where it is none."""
+    try:
+        return Timer(time).time_remaining() or 0.0
+    except (MisconfigurationException, AttributeError, TypeError, OverflowError):
+        return 0.0
 
 
 def plain(settings: Mapping[str, Any], group: str = "") -> Arguments:

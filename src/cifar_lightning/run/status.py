@@ -1,6 +1,5 @@
 """How far a run, or a group of runs, has come, read from its folder without torch, which takes seconds."""
 
-import json
 import os
 import shlex
 from collections import Counter
@@ -8,20 +7,21 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from cifar_lightning.console import percent
 from cifar_lightning.errors import InputError
 from cifar_lightning.files import user_path
-from cifar_lightning.run.holder import Holder, in_use
+from cifar_lightning.run.ended import divergence_in, results_in
+from cifar_lightning.run.holder import Holder, holder_in
 from cifar_lightning.run.metrics_log import Row, read_rows
 from cifar_lightning.run.plan import is_group, read_plan
 
-FINISHED, TO_BE_RESUMED, RUNNING = "finished", "to be resumed", "running"
-# As a mail system's, which job scripts know: EX_TEMPFAIL, "try again", and EBUSY.
-CODES = {FINISHED: 0, TO_BE_RESUMED: 75, RUNNING: 16}
+FINISHED, DIVERGED, TO_BE_RESUMED, RUNNING = "finished", "diverged", "to be resumed", "running"
+# That of fit; and as a mail system's, which job scripts know: EX_TEMPFAIL, "try again", and EBUSY.
+CODES = {FINISHED: 0, DIVERGED: 3, TO_BE_RESUMED: 75, RUNNING: 16}
+ANEW = "start anew with a lower learning rate"
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class Status:
         step: Of its newest checkpoint, from which it would go on, or of the one that was tested; None: there is none.
         accuracy: On the test images, or the last on those of its validation; None where there is none.
         go_on: What resumes it; None where nothing is to be.
+        holder: The job that is in it; None where none is.
+        why: Of one that has diverged, what `fit` said.
     """
 
     run: str
@@ -45,13 +47,15 @@ class Status:
     step: int | None
     accuracy: float | None
     go_on: str | None
+    holder: Holder | None = None
+    why: str | None = None
 
     def __str__(self) -> str:
         parts = [] if self.epoch is None else [f"epoch {self.epoch}/{self.max_epochs}"]
         parts += [] if self.step is None else [f"step {self.step:,}"]
         kind = "test" if self.state == FINISHED else "val"
         parts += [] if self.accuracy is None else [f"{kind} accuracy {percent(self.accuracy, 2)}"]
-        return _line(self.run, self.state, parts, self.go_on)
+        return _line(self, parts + ([self.why] if self.why else []))
 
 
 @dataclass(frozen=True)
@@ -61,28 +65,28 @@ class GroupStatus:
     Attributes:
         run: Its folder.
         state: One of CODES: running where a job is in it or in one of its runs; else to be resumed, until all have
-            finished and are summed up.
+            finished and are summed up, or those that have not have diverged.
         runs: Of each of its runs.
         go_on: What resumes it; None where nothing is to be.
+        holder: The job that is in it, and not only in one of its runs; None where none is.
     """
 
     run: str
     state: str
     runs: tuple[Status, ...]
     go_on: str | None
+    holder: Holder | None = None
 
     def __str__(self) -> str:
         counts = Counter(run.state for run in self.runs)
         parts = [f"{counts[FINISHED]} of {len(self.runs)} runs finished"]
-        parts += [f"{counts[state]} {state}" for state in (TO_BE_RESUMED, RUNNING) if counts[state]]
-        return _line(self.run, self.state, parts, self.go_on)
+        parts += [f"{counts[state]} {state}" for state in (DIVERGED, TO_BE_RESUMED, RUNNING) if counts[state]]
+        return _line(self, parts)
 
 
-def _line(run: str, state: str, parts: Sequence[str], go_on: str | None) -> str:
-    folder = user_path(run)
-    holder = str(Holder.of(folder)) if in_use(folder) else ""  # or it is in one of a group's runs
-    line = f"{run}: {state}{holder}{''.join(f', {part}' for part in parts)}"
-    return f"{line}; go on with {go_on}" if go_on else line
+def _line(of: Status | GroupStatus, parts: Sequence[str]) -> str:
+    next_step = f"; go on with {of.go_on}" if of.go_on else f"; {ANEW}" if of.state == DIVERGED else ""
+    return f"{of.run}: {of.state}{of.holder or ''}{''.join(f', {part}' for part in parts)}{next_step}"
 
 
 def status(run: str | Path) -> Status | GroupStatus:
@@ -94,10 +98,15 @@ def status(run: str | Path) -> Status | GroupStatus:
 def _of_group(run: str | Path, folder: Path) -> GroupStatus:
     _, names = read_plan(folder)
     runs = tuple(_of_run(os.path.join(run, name), folder / name) for name in names)
-    states = {one.state for one in runs}
-    finished = states == {FINISHED} and _results(folder) is not None
-    state = RUNNING if in_use(folder) or RUNNING in states else FINISHED if finished else TO_BE_RESUMED
-    return GroupStatus(str(run), state, runs, _go_on(run, state))
+    states, holder = {one.state for one in runs}, holder_in(folder)
+    state = TO_BE_RESUMED
+    if holder or RUNNING in states:
+        state = RUNNING
+    elif states == {FINISHED} and results_in(folder) is not None:
+        state = FINISHED
+    elif DIVERGED in states and TO_BE_RESUMED not in states:
+        state = DIVERGED
+    return GroupStatus(str(run), state, runs, _go_on(run, state), holder)
 
 
 def _of_run(run: str | Path, folder: Path) -> Status:
@@ -105,8 +114,8 @@ def _of_run(run: str | Path, folder: Path) -> Status:
         max_epochs = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))["max_epochs"]
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
         raise InputError(f"run {run} is none (no readable config.yaml): give lightning_logs/version_N") from error
-    results = _results(folder)
-    state = RUNNING if in_use(folder) else TO_BE_RESUMED if results is None else FINISHED
+    holder, results, why = holder_in(folder), results_in(folder), divergence_in(folder)
+    state = RUNNING if holder else FINISHED if results is not None else DIVERGED if why is not None else TO_BE_RESUMED
     names = [path.stem.removeprefix("step-") for path in (folder / "checkpoints").glob("step-*.ckpt")]
     step = max((int(name) for name in names if name.isdigit()), default=None)
     rows: list[Row] = []
@@ -117,16 +126,9 @@ def _of_run(run: str | Path, folder: Path) -> Status:
     accuracy = logged.get("val_acc")
     if state == FINISHED and results is not None:
         step, accuracy = results.get("step"), results.get("test_acc")
-    return Status(str(run), state, epoch, max_epochs, step, accuracy, _go_on(run, state))
+    why = why if state == DIVERGED else None
+    return Status(str(run), state, epoch, max_epochs, step, accuracy, _go_on(run, state), holder, why)
 
 
 def _go_on(run: str | Path, state: str) -> str | None:
     return f"cifar-lightning fit --resume {shlex.quote(str(run))}" if state == TO_BE_RESUMED else None
-
-
-def _results(folder: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads((folder / "results.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None

@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 
 from cifar_lightning.console import say
 from cifar_lightning.data.datamodule import CIFAR10DataModule
-from cifar_lightning.errors import InputError, LostRankError, RunError
+from cifar_lightning.errors import InputError, LostRankError, NonFiniteError, RunError
 from cifar_lightning.files import moved, staying
 from cifar_lightning.model.evaluation import names
 from cifar_lightning.model.lit_net import LitNet
@@ -31,7 +31,8 @@ from cifar_lightning.run.checks import Checked, check
 from cifar_lightning.run.cluster import is_first_rank, world_size
 from cifar_lightning.run.computing import Computing
 from cifar_lightning.run.cpu import FittedCPU, restored_torch
-from cifar_lightning.run.devices import check_same_images, on_first_rank, process_group
+from cifar_lightning.run.devices import check_same_images, on_first_rank, process_group, resolve_devices
+from cifar_lightning.run.ended import note_divergence
 from cifar_lightning.run.folder import new_run
 from cifar_lightning.run.holder import LOCK
 from cifar_lightning.run.launch import launch
@@ -176,6 +177,9 @@ def launch_or_train(
     except RunError as error:
         how = "" if moved(folder / LOCK) else signals.next_step  # which another run may have the name of
         raise type(error)(f"{error}{how}") from error
+    except NonFiniteError as error:
+        note_divergence(folder, error)
+        raise
     return read_results(folder)
 
 
@@ -207,6 +211,7 @@ def run_rank(
         assert folder is not None
         home = Path(folder)
         settings = Settings(**on_first_rank(lambda: asdict(read_settings(home))))
+        resolve_devices(settings.accelerator, settings.devices)  # each machine has its own
         signals.next_step = signals.go_on_with(folder, "resume")
         train(home, replace(settings, data={**settings.data, **(places or {})}), start, additions or Additions())
         return on_first_rank(lambda: read_results(home))
