@@ -25,6 +25,9 @@ from cifar_lightning.run import signals
 
 for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS"):  # rich goes by them
     os.environ.pop(name, None)
+# Downloads do, which are all from this machine.
+PROXIES = {name: os.environ.pop(name) for name in [*os.environ] if name.lower().endswith("_proxy")}
+os.umask(0o022)  # so that other users can read what is left to them
 
 PROJECT = Path(__file__).parents[1]
 # The environment of a process that draws no figures: see faults/sitecustomize.py.
@@ -38,6 +41,19 @@ compiles = pytest.mark.skipif(
     reason="needs a C++ compiler and Python.h",
 )
 SCRIPTS, BENCHMARKS = PROJECT / "scripts", PROJECT / "benchmarks"
+NOBODY = 65_534
+
+
+def becomes_another_user():
+    """Whether this one can, as root can, but not where it is root by a mapping of its own id alone (`unshare -r`)."""
+    try:
+        subprocess.run(["true"], user=NOBODY, group=NOBODY, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return False
+    return True
+
+
+another_user = pytest.mark.skipif(not becomes_another_user(), reason="needs to become another user")
 
 
 def pytest_collection_finish():
@@ -144,6 +160,7 @@ def made_once(tmp_path_factory, name, make):
     original = root / f"made-{name}"
     with locked(root / f"made-{name}-lock"):
         if not (original / "made").exists():
+            shutil.rmtree(original, ignore_errors=True)  # what another worker's failure has left
             original.mkdir()
             make(original)
             (original / "made").touch()

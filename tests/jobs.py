@@ -111,8 +111,9 @@ def _main(path, arguments, cwd, env, log, terminal, user, forked):
     encoding = env.get("PYTHONIOENCODING")  # which is read as Python starts, when it also sees what these are
     sys.stdout = open(1, "w", encoding=encoding, closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", 1, encoding, "backslashreplace", closefd=False)  # noqa: SIM115
+    sys.modules.pop("sitecustomize", None)  # Debian's Python has one of its own
     sys.path.insert(0, str(FAULTS))
-    import sitecustomize  # this folder's: the name is only free in a process that has none
+    import sitecustomize
 
     sitecustomize.install()
     if forked:

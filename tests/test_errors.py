@@ -5,7 +5,7 @@ import socket
 
 import pytest
 import torch
-from conftest import SYNTHETIC, one_line
+from conftest import NOBODY, SYNTHETIC, another_user, one_line
 from jobs import end, job, start
 from PIL import Image
 
@@ -428,13 +428,13 @@ def test_folder_with_a_file_that_is_no_image(call, tmp_path):
     assert not (tmp_path / "lightning_logs").exists()
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="needs to become another user")
+@another_user
 @pytest.mark.parametrize("locked", [".", "train", "train/a"])
 def test_folder_that_may_not_be_read(for_anyone, locked):
     home = for_anyone / "data"
     make_folders(home, "train/a/x.png", "test/a/x.png")
     (home / locked).chmod(0o700)
-    done = job("fit", "--data.source", "folder", "--data.data_dir", home, cwd=for_anyone, user=65534)
+    done = job("fit", "--data.source", "folder", "--data.data_dir", home, cwd=for_anyone, user=NOBODY)
     assert done.code == 2
     assert done.lines[-1].startswith(f"error: data_dir {home}: {home / locked}")
     assert done.lines[-1].endswith(

@@ -9,6 +9,7 @@ import zipfile
 
 import pytest
 import torch
+from conftest import NOBODY, another_user
 from jobs import SMALL, differences, end, job, leftovers, same, start, step_of, suspended
 from PIL import Image
 from servers import serve
@@ -19,9 +20,6 @@ from cifar_lightning import files
 from cifar_lightning.errors import InputError, RunError
 from cifar_lightning.run import checkpoint, saved
 from cifar_lightning.run.training import fit
-
-root = pytest.mark.skipif(os.getuid() != 0, reason="only root may mount a file system or become another user")
-NOBODY = 65534
 
 
 @pytest.fixture
@@ -42,7 +40,6 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", disk], check=True)
 
 
-@root
 @pytest.mark.parametrize("devices", [1, 2])
 def test_a_full_disk(small_disk, tmp_path, trained, devices):
     settings = ("--devices", devices, "--default_root_dir", small_disk)
@@ -74,7 +71,7 @@ def test_a_write_that_fails_half_way(tmp_path, trained):
     assert differences(run, trained) == []
 
 
-@root
+@another_user
 def test_a_folder_that_becomes_read_only(for_anyone, trained):
     process = start("fit", *SMALL, cwd=for_anyone, fault="stop@-:train:17", user=NOBODY)
     run = for_anyone / "lightning_logs" / "version_0"

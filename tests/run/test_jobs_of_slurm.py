@@ -7,6 +7,7 @@ import signal
 import time
 
 import pytest
+from conftest import NOBODY, another_user
 from jobs import SMALL, differences, end, job, start, step_of
 from test_resume import unfinished
 
@@ -180,11 +181,11 @@ def test_the_status_of_a_run_whose_files_are_not_what_they_were(whole, call, tmp
     assert call("status", "run") == (code, said[code], "")
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="needs to become another user")
+@another_user
 def test_the_status_of_another_users_run(for_anyone):
     run = for_anyone / "run"
     run.mkdir(mode=0o700)
-    done = job("status", "run", cwd=for_anyone, user=65_534)
+    done = job("status", "run", cwd=for_anyone, user=NOBODY)
     assert (done.code, done.lines) == (
         2,
         ["error: run run is none (no readable config.yaml): give lightning_logs/version_N"],

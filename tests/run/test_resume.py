@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from conftest import NOBODY, another_user
 from jobs import SMALL, contents, differences, end, job, leftovers, processes_of, start, step_of, suspended
 from lightning.pytorch import Callback
 from test_stop import wait_for
@@ -271,7 +272,7 @@ def test_auto_knows_what_a_run_has_by_default(tmp_path):
     assert job(*command, "--data.cutout", 0, "--recipe", "tutorial", *SMALL, cwd=tmp_path).code == 0
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs a second user")
+@another_user
 def test_auto_passes_over_the_runs_of_others(for_anyone):
     theirs = for_anyone / "lightning_logs" / "version_3"
     theirs.mkdir(parents=True, mode=0o700)
@@ -279,7 +280,7 @@ def test_auto_passes_over_the_runs_of_others(for_anyone):
     shown.mkdir(mode=0o755)  # which can be read, and not written to
     shutil.copy(OLD / "config.yaml", shown)
     theirs.parent.chmod(0o777)
-    done = job("fit", *SMALL, "--resume", "auto", cwd=for_anyone, user=65534)
+    done = job("fit", *SMALL, "--resume", "auto", cwd=for_anyone, user=NOBODY)
     assert done.code == 0, done.text
     assert done.lines[0].startswith("passing over lightning_logs/version_3: [Errno 13] Permission denied")
     assert done.lines[1] == "no unfinished run: starting a new one"

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import PLAIN, PROJECT, SCRIPTS
+from conftest import PLAIN, PROJECT, PROXIES, SCRIPTS
 from jobs import SMALL, differences, step_of
 
 from cifar_lightning.run.holder import Holder
@@ -63,7 +63,8 @@ def slurm(tmp_path_factory):
         ["apt-get", "install", "-s", "--no-install-recommends", *PACKAGES], capture_output=True, text=True
     )
     names = re.findall(r"^Inst (\S+)", simulated.stdout, re.MULTILINE)
-    if subprocess.run(["apt-get", "download", *names], cwd=home / "debs", capture_output=True).returncode or not names:
+    download = {"cwd": home / "debs", "env": {**os.environ, **PROXIES}, "capture_output": True}
+    if subprocess.run(["apt-get", "download", *names], **download).returncode or not names:
         pytest.skip("Debian's packages cannot be had")
     for package in (home / "debs").iterdir():
         subprocess.run(["dpkg", "-x", package, home / "root"], check=True)

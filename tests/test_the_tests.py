@@ -1,0 +1,62 @@
+"""What the tests stand on is the same for every user, on every machine."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import jobs
+import pytest
+from conftest import SYNTHETIC, made_once
+
+
+def beside_another_sitecustomize(*arguments):
+    sys.modules["sitecustomize"] = ModuleType("sitecustomize")
+    jobs._main(*arguments)
+
+
+def test_a_python_that_has_a_sitecustomize_of_its_own(tmp_path, monkeypatch):
+    """As Debian's has, which is imported before a job begins."""
+    monkeypatch.setattr(jobs, "_main", beside_another_sitecustomize)
+    done = jobs.job("fit", *SYNTHETIC, cwd=tmp_path, fault="crash@-:data:1")
+    assert "injected crash" in done.text
+
+
+def in_conftest(expression, launcher=(), **surroundings):
+    """What an expression is where the tests' surroundings have just been made."""
+    command = [*launcher, sys.executable, "-c", f"from conftest import *; print({expression})"]
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **surroundings.pop("env", {})}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True, **surroundings)
+    return done.stdout.strip()
+
+
+def test_a_users_mask_and_proxies_are_no_part_of_the_surroundings():
+    proxies = dict.fromkeys(("HTTP_PROXY", "all_proxy", "https_proxy"), "http://127.0.0.1:1")
+    code = "oct(os.umask(0)), __import__('urllib.request').request.getproxies(), sorted(PROXIES)"
+    found = in_conftest(code, umask=0o077, env=proxies)
+    assert found == f"0o22 {{}} {[*proxies]}"
+
+
+@pytest.mark.skipif(not shutil.which("unshare"), reason="needs unshare")
+def test_a_root_that_can_become_nobody_else():
+    """As in a container without an engine that is root."""
+    if subprocess.run(["unshare", "-r", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no namespaces of users here")
+    assert in_conftest("os.getuid(), becomes_another_user()", launcher=("unshare", "-r")) == "0 False"
+
+
+def test_what_failed_for_one_worker_says_so_to_the_others_too(tmp_path):
+    workers = SimpleNamespace(getbasetemp=lambda: tmp_path / "gw0", mktemp=lambda name: tmp_path / "gw0" / name)
+
+    def fail(folder):
+        (folder / "begun").touch()
+        raise RuntimeError("the reason")
+
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="the reason"):
+            made_once(workers, "a", fail)
+    copy = made_once(workers, "a", lambda folder: (folder / "whole").touch())
+    assert sorted(path.name for path in copy.iterdir()) == ["made", "whole"]
