@@ -209,7 +209,7 @@ def compare_loader(job: Job) -> list[Table]:
     rows = []
     for device in ["cpu", "cuda"][: 1 + bool(job.machine["gpu"])]:
         rates = call("loader_rates", data=job.data, device=device, quick=job.quick, repeats=job.repeats)
-        for batch_size, (theirs, ours) in rates.items():
+        for batch_size, (theirs, ours, once) in rates.items():
             clock = "per CPU second" if device == "cpu" else "per second"
             rows.append(
                 {
@@ -219,9 +219,13 @@ def compare_loader(job: Job) -> list[Table]:
                     "ours, images": ours,
                     "": clock,
                     "ratio": quotients(ours, theirs),
+                    "ours, once, s": once,
                 }
             )
-    note = "One thread, no DataLoader workers. On a GPU theirs is prepared by one CPU thread and copied there."
+    note = (
+        "One thread, no DataLoader workers. On a GPU theirs is prepared by one CPU thread and copied there. Once: "
+        "before its first batch our loader mirrors all images' borders, which is in neither the rates nor the ratio."
+    )
     return [Table("loader: crop + flip + normalise", rows, note)]
 
 
@@ -362,26 +366,34 @@ def compare_devices(job: Job) -> list[Table]:
 def compare_scaling(job: Job) -> list[Table]:
     """What one of two ranks sends in a step, and what it takes on this machine."""
     kinds = {"gradients": "MB", "batch norms": "KB"}
+    count = 2 if job.quick else 5
     rows, messages, networks = [], set[int](), []
     for recipe, batch_size, quick in (("tutorial", 4, 4), ("speed94", 200, 8), ("resnet18", 64, 4)):
         model = recipe_settings(recipe)["model"] | {"compile": "none"}
         share = (quick if job.quick else batch_size) // 2
-        count = {"model": model, "count": max(job.repeats, 2)}
-        alone = call("steps_of_ranks", data={"batch_size": share}, processes=1, **count)
-        both = call("steps_of_ranks", data={"batch_size": 2 * share}, processes=2, **count)
+        sides = {
+            name: partial(call, "steps_of_ranks", data={"batch_size": n * share}, model=model, processes=n, count=count)
+            for n, name in ((1, "half alone"), (2, "two"))
+        }
+        turns = interleaved(job.repeats, sides)
+        both = turns["two"][0]["sent"]
         row: Row = {"": recipe, "batch": 2 * share}
         for kind, unit in kinds.items():
-            sent = both["sent"].pop(kind, [])
+            sent = both.pop(kind, [])
             row |= {f"{kind}, messages": len(sent), unit: sum(sent) / {"MB": 1e6, "KB": 1e3}[unit]}
             messages |= {*sent}
             networks.append(sent)
-        row["others"] = sum(map(len, both["sent"].values()))
-        rows.append(row | {"ms, half alone": alone["ms"], "ms, two": both["ms"]})
+        row["others"] = sum(map(len, both.values()))
+        ms = {f"ms, {name}": [statistics.median(run["ms"]) for run in runs] for name, runs in turns.items()}
+        rows.append(row | ms)
     times = {int(size): ms for size, ms in call("sums_of_ranks", sizes=sorted(messages), repeats=job.repeats).items()}
     for row, *sent in zip(rows, networks[::2], networks[1::2], strict=True):
         row["ms, sums"] = sum(statistics.median(times[size]) for part in sent for size in part)
     sums = [{"bytes": size, "ms": ms, "GB/s": [size / 1e6 / one for one in ms]} for size, ms in times.items()]
-    note = "CPU, a thread a process, float32. The sums one after another, as if nothing else were done meanwhile."
+    note = (
+        f"CPU, a thread a process, float32; of each turn the median of {count} steps. The sums one after another, as "
+        "if nothing else were done meanwhile."
+    )
     return [
         Table("scaling: a step of two ranks", rows, note),
         Table("scaling: a sum over two processes, by its bytes", sums),
@@ -755,6 +767,7 @@ def script(arguments: Sequence[str]) -> None:
     if flags.recipes is not None:
         check_recipes(flags.recipes.split(","))
 
+    load = os.getloadavg()[0]  # before it is this benchmark's own
     data: dict[str, Any]
     if flags.data.data_dir is None and flags.data.source in (None, "synthetic"):
         data = {"source": "synthetic", "synthetic_size": 10_000 if flags.quick else 50_000}
@@ -763,7 +776,7 @@ def script(arguments: Sequence[str]) -> None:
         folders = (Path(data_dir) / "train").is_dir()
         source = flags.data.source or ("folder" if folders else "cifar10")
         data = {"source": source, "data_dir": str(Path(data_dir).resolve())}  # the race has a folder of its own
-    machine = call("describe_machine", data=data)
+    machine = {**call("describe_machine", data=data), "load": load}
     print("  ".join(f"{name} {value}" for name, value in machine.items() if value))
     if not machine["gpu"]:
         if "airbench" in names:

@@ -65,7 +65,7 @@ def shown(value: Any) -> str:
             return shown(value[0])
         return f"{shown(statistics.median(value))} ({shown(min(value))}–{shown(max(value))})"
     if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.3g}"
+        return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

@@ -74,6 +74,44 @@ def test_it_measures_both_sides_and_writes_the_figures(tmp_path, monkeypatch, ca
     check(path, "transforms", capsys.readouterr().out)
 
 
+def test_sides_take_turns_and_the_load_is_that_of_others(tmp_path, monkeypatch, capsys):
+    """Steps of one process, steps of two, and again; the benchmark's own first process is no reason to say busy."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import benchmark
+
+    load, processes = 0.25, []
+
+    def call(name, **arguments):
+        nonlocal load
+        load += 1
+        if name == "describe_machine":
+            return {"cpu": "a", "cores": 2, "gpu": None, "torch": "2", "lightning": "2"}
+        if name == "sums_of_ranks":
+            return {str(size): [1.0] for size in arguments["sizes"]}
+        processes.append(arguments["processes"])
+        return {"ms": [1.0, float(len(processes)), 100.0], "sent": {"gradients": [8]}}
+
+    monkeypatch.setattr(benchmark, "call", call)
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0, 0))
+    path = tmp_path / "figures.json"
+    benchmark.script(["scaling", "--quick", "--repeats", "3", "--json", str(path)])
+    printed = capsys.readouterr().out
+    assert "busy" not in printed
+    assert json.loads(path.read_text())["machine"]["load"] == 0.25
+    assert processes == 3 * [1, 2, 1, 2, 1, 2]
+    row = check(path, "scaling", printed)["rows"][1]
+    assert (row["ms, half alone"], row["ms, two"]) == ([7.0, 9.0, 11.0], [8.0, 10.0, 12.0])
+
+
+def test_no_figure_is_shown_as_a_power_of_ten(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from tables import shown
+
+    for value, text in ((999.4, "999"), (999.5, "1,000"), (-999.97, "-1,000"), (1_000.0, "1,000"), (0.0125, "0.0125")):
+        assert shown(value) == text
+    assert shown([12.0, 999.7, 1_234.4]) == "1,000 (12–1,234)"
+
+
 def test_a_side_runs_in_a_terminal_of_its_own(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     from benchmark import execute
@@ -111,6 +149,7 @@ def test_it_measures_the_loaders(tmp_path):
     assert [row["batch size"] for row in cpu] == [4, 128, 2048]
     for row in cpu:
         assert row["ratio"] == [row["ours, images"][0] / row["torchvision, images"][0]]
+        assert row["ours, once, s"][0] > 0
 
 
 @pytest.mark.soak
@@ -168,7 +207,8 @@ def test_intervals_are_students(monkeypatch):
 
 @pytest.mark.soak
 def test_the_longer_comparisons(tmp_path):
-    path, names = tmp_path / "figures.json", ("tutorial", "to-accuracy", "width", "devices", "growth")
+    path = tmp_path / "figures.json"
+    names = ("tutorial", "to-accuracy", "width", "beside", "devices", "seeds", "growth")
     process = run(*names, "--quick", "--repeats", "1", "--recipes", "quick,speed54:1", "--json", str(path))
     assert process.returncode == 0, process.stderr
     report = json.loads(path.read_text())

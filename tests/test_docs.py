@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import re
+from collections import Counter
 
 import pytest
 from conftest import PROJECT
@@ -57,6 +58,25 @@ def test_a_link_that_leads_nowhere_is_found(tmp_path):
         "[g](https://example.com/gone) [h](#here) [i](other.md#code)\n[j]: lost.md\n## Here\n```\n[k](y)\n```\n"
     )
     assert broken(tmp_path / "page.md") == ["gone.md", "other.md#twice-2", "other.md#code", "lost.md"]
+
+
+def repeated(text):
+    """The sentences of a page, outside of its code and its tables, that stand in it twice."""
+    text = re.sub(r"^(```.*?^```|#.*?|\|.*?)$", "\n", text, flags=re.MULTILINE | re.DOTALL)
+    parts = re.split(r"\n\s*\n|\n\s*[-*] |[.:?!]\s", text)
+    sentences = Counter(" ".join(part.split()) for part in parts)
+    return [sentence for sentence, count in sentences.items() if count > 1 and len(sentence) >= 70]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(PROJECT).as_posix())
+def test_a_page_says_nothing_twice(document):
+    assert repeated(document.read_text()) == []
+
+
+def test_what_is_said_twice_is_found():
+    long = "This sentence, which tells of 0.5 things in `one.py` or two,{}is longer than seventy letters"
+    text = f"{long.format(' ')}. And more.\n\nShort.\n\n- {long.format(chr(10))}: short.\n\n```\n{long}\n{long}\n```\n"
+    assert repeated(text) == [long.format(" ")]
 
 
 def test_the_reference_has_every_public_name_and_none_that_has_gone():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PROJECT, made_once
+from conftest import BENCHMARKS, PROJECT, made_once
 from jobs import job
 from PIL import Image
 
@@ -37,6 +37,7 @@ LINES = [
 COMMANDS = [command for number, command in enumerate(LINES) if command and command not in LINES[:number]]
 SCRIPTS = [command for command in COMMANDS if command[0] in ("python", "torchrun") and "-m" not in command]
 AFTER_TRAINING = {"scripts/evaluate.py", "scripts/predict.py", "scripts/compare.py", "scripts/export.py"}
+MEASURING = {line for text in TEXTS.values() for line in re.findall(r"^python benchmarks/.*", text, re.MULTILINE)}
 PYTHON = blocks("python")
 IMAGES = 1_000
 
@@ -94,6 +95,7 @@ def test_the_first_run_is_of_drawn_images():
 
 def test_there_are_commands_and_code():
     assert len(SCRIPTS) >= 12
+    assert len(MEASURING) >= 12
     assert len(PYTHON) >= 4
 
 
@@ -121,6 +123,26 @@ def test_flags(command, call, monkeypatch, tmp_path):
     code, _, err = call(Path(script).stem, *arguments)
     assert code == 0, err
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("line", sorted(MEASURING))
+def test_flags_of_the_benchmark(line, monkeypatch, tmp_path):
+    """They are known, and lead to the comparisons that are named, or to all of them."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.chdir(tmp_path)
+    import benchmark
+
+    measured, names = [], [*benchmark.COMPARISONS]
+    for name in names:
+        monkeypatch.setitem(benchmark.COMPARISONS, name, lambda job, name=name: measured.append(name) or [])
+    monkeypatch.setattr(benchmark, "call", lambda name, **arguments: {"gpu": "one", "train_images": IMAGES})
+    (tmp_path / "airbench").mkdir()
+    for script in benchmark.AIRBENCH:
+        (tmp_path / "airbench" / script).touch()
+    arguments = shlex.split(line, comments=True)[2:]
+    benchmark.script(arguments)
+    given = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
+    assert measured == (given or [name for name in names if name != "airbench"])
 
 
 @pytest.mark.parametrize("command", [c for c in SCRIPTS if AFTER_TRAINING & {*c}], ids=" ".join)
