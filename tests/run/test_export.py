@@ -250,12 +250,15 @@ for format in {FILES}:
         assert digests[0] == digests[1], format
 
 
-def test_a_step_that_was_not_tested_has_no_figures(finished_copy, tmp_path):
-    newest = max((finished_copy / "checkpoints").glob("step-*.ckpt"), key=lambda path: path.stat().st_mtime)
-    facts = metadata_in(export(newest, "safetensors"))
-    assert (facts["checkpoint"], "test" in facts) == (newest.name, False)
-    (finished_copy / "results.json").write_text("{")
-    assert "test" not in metadata_in(export(finished_copy, "safetensors"))
+def test_a_step_that_was_not_tested_has_no_figures(finished_copy):
+    """Nor has best.ckpt, once it is of another step than that which was tested."""
+    for path in (finished_copy / "checkpoints").glob("step-*.ckpt"):
+        facts = metadata_in(export(path, "safetensors"))
+        assert (facts["checkpoint"], "test" in facts) == (path.name, False)
+    results = json.loads((finished_copy / "results.json").read_text())
+    for text, known in ((json.dumps(results), True), (json.dumps(results | {"step": 250}), False), ("{", False)):
+        (finished_copy / "results.json").write_text(text)
+        assert ("test" in metadata_in(export(finished_copy, "safetensors"))) == known
 
 
 def test_after_a_training_in_bfloat16(plain, tmp_path):

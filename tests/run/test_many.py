@@ -103,7 +103,7 @@ def test_folds(tmp_path, capsys):
 
 
 @TWO_CORES
-def test_killed_runs_go_on(seeds, tmp_path):
+def test_killed_runs_go_on(tmp_path):
     """One that is killed ends none of the others; what was saved is gone on from, to the same bits."""
     flags = (*SMALL, "--threads", 1, "--seeds", 2, "--resume", "auto")
     died = job("fit", *flags, cwd=tmp_path, fault="kill@-:train:25")

@@ -125,7 +125,7 @@ def test_a_run_too_short_for_its_validation_says_so(tmp_path):
     assert "note: the training ended before its first validation" in done.lines
 
 
-def test_a_limit_of_steps_may_be_raised(whole, tmp_path):
+def test_a_limit_of_steps_may_be_raised(tmp_path):
     run = tmp_path / "lightning_logs" / "version_0"
     constant = (*SMALL, "--model.schedule", "constant")
     assert job("fit", *constant, "--max_steps", 23, cwd=tmp_path).code == 0  # no log point
