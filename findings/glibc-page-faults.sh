@@ -11,7 +11,7 @@
 #   less time.
 # Expected: that torch keeps freed memory for the next step, as it does on GPUs; or that its documentation says that a
 #   step may lose this much. Its tuning guide recommends other allocators, which must be installed and preloaded.
-# What cifar_lightning does: those two calls at the start of a fit on a CPU (run/cpu.py, _keep_freed_memory).
+# What cifar_lightning does: those two calls at the start of a fit on a CPU (run/cpu.py, keep_freed_memory).
 # Another way out: MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=2147483647 in the environment.
 # Upstream: https://github.com/pytorch/pytorch/pull/55675 (an allocator of its own for the CPU, not merged),
 #   https://github.com/pytorch/pytorch/pull/115990 (THP_MEM_ALLOC_ENABLE=1: larger pages, so fewer faults),
