@@ -1,6 +1,7 @@
 """What the tests stand on is the same for every user, on every machine."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from types import ModuleType, SimpleNamespace
 
 import jobs
 import pytest
-from conftest import SYNTHETIC, made_once
+from conftest import PROJECT, SYNTHETIC, made_once
 
 
 def beside_another_sitecustomize(*arguments):
@@ -60,3 +61,18 @@ def test_what_failed_for_one_worker_says_so_to_the_others_too(tmp_path):
             made_once(workers, "a", fail)
     copy = made_once(workers, "a", lambda folder: (folder / "whole").touch())
     assert sorted(path.name for path in copy.iterdir()) == ["made", "whole"]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="reads TOML")
+def test_the_oldest_versions_are_of_all_that_the_tests_take():
+    """Also of the extras: a bound that no environment has is not tested."""
+    import tomllib
+
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    taken = [*project["dependencies"], *extras["test"], *extras["export"], *extras["matlab"], *extras["parquet"]]
+    bounds = {line.partition(",")[0].replace(">=", "==") for line in taken if ">=" in line}
+    (function,) = re.findall(r"^oldest\(\) \{$.*?^\}$", (PROJECT / ".ci" / "versions").read_text(), re.M | re.S)
+    program = f'python3() {{ {sys.executable} "$@"; }}\n{function}\noldest'
+    done = subprocess.run(["bash", "-c", program], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert {*done.stdout.split()} == bounds
