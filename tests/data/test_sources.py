@@ -397,14 +397,16 @@ def test_processes_that_share_the_images_have_them_once(tmp_path):
     assert torch.equal(two.images, read.images)
 
 
-def test_arrays_that_lie_by_columns_are_shared_as_they_are(tmp_path):
-    """np.save keeps the order in which an array lies, and so does what is made of one."""
+def test_what_is_kept_lies_by_rows(tmp_path):
+    """Whatever the order in which np.save has kept an array: so it is mapped."""
     pixels = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
     for split in ("train", "test"):
         np.save(tmp_path / f"x_{split}.npy", np.asfortranarray(pixels))
         np.save(tmp_path / f"y_{split}.npy", np.arange(6))
     source = Source("folder", tmp_path)
     source.prepare()
+    with np.load(tmp_path / ".cifar_lightning" / "folder-train.npz") as kept:
+        assert kept["images"].flags.c_contiguous
     for shared in (False, True):
         assert (source.load("train", shared).images.permute(0, 2, 3, 1).numpy() == pixels).all()
 

@@ -28,7 +28,7 @@ from cifar_lightning.files import cache_folder, locked, remove_parts, write_atom
 # What we keep in a user's data folder beside the archive: the lock and the decoded images.
 HIDDEN = ".cifar_lightning"
 # To be raised when a decoder of ours gives other pixels, labels or names, or a file here holds something else.
-VERSION = 5
+VERSION = 6
 
 
 class Decoded(NamedTuple):
@@ -163,10 +163,10 @@ def header_of(file: IO[bytes]) -> Header:
 
 
 def _mapped_in(file: zipfile.ZipFile, name: str) -> npt.NDArray[np.uint8]:
-    """An array of bytes as it lies in a .npz file; what this process changes in it is its own. Raises as `array_in`."""
+    """An array of bytes where it lies in a .npz file; what this process changes is its own. Raises as `array_in`."""
     info = file.getinfo(f"{name}.npy")
     with file.open(info) as member:
-        shape, by_columns, _ = header_of(member)
+        shape = header_of(member).shape
         begin = member.tell()
     assert file.fp is not None
     file.fp.seek(info.header_offset + 26)  # of its local header, as long as two numbers in it say
@@ -174,7 +174,7 @@ def _mapped_in(file: zipfile.ZipFile, name: str) -> npt.NDArray[np.uint8]:
     stored = np.asarray(np.memmap(file.fp, np.uint8, "c", start, (info.file_size,)))
     if zlib.crc32(stored.data) != info.CRC:
         raise zipfile.BadZipFile(f"{name} is not what was written")
-    return stored[begin:].reshape(shape, order="F" if by_columns else "C")
+    return stored[begin:].reshape(shape)
 
 
 def _write(path: Path, key: str, decoded: Decoded) -> None:
