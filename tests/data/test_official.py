@@ -35,7 +35,7 @@ from lightning.pytorch import Trainer
 from PIL import Image
 from pyarrow import parquet
 
-from cifar_lightning import CIFAR10DataModule, LitNet
+from cifar_lightning import CIFAR10DataModule, LitNet, evaluate, fit
 from cifar_lightning.data import archive, download, matlab, official
 from cifar_lightning.data import parquet as parquet_files
 from cifar_lightning.data.cifar10 import (
@@ -501,13 +501,74 @@ def test_parquet_in_pieces(tmp_path):
     check("cifar10", tmp_path, tmp_path)
 
 
-def test_parquet_with_names_of_its_own(tmp_path):
-    write_parquet(tmp_path)
-    names = [f"n{i}" for i in range(10)]
+def named(*names):
+    """What `datasets` says of labels, in a table's metadata; of none, nothing."""
     features = {"label": {"names": names, "_type": "ClassLabel"}}
-    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
-    rewritten(tmp_path / "test-00000-of-00001.parquet", lambda table: table.replace_schema_metadata(metadata))
-    assert Source("cifar10", tmp_path).load("test").classes == tuple(names)
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})} if names else {}
+    return lambda table: table.replace_schema_metadata(metadata)
+
+
+def test_parquet_with_names_of_its_own(tmp_path):
+    """Those of any of its files, for all."""
+    own = tuple(f"n{i}" for i in range(10))
+    for train, test in ((own, own), (own, ()), ((), own)):
+        write_parquet(tmp_path)
+        for split, names in (("train", train), ("test", test)):
+            rewritten(tmp_path / f"{split}-00000-of-00001.parquet", named(*names))
+        for split in ("train", "test"):
+            loaded = Source("cifar10", tmp_path).load(split)
+            assert (loaded.classes, loaded.labels.tolist()) == (own, images_of(split)[1].tolist())
+
+
+@pytest.mark.parametrize("names", [CLASSES[::-1], [*CLASSES[:9], "lorry"]], ids=["another order", "another name"])
+def test_parquet_whose_splits_have_other_classes_is_refused(tmp_path, names):
+    """A network would be tested by other names than those it has learnt."""
+    write_parquet(tmp_path)
+    path = tmp_path / "test-00000-of-00001.parquet"
+    rewritten(path, named(*names))
+    with pytest.raises(InputError, match=f"{path} has other classes than those before it: give all files the same"):
+        Source("cifar10", tmp_path).load("test")
+
+
+@pytest.mark.parametrize("source", ["cifar10", "cifar100", "cifar100-coarse"])
+@pytest.mark.parametrize("shape", ["npz", "npy", "parquet"])
+@pytest.mark.parametrize("own", [True, False])
+def test_the_classes_are_those_of_the_files_before_they_are_read(tmp_path, source, shape, own):
+    """As `evaluate` and LitNet(classes=data.classes) ask for them."""
+    write = SHAPES[shape]
+    write(tmp_path, source.removesuffix("-coarse"))
+    count = len(CLASSES_OF[source])
+    names = tuple(f"n{i}" for i in range(count)) if own else CLASSES_OF[source]
+    if shape == "npy":
+        np.save(tmp_path / "classes.npy", names)
+    elif shape == "npz":
+        write_named(tmp_path / f"{source.removesuffix('-coarse')}.npz", names)
+    elif own:
+        column = {"cifar10": "label", "cifar100": "fine_label", "cifar100-coarse": "coarse_label"}[source]
+        metadata = {"huggingface": json.dumps({"info": {"features": {column: {"names": names}}}})}
+        for path in tmp_path.rglob("*.parquet"):
+            rewritten(path, lambda table: table.replace_schema_metadata(metadata))
+    data, read = (CIFAR10DataModule(tmp_path, source=source, mirror=NOWHERE) for _ in range(2))
+    read.prepare_data()
+    read.setup()
+    assert data.classes == read.classes == names
+
+
+def test_a_run_on_images_with_names_of_their_own_is_evaluated_on_them(plain, tmp_path):
+    names = [f"n{i}" for i in range(10)]
+    np.savez(tmp_path / "cifar10.npz", **arrays(), classes=names)
+    data = {"data_dir": tmp_path, "batch_size": 50}
+    fit(data, accelerator="cpu", max_epochs=1, default_root_dir=tmp_path)
+    results = evaluate(tmp_path / "lightning_logs" / "version_0", accelerator="cpu")
+    assert [*results["per_class_acc"]] == names
+
+
+def write_named(path, names):
+    with np.load(path) as held:
+        content = dict(held)
+    for split in ("train", "test"):
+        content[f"y_{split}"] = content[f"y_{split}"] % len(names)
+    np.savez(path, **content, classes=names)
 
 
 def test_parquet_of_ones_own(tmp_path):
@@ -651,7 +712,7 @@ def test_what_damaged_parquet_says_of_its_rows_is_not_believed(tmp_path):
         for number in (36, 38):
             path.write_bytes(whole[:at] + bytes([2 * number]) + whole[at + 1 :])
             try:
-                assert parquet_files.read([path], "cifar10").labels.tolist() == content["label"]
+                assert parquet_files.read([path], "cifar10", {}).labels.tolist() == content["label"]
             except InputError as error:
                 refused.append(str(error))
     assert any("(how many rows it has is said in two ways): replace it" in message for message in refused)

@@ -175,15 +175,14 @@ class CIFAR10DataModule(SettableDataModule):
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the labels.
 
-        Class folders, and an archive that is not the official one, are looked into if they are not loaded yet.
+        What may have names of its own is looked into if it is not loaded yet: all but official images.
         """
         self._follow()
         if self._counted_as:
             return self._counted_as
-        official = {**cifar10.CLASSES_OF, "synthetic": cifar10.CLASSES}
-        if not self._sets and self.hparams["sha256"] is None and self.hparams["source"] in official:
-            return official[self.hparams["source"]]
-        return (next(iter(self._sets.values()), None) or self.image_set("test")).classes
+        if not self._sets and (known := self._source.classes):
+            return known
+        return (next(iter(self._sets.values()), None) or self.image_set(self.splits[-1])).classes
 
     @property
     def num_classes(self) -> int:

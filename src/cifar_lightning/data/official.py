@@ -183,7 +183,11 @@ def _parquet(home: Path, source: str) -> Held | None:
     if not (files := parquet.find(home, source)):
         return None
     every = [*files["train"], *files["test"]]
-    return Held(home, every, parquet.SHAPE, lambda split, own: parquet.read(files[split], source), named=False)
+
+    def decode(split: str, own: bool) -> Decoded:
+        return parquet.read(files[split], source, parquet.names_in(every, source))
+
+    return Held(home, every, parquet.SHAPE, decode, named=False)
 
 
 def _kaggle(home: Path, source: str) -> Held | None:

@@ -66,33 +66,45 @@ def find(home: Path, source: str) -> dict[str, list[Path]]:
 
 def read_own(files: Mapping[str, Sequence[Path]], split: str) -> Decoded:
     """Decodes a split of one's own images, "train" (with the validation images) or "test"; see `find` and `read`."""
-    classes = _classes([path for paths in files.values() for path in paths])
+    names = dict.fromkeys(LABELS["folder"], _classes([path for paths in files.values() for path in paths]))
     parts = [paths for name, paths in files.items() if (name == "test") == (split == "test")]
     counts = [_count(paths) for paths in parts]
-    return read(list(chain(*parts)), "folder", classes)._replace(held_out=sum(counts[1:]))
+    return read(list(chain(*parts)), "folder", names)._replace(held_out=sum(counts[1:]))
 
 
-def read(files: Sequence[Path], source: str, classes: tuple[str, ...] = ()) -> Decoded:
+def names_in(files: Iterable[Path], source: str) -> dict[str, tuple[str, ...]]:
+    """What the numbers in a column of labels mean, by the first of the files that says so of it."""
+    found: dict[str, tuple[str, ...]] = {}
+    for path in files:
+        with _opened(path) as file:
+            column = _column(file, path, LABELS[source], source)
+            if names := _names(file, column, source):
+                found.setdefault(column, names)
+    return found
+
+
+def read(files: Sequence[Path], source: str, names: Mapping[str, tuple[str, ...]]) -> Decoded:
     """Decodes one split's files, in their order.
 
     Args:
         files: They.
         source: What they are of.
-        classes: The names, where neither the files nor the source say; see `_classes`.
+        names: What the numbers in a column mean, in all splits; see `names_in`. Of another, what `source` says.
 
     Raises:
-        InputError: pyarrow is not installed; or a file is damaged, has other classes than the one before, or has not
-            the columns, pictures of 32×32 pixels and labels that there should be.
+        InputError: pyarrow is not installed; or a file is damaged, has other classes than another, or has not the
+            columns, pictures of 32×32 pixels and labels that there should be.
     """
+    classes: tuple[str, ...] = ()
     count, done, remarks = _count(files), 0, Remarks()
     images, labels = np.empty((count, 32, 32, 3), np.uint8), np.empty(count, np.int64)
     for path in files:
         with _opened(path) as file, pillows_warnings():
-            pictures, column = (_column(file, path, names, source) for names in (IMAGES, LABELS[source]))
-            names = _names(file, column, source) or classes or LABELS[source][column]
-            if classes not in ((), names):
+            pictures, column = (_column(file, path, known, source) for known in (IMAGES, LABELS[source]))
+            here = names.get(column, LABELS[source][column])
+            if (done and classes != here) or _names(file, column, source) not in ((), here):
                 raise InputError(f"{path} has other classes than those before it: give all files the same")
-            classes = names
+            classes = here
             rows, end = _rows(file, path, (pictures, column), classes, remarks), done + file.metadata.num_rows
             for row, (pixels, label) in zip(range(done, end), rows, strict=True):  # of a damaged one they may differ
                 images[row], labels[row] = pixels, label

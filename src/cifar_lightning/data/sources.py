@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from cifar_lightning.data import archive, arrays, cache, download, folder, official, parquet, pictures, shapes
 from cifar_lightning.data.cache import Decoded
-from cifar_lightning.data.cifar10 import ARCHIVES, CLASSES
+from cifar_lightning.data.cifar10 import ARCHIVES, CLASSES, CLASSES_OF
 from cifar_lightning.data.class_names import named_twice
 from cifar_lightning.data.image_set import ImageSet, image_set_of
 from cifar_lightning.errors import ImageWarning, InputError, quoted
@@ -156,6 +156,16 @@ class Source:
                 elif self.name == "folder" and not self._has_own():
                     self._official = official.find_test_set(self._place, self.name)
         return self._official
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names, where they are known before the images are read; empty where a file may have others."""
+        if self.name == "synthetic":
+            return CLASSES
+        if self.name not in CLASSES_OF or self.sha256:
+            return ()
+        held = self.held()
+        return () if held and held.shape in (arrays.SHAPE, parquet.SHAPE) else CLASSES_OF[self.name]
 
     def _has_own(self) -> bool:
         place = self._place
