@@ -1,3 +1,4 @@
+import shutil
 import sys
 
 import numpy as np
@@ -401,6 +402,50 @@ def test_classes_counted_anew():
     anew = torch.cat([labels for _, labels in first.train_dataloader()])
     assert torch.equal(anew, 9 - labels)
     assert first.fingerprint == then.fingerprint != before
+
+
+@pytest.mark.parametrize("val_split", [30, "2of5"])
+def test_what_is_held_out_is_of_the_classes_as_they_count(val_split):
+    """Whether the split was asked for, or the borders were kept, before they were counted anew or after."""
+    first, then, shared = (fake_data(100, val_split=val_split, augment=True) for _ in range(3))
+    before = first.val_indices
+    first.keep_bordered()
+    assert len(shared.val_indices) == len(before)
+    for data in (first, then):
+        data.count_as(CLASSES[::-1])
+    shared.share(first)
+    assert not torch.equal(then.val_indices, before)
+    expected = list(then.train_dataloader())
+    for data in (first, shared):
+        assert torch.equal(data.val_indices, then.val_indices)
+        assert torch.equal(data.train_indices, then.train_indices)
+        for ours, theirs in zip(data.train_dataloader(), expected, strict=True):
+            assert torch.equal(ours[0], theirs[0])
+            assert torch.equal(ours[1], theirs[1])
+
+
+@pytest.mark.parametrize("layout", ["folders", "arrays", "val_split"])
+def test_a_class_of_which_all_images_are_held_out_is_refused(tmp_path, layout):
+    counts = {"cat": 4, "dog": 4} if layout == "folders" else {"cat": 4, "dog": 1}
+    if layout == "arrays":
+        pixels = np.zeros((6, 32, 32, 3), np.uint8)
+        parts = {"train": [0] * 6, "val": [0, 1] * 3, "test": [0, 1] * 3}
+        content = {f"{x}_{split}": value for split, y in parts.items() for x, value in (("x", pixels), ("y", y))}
+        np.savez(tmp_path / "a.npz", **content, classes=["cat", "dog"])
+    else:
+        write_folders(tmp_path, counts)
+    if layout == "folders":
+        (tmp_path / "train" / "dog").rename(tmp_path / "dog")
+        (tmp_path / "train" / "dog").mkdir()
+        shutil.copytree(tmp_path / "train" / "cat", tmp_path / "val" / "cat")
+        (tmp_path / "dog").rename(tmp_path / "val" / "dog")
+    val_split = 0.8 if layout == "val_split" else 0
+    data = CIFAR10DataModule(tmp_path, source="folder", val_split=val_split, batch_size=1)
+    message = f"data_dir {tmp_path} has no training images of the class dog: give some, or remove it"
+    if layout == "val_split":
+        message = "val_split 0.8 holds out all training images of the class dog: give less"
+    with pytest.raises(InputError, match=f"^{message}$"):
+        data.check()
 
 
 def test_a_loader_of_more_ranks_than_the_last_one_could_feed(monkeypatch):

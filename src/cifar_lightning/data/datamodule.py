@@ -252,6 +252,7 @@ class CIFAR10DataModule(SettableDataModule):
         if all(mine[name] == theirs[name] for name in OF_IMAGES):
             names = ("_source", "_prepared", "_sets", "_counted_as", "fingerprint", "_bordered")
             self.__dict__.update({name: other.__dict__[name] for name in names if name in other.__dict__})
+            self.__dict__.pop("_split", None)
 
     def keep_bordered(self) -> None:
         """Mirrors the borders of the training images, once for all that `share` them and hold out the same."""
@@ -262,7 +263,7 @@ class CIFAR10DataModule(SettableDataModule):
         """All that a training loader's images depend on."""
         h = self._follow()
         padding = h["crop_padding"] if h["augment"] else 0
-        return {name: h[name] for name in OF_IMAGES | OF_SPLIT}, padding, self._place["device"]
+        return {name: h[name] for name in OF_IMAGES | OF_SPLIT}, self._counted_as, padding, self._place["device"]
 
     def count_as(self, classes: Sequence[str]) -> None:
         """Numbers the classes in the order in which a network knows them that has learnt other images.
@@ -275,7 +276,8 @@ class CIFAR10DataModule(SettableDataModule):
         """
         self._sets = {split: images.counted_as(classes) for split, images in self._sets.items()}
         self._counted_as = tuple(classes)
-        self.__dict__.pop("fingerprint", None)  # which is of the labels, too
+        for name in ("fingerprint", "_split"):  # which are of the labels, too
+            self.__dict__.pop(name, None)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -322,7 +324,7 @@ class CIFAR10DataModule(SettableDataModule):
         """
         h = self.hparams
         if h["source"] == "folder":
-            check_classes(self.image_set("train"), h["data_dir"])
+            check_classes(self.image_set("train"), self.train_indices, h["data_dir"], h["val_split"])
         check_batch_size(h["batch_size"], len(self.train_indices), ranks)
         check_evaluation(len(self.val_indices), ranks)
         tested = len(self.image_set("test").labels)  # of which not everyone has any

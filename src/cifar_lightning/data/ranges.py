@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from cifar_lightning.data.image_set import ImageSet
 from cifar_lightning.data.split import Fold
@@ -42,12 +43,24 @@ def _is_split(value: int | float | str) -> bool:
     return Fold.of(value) is not None if isinstance(value, str) else value >= 0
 
 
-def check_classes(images: ImageSet, data_dir: str) -> None:
-    """Raises an InputError where the training images are of one class, or one has none, or a name of Lightning's."""
-    present = set(images.labels.tolist())
+def check_classes(images: ImageSet, train: Tensor, data_dir: str, val_split: int | float | str) -> None:
+    """Raises an InputError where the training images are of one class, or one has none, or a name of Lightning's.
+
+    Args:
+        images: They, with those held out.
+        train: The indices of those that are not.
+        data_dir: Where they are.
+        val_split: By what some are held out, if not by their owner.
+    """
+    present = set(images.labels[train].tolist())
     if lacking := [name for label, name in enumerate(images.classes) if label not in present]:
+        first = min(lacking)
+        if val_split and (images.labels == images.classes.index(first)).any():
+            raise InputError(
+                f"val_split {val_split} holds out all training images of the class {quoted(first)}: give less"
+            )
         raise InputError(
-            f"data_dir {data_dir} has no training images of the class {quoted(min(lacking))}: give some, or remove it"
+            f"data_dir {data_dir} has no training images of the class {quoted(first)}: give some, or remove it"
         )
     if len(images.classes) == 1:
         raise InputError(f"data_dir {data_dir} has one class only, {quoted(images.classes[0])}: give two or more")
