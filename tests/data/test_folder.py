@@ -545,6 +545,29 @@ def deep(path, brightest, colour):
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
 
 
+@pytest.mark.parametrize("name", ["2", "2.png"])
+@pytest.mark.parametrize(("side", "why"), [(10**4, "has more than"), (10**5, "has more than"), (9, "cannot be read")])
+def test_a_picture_that_cannot_be_taken_is_refused_whatever_its_name(tmp_path, monkeypatch, name, side, why):
+    """Not passed over, and with no warning of Pillow's own: too large by little or much, or another user's."""
+    folders(tmp_path, train=("a/1.png",), test=("a/1.png",))
+    path = tmp_path / "train" / "a" / name
+    path.write_bytes(png(side, side))
+    opens = Image.open
+
+    def refusing(file, *args, **kwargs):
+        if str(file) == str(path):
+            raise PermissionError(13, "Permission denied", str(file))
+        return opens(file, *args, **kwargs)
+
+    if side == 9:
+        monkeypatch.setattr(Image, "open", refusing)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with pytest.raises(InputError, match=f"{path} {why}"):
+            Source("folder", tmp_path).load("train")
+    assert said == []
+
+
 @pytest.mark.parametrize("colour", [False, True])
 def test_dark_pictures_of_16_bits_are_told_of(tmp_path, colour):
     folders(tmp_path, train=("a/1.png", "b/1.png"), test=("a/1.png", "b/1.png"))

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import sys
 import tracemalloc
@@ -239,7 +240,9 @@ def test_data_dir_may_be_the_folder_or_the_file_itself(tmp_path, known):
     (tmp_path / "c" / "train-00000-of-00001.parquet").unlink()
     for name, message in (
         ("c/test-00000-of-00001.parquet", r"has no train-\*.parquet and test-\*.parquet beside it"),
-        ("cifar-10-matlab.tar.gz", "cifar-10-matlab.tar.gz lacks|is damaged|lacks data_batch_1.mat"),
+        ("cifar-10-matlab.tar.gz", r"cifar-10-matlab.tar.gz is damaged \(empty file\): put a whole one in its place"),
+        ("empty.tar", r"empty.tar is damaged \(empty file\): put a whole one in its place"),
+        ("cifar-10-batches-py-target_archive", r"-target_archive is damaged \(empty file\): put a whole one in its"),
         ("other.npz", "other.npz has no images and labels of train: arrays are x_train, y_train, x_test and y_test"),
     ):
         (tmp_path / name).touch()
@@ -250,6 +253,41 @@ def test_data_dir_may_be_the_folder_or_the_file_itself(tmp_path, known):
     for name in ("none.npz", "none.tar", "none.parquet"):
         with pytest.raises(InputError, match=f"{name} is not there: name a file that is, or a folder"):
             Source("cifar10", tmp_path / name, mirror=NOWHERE).prepare()
+
+
+NO_ARCHIVES = {
+    "pictures.zip": lambda path: path.write_bytes(b"PK\3\4" + bytes(600)),
+    "cat.jpg": lambda path: Image.new("RGB", (32, 32)).save(path),
+    "trainLabels.csv": lambda path: path.write_text("id,label\n1,cat\n"),
+    "data_batch_1": lambda path: path.write_bytes(pickle.dumps(batches()["data_batch_1"], 2)),
+    "train-images.gz": lambda path: path.write_bytes(gzip.compress(bytes(range(256)) * 9)),
+    "empty": lambda path: path.touch(),
+}
+
+
+@pytest.mark.parametrize("name", NO_ARCHIVES)
+def test_a_file_that_is_no_archive_is_not_called_a_damaged_one(tmp_path, call, name):
+    NO_ARCHIVES[name](tmp_path / name)
+    said = (
+        f"data_dir {name} is no .tar.gz, .tar, .npz, .npy or .parquet: name one of these, or the folder of the "
+        "images, unpacked"
+    )
+    assert call("data", name) == (2, "", f"error: {said}\n")
+    with pytest.raises(InputError) as error:
+        Source("cifar10", name, mirror=NOWHERE).prepare()
+    assert str(error.value) == said
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_an_archive_of_any_name_is_one_where_it_is_cut_short_too(tmp_path, packed):
+    digest = write_archive(path := tmp_path / "mine.bin", source="cifar10")
+    if not packed:
+        path.write_bytes(gzip.decompress(path.read_bytes()))
+        digest = archive.digest(path)
+    assert len(Source("cifar10", path, sha256=digest).load("test").labels) == 20
+    path.write_bytes(path.read_bytes()[: 300 if packed else 5_000])
+    with pytest.raises(InputError, match=f"{path} is damaged"):
+        Source("cifar10", path, sha256=archive.digest(path)).load("test")
 
 
 def test_other_files_are_refused_and_never_removed(tmp_path):
@@ -868,6 +906,49 @@ def test_two_classes_of_one_name_are_refused(tmp_path, shape):
             rewritten(path, lambda table: table.replace_schema_metadata(metadata))
     with pytest.raises(InputError, match=f"{tmp_path} has more than one class crane, and no figure could say which"):
         CIFAR10DataModule(tmp_path, source="folder").check()
+
+
+@pytest.mark.parametrize("source", ["folder", "cifar10"])
+@pytest.mark.parametrize("content", ["cut short", "no zip", "another user's"])
+def test_arrays_in_a_folder_that_cannot_be_read_are_told_of(tmp_path, call, monkeypatch, source, content):
+    """They may be the images that are meant: nothing else is looked for, and nothing fetched."""
+    np.savez(path := tmp_path / "cifar10.npz", **own_arrays())
+    path.write_bytes({"cut short": path.read_bytes()[:-99], "no zip": b"none"}.get(content, path.read_bytes()))
+    why = r"cifar10.npz is no .npz file, or damaged \(File is not a zip file\): replace it"
+    if content == "another user's":
+        why = r"cifar10.npz cannot be read \(Permission denied\): make it readable"
+        monkeypatch.setattr("zipfile.ZipFile", refuse)
+    with pytest.raises(InputError, match=why):
+        Source(source, tmp_path, mirror=NOWHERE).prepare()
+    code, _, err = call("data", ".", "--data.source", source)
+    assert (code, bool(re.search(why, err))) == (2, True)
+    assert re.search(why, call("data", ".")[2])
+
+
+def refuse(*args, **kwargs):
+    raise PermissionError(13, "Permission denied")
+
+
+def test_other_arrays_beside_ones_own_are_none_of_ours(tmp_path, call):
+    """Sound ones without images, what macOS hides beside a file, a folder, and what we keep."""
+    np.savez(tmp_path / "own.npz", **own_arrays())
+    np.savez(tmp_path / "features.npz", features=np.zeros(3))
+    (tmp_path / "._own.npz").write_bytes(b"Mac OS X")
+    np.savez(tmp_path / ".before.npz", **own_arrays())
+    (tmp_path / "folder.npz").mkdir()
+    for _ in range(2):
+        Source("folder", tmp_path).prepare()
+        assert len(Source("folder", tmp_path).load("train").labels) == 100
+    assert "arrays" in call("data", ".")[1]
+    (tmp_path / "own.npz").unlink()
+    for split in ("train", "test"):
+        (tmp_path / "data" / split).mkdir(parents=True)
+        (tmp_path / "data" / split / "._a.parquet").write_bytes(b"Mac OS X")
+        parquet.write_table(
+            pa.table({"img": pngs_of(split)[0], "label": pngs_of(split)[1]}), tmp_path / f"{split}.parquet"
+        )
+        (tmp_path / f"{split}.parquet").rename(tmp_path / "data" / split / "a.parquet")
+    assert len(Source("folder", tmp_path).load("train").labels) == 100
 
 
 def test_bad_arrays(tmp_path):

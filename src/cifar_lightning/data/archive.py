@@ -165,6 +165,21 @@ def _binary(
     return classes, parts
 
 
+def is_archive(path: Path) -> bool:
+    """Whether a file is a tar, compressed or not, or by its name was meant to be one: a damaged one is, too."""
+    if path.name.endswith((".tar", ".tar.gz", ".tgz")):
+        return True
+    opened = gzip.open if is_compressed(path) else open
+    with readable(path), opened(path, "rb") as file:
+        try:
+            tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
+        except tarfile.HeaderError:
+            return False
+        except (gzip.BadGzipFile, EOFError, zlib.error):  # damaged, if it is one
+            return True
+    return True
+
+
 def is_compressed(path: Path) -> bool:
     """Whether a tar is; browsers may have unpacked it."""
     with readable(path), open(path, "rb") as file:

@@ -24,24 +24,22 @@ PIECE = 128  # images that are read at once
 SHAPES = "uint8 (N, 32, 32, 3), (N, 3, 32, 32) or (N, 3072)"
 
 
-def find(place: Path, names: str = "*.npz") -> list[Path]:
+def find(place: Path, names: str = "[!.]*.npz") -> list[Path]:
     """The files with arrays: `place` itself if it is a .npz file, or those in it; none if there is no x_train.
 
     Args:
         place: A file or a folder.
-        names: What a .npz file in a folder may be called, as a pattern.
+        names: What a .npz file in a folder may be called, as a pattern; not what is hidden, as macOS leaves there.
 
     Raises:
-        InputError: There are several .npz files with images.
+        InputError: There are several .npz files with images, or one of which nobody knows, for it cannot be read.
     """
     if place.is_file():
         return [place] if place.suffix == ".npz" else []
     arrays = sorted(place.glob("*.npy"))
     if _pair([path.stem for path in arrays], "train"):
         return arrays
-    packed = [
-        path for path in sorted(place.glob(names)) if zipfile.is_zipfile(path) and _pair(_names_in(path), "train")
-    ]
+    packed = [path for path in sorted(place.glob(names)) if not path.is_dir() and _pair(_names_in(path), "train")]
     if len(packed) > 1:
         raise InputError(
             f"data_dir {place} has {packed[0].name} and {packed[1].name}: give --data.data_dir one of them"
@@ -103,8 +101,10 @@ def read_pair(images: Path, labels: Path, look: bool = False) -> tuple[npt.NDArr
 
 def _names_in(path: Path) -> list[str]:
     try:
-        with zipfile.ZipFile(path) as file:
+        with readable(path), zipfile.ZipFile(path) as file:
             return [name.removesuffix(".npy") for name in file.namelist()]
+    except InputError:
+        raise
     except Exception as error:  # of some bytes zip says that it is too old to read them
         raise InputError(f"{path} is no .npz file, or damaged ({error}): replace it") from error
 

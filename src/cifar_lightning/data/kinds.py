@@ -2,6 +2,7 @@
 
 import os
 import re
+import warnings
 from collections.abc import Sequence
 from functools import cache
 
@@ -70,7 +71,11 @@ def _opens(path: str) -> bool:
     from PIL import Image
 
     try:
-        with Image.open(path):
-            return True
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # who decodes it says what is wrong with it
+            with Image.open(path):
+                return True
+    except (Image.DecompressionBombError, PermissionError):  # likewise
+        return True
     except Exception:  # whatever a decoder raises for bytes that are not its own
         return False

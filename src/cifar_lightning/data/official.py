@@ -78,8 +78,8 @@ def find_test_set(place: Path, source: str) -> Held | None:
     if corrupted := test_sets.find_corrupted(place):
         for part in corrupted:  # before hours of evaluation
             test_sets.read(part, source, look=True)
-        decode = partial(_refuse_corrupted, place)
         parts = tuple(part.images for part in corrupted)
+        decode = partial(_refuse_corrupted, place, parts[0])
         return Held(place, [*parts], "corrupted test sets", decode, ("test",), decodes=False, parts=parts)
     if found := test_sets.find(place):
         decode = partial(_read_test_set, found, source)
@@ -96,9 +96,9 @@ def _read_test_set(found: test_sets.Files, source: str, split: str, own: bool) -
     return test_sets.read(found, source)
 
 
-def _refuse_corrupted(place: Path, split: str, own: bool) -> Decoded:
+def _refuse_corrupted(place: Path, part: Path, split: str, own: bool) -> Decoded:
     raise InputError(
-        f"data_dir {place} has corrupted test sets, one a file: give one, such as {place / 'fog.npy'}, "
+        f"data_dir {place} has corrupted test sets, one a file: give one, such as {part}, "
         f"or test on all with cifar-lightning evaluate RUN --data.data_dir {place}"
     )
 
@@ -221,8 +221,13 @@ def _file(path: Path, source: str) -> Held:
     elif path.suffix == ".npy":
         held = find_test_set(path, source)
         why_none = "is not the images of a test set that is known here: name its folder"
+    elif archive.is_archive(path) or path.name in _archive_names(source):
+        held, why_none = _packed(path, source), ""
     else:
-        return _packed(path, source)
+        held = None
+        why_none = (
+            "is no .tar.gz, .tar, .npz, .npy or .parquet: name one of these, or the folder of the images, unpacked"
+        )
     if held is None:
         raise InputError(f"data_dir {path} {why_none}")
     return held

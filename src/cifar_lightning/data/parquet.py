@@ -138,7 +138,7 @@ def _files(folder: Path, split: str) -> list[Path]:
             count = int(name[2])
     if parts and len(parts) != count:
         raise InputError(f"{folder} has {len(parts)} of {count} files {split}-*.parquet: fetch the others")
-    return list(parts.values()) or sorted((folder / split).glob("*.parquet"))
+    return list(parts.values()) or sorted((folder / split).glob("[!.]*.parquet"))
 
 
 @contextmanager
