@@ -23,7 +23,7 @@ from cifar_lightning import CIFAR10DataModule
 from cifar_lightning.data import cache, decoding, folder, helpers, pictures
 from cifar_lightning.data.cifar10 import CIFAR100_CLASSES, CLASSES
 from cifar_lightning.data.sources import Source
-from cifar_lightning.errors import ImageWarning, InputError
+from cifar_lightning.errors import ImageWarning, InputError, quoted
 from cifar_lightning.run.metrics_log import read_rows
 
 
@@ -530,6 +530,31 @@ def test_broken_metadata_costs_no_pixels(tmp_path):
     pixels, notes = read_image(first)
     assert (pixels == loaded.images[1].permute(1, 2, 0).numpy()).all()
     assert notes == (f"the metadata of {first} cannot be read: the pixels are used as they lie",)
+
+
+def test_notes_name_files_where_they_lie_now(tmp_path, monkeypatch):
+    """A folder that has moved is decoded anew where there are notes, and only there."""
+    decoded, read = [], pictures.read
+    monkeypatch.setattr(pictures, "read", lambda listing: (decoded.append(1), read(listing))[1])
+    folders(tmp_path / "old", train=("a/1.png", "b/1.png"), test=("a/1.png", "b/1.png"))
+    sound = (tmp_path / "old" / "train" / "a" / "1.png").read_bytes()
+    (tmp_path / "old" / "train" / "a" / "1.png").write_bytes(chunked(sound, b"tEXt", b"a\0b", checksum=7))
+    names = ["old", "new", os.fsdecode(b"caf\xe9")]
+    for before, name in zip([None, *names], names, strict=False):
+        if before:
+            (tmp_path / before).rename(tmp_path / name)
+        decoded.clear()
+        for _ in range(2):
+            Source("folder", tmp_path / name).prepare()
+            said = noted(tmp_path / name)[1]
+            first = quoted(str(tmp_path / name / "train" / "a" / "1.png"))
+            assert said == [f"the metadata of {first} cannot be read: the pixels are used as they lie"]
+            assert noted(tmp_path / name, "test")[1] == []
+        assert len(decoded) == (1 if before else 2)
+    decoded.clear()
+    (tmp_path / "alias").symlink_to(tmp_path / name)
+    assert noted(tmp_path / "alias")[1] == said  # where they lie, too
+    assert decoded == []
 
 
 def deep(path, brightest, colour):

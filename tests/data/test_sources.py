@@ -393,7 +393,9 @@ def test_processes_that_share_the_images_have_them_once(tmp_path):
     one.images.zero_()
     assert torch.equal(two.images, read.images)
     assert path.read_bytes() == whole
-    cache._write(path, "another", cache.Decoded(np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1, int), CLASSES))
+    cache._write(
+        path, tmp_path, "another", cache.Decoded(np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1, int), CLASSES)
+    )
     assert torch.equal(two.images, read.images)
 
 

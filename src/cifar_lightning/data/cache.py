@@ -70,19 +70,19 @@ def cached(home: Path, name: str, key: str, build: Callable[[], Decoded], shared
     """
     places = _places(home)
     for place in places:
-        if (hit := _read(_file(place, name), key, shared)) is not None:
+        if (hit := _read(_file(place, name), home, key, shared)) is not None:
             return hit
     built = None
     for place in places:
         try:
             with locked(place) as alone:
                 # Another process may have built it while this one waited.
-                if (hit := _read(_file(place, name), key, shared)) is not None:
+                if (hit := _read(_file(place, name), home, key, shared)) is not None:
                     return hit
                 built = built or build()
                 if alone:
                     remove_parts(place)
-                _write(_file(place, name), key, built)
+                _write(_file(place, name), home, key, built)
                 return built
         except (OSError, RunError):  # read-only, or full: the next place
             continue
@@ -90,8 +90,8 @@ def cached(home: Path, name: str, key: str, build: Callable[[], Decoded], shared
 
 
 def has(home: Path, name: str, key: str) -> bool:
-    """Whether `cached` would find the images. Reads the key only, not the pixels."""
-    return any(_key(_file(place, name)) == _versioned(key) for place in _places(home))
+    """Whether `cached` would find the images. Reads none of them."""
+    return any(_would_read(_file(place, name), home, key) for place in _places(home))
 
 
 def _places(home: Path) -> list[Path]:
@@ -114,10 +114,10 @@ def _file(place: Path, name: str) -> Path:
     return place / f"{name}.npz"
 
 
-def _read(path: Path, key: str, shared: bool) -> Decoded | None:
+def _read(path: Path, home: Path, key: str, shared: bool) -> Decoded | None:
     try:
         with zipfile.ZipFile(path) as file:
-            if str(array_in(file, "key")) != _versioned(key):
+            if not _is_true(file, home, key):
                 return None
             classes, notes = (tuple(str(text) for text in array_in(file, name)) for name in ("classes", "notes"))
             held_out = int(array_in(file, "held_out"))
@@ -127,16 +127,27 @@ def _read(path: Path, key: str, shared: bool) -> Decoded | None:
         return None
 
 
+def _would_read(path: Path, home: Path, key: str) -> bool:
+    try:
+        with zipfile.ZipFile(path) as file:
+            return _is_true(file, home, key)
+    except Exception:  # as in `_read`
+        return False
+
+
+def _is_true(file: zipfile.ZipFile, home: Path, key: str) -> bool:
+    """Whether what has been kept is of this key; and of this folder, where notes name files of it."""
+    if str(array_in(file, "key")) != _versioned(key):
+        return False
+    return not array_in(file, "notes").size or str(array_in(file, "home")) == _named(home)
+
+
 def _versioned(key: str) -> str:
     return f"{VERSION} {key}"
 
 
-def _key(path: Path) -> str | None:
-    try:
-        with zipfile.ZipFile(path) as file:
-            return str(array_in(file, "key"))
-    except Exception:  # as in `_read`
-        return None
+def _named(home: Path) -> str:
+    return repr(os.path.realpath(home))  # of a name that is not UTF-8, too
 
 
 def array_in(file: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
@@ -177,7 +188,7 @@ def _mapped_in(file: zipfile.ZipFile, name: str) -> npt.NDArray[np.uint8]:
     return stored[begin:].reshape(shape)
 
 
-def _write(path: Path, key: str, decoded: Decoded) -> None:
+def _write(path: Path, home: Path, key: str, decoded: Decoded) -> None:
     arrays: dict[str, Any] = decoded._asdict()
     arrays["notes"] = np.asarray(decoded.notes, dtype=str)  # which may be none
-    write_atomically(path, lambda file: np.savez(file, key=_versioned(key), **arrays))
+    write_atomically(path, lambda file: np.savez(file, key=_versioned(key), home=_named(home), **arrays))
