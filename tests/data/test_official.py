@@ -908,6 +908,29 @@ def test_two_classes_of_one_name_are_refused(tmp_path, shape):
         CIFAR10DataModule(tmp_path, source="folder").check()
 
 
+@pytest.mark.parametrize("shape", ["npz", "npy", "parquet"])
+def test_the_digest_of_ones_own_images(tmp_path, shape):
+    """Of the file, or of all in a row; where it is another, nothing is read, from the cache neither."""
+    if shape == "npz":
+        np.savez(tmp_path / "own.npz", **own_arrays())
+    elif shape == "npy":
+        for name, array in own_arrays().items():
+            np.save(tmp_path / f"{name}.npy", array)
+    else:
+        write_parquet(tmp_path)
+    files = Source("folder", tmp_path).find("train").files
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    for sha256 in (digest, None, digest):
+        assert len(Source("folder", tmp_path, sha256=sha256).load("train").labels) == 100
+    with pytest.raises(InputError) as error:
+        Source("folder", tmp_path, sha256="0" * 64).prepare()
+    name = f"{files[0]} with the {len(files) - 1} files that follow it" if files[1:] else str(files[0])
+    assert str(error.value) == (
+        f"{name} has SHA-256 {digest}, expected {'0' * 64}: put the one that has it in its place, or pass "
+        f"--data.sha256 {digest} if the images are your own"
+    )
+
+
 @pytest.mark.parametrize("source", ["folder", "cifar10"])
 @pytest.mark.parametrize("content", ["cut short", "no zip", "another user's"])
 def test_arrays_in_a_folder_that_cannot_be_read_are_told_of(tmp_path, call, monkeypatch, source, content):

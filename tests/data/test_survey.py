@@ -1,6 +1,7 @@
 """What `data` says of images, in the shapes in which people have them."""
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -91,6 +92,12 @@ def test_archives_of_both_sets_and_pictures_in_one_folder(tmp_path, call):
         *("cifar10", "a packed archive"),
         ["--data.sha256", digest],
     )
+    pictures = {"a": ["red"], "b": ["blue"]}
+    write_pictures(tmp_path, train=pictures, test=pictures)
+    (found,) = as_json(call, tmp_path, "--data.sha256", digest)
+    assert found["source"] == "cifar10"  # which class folders have not
+    for split in ("train", "test"):
+        shutil.rmtree(tmp_path / split)
     (tmp_path / "cifar-10-python.tar.gz").unlink()
     write_kaggle(tmp_path)
     write_parquet(tmp_path / "cifar100", "cifar100")

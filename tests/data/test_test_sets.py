@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from archives import write_archive, write_corrupted
+from PIL import Image
 
 from cifar_lightning import CIFAR10DataModule
 from cifar_lightning.data.cifar10 import CIFAR100_CLASSES, CLASSES
@@ -46,6 +47,26 @@ def test_cifar10_1(tmp_path, source, version, count):
         ):
             data.setup("fit")
     assert len(list((tmp_path / "new").iterdir())) == 2  # nothing is kept beside what need not be decoded
+
+
+@pytest.mark.parametrize("source", ["cifar10", "folder"])
+@pytest.mark.parametrize("kind", ["a test set", "corrupted test sets", "class folders"])
+def test_a_digest_where_there_is_none_is_refused(tmp_path, source, kind):
+    """It would say that something was checked."""
+    if kind == "a test set":
+        write_new(tmp_path, "v6", 30)
+    elif kind == "corrupted test sets":
+        write_corrupted(tmp_path, {"fog": pictures(50)}, np.arange(10))
+    else:
+        source = "folder"
+        for split in ("train", "test"):
+            (tmp_path / split / "cat").mkdir(parents=True)
+            Image.new("RGB", (32, 32)).save(tmp_path / split / "cat" / "1.png")
+    with pytest.raises(InputError) as error:
+        Source(source, tmp_path, sha256="0" * 64).prepare()
+    assert str(error.value) == (
+        f"sha256 {'0' * 64} is of no use: data_dir {tmp_path} has {kind}, of which there is none: leave it out"
+    )
 
 
 def test_two_versions_are_told_apart_by_the_file(tmp_path):

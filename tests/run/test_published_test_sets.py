@@ -7,11 +7,11 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from archives import write_corrupted
+from archives import write_archive, write_corrupted
 from conftest import one_line
 from PIL import Image
 
-from cifar_lightning import load_model
+from cifar_lightning import fit, load_model
 from cifar_lightning.data import sources
 from cifar_lightning.data.cifar10 import CLASSES
 from cifar_lightning.data.sources import synthetic
@@ -275,3 +275,32 @@ def test_a_run_on_other_labels(plain, call, tmp_path):
     ):
         code, _, err = call("fit", "--resume", run, "--max_epochs", 2, "--data.train_labels", name)
         assert (code, message in err) == (2 if message else 0, True), err
+
+
+def test_the_digest_of_the_training_images_is_of_no_other_images(plain, call, tmp_path):
+    """A run on an archive of one's own is tested on what is published, or lies in folders; elsewhere it is checked."""
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    digest = write_archive(tmp_path / "a" / "cifar-10-python.tar.gz")
+    fit({"data_dir": tmp_path / "a", "sha256": digest}, accelerator="cpu", max_epochs=1, default_root_dir=tmp_path)
+    images, labels = drawn(50)
+    write_corrupted(tmp_path / "new", {"fog": images}, labels[:10])
+    (tmp_path / "new" / "fog.npy").rename(tmp_path / "new" / "snow.npy")
+    for split in ("train", "test"):
+        for name in CLASSES:
+            (tmp_path / "pictures" / split / name).mkdir(parents=True)
+            Image.new("RGB", (32, 32)).save(tmp_path / "pictures" / split / name / "1.png")
+    other = write_archive(tmp_path / "b" / "cifar-10-python.tar.gz", seed=1)
+    run = tmp_path / "lightning_logs" / "version_0"
+    for flags, count in (
+        (("--data.data_dir", tmp_path / "new"), 50),
+        (("--data.data_dir", tmp_path / "new" / "snow.npy"), 50),
+        (("--data.data_dir", tmp_path / "pictures", "--data.source", "folder"), 10),
+        (("--data.data_dir", tmp_path / "b", "--data.sha256", other), 20),
+    ):
+        code, _, err = call("evaluate", run, *CPU, *flags, "--output_dir", tmp_path / "out")
+        assert code == 0, err
+        assert results_in(tmp_path / "out")["test_count"] == count
+    assert f"has SHA-256 {other}, expected {digest}" in one_line(
+        *call("evaluate", run, *CPU, "--data.data_dir", tmp_path / "b")
+    )

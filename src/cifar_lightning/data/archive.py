@@ -22,6 +22,7 @@ from cifar_lightning.files import readable
 MAX_MEMBERS = 100
 MAX_MEMBER_SIZE = 512 * 2**20  # CIFAR-100's training batch, the largest, has 155 MB
 GZIP = b"\x1f\x8b"
+FETCHED = "move it away to have the official archive fetched"
 Part = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]  # pixels (N, 3072), and labels
 
 
@@ -35,13 +36,19 @@ def digest(*paths: Path) -> str:
     return found.hexdigest()
 
 
-def check_digest(paths: Sequence[Path], *expected: str) -> None:
-    """Raises InputError unless these files have this SHA-256, or one of these; see `digest`."""
+def check_digest(paths: Sequence[Path], *expected: str, instead: str = FETCHED) -> None:
+    """Raises InputError unless these files have this SHA-256, or one of these; see `digest`.
+
+    Args:
+        paths: The files.
+        expected: What they may have.
+        instead: What to do where they should.
+    """
     found = digest(*paths)
     if found not in expected:
         name = str(paths[0]) if len(paths) == 1 else f"{paths[0]} with the {len(paths) - 1:,} files that follow it"
         raise InputError(
-            f"{name} has SHA-256 {found}, expected {expected[0]}: move it away to have the official archive fetched, "
+            f"{name} has SHA-256 {found}, expected {expected[0]}: {instead}, "
             f"or pass --data.sha256 {found} if the images are your own"
         )
 

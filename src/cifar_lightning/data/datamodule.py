@@ -60,8 +60,8 @@ class CIFAR10DataModule(SettableDataModule):
         eval_batch_size: Images per batch in an evaluation, at most an eighth of them.
         seed: Of the order and the augmentation; none: that which `lightning.seed_everything` was given before, or 0.
         split_seed: Of the validation split: the same in runs of different seeds.
-        mirror: Where to get the archive: another https address, or a local file.
-        sha256: Digest of an archive, or of its files in a row, not official.
+        mirror: Where to get the archive: an https address, a file or a folder.
+        sha256: Digest of your own images: of their file, or of several in a row.
         train_labels: Other labels to learn, such as CIFAR-10_human.pt:worse_label
         synthetic_size: Training images to draw; for the test, a fifth as many.
         device: Where the batches are wanted when there is no Trainer, e.g. "cuda".

@@ -31,8 +31,8 @@ class Source:
             the path of an archive, or of a .npz file.
         mirror: The only place to get the archive from: an https address of it or of its folder, or a local
             file or folder. Default: the variable CIFAR_LIGHTNING_MIRROR, then the public mirrors.
-        sha256: Digest of your own images in an official shape, in place of the official ones: of the archive, or of the
-            files one after another.
+        sha256: Digest of your own images, in an official shape in place of the official ones: of the archive or the
+            file of arrays, or of the files one after another. Class folders and published test sets have none.
         synthetic_size: Training images that the synthetic source draws; it draws a fifth as many for the test.
 
     Raises:
@@ -128,12 +128,15 @@ class Source:
         home = self._place
         if not (home / "train").exists():
             if files := arrays.find(home):
-                return Found(files[0].parent, _identity(files), partial(arrays.read, files, split), arrays.SHAPE, files)
+                decode = partial(_decode_own, partial(arrays.read, files, split), files, self.sha256)
+                return Found(files[0].parent, self._key(files), decode, arrays.SHAPE, files)
             home = _folder_of(home)
             if parts := parquet.find(home, "folder"):
                 files = [path for paths in parts.values() for path in paths]
-                return Found(home, _identity(files), partial(parquet.read_own, parts, split), parquet.SHAPE, files)
+                decode = partial(_decode_own, partial(parquet.read_own, parts, split), files, self.sha256)
+                return Found(home, self._key(files), decode, parquet.SHAPE, files)
         listing = folder.scan(home, split)
+        self._refuse_digest(folder.SHAPE)
         decode = partial(pictures.read, listing)
         return Found(home, listing.fingerprint, decode, folder.SHAPE, listing.paths, listing.note)
 
@@ -142,10 +145,21 @@ class Source:
             looked_for = official.looked_for(self.name)
             raise InputError(f"data_dir {self.data_dir} has none of {looked_for}: a fit fetches the first")
         if not held.decodes:
+            self._refuse_digest(held.shape)
             return Found(held.home, "", partial(held.decode, split, False), held.shape, held.files)
         # What has not been touched since it was decoded is not hashed again.
         decode = partial(_decode, held, self.sha256, split, self.name)
-        return Found(held.home, f"{self.sha256} {_identity(held.files)}", decode, held.shape, held.files)
+        return Found(held.home, self._key(held.files), decode, held.shape, held.files)
+
+    def _key(self, files: Sequence[Path]) -> str:
+        return f"{self.sha256} {_identity(files)}"
+
+    def _refuse_digest(self, shape: str) -> None:
+        if self.sha256:
+            raise InputError(
+                f"sha256 {self.sha256} is of no use: data_dir {self.data_dir} has {shape}, of which there is none: "
+                "leave it out"
+            )
 
     def held(self) -> official.Held | None:
         """What there is of an official source, or of a published test set; None if nothing."""
@@ -219,6 +233,12 @@ def _decode(held: official.Held, sha256: str | None, split: str, source: str) ->
         return decoded
     where = held.files[0] if len(held.files) == 1 else held.home
     return decoded._replace(notes=(*decoded.notes, f"{where} has {departure}: what is learnt or tested is of these"))
+
+
+def _decode_own(decode: Callable[[], Decoded], files: Sequence[Path], sha256: str | None) -> Decoded:
+    if sha256:
+        archive.check_digest(files, sha256, instead="put the one that has it in its place")
+    return decode()
 
 
 def _identity(files: Sequence[Path]) -> str:

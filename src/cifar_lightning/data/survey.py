@@ -165,7 +165,7 @@ def survey(
     Args:
         data_dir: Folder of images, or their one file.
         source: Read them as this, in place of what they look like.
-        sha256: Digest of your own images in an official layout.
+        sha256: Digest of your own images, of their file or of several in a row.
 
     Returns:
         One for each source that has images there.
@@ -198,7 +198,7 @@ def _survey(source: Source, data_dir: str, sha256: str | None) -> Survey:
 
 def _sources_at(place: Path, sha256: str | None) -> list[str]:
     """Those that have images there: an official one where a name says so, or the images do."""
-    own, names, files = Source("folder", place), [], set[Path]()
+    own, names, files = Source("folder", place, sha256=sha256), [], set[Path]()
     refused: list[InputError] = []
     for name in ("cifar10", "cifar100"):
         source = Source(name, place, sha256=sha256)
