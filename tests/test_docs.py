@@ -9,6 +9,8 @@ import pytest
 from conftest import PROJECT
 
 import cifar_lightning
+from cifar_lightning.data.cifar10 import ARCHIVES
+from cifar_lightning.data.download import MIRROR_VARIABLE
 
 DOCUMENTS = [*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md"), *PROJECT.glob("findings/*.md")]
 LINK = re.compile(r"\]\(([^)\s]+)\)|^\[[^\]]+\]: (\S+)", re.MULTILINE)
@@ -94,6 +96,14 @@ def test_every_answer_ends_in_something_to_run():
     assert len(answers) == 15
     for answer in answers:
         assert re.search(r"```(bash|python)\n[^`]+```\s*$", answer), answer
+
+
+def test_the_answer_on_downloads_has_what_is_asked():
+    """In its order, and what it may be told."""
+    answer = (PROJECT / "docs" / "faq.md").read_text().partition("## The download is slow")[2].partition("\n## ")[0]
+    asked = [url.partition("?")[0] for url in ARCHIVES["cifar10"].urls]
+    assert re.findall(r"^- <(.*)>$", answer, re.MULTILINE) == asked
+    assert f"`{MIRROR_VARIABLE}`" in answer
 
 
 def test_every_page_is_in_the_sites_contents():

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import os
 import pickle
@@ -26,12 +27,14 @@ from archives import (
     pngs_of,
     write_archive,
     write_binary,
+    write_corrupted,
     write_folder,
     write_kaggle,
     write_matlab,
     write_parquet,
     write_tar,
 )
+from conftest import PROJECT
 from lightning.pytorch import Trainer
 from PIL import Image
 from pyarrow import parquet
@@ -253,6 +256,71 @@ def test_data_dir_may_be_the_folder_or_the_file_itself(tmp_path, known):
     for name in ("none.npz", "none.tar", "none.parquet"):
         with pytest.raises(InputError, match=f"{name} is not there: name a file that is, or a folder"):
             Source("cifar10", tmp_path / name, mirror=NOWHERE).prepare()
+
+
+def class_folders(home):
+    for split in ("train", "test"):
+        (home / split / "cat").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32)).save(home / split / "cat" / "1.png")
+
+
+def new_test_set(home):
+    for name, array in (("data", arrays()["x_test"]), ("labels", arrays()["y_test"])):
+        np.save(home / f"cifar10.1_v6_{name}.npy", array)
+
+
+# What data.md calls a shape, in its order, and how it is written.
+WRITERS = {
+    "`cifar-10-python.tar.gz`": lambda home: write_archive(home / "cifar-10-python.tar.gz"),
+    "`cifar-10-binary.tar.gz`": lambda home: packed_binary(home / "cifar-10-binary.tar.gz", "cifar10"),
+    "`cifar-10-batches-py.tar.gz`": lambda home: write_archive(home / "cifar-10-batches-py.tar.gz"),
+    "`.tar`": lambda home: plain_tar(home / "cifar-10-python.tar", "cifar10"),
+    "`cifar-10-batches-py/`": lambda home: write_folder(home / "cifar-10-batches-py"),
+    "`cifar-10-batches-bin/`": lambda home: write_binary(home / "cifar-10-batches-bin"),
+    "`cifar-10-matlab.tar.gz`": lambda home: write_tar(home / "cifar-10-matlab.tar.gz", {}),
+    "`cifar-10-batches-mat/`": lambda home: write_matlab(home / "cifar-10-batches-mat"),
+    "`plain_text/train-00000-of-00001.parquet`": lambda home: write_parquet(home / "plain_text"),
+    "Kaggle's": write_kaggle,
+    "`x_train.npy`": lambda home: [np.save(home / f"{name}.npy", array) for name, array in arrays().items()],
+    "`cifar10.npz`": lambda home: np.savez(home / "cifar10.npz", **arrays()),
+}
+OWN_WRITERS = {
+    "class folders": class_folders,
+    "arrays of your own, in such `.npy` files": WRITERS["`x_train.npy`"],
+    "or a `.npz`: images": WRITERS["`cifar10.npz`"],
+    "parquet of your own": write_parquet,
+}
+TEST_SETS = {
+    "CIFAR-10-C": lambda home: write_corrupted(
+        home, {"fog": np.tile(arrays()["x_test"], (5, 1, 1, 1))}, np.arange(20) % 10
+    ),
+    "CIFAR-10.1": new_test_set,
+}
+
+
+@pytest.mark.parametrize("source", ["cifar10", "folder"])
+def test_of_several_shapes_the_first_in_the_table_counts(tmp_path, source):
+    """As data.md says: of each with each that follows it."""
+
+    def found(home):
+        there = Source(source, home).find("test")
+        return there.shape, [os.path.relpath(path, home) for path in there.files]
+
+    text = (PROJECT / "docs" / "data.md").read_text().partition("| held as |")[2].partition("\n\n")[0]
+    shapes = {**(WRITERS if source == "cifar10" else OWN_WRITERS), **TEST_SETS}
+    places = [text.index(name) for name in shapes]
+    assert places == sorted(places)
+    alone = {}
+    for number, (name, write) in enumerate(shapes.items()):
+        (home := tmp_path / f"{number}").mkdir()
+        write(home)
+        alone[name] = found(home), home
+    for (first, (expected, home)), (then, (_, other)) in itertools.combinations(alone.items(), 2):
+        both = tmp_path / "both"
+        for one in (other, home):
+            shutil.copytree(one, both, dirs_exist_ok=True)
+        assert found(both) == expected, (first, then)
+        shutil.rmtree(both)
 
 
 NO_ARCHIVES = {

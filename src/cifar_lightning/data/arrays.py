@@ -18,6 +18,7 @@ from cifar_lightning.files import readable
 # What images and labels of a split are called, in small letters; Keras' names are the first, MedMNIST's the second.
 NAMES = (("x_{}", "y_{}"), ("{}_images", "{}_labels"), ("{}_data", "{}_labels"), ("{}_x", "{}_y"))
 CLASSES = ("classes", "class_names", "label_names")
+KNOWN = {*CLASSES, *(name.format(split) for pair in NAMES for name in pair for split in ("train", "test", *VALIDATION))}
 LAYOUT = "arrays are x_train, y_train, x_test and y_test, in a .npz file or in .npy files of these names"
 SHAPE = "numpy arrays"
 PIECE = 128  # images that are read at once
@@ -36,7 +37,7 @@ def find(place: Path, names: str = "[!.]*.npz") -> list[Path]:
     """
     if place.is_file():
         return [place] if place.suffix == ".npz" else []
-    arrays = sorted(place.glob("*.npy"))
+    arrays = [path for path in sorted(place.glob("*.npy")) if path.stem.lower() in KNOWN]
     if _pair([path.stem for path in arrays], "train"):
         return arrays
     packed = [path for path in sorted(place.glob(names)) if not path.is_dir() and _pair(_names_in(path), "train")]
