@@ -78,15 +78,16 @@ def compare(runs: Sequence[str | Path], html: str | Path | None = None) -> dict[
 
 def _test_images(run: Tested) -> ImageSet | None:
     """The images that a run was tested on; None where they are not at hand, or others are by now. Fetches nothing."""
-    names = ("data_dir", "sha256", "synthetic_size")  # not all of which every version has
+    names = ("data_dir", "synthetic_size")  # not all of which every version has
     told = {name: value for name in names if (value := run.settings.get(f"data.{name}")) is not None}
-    try:
-        with console.notes(silent=True):  # its fit has said them
-            images = Source(run.settings["data.source"], **told).load("test")
+    # That of the training may be of other images.
+    for digest in dict.fromkeys((run.settings.get("data.sha256"), None)):
+        with suppress(InputError), console.notes(silent=True):  # its fit has said them
+            images = Source(run.settings["data.source"], sha256=digest, **told).load("test")
             images = images.counted_as(list(run.results["per_class_acc"]))
-    except InputError:
-        return None
-    return images if run.predictions and digest_of(images) == run.predictions.images else None
+            if run.predictions and digest_of(images) == run.predictions.images:
+                return images
+    return None
 
 
 def _tested(folder: Path) -> Tested:
