@@ -704,6 +704,26 @@ def test_no_rate_is_negative_past_the_end(schedule):
     assert SCHEDULES[schedule](1.5) == 0
 
 
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_a_fit_that_goes_on_draws_where_it_was(tmp_path, ranks):
+    """Under any Trainer; where there were more ranks, as the first of them."""
+
+    def model():
+        torch.manual_seed(0)
+        return LitNet(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(), torch.nn.Linear(3 * 32 * 32, 10)))
+
+    whole, first, second, data = model(), trainer(max_epochs=1), trainer(max_epochs=2), fake_data(100)
+    trainer(max_epochs=2).fit(whole, data)
+    first.fit(model(), data)
+    first.save_checkpoint(tmp_path / "end.ckpt")
+    saved = torch.load(tmp_path / "end.ckpt", weights_only=True)
+    saved["random_states"] += (ranks - 1) * [None]
+    torch.save(saved, tmp_path / "end.ckpt")
+    resumed = model()
+    second.fit(resumed, data, ckpt_path=tmp_path / "end.ckpt")
+    assert torch.equal(resumed.net[2].weight, whole.net[2].weight)
+
+
 def test_a_longer_schedule_goes_on_as_if_it_had_been_longer(tmp_path):
     class Noting(LitNet):
         rates_seen = ()

@@ -119,6 +119,44 @@ def test_a_run_of_another_dtype_goes_on_exactly(plain, tmp_path, precision):
     assert differences(cut, whole) == []
 
 
+DRAWING = """
+import random
+
+import numpy as np
+import torch
+from torch import nn
+
+
+class Drawing(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.AvgPool2d(4), nn.Flatten(), nn.Dropout(0.3), nn.Linear(192, 10))
+
+    def forward(self, images):
+        noise = torch.rand(()) + np.random.rand() + np.random.normal() + random.random() + random.gauss(0, 1)
+        return super().forward(images) * (1 + 0.1 * noise if self.training else 1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("devices", "fault", "goes_on"),
+    [
+        (1, "kill@-:train:13", "step-7.ckpt"),  # in the middle of an epoch
+        (1, "kill@-:val:3", "step-18.ckpt"),  # at its end
+        (2, "kill@1:train:16", "step-14.ckpt"),
+    ],
+)
+def test_a_network_that_draws_goes_on_exactly(tmp_path, devices, fault, goes_on):
+    """Dropout's masks, and whatever else it draws, are those of a run that nothing has ended."""
+    (tmp_path / "drawing.py").write_text(DRAWING)
+    named, runs = ("--model.net", "drawing:Drawing"), [tmp_path / "lightning_logs" / f"version_{n}" for n in (0, 1)]
+    job("fit", *SMALL, *named, "--devices", devices, cwd=tmp_path, fault=fault)
+    done = job("fit", "--resume", runs[0], *named, cwd=tmp_path)
+    assert done.code == 0, done.text
+    assert f"goes on from {goes_on}:" in done.lines[0]
+    assert job("fit", *SMALL, *named, "--devices", devices, cwd=tmp_path).code == 0
+    assert differences(*runs) == []
+
+
 def test_a_run_too_short_for_its_validation_says_so(tmp_path):
     done = job("fit", *SMALL, "--max_steps", 5, cwd=tmp_path)
     assert done.code == 0

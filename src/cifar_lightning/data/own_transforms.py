@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cifar_lightning.data.preprocessing import Preprocessing, bytes_as_batch
 from cifar_lightning.errors import InputError
+from cifar_lightning.generators import random_states, restore_random_states
 
 STAGES = ("train", "val", "test")
 OF_PICTURES = ("ToTensor", "PILToTensor")  # torchvision's, which take no tensor: it has two of each
@@ -164,13 +165,12 @@ class Stages:
 @contextmanager
 def _as_they_were() -> Iterator[None]:
     """Leaves the generators of torch (the CPU's), numpy and Python as they are before."""
-    states = torch.default_generator.get_state(), np.random.get_state(), random.getstate()
+    cpu = torch.device("cpu")
+    states = random_states(cpu)
     try:
         yield
     finally:
-        torch.default_generator.set_state(states[0])
-        np.random.set_state(states[1])
-        random.setstate(states[2])
+        restore_random_states(states, cpu)
 
 
 def _picture(image: Tensor) -> Any:

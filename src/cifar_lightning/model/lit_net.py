@@ -15,6 +15,7 @@ from cifar_lightning.data.cifar10 import CLASSES
 from cifar_lightning.data.preprocessing import Preprocessing, as_batch
 from cifar_lightning.data.transforms import shrink
 from cifar_lightning.errors import InputError
+from cifar_lightning.generators import random_states, restore_random_states
 from cifar_lightning.model.compilation import Compilation
 from cifar_lightning.model.evaluation import Evaluation, mean_logits
 from cifar_lightning.model.images import agreed, begin_from_images, check_classes, preprocessing_in
@@ -23,7 +24,7 @@ from cifar_lightning.model.networks import build
 from cifar_lightning.model.networks.norm import same_on_all_ranks
 from cifar_lightning.model.optimizer import build_optimizer
 from cifar_lightning.model.ranges import check_network, check_ranges
-from cifar_lightning.model.running_loss import RunningLoss
+from cifar_lightning.model.running_loss import RunningLoss, of_every_rank
 from cifar_lightning.model.schedules import Schedule, check_length, size_at
 
 Batch = tuple[Tensor, Tensor]
@@ -118,6 +119,7 @@ class LitNet(LightningModule):
         self.val_metrics, self.test_metrics = Evaluation(classes), Evaluation(classes, keeps_logits=True)
         self._running_loss, self._compilation = RunningLoss(), Compilation(compile, sizes or ())
         self._total_steps = 0.0
+        self._random_states: dict[str, Any] | None = None  # a checkpoint's, until its fit goes on
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `(N, len(classes))` of normalised images `(N, 3, 32, 32)`."""
@@ -237,7 +239,7 @@ class LitNet(LightningModule):
         self._agree_with(data)
         if stage == "fit":
             # Not what a fit before has left, perhaps on another device. A checkpoint brings its own, later.
-            self._running_loss = RunningLoss()
+            self._running_loss, self._random_states = RunningLoss(), None
             self._compilation.prepare(self)
             begin_from_images(self.net, data, self.trainer.strategy.root_device, self.hparams.get("net"))
 
@@ -257,12 +259,15 @@ class LitNet(LightningModule):
         return self._compilation.in_words(self)
 
     def on_train_start(self) -> None:
-        """Notes how long the fit is, of which the images' size is a function."""
+        """Notes how long the fit is, of which the images' size is a function; goes on to draw where it was."""
         self._agree_with(self.trainer.train_dataloader)
         self._total_steps = float(self.trainer.estimated_stepping_batches)
         # Asked for that before it has read a checkpoint, Lightning makes the loader and leaves it at the start of the
         # epoch. CIFAR10DataModule sees to its own.
         self.trainer.fit_loop._load_combined_loader_states()
+        if self._random_states is not None:  # only now: a start draws, too, to compile a network say
+            restore_random_states(self._random_states, self.trainer.strategy.root_device)
+            self._random_states = None
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Logs the training loss and the learning rate, at the log points."""
@@ -296,27 +301,36 @@ class LitNet(LightningModule):
         self.last_evaluation = self.test_metrics.finish(self, "test")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the running loss of every rank, and the precision."""
-        checkpoint["train_loss_window"] = self._running_loss.state(self.trainer.world_size)
-        checkpoint["precision"] = self.trainer.precision
+        """Keeps the running loss of every rank and the states of its generators, and the precision."""
+        trainer = self._trainer
+        if trainer is None:  # that has fitted in other processes (ddp_spawn), whose sums and generators are gone
+            return
+        checkpoint["train_loss_window"] = self._running_loss.state(trainer.world_size)
+        checkpoint["random_states"] = of_every_rank(random_states(trainer.strategy.root_device), trainer.world_size)
+        checkpoint["precision"] = trainer.precision
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes up the preprocessing, and the running loss where a fit goes on.
+        """Takes up the preprocessing; where a fit goes on, the running loss and the generators, too.
 
         Raises:
             InputError: The checkpoint is without the network that it was of; or of other images than the Trainer's.
         """
         check_network(self.hparams, checkpoint)
         self.preprocessing = preprocessing_in(checkpoint) or self.preprocessing
-        if self._trainer is not None:
-            agreed(self.preprocessing, self._trainer.datamodule)  # type: ignore[attr-defined]  # set by a connector
-        trainer, kept = self._trainer, checkpoint.get("train_loss_window")
-        if trainer is not None:
-            # Lightning does so only once it has loaded the weights: into float32, which rounds those of float64.
-            trainer.precision_plugin.convert_module(self)
-        if kept is not None and trainer is not None and trainer.state.fn == "fit":
+        trainer = self._trainer
+        if trainer is None:
+            return
+        agreed(self.preprocessing, trainer.datamodule)  # type: ignore[attr-defined]  # set by a connector
+        # Lightning does so only once it has loaded the weights: into float32, which rounds those of float64.
+        trainer.precision_plugin.convert_module(self)
+        if trainer.state.fn != "fit":
+            return
+        if (kept := checkpoint.get("train_loss_window")) is not None:
             assert isinstance(self.dtype, torch.dtype)
             self._running_loss.restore(kept, self.global_rank, trainer.world_size, self.dtype)
+        if states := checkpoint.get("random_states"):  # an earlier version's has none
+            # Ranks begin alike: where there are more or fewer than before, all go on as the first.
+            self._random_states = states[self.global_rank if len(states) == trainer.world_size else 0]
 
     def diverged(self, what: str) -> str:
         """What to say where a training has met NaN or infinity.

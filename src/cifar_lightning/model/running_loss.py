@@ -71,10 +71,7 @@ class RunningLoss:
 
     def state(self, ranks: int) -> dict[str, Any]:
         """The sums of all ranks, so that a resumed run logs the same figures."""
-        sums = [self._sum.item()] * ranks
-        if ranks > 1:
-            torch.distributed.all_gather_object(sums, self._sum.item())
-        return {"sums": sums, "count": self.count, "last": self._last}
+        return {"sums": of_every_rank(self._sum.item(), ranks), "count": self.count, "last": self._last}
 
     def restore(self, state: Mapping[str, Any], rank: int, ranks: int, dtype: torch.dtype) -> None:
         """Takes a state up, for losses of `dtype`; of another number of ranks, each takes the mean of theirs."""
@@ -82,6 +79,14 @@ class RunningLoss:
         mine = sums[rank] if len(sums) == ranks else sum(sums) / len(sums)
         self._sum, self.count = torch.tensor(mine, dtype=_dtype(dtype)), state["count"]
         self._last = state.get("last")
+
+
+def of_every_rank(mine: Any, ranks: int) -> list[Any]:
+    """What each of so many ranks has to give, in their order."""
+    everyones = [mine] * ranks
+    if ranks > 1:
+        torch.distributed.all_gather_object(everyones, mine)
+    return everyones
 
 
 def _dtype(loss: torch.dtype) -> torch.dtype:

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from cifar_lightning.console import say
 from cifar_lightning.errors import RunError
+from cifar_lightning.generators import random_states, restore_random_states
 from cifar_lightning.run.loop import Optimization, within_step
 
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # of so many bytes
@@ -112,15 +113,13 @@ class _State:
     def __init__(self, optimization: Optimization, loss: Tensor | None = None) -> None:
         self._module: Any = optimization.trainer.lightning_module
         self._zero_grad = optimization.optim_progress.optimizer.zero_grad
-        device = self._module.device.type
-        self._generators = [torch.random, *([] if device == "cpu" else [torch.get_device_module(device)])]
         self._loss = loss
         self._values = {name: value.detach().clone() for name, value in self._named_values()}
         self._gradients = {
             name: None if parameter.grad is None else parameter.grad.clone()
             for name, parameter in self._module.named_parameters()
         }
-        self._random_states = [generator.get_rng_state() for generator in self._generators]
+        self._random_states = random_states(self._module.device)
         self._running_loss = copy.deepcopy(self._module._running_loss)
         self._zero_grad_counts = self._zero_grad.state_dict()
 
@@ -132,8 +131,7 @@ class _State:
         for name, parameter in self._module.named_parameters():
             gradient = self._gradients[name]
             parameter.grad = None if gradient is None else gradient.clone()
-        for generator, state in zip(self._generators, self._random_states, strict=True):
-            generator.set_rng_state(state)
+        restore_random_states(self._random_states, self._module.device)
         self._module._running_loss = copy.deepcopy(self._running_loss)
         self._zero_grad.load_state_dict(self._zero_grad_counts)
 
