@@ -172,6 +172,14 @@ def test_overfit_batches_are_the_same_in_every_epoch(share):
     assert len([*ours.train_dataloader()]) == len(epochs(1)[0]) > 2  # all of them, where there is no fit any more
 
 
+def test_they_are_so_with_a_loader_in_place_of_the_module():
+    ours = data()
+    loader, module = ours.train_dataloader(), Theirs()
+    trainer(max_epochs=3, overfit_batches=2).fit(module, loader)
+    assert module.seen == 3 * epochs(1)[0][:2]
+    assert [[mark(batch) for batch in loader] for _ in range(2)] == epochs(2)  # which has not been iterated
+
+
 # --- a fit that was interrupted --------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 from torchvision.transforms import v2
 
-from cifar_lightning import CIFAR10DataModule, LitNet, fake_data
+from cifar_lightning import CIFAR10DataModule, InputError, LitNet, fake_data
 
 
 class Flat(LightningModule):
@@ -119,6 +119,19 @@ def test_a_trainer_that_is_given_the_loaders_alone_says_nothing_of_workers(tmp_p
     module.predict_step = lambda batch, batch_idx: batch[1]
     labels = torch.cat(trainer.predict(module, images.predict_dataloader()))
     assert labels.tolist() == images.test_dataloader().dataset.targets
+
+
+@pytest.mark.parametrize("evaluation", [False, True])
+def test_a_loader_made_anew_trains_on_nothing_unshuffled(evaluation):
+    """As accelerate's `prepare` makes one."""
+    images = fake_data(100, augment=True)
+    loader = images.test_dataloader() if evaluation else images.train_dataloader()
+    anew = DataLoader(loader.dataset, batch_sampler=loader.batch_sampler)
+    if evaluation:
+        assert torch.equal(torch.cat([y for _, y in anew]), torch.cat([y for _, y in loader]))
+    else:
+        with pytest.raises(InputError, match="would neither shuffle nor augment: iterate that as it is, or make Data"):
+            next(iter(anew))
 
 
 def test_nothing_is_held_out_where_nobody_asks(tmp_path):

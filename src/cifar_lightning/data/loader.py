@@ -1,5 +1,6 @@
 """BatchLoader: ready batches from images that lie in memory as one tensor."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -175,6 +176,12 @@ class BatchLoader:
     def batch_sampler(self) -> SimpleNamespace:
         """Where Lightning looks for `set_epoch`; not `sampler`, of which it would warn with `overfit_batches`."""
         return SimpleNamespace(sampler=self)
+
+    def repeating(self) -> "BatchLoader":
+        """One of the same images that makes every epoch as the first. This one goes on as it is."""
+        other = copy.copy(self)
+        other.repeat, other._ahead, other._under_way = True, None, {}
+        return other
 
     def set_epoch(self, epoch: int) -> None:
         """Makes all iterations from now on those of `epoch`. Lightning calls it; a plain loop need not."""

@@ -4,10 +4,11 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 
 from cifar_lightning.data.dataset import ImageDataset
 from cifar_lightning.data.loader import Batch, BatchLoader
+from cifar_lightning.errors import InputError
 
 
 class TorchLoader(DataLoader[Batch]):
@@ -17,7 +18,8 @@ class TorchLoader(DataLoader[Batch]):
 
     Args:
         batches: The loader.
-        others: What Lightning would have another DataLoader made anew with, to predict: the same batches serve.
+        others: What Lightning would have another DataLoader made anew with, to predict: the same batches serve; in
+            order, for a Trainer's `overfit_batches`: then those of the first epoch do, in every one.
     """
 
     dataset: ImageDataset  # type: ignore[assignment]  # of images, where a batch is one of tensors
@@ -25,8 +27,10 @@ class TorchLoader(DataLoader[Batch]):
     def __init__(self, batches: BatchLoader, **others: Any) -> None:
         # The workers that Lightning advises to give would have nothing to do.
         warnings.filterwarnings("ignore", "The '.*_dataloader' does not have many workers")
-        given, drop_last = batches.given_batch_size, batches.train
-        super().__init__(batches.dataset, given, sampler=_Shared(batches), drop_last=drop_last)  # type: ignore[arg-type]
+        given, drop_last, dataset = batches.given_batch_size, batches.train, batches.dataset
+        if isinstance(others.get("sampler"), SequentialSampler):
+            batches = batches.repeating()
+        super().__init__(dataset, given, sampler=_Shared(batches), drop_last=drop_last)  # type: ignore[arg-type]
         self.batches, self.preprocessing = batches, batches.preprocessing
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # that of torch names a class of its own
@@ -50,7 +54,10 @@ class TorchLoader(DataLoader[Batch]):
 
 
 class _Shared(DistributedSampler[int]):
-    """Says that the ranks share the batches already, and hears of the epoch. It is asked for no index."""
+    """Says that the ranks share the batches already, and hears of the epoch.
+
+    It is asked for an index only where somebody makes a DataLoader anew, as accelerate's `prepare` does.
+    """
 
     def __init__(self, batches: BatchLoader) -> None:
         self.batches = batches
@@ -62,4 +69,9 @@ class _Shared(DistributedSampler[int]):
         return len(self.batches.labels)
 
     def __iter__(self) -> Iterator[int]:
+        if self.batches.train:  # whose images are shuffled and augmented by it, not by their dataset
+            raise InputError(
+                "a DataLoader made anew from train_dataloader() would neither shuffle nor augment: iterate that as it "
+                'is, or make DataLoader(data.dataset("train", transform), batch_size=128, shuffle=True)'
+            )
         return iter(range(len(self)))
