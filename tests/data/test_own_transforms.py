@@ -211,6 +211,32 @@ def test_training_and_test_are_normalised_alike(transforms):
     assert fake_data(50, **transforms, normalization="cifar10").preprocessing == Preprocessing(MEAN, STD)
 
 
+@pytest.mark.parametrize(
+    "scaling", [FLOATS[0], v1.Compose(OF_PICTURES.transforms[:3]), v2.Compose([v2.RandAugment(), FLOATS[0]])]
+)
+def test_training_images_that_are_only_scaled_are_no_others(scaling):
+    said = r"come with mean \(0, 0, 0\), std \(1, 1, 1\), 32 pixels, those of test with mean \(0.5, "
+    with pytest.raises(InputError, match=said):
+        fake_data(50, train_transforms=scaling).test_dataloader()
+    scaled = {"train_transforms": scaling, "test_transforms": FLOATS[0]}
+    assert fake_data(50, **scaled).train_dataloader().preprocessing == Preprocessing((0,) * 3, (1,) * 3)
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [
+        v2.ToDtype(torch.float32),  # 0 to 255
+        v2.Compose([FLOATS[0], v2.Lambda(lambda x: x - 0.5)]),
+        v2.Compose([FLOATS[0], *2 * [v2.Normalize((0.5,) * 3, (0.5,) * 3)]]),
+        lambda x: x / 255,
+    ],
+)
+def test_nothing_is_said_of_training_images_that_are_unknown(unknown):
+    data = fake_data(50, train_transforms=unknown)
+    assert data.train_dataloader().preprocessing is None
+    assert data.test_dataloader().preprocessing == Preprocessing((0.5,) * 3, (0.5,) * 3)
+
+
 def test_a_network_of_images_of_another_size_knows_of_no_normalisation(tmp_path):
     """Of 32 pixels, what it keeps would have an exported file take images that it has never seen the like of."""
     larger = dict.fromkeys(["train_transforms", "test_transforms"], v2.Compose([v2.Resize(48), *FLOATS]))
@@ -258,6 +284,13 @@ def test_a_fit_keeps_what_is_known_and_no_code(tmp_path, evaluation, known):
 def test_a_mean_in_any_form_that_torchvision_takes(normalize):
     stages = dict.fromkeys(("train_transforms", "test_transforms"), v2.Compose([FLOATS[0], normalize]))
     assert fake_data(100, **stages).preprocessing == Preprocessing((0.5,) * 3, (0.25,) * 3)
+
+
+def test_a_mean_of_a_tensor_is_the_same_number():
+    """Of 0.4914 it says 0.49140000343."""
+    normalize = v2.Normalize(torch.tensor(MEAN), torch.tensor(STD))
+    data = fake_data(100, test_transforms=v2.Compose([FLOATS[0], normalize]), normalization="cifar10")
+    assert data.preprocessing == Preprocessing(MEAN, STD) == Preprocessing(np.float32(MEAN), torch.tensor(STD))
 
 
 def test_a_transform_of_ones_own_may_take_images_of_another_size():

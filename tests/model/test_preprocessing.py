@@ -167,7 +167,14 @@ def test_images_of_another_shape_are_refused_in_words(images, message):
 
 
 @pytest.mark.parametrize(
-    ("mean", "std", "size"), [([0.5], [0.5], 32), ([0.5] * 3, [0.5, 0, 0.5], 32), ([0.5] * 3, [0.5] * 3, 0)]
+    ("mean", "std", "size"),
+    [
+        ([0.5], [0.5], 32),
+        ([1e40] * 3, [0.5] * 3, 32),
+        ([0] * 3, [1e-50] * 3, 32),
+        ([0.5] * 3, [0.5, 0, 0.5], 32),
+        ([0.5] * 3, [0.5] * 3, 0),
+    ],
 )
 def test_constants_that_are_none(mean, std, size):
     with pytest.raises(InputError, match="give"):

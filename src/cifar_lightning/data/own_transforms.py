@@ -15,6 +15,7 @@ from cifar_lightning.errors import InputError
 from cifar_lightning.generators import random_states, restore_random_states
 
 STAGES = ("train", "val", "test")
+MORE_THAN_SCALE = ("Normalize", "LinearTransformation", "Lambda")  # torchvision's: what they make of 0..1 is not 0..1
 OF_PICTURES = ("ToTensor", "PILToTensor")  # torchvision's, which take no tensor: it has two of each
 
 
@@ -88,11 +89,22 @@ class OwnTransform:
         Args:
             after_bytes: How those are normalised that it leaves as bytes.
         """
-        black = torch.zeros(1, 3, after_bytes.size, after_bytes.size, dtype=torch.uint8)
-        made = self(black, [0])
-        if made.shape != black.shape:  # a network of such images takes none of the others, normalised as they may be
+        size = after_bytes.size
+        images = torch.stack([torch.full((3, size, size), value, dtype=torch.uint8) for value in (0, 255)])
+        made = self(images, range(2))
+        if made.shape != images.shape:  # a network of such images takes none of the others, normalised as they may be
             return None
-        return after_bytes if made.dtype == torch.uint8 else self.stated
+        if made.dtype == torch.uint8:
+            return after_bytes
+        if self._knows_of_no_normalisation and made.min() >= 0 and made.max() <= 1:
+            return Preprocessing((0, 0, 0), (1, 1, 1), size)
+        return self.stated
+
+    @property
+    def _knows_of_no_normalisation(self) -> bool:
+        """Whether all of it is torchvision's, and none of MORE_THAN_SCALE."""
+        known, parts = ("torchvision.", "torch.nn.modules.container"), self._all_parts()
+        return all(type(x).__module__.startswith(known) and type(x).__name__ not in MORE_THAN_SCALE for x in parts)
 
     def preprocessing(self, after_bytes: Preprocessing) -> Preprocessing | None:
         """What images have undergone, if that is a normalisation and no more; None otherwise, or if nothing tells.
@@ -114,11 +126,16 @@ class OwnTransform:
 
     def _parts(self, *names: str) -> list[Any]:
         """Those of these classes of torchvision's that it is composed of."""
-        found = [self.function]
+        parts = self._all_parts()
+        return [x for x in parts if type(x).__name__ in names and type(x).__module__.startswith("torchvision.")]
+
+    def _all_parts(self) -> list[Any]:
+        """All that it is composed of, itself among them."""
+        found: list[Any] = [self.function]
         for part in found:  # which grows
             found += part.children() if isinstance(part, nn.Module) else ()
             found += inner if isinstance(inner := getattr(part, "transforms", ()), list | tuple) else ()
-        return [x for x in found if type(x).__name__ in names and type(x).__module__.startswith("torchvision.")]
+        return found
 
     def __str__(self) -> str:
         text = " ".join(str(getattr(self.function, "__name__", self.function)).split())

@@ -41,7 +41,7 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         try:
-            mean, std = (tuple(map(float, x)) for x in (self.mean, self.std))
+            mean, std = (tuple(map(_as_float32, x)) for x in (self.mean, self.std))
         except (TypeError, ValueError):  # no numbers
             mean = std = ()
         if not len(mean) == len(std) == 3 or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
@@ -80,6 +80,12 @@ class Preprocessing:
         images = bytes_as_batch(images, self.size)
         mean, std = (torch.tensor(x, device=images.device) for x in (self.mean, self.std))
         return transforms.normalize(images.permute(0, 2, 3, 1), mean, std)
+
+
+def _as_float32(value: Any) -> float:
+    """The shortest number that `normalize` takes for the same: 0.4914 of the 0.49140000343 that a tensor gives."""
+    with np.errstate(over="ignore"):
+        return float(str(np.float32(float(value))))
 
 
 def as_batch(images: Tensor, size: int | None) -> Tensor:
