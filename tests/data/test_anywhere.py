@@ -389,6 +389,14 @@ def test_they_do_so_after_a_fit():
     assert [[mark(batch) for batch in images.train_dataloader()] for _ in range(2)] == epochs(4)[2:]
 
 
+def test_batches_are_where_they_are_wanted_once_a_trainer_has_finished():
+    """Lightning has its own device, and has then moved the module to the CPU."""
+    images = fake_data(100, device="meta")
+    fitted(Theirs, images, max_epochs=1)
+    for loader in (images.train_dataloader(), images.test_dataloader()):
+        assert {x.device.type for batch in loader for x in batch} == {"meta"}
+
+
 def in_fabric(fabric, path=None):
     """Two epochs of two plain loops; gives, or writes, the global batches and how many test images there were."""
     images, others = data(), data()

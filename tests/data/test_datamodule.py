@@ -230,10 +230,21 @@ def test_normalize_is_what_the_loaders_do(normalization):
 
 
 def test_a_resumed_run_refuses_other_images():
-    state = fake_data(200).state_dict()
+    data = fake_data(200)
+    data.setup("fit")
+    state = data.state_dict()
     fake_data(200).check_images(state)
     with pytest.raises(InputError, match="are not those that the run began with"):
         fake_data(210).check_images(state)
+
+
+def test_a_checkpoint_of_a_test_alone_asks_for_no_training_images(tmp_path):
+    write_folders(tmp_path, {"dog": 8, "cat": 8}, size=32)
+    data, trainer = CIFAR10DataModule(tmp_path, source="folder", batch_size=4), quiet_trainer()
+    trainer.test(LitNet(classes=["cat", "dog"]), data, verbose=False)
+    shutil.rmtree(tmp_path / "train")
+    trainer.save_checkpoint(tmp_path / "it.ckpt")
+    assert "CIFAR10DataModule" not in torch.load(tmp_path / "it.ckpt", weights_only=True)
 
 
 def test_it_loads_from_a_checkpoint_before_its_images_are_there(tmp_path):

@@ -391,8 +391,11 @@ class CIFAR10DataModule(SettableDataModule):
         """What tells the training images from others, and the position in the epoch, for a resumed run.
 
         Lightning, too, keeps the position, but leaves a loader at the start of the epoch that it has made before it
-        reads the checkpoint: for a schedule that asks for its length, say.
+        reads the checkpoint: for a schedule that asks for its length, say. Empty where nobody has needed these images,
+        as for a test.
         """
+        if "train" not in self._sets:
+            return {}
         position = self._train_loader.state_dict() if self._train_loader is not None else None
         return {"fingerprint": self.fingerprint, "position": position}
 
@@ -484,14 +487,15 @@ class CIFAR10DataModule(SettableDataModule):
     @property
     def _place(self) -> dict[str, Any]:
         """Where the batches are wanted, and how they are to lie there."""
-        trainer = self.trainer
+        trainer = self.trainer if self._in_a_trainer else None
         return {
             "device": trainer.strategy.root_device if trainer else torch.device(self.hparams["device"]),
             "channels_last": getattr(trainer and trainer.lightning_module, "channels_last", self.channels_last),
         }
 
     def _loader(self, stage: str, split: str, index: Tensor | None, **settings: Any) -> BatchLoader:
-        trainer, image_set, place, stages = self.trainer, self.image_set(split), self._place, self._stages
+        trainer = self.trainer if self._in_a_trainer else None
+        image_set, place, stages = self.image_set(split), self._place, self._stages
         images, labels = image_set.images, image_set.labels
         if index is not None:
             images, labels = images[index], labels[index]
