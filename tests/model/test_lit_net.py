@@ -12,11 +12,14 @@ import torch
 from conftest import compiles
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.tuner import Tuner
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torchvision.transforms import v2
 
-from cifar_lightning import CLASSES, CIFAR10DataModule, InputError, LitNet, TutorialNet, fake_data
+from cifar_lightning import CLASSES, CIFAR10DataModule, InputError, LitNet, Preprocessing, TutorialNet, fake_data
+from cifar_lightning.data.cifar10 import MEAN, STD
 from cifar_lightning.data.transforms import shrink
 from cifar_lightning.errors import NonFiniteError
 from cifar_lightning.model import compilation
@@ -323,6 +326,15 @@ def test_a_loss_that_is_not_finite_ends_the_fit():
         trainer(max_epochs=4, log_every_n_steps=1).fit(LitNet(lr=1e6), fake_data(200))
 
 
+def test_a_search_goes_beyond_the_rates_at_which_it_is_not(tmp_path):
+    torch.manual_seed(0)
+    found = Tuner(trainer(max_epochs=2, log_every_n_steps=1, default_root_dir=tmp_path)).lr_find(
+        LitNet(), datamodule=fake_data(200), max_lr=1e30, num_training=20, early_stop_threshold=None, update_attr=False
+    )
+    assert len(found.results["loss"]) == 20
+    assert not math.isfinite(found.results["loss"][-1])
+
+
 def test_labels_are_smoothed_in_training_only():
     model, data = LitNet(label_smoothing=0.2), fake_data(40)
     data.setup()
@@ -478,6 +490,8 @@ def test_the_speed_runs_network_needs_images_to_begin_with():
     with pytest.raises(InputError, match="begins from the images"):
         trainer(max_epochs=1).fit(model, DataLoader(TensorDataset(torch.zeros(4, 3, 32, 32), torch.zeros(4).long())))
     trainer(max_epochs=1).fit(model, data)
+    with pytest.raises(InputError, match="net SpeedNet begins from the images"):
+        trainer(max_epochs=1).fit(LitNet(SpeedNet(width=8)), data.train_dataloader())
     learnt = {name: weight.clone() for name, weight in model.net.whiten.state_dict().items()}
     assert learnt["bias"].any()
     for again in (model, LitNet(net="speed", width=8)):
@@ -678,6 +692,19 @@ def test_images_of_other_classes_are_refused():
         trainer(max_epochs=1).fit(LitNet(), data)
 
 
+@pytest.mark.parametrize("count", [10, 12])
+def test_they_are_so_where_loaders_stand_in_place_of_the_module(count):
+    names = tuple("abcdefghijkl"[:count])
+    data = CIFAR10DataModule(source="synthetic", synthetic_size=100, val_split=20)
+    data._sets["train"] = dataclasses.replace(data.image_set("train"), classes=names)
+    for validation in (data.val_dataloader(), None):
+        with pytest.raises(InputError, match=f"the images have the {count} classes a, …, the network the 10 classes"):
+            trainer(max_epochs=1).fit(LitNet(), data.train_dataloader(), validation)
+    with pytest.raises(InputError, match="make it LitNet"):
+        trainer().test(LitNet(), [data.val_dataloader()], verbose=False)
+    trainer(max_epochs=1).fit(LitNet(classes=names), data.train_dataloader(), data.val_dataloader())
+
+
 @pytest.mark.parametrize("options", [{"schedule": "linear"}, {"sizes": [16], "net": "speed"}])
 def test_a_schedule_needs_an_end(options):
     with pytest.raises(InputError, match="needs a length: give max_epochs, or max_steps where"):
@@ -807,6 +834,15 @@ def test_checkpoint_holds_plain_values_and_loads(tmp_path):
     assert torch.equal(loaded.eval()(x), model.eval()(x))
 
 
+def test_a_network_that_other_processes_have_fitted_can_be_saved(tmp_path):
+    """As after `ddp_spawn`: this process's Trainer knows the module, which has been attached to none."""
+    model, here = LitNet(), trainer()
+    here.strategy.connect(model)
+    here.save_checkpoint(tmp_path / "it.ckpt")
+    weights = LitNet.load_from_checkpoint(tmp_path / "it.ckpt").state_dict()
+    assert all(torch.equal(weight, weights[name]) for name, weight in model.state_dict().items())
+
+
 def test_any_module_as_the_network(tmp_path):
     net = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 10))
     fitter, model = trainer(max_epochs=1), LitNet(net=net, lr=0.01)
@@ -852,6 +888,18 @@ def test_example_input(precision):
     assert stock.global_step == 2
     model.example_input_array = torch.zeros(1, 3, 64, 64)
     assert model.example_input_array.shape == (1, 3, 64, 64)
+
+
+def test_example_input_of_a_network_for_images_of_another_size():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 10))
+    larger = dict.fromkeys(["train_transforms", "test_transforms"], v2.Resize(64))
+    with_summary = Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    with_summary.fit(LitNet(net), fake_data(40, **larger))
+    assert with_summary.global_step == 2
+    assert LitNet(net).example_input_array is None
+    assert LitNet(net, preprocessing=Preprocessing(MEAN, STD, 64)).example_input_array.shape == (2, 3, 64, 64)
 
 
 @pytest.mark.parametrize(

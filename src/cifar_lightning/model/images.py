@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from cifar_lightning.data.cifar10 import CLASSES
+from cifar_lightning.data.loader import BatchLoader
 from cifar_lightning.data.preprocessing import NORMALIZATIONS, Preprocessing, name_of, preprocessing_of
+from cifar_lightning.data.torch_loader import TorchLoader
 from cifar_lightning.errors import InputError, quoted
 
 
@@ -19,12 +21,13 @@ def can_sample(data: Any) -> bool:
 def check_classes(data: Any, classes: Sequence[str]) -> None:
     """Raises an InputError for images of other classes than a network's, which would go by wrong names.
 
-    Own names for the same number of classes are fine.
+    `data` is a data module, or a loader. Own names for the same number of classes are fine.
     """
     theirs = getattr(data, "classes", None)
     if not isinstance(theirs, list | tuple) or not theirs:
         return
-    unnamed = can_sample(data) and list(classes) == list(CLASSES) != list(theirs)
+    ours = can_sample(data) or isinstance(data, BatchLoader | TorchLoader)
+    unnamed = ours and list(classes) == list(CLASSES) != list(theirs)
     if len(theirs) != len(classes) or unnamed:
         raise InputError(
             f"the images have the {len(theirs)} classes {quoted(str(theirs[0]))}, …, the network the {len(classes)} "
@@ -70,7 +73,7 @@ def begin_from_images(net: nn.Module, data: Any, device: torch.device, name: str
         return
     if not can_sample(data):
         raise InputError(
-            f"net {name} begins from the images: fit it with a CIFAR10DataModule, or call "
+            f"net {name or type(net).__name__} begins from the images: fit it with a CIFAR10DataModule, or call "
             "model.net.init_from_images(images) first"
         )
     net.init_from_images(data.sample(2_000, device))  # type: ignore[operator]

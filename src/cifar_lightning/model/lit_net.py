@@ -235,7 +235,6 @@ class LitNet(LightningModule):
     def setup(self, stage: str) -> None:
         """Looks at the images: are they of the network's classes, and does it begin from some of them?"""
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by a connector
-        check_classes(data, self.classes)
         self._agree_with(data)
         if stage == "fit":
             # Not what a fit before has left, perhaps on another device. A checkpoint brings its own, later.
@@ -244,8 +243,9 @@ class LitNet(LightningModule):
             begin_from_images(self.net, data, self.trainer.strategy.root_device, self.hparams.get("net"))
 
     def _agree_with(self, source: Any) -> None:
-        """Keeps the preprocessing of a data module or a loader, where there is a fit; refuses another than its own."""
+        """Refuses a data module or loader of other classes or preprocessing; in a fit, takes the latter from it."""
         for one in source if isinstance(source, list | tuple) else [source]:  # an evaluation takes a list, too
+            check_classes(one, self.classes)
             found = agreed(self.preprocessing, one)
             if self.trainer.state.fn == "fit":
                 self.preprocessing = found
@@ -344,10 +344,14 @@ class LitNet(LightningModule):
         return self._running_loss.diverged(self.trainer, what)
 
     @property
-    def example_input_array(self) -> Tensor:
-        """Images in the network's precision: for Lightning's summary, and to count a step's operations."""
+    def example_input_array(self) -> Tensor | tuple[Any, ...] | dict[Any, Any] | None:
+        """Images in the network's precision, for Lightning's summary; None where it is not known of which size."""
         images = self._example_input_array
-        return (images if isinstance(images, Tensor) else torch.zeros(2, 3, 32, 32)).type(self.dtype)
+        if not isinstance(images, Tensor):
+            of_ours = 32 if "net" in self.hparams else None
+            size = self.preprocessing.size if self.preprocessing else of_ours
+            images = None if size is None else torch.zeros(2, 3, size, size)
+        return None if images is None else images.type(self.dtype)
 
     @example_input_array.setter
     def example_input_array(self, images: Any) -> None:

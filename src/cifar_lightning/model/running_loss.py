@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.tuner.lr_finder import _LRCallback
 from torch import Tensor
 
 from cifar_lightning.errors import NonFiniteError
@@ -53,7 +54,9 @@ class RunningLoss:
     def _log(self, module: LightningModule, log: Callable[[Mapping[str, float]], None]) -> None:
         # Every rank has the same number of images, so the mean over ranks is that over images.
         mean = module.trainer.strategy.reduce(self._sum / self.count, reduce_op="mean").item()
-        if not math.isfinite(mean):
+        callbacks: list[Any] = module.trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
+        searches = any(isinstance(callback, _LRCallback) for callback in callbacks)
+        if not math.isfinite(mean) and not searches:  # rates that are too high are what a search ends with
             raise NonFiniteError(self.diverged(module.trainer, f"the training loss is {mean}"))
         log({"train_loss": mean, "lr": current_lr(module.trainer)})
         self._last = mean

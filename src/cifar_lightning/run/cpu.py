@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from torch import nn
 from torch.backends import mha, nnpack
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from cifar_lightning.compiler import eager
+from cifar_lightning.data.cifar10 import IMAGE_SHAPE
 from cifar_lightning.data.helpers import usable_cores
 from cifar_lightning.model.modes import evaluating
 from cifar_lightning.model.networks.conv import Conv2d
@@ -88,7 +89,7 @@ def configure_cpu(model: LightningModule, images: int, threads: int) -> float:
     """Sets how this process computes on the CPU, by the work there is in a step: see TINY_STEP and SMALL_STEP.
 
     Args:
-        model: With an `example_input_array`.
+        model: Of the data module's images.
         images: Per step in this process.
         threads: At most.
 
@@ -114,8 +115,8 @@ def kernels(net: nn.Module, images: int, precision: str) -> str:
 
 
 def step_work(model: LightningModule, images: int) -> float:
-    """Operations of the forward pass of a step of so many images, by the model's `example_input_array`."""
-    assert isinstance(model.example_input_array, Tensor)
+    """Operations of the forward pass of a step of so many images, of the data module's size."""
+    assert isinstance(model.dtype, torch.dtype)
     torch.backends.mkldnn.enabled = True  # type: ignore[assignment]  # NNPACK's convolutions are not counted
     with (
         evaluating(model),  # or the batch norms would take the example for data
@@ -124,7 +125,7 @@ def step_work(model: LightningModule, images: int) -> float:
         plain_attention(),
         FlopCounterMode(display=False) as counter,
     ):
-        model(model.example_input_array[:1])
+        model(torch.zeros(1, *IMAGE_SHAPE, dtype=model.dtype))
     return float(images * counter.get_total_flops())
 
 
