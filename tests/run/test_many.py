@@ -11,12 +11,12 @@ import pytest
 import torch
 import yaml
 from conftest import SYNTHETIC, one_line
-from jobs import SMALL, differences, end, job, processes_of, start, step_of
+from jobs import SMALL, differences, end, job, leftovers, processes_of, start, step_of
 from rich.console import Console
 from test_stop import LONG_EPOCH, wait_for
 
 from cifar_lightning import InputError, compare, evaluate, fit, fit_many, resume, resume_many
-from cifar_lightning.errors import NonFiniteError
+from cifar_lightning.errors import NonFiniteError, RunError
 from cifar_lightning.report.group import print_group, summary
 from cifar_lightning.run import folder, many
 from cifar_lightning.run.status import status
@@ -218,6 +218,36 @@ def test_runs_of_a_group_stay_of_one_length(seeds, tmp_path, changes):
 def test_one_that_fails_is_named(tmp_path):
     with pytest.raises(NonFiniteError, match=r"2 of 2 runs failed, first seed_.*go on with resume_many\("):
         fit_many(IMAGES, {"lr": 1e30}, seeds=2, default_root_dir=tmp_path, **OPTIONS)
+
+
+def test_no_error_of_one_ends_the_others(tmp_path, monkeypatch, capsys):
+    """One after another, too, whatever it is."""
+    fit_one = many._fit_one
+
+    def broken(folder, *args):
+        if folder.name == "seed_0":
+            raise ValueError("theirs", 3)
+        return fit_one(folder, *args)
+
+    monkeypatch.setattr(many, "SIDE_BY_SIDE_STEP", 0)
+    monkeypatch.setattr(many, "_fit_one", broken)
+    with pytest.raises(RunError, match=r"1 of 2 runs failed, first seed_0: ValueError: \('theirs', 3\); go on with"):
+        fit_many(IMAGES, seeds=2, default_root_dir=tmp_path, **OPTIONS)
+    group = tmp_path / "lightning_logs" / "version_0"
+    assert (group / "seed_1" / "results.json").exists()
+    assert capsys.readouterr().err.startswith("Traceback (most recent call last):\n")
+    monkeypatch.undo()
+    assert resume_many(group, report=False)["figures"]["test_acc"]["n"] == 2
+
+
+def test_what_a_kill_has_left_of_the_results_goes(seeds, tmp_path):
+    group = tmp_path / "group"
+    shutil.copytree(seeds[0], group)
+    (group / "figures").mkdir()
+    (group / "results.json").rename(group / ".results.json.0123456789ab.part")
+    (group / "figures" / ".accuracies.png.0123456789ab.part").touch()
+    assert resume_many(group, report=False)["figures"] == seeds[1]["figures"]
+    assert leftovers(group) == []
 
 
 @pytest.mark.parametrize(

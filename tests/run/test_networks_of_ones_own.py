@@ -8,7 +8,8 @@ from conftest import SYNTHETIC, one_line
 from jobs import job
 from torch import nn
 
-from cifar_lightning import InputError, evaluate, fit, load_model, resume
+from cifar_lightning import InputError, evaluate, fit, fit_many, load_model, resume, resume_many
+from cifar_lightning.run import many
 from cifar_lightning.run.settings import read_settings
 
 NETS = """
@@ -49,6 +50,7 @@ def narrow():
 
 made, value = Viewed(), 3
 """
+DATA = {"source": "synthetic", "synthetic_size": 100, "batch_size": 20}
 FIT = (*SYNTHETIC, "--data.synthetic_size", 100, "--data.batch_size", 20, "--max_epochs", 1, "--report", "false")
 
 
@@ -105,7 +107,7 @@ def test_two_ranks_import_it_too(nets):
     assert done.code == 0, done.text
     run = nets / "lightning_logs" / "version_0"
     assert evaluate(run, net="mine.nets:Viewed", accelerator="cpu")["test_count"] == 20
-    fit({"source": "synthetic", "synthetic_size": 100, "batch_size": 20}, max_epochs=1, report=False)
+    fit(DATA, max_epochs=1, report=False)
     with pytest.raises(InputError, match="is of the network tutorial: leave out net"):
         load_model(nets / "lightning_logs" / "version_1", net="mine.nets:Viewed")
 
@@ -151,8 +153,23 @@ def test_a_module_is_no_setting(net):
 
 
 def test_resume_in_python_needs_the_name_too(nets):
-    data = {"source": "synthetic", "synthetic_size": 100, "batch_size": 20}
-    fit(data, {"net": "mine.nets:net"}, max_epochs=1, accelerator="cpu", report=False)
+    fit(DATA, {"net": "mine.nets:net"}, max_epochs=1, accelerator="cpu", report=False)
     with pytest.raises(InputError, match=r"name it again, --model\.net mine\.nets:net"):
         resume("lightning_logs/version_0", {"max_epochs": 2})
     resume("lightning_logs/version_0", {"max_epochs": 2, "model.net": "mine.nets:net"})
+
+
+@pytest.mark.parametrize(("how", "count"), [("side by side", {"seeds": 2}), ("one after another", {"folds": 2})])
+def test_many_runs_are_of_the_network_that_was_named(nets, monkeypatch, how, count):
+    """Once, for all; who goes on with them names it again."""
+    monkeypatch.setattr(many, "usable_cores", lambda: 2)
+    if how == "one after another":
+        monkeypatch.setattr(many, "SIDE_BY_SIDE_STEP", 0)
+    found = fit_many(DATA, {"net": "mine.nets:net"}, **count, max_epochs=1, accelerator="cpu", report=False)
+    group = nets / "lightning_logs" / "version_0"
+    assert [read_settings(group / run["name"]).model["net"] for run in found["runs"]] == ["mine.nets:net"] * 2
+    for folder in (group, group / found["runs"][1]["name"]):
+        (folder / "results.json").unlink()
+    with pytest.raises(InputError, match=r"name it again, --model\.net mine\.nets:net"):
+        resume_many(group)
+    assert resume_many(group, {"model.net": "mine.nets:net"}, report=False)["figures"] == found["figures"]

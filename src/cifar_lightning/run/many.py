@@ -2,7 +2,9 @@
 
 import inspect
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,8 @@ import torch
 from cifar_lightning.console import printing, say
 from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.data.helpers import usable_cores
-from cifar_lightning.errors import InputError, NonFiniteError, RunError
-from cifar_lightning.files import user_path
+from cifar_lightning.errors import InputError, NonFiniteError, RunError, in_short
+from cifar_lightning.files import remove_parts, user_path
 from cifar_lightning.report.group import print_group, summary, write_figure
 from cifar_lightning.report.results import read_results, write_results
 from cifar_lightning.run import signals
@@ -84,7 +86,7 @@ def fit_many(
     _check_alone(kind, count)
     images, at_once = _prepared(next(iter(runs.values())), len(runs))
     with new_group(kind, runs) as group:
-        return _train(group, images, at_once, {}, base.report)
+        return _train(group, images, at_once, {"model.net": base.model["net"]}, base.report)
 
 
 @quietly()
@@ -162,6 +164,9 @@ def _check_alone(kind: str, count: int) -> None:
 def _go_on(group: Group, changes: Mapping[str, Any], report: bool) -> dict[str, Any]:
     """Goes on with a group in whose folder no other job is."""
     left, changes = group.left(), group.for_each(changes)
+    with suppress(OSError):  # they are in nobody's way
+        for folder in (group.folder, group.folder / "figures"):
+            remove_parts(folder)
     if not left:
         if results_in(group.folder) is not None:
             raise InputError(f"nothing to resume: all runs of {group.folder} have finished")
@@ -236,13 +241,17 @@ def _train(
 
 
 def _one_by_one(works: Mapping[str, Callable[[], object]]) -> Iterator[tuple[str, Exception | None]]:
-    """Calls functions in this process; see `side_by_side`."""
+    """Calls functions in this process; see `side_by_side`. There, too, no error of one ends the others."""
     for name, work in works.items():
         error: Exception | None = None
         try:
             work()
         except (InputError, NonFiniteError, RunError) as raised:
             error = raised
+        except Exception as raised:
+            with printing(2):
+                traceback.print_exc()
+            error = RunError(in_short(raised))
         signals.begin_again()
         yield name, error
 
