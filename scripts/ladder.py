@@ -26,7 +26,7 @@ from cifar_lightning.commands.fit import script as fit
 from cifar_lightning.console import say
 from cifar_lightning.errors import InputError
 from cifar_lightning.files import write_atomically
-from cifar_lightning.flags import value_of
+from cifar_lightning.flags import named_in, value_of
 from cifar_lightning.run import signals
 from cifar_lightning.settings_file import recipe
 
@@ -85,6 +85,14 @@ AXES = {
     "zh": ("训练秒数（中位数，对数刻度）", "测试准确率（%，均值 ± 标准差）"),
 }
 FIGURES = {"en": "ladder.png", "zh": "ladder.zh.png"}
+# Settings that go to no fit, by flag or in a file: how many runs there are, of which seeds, and where.
+OWN = {
+    "seed": "the seeds are those from 0 on: give --seeds, how many",
+    "seeds": "the runs are begun one by one: give --seeds as a flag",
+    "folds": "the runs of a rung differ in their seeds: leave it out",
+    "resume": "a run that was stopped goes on by itself: leave it out",
+    "default_root_dir": "give --runs, where the runs are",
+}
 BEGIN, END = "<!-- what scripts/ladder.py has written begins -->", "<!-- and ends -->"
 
 
@@ -139,6 +147,9 @@ def script(arguments: Sequence[str]) -> None:
         raise InputError(f"rung {unknown[0]} is not known: give some of {','.join(names)}")
     if settings.seeds < 1:
         raise InputError(f"seeds {settings.seeds} is out of range: give 1 or more")
+    if given := named_in(others) & {*OWN}:
+        name = min(given)
+        raise InputError(f"{name}: {OWN[name]}")
     if settings.docs and (missing := [path for path in _pages(settings.docs).values() if not path.is_file()]):
         raise InputError(f"docs {settings.docs}: there is no {missing[0].name} in it: give the docs/ of a checkout")
     rungs, seeds = [rung for rung in LADDER if rung.name in chosen], range(settings.seeds)

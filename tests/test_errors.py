@@ -94,6 +94,8 @@ MISTAKES = {
     ("--model.sizes", "[16]"): "sizes [16]: the network tutorial takes no images of 16 pixels a side",
     ("--data.cutout", "8"): "cutout 8 is out of range: give 0, or augment true",
     ("--data.flip", "alternating"): "flip alternating is out of range: give random, or augment true",
+    ("--data.crop_padding", "4"): "--data.crop_padding 4 does nothing by itself: give --data.augment true too, or",
+    ("--model.muon_momentum=0.9",): "--model.muon_momentum 0.9 does nothing by itself: give --model.muon_lr 0.1 too",
     ("--accelerator", "cpu", "--devices", "0,1"): "devices 0,1: only GPUs can be chosen one by one",
     ("--model.compile", "quick"): "--model.compile quick is not valid: give none or auto or default",
     ("--max_epochs", "0"): "max_epochs 0 is out of range: give 1 or more",
@@ -348,6 +350,9 @@ def test_evaluate_from_python(checkpoint, tmp_path, arguments, message):
         ({"max_epochs": "10"}, "max_epochs '10' is out of range: give a whole number"),
         ({"max_steps": 10.5}, "max_steps 10.5 is out of range: give a whole number"),
         ({"threads": True}, "threads True is out of range: give a whole number"),
+        ({"optim.lr": 0.1}, "optim.lr is no setting of a run: give some of fit's, such as max_epochs or data.data_dir"),
+        ({"data": 5}, "data is no setting of a run: give some of fit's, such as max_epochs or data.data_dir"),
+        ({"data": {"sourc": "folder"}}, "data.sourc is no argument of CIFAR10DataModule: give some of data_dir, "),
     ],
 )
 def test_resume_from_python(finished, changes, message):

@@ -154,10 +154,14 @@ def test_fit_takes_the_flags_of_every_rung(rung, call, monkeypatch):
     [
         (("--rungs", "tutorial,top"), "rung top is not known: give some of tutorial,batches,"),
         (("--seeds", 0), "seeds 0 is out of range: give 1 or more"),
+        (("--seed", 5), "seed: the seeds are those from 0 on: give --seeds, how many"),
+        (("--resume=auto",), "resume: a run that was stopped goes on by itself: leave it out"),
+        (("--config", "own.yaml"), "default_root_dir: give --runs, where the runs are"),
         (("--docs", "nowhere"), "docs nowhere: there is no ladder.md in it: give the docs/ of a checkout"),
     ],
 )
-def test_mistakes(arguments, said, call):
+def test_mistakes(arguments, said, call, tmp_path):
+    (tmp_path / "own.yaml").write_text("folds: 2\ndefault_root_dir: there\n")
     assert one_line(*call("ladder", *arguments)).startswith(f"error: {said}")
 
 

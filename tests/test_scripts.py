@@ -509,10 +509,14 @@ def test_any_argument_of_the_trainer(plain, call, tmp_path):
         (("--recipe", "quick", "--recipe", "speed94"), (8, -1)),
         (("--resume", "auto", "--recipe", "quick", "--max_epochs", "40"), (40, -1)),
         (("--max_epochs", "1", "--config", "mine.yaml", "--recipe", "quick"), (1, 9)),
+        (("--recipe", "quick", "--config", "epochs.yaml"), (6, -1)),
+        (("--recipe", "quick", "--config", "epochs.yaml", "--config=mine.yaml"), (6, 9)),
+        (("--recipe", "quick", "--config=epochs.yaml", "--max_steps", "7"), (6, 7)),
     ],
 )
 def test_how_long_a_recipe_trains(call, tmp_path, monkeypatch, flags, length):
     (tmp_path / "mine.yaml").write_text("max_steps: 9\n")
+    (tmp_path / "epochs.yaml").write_text("max_epochs: 6\n")
     given = []
     monkeypatch.setattr(training, "fit", lambda **settings: given.append(settings))
     monkeypatch.setattr(resuming, "resume_newest", lambda root, changes: None)

@@ -140,17 +140,27 @@ def _in_our_words(error: str, parser: "ArgumentParser") -> str:
 def with_recipe(arguments: Sequence[str]) -> list[str]:
     """Puts the settings of `--recipe NAME` before all others, which then overrule them.
 
-    With a --max_epochs and no --max_steps, a recipe's own max_steps does not count.
+    With a max_epochs and no max_steps, by flag or in a file of settings, a recipe's own max_steps does not count.
 
     Raises:
-        InputError: There is no such recipe.
+        InputError: There is no such recipe, or a file of settings cannot be read.
     """
     name = value_of("--recipe", arguments)
     if name is None:
         return list(arguments)
     path = settings_file.recipe(name)
-    given = {flag for flag in ("--max_epochs", "--max_steps") if value_of(flag, arguments) is not None}
-    return ["--config", str(path), *(["--max_steps", "-1"] if given == {"--max_epochs"} else []), *arguments]
+    given = named_in(arguments) & {"max_epochs", "max_steps"}
+    return ["--config", str(path), *(["--max_steps", "-1"] if given == {"max_epochs"} else []), *arguments]
+
+
+def named_in(arguments: Sequence[str]) -> set[str]:
+    """The names that flags have, and settings, or groups of them, in files for --config, before all are parsed.
+
+    Raises:
+        InputError: A file cannot be read, or holds no settings.
+    """
+    names = {argument[2:].partition("=")[0] for argument in arguments if argument.startswith("--")}
+    return names.union(*(settings_file.names_in(path, {}, ()) for path in _values_of("--config", arguments)))
 
 
 def value_of(flag: str, arguments: Sequence[str]) -> str | None:

@@ -325,7 +325,7 @@ def test_the_other_rank_alone_is_told_to_stop(whole, tmp_path, place, launcher):
 def test_each_machine_has_its_images_where_it_says(finished, monkeypatch):
     seen = []
     monkeypatch.setattr(training, "train", lambda folder, settings, *_: seen.append(settings.data))
-    places = places_in({"data.data_dir": "/here", "data.batch_size": 4})
+    places = places_in({"data": {"data_dir": "/here"}, "data.batch_size": 4})
     assert training.run_rank(str(finished.folder), places=places)["test_count"] == 600
     assert (seen[0]["data_dir"], seen[0]["batch_size"]) == ("/here", 20)
 

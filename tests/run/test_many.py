@@ -96,7 +96,7 @@ def test_folds(tmp_path, capsys):
         resume_many(group)
     (group / "results.json").unlink()
     (group / "fold_2" / "results.json").unlink()
-    changes = {"data.val_split": 0, "max_epochs": OPTIONS["max_epochs"]}  # as the recipe resnet18 has it
+    changes = {"data": {"val_split": 0}, "max_epochs": OPTIONS["max_epochs"]}  # as the recipe resnet18 has it
     assert many.resume_newest_many(tmp_path, changes, folds=2, report=False)["figures"] == found["figures"]
     with pytest.raises(InputError, match=r"--data.val_split \(the run has 1of2, not 0.1\) would change"):
         resume_many(group, {"data.val_split": 0.1})

@@ -157,6 +157,7 @@ def test_resume_in_python_needs_the_name_too(nets):
     with pytest.raises(InputError, match=r"name it again, --model\.net mine\.nets:net"):
         resume("lightning_logs/version_0", {"max_epochs": 2})
     resume("lightning_logs/version_0", {"max_epochs": 2, "model.net": "mine.nets:net"})
+    resume("lightning_logs/version_0", {"max_epochs": 3, "model": {"net": "mine.nets:net"}})  # as fit has it
 
 
 @pytest.mark.parametrize(("how", "count"), [("side by side", {"seeds": 2}), ("one after another", {"folds": 2})])

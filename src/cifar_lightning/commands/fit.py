@@ -20,6 +20,9 @@ from cifar_lightning.settings_file import recipes
 from cifar_lightning.signatures import signature_of
 from cifar_lightning.startup import importing
 
+# Flags that do nothing without another: which, and a value for it. A file of settings may have them all the same.
+NEEDS = {"data.crop_padding": ("data.augment", "true"), "model.muon_momentum": ("model.muon_lr", "0.1")}
+
 
 def script(arguments: Sequence[str]) -> None:
     """Fits, or resumes a run."""
@@ -47,6 +50,9 @@ def script(arguments: Sequence[str]) -> None:
     for name in ("recipe", "resume"):  # read before the others: a file is too late
         if (value := given.get(name)) != value_of(f"--{name}", arguments):
             raise InputError(f"{name} {value} in a file of settings does nothing: give --{name} {value} as a flag")
+    for name, (other, example) in NEEDS.items() if run is None else ():
+        if (value := value_of(f"--{name}", arguments)) is not None and not given[other]:
+            raise InputError(f"--{name} {value} does nothing by itself: give --{other} {example} too, or leave it out")
 
     many = {name: value for name in ("seeds", "folds") if (value := given.pop(name, None)) is not None}
     if many and run not in (None, "auto"):

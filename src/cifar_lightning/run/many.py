@@ -140,7 +140,7 @@ def resume_newest_many(
     """
     kind, count = counted(seeds, folds)
     _check_alone(kind, count)
-    check_changes(changes)  # else each group would be passed over
+    changes = check_changes(changes)  # whatever is wrong with them, not each group is passed over
 
     def check(folder: Path) -> None:
         group = read_group(folder)
@@ -163,7 +163,7 @@ def _check_alone(kind: str, count: int) -> None:
 
 def _go_on(group: Group, changes: Mapping[str, Any], report: bool) -> dict[str, Any]:
     """Goes on with a group in whose folder no other job is."""
-    left, changes = group.left(), group.for_each(changes)
+    left, changes = group.left(), group.for_each(check_changes(changes))
     with suppress(OSError):  # they are in nobody's way
         for folder in (group.folder, group.folder / "figures"):
             remove_parts(folder)

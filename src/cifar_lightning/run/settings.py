@@ -2,7 +2,7 @@
 
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -85,10 +85,11 @@ class Settings:
         write_atomically(folder / "config.yaml", lambda file: file.write(text.encode()))
 
     def changed(self, changes: Mapping[str, Any], folder: Path) -> "Settings":
-        """These settings, for a resumed run, with `changes` by their names ("data.data_dir" for one of the data's).
+        """These settings, for a resumed run, with `changes`; see `check_changes`.
 
         Raises:
-            InputError: One of them would change the result; all those are named. Or it is of another type.
+            InputError: One of them would change the result; all those are named. Or it is no setting, or of another
+                type.
         """
         changes = check_changes(changes)
         if is_import_path(net := self.model["net"]) and "model.net" not in changes:
@@ -108,15 +109,14 @@ class Settings:
                 f"accelerator {accelerator} does not compute in {self.precision}, in which {folder} began: "
                 "resume it where it ran, or start a new run"
             )
-        changes |= {f"trainer.{name}": value for name, value in (changes.pop("trainer", None) or {}).items()}
         return self._with(changes)
 
     def _with(self, changes: Arguments) -> "Settings":
         settings, refused = asdict(self), []
         for name, given in changes.items():
-            group, _, key = name.rpartition(".")
+            *group, key = name.split(".", 1)
             value = _in_place(name, given)
-            target = settings[group] if group else settings
+            target = settings[group[0]] if group else settings
             before = target.get(key)
             if before == value:
                 continue
@@ -132,9 +132,7 @@ class Settings:
 
     def by_flags(self) -> Arguments:
         """All of them by the names of their flags, such as `data.batch_size`."""
-        values = asdict(self)
-        groups = {group: values.pop(group) for group in GROUPS}
-        return values | {f"{group}.{name}": value for group, inner in groups.items() for name, value in inner.items()}
+        return _by_flags(asdict(self))
 
     def places(self) -> Arguments:
         """Of the data's arguments, those that say where the images are: each machine has its own."""
@@ -209,16 +207,33 @@ def read_settings(folder: Path) -> Settings:
 def check_changes(changes: Mapping[str, Any]) -> Arguments:
     """Changes to settings, by their names, as plain values; without those that leave it to the run.
 
+    Args:
+        changes: By names such as "data.data_dir", or in groups, as `fit` has them.
+
     Raises:
-        InputError: One is of another type than its setting.
+        InputError: One is no setting, or of another type.
     """
-    found = plain(changes)
+    found = _by_flags(plain(changes))
     for name in ("devices", "num_nodes", "trainer"):
         if found.get(name, 1) is None:
             del found[name]
+    known = {field.name for field in fields(Settings)} - set(GROUPS)
+    for name in found:
+        group, dot, key = name.partition(".")
+        if dot and (kind := {"data": CIFAR10DataModule, "model": LitNet}.get(group)):
+            check_names([key], group, kind)
+        elif group not in (GROUPS if dot else known):
+            raise InputError(f"{name} is no setting of a run: give some of fit's, such as max_epochs or data.data_dir")
     types = {name: value for name, value in found.items() if name != "precision"}  # which may be a number, still
     typed(types, inspect.signature(Settings))
     return found
+
+
+def _by_flags(settings: Mapping[str, Any]) -> Arguments:
+    """Settings by the names of their flags, those in groups, too."""
+    groups = {name: inner for name in GROUPS if isinstance(inner := settings.get(name), Mapping)}
+    rest = {name: value for name, value in settings.items() if name not in groups}
+    return rest | {f"{group}.{name}": value for group, inner in groups.items() for name, value in inner.items()}
 
 
 def _complete(settings: Arguments) -> Settings:
@@ -236,8 +251,9 @@ def _in_place(name: str, value: Any) -> Any:
 
 
 def places_in(changes: Mapping[str, Any]) -> Arguments:
-    """Of changes to settings, by their names, those that say where a machine has its images; see `Settings.places`."""
-    return {name.partition(".")[2]: _in_place(name, value) for name, value in plain(changes).items() if name in PATHS}
+    """Of changes to settings those that say where a machine has its images; see `Settings.places`."""
+    found = _by_flags(plain(changes))
+    return {name.partition(".")[2]: _in_place(name, value) for name, value in found.items() if name in PATHS}
 
 
 def _is_longer(value: int, before: int | None) -> bool:
@@ -285,7 +301,7 @@ def plain(settings: Mapping[str, Any], group: str = "") -> Arguments:
     return found
 
 
-def check_names(arguments: Mapping[str, Any], group: str, kind: type) -> None:
+def check_names(arguments: Iterable[str], group: str, kind: type) -> None:
     """Raises an InputError where a group's `arguments` name what is none of `kind`."""
     known = inspect.signature(kind).parameters
     if unknown := sorted(set(arguments) - set(known)):
