@@ -187,6 +187,24 @@ def test_a_network_of_ones_own(tmp_path):
     assert torch.equal(again.predict(drawn(5))[1], model.eval().predict(drawn(5))[1])
 
 
+class Wrapper(nn.Module):
+    """As many are: all names of its weights begin with "net.", as a LitNet's do."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = Own()
+
+    def forward(self, x):
+        return self.net(x)
+
+
+@pytest.mark.parametrize("format", ["safetensors", "hf"])
+def test_a_network_of_ones_own_that_wraps_another(tmp_path, format):
+    model = model_with(Wrapper(), classes=["north", "east", "south", "west"])
+    again = load_model(export(model, format, tmp_path / f"model.{format}"), Wrapper())
+    assert torch.equal(again.predict(drawn(5))[1], model.predict(drawn(5))[1])
+
+
 def test_a_network_that_cannot_be_traced_leaves_no_file(tmp_path):
     class Odd(nn.Module):
         def forward(self, x):
@@ -256,7 +274,8 @@ def test_a_step_that_was_not_tested_has_no_figures(finished_copy):
         facts = metadata_in(export(path, "safetensors"))
         assert (facts["checkpoint"], "test" in facts) == (path.name, False)
     results = json.loads((finished_copy / "results.json").read_text())
-    for text, known in ((json.dumps(results), True), (json.dumps(results | {"step": 250}), False), ("{", False)):
+    others = ("{", "[1]", '{"checkpoint": null, "step": 3}', json.dumps(results | {"step": 250}))
+    for text, known in ((json.dumps(results), True), *((text, False) for text in others)):
         (finished_copy / "results.json").write_text(text)
         assert ("test" in metadata_in(export(finished_copy, "safetensors"))) == known
 
@@ -293,6 +312,16 @@ CANNOT = "output run/config.yaml/a.onnx cannot be written (Not a directory): giv
         (("run", "--output", "run/config.yaml/a.onnx"), CANNOT),
         (("run", "--format", "hf", "--output", "run/config.yaml/hf"), CANNOT.replace("a.onnx", "hf")),
         (("run", "--output", "model.pt2"), "output model.pt2 is to be of the format onnx: give model.onnx"),
+        (("run", "--output", "."), "output . is a folder: give a file, such as model.onnx"),
+        (
+            ("run", "--format", "pt2", "--output", "run/.."),
+            "output run/.. is a folder: give a file, such as run/../model.pt2",
+        ),
+        (("run", "--output", "/"), "output / is a folder: give a file, such as /model.onnx"),
+        (
+            ("run", "--format", "hf", "--output", "."),
+            "output . is the folder that this was started in: give another, such as hf",
+        ),
         (
             ("run", "--format", "safetensors", "--input", "float"),
             "input float does nothing in a file of weights: leave it out",
@@ -353,6 +382,11 @@ def test_weights_alone(tmp_path):
         assert not again.training
         assert again.classes == classes
         assert torch.equal(again.predict(drawn(5))[1], model.predict(drawn(5))[1])
+    wrapper = model_with(Wrapper(), classes=classes[:4])
+    for names in ("{}", "net.{}", "module.{}", "module._orig_mod.net.{}"):
+        torch.save(of(wrapper, names), tmp_path / "wrapper.pth")
+        again = load_model(tmp_path / "wrapper.pth", Wrapper(), classes=classes[:4], preprocessing=PREPROCESSING)
+        assert torch.equal(again.predict(drawn(5))[1], wrapper.predict(drawn(5))[1])
     save_file(of(model, "{}"), tmp_path / "a.safetensors", {"format": "pt"})
     again = load_model(tmp_path / "a.safetensors", "speed54", **told)
     assert torch.equal(again.predict(drawn(5))[1], model.predict(drawn(5))[1])

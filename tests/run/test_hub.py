@@ -188,7 +188,7 @@ def test_class_names_are_no_markdown(tmp_path):
     assert load_model(folder, Own()).classes == classes
 
 
-def test_another_folder_is_left_as_it_is(call, run, tmp_path):
+def test_another_folder_is_left_as_it_is(call, run, tmp_path, monkeypatch):
     export(run, "hf")
     before = digests(run / "hf")
     export(run, "hf")
@@ -202,6 +202,12 @@ def test_another_folder_is_left_as_it_is(call, run, tmp_path):
         assert line == f"error: output {name} is a file: give a folder\n"
         assert (tmp_path / name).read_text() == "mine"
     assert not list(run.glob(".*.part"))
+    here = shutil.copytree(run / "hf", tmp_path / "here", ignore=shutil.ignore_patterns(".git"))
+    monkeypatch.chdir(here)
+    for name, instead in ((".", "hf"), (here, here / "hf")):
+        line = one_line(*call("export", run, "--format", "hf", "--output", name))
+        assert line == f"error: output {name} is the folder that this was started in: give another, such as {instead}\n"
+    assert here.samefile(".")
 
 
 def test_images_of_which_nothing_is_known(tmp_path):

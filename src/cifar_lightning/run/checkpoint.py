@@ -28,7 +28,7 @@ from cifar_lightning.files import os_error, write_atomically
 from cifar_lightning.run.devices import on_first_rank
 from cifar_lightning.run.loop import StepEnd, within_step
 from cifar_lightning.run.metrics_csv import MetricsCSV
-from cifar_lightning.run.weights import of_lit_net, read_weights
+from cifar_lightning.run.weights import read_weights
 
 KEEP = 2
 BEST = "best.ckpt"
@@ -87,7 +87,8 @@ def load_checkpoint(path: str | os.PathLike[str], bare: Mapping[str, Any] | None
                 "in Python give load_model(path, net=...)"
             )
         return {
-            "state_dict": of_lit_net(checkpoint),
+            "state_dict": checkpoint,
+            "bare": True,  # by names that are yet to be told: see of_lit_net
             "hyper_parameters": {"classes": CLASSES, **bare},
             "global_step": 0,
         }

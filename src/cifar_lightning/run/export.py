@@ -5,6 +5,7 @@ import importlib.util
 import inspect
 import io
 import json
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -92,6 +93,8 @@ def export(
     model, facts, trained, home = _opened(checkpoint, net)
     name = "hf" if format == "hf" else f"model.{format}"
     path = user_path(output) if output is not None else home / name
+    if format != "hf" and os.path.isdir(path):
+        raise InputError(f"output {path} is a folder: give a file, such as {path / name}")
     if format != "hf" and path.suffix != f".{format}":
         raise InputError(f"output {path} is to be of the format {format}: give {path.with_suffix(f'.{format}').name}")
     if why := why_unwritable(path.parent):
@@ -123,7 +126,7 @@ def _opened(
     saved = load_checkpoint(path)
     facts: dict[str, Any] = {**saved.get("facts", {}), "checkpoint": path.name, "step": saved["global_step"]}
     trained = {"data": saved.get("datamodule_hyper_parameters", {}), "precision": saved.get("precision"), "results": {}}
-    with suppress(OSError, ValueError, KeyError):  # a run that was interrupted has none
+    with suppress(OSError, ValueError, KeyError, TypeError):  # a run that was interrupted has none, others other ones
         results = read_results(home_of(path))
         if (Path(results["checkpoint"]).name, results["step"]) == (path.name, saved["global_step"]):
             names = ("test_acc", "test_loss", "test_count", "test_views", "precision")

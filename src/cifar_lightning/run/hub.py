@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cifar_lightning.errors import InputError, quoted
-from cifar_lightning.files import write_folder
+from cifar_lightning.files import readable, write_folder
 from cifar_lightning.report.model_card import model_card
 from cifar_lightning.run.weights import KEY
 
@@ -36,7 +36,11 @@ def write_hub_folder(path: Path, weights: bytes, facts: Mapping[str, Any], train
         )
     if path.exists() and not path.is_dir():
         raise InputError(f"output {path} is a file: give a folder")
-    if path.exists() and (others := sorted({entry.name for entry in path.iterdir()} - FILES)):
+    if path.resolve() == Path.cwd():  # which would be replaced, and whoever is in it is then nowhere
+        raise InputError(f"output {path} is the folder that this was started in: give another, such as {path / 'hf'}")
+    with readable(path):
+        others = sorted({entry.name for entry in path.iterdir()} - FILES) if path.exists() else []
+    if others:
         raise InputError(f"output {path} is there already, with {quoted(others[0])}: give another folder")
     write_folder(
         path,

@@ -29,6 +29,7 @@ from cifar_lightning.run.hub import WEIGHTS, is_hub_folder
 from cifar_lightning.run.networks import is_import_path, lit_net
 from cifar_lightning.run.settings import check_names, read_settings
 from cifar_lightning.run.trained import is_trained, trained_weights
+from cifar_lightning.run.weights import of_lit_net
 
 
 def select_checkpoint(named: str | Path) -> Path:
@@ -144,7 +145,8 @@ def model_of(checkpoint: Mapping[str, Any], path: Path, net: str | nn.Module | N
     net = net if own else arguments["net"]
     try:
         model = lit_net({**arguments, "net": net}, arguments["classes"])
-        model.load_state_dict(checkpoint["state_dict"])
+        weights = checkpoint["state_dict"]
+        model.load_state_dict(of_lit_net(weights, model.state_dict()) if "bare" in checkpoint else weights)
         model.on_load_checkpoint(dict(checkpoint))  # the preprocessing, where it is an older version's
     except (RuntimeError, TypeError, ValueError) as error:
         raise InputError(

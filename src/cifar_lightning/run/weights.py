@@ -1,7 +1,7 @@
 """A .safetensors file: a network's weights by their names in it, and one entry of metadata that tells of the rest."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def read_weights(path: Path) -> dict[str, Any]:
         size = facts["image_size"]
         arguments["preprocessing"] = size and {"mean": facts["mean"], "std": facts["std"], "size": size}
         return {
-            "state_dict": of_lit_net(weights),
+            "state_dict": {f"net.{name}": weight for name, weight in weights.items()},
             "hyper_parameters": arguments,
             "global_step": facts.get("step", 0),
             "facts": facts,
@@ -54,9 +54,15 @@ def read_weights(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def of_lit_net(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of a network by their names in a LitNet, whether or not it, DDP or torch.compile has named them."""
-    for prefix in ("module.", "_orig_mod.", "net."):
+def of_lit_net(weights: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
+    """Weights of a network by their `names` in a LitNet, whether or not it, DDP or torch.compile has named them.
+
+    A network's own names may begin so, too, as those of one that wraps another do. Where none are its, as good as any.
+    """
+    for prefix in ("", "module.", "_orig_mod.", "net."):
         if all(name.startswith(prefix) for name in weights):
             weights = {name.removeprefix(prefix): weight for name, weight in weights.items()}
-    return {f"net.{name}": weight for name, weight in weights.items()}
+        found = {f"net.{name}": weight for name, weight in weights.items()}
+        if found.keys() == set(names):
+            break
+    return found
