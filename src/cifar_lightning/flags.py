@@ -129,10 +129,10 @@ def _expected(action: "Action") -> str:
 
 def _in_our_words(error: str, parser: "ArgumentParser") -> str:
     """Jsonargparse's message for a value of the wrong type, without Python's names; any other as it is."""
-    parts = re.fullmatch(r'Parser key "(\S+)": .+?( Given value type: .+?)?\.? (Got|Given) value: ?(.*)', error)
+    parts = re.fullmatch(r'Parser key "(\S+)": .+ (?:Got|Given) value: ?(.*)', error)
     if parts is None:
         return f"{error}; see --help"
-    flag, value = parts[1], parts[4] or "(nothing)"
+    flag, value = parts[1], parts[2] or "(nothing)"
     expected = {action.dest: _expected(action) for action in parser._actions}
     return f"--{flag} {value} is not valid: give {expected.get(flag, 'another')}"
 

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import (
     EarlyStopping,
     EMAWeightAveraging,
     GradientAccumulationScheduler,
+    LambdaCallback,
     LearningRateMonitor,
     ModelCheckpoint,
     OnExceptionCheckpoint,
@@ -300,6 +301,14 @@ MISTAKES = [
         "callbacks: EarlyStopping watches val_acc, and no images are validated on: give data.val_split, e.g. 0.1",
     ),
     (
+        {"callbacks": [LearningRateMonitor(), EarlyStopping("val_los")]},
+        "callbacks: EarlyStopping watches val_los, which no training logs: give train_loss, lr, val_loss, val_acc or",
+    ),
+    (
+        {"callbacks": ModelCheckpoint(monitor="test_acc")},
+        "callbacks: ModelCheckpoint watches test_acc, which no traini",
+    ),
+    (
         {"callbacks": never_better(), "devices": 2},
         "devices: EarlyStopping is an object of this process, and 2 others would train: give devices=1, or start this "
         "program by torchrun --nproc-per-node 2",
@@ -347,6 +356,20 @@ MISTAKES = [
     ),
     ({"model": {"sizes": torch.zeros(9, 9)}}, "model.sizes of Tensor cannot be kept in config.yaml: give text, a num"),
 ]
+
+
+class Logging(Callback):
+    def on_train_epoch_end(self, trainer, pl_module):
+        pl_module.log("theirs", 1.0)
+
+
+def test_what_other_callbacks_log_may_be_watched(plain):
+    by_lambda = LambdaCallback(on_train_epoch_end=lambda trainer, pl_module: pl_module.log("theirs", 1.0))
+    watching = EarlyStopping("theirs", check_on_train_epoch_end=True)
+    ours = [ModelCheckpoint(monitor=name) for name in ("lr-SGD", "step", "val_acc/cat", "train_loss")]
+    for callbacks in ([Logging(), watching], [by_lambda, watching], [LearningRateMonitor("step"), *ours],
+                      [EarlyStopping("nowhere", strict=False)]):  # fmt: skip
+        assert fit(**SMALL, max_epochs=1, callbacks=callbacks, report=False)["step"] == 9
 
 
 @pytest.mark.parametrize(("given", "words"), MISTAKES, ids=[words[:40] for _, words in MISTAKES])

@@ -3,7 +3,7 @@
 import io
 import pickle
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -11,6 +11,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     GradientAccumulationScheduler,
+    LambdaCallback,
     LearningRateFinder,
     ModelCheckpoint,
     ProgressBar,
@@ -20,6 +21,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import Logger
 
 from cifar_lightning.errors import InputError
+from cifar_lightning.model.evaluation import names
 from cifar_lightning.run.checkpoint import BEST, FINAL, Checkpoints
 from cifar_lightning.run.loop import overrides
 
@@ -72,14 +74,31 @@ class Additions(NamedTuple):
         schedulers = (c for c in self.callbacks if isinstance(c, GradientAccumulationScheduler))
         return [batches for scheduler in schedulers for batches in scheduler.scheduling.values()]
 
-    def check_validation(self, validates: bool) -> None:
-        """Raises an InputError where a callback watches figures of a validation, and there is none."""
-        for callback in () if validates else self.callbacks:
+    def check_monitors(self, validates: bool, classes: Sequence[str]) -> None:
+        """Raises an InputError where a callback watches what is not logged: Lightning's says so after an epoch.
+
+        Args:
+            validates: Whether there are images to validate on.
+            classes: Of the images.
+        """
+        logged = {"train_loss", "lr", "epoch", "step", *names("val", classes)}
+        kinds = [type(callback) for callback in self.callbacks]
+        # Others may log what they like.
+        known = all(k.__module__.startswith("lightning.pytorch.") and k is not LambdaCallback for k in kinds)
+        for kind, callback in zip(kinds, self.callbacks, strict=True):
             monitor = getattr(callback, "monitor", None)
-            if isinstance(monitor, str) and monitor.startswith("val_"):
+            if not isinstance(monitor, str):
+                continue
+            if monitor.startswith("val_") and not validates:
                 raise InputError(
-                    f"callbacks: {type(callback).__name__} watches {monitor}, and no images are validated on: "
+                    f"callbacks: {kind.__name__} watches {monitor}, and no images are validated on: "
                     "give data.val_split, e.g. 0.1"
+                )
+            optional = monitor.startswith("lr-") or not getattr(callback, "strict", True)  # LearningRateMonitor's
+            if known and monitor not in logged and not optional:
+                raise InputError(
+                    f"callbacks: {kind.__name__} watches {monitor}, which no training logs: give train_loss, lr, "
+                    "val_loss, val_acc or val_acc/<class>"
                 )
 
     def missing_in(self, checkpoint: Mapping[str, Any]) -> list[str]:

@@ -94,7 +94,7 @@ def check(settings: Settings, additions: Additions | None = None, others: CIFAR1
     images.check(ranks)
     check_outputs(settings.model, images.classes)
     _check_batches(trainer, settings.trainer, additions, images, ranks)
-    additions.check_validation(bool(len(images.val_indices) and trainer.limit_val_batches))
+    additions.check_monitors(bool(len(images.val_indices) and trainer.limit_val_batches), images.classes)
     return Checked(devices, images if ranks == 1 else None)
 
 

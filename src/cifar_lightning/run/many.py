@@ -247,7 +247,7 @@ def _one_by_one(works: Mapping[str, Callable[[], object]]) -> Iterator[tuple[str
         try:
             work()
         except (InputError, NonFiniteError, RunError) as raised:
-            error = raised
+            error = type(raised)(str(raised))  # without its frames, which hold the memory of the run
         except Exception as raised:
             with printing(2):
                 traceback.print_exc()

@@ -38,6 +38,7 @@ from cifar_lightning.run.devices import (
     shared_out,
 )
 from cifar_lightning.run.launch import launch
+from cifar_lightning.run.memory import within_memory
 from cifar_lightning.run.metrics_log import read_rows
 from cifar_lightning.run.precision import check_precision, crawls, resolve_precision
 from cifar_lightning.run.quiet import quietly
@@ -83,6 +84,7 @@ def evaluate(
 
     Raises:
         InputError: The checkpoint or the images cannot be had, or do not belong together.
+        RunError: The test failed for a reason outside it, such as a full disk or too little memory.
 
     Example:
         >>> results = evaluate("lightning_logs/version_0", test_views="mirror")
@@ -212,7 +214,7 @@ def _test(
             enable_checkpointing=False,
             enable_progress_bar=False,
         )
-        with signals.deferred():
+        with signals.deferred(), within_memory(images, fits=False):
             if images.parts:
                 facts = _facts(trainer, model, images, facts)
                 test_corrupted(trainer, model, images, facts, Path(output))

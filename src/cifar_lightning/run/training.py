@@ -37,6 +37,7 @@ from cifar_lightning.run.folder import new_run
 from cifar_lightning.run.holder import LOCK
 from cifar_lightning.run.launch import launch
 from cifar_lightning.run.loggers import loggers_of
+from cifar_lightning.run.memory import within_memory
 from cifar_lightning.run.metrics_csv import MetricsCSV
 from cifar_lightning.run.metrics_log import read_rows
 from cifar_lightning.run.networks import lit_net
@@ -112,8 +113,8 @@ def fit(
         InputError: A setting is wrong, or the images cannot be had. No folder has been made.
         KeyboardInterrupt: By Ctrl-C; a checkpoint has been saved, if there has been a step.
         NonFiniteError: The loss became NaN or infinite.
-        RunError: The run failed for a reason outside it, such as a full disk, or a machine that is to be verified and
-            does not compute the same twice.
+        RunError: The run failed for a reason outside it, such as a full disk, too little memory, or a machine that is
+            to be verified and does not compute the same twice.
         Exception: What a callback raises, as it is; the run can be resumed.
 
     Example:
@@ -258,7 +259,8 @@ def train(
         _say_what_begins(settings, trainer, data, folder, start)
         with signals.deferred():
             with metrics:
-                trainer.fit(model, data, ckpt_path=start)
+                with within_memory(data, fits=True):
+                    trainer.fit(model, data, ckpt_path=start)
                 selected = _select(trainer, model, data, checkpoints.folder)
                 _say_what_stopped(settings, trainer, additions, selected)
                 facts = {
@@ -272,7 +274,8 @@ def train(
                     "global_batch_size": data.hparams["batch_size"] * trainer.accumulate_grad_batches,
                 }
                 trainer.fit_loop.epoch_loop._batches_that_stepped = facts["step"]  # what the loggers take for the step
-                trainer.test(model, data, verbose=False)
+                with within_memory(data, fits=False):
+                    trainer.test(model, data, verbose=False)
             report_on(trainer, model, data, facts, folder, metrics.path, aloud=settings.report)
             signals.finish()
 

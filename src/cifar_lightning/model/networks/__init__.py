@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from cifar_lightning.errors import InputError
+from cifar_lightning.errors import InputError, in_short
 from cifar_lightning.model.networks.normed import NormedNet
 from cifar_lightning.model.networks.resnet import ResNet18
 from cifar_lightning.model.networks.speed import SpeedNet, speed54, speed96
@@ -26,7 +26,7 @@ def build(name: str, num_classes: int, width: int | None = None) -> nn.Module:
     """The network called `name`, with random weights.
 
     Raises:
-        InputError: There is no such network, or `width` is less than 1.
+        InputError: There is no such network, or `width` is less than 1, or more than there is memory for.
     """
     if name not in NETWORKS:
         raise InputError(f"net {name!r} is not known: give one of {', '.join(NETWORKS)}, or a module of your own")
@@ -34,4 +34,7 @@ def build(name: str, num_classes: int, width: int | None = None) -> nn.Module:
         return NETWORKS[name](num_classes)
     if width < 1:
         raise InputError(f"width {width} is less than 1: give a positive number of channels")
-    return NETWORKS[name](num_classes, width)
+    try:
+        return NETWORKS[name](num_classes, width)
+    except (RuntimeError, TypeError, MemoryError, OverflowError) as error:  # torch's, by how far it is too much
+        raise InputError(f"width {width}: {name} cannot be made so ({in_short(error)}): give fewer channels") from error

@@ -1,0 +1,80 @@
+"""A step that does not fit into memory: one line, and what has been trained is kept."""
+
+import pytest
+import torch
+from conftest import SYNTHETIC
+from lightning.pytorch import Callback
+
+from cifar_lightning import LitNet, evaluate, fit, fit_many, resume
+from cifar_lightning.errors import RunError
+from cifar_lightning.run import many
+from cifar_lightning.run.status import status
+
+DATA = {"source": "synthetic", "synthetic_size": 200, "batch_size": 20, "eval_batch_size": 10}
+SMALL = {"data": DATA, "accelerator": "cpu", "max_epochs": 1, "report": False}
+
+
+class Greedy(Callback):
+    """Asks for more than there is."""
+
+    def __init__(self, hook):
+        setattr(self, hook, lambda *args: torch.empty(2**50, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize(
+    ("hook", "said"),
+    [
+        (
+            "on_train_batch_end",
+            r"with batch_size 20 and eval_batch_size 10 \(RuntimeError: .*DefaultCPUAllocator.*\): start a new run "
+            r"with smaller ones, in which --trainer\.accumulate_grad_batches .*; go on with resume\('lightning_logs",
+        ),
+        (
+            "on_test_batch_start",
+            r"with eval_batch_size 10 \(RuntimeError: .*\): give evaluate a smaller --data\.eval_bat",
+        ),
+    ],
+)
+def test_a_run_that_may_go_on_where_there_is_more(hook, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError, match=f"^out of memory {said}"):
+        fit(**SMALL, callbacks=Greedy(hook))
+    assert status("lightning_logs/version_0").state == "to be resumed"
+    assert resume("lightning_logs/version_0", callbacks=[])["step"] == 10
+
+
+def gpu_is_full(*args):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation")
+
+
+def test_one_line_of_a_command(call, monkeypatch, finished):
+    monkeypatch.setattr(LitNet, "training_step", gpu_is_full)
+    monkeypatch.setattr(LitNet, "test_step", gpu_is_full)
+    code, out, err = call("fit", *SYNTHETIC, "--data.synthetic_size", 100, "--report", "false")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    start = (
+        "error: out of memory with batch_size 4 and eval_batch_size 500 (OutOfMemoryError: CUDA out of memory. Tried"
+    )
+    assert err.startswith(start)
+    with pytest.raises(
+        RunError, match=r"^out of memory with eval_batch_size 500 \(OutOfMemoryError: CUDA .*\): give ev"
+    ):
+        evaluate(finished.folder, accelerator="cpu", output_dir="out")
+
+
+def test_other_errors_are_others(tmp_path, monkeypatch):
+    def broken(*args):
+        raise RuntimeError(3)
+
+    monkeypatch.setattr(LitNet, "training_step", broken)
+    with pytest.raises(RuntimeError, match=r"^3$"):
+        fit(**SMALL, default_root_dir=tmp_path)
+
+
+def test_a_group_keeps_nothing_of_a_run_that_has_failed(tmp_path, monkeypatch):
+    """Of one after another: the next would find no room."""
+    monkeypatch.setattr(many, "SIDE_BY_SIDE_STEP", 0)
+    monkeypatch.setattr(LitNet, "training_step", gpu_is_full)
+    with pytest.raises(RunError, match=r"^2 of 2 runs failed, first seed_0: out of memory .*; go on with") as raised:
+        fit_many(seeds=2, default_root_dir=tmp_path, **SMALL)
+    assert raised.value.__cause__.__cause__ is raised.value.__cause__.__traceback__ is None
