@@ -209,6 +209,45 @@ def test_an_evaluation_goes_without_what_cannot_be_read_of_the_training(plain, f
     assert evaluated["confusion"] == results["confusion"]
 
 
+def test_an_evaluation_goes_without_labels_that_only_the_training_needs(undrawn, call, tmp_path):
+    np.save(tmp_path / "labels.npy", np.arange(300) % 10)
+    small = ("--data.synthetic_size", "300", "--data.batch_size", "20", "--max_steps", "1")
+    code, _, err = call("fit", *SYNTHETIC, *small, "--data.train_labels", "labels.npy")
+    assert code == 0, err
+    (tmp_path / "labels.npy").unlink()
+    run = tmp_path / "lightning_logs" / "version_0"
+    code, _, err = call("evaluate", run, "--accelerator", "cpu")
+    assert code == 0, err
+    (line,) = err.splitlines()
+    assert line.startswith("note: the report goes without the training images: ")
+    assert "labels.npy" in line
+    assert json.loads((run / "evaluation" / "results.json").read_text())["test_count"] == 60
+    assert (run / "evaluation" / "report.html").exists()
+
+
+def test_logits_that_are_not_finite(plain, call, tmp_path):
+    """What a learning rate far too high leaves is tested all the same: it is said, and no file has NaN in it."""
+
+    def refuse(name):
+        raise ValueError(name)
+
+    small = ("--data.synthetic_size", "300", "--data.batch_size", "20", "--max_steps", "1", "--model.lr", "1e9")
+    code, out, err = call("fit", *SYNTHETIC, *small)
+    run = tmp_path / "lightning_logs" / "version_0"
+    note = re.escape(f"note: {run.relative_to(tmp_path)}: the logits of ")
+    assert code == 0, err
+    assert re.search(rf"^{note}\d+ test images are NaN or infinite; NaN alone counts as airplane$", err, re.M)
+    assert "on 60 test images, loss nan (step-1.ckpt, step 1)\n" in out
+    assert json.loads((run / "results.json").read_text(), parse_constant=refuse)["test_loss"] is None
+    code, out, err = call("evaluate", run, "--accelerator", "cpu")
+    assert (code, "loss nan" in out, "test images are NaN or infinite" in err) == (0, True, True)
+    Image.effect_noise((32, 32), 100).convert("RGB").save(tmp_path / "a.png")
+    code, out, err = call("predict", run, "a.png", "--json")
+    assert code == 0, err
+    (row,) = json.loads(out, parse_constant=refuse)
+    assert row["top"][0]["probability"] is None
+
+
 def test_evaluate_computes_in_the_precision_of_the_training(plain, call, tmp_path):
     small = ("--data.synthetic_size", "1000", "--data.batch_size", "20", "--max_epochs", "1", "--model.lr", "0.01")
     code, _, err = call("fit", *SYNTHETIC, *small, "--precision", "bf16-mixed")

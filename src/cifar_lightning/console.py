@@ -1,6 +1,7 @@
 """Standard output and error: whatever they can show, and whether or not somebody still reads them."""
 
 import io
+import math
 import os
 import sys
 import warnings
@@ -89,5 +90,18 @@ def to_nowhere(descriptor: int) -> None:
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """A share as lines and tables have it; None is of what has no images."""
-    return "n/a" if share is None else f"{100 * share:.{digits}f} %"
+    """A share as lines and tables have it; None is of what has no images, and NaN of logits that are not finite."""
+    return "n/a" if share is None or math.isnan(share) else f"{100 * share:.{digits}f} %"
+
+
+def decimal(value: float | None, digits: int = 3) -> str:
+    """Any other number, in as much room; None is what results.json has in place of one that is not finite."""
+    if value is None or not math.isfinite(value):
+        return "n/a"
+    return f"{value:.{digits}f}" if abs(value) < 1e6 else f"{value:.{digits}g}"
+
+
+def rounded_down(share: float, digits: int = 0) -> float:
+    """A share as that many digits of its percentage have it: only what is certain is 100 %. NaN stays."""
+    scale = 100 * 10**digits
+    return share if math.isnan(share) else math.floor(scale * share) / scale

@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import json
 import os
 import secrets
 import shutil
@@ -10,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from cifar_lightning.errors import InputError, RunError
 
@@ -239,6 +240,14 @@ def why_unwritable(folder: Path) -> str | None:
             return None
     except OSError as error:
         return error.strerror or str(error)
+
+
+def strict_json(values: Any, **options: Any) -> str:
+    """What `json.dumps` gives, with null for NaN and infinity, which JSON has no words for and most readers refuse."""
+    try:
+        return json.dumps(values, allow_nan=False, **options)
+    except ValueError:
+        return json.dumps(json.loads(json.dumps(values), parse_constant=lambda name: None), **options)
 
 
 def write_folder(path: Path, files: Mapping[str, bytes]) -> None:

@@ -78,6 +78,21 @@ def test_there_is_no_temperature_where_none_is_best():
     assert best_temperature(torch.zeros(0, 3), labels[:0]) is None
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_there_is_no_temperature_where_logits_are_not_finite(value):
+    logits, labels = torch.tensor([[2.0, 1.0], [2.0, 1.0], [2.0, 1.0]]), torch.tensor([0, 0, 1])
+    assert best_temperature(logits, labels) is not None
+    logits[0, 1] = value
+    assert best_temperature(logits, labels) is None
+
+
+def test_what_has_no_confidence_is_in_no_bin():
+    confidences, right = torch.tensor([0.95, math.nan], dtype=torch.float64), torch.tensor([True, True])
+    bins = reliability(confidences, right)
+    assert (bins.counts.sum(), bins.accuracies[14], math.isnan(bins.ece)) == (1, 1.0, True)
+    assert reliability(confidences[1:], right[1:]).counts.sum() == 0
+
+
 def test_a_temperature_from_logits_of_inference_mode():
     with torch.inference_mode():
         logits = torch.tensor([[2.0, 1.0], [2.0, 1.0], [2.0, 1.0]], dtype=torch.float64)

@@ -279,6 +279,55 @@ def test_without_mistakes_validation_convolution_and_log(tmp_path, request):
     assert any("the 2 validation images have none that is best" in p["text"] for p in page.all("p"))
 
 
+def strict(text):
+    """What JSON says that has neither NaN nor infinity."""
+
+    def refuse(name):
+        raise ValueError(name)
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def with_logits(outcome, logits):
+    predicted, confusion = logits.argmax(1), torch.zeros_like(outcome.confusion)
+    confusion.index_put_((outcome.test_images.labels, predicted), torch.tensor(1), accumulate=True)
+    loss = torch.nn.functional.cross_entropy(logits, outcome.test_images.labels).item()
+    return replace(outcome, logits=logits, predicted=predicted, confusion=confusion, loss=loss)
+
+
+@pytest.mark.parametrize(("value", "where"), [("nan", 3), ("inf", 3), ("-inf", 3), ("nan", slice(None))])
+def test_logits_that_are_not_finite_end_no_report(tmp_path, capsys, value, where):
+    """Figures that cannot be had are null and n/a; images of which nothing is known are no mistakes to be sure of."""
+    outcome, *_ = a_test(images=60)
+    logits, held = outcome.logits.clone(), outcome.held_out[0].clone()
+    label = outcome.test_images.labels[3].item()
+    logits[where, label if value == "-inf" else label - 1] = held[7, 0] = float(value)  # so that it is wrong
+    outcome = replace(with_logits(outcome, logits), held_out=(held, outcome.held_out[1]))
+    page, _ = written(outcome, tmp_path)
+    assert f", loss {'inf' if value == '-inf' else 'nan'} " in capsys.readouterr().out
+    text = (tmp_path / "results.json").read_text()
+    assert strict(text)["test_loss"] is None
+    assert results.read_results(tmp_path) == strict(text)
+    assert page.one("dd", id="loss")["text"].startswith("n/a")
+    assert not any(re.search(r"\b(nan|inf)\b", element["text"]) for element in page.all("main"))
+    assert any("or are not all finite" in p["text"] for p in page.all("p"))
+    mistakes, doubtful = galleries(page)
+    shown = [small["text"] for small in page.all("small", mistakes) if not small["text"].startswith("no. ")]
+    assert shown == sorted(shown, key="n/a".__eq__)
+    if value == "-inf":  # the largest loss there is
+        assert numbers_in(page, doubtful)[0] == 1_003
+    else:
+        assert page.one("dd", id="ece")["text"].startswith("n/a")
+        known = sum(int(row[1]) for row in page.rows(page.one("table", **{"class": "bins"}))[1:])
+        assert known == (59 if where == 3 else 0)
+    assert (tmp_path / "figures" / "mistakes.png").exists()
+
+
+def test_nan_in_the_results_of_an_earlier_version_is_none(tmp_path):
+    (tmp_path / "results.json").write_text('{"test_loss": NaN, "val_loss": -Infinity, "test_acc": 0.5}')
+    assert results.read_results(tmp_path) == {"test_loss": None, "val_loss": None, "test_acc": 0.5}
+
+
 def test_a_thousand_classes_show_the_best_and_the_worst(tmp_path, capsys):
     outcome, *_ = a_test(classes=1_000, images=3_000, skill=3.0)
     page, size = written(outcome, tmp_path)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import one_line
 from huggingface_hub import ModelCard
+from safetensors import safe_open
 from test_export import PREPROCESSING, Own, drawn, model_with
 
 from cifar_lightning import MEAN, STD, InputError, LitNet, Preprocessing, export, load_model
@@ -42,6 +43,7 @@ def test_a_run_by_command_is_read_back(plain, call, run):
     torch.testing.assert_close(again.predict(drawn(50))[1], ours.predict(drawn(50))[1], atol=1e-6, rtol=0)
     code, out, err = call("evaluate", folder, "--accelerator", "cpu", "--data.source", "synthetic")
     assert code == 0, err
+    assert json.loads((folder / "evaluation" / "results.json").read_text())["seed"] is None  # no file of weights has it
 
 
 def test_images_are_normalised_as_the_weights_have_learnt_them(tmp_path):
@@ -85,6 +87,17 @@ def test_the_card_tells_the_trainers_version_from_the_exporters(run):
     text = (export(run, "hf") / "README.md").read_text()
     assert f"trained with PyTorch Lightning by cifar_lightning, and exported by its version {here}." in text
     assert "| cifar\\_lightning, in training | 0.0.1 |" in text
+
+
+def test_a_loss_that_is_not_finite_is_not_applicable(run):
+    path = run / "results.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "test_loss": float("nan")}))  # an earlier version's
+    folder = export(run, "hf")
+    assert ", mean cross-entropy n/a. " in (folder / "README.md").read_text()
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        metadata = file.metadata()["cifar_lightning"]
+    assert json.loads(metadata)["test"]["test_loss"] is None
+    assert "NaN" not in metadata
 
 
 def test_the_cards_python_runs(run, monkeypatch):

@@ -70,6 +70,12 @@ def test_what_seeds_say_together(seeds):
     assert (theirs["seeds"], theirs["mean"]) == ([5, 6, 7], spread["mean"])
 
 
+def test_a_figure_that_is_not_finite_in_a_run_is_none_of_the_group(tmp_path):
+    found = fit_many(IMAGES, {"lr": 1e9}, seeds=2, default_root_dir=tmp_path, max_steps=1, **OPTIONS)
+    assert [run["test_loss"] for run in found["runs"]] == [None, None]
+    assert list(found["figures"]) == ["test_acc"]
+
+
 def test_large_steps_one_after_another(seeds, tmp_path, monkeypatch):
     """In this process, with the same results."""
     monkeypatch.setattr(many, "SIDE_BY_SIDE_STEP", 0)

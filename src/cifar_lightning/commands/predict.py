@@ -6,7 +6,6 @@ cifar-lightning predict lightning_logs/version_0 holiday/ --html seen.html
 cifar-lightning predict quick cat.jpg    # by weights of the package
 """
 
-import json
 import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
@@ -19,7 +18,7 @@ from cifar_lightning.commands.output import output
 from cifar_lightning.console import say
 from cifar_lightning.data.kinds import may_be_picture, passed_over
 from cifar_lightning.errors import InputError, quoted
-from cifar_lightning.files import readable
+from cifar_lightning.files import readable, strict_json
 from cifar_lightning.flags import add_net, new_parser, parse
 from cifar_lightning.startup import importing
 
@@ -144,7 +143,7 @@ def _print_json(rows: Iterable[Row]) -> None:
     """As one list, an entry as soon as it is there."""
     before = "["
     for row in rows:
-        print(f"{before}\n{indent(json.dumps(row, indent=2), '  ')}", end="", flush=True)
+        print(f"{before}\n{indent(strict_json(row, indent=2), '  ')}", end="", flush=True)
         before = ","
     print("[]" if before == "[" else "\n]", flush=True)
 

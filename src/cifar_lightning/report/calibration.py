@@ -1,5 +1,6 @@
 """Calibration: whether a network is right as often as it says, and the temperature with which it would be."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,8 @@ class Reliability:
         counts: int64 `(BINS,)`, images.
         confidences: float64 `(BINS,)`, their mean confidence; 0 for an empty bin.
         accuracies: float64 `(BINS,)`, the share of them that is right; likewise.
-        ece: The expected calibration error: the mean distance of these two over all images.
+        ece: The expected calibration error: the mean distance of these two over all images; NaN where some have no
+            confidence, and are in no bin.
     """
 
     counts: Tensor
@@ -37,14 +39,15 @@ def reliability(confidences: Tensor, right: Tensor) -> Reliability:
     """Sorts images into bins.
 
     Args:
-        confidences: float64 `(N,)`, N at least 1.
+        confidences: float64 `(N,)`, N at least 1; NaN where there is none, for the logits are not finite.
         right: bool `(N,)`, whether the prediction is.
     """
-    bins = torch.bucketize(confidences, torch.arange(1, BINS, dtype=torch.float64) / BINS)
+    known = ~confidences.isnan()
+    bins = torch.bucketize(confidences[known], torch.arange(1, BINS, dtype=torch.float64) / BINS)
     counts = torch.bincount(bins, minlength=BINS)
-    sums = [torch.bincount(bins, values.double(), minlength=BINS) for values in (confidences, right)]
+    sums = [torch.bincount(bins, values[known].double(), minlength=BINS) for values in (confidences, right)]
     means = [total / counts.clamp(min=1) for total in sums]
-    ece = (sums[0] - sums[1]).abs().sum().item() / len(confidences)
+    ece = (sums[0] - sums[1]).abs().sum().item() / len(confidences) if known.all() else math.nan
     return Reliability(counts, means[0], means[1], ece)
 
 
@@ -58,12 +61,14 @@ def best_temperature(logits: Tensor, labels: Tensor) -> float | None:
         labels: int64 `(N,)`.
 
     Returns:
-        It; None where there is no minimum: every image is right, or the logits tell no more than chance.
+        It; None where there is no minimum: every image is right, or the logits are no better than chance or not finite.
     """
     logits = logits.to(torch.float64, copy=True)
     own = logits.gather(1, labels[:, None]).squeeze(1)
     # The cross-entropy is convex in 1 / temperature: it has a minimum if it falls at 0 and rises in the end.
-    if len(labels) == 0 or (own >= logits.amax(1)).all() or (own - logits.mean(1)).mean() <= 0:
+    if len(labels) == 0 or not logits.isfinite().all():
+        return None
+    if (own >= logits.amax(1)).all() or (own - logits.mean(1)).mean() <= 0:
         return None
     with torch.enable_grad():
         log = torch.zeros((), dtype=torch.float64, requires_grad=True)  # of the temperature, which stays positive

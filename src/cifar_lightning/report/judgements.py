@@ -82,7 +82,7 @@ class Judgements:
 
     def _wrong_by(self, values: Tensor) -> Tensor:
         wrong = (~self.right).nonzero().squeeze(1)
-        return wrong[values[wrong].argsort(descending=True, stable=True)]
+        return _by(values, wrong)
 
     def cells(self) -> list[Cell]:
         """The cells of the confusion matrix that are not empty, row by row; of many classes, the largest mistakes."""
@@ -98,9 +98,15 @@ class Judgements:
         cells = []
         for key, count in zip(found.tolist(), counts.tolist(), strict=True):
             members = (keys == key).nonzero().squeeze(1)
-            members = members[self.confidences[members].argsort(descending=True, stable=True)]
+            members = _by(self.confidences, members)
             cells.append(Cell(key // classes, key % classes, count, members[:share].tolist()))
         return cells
+
+
+def _by(values: Tensor, index: Tensor) -> Tensor:
+    """Indices from the largest of the values to the smallest, and what is NaN at the end."""
+    known = values[index].nan_to_num(nan=-torch.inf, posinf=torch.inf)
+    return index[known.argsort(descending=True, stable=True)]
 
 
 def _confidences_and_losses(logits: Tensor, labels: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor]:

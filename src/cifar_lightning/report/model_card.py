@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cifar_lightning.console import percent
+from cifar_lightning.console import decimal, percent
 from cifar_lightning.data.cifar10 import TITLES
 from cifar_lightning.errors import quoted
 from cifar_lightning.report.statistics import LEVEL, wilson
@@ -105,7 +105,8 @@ def _measured(results: Mapping[str, Any]) -> list[str]:
     low, high = wilson(round(accuracy * count), count)
     said = [
         f"{100 * accuracy:.2f} % of {count:,} test images ({100 * LEVEL:.0f} % interval {100 * low:.2f} to "
-        f"{100 * high:.2f} %, of the choice of these images alone), mean cross-entropy {results['test_loss']:.3f}. "
+        f"{100 * high:.2f} %, of the choice of these images alone), mean cross-entropy "
+        f"{decimal(results['test_loss'])}. "
         f"Computed in {results.get('precision', 'the precision of the training')}, from "
         f"{VIEWS[results.get('test_views', 'one')]}.",
     ]

@@ -15,13 +15,14 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from cifar_lightning.console import decimal, rounded_down
 from cifar_lightning.report.calibration import BINS
 from cifar_lightning.report.judgements import MATRIX_CLASSES, Cell
 from cifar_lightning.report.many import shown_classes, which_classes
 from cifar_lightning.report.outcome import Outcome
 from cifar_lightning.report.plots import gradient_norm
 from cifar_lightning.report.statistics import wilson
-from cifar_lightning.report.template import decimal, percent, png, uri, write_html
+from cifar_lightning.report.template import percent, png, uri, write_html
 
 HEAT_SIZE, HEAT_LEVELS = 16, 16  # of a map of evidence: it is smooth, and the browser enlarges it
 SHOWN_FACTS = {
@@ -141,8 +142,7 @@ def _pictures(outcome: Outcome, index: Tensor, maps: Tensor | None) -> dict[int,
         outcome.numbers[index].tolist(),
         [names[label] for label in said.labels[index].tolist()],
         [names[label] for label in outcome.predicted[index].tolist()],
-        # rounded down: only what is certain is 100 %
-        [percent(math.floor(1_000 * share) / 1_000, 1) for share in said.confidences[index].tolist()],
+        [percent(rounded_down(share, 1), 1) for share in said.confidences[index].tolist()],
         [decimal(loss, 2) for loss in said.losses[index].tolist()],
     )
     found = zip((png(Image.fromarray(image)) for image in pixels), *columns, strict=True)

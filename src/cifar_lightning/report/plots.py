@@ -12,6 +12,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from cifar_lightning.console import decimal, percent, rounded_down
 from cifar_lightning.report.calibration import BINS, Reliability
 from cifar_lightning.report.drawing import BLUE, GREEN, GREY, ORANGE, new_figure, short
 from cifar_lightning.report.many import shown_classes, which_classes
@@ -53,14 +54,10 @@ def prediction_grid(
     if confidences is not None:
         heading = "Beside each prediction, the probability that the network gave it"
         captions = [
-            f"{text} {_rounded_down(share)}" for text, share in zip(captions, confidences.tolist(), strict=True)
+            f"{text} {percent(rounded_down(share), 0)}"
+            for text, share in zip(captions, confidences.tolist(), strict=True)
         ]
     return _grid(images, captions, [said != true for true, said in pairs], heading)
-
-
-def _rounded_down(share: float) -> str:
-    """So that only what is certain is 100 %."""
-    return f"{math.floor(100 * share)} %"
 
 
 def curves(rows: Rows, label_smoothing: float = 0.0, test: Mapping[str, Any] | None = None) -> Figure:
@@ -80,14 +77,14 @@ def curves(rows: Rows, label_smoothing: float = 0.0, test: Mapping[str, Any] | N
     _line(loss, *_series(rows, "train_loss"), BLUE, train)
     _line(loss, *_series(rows, "val_loss"), ORANGE, "validation")
     if test is not None:
-        _star(loss, test["step"], test["test_loss"], "test {:.3f}")
+        _star(loss, test["step"], test["test_loss"], f"test {decimal(test['test_loss'])}")
     loss.set(title="Loss", ylabel="cross-entropy")
 
     val_steps, val = _series(rows, "val_acc")
     val = [100 * value for value in val]
     _line(accuracy, val_steps, val, ORANGE, "validation")
     if test is not None:
-        _star(accuracy, test["step"], 100 * test["test_acc"], "test {:.2f} %")
+        _star(accuracy, test["step"], 100 * test["test_acc"], f"test {percent(test['test_acc'], 2)}")
         if not val:  # one number is all there is: make it a level to compare with
             accuracy.axhline(100 * test["test_acc"], color=GREEN, linestyle="--", linewidth=1)
     accuracy.set(title="Accuracy", ylabel="%")
@@ -237,8 +234,9 @@ def calibration(panels: Mapping[str, Reliability]) -> Figure:
         above.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1, label="accuracy = confidence")
         above.set(title=heading, ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
         above.legend(loc="upper left")
-        below.bar(middles, bins.counts.numpy() / bins.counts.sum().item(), 0.9 / BINS, color=GREY)
+        below.bar(middles, bins.counts.numpy() / max(1, bins.counts.sum().item()), 0.9 / BINS, color=GREY)
         below.set(xlabel="confidence", ylabel="share of images")
+        below.set_ylim(bottom=0)
         for axes in (above, below):
             axes.grid()
             axes.set_axisbelow(True)
@@ -288,5 +286,5 @@ def _line(axes: Axes, steps: list[float], values: list[float], color: str, label
 
 
 def _star(axes: Axes, step: float, value: float, label: str) -> None:
-    """Marks a value, its figure in the legend."""
-    axes.plot([step], [value], "*", color=GREEN, markersize=13, label=label.format(value), clip_on=False, zorder=5)
+    """Marks a value, with a label that has its figure; what is not finite is in the legend alone."""
+    axes.plot([step], [value], "*", color=GREEN, markersize=13, label=label, clip_on=False, zorder=5)

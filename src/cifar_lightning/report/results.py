@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cifar_lightning import stop
 from cifar_lightning.console import percent, printing
-from cifar_lightning.files import write_atomically
+from cifar_lightning.files import strict_json, write_atomically
 from cifar_lightning.report.calibration import Reliability
 from cifar_lightning.report.outcome import Outcome
 
@@ -70,7 +70,7 @@ def results_of(confusion: Tensor, loss: float, classes: Sequence[str], facts: Ma
 
 
 def write_results(results: Mapping[str, Any], output: Path) -> None:
-    """Writes results.json into the folder `output`."""
+    """Writes results.json into the folder `output`; what is NaN or infinite is null there."""
     text = _as_json(results)
     write_atomically(output / "results.json", lambda file: file.write(text.encode()))
 
@@ -78,15 +78,16 @@ def write_results(results: Mapping[str, Any], output: Path) -> None:
 def _as_json(results: Mapping[str, Any]) -> str:
     """An entry a line, and of the confusion counts a row: a number a line would be a million lines of 1,000 classes."""
     if "confusion" not in results:  # those of many runs
-        return json.dumps(results, indent=2) + "\n"
+        return strict_json(results, indent=2) + "\n"
     rows = ",\n".join(f"    {json.dumps(row)}" for row in results["confusion"])
-    text = json.dumps({**results, "confusion": []}, indent=2)
+    text = strict_json({**results, "confusion": []}, indent=2)
     return text.replace('"confusion": []', f'"confusion": [\n{rows}\n  ]', 1) + "\n"
 
 
 def read_results(output: Path) -> dict[str, Any]:
-    """The contents of the results.json that `report` has written into `output`."""
-    results: dict[str, Any] = json.loads((output / "results.json").read_text())
+    """The contents of the results.json that `report` has written into `output`; None for an earlier version's NaN."""
+    text = (output / "results.json").read_text()
+    results: dict[str, Any] = json.loads(text, parse_constant=lambda name: None)
     return results
 
 

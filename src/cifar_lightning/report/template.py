@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from cifar_lightning import stop
+from cifar_lightning import console, stop
 from cifar_lightning.errors import InputError, quoted
 from cifar_lightning.files import user_path, why_unwritable, write_atomically
 
@@ -39,7 +39,7 @@ def write_html(template: str, contents: Mapping[str, Any], page: Path) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=percent, decimal=decimal)
+    environment.filters.update(percent=percent, decimal=console.decimal)
     text = environment.get_template(template).render(contents)
     stop.raise_if_requested()
     write_atomically(page, lambda file: file.write(text.encode(errors="replace")))  # a file's name may be no text
@@ -58,10 +58,5 @@ def uri(content: bytes) -> str:
 
 
 def percent(share: float | None, digits: int = 2) -> str:
-    """A share as a page has it; None is of what has no images."""
-    return "n/a" if share is None else f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
-
-
-def decimal(value: float, digits: int = 3) -> str:
-    """Any other number."""
-    return f"{value:.{digits}f}"
+    """A share as a page has it."""
+    return console.percent(share, digits).replace(" ", "\N{NO-BREAK SPACE}")

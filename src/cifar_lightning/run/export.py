@@ -4,7 +4,6 @@ import importlib.metadata
 import importlib.util
 import inspect
 import io
-import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,7 +14,7 @@ import torch
 from torch import nn
 
 from cifar_lightning.errors import InputError, RunError, in_short
-from cifar_lightning.files import user_path, why_unwritable, write_atomically
+from cifar_lightning.files import strict_json, user_path, why_unwritable, write_atomically
 from cifar_lightning.model.evaluation import VIEWS
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.model.program import OUTPUTS, plain_copy, program_of
@@ -103,7 +102,7 @@ def export(
     facts |= _facts_of(model) | {"test_views": views, "version": importlib.metadata.version("cifar-lightning")}
     if not weights:
         facts |= {"input": input, "outputs": OUTPUTS}
-    metadata = json.dumps(facts, sort_keys=True)
+    metadata = strict_json(facts, sort_keys=True)
     if not weights:
         contents = _program_file(model, format, input, views, metadata)
     else:

@@ -13,7 +13,7 @@ from cifar_lightning.data.class_names import numbers_in
 from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.data.labels import distributions
 from cifar_lightning.data.sharing import check_evaluation
-from cifar_lightning.errors import InputError, some
+from cifar_lightning.errors import InputError, quoted, some
 from cifar_lightning.files import absolute, readable, user_path, why_unwritable
 from cifar_lightning.model.evaluation import VIEWS, against_people
 from cifar_lightning.model.lit_net import LitNet
@@ -136,8 +136,9 @@ def evaluate(
             raise InputError(f"output_dir {output} is the run's own folder, whose results are its fit's: give another")
         if why := on_first_rank(lambda: why_unwritable(output)):  # now, not after a long test
             raise InputError(f"output_dir {output} cannot be written ({why}): give another")
+        seed = saved.get("datamodule_hyper_parameters", {}).get("seed")  # a file of weights does not say it
         job: dict[str, Any] = {
-            "facts": {"checkpoint": str(path), "step": saved["global_step"], "seed": images.hparams["seed"]},
+            "facts": {"checkpoint": str(path), "step": saved["global_step"], "seed": seed},
             "where": where,
             "views": test_views or model.hparams["test_views"],
             "soft_labels": soft_labels,
@@ -231,8 +232,10 @@ def _test(
 def _has_learnt_from(data: CIFAR10DataModule, saved: Mapping[str, Any]) -> bool:
     """Whether the training of a checkpoint was of the images of `data`, and held out the same ones."""
     before, state = saved.get("datamodule_hyper_parameters", {}), saved.get("CIFAR10DataModule", {})
-    alike = all(before.get(name) == data.hparams[name] for name in ("val_split", "split_seed"))
-    return alike and bool(state.get("fingerprint") == data.fingerprint)
+    if any(before.get(name) != data.hparams[name] for name in ("val_split", "split_seed")):
+        return False
+    fingerprint = _if_readable("the training images", lambda: data.fingerprint, None)
+    return fingerprint is not None and bool(state.get("fingerprint") == fingerprint)
 
 
 def report_on(
@@ -269,6 +272,9 @@ def report_on(
     tested = data.test_indices[: len(evaluation["predicted"])]
     test = data.image_set("test").part(tested)
     write_predictions(output, evaluation["predicted"], test)
+    if odd := int((~evaluation["logits"].isfinite()).any(1).sum()):  # of NaN alone the largest is the first
+        which, first = f"{odd:,} test image{'s' * (odd != 1)}", quoted(model.classes[0])
+        say(f"note: {output}: the logits of {which} are NaN or infinite; NaN alone counts as {first}")
     report(
         Outcome(
             confusion=evaluation["confusion"],
@@ -280,9 +286,9 @@ def report_on(
             numbers=tested,
             predicted=evaluation["predicted"],
             logits=evaluation["logits"],
-            rows=_if_readable(read_rows, metrics, []),
+            rows=_if_readable("it", lambda: read_rows(metrics), []),
             label_smoothing=model.hparams["label_smoothing"],
-            settings=_if_readable(_text, metrics.with_name("config.yaml"), ""),
+            settings=_if_readable("it", lambda: _text(metrics.with_name("config.yaml")), ""),
             held_out=again.held_out() if aloud and learnt else None,
             grad_cam=again.grad_cam,
         ),
@@ -301,12 +307,12 @@ def _text(path: Path) -> str:
         raise InputError(f"{path} is no text ({error.reason}): mend it") from error
 
 
-def _if_readable(read: Callable[[Path], T], path: Path, otherwise: T) -> T:
+def _if_readable(what: str, read: Callable[[], T], otherwise: T) -> T:
     """What is read of the training, without which its test is as good; that something cannot be read is said."""
     try:
-        return read(path)
+        return read()
     except InputError as error:
-        say(f"note: the report goes without it: {error}")
+        say(f"note: the report goes without {what}: {error}")
         return otherwise
 
 
