@@ -75,11 +75,11 @@ def _check_recipe(name: str, run: "Settings", folder: Path) -> None:
     """Raises an InputError where a run has another setting than the recipe's, of those that its result depends on."""
     from cifar_lightning.run.many import settings_of_fit
     from cifar_lightning.run.recipe import over_recipe
-    from cifar_lightning.run.settings import FREE
+    from cifar_lightning.run.settings import INDIFFERENT
 
     images = {key: run.data[key] for key in ("source", "sha256", "synthetic_size")}  # which --images names
     wanted = settings_of_fit({"recipe": name, "seed": run.seed, "data": images}).by_flags()
-    free = {*FREE, "log_every_n_steps"} - {"data.train_labels"}
+    free = {*INDIFFERENT, "log_every_n_steps"}
     if over_recipe({"recipe": name}).get("precision") == "auto":  # the machine's
         free.add("precision")
     for key, here in sorted(run.by_flags().items(), key=lambda setting: "." not in setting[0]):  # groups tell more

@@ -43,8 +43,18 @@ def test_a_pipe_gets_a_line_a_setting():
     output = printed("/a/path/" * 20, 80, terminal=False)
     assert output.count("differs") == 1
     assert re.search(rf"^model\.schedule( +{'/a/path/' * 20}){{8}} *$", output, re.M)
-    assert "A   /logs/[bold]A\n" in output
+    assert "A  /logs/[bold]A\n" in output
     assert "takes 19 seeds of each (sd 0.21 points)" in output
+
+
+def test_a_hundred_seeds_stand_apart_from_their_folders():
+    many = comparison("one-cycle")
+    many["runs"] = [{**many["runs"][0], "name": f"A{i}", "run": f"version_0/seed_{i}"} for i in range(1, 1_001)]
+    many |= {"settings": {}, "seeds_needed": None}
+    stream = io.StringIO()
+    print_comparison(many, Console(file=stream, width=120))
+    lines = stream.getvalue().splitlines()
+    assert [lines[0], lines[999]] == ["A1     version_0/seed_1", "A1000  version_0/seed_1000"]
 
 
 def test_numbers_end_under_each_other():

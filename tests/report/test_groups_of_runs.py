@@ -1,11 +1,21 @@
 """What `compared` makes of plain values, whatever runs they are of."""
 
+import numpy as np
+from PIL import Image
+
 from cifar_lightning.report import comparison
+from cifar_lightning.report.group import print_group, summary, write_figure
+from cifar_lightning.report.predictions import Predictions
 
 
-def run(seed, lr=0.1, **results):
+def run(seed, lr=0.1, images=None, learnt=None, **results):
     results = {"test_acc": 0.5 + seed / 1_000, "test_count": 1_000, **results}
-    return comparison.Tested(f"run_{lr}_{seed}", results, {"seed": seed, "lr": lr}, None)
+    predictions = images and Predictions(np.zeros(1_000, np.uint16), np.zeros(1_000, np.uint16), images)
+    return comparison.Tested(f"run_{lr}_{seed}", results, {"seed": seed, "lr": lr}, predictions, learnt)
+
+
+def groups_of(*runs):
+    return [one["name"] for one in comparison.compared(runs, set())["runs"]]
 
 
 def test_seeds_stand_in_the_order_of_numbers():
@@ -25,3 +35,32 @@ def test_every_group_has_a_name():
 def test_corrupted_images_have_no_predictions_to_ask_for():
     found = comparison.compared([run(0, corruption_acc={}), run(0, lr=0.2, corruption_acc={})], set())
     assert found["comparisons"][0]["why"].startswith("a test on corrupted images keeps no predictions: compare several")
+
+
+def test_seeds_of_a_recipe_were_tested_on_the_same_images():
+    """As far as is known: a run of an earlier version keeps no predictions."""
+    assert groups_of(run(0), run(1), run(2)) == ["A1", "A2", "A3"]
+    assert groups_of(run(0), run(1, test_count=2_000)) == ["A", "B"]
+    assert groups_of(run(0, images="a"), run(1, images="b"), run(2, images="a")) == ["A1", "A2", "B"]
+    assert groups_of(run(0, images="a"), run(1), run(2, images="a")) == ["A1", "A2", "A3"]
+    assert groups_of(run(0), run(1, images="a"), run(2, images="b")) == ["A1", "A2", "B"]
+
+
+def test_seeds_of_a_recipe_have_learnt_from_the_same_images():
+    assert groups_of(run(0, learnt="a"), run(1), run(2, learnt="a")) == ["A1", "A2", "A3"]
+    found = comparison.compared([run(0, learnt="a"), run(1, learnt="a"), run(2, learnt="b")], set())
+    assert [one["name"] for one in found["runs"]] == ["A1", "A2", "B"]
+    assert found["settings"]["training images"] == {"A": "a", "B": "b"}
+
+
+def test_a_group_of_a_thousand_classes_shows_the_best_and_the_worst(tmp_path, capsys):
+    named = {f"class {number}": number / 1_000 for number in range(1_000)} | {"class 7": None}
+    figures = {"test_acc": 0.5, "test_loss": 1.0, "fit_seconds": 1.0, "step": 1}
+    found = summary("seeds", {f"seed_{i}": {**figures, "seed": i, "per_class_acc": named} for i in range(2)})
+    print_group(found, [])
+    out = capsys.readouterr().out.splitlines()
+    assert "the 20 best and the 20 worst of 1,000 classes; results.json has all" in out
+    shown = [int(line.split()[1]) for line in out if line.startswith("class ")]
+    assert shown == [*range(999, 979, -1), *(number for number in range(20, -1, -1) if number != 7)]
+    with Image.open(write_figure(found, "seed", tmp_path)) as figure:
+        assert figure.height < 1_300

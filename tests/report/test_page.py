@@ -18,6 +18,7 @@ from PIL import Image
 
 from cifar_lightning.data.image_set import ImageSet
 from cifar_lightning.report import results
+from cifar_lightning.report.judgements import Judgements
 from cifar_lightning.report.outcome import Outcome
 from cifar_lightning.report.results import report
 
@@ -321,6 +322,14 @@ def test_logits_that_are_not_finite_end_no_report(tmp_path, capsys, value, where
         known = sum(int(row[1]) for row in page.rows(page.one("table", **{"class": "bins"}))[1:])
         assert known == (59 if where == 3 else 0)
     assert (tmp_path / "figures" / "mistakes.png").exists()
+
+
+def test_the_second_guess_of_logits_that_are_equal():
+    """The first is counted by the same rule: two guesses are right no less often than one."""
+    equal, labels = torch.zeros(4, 3), torch.tensor([0, 0, 1, 2])
+    assert Judgements(equal, labels, equal.argmax(1)).top2 == 0.75
+    logits = torch.tensor([[3.0, 2.0, 1.0]]).expand(3, 3)
+    assert Judgements(logits, torch.tensor([0, 1, 2]), logits.argmax(1)).top2 == pytest.approx(2 / 3)
 
 
 def test_nan_in_the_results_of_an_earlier_version_is_none(tmp_path):

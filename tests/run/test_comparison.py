@@ -187,6 +187,48 @@ def test_the_precision_of_a_test_stands_beside_that_of_the_other(runs):
     assert settings == {"model.lr": {"A": 0.01, "B": 0.02}, "test.precision": {"A": "32-true", "B": "64-true"}}
 
 
+def test_labels_of_others_are_another_recipe_and_where_they_lie_is_not(runs, tmp_path):
+    """Each run has a seed of its own, and is on this machine or on that."""
+    for folder, labels in (("b", None), ("c", "x.pt:a"), ("d", "x.pt:b")):
+        for seed in (0, 1):
+            run = shutil.copytree(runs[seed], tmp_path / folder / f"{seed}")
+            settings, results = yaml.safe_load((run / "config.yaml").read_text()), results_of(run)
+            settings["data"]["train_labels"] = labels and f"/machine{seed}/{labels}"
+            (run / "config.yaml").write_text(yaml.safe_dump(settings))
+            del results["train_images"]  # as an earlier version's
+            (run / "results.json").write_text(json.dumps(results))
+    found = compare([tmp_path / folder / f"{seed}" for seed in (0, 1) for folder in "bcd"])
+    assert [run["name"] for run in found["runs"]] == ["A1", "A2", "B1", "B2", "C1", "C2"]
+    assert found["settings"] == {"data.train_labels": {"A": None, "B": "x.pt:a", "C": "x.pt:b"}}
+
+
+def test_a_run_that_the_clock_ended_is_no_seed_of_one_that_it_did_not(runs):
+    settings = yaml.safe_load((runs[1] / "config.yaml").read_text())
+    (runs[1] / "config.yaml").write_text(yaml.safe_dump({**settings, "trainer": {"max_time": "00:00:10:00"}}))
+    assert compare(runs[:2])["settings"] == {
+        "seed": {"A": 0, "B": 1},
+        "trainer.max_time": {"A": None, "B": "00:00:10:00"},
+    }
+
+
+def test_training_images_of_ones_own_are_another_recipe(runs):
+    """Whatever the folder is called that they lie in."""
+    assert re.fullmatch("[0-9a-f]{8}", results_of(runs[0])["train_images"])
+    (runs[1] / "results.json").write_text(json.dumps({**results_of(runs[1]), "train_images": "0123abcd"}))
+    assert list(compare(runs[:2])["settings"]) == ["seed", "training images"]
+
+
+def test_the_times_are_of_trainings_alone(plain, runs, call, tmp_path):
+    evaluate(runs[0], accelerator="cpu")
+    evaluate(runs[2], accelerator="cpu", precision="64-true")
+    runs = [runs[0] / "evaluation", runs[2] / "evaluation"]
+    code, out, _ = call("compare", *runs, "--html", "page.html")
+    assert code == 0
+    assert not re.search("cpu", out)
+    page = Page((tmp_path / "page.html").read_text())
+    assert [row[1:6] for row in table(page, "times")] == [["n/a"] * 5] * 2
+
+
 def test_by_command(trained, call, monkeypatch, tmp_path):
     monkeypatch.chdir(trained[0].parent)
     names = [run.name for run in trained]

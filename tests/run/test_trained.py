@@ -162,12 +162,15 @@ def test_they_are_made_of_a_run_of_the_recipe_alone(call, tmp_path, plain, monke
     run, images = tmp_path / "lightning_logs" / "version_0", ("--images", "drawn ones")
     line = one_line(*call("weights", run, "--recipe", "quick", *images))
     assert line == f"error: {run} has data.batch_size 250, and the recipe quick 500: give a run of it\n"
-    for number, flags in enumerate((("--max_steps", 3), ("--model.test_views", "mirror")), 1):
+    clock = ("--trainer.max_time", "00:01:00:00")
+    for number, flags in enumerate((("--max_steps", 3), ("--model.test_views", "mirror"), clock), 1):
         code, _, err = call("fit", "--recipe", "speed54", *small, "--report", "false", *flags)
         assert code == 0, err
         other = tmp_path / "lightning_logs" / f"version_{number}"
         line = one_line(*call("weights", other, "--recipe", "speed54", *images))
-        before = {"max_steps": 60, "model.test_views": "one"}[name := flags[0].removeprefix("--")]
+        before = {"max_steps": 60, "model.test_views": "one", "trainer.max_time": None}[
+            name := flags[0].removeprefix("--")
+        ]
         assert line == f"error: {other} has {name} {flags[1]}, and the recipe speed54 {before}: give a run of it\n"
     code, out, err = call("weights", run, "--recipe", "speed54", *images)
     assert code == 0, err

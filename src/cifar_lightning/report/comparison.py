@@ -25,12 +25,14 @@ class Tested:
         results: The contents of its results.json.
         settings: By their flags' names, such as `data.batch_size`.
         predictions: Of the test, image by image; None in an earlier version's run.
+        learnt: Digest of the training images and their labels; None where it is not known.
     """
 
     folder: str
     results: Mapping[str, Any]
     settings: Mapping[str, Any]
     predictions: Predictions | None
+    learnt: str | None = None
 
     @property
     def accuracy(self) -> float:
@@ -56,7 +58,7 @@ def compared(runs: Sequence[Tested], free: Collection[str]) -> dict[str, Any]:
 
     Args:
         runs: Two or more.
-        free: Settings that say where a run is, not what it computes.
+        free: Settings that a result does not depend on.
     """
     groups = _grouped(runs, {*free, "seed"})
     pairs = [(groups[0], group) for group in groups[1:]]
@@ -81,16 +83,17 @@ def compared(runs: Sequence[Tested], free: Collection[str]) -> dict[str, Any]:
 
 
 def _grouped(runs: Sequence[Tested], apart_from: Collection[str]) -> list[_Group]:
-    """Runs whose settings are equal but for the seed, together; one whose seed is there already begins another group.
+    """Runs whose settings are equal but for the seed, and their images too, together.
 
-    It has been trained elsewhere, or by another version: it is to be compared, and is no further seed.
+    One whose seed is there already begins another group. It has been trained elsewhere, or by another version: it is
+    to be compared, and is no further seed.
     """
     found: list[tuple[str, list[Tested]]] = []
     for run in runs:
         kept = {name: value for name, value in run.settings.items() if name not in apart_from}
         key, seed = json.dumps(kept, sort_keys=True), run.settings["seed"]
         for other, group in found:
-            if other == key and seed not in [member.settings["seed"] for member in group]:
+            if other == key and all(seed != member.settings["seed"] and _alike(run, member) for member in group):
                 group.append(run)
                 break
         else:
@@ -99,10 +102,25 @@ def _grouped(runs: Sequence[Tested], apart_from: Collection[str]) -> list[_Group
     return [_Group(name, group) for name, (_, group) in zip(names, found, strict=False)]
 
 
+def _alike(a: Tested, b: Tested) -> bool:
+    """Whether they have learnt from the same images, and were tested on the same, as far as is known."""
+    digests = [(run.predictions and run.predictions.images, run.learnt) for run in (a, b)]
+    known = (pair for pair in zip(*digests, strict=True) if None not in pair)
+    return a.results["test_count"] == b.results["test_count"] and all(one == other for one, other in known)
+
+
 def _differing(groups: Sequence[_Group]) -> dict[str, dict[str, Any]]:
     """The settings and versions in which groups differ, by name; where a group's own runs do, a list."""
+    all_known = all(run.learnt for group in groups for run in group.runs)
     values = {
-        group.name: [{**run.settings, **{name: run.results.get(name) for name in VERSIONS}} for run in group.runs]
+        group.name: [
+            {
+                **run.settings,
+                **({"training images": run.learnt} if all_known else {}),
+                **{name: run.results.get(name) for name in VERSIONS},
+            }
+            for run in group.runs
+        ]
         for group in groups
     }
     rows: dict[str, dict[str, Any]] = {}

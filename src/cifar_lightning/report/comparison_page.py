@@ -93,10 +93,17 @@ def _accuracy(comparison: Mapping[str, Any], side: str) -> tuple[float, Sequence
 
 
 def _times(comparison: Mapping[str, Any], sides: Sides) -> list[dict[str, Any]]:
-    """How long the training of each run took, and what it has done in that time."""
+    """How long the training of each run took, where, and what it has done in that time."""
     seen = {run.folder: run.results.get("images_seen") for run in chain(*sides.values())}
     return [
-        {**run, "images_seen": seen.get(run["run"]), "pace": _divided(seen.get(run["run"]), run["fit_seconds"])}
+        {
+            **run,
+            "images_seen": seen.get(run["run"]),
+            "pace": _divided(seen.get(run["run"]), run["fit_seconds"]),
+            # an evaluation's are not those of the training
+            "device": words.device(run),
+            "precision": "n/a" if run["fit_seconds"] is None else run["precision"],
+        }
         for run in comparison["runs"]
     ]
 

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cifar_lightning.console import percent
-from cifar_lightning.report.comparison_words import INTERVAL, NOTHING_DIFFERS, shares, statements, value
+from cifar_lightning.report.comparison_words import INTERVAL, NOTHING_DIFFERS, device, shares, statements, value
 from cifar_lightning.report.table import PLAIN, natural_width, print_table
 
 NUMBERS = {"test", "val", "seconds", "parameters", "runs", "mean", "sd"}  # headings of columns that end alike
@@ -18,8 +18,9 @@ def print_comparison(comparison: Mapping[str, Any], console: Console | None = No
     """Prints what `compare` gives, to standard output by default."""
     console = console or Console()
     runs, groups = comparison["runs"], comparison["groups"]
+    width = max(len(run["name"]) for run in runs) + 2
     for run in runs:  # as Text and unwrapped, for brackets in a path are no markup and paths get copied
-        console.print(Text(f"{run['name']:4}{run['run']}"), soft_wrap=True)
+        console.print(Text(f"{run['name']:{width}}{run['run']}"), soft_wrap=True)
     names = list(dict.fromkeys(run["group"] for run in runs))
     tables = _settings_tables(comparison["settings"], names, console)
     tables.append(_table(["", "test", INTERVAL, "val", "seconds", "device", "parameters"], map(_figures, runs)))
@@ -68,7 +69,7 @@ def _figures(run: Mapping[str, Any]) -> tuple[str, ...]:
         shares(run["test_acc_interval"]),
         percent(run["val_acc"], 2),
         "n/a" if seconds is None else f"{seconds:,.1f}",
-        f"{run['devices']} x {run['accelerator']}",
+        device(run),
         "n/a" if parameters is None else f"{parameters:,}",
     )
 

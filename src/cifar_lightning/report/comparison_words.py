@@ -40,6 +40,11 @@ def points(difference: float, digits: int = 2) -> str:
     return f"{100 * difference:+.{digits}f}"
 
 
+def device(run: Mapping[str, Any]) -> str:
+    """What a run was trained on; an evaluation, which has no seconds of a training, tells its own alone."""
+    return "n/a" if run["fit_seconds"] is None else f"{run['devices']} x {run['accelerator']}"
+
+
 def p_value(p: float) -> str:
     """A p-value."""
     return f"{p:.2g}" if p >= 0.0001 else "< 0.0001"

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from cifar_lightning.report import statistics
 from cifar_lightning.report.comparison_words import INTERVAL
+from cifar_lightning.report.many import shown_classes, which_classes
 from cifar_lightning.report.results import write_figures
 from cifar_lightning.report.table import print_paths, print_table, table_of_numbers
 
@@ -41,21 +42,34 @@ def _spread(values: Sequence[float | None], shares: bool = True) -> dict[str, An
 
 
 def print_group(found: Mapping[str, Any], paths: Sequence[Path], console: Console | None = None) -> None:
-    """Prints what `summary` gives, to standard output by default, and which files have been written."""
+    """Prints what `summary` gives, of many classes the best and worst, and which files have been written.
+
+    To standard output by default.
+    """
     console = console or Console()
     table = table_of_numbers("accuracy", "mean", "sd", INTERVAL)
     overall = {"test": found["figures"]["test_acc"], "validation": found["figures"].get("val_acc")}
     for name, spread in overall.items():
         if spread is not None:
             table.add_row(*_row(name, spread, 2), style="bold" if name == "test" else "")
-    for name, spread in found["per_class_acc"].items():
+    shown, which = _shown(found)
+    for name, spread in shown.items():
         table.add_row(*_row(name, spread, 1))
     console.print()
     console.print(Text(f"Accuracy over {len(found['runs'])} {found['kind']}", "bold"), soft_wrap=True)
     console.print()
     print_table(table, console)
+    if which:
+        console.print(f"{which}; results.json has all", soft_wrap=True)
     console.print()
     print_paths(paths, console)
+
+
+def _shown(found: Mapping[str, Any]) -> tuple[dict[str, Mapping[str, Any] | None], str]:
+    """The classes that are shown, with their spread, and which these are, in words."""
+    named = list(found["per_class_acc"].items())
+    shown = shown_classes([spread and spread["mean"] for _, spread in named])
+    return {named[label][0]: named[label][1] for label in shown}, which_classes(len(shown), len(named))
 
 
 def _row(name: str, spread: Mapping[str, Any] | None, digits: int) -> tuple[Text, ...]:
@@ -73,8 +87,9 @@ def write_figure(found: Mapping[str, Any], run: str, folder: Path) -> Path:
 
     values = [result["test_acc"] for result in found["runs"]]
     numbers = [int(result["name"].rpartition("_")[2]) for result in found["runs"]]
-    per_class = {name: spread for name, spread in found["per_class_acc"].items() if spread is not None}
+    shown, which = _shown(found)
+    per_class = {name: spread for name, spread in shown.items() if spread is not None}
     with drawing.own_style():
-        figure = plots_of_runs.spread(run, numbers, values, found["figures"]["test_acc"], per_class)
+        figure = plots_of_runs.spread(run, numbers, values, found["figures"]["test_acc"], per_class, which)
         write_figures({"accuracies": figure}, folder)
     return folder / "accuracies.png"

@@ -66,7 +66,7 @@ def write_page(
         "right": right,
         "images": images,
         "loss": results["test_loss"],
-        "top2": said.top(2) if len(outcome.classes) > 2 else None,
+        "top2": said.top2 if len(outcome.classes) > 2 else None,
         "checkpoint": Path(results["checkpoint"]).name,
         "step": results["step"],
         "facts": _facts(results),

@@ -21,6 +21,7 @@ def spread(
     accuracies: Sequence[float],
     overall: Mapping[str, Any],
     per_class: Mapping[str, Mapping[str, Any]],
+    which: str = "",
 ) -> Figure:
     """Shows the accuracy of every run as a dot, with the mean and its interval; and the same of each class.
 
@@ -30,8 +31,9 @@ def spread(
         accuracies: Theirs, 0..1.
         overall: `mean` and `interval` of these; the latter None where they have no spread.
         per_class: The same of each class, by its name.
+        which: Which classes these are, if not all.
     """
-    length = min(len(per_class), 100)
+    length = len(per_class)
     figure = new_figure(12, max(4.5, 1.3 + length * (0.36 if length <= 20 else 0.2)))
     runs, classes = figure.subplots(1, 2)
     mean, interval = 100 * overall["mean"], overall["interval"]
@@ -45,14 +47,15 @@ def spread(
     runs.xaxis.set_major_locator(MaxNLocator(10, integer=True))
     runs.margins(y=0.25)
     runs.legend()
-    for row, figures in enumerate(list(per_class.values())[:length]):
+    for row, figures in enumerate(per_class.values()):
         middle = 100 * figures["mean"]
         ends = [100 * end for end in figures["interval"]] if figures["interval"] is not None else [middle, middle]
         classes.plot(ends, [row, row], color=BLUE, linewidth=2, solid_capstyle="butt")
         classes.plot(middle, row, "o", color=BLUE, markersize=6 if length <= 20 else 3)
-    names = [short(name) for name in list(per_class)[:length]]
+    names = list(map(short, per_class))
     classes.set_yticks(range(length), names, fontsize=10 if length <= 20 else 8, parse_math=False)
-    classes.set(ylim=(length - 0.4, -0.6), xlabel="accuracy, %", title="Mean and 95 % interval per class")
+    title = "\n".join(filter(None, ("Mean and 95 % interval per class", which)))
+    classes.set(ylim=(length - 0.4, -0.6), xlabel="accuracy, %", title=title)
     classes.tick_params(axis="y", length=0)
     for axes in (runs, classes):
         axes.grid()

@@ -4,7 +4,6 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,8 +73,11 @@ def read_predictions(folder: Path) -> Predictions | None:
     path = folder / NAME
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return Predictions(arrays["predicted"], arrays["labels"], str(arrays["images"]))
+            found = Predictions(arrays["predicted"], arrays["labels"], str(arrays["images"]))
+            if not found.predicted.shape == found.labels.shape == (len(found.labels),):
+                raise ValueError("of other lengths")
+            return found
     except FileNotFoundError:
         return None
-    except (OSError, EOFError, KeyError, ValueError, BadZipFile) as error:
+    except Exception as error:  # of a damaged file zipfile, zlib and numpy raise what they like
         raise InputError(f"{path} cannot be read: it is damaged; evaluate the run, and give its evaluation/") from error

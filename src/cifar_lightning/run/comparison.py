@@ -20,7 +20,7 @@ from cifar_lightning.report.template import page_at
 from cifar_lightning.run.group import runs_in
 from cifar_lightning.run.quiet import quietly
 from cifar_lightning.run.saved import home_of
-from cifar_lightning.run.settings import FREE, read_settings
+from cifar_lightning.run.settings import INDIFFERENT, read_settings
 
 NEEDED = {"test_acc", "test_count", "confusion", "checkpoint"}
 
@@ -29,9 +29,10 @@ NEEDED = {"test_acc", "test_count", "confusion", "checkpoint"}
 def compare(runs: Sequence[str | Path], html: str | Path | None = None) -> dict[str, Any]:
     """Compares runs that have been tested: by their settings, their accuracies, and image by image.
 
-    Runs whose settings are equal but for the seed form a group. The first group is compared with each other: a run with
-    a run by McNemar's exact test on the images that only one of them got right, groups of seeds by Welch's test.
-    Intervals are of 95 %; accuracies are shares.
+    Runs whose settings are equal but for the seed, and the images that they have learnt from and were tested on, as far
+    as is known, form a group. The first group is compared with each other: a run with a run by McNemar's exact test on
+    the images that only one of them got right, groups of seeds by Welch's test. Intervals are of 95 %; accuracies are
+    shares.
 
     Args:
         runs: Their folders, or folders that `evaluate` has written; or those of `fit_many`, for all their runs. Two or
@@ -68,7 +69,7 @@ def compare(runs: Sequence[str | Path], html: str | Path | None = None) -> dict[
     if precisions != [run.settings["precision"] for run in tested]:  # else it says nothing new
         named = zip(tested, precisions, strict=True)
         tested = [replace(run, settings={**run.settings, "test.precision": precision}) for run, precision in named]
-    comparison = compared(tested, FREE)
+    comparison = compared(tested, INDIFFERENT)
     if page is not None:
         from cifar_lightning.report.comparison_page import write_comparison  # not before: it draws
 
@@ -112,7 +113,12 @@ def _tested(folder: Path) -> Tested:
     predictions = read_predictions(folder)
     if predictions and predictions.confusion(len(results["confusion"])) != results["confusion"]:
         raise InputError(f"predictions.npz and results.json in {folder} are of two tests: evaluate it again")
-    return Tested(str(folder), results, _settings(folder, results), predictions)
+    home = _home_of(folder, results)
+    of_fit: dict[str, Any] = {}
+    with suppress(OSError, ValueError):  # the run may have been interrupted, and what it left evaluated
+        of_fit = read_results(home)
+    settings = _settings(folder, home, results, of_fit)
+    return Tested(str(folder), results, settings, predictions, of_fit.get("train_images"))
 
 
 def _home(folder: Path, checkpoint: Path) -> Path | None:
@@ -128,8 +134,8 @@ def _home(folder: Path, checkpoint: Path) -> Path | None:
     return next((home for home in (folder, around if inside else tested) if (home / "config.yaml").exists()), None)
 
 
-def _settings(folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run was told, and its test, which may have been told otherwise; by flags' names."""
+def _home_of(folder: Path, results: Mapping[str, Any]) -> Path:
+    """Likewise; an InputError where there is none."""
     home = _home(folder, Path(results["checkpoint"]))
     if home is None:
         if os.path.exists(results["checkpoint"]):  # what the package has, or export has written
@@ -139,6 +145,18 @@ def _settings(folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
             )
         where = f"start this in the folder from which {results['checkpoint']} can be reached"
         raise InputError(f"run {folder} has no config.yaml, nor has the run that it is an evaluation of: {where}")
+    return home
+
+
+def _settings(folder: Path, home: Path, results: Mapping[str, Any], of_fit: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run was told, and its test, which may have been told otherwise; by flags' names.
+
+    Args:
+        folder: What has the results.
+        home: The run's folder.
+        results: Those of the test.
+        of_fit: Those of the fit, if it has any.
+    """
     try:
         settings = read_settings(home).by_flags()
     except InputError as error:
@@ -147,9 +165,10 @@ def _settings(folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
     tested = {f"data.{name}": value for name, value in results.get("data", {}).items()}
     tested |= {"model.test_views": results["test_views"]} if "test_views" in results else {}
     settings |= tested
-    with suppress(OSError, ValueError):  # the run may have been interrupted, and what it left evaluated
-        if callbacks := read_results(home).get("callbacks"):  # which no config.yaml holds
-            settings["callbacks"] = ", ".join(callbacks)
+    if labels := settings["data.train_labels"]:  # a path, which may be another on each machine
+        settings["data.train_labels"] = Path(labels).name
+    if callbacks := of_fit.get("callbacks"):  # which no config.yaml holds
+        settings["callbacks"] = ", ".join(callbacks)
     # which of the data sets is meant, as evaluate has it
     settings["data.normalization"] = data_set_of(settings["data.normalization"], settings["data.source"])
     return settings

@@ -34,6 +34,8 @@ FREE = {
     "threads", "logger", "report", "data.data_dir", "data.mirror", "data.train_labels", "data.device",
     "trainer.max_time",
 }  # fmt: skip
+# Those of them that a result does not depend on: labels lie elsewhere by now, or are others, and time is what ended it.
+INDIFFERENT = FREE - {"data.train_labels", "trainer.max_time"}
 
 PATHS = {"data.data_dir", "data.mirror", "data.train_labels"}
 # What the groups of settings are of, and how they look.
