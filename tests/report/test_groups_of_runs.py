@@ -1,11 +1,13 @@
 """What `compared` makes of plain values, whatever runs they are of."""
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from cifar_lightning.report import comparison
 from cifar_lightning.report.group import print_group, summary, write_figure
 from cifar_lightning.report.predictions import Predictions
+from cifar_lightning.report.statistics import wilson
 
 
 def run(seed, lr=0.1, images=None, learnt=None, **results):
@@ -32,9 +34,20 @@ def test_every_group_has_a_name():
     assert (names[0], names[25], names[26], names[701], names[702]) == ("A", "Z", "AA", "ZZ", "AAA")
 
 
-def test_corrupted_images_have_no_predictions_to_ask_for():
-    found = comparison.compared([run(0, corruption_acc={}), run(0, lr=0.2, corruption_acc={})], set())
-    assert found["comparisons"][0]["why"].startswith("a test on corrupted images keeps no predictions: compare several")
+ALL_95 = {"corruption_acc": {f"corruption {i}": [0.5] * 5 for i in range(19)}, "test_count": 950_000}
+ONE = {"data": {"data_dir": "/CIFAR-10-C/fog.npy"}, "test_count": 50_000}
+
+
+@pytest.mark.parametrize("tested", [ALL_95, ONE])
+@pytest.mark.parametrize("images", [None, "a"])
+def test_an_image_that_is_there_several_times_is_one(tested, images):
+    """Its copies tell no more of other images than it does alone."""
+    found = comparison.compared([run(0, images=images, **tested), run(0, lr=0.2, images=images, **tested)], set())
+    assert found["runs"][0]["test_acc_interval"] == wilson(5_000, 10_000)
+    assert (found["comparisons"][0]["p"], found["comparisons"][0]["test"]) == (None, None)
+    assert found["comparisons"][0]["why"].startswith(
+        "McNemar's test would take the copies of an image, corrupted other"
+    )
 
 
 def test_seeds_of_a_recipe_were_tested_on_the_same_images():

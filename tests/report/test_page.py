@@ -324,6 +324,18 @@ def test_logits_that_are_not_finite_end_no_report(tmp_path, capsys, value, where
     assert (tmp_path / "figures" / "mistakes.png").exists()
 
 
+def test_the_copies_of_a_corrupted_image_are_one_in_the_intervals(tmp_path, undrawn):
+    outcome, _, labels, predicted = a_test()
+    data = {"source": "cifar10", "data_dir": "/CIFAR-10-C/fog.npy"}
+    page, _ = written(replace(outcome, facts={**outcome.facts, "data": data}), tmp_path)
+    low, high = interval((predicted == labels).sum() / 5, 800 / 5)
+    assert f"95 % interval {percent(low)} to {percent(high)}" in plain(page.one("dd", id="accuracy")["text"])
+    row = page.rows(page.one("table", **{"class": "per-class"}))[1]
+    low, high = interval(((labels == 0) & (predicted == 0)).sum() / 5, (labels == 0).sum() / 5)
+    assert row[4] == f"{percent(low, 1)} to {percent(high, 1)}"
+    assert "Each image is there 5 times, corrupted, and counts once in them." in page.one("footer")["text"]
+
+
 def test_the_second_guess_of_logits_that_are_equal():
     """The first is counted by the same rule: two guesses are right no less often than one."""
     equal, labels = torch.zeros(4, 3), torch.tensor([0, 0, 1, 2])

@@ -47,7 +47,7 @@ def find(place: Path) -> Files | None:
         InputError: There are two; or the labels are not there.
     """
     if place.is_file():
-        images = [place] if place.match(_NEW_TEST_SET) or _corruption(place) else []
+        images = [place] if place.match(_NEW_TEST_SET) or is_corruption(place) else []
     else:
         images = sorted(place.glob(_NEW_TEST_SET))
     if len(images) > 1:
@@ -56,7 +56,7 @@ def find(place: Path) -> Files | None:
         )
     if not images:
         return None
-    name = _LABELS if _corruption(images[0]) else images[0].name.replace("_data.npy", "_labels.npy")
+    name = _LABELS if is_corruption(images[0]) else images[0].name.replace("_data.npy", "_labels.npy")
     labels = images[0].with_name(name)
     if not labels.is_file():
         raise InputError(f"{images[0]} has no {name} beside it: put it there")
@@ -84,7 +84,7 @@ def read(found: Files, source: str, look: bool = False) -> Decoded:
         InputError: A file is damaged, does not fit the other, or is of other classes.
     """
     images, labels = arrays.read_pair(*found, look)
-    if _corruption(found.images):
+    if is_corruption(found.images):
         _check_severities(labels, found.labels)
     highest = int(labels.max())
     # in either set every class has images
@@ -99,7 +99,8 @@ def read(found: Files, source: str, look: bool = False) -> Decoded:
     return Decoded(images, labels, CLASSES_OF[own])
 
 
-def _corruption(images: Path) -> bool:
+def is_corruption(images: Path) -> bool:
+    """Whether a file of images has a corruption's name: it has the test set once for each severity."""
     return images.suffix == ".npy" and images.stem in (*CORRUPTIONS, *EXTRA_CORRUPTIONS)
 
 

@@ -9,6 +9,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from cifar_lightning.report import statistics
+from cifar_lightning.report.copies import copies_in
 from cifar_lightning.report.predictions import Predictions
 
 DIFFERENCE = 0.002  # of accuracies: how many seeds are needed to find it
@@ -136,10 +137,10 @@ def _differing(groups: Sequence[_Group]) -> dict[str, dict[str, Any]]:
 
 
 def _figures(run: Tested, name: str, group: str) -> dict[str, Any]:
-    count = run.results["test_count"]
+    count, copies = run.results["test_count"], copies_in(run.results)
     right = round(run.accuracy * count)
     figures = {figure: run.results.get(figure) for figure in FIGURES}
-    interval = statistics.wilson(right, count)
+    interval = statistics.wilson(right / copies, count / copies)
     facts = {"name": name, "group": group, "run": run.folder, "seed": run.settings["seed"]}
     return {
         **facts,
@@ -192,8 +193,9 @@ def _by_seeds(a: _Group, b: _Group) -> dict[str, Any]:
 
 def _by_images(a: Tested, b: Tested) -> dict[str, Any]:
     without = [run.folder for run in (a, b) if run.predictions is None]
-    if any("corruption_acc" in run.results for run in (a, b)):
-        return {"why": "a test on corrupted images keeps no predictions: compare several seeds of each"}
+    if copies_in(a.results) > 1 or copies_in(b.results) > 1:
+        why = "McNemar's test would take the copies of an image, corrupted otherwise, for as many images"
+        return {"why": f"{why}: compare several seeds of each"}
     if not a.predictions or not b.predictions:
         return {"why": f"no predictions.npz in {' and '.join(without)}: evaluate it, and give its evaluation/"}
     right_a, right_b = a.predictions.right, b.predictions.right

@@ -17,6 +17,7 @@ from cifar_lightning.data.image_set import ImageSet
 from cifar_lightning.report import comparison_words as words
 from cifar_lightning.report import statistics
 from cifar_lightning.report.comparison import Tested
+from cifar_lightning.report.copies import copies_in
 from cifar_lightning.report.many import shown_classes, which_classes
 from cifar_lightning.report.template import png, write_html
 
@@ -152,8 +153,8 @@ def _of_class(members: Sequence[Tested], name: str) -> tuple[float, Sequence[flo
     if len(members) > 1:
         return mean, statistics.mean_interval(accuracies)
     label = list(members[0].results["per_class_acc"]).index(name)
-    counts = members[0].results["confusion"][label]
-    return mean, statistics.wilson(counts[label], sum(counts))
+    counts, copies = members[0].results["confusion"][label], copies_in(members[0].results)
+    return mean, statistics.wilson(counts[label] / copies, sum(counts) / copies)
 
 
 def _difference(pair: Mapping[str, Any], sides: Sides, name: str) -> tuple[float, Sequence[float] | None] | None:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from cifar_lightning.console import decimal, rounded_down
 from cifar_lightning.report.calibration import BINS
+from cifar_lightning.report.copies import copies_in
 from cifar_lightning.report.judgements import MATRIX_CLASSES, Cell
 from cifar_lightning.report.many import shown_classes, which_classes
 from cifar_lightning.report.outcome import Outcome
@@ -59,10 +60,12 @@ def write_page(
     pictures = _pictures(outcome, index, maps)
     counts, few = outcome.confusion, len(outcome.classes) <= MATRIX_CLASSES
     right, images = int(counts.diag().sum()), int(counts.sum())
+    copies = copies_in(results)
     rows, norm = outcome.rows, gradient_norm(outcome.rows)
     contents = {
         "accuracy": right / images,
-        "interval": wilson(right, images),
+        "interval": wilson(right / copies, images / copies),
+        "copies": copies,
         "right": right,
         "images": images,
         "loss": results["test_loss"],
@@ -103,12 +106,12 @@ def _facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _per_class(results: Mapping[str, Any], confusion: Tensor) -> list[dict[str, Any]]:
-    named = list(results["per_class_acc"].items())
+    named, copies = list(results["per_class_acc"].items()), copies_in(results)
     rows = []
     for label in shown_classes([accuracy for _, accuracy in named]):
         right, images = int(confusion[label, label]), int(confusion[label].sum())
         name, accuracy = named[label]
-        interval = wilson(right, images) if images else None
+        interval = wilson(right / copies, images / copies) if images else None
         rows.append({"name": name, "images": images, "right": right, "accuracy": accuracy, "interval": interval})
     return rows
 

@@ -18,13 +18,13 @@ Interval = tuple[float, float]
 _Z = NormalDist().inv_cdf(1 - ALPHA / 2)
 
 
-def wilson(right: int, count: int) -> Interval:
+def wilson(right: float, count: float) -> Interval:
     """The interval of a share (https://doi.org/10.1080/01621459.1927.10502953), exactly 0 and 1 at the ends.
 
     It is the error of having tested on these images and not on others like them; another seed is another network.
 
     Args:
-        right: How many of the images count.
+        right: How many of the images count; of one that is there several times, as a mean.
         count: How many there are, at least 1.
     """
     share, z2 = right / count, _Z * _Z / count
