@@ -122,13 +122,30 @@ def test_the_card_says_what_is_not_known(run):
 def test_official_images_are_named_and_others_are_not(run):
     checkpoint = run / "checkpoints" / "best.ckpt"
     saved = torch.load(checkpoint, weights_only=True)
-    for digest, datasets in ((None, "uoft-cs/cifar10"), ("f" * 64, None)):
+    results = json.loads((run / "results.json").read_text())
+    assert (results["train_count"], results["val_count"]) == (2_500, 500)
+    published = {"train_count": 45_000, "val_count": 5_000, "test_count": 10_000}
+    earlier = {"train_count": None, "val_count": None}
+    for digest, counts, official in (
+        (None, published, True),
+        (None, published | earlier, True),
+        ("f" * 64, published, False),
+        (None, published | {"train_count": 40_000}, False),
+        (None, published | {"test_count": 2_000}, False),
+        (None, {}, False),
+    ):
         saved["datamodule_hyper_parameters"] |= {"source": "cifar10", "sha256": digest}
         torch.save(saved, checkpoint)
+        (run / "results.json").write_text(json.dumps({**results, **counts}))
         card = ModelCard.load(export(run, "hf") / "README.md")
-        assert card.data.datasets == datasets
-        assert (card.data.eval_results[0].dataset_type == "other") == (digest is not None)
-        assert ("not the official ones" in card.text) == (digest is not None)
+        assert card.data.datasets == ("uoft-cs/cifar10" if official else None)
+        assert (card.data.eval_results[0].dataset_type == "other") != official
+        name = "CIFAR-10" if official else "images in CIFAR-10's layout"
+        assert (card.data.eval_results[0].dataset_name, f"# tutorial on {name}\n" in card.text) == (name, True)
+        assert ("Training images of CIFAR-10, but for those that" in card.text) == official
+        assert ("Images in CIFAR-10's layout that are not the official ones; " in card.text) == (digest is not None)
+        assert "50,000" not in card.text
+        assert f"| images\\_seen | {results['images_seen']} |" in card.text
 
 
 def test_the_card_of_weights_by_name_tells_what_they_are(tmp_path):
@@ -156,6 +173,9 @@ def test_coarse_classes_and_other_labels_are_told(run):
     labels = {"train_labels": "/home/me/CIFAR-100_human.pt:noisy_label"}
     saved["datamodule_hyper_parameters"] |= {"source": "cifar100-coarse", "sha256": None, **labels}
     torch.save(saved, checkpoint)
+    results = json.loads((run / "results.json").read_text())
+    published = {"train_count": 45_000, "val_count": 5_000, "test_count": 10_000}
+    (run / "results.json").write_text(json.dumps({**results, **published}))
     card = ModelCard.load(export(run, "hf") / "README.md")
     assert (card.data.datasets, card.data.eval_results[0].dataset_name) == ("uoft-cs/cifar100", "CIFAR-100")
     assert (

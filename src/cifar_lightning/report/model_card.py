@@ -5,17 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from cifar_lightning.console import decimal, percent
-from cifar_lightning.data.cifar10 import TITLES
+from cifar_lightning.data.cifar10 import COUNTS, TITLES
 from cifar_lightning.errors import quoted
 from cifar_lightning.report.statistics import LEVEL, wilson
 
 HUB_NAMES = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100", "cifar100-coarse": "uoft-cs/cifar100"}
 NAMES = {**TITLES, "folder": "images of one's own", "synthetic": "drawn images"}
+_OFFICIAL = "Training images of {}, but for those that the `val_split` below holds out"
 DATA = {
-    "cifar10": "CIFAR-10: its 50,000 training images, but for the `val_split` below.",
-    "cifar100": "CIFAR-100: its 50,000 training images, but for the `val_split` below.",
-    "cifar100-coarse": "CIFAR-100: its 50,000 training images, but for the `val_split` below, by their 20 coarse "
-    "classes.",
+    "cifar10": f"{_OFFICIAL.format('CIFAR-10')}.",
+    "cifar100": f"{_OFFICIAL.format('CIFAR-100')}.",
+    "cifar100-coarse": f"{_OFFICIAL.format('CIFAR-100')}, by their 20 coarse classes.",
     "folder": "Images of its maker's own, brought to 32 × 32 pixels, of which nothing more is known here.",
     "synthetic": "Images that cifar_lightning draws: coloured shapes under the names of CIFAR-10's classes. It has "
     "seen no photographs, and is of no use on any.",
@@ -51,7 +51,9 @@ def model_card(facts: Mapping[str, Any], trained: Mapping[str, Any]) -> str:
 
     data, results = trained.get("data") or {}, trained.get("results") or facts.get("test") or {}
     source, told = str(data.get("source")), facts.get("data") or {}
-    images = told.get("images") or NAMES.get(source, "images unknown")
+    official = _is_official(source, data, results)
+    layout = f"images in {TITLES[source]}'s layout" if source in TITLES and not official else ""
+    images = told.get("images") or layout or NAMES.get(source, "images unknown")
     net, size = facts["model"].get("net", "A network of its own kind"), facts["image_size"]
     name = f"{net} on {images}"
     own = "net" not in facts["model"]
@@ -64,7 +66,7 @@ def model_card(facts: Mapping[str, Any], trained: Mapping[str, Any]) -> str:
         "## Accuracy",
         *(_measured(results) if results else ["Not known: this checkpoint's test is not on record."]),
         "## Data",
-        _data(source, data, told),
+        _data(source, data, told, layout),
         f"A pixel x of 0 to 255 has become (x / 255 - mean) / std, of mean {tuple(facts['mean'])} and std "
         f"{tuple(facts['std'])}.",
         "## Training",
@@ -73,8 +75,17 @@ def model_card(facts: Mapping[str, Any], trained: Mapping[str, Any]) -> str:
         f"Whatever an image shows, it is given one of these names: {', '.join(map(_text, facts['classes']))}. Pictures "
         "of another size are to be scaled first, and lose what does not fit.",
     ]
-    front = _front(name, images, source if data.get("sha256") is None else "", results)
+    front = _front(name, images, source if official else "", results)
     return str(ModelCard(f"---\n{front}\n---\n\n" + "\n\n".join(parts) + "\n"))
+
+
+def _is_official(source: str, data: Mapping[str, Any], results: Mapping[str, Any]) -> bool:
+    """Whether it has learnt from a published data set and was tested on it, as far as their numbers tell."""
+    if source not in TITLES or data.get("sha256") is not None:
+        return False
+    counts = [results.get(name) for name in ("train_count", "val_count")]  # which earlier versions do not tell
+    learnt = COUNTS["train"] if None in counts else sum(map(int, filter(None, counts)))
+    return (learnt, results.get("test_count")) == (COUNTS["train"], COUNTS["test"])
 
 
 def _front(name: str, images: str, source: str, results: Mapping[str, Any]) -> str:
@@ -120,12 +131,14 @@ def _measured(results: Mapping[str, Any]) -> list[str]:
     return [*said, _table(("class", "test images", "accuracy"), rows)]
 
 
-def _data(source: str, data: Mapping[str, Any], told: Mapping[str, Any]) -> str:
+def _data(source: str, data: Mapping[str, Any], told: Mapping[str, Any], layout: str) -> str:
     if told:
         return f"{_text(told['images'])}: {told['train']:,} images to learn from, and {told['test']:,} to test on."
     words = DATA.get(source, "Not known: the checkpoint does not say.")
-    if source in HUB_NAMES and (digest := data.get("sha256")):
-        words = f"Images in {NAMES[source]}'s layout that are not the official ones; their SHA-256 digest is {digest}."
+    if layout:
+        digest = data.get("sha256")
+        which = f"that are not the official ones; their SHA-256 digest is {digest}" if digest else "of whatever origin"
+        words = f"I{layout[1:]} {which}."
     if labels := data.get("train_labels"):  # a path, of which only its end tells others anything
         words += f" It has learnt other labels in place of their own: {_text(Path(labels).name)}."
     return words
@@ -142,7 +155,7 @@ def _settings(
         "precision": trained.get("precision"),
         "steps": facts.get("step"),
         "test_views": facts["test_views"],
-        **{name: results.get(name) for name in ("fit_seconds", "devices", "accelerator")},
+        **{name: results.get(name) for name in ("train_count", "images_seen", "fit_seconds", "devices", "accelerator")},
         **{f"{name}, in training": results.get(name) for name in ("torch", "lightning", "cifar_lightning")},
     }
     return (

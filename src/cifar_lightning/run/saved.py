@@ -87,8 +87,8 @@ def load_model(path: str | Path, net: str | nn.Module | None = None, **arguments
         path: The run's folder, for the checkpoint that its training selected, .ckpt file, .safetensors file or hf
             folder; with `net`, also weights alone, a plain state_dict in a .pth or .safetensors file. Where there is
             nothing of that name, quick, speed54 or tutorial (not ./quick, a path): the weights of these recipes come
-            with the package. They were trained on the 50,000 images of CIFAR-10, re-encoded as JPEG, and tested on its
-            10,000, likewise.
+            with the package. They were trained on training images of CIFAR-10, re-encoded as JPEG, and tested on its
+            10,000 test images, likewise.
         net: Of weights alone, the network that they are of, by its name, its import path ("package.module:Net") or as
             the module; or one of your own, which no file holds. No checkpoint and no config.yaml has code imported that
             is not named here.
