@@ -104,6 +104,19 @@ def test_one_network_tested_on_one_two_and_three_devices(on, tmp_path):
     assert pages[0] == pages[1]  # with each image's confidence
 
 
+def test_limits_of_an_evaluation_are_those_of_all_devices_together(tmp_path):
+    limits = ("--trainer.limit_test_batches", 2, "--trainer.limit_val_batches", 2, "--data.val_split", 101)
+    found = []
+    for devices in (1, 2):
+        (home := tmp_path / f"on{devices}").mkdir()
+        run = fit_on(devices, home, flags=(*limits, "--max_steps", 2, "--precision", "64-true"))
+        with np.load(run["folder"] / "predictions.npz") as kept:
+            found.append({name: kept[name].tolist() for name in ("images", "labels", "predicted")})
+        found[-1] |= {name: run["results"][name] for name in ("test_count", "confusion", "val_acc")}
+    assert 1 < found[0]["test_count"] < 101
+    assert found[0] == found[1]
+
+
 def test_each_line_comes_once(on):
     for devices in (1, 2):
         lines = [line for line in on(devices)["said"].splitlines() if line]

@@ -25,7 +25,7 @@ from cifar_lightning.run.loggers import check_logger
 from cifar_lightning.run.networks import check_outputs, lit_net
 from cifar_lightning.run.precision import check_precision
 from cifar_lightning.run.settings import Arguments, Settings, seconds_in
-from cifar_lightning.run.trainer import new_trainer
+from cifar_lightning.run.trainer import OF_ALL_RANKS, new_trainer
 from cifar_lightning.signatures import words_of
 
 # In quotes, for to YAML 10:00:00:00 is a number of base 60.
@@ -132,6 +132,12 @@ def _check_trainer(settings: Settings, accelerator: str, ranks: int) -> Trainer:
     for name, (holds, range_) in {**RANGES, "min_epochs": epochs}.items():
         if (value := given.get(name)) is not None and not holds(value):
             raise InputError(f"trainer.{name} {value} is out of range: give {range_}")
+    for name in OF_ALL_RANKS:
+        if type(limit := given.get(name)) is int and limit % ranks:
+            raise InputError(
+                f"trainer.{name} {limit} cannot be shared by {ranks} devices, each of which takes whole batches: "
+                f"give a multiple of {ranks}"
+            )
     if given.get("gradient_clip_algorithm") is not None and given.get("gradient_clip_val") is None:
         raise InputError("trainer.gradient_clip_algorithm clips nothing without a limit: give gradient_clip_val, too")
     if given.get("sync_batchnorm") and ranks > 1 and accelerator == "cpu":
@@ -196,6 +202,11 @@ def _check_batches(
         counts[name] = int(count * limit) if isinstance(limit, float) else min(count, limit)
         if count and not counts[name] and (limit or name == "train"):
             raise InputError(f"trainer.limit_{name}_batches {limit} leaves none of {count} batches: give 1 or more")
+        if name == "val" and isinstance(limit, float) and int(ranks * count * limit) != ranks * counts[name]:
+            raise InputError(
+                f"trainer.limit_val_batches {limit} of {count} batches on each of {ranks} devices leaves others than "
+                f"on one device: give a number of batches, a multiple of {ranks}"
+            )
     accumulate, every = options.accumulate_grad_batches, options.check_val_every_n_epoch
     interval = getattr(trainer, "val_check_interval", None)  # none where it is by the clock
     by_clock = getattr(trainer, "_val_check_time_interval", None) is not None

@@ -20,6 +20,8 @@ from cifar_lightning.run.cluster import this_rank
 from cifar_lightning.run.devices import RANK_TIMEOUT
 from cifar_lightning.run.precision import StaticHalf
 
+OF_ALL_RANKS = ("limit_val_batches", "limit_test_batches")  # where they are whole numbers
+
 
 def new_trainer(*, accelerator: str, devices: str | int, precision: str, **arguments: Any) -> Trainer:
     """A Trainer with our loop.
@@ -39,6 +41,9 @@ def new_trainer(*, accelerator: str, devices: str | int, precision: str, **argum
         arguments["precision"] = precision
     if ranks.world_size() > 1 and arguments.get("strategy", "auto") in ("auto", "ddp"):
         arguments["strategy"] = DDPStrategy(timeout=RANK_TIMEOUT)
+    for name in OF_ALL_RANKS:  # Lightning's are of each rank: two would test other images than one
+        if type(limit := arguments.get(name)) is int:
+            arguments[name] = limit // ranks.world_size()
     # What is left out Lightning takes from variables: of PL_TRAINER_LIMIT_TEST_BATCHES a test would not say a word.
     defaults = {name: parameter.default for name, parameter in inspect.signature(Trainer).parameters.items()}
     # Lightning reads it from whatever launcher's variables there are: with another rank's, this one would log nothing.
