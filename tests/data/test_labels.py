@@ -104,7 +104,9 @@ def test_a_file_of_one_list(tmp_path, suffix):
 
 def test_a_resumed_run_refuses_other_labels(tmp_path):
     save_pt(tmp_path / "a.pt")
-    state = fake_data(COUNT, train_labels=f"{tmp_path / 'a.pt'}:worse_label").state_dict()
+    data = fake_data(COUNT, train_labels=f"{tmp_path / 'a.pt'}:worse_label")
+    data.setup("fit")
+    state = data.state_dict()
     fake_data(COUNT, train_labels=f"{tmp_path / 'a.pt'}:worse_label").check_images(state)
     for other in (None, f"{tmp_path / 'a.pt'}:random_label1"):
         with pytest.raises(InputError, match="are not those that the run began with"):
