@@ -28,6 +28,7 @@ from cifar_lightning.errors import InputError
 from cifar_lightning.files import write_atomically
 from cifar_lightning.flags import named_in, value_of
 from cifar_lightning.run import signals
+from cifar_lightning.run.ended import RESULTS, results_in
 from cifar_lightning.settings_file import recipe
 
 if TYPE_CHECKING:
@@ -197,7 +198,8 @@ def _folder(rung: Rung, seed: int, runs: Path, others: Sequence[str]) -> Path:
 
 
 def _results(folder: Path) -> Path | None:
-    return next(folder.glob("lightning_logs/version_*/results.json"), None)
+    """Where those of a run are, if it has finished."""
+    return next((run / RESULTS for run in folder.glob("lightning_logs/version_*") if results_in(run) is not None), None)
 
 
 def _train(rung: Rung, seed: int, runs: Path, others: Sequence[str]) -> None:

@@ -90,7 +90,7 @@ MISTAKES = {
     ("--model.lr", "nan"): "--model.lr nan is not valid: give a number",
     ("--model.net", "vgg"): "net 'vgg' is not known: give one of tutorial, normed, resnet18, speed, speed54, speed96",
     ("--model.width", "1e3"): "--model.width 1e3 is not valid: give a whole number",
-    ("--model.width", f"{10**11}"): "width 100000000000: tutorial cannot be made so (RuntimeError: ",
+    ("--model.width", f"{10**13}"): "width 10000000000000: tutorial cannot be made so (RuntimeError: ",
     ("--model.width", f"{10**20}", "--model.net", "speed"): "width 100000000000000000000: speed cannot be made so (",
     ("--model.sizes", "[16,0]"): "sizes [16, 0] is out of range: give sides of 1 pixel or more",
     ("--model.sizes", "small"): "--model.sizes small is not valid: give a list such as [16,24]",

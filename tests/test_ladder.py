@@ -140,6 +140,19 @@ def test_a_run_that_was_killed_before_it_began_is_begun_anew(tmp_path, monkeypat
     ]
 
 
+def test_a_run_whose_results_are_damaged_has_not_finished(tmp_path, monkeypatch):
+    given, train = [], LADDER["_train"]
+    monkeypatch.setitem(train.__globals__, "fit", given.append)
+    rung = LADDER["LADDER"][0]
+    run = LADDER["_folder"](rung, 0, tmp_path, ()) / "lightning_logs" / "version_0"
+    run.mkdir(parents=True)
+    (run / "config.yaml").touch()
+    for text in ("{", '{"test_acc": 0.5}'):
+        (run / "results.json").write_text(text)
+        train(rung, 0, tmp_path, ())
+    assert [arguments[-2:] for arguments in given] == [["--resume", str(run)]]
+
+
 @pytest.mark.parametrize("rung", LADDER["LADDER"], ids=lambda rung: rung.name)
 def test_fit_takes_the_flags_of_every_rung(rung, call, monkeypatch):
     calls = []

@@ -251,6 +251,24 @@ def quiet(folder):
     return Trainer(max_epochs=1, accelerator="cpu", default_root_dir=folder, **dict.fromkeys(switches, False))
 
 
+@pytest.mark.parametrize("transform", [EVALUATION, v2.ToDtype(torch.float32, scale=True)])
+def test_a_fit_that_validates_on_nothing_needs_no_transforms_for_it(tmp_path, transform):
+    transforms = {"train_transforms": transform, "test_transforms": transform}
+    model, data = LitNet(), fake_data(60, **transforms)
+    quiet(tmp_path).fit(model, data)
+    assert model.preprocessing == data.preprocessing is not None
+    with pytest.raises(InputError, match="those of val with mean"):
+        quiet(tmp_path).fit(LitNet(), fake_data(60, val_split=20, **transforms))
+
+
+def test_a_model_of_images_that_undergo_more_in_a_test_keeps_none(tmp_path):
+    """Though its training images tell."""
+    more = v2.Compose([v2.Grayscale(3), EVALUATION])
+    model, data = LitNet(), fake_data(60, train_transforms=CLASSIC, test_transforms=more)
+    quiet(tmp_path).fit(model, data)
+    assert model.preprocessing is data.preprocessing is None
+
+
 @pytest.mark.parametrize(("evaluation", "known"), [(EVALUATION, True), (lambda x: EVALUATION(x).clamp(-1, 1), False)])
 def test_a_fit_keeps_what_is_known_and_no_code(tmp_path, evaluation, known):
     data = fake_data(60, train_transforms=CLASSIC, val_split=20, val_transforms=evaluation, test_transforms=evaluation)

@@ -98,6 +98,11 @@ def test_archives_of_both_sets_and_pictures_in_one_folder(tmp_path, call):
     assert found["source"] == "cifar10"  # which class folders have not
     for split in ("train", "test"):
         shutil.rmtree(tmp_path / split)
+    few = {"x": np.zeros((2, 32, 32, 3), np.uint8), "y": np.arange(2)}
+    np.savez(tmp_path / "few.npz", **{f"{k}_{split}": few[k] for k in few for split in ("train", "test")})
+    (found,) = as_json(call, tmp_path, "--data.sha256", digest)
+    assert found["source"] == "cifar10"  # and arrays have another
+    (tmp_path / "few.npz").unlink()
     (tmp_path / "cifar-10-python.tar.gz").unlink()
     write_kaggle(tmp_path)
     write_parquet(tmp_path / "cifar100", "cifar100")

@@ -1,5 +1,7 @@
 """What `compared` makes of plain values, whatever runs they are of."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -57,6 +59,12 @@ def test_seeds_of_a_recipe_were_tested_on_the_same_images():
     assert groups_of(run(0, images="a"), run(1, images="b"), run(2, images="a")) == ["A1", "A2", "B"]
     assert groups_of(run(0, images="a"), run(1), run(2, images="a")) == ["A1", "A2", "A3"]
     assert groups_of(run(0), run(1, images="a"), run(2, images="b")) == ["A1", "A2", "B"]
+
+
+def test_a_setting_that_is_nothing_is_as_good_as_none():
+    """As a run has it that was resumed without its limit of time."""
+    unlimited = replace(run(1), settings={**run(1).settings, "trainer.max_time": None})
+    assert groups_of(run(0), unlimited, run(2)) == ["A1", "A2", "A3"]
 
 
 def test_seeds_of_a_recipe_have_learnt_from_the_same_images():

@@ -212,10 +212,15 @@ def test_what_the_system_does_not_give_is_not_passed_over(tmp_path, monkeypatch,
         return read(path, *args, **kwargs)
 
     monkeypatch.setattr(where, read_but)
-    said = r"{}.ckpt cannot be read \(Input/output error\): make it readable, or mend its disk"
+    said = r"{}.ckpt cannot be read \(Input/output error\): make it readable, or move it away to do without"
     for look, of in ((checkpoint.newest_readable, folder), (saved.select_checkpoint, tmp_path)):
         with pytest.raises(checkpoint.UnreadableError, match=said.format("step-14")):
             look(of)
+    if where == "torch.load":
+        monkeypatch.setattr(where, lambda *args, **kwargs: torch.zeros(2**50))  # more than there is memory for
+        with pytest.raises(checkpoint.UnreadableError, match=r"step-14.ckpt cannot be read \(.*: make room$"):
+            checkpoint.newest_readable(folder)
+        monkeypatch.setattr(where, read_but)
     (folder / "best.ckpt").write_bytes((folder / "step-7.ckpt").read_bytes())
     with pytest.raises(checkpoint.UnreadableError, match=said.format("best")):
         checkpoint.why_not_best(folder, folder / "step-7.ckpt")

@@ -23,9 +23,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 from conftest import PLAIN, SCRIPTS
 from jobs import SMALL, contents, differences, end, processes_of, start, step_of
 from test_cluster import by_name
+from torch import multiprocessing
 from torch.distributed import HashStore
 
 from cifar_lightning import fake_data, stop
@@ -367,6 +369,7 @@ def test_machines_with_other_images_are_named(monkeypatch):
     monkeypatch.setattr(devices, "world_size", lambda: 2)
     for name, value in (("is_initialized", True), ("get_world_size", 2)):
         monkeypatch.setattr(devices.dist, name, lambda value=value: value)
+    monkeypatch.setattr(devices.dist, "new_group", lambda backend, timeout: dist.ProcessGroup(0, 2))
     monkeypatch.setattr(devices.dist, "all_gather_object", gather)
     with pytest.raises(InputError, match=r"the images of rank 1 \(/there on node2\) are not those of rank 0 \(.*"):
         devices.check_same_images(images, "train", "test")
@@ -374,6 +377,18 @@ def test_machines_with_other_images_are_named(monkeypatch):
         devices.dist, "all_gather_object", lambda found, mine, group: found.__setitem__(slice(None), [mine] * 2)
     )
     devices.check_same_images(images, "train", "test")
+
+
+def _reads(rank, meeting, seconds):
+    """A rank that takes so long to have its images, where a connection is given up after two."""
+    devices.world_size = lambda: 2
+    dist.init_process_group("gloo", f"file://{meeting}", timedelta(seconds=2), rank=rank, world_size=2)
+    time.sleep(seconds[rank])
+    devices.check_same_images(fake_data(100), "train")
+
+
+def test_a_machine_that_fetches_its_images_is_waited_for(tmp_path):
+    multiprocessing.spawn(_reads, (tmp_path / "meeting", (0, 5)), 2)
 
 
 class Agent:

@@ -222,7 +222,9 @@ def test_runs_of_a_group_stay_of_one_length(seeds, tmp_path, changes):
 
 
 def test_one_that_fails_is_named(tmp_path):
-    with pytest.raises(NonFiniteError, match=r"2 of 2 runs failed, first seed_.*go on with resume_many\("):
+    with pytest.raises(
+        NonFiniteError, match=r"2 of 2 runs failed, first seed_.*; start anew with a lower learning rate$"
+    ):
         fit_many(IMAGES, {"lr": 1e30}, seeds=2, default_root_dir=tmp_path, **OPTIONS)
 
 

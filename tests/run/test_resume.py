@@ -153,6 +153,8 @@ def test_a_network_that_draws_goes_on_exactly(tmp_path, devices, fault, goes_on)
     done = job("fit", "--resume", runs[0], *named, cwd=tmp_path)
     assert done.code == 0, done.text
     assert f"goes on from {goes_on}:" in done.lines[0]
+    (newest, *_) = sorted((runs[0] / "checkpoints").glob("step-*.ckpt"))
+    assert len(torch.load(newest, weights_only=True)["random_states"]) == 1  # ranks draw alike
     assert job("fit", *SMALL, *named, "--devices", devices, cwd=tmp_path).code == 0
     assert differences(*runs) == []
 
@@ -266,6 +268,8 @@ def test_a_run_whose_time_was_up_goes_on_with_more(tmp_path):
     assert step_of(run) > step
     done = job("fit", "--resume", run, "--trainer.max_time", "00:00:00:01", cwd=tmp_path)
     assert "--trainer.max_time (the run has 00:00:00:02, not 00:00:00:01) would change the result" in done.lines[0]
+    done = job("fit", "--resume", run, "--trainer.max_time", "{seconds: 2}", cwd=tmp_path)  # as much, in other words
+    assert "give a longer --trainer.max_time than 00:00:00:02" in done.lines[0]
     done = job("fit", "--resume", run, "--trainer.gradient_clip_val", 1, cwd=tmp_path)
     assert "--trainer.gradient_clip_val (the run has None, not 1) would change the result" in done.lines[0]
 

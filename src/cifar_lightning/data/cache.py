@@ -1,9 +1,10 @@
 """Decoded images, kept on disk so that the next start takes a blink instead of seconds.
 
-A file here is true as long as its key is. A source's key has of each of its files the name, the size, the time it was
-written and, which no program can set, the time it was changed in any way and its inode: so it is another when two files
-or folders take each other's names, or when pixels are replaced and the time is put back. (Not the device, of which two
-machines that share a folder have different ones.) It also has the versions of what decodes.
+A file here is true as long as its key is, and one with notes only where its images lay then. A source's key has of each
+of its files the name, the size, the time it was written and, which no program can set, the time it was changed in any
+way and its inode: so it is another when two files or folders take each other's names, or when pixels are replaced and
+the time is put back. (Not the device, of which two machines that share a folder have different ones.) It also has the
+versions of what decodes.
 
 Unprotected is a file system that makes these up: one over a network without times of change, or a file of a whole
 disk, such as squashfs, of which another is mounted in its place, with all times set to one, and files of the same sizes

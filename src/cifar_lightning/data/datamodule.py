@@ -481,7 +481,8 @@ class CIFAR10DataModule(SettableDataModule):
         h = self._follow()
         split = "train" if stage == "val" else stage
         loader = self._loader(stage, split, index, batch_size=h["eval_batch_size"], seed=h["seed"])
-        self._stages.preprocessing(stage)  # is it that of the training?
+        if index is None or len(index):  # of images that are not there it need not be
+            self._stages.preprocessing(stage)  # is it that of the training?
         return loader
 
     @property

@@ -32,7 +32,7 @@ class Source:
         mirror: The only place to get the archive from: an https address of it or of its folder, or a local
             file or folder. Default: the variable CIFAR_LIGHTNING_MIRROR, then the public mirrors.
         sha256: Digest of your own images, in an official shape in place of the official ones: of the archive or the
-            file of arrays, or of the files one after another. Class folders and published test sets have none.
+            file of arrays, or of the files one after another. Of class folders and published test sets none is checked.
         synthetic_size: Training images that the synthetic source draws; it draws a fifth as many for the test.
 
     Raises:
@@ -108,7 +108,7 @@ class Source:
                 f"data_dir {self.data_dir} has more than one class {quoted(twice)}, and no figure could say which "
                 "it is of: give each a name of its own"
             )
-        for note in filter(None, (found.note, *decoded.notes)):
+        for note in filter(None, (*found.notes, *decoded.notes)):
             warnings.warn(note, ImageWarning, stacklevel=2)
         return image_set_of(decoded)
 
@@ -136,17 +136,16 @@ class Source:
                 decode = partial(_decode_own, partial(parquet.read_own, parts, split), files, self.sha256)
                 return Found(home, self._key(files), decode, parquet.SHAPE, files)
         listing = folder.scan(home, split)
-        self._refuse_digest(folder.SHAPE)
-        decode = partial(pictures.read, listing)
-        return Found(home, listing.fingerprint, decode, folder.SHAPE, listing.paths, listing.note)
+        decode, notes = partial(pictures.read, listing), (listing.note, self._unchecked(folder.SHAPE))
+        return Found(home, listing.fingerprint, decode, folder.SHAPE, listing.paths, notes)
 
     def _find_official(self, split: str) -> "Found":
         if (held := self.held()) is None:
             looked_for = official.looked_for(self.name)
             raise InputError(f"data_dir {self.data_dir} has none of {looked_for}: a fit fetches the first")
         if not held.decodes:
-            self._refuse_digest(held.shape)
-            return Found(held.home, "", partial(held.decode, split, False), held.shape, held.files)
+            decode, notes = partial(held.decode, split, False), (self._unchecked(held.shape),)
+            return Found(held.home, "", decode, held.shape, held.files, notes)
         # What has not been touched since it was decoded is not hashed again.
         decode = partial(_decode, held, self.sha256, split, self.name)
         return Found(held.home, self._key(held.files), decode, held.shape, held.files)
@@ -154,12 +153,9 @@ class Source:
     def _key(self, files: Sequence[Path]) -> str:
         return f"{self.sha256} {_identity(files)}"
 
-    def _refuse_digest(self, shape: str) -> None:
-        if self.sha256:
-            raise InputError(
-                f"sha256 {self.sha256} is of no use: data_dir {self.data_dir} has {shape}, of which there is none: "
-                "leave it out"
-            )
+    def _unchecked(self, shape: str) -> str:
+        """What to say of a digest, if one is given, where there is nothing that it could be of."""
+        return f"sha256 {self.sha256} is not checked: {self.data_dir} has {shape}" if self.sha256 else ""
 
     def held(self) -> official.Held | None:
         """What there is of an official source, or of a published test set; None if nothing."""
@@ -260,7 +256,7 @@ class Found(NamedTuple):
         decode: Reads it.
         shape: What this is held as.
         files: What is read; of class folders, one an image, in their order, for whose number Path takes long.
-        note: What is to be known of them.
+        notes: What is to be known of them; empty texts say nothing.
     """
 
     home: Path
@@ -268,7 +264,7 @@ class Found(NamedTuple):
     decode: Callable[[], Decoded]
     shape: str
     files: Sequence[str | Path]
-    note: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def synthetic(split: str, count: int) -> ImageSet:

@@ -243,11 +243,15 @@ class LitNet(LightningModule):
             begin_from_images(self.net, data, self.trainer.strategy.root_device, self.hparams.get("net"))
 
     def _agree_with(self, source: Any) -> None:
-        """Refuses a data module or loader of other classes or preprocessing; in a fit, takes the latter from it."""
+        """Refuses a data module or loader of other classes or preprocessing; in a fit, takes the latter from it.
+
+        From the module alone, where it tells: its training images may have undergone less than those of the test.
+        """
+        data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by a connector
         for one in source if isinstance(source, list | tuple) else [source]:  # an evaluation takes a list, too
             check_classes(one, self.classes)
             found = agreed(self.preprocessing, one)
-            if self.trainer.state.fn == "fit":
+            if self.trainer.state.fn == "fit" and (one is data or not hasattr(data, "preprocessing")):
                 self.preprocessing = found
 
     def on_fit_start(self) -> None:
@@ -306,7 +310,8 @@ class LitNet(LightningModule):
         if trainer is None:  # that has fitted in other processes (ddp_spawn), whose sums and generators are gone
             return
         checkpoint["train_loss_window"] = self._running_loss.state(trainer.world_size)
-        checkpoint["random_states"] = of_every_rank(random_states(trainer.strategy.root_device), trainer.world_size)
+        states = of_every_rank(random_states(trainer.strategy.root_device), trainer.world_size)
+        checkpoint["random_states"] = states if any(state != states[0] for state in states) else states[:1]
         checkpoint["precision"] = trainer.precision
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -329,7 +334,7 @@ class LitNet(LightningModule):
             assert isinstance(self.dtype, torch.dtype)
             self._running_loss.restore(kept, self.global_rank, trainer.world_size, self.dtype)
         if states := checkpoint.get("random_states"):  # an earlier version's has none
-            # Ranks begin alike: where there are more or fewer than before, all go on as the first.
+            # One, where all ranks have drawn alike, as they begin; of other ranks than before, all go on as the first.
             self._random_states = states[self.global_rank if len(states) == trainer.world_size else 0]
 
     def diverged(self, what: str) -> str:

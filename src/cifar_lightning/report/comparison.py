@@ -91,7 +91,8 @@ def _grouped(runs: Sequence[Tested], apart_from: Collection[str]) -> list[_Group
     """
     found: list[tuple[str, list[Tested]]] = []
     for run in runs:
-        kept = {name: value for name, value in run.settings.items() if name not in apart_from}
+        settings = run.settings.items()  # of which a resume may have added one that is nothing
+        kept = {name: value for name, value in settings if name not in apart_from and value is not None}
         key, seed = json.dumps(kept, sort_keys=True), run.settings["seed"]
         for other, group in found:
             if other == key and all(seed != member.settings["seed"] and _alike(run, member) for member in group):

@@ -51,7 +51,7 @@ def model_card(facts: Mapping[str, Any], trained: Mapping[str, Any]) -> str:
 
     data, results = trained.get("data") or {}, trained.get("results") or facts.get("test") or {}
     source, told = str(data.get("source")), facts.get("data") or {}
-    official = _is_official(source, data, results)
+    official = _is_official(source, data, trained.get("counts", results))
     layout = f"images in {TITLES[source]}'s layout" if source in TITLES and not official else ""
     images = told.get("images") or layout or NAMES.get(source, "images unknown")
     net, size = facts["model"].get("net", "A network of its own kind"), facts["image_size"]
@@ -79,13 +79,13 @@ def model_card(facts: Mapping[str, Any], trained: Mapping[str, Any]) -> str:
     return str(ModelCard(f"---\n{front}\n---\n\n" + "\n\n".join(parts) + "\n"))
 
 
-def _is_official(source: str, data: Mapping[str, Any], results: Mapping[str, Any]) -> bool:
-    """Whether it has learnt from a published data set and was tested on it, as far as their numbers tell."""
+def _is_official(source: str, data: Mapping[str, Any], told: Mapping[str, Any]) -> bool:
+    """Whether its run has learnt from a published data set and was tested on it, as far as their numbers tell."""
     if source not in TITLES or data.get("sha256") is not None:
         return False
-    counts = [results.get(name) for name in ("train_count", "val_count")]  # which earlier versions do not tell
+    counts = [told.get(name) for name in ("train_count", "val_count")]  # which earlier versions do not tell
     learnt = COUNTS["train"] if None in counts else sum(map(int, filter(None, counts)))
-    return (learnt, results.get("test_count")) == (COUNTS["train"], COUNTS["test"])
+    return (learnt, told.get("test_count")) == (COUNTS["train"], COUNTS["test"])
 
 
 def _front(name: str, images: str, source: str, results: Mapping[str, Any]) -> str:

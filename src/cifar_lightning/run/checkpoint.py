@@ -23,10 +23,11 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
 from cifar_lightning.data.cifar10 import CLASSES
-from cifar_lightning.errors import InputError, NonFiniteError
+from cifar_lightning.errors import InputError, NonFiniteError, in_short
 from cifar_lightning.files import os_error, write_atomically
 from cifar_lightning.run.devices import on_first_rank
 from cifar_lightning.run.loop import StepEnd, within_step
+from cifar_lightning.run.memory import of_memory
 from cifar_lightning.run.metrics_csv import MetricsCSV
 from cifar_lightning.run.weights import read_weights
 
@@ -115,8 +116,10 @@ def _load(path: str | os.PathLike[str]) -> Any:
         # zipfile seeks to where a damaged archive leads it, which is "Invalid argument"
         if cause is not None and cause.errno not in (None, errno.EINVAL):
             raise UnreadableError(
-                f"checkpoint {path} cannot be read ({cause.strerror}): make it readable, or mend its disk"
+                f"checkpoint {path} cannot be read ({cause.strerror}): make it readable, or move it away to do without"
             ) from error
+        if of_memory(error):
+            raise UnreadableError(f"checkpoint {path} cannot be read ({in_short(error)}): make room") from error
         # torch names the function to call so
         reason = "it would run code when loaded" if " GLOBAL " in str(error) else "it is damaged or no checkpoint"
         raise InputError(f"checkpoint {path} cannot be read: {reason}; give another one") from error

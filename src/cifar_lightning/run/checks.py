@@ -136,7 +136,7 @@ def _check_trainer(settings: Settings, accelerator: str, ranks: int) -> Trainer:
         if type(limit := given.get(name)) is int and limit % ranks:
             raise InputError(
                 f"trainer.{name} {limit} cannot be shared by {ranks} devices, each of which takes whole batches: "
-                f"give a multiple of {ranks}"
+                f"give a multiple of {ranks}, or as many --devices as divide it"
             )
     if given.get("gradient_clip_algorithm") is not None and given.get("gradient_clip_val") is None:
         raise InputError("trainer.gradient_clip_algorithm clips nothing without a limit: give gradient_clip_val, too")

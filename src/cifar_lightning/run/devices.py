@@ -276,7 +276,10 @@ def check_same_images(images: CIFAR10DataModule, *splits: Literal["train", "test
         return
     found: list[Any] = [None] * dist.get_world_size()
     where = f"{images.hparams['data_dir']} on {socket.gethostname()}"
-    dist.all_gather_object(found, ([images.image_set(split).checksum() for split in splits], where), group=_objects)
+    patient = dist.new_group(backend="gloo", timeout=PATIENCE)  # another machine may have to fetch them first
+    assert isinstance(patient, dist.ProcessGroup)
+    mine = [images.image_set(split).checksum() for split in splits], where
+    dist.all_gather_object(found, mine, group=patient)
     for rank, (sums, where) in enumerate(found):
         if sums != found[0][0]:
             raise InputError(

@@ -127,7 +127,9 @@ def _opened(
     trained = {"data": saved.get("datamodule_hyper_parameters", {}), "precision": saved.get("precision"), "results": {}}
     with suppress(OSError, ValueError, KeyError, TypeError):  # a run that was interrupted has none, others other ones
         results = read_results(home_of(path))
-        if (Path(results["checkpoint"]).name, results["step"]) == (path.name, saved["global_step"]):
+        tested = Path(results["checkpoint"]).name, results["step"]
+        trained["counts"] = {name: results.get(name) for name in ("train_count", "val_count", "test_count")}
+        if tested == (path.name, saved["global_step"]):
             names = ("test_acc", "test_loss", "test_count", "test_views", "precision")
             facts["test"] = {name: results[name] for name in names if name in results}
             trained["results"] = results

@@ -15,7 +15,7 @@ from cifar_lightning.console import printing, say
 from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.data.helpers import usable_cores
 from cifar_lightning.errors import InputError, NonFiniteError, RunError, in_short
-from cifar_lightning.files import remove_parts, user_path
+from cifar_lightning.files import moved, remove_parts, user_path
 from cifar_lightning.report.group import print_group, summary, write_figure
 from cifar_lightning.report.results import read_results, write_results
 from cifar_lightning.run import signals
@@ -34,6 +34,7 @@ from cifar_lightning.run.recipe import over_recipe
 from cifar_lightning.run.resuming import go_on
 from cifar_lightning.run.settings import Settings, check_changes, read_settings, settings_of
 from cifar_lightning.run.side_by_side import side_by_side
+from cifar_lightning.run.status import ANEW
 from cifar_lightning.run.training import fit
 
 # Operations of a step's forward pass up to which runs go side by side, in a thread each (docs/performance.md has what
@@ -236,7 +237,10 @@ def _train(
             say(f"{name}: {100 * results['test_acc']:.2f} % in {seconds:.1f} s ({done} of {total})", 1)
     for name, error in failures.items():
         message = str(error).removesuffix(next_step)
-        raise type(error)(f"{len(failures)} of {total} runs failed, first {name}: {message}{next_step}") from error
+        what_next = "" if moved(group.folder / name) else next_step  # another group may have the name by then
+        if all(isinstance(failure, NonFiniteError) for failure in failures.values()):
+            what_next = f"; {ANEW}"
+        raise type(error)(f"{len(failures)} of {total} runs failed, first {name}: {message}{what_next}") from error
     return _summed_up(group, report)
 
 

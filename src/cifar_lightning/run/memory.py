@@ -14,6 +14,11 @@ IN_FIT = (
 IN_TEST = "give evaluate a smaller --data.eval_batch_size, or make room"
 
 
+def of_memory(error: Exception) -> bool:
+    """Whether an error says that there is no memory left."""
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in SIGNS)
+
+
 @contextmanager
 def within_memory(data: CIFAR10DataModule, fits: bool) -> Iterator[None]:
     """Within it, that there is no memory left is an error of one line.
@@ -28,7 +33,7 @@ def within_memory(data: CIFAR10DataModule, fits: bool) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in SIGNS):
+        if not of_memory(error):
             raise
         names = ("batch_size", "eval_batch_size") if fits else ("eval_batch_size",)
         sizes = " and ".join(f"{name} {data.hparams[name]}" for name in names)

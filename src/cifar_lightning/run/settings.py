@@ -32,10 +32,8 @@ NO_FLAGS = {*refused.WHY, *(f"data.{name}" for name in absent.NO_FLAGS)}
 FREE = {
     "accelerator", "devices", "num_nodes", "strategy", "default_root_dir", "checkpoint_every_n_steps", "verify_steps",
     "threads", "logger", "report", "data.data_dir", "data.mirror", "data.train_labels", "data.device",
-    "trainer.max_time",
 }  # fmt: skip
-# Those of them that a result does not depend on: labels lie elsewhere by now, or are others, and time is what ended it.
-INDIFFERENT = FREE - {"data.train_labels", "trainer.max_time"}
+INDIFFERENT = FREE - {"data.train_labels"}  # those that a result does not depend on: the labels may be others
 
 PATHS = {"data.data_dir", "data.mirror", "data.train_labels"}
 # What the groups of settings are of, and how they look.
@@ -120,7 +118,7 @@ class Settings:
             value = _in_place(name, given)
             target = settings[group[0]] if group else settings
             before = target.get(key)
-            if before == value:
+            if before == value or (name == "trainer.max_time" and 0 < seconds_in(value) == seconds_in(before)):
                 continue
             lengths = {"max_epochs": _is_longer, "max_steps": _is_longer, "trainer.max_time": _is_more_time}
             if not (lengths[name](value, before) if name in lengths else name in FREE):

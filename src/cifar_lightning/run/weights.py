@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from cifar_lightning.errors import InputError
+from cifar_lightning.files import readable
 
 KEY = "cifar_lightning"  # of our metadata in any file: readers may find others' beside it
 
@@ -30,6 +31,8 @@ def read_weights(path: Path) -> dict[str, Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        with readable(Path(path)), open(path, "rb"):  # which safetensors would call damaged
+            pass
         with safe_open(path, "pt") as file:
             metadata = (file.metadata() or {}).get(KEY)
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
