@@ -9,7 +9,7 @@ from functools import cache
 from cifar_lightning.errors import quoted
 
 # Most data sets have no others, and to ask Pillow for all takes a fifth of a second.
-USUAL = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"}
+USUAL = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
 # Pillow knows that they exist, and reads none of them: data, films, documents.
 OTHER_THINGS = {".bufr", ".grib", ".h5", ".hdf", ".iim", ".mpeg", ".mpg", ".pdf"}
 # Pictures that Pillow does not read: to be refused, not passed over.
@@ -33,9 +33,9 @@ SIGNS = (
 
 def may_be_picture(path: str) -> bool:
     """Whether a file is a picture by its suffix; where there is none, or a number, by whether Pillow knows it."""
-    suffix = os.path.splitext(path)[1].lower()
-    if suffix in USUAL:
+    if path.lower().endswith(USUAL):  # which takes a fourth of what splitext does: of 60,000 files a start can tell
         return True
+    suffix = os.path.splitext(path)[1].lower()
     if not suffix[1:] or suffix[1:].isdigit():
         return _opens(path)
     return suffix in _suffixes()
