@@ -2,11 +2,12 @@ import inspect
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal, Union
 
 import pytest
 
 from cifar_lightning import CIFAR10DataModule, LitNet, evaluate, fit
-from cifar_lightning.signatures import signature_of
+from cifar_lightning.signatures import signature_of, words_of
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
@@ -25,6 +26,12 @@ def test_it_is_that_of_the_thing_itself(real):
     same = [name for name in ours if ours[name].annotation == theirs[name].annotation]
     assert [name for name in ours if name not in same] == own.get(real, [])
     assert inspect.getdoc(stub) == inspect.getdoc(real)
+
+
+def test_words_come_in_one_order_whatever_a_process_has_seen_before():
+    for kind in (Union[int, float], Union[float, int, None], float | int):  # noqa: UP007  # typing remembers the first
+        assert words_of(kind) == ["a whole number", "a number"]
+    assert words_of(Literal["b", "a"] | int) == ["a whole number", "b", "a"]
 
 
 @pytest.mark.parametrize("script", ["fit", "evaluate"])

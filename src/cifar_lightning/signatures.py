@@ -38,9 +38,10 @@ WORDS_OF_OBJECTS = {
     "Sequence": "a list of names",
     "Callable": "a callable of images",
     "Module": "a torch.nn.Module",
-    "Mapping": "a dictionary",
     "Preprocessing": "a Preprocessing",
+    "Mapping": "a dictionary",
 }
+IN_ORDER = [*WORDS.values(), *WORDS_OF_OBJECTS.values()]
 
 
 def words_of(kind: Any) -> list[str]:
@@ -49,7 +50,9 @@ def words_of(kind: Any) -> list[str]:
     if origin is Literal:
         return [str(choice) for choice in get_args(kind)]
     if origin in (Union, types.UnionType):
-        return list(dict.fromkeys(word for part in get_args(kind) for word in words_of(part)))
+        words = dict.fromkeys(word for part in get_args(kind) for word in words_of(part))
+        # In an order of ours: typing gives Union[int, float] as Union[float, int], if a process has had that before.
+        return sorted(words, key=lambda word: IN_ORDER.index(word) if word in IN_ORDER else len(IN_ORDER))
     word = {**WORDS, **WORDS_OF_OBJECTS}.get(getattr(origin, "__name__", ""))
     return [word] if word else []
 
