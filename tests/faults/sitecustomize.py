@@ -5,7 +5,7 @@ KIND is kill, term, int, hup or stop (the signal, to the process itself), term-p
 disk). RANK is `-` in a process that is no rank: a job on one device, or the launcher. PLACE is one of
 
     import   before the package's training is imported
-    data     while the images are loaded
+    data     while the images are loaded; of one of several jobs, once those know of one another
     train, val, test   in a batch
     write    in a checkpoint, after half of its bytes
     rename   before it gets its name
@@ -87,7 +87,7 @@ def install():
         _load()
     for method, place in (("training_step", "train"), ("validation_step", "val"), ("test_step", "test")):
         setattr(LitNet, method, _step(getattr(LitNet, method), place))
-    CIFAR10DataModule.setup = _before(CIFAR10DataModule.setup, "data")
+    CIFAR10DataModule.setup = _before(CIFAR10DataModule.setup, "data", _await_others)
     launch.SUSPENDED_SECONDS = float(os.environ.get("FAULT_SUSPENDED", launch.SUSPENDED_SECONDS))
     torch.save = _half(torch.save)
     files.publish = _around(files.publish)
@@ -119,12 +119,22 @@ def _step(original, place):
     return step
 
 
-def _before(original, place):
+def _before(original, place, prepare=lambda: None):
     def call(*args, **kwargs):
+        if _fault()[1] == place:
+            prepare()
         visit(place)
         return original(*args, **kwargs)
 
     return call
+
+
+def _await_others():
+    """Of whoever has not come yet, nobody can hear that the first has ended. `begin` is over, or meeting is."""
+    from cifar_lightning.run import presence
+
+    while presence._begun is not None and not presence._begun.ranks:
+        time.sleep(0.01)
 
 
 def _collective(original):

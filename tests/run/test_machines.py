@@ -208,16 +208,6 @@ def test_who_waits_for_a_rank_that_was_killed_says_which_and_how_to_go_on(tmp_pa
 ENDED = r"error: rank {} on \S+ has ended; (go on with --resume \S+|start all ranks again)"
 
 
-def wait_for_the_first():
-    port = presence.PORTS[rank_in(by_name(0)).port % len(presence.PORTS)]
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        with suppress(OSError):
-            return socket.create_connection(("127.0.0.1", port)).close()
-        time.sleep(0.02)
-    raise TimeoutError("the first rank does not listen")
-
-
 @pytest.mark.parametrize(
     ("fault", "code", "said"),
     [
@@ -229,9 +219,7 @@ def wait_for_the_first():
 )
 def test_nobody_waits_for_a_rank_that_ends_while_it_starts(tmp_path, fault, code, said):
     """It is there for the others from its first moment on, long before they meet."""
-    ranks = [start("fit", *SMALL, cwd=tmp_path, env=by_name(0), fault=fault)]
-    wait_for_the_first()  # the next may end sooner than this one begins, for neither has to import torch
-    ranks.append(start("fit", *SMALL, cwd=tmp_path, env=by_name(1), fault=fault))
+    ranks = [start("fit", *SMALL, cwd=tmp_path, env=by_name(rank), fault=fault) for rank in (0, 1)]
     struck = int(fault[fault.index("@") + 1])
     ranks[1 - struck].fault = ""
     done = [end(rank, 60) for rank in ranks]
