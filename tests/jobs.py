@@ -72,7 +72,7 @@ def start(script, *arguments, cwd, fault="", env=None, user=None, output=None, t
     return process
 
 
-def end(process, timeout=120):
+def end(process, timeout=300):
     """Waits for it; gives its `code` (negative: it was killed) and its `lines`. Its fault must have happened."""
     process.join(timeout)
     late = process.exitcode is None
@@ -86,7 +86,7 @@ def end(process, timeout=120):
     return SimpleNamespace(code=process.exitcode, lines=lines, text="\n".join(lines))
 
 
-def job(script, *arguments, timeout=120, **kwargs):
+def job(script, *arguments, timeout=300, **kwargs):
     """Runs a script to its end; see `start` and `end`."""
     return end(start(script, *arguments, **kwargs), timeout)
 
