@@ -1,5 +1,6 @@
 """A mistake ends in one line that names the value, the cause and the next step, and leaves nothing behind."""
 
+import functools
 import os
 import socket
 
@@ -488,6 +489,23 @@ def test_gpus_that_are_not_there(call, monkeypatch, tmp_path, gpus, devices, mes
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     line = one_line(*call("fit", *FIT, "--accelerator", "gpu", "--devices", devices))
+    assert line == f"error: {message}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--devices", 2], "devices 2: there is one Apple GPU; give --devices 1, or --accelerator cpu"),
+        (
+            ["--precision", "64-true"],
+            "precision 64-true: an Apple GPU has no float64: give 32-true, or --accelerator cpu",
+        ),
+    ],
+)
+def test_what_an_apple_gpu_has_not(call, monkeypatch, tmp_path, flags, message):
+    monkeypatch.setattr(torch.backends.mps, "is_available", functools.cache(lambda: True))  # as torch's own is
+    line = one_line(*call("fit", *FIT, "--accelerator", "mps", *flags))
     assert line == f"error: {message}\n"
     assert list(tmp_path.iterdir()) == []
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import compiles
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.tuner import Tuner
 from torch import nn
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torchvision.transforms import v2
 
 from cifar_lightning import CLASSES, CIFAR10DataModule, InputError, LitNet, Preprocessing, TutorialNet, fake_data
+from cifar_lightning.data import transforms
 from cifar_lightning.data.cifar10 import MEAN, STD
 from cifar_lightning.data.transforms import shrink
 from cifar_lightning.errors import NonFiniteError
@@ -485,6 +487,13 @@ def test_a_small_image_is_the_mean_of_its_pixels():
     assert shrink(images, None) is images
 
 
+@pytest.mark.parametrize("size", [16, 20, 24, 28])  # of the recipes
+def test_an_apple_gpu_takes_the_same_means_by_products(size):
+    """It has them by torch for divisors of the side only, and 32 has no others."""
+    images = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(transforms._by_products(images, size), shrink(images, size))
+
+
 def test_the_speed_runs_network_needs_images_to_begin_with():
     data, model = fake_data(100), LitNet(net="speed", width=8)
     with pytest.raises(InputError, match="begins from the images"):
@@ -604,18 +613,20 @@ def test_losses_are_summed_in_float32_whatever_the_precision():
 
 
 @pytest.mark.parametrize(
-    ("accumulated", "mode", "taken"),
+    ("options", "mode", "taken"),
     [
-        (1, "reduce-overhead", "reduce-overhead"),
-        (2, "reduce-overhead", "default"),
-        (2, "max-autotune", "default"),
-        (2, "default", "default"),
+        ({}, "reduce-overhead", "reduce-overhead"),
+        ({"accumulate_grad_batches": 2}, "reduce-overhead", "default"),
+        ({"accumulate_grad_batches": 2}, "max-autotune", "default"),
+        ({"accumulate_grad_batches": 2}, "default", "default"),
+        ({"callbacks": [GradientAccumulationScheduler({1: 2})]}, "reduce-overhead", "default"),  # in a later epoch
+        ({"callbacks": [GradientAccumulationScheduler({1: 1})]}, "reduce-overhead", "reduce-overhead"),
     ],
 )
-def test_gradients_that_accumulate_are_not_those_of_a_cuda_graph(monkeypatch, accumulated, mode, taken):
+def test_gradients_that_accumulate_are_not_those_of_a_cuda_graph(monkeypatch, options, mode, taken):
     model, modes = LitNet(lr=0.01, compile=mode), []
     monkeypatch.setattr("cifar_lightning.model.compilation.compile_network", lambda net, mode: modes.append(mode))
-    trainer(max_epochs=1, accumulate_grad_batches=accumulated).fit(model, fake_data(100))
+    trainer(max_epochs=1, **options).fit(model, fake_data(100))
     assert modes == [taken]
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import threading
 from statistics import fmean, stdev
 
@@ -19,6 +20,7 @@ from cifar_lightning import InputError, compare, evaluate, fit, fit_many, resume
 from cifar_lightning.errors import NonFiniteError, RunError
 from cifar_lightning.report.group import print_group, summary
 from cifar_lightning.run import folder, many
+from cifar_lightning.run.many import settings_of_fit
 from cifar_lightning.run.status import status
 
 IMAGES = {"source": "synthetic", "synthetic_size": 300, "batch_size": 20, "augment": True}
@@ -83,6 +85,16 @@ def test_large_steps_one_after_another(seeds, tmp_path, monkeypatch):
     found = fit_many(IMAGES, {"lr": 0.02}, seeds=2, seed=5, default_root_dir=tmp_path, **OPTIONS)
     assert [run["test_acc"] for run in found["runs"]] == [run["test_acc"] for run in seeds[1]["runs"][:2]]
     assert differences(tmp_path / "lightning_logs" / "version_0" / "seed_6", seeds[0] / "seed_6") == []
+
+
+def test_where_there_is_a_gpu_one_after_another(monkeypatch):
+    """Also on the CPU: Lightning asks CUDA for its state in every fit, which a process forked of this one cannot."""
+    settings = settings_of_fit({"data": {**IMAGES, "synthetic_size": 40}, "model": {}, **OPTIONS})
+    monkeypatch.setattr(many, "usable_cores", lambda: 2)
+    assert many._prepared(settings, 2)[1] == (2 if sys.platform == "linux" else 0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert many._prepared(settings, 2)[1] == 0
 
 
 def test_folds(tmp_path, capsys):

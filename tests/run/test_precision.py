@@ -10,7 +10,7 @@ from lightning import Trainer
 
 from cifar_lightning import LitNet, fake_data
 from cifar_lightning.run import loop
-from cifar_lightning.run.precision import StaticHalf
+from cifar_lightning.run.precision import StaticHalf, resolve_precision
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*`num_workers`")
 
@@ -54,6 +54,11 @@ def test_convolutions_compute_in_float16():
     loop.install(trainer)
     trainer.fit(Noting(net="speed", width=8), fake_data(40))
     assert seen == {torch.float16}
+
+
+def test_auto_is_float32_on_an_apple_gpu_whatever_its_processor_has(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"bf16": True})
+    assert [resolve_precision("auto", device) for device in ("cpu", "mps")] == ["bf16-mixed", "32-true"]
 
 
 # --- float16 throughout, which a GPU may have trained in -------------------------------------------------

@@ -113,4 +113,25 @@ def shrink(images: Tensor, size: int | None) -> Tensor:
     """
     if size is None:
         return images
-    return F.interpolate(images, size=(size, size), mode="area").contiguous(memory_format=torch.channels_last)
+    if images.device.type == "mps":
+        images = _by_products(images, size)
+    else:
+        images = F.interpolate(images, size=(size, size), mode="area")
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def _by_products(images: Tensor, size: int) -> Tensor:
+    """The same, for where torch has it of divisors of the side only.
+
+    Source: https://github.com/pytorch/pytorch/issues/96056
+    """
+    with torch.autocast(images.device.type, enabled=False):  # which would round
+        rows, columns = (_means(side, size).to(images) for side in images.shape[2:])
+        return rows @ images @ columns.T
+
+
+def _means(side: int, size: int) -> Tensor:
+    """What a row of `side` pixels is multiplied by, to become one of `size`; `(size, side)`."""
+    i, pixels = torch.arange(size)[:, None], torch.arange(side)
+    inside = (i * side // size <= pixels) & (pixels * size < (i + 1) * side)
+    return inside / inside.sum(1, keepdim=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -98,7 +99,7 @@ class Compilation:
         mode = resolve_mode(
             self.mode,
             on_gpu=trainer.strategy.root_device.type == "cuda",
-            graphs=trainer.accumulate_grad_batches == 1 and trainer.world_size == 1,
+            graphs=trainer.world_size == 1 and not _accumulates(trainer),
         )
         if _is_compiled(net) and self._taken in (None, mode):  # its owner's doing, or ours for a fit like this
             return
@@ -199,6 +200,14 @@ def _net(module: LightningModule) -> nn.Module:
     net = module.net
     assert isinstance(net, nn.Module)
     return net
+
+
+def _accumulates(trainer: Trainer) -> bool:
+    """Whether a step has several batches, or will have: by a callback, in some epochs."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
+    schedulers = (c for c in callbacks if isinstance(c, GradientAccumulationScheduler))
+    later = any(scheduler.going_to_accumulate_grad_batches() for scheduler in schedulers)
+    return later or trainer.accumulate_grad_batches > 1
 
 
 def _data(trainer: Trainer) -> Any:

@@ -59,7 +59,10 @@ def resolve_devices(accelerator: str, devices: str | int) -> tuple[str, int]:
         return accelerator, len(chosen)
     if "," in str(devices) or str(devices).strip() == "-1":
         raise InputError(f"devices {devices}: only GPUs can be chosen one by one; give a number of processes, or auto")
-    return accelerator, len(_device_list(devices, 1))
+    count = len(_device_list(devices, 1))
+    if accelerator == "mps" and count > 1:
+        raise InputError(f"devices {devices}: there is one Apple GPU; give --devices 1, or --accelerator cpu")
+    return accelerator, count
 
 
 def _device_list(devices: str | int, available: int) -> list[int]:

@@ -23,7 +23,6 @@ from cifar_lightning.run.additions import Additions, additions_of
 from cifar_lightning.run.checks import check
 from cifar_lightning.run.cluster import this_rank
 from cifar_lightning.run.cpu import restored_torch, step_work
-from cifar_lightning.run.devices import resolve_devices
 from cifar_lightning.run.ended import results_in
 from cifar_lightning.run.folder import held, newest_left
 from cifar_lightning.run.group import Group, counted, members, new_group, read_group
@@ -204,7 +203,8 @@ def _prepared(settings: Settings, runs: int) -> tuple[CIFAR10DataModule | None, 
         checked.images.image_set("test")
         checked.images.fingerprint  # noqa: B018  # once for all
         at_once = min(runs, usable_cores())
-        alone = sys.platform != "linux" or resolve_devices(settings.accelerator, settings.devices)[0] != "cpu"
+        # Whoever has asked CUDA for its GPUs cannot be forked, and Lightning asks in every fit, whatever it runs on.
+        alone = sys.platform != "linux" or torch.cuda.is_available()
         work = step_work(lit_net(settings.model, checked.images.classes), checked.images.hparams["batch_size"])
         if alone or settings.threads not in (None, 1) or work > SIDE_BY_SIDE_STEP or at_once < 2:
             return checked.images, 0

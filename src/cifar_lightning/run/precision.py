@@ -30,6 +30,8 @@ def resolve_precision(precision: str | int, accelerator: str) -> str:
 
 def has_bfloat16(accelerator: str) -> bool:
     """Whether a device of this machine has instructions for bfloat16."""
+    if accelerator == "mps":  # torch does not tell
+        return False
     if accelerator in ("gpu", "cuda"):
         there: bool = torch.cuda.is_bf16_supported(including_emulation=False)
         return there
@@ -43,11 +45,13 @@ def crawls(precision: str, accelerator: str) -> bool:
 
 
 def check_precision(precision: str, accelerator: str) -> None:
-    """Raises an InputError where a job would crawl."""
+    """Raises an InputError where a job would crawl, or where the device has no such numbers."""
     if crawls(precision, accelerator):
         raise InputError(
             f"precision {precision}: float16 is slow on a CPU, bfloat16 is not: give bf16-true or bf16-mixed"
         )
+    if (precision, accelerator) == ("64-true", "mps"):
+        raise InputError(f"precision {precision}: an Apple GPU has no float64: give 32-true, or --accelerator cpu")
 
 
 class StaticHalf(MixedPrecision):
