@@ -112,7 +112,7 @@ def fit(
     Raises:
         InputError: A setting is wrong, or the images cannot be had. No folder has been made.
         KeyboardInterrupt: By Ctrl-C; a checkpoint has been saved, if there has been a step.
-        NonFiniteError: The loss became NaN or infinite.
+        NonFiniteError: The loss or a weight became NaN or infinite.
         RunError: The run failed for a reason outside it, such as a full disk, too little memory, or a machine that is
             to be verified and does not compute the same twice.
         Exception: What a callback raises, as it is; the run can be resumed.
