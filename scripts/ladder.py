@@ -1,6 +1,6 @@
 """Climbs from the tutorial's 54 % in rungs, each a change of flags against the one before, and says what each brings.
 
-python scripts/ladder.py                                     # on CIFAR-10; an hour on two cores, half of it the last rung's
+python scripts/ladder.py                                     # on CIFAR-10; an hour, half of it the last rung's
 python scripts/ladder.py --rungs tutorial,batches --seeds 2  # some of it
 python scripts/ladder.py --data.source folder --data.data_dir pictures
 
