@@ -19,9 +19,9 @@ second = fit(data, {"lr": 0.05}, max_epochs=1, accelerator="cpu", report=False)
 print(first["val_acc"], second["val_acc"])
 
 # %% [markdown]
-# Two devices: `fit` starts two processes, and the kernel is neither of them. So there is no `if __name__ == "__main__"` to
-# write and no `strategy="ddp_notebook"`; but what a cell defines, such as a callback, cannot take part. A network can,
-# by its import path, from a file that a cell writes.
+# Two devices: `fit` starts two processes, and the kernel is neither of them. So there is no `if __name__ == "__main__"`
+# to write and no `strategy="ddp_notebook"`; but what a cell defines, such as a callback, cannot take part. A network
+# can, by its import path, from a file that a cell writes.
 
 # %%
 Path("my_nets.py").write_text("""
