@@ -729,7 +729,7 @@ def recipes_for(machine: dict[str, Any]) -> list[str]:
 
 def script(arguments: Sequence[str]) -> None:
     """Runs the comparisons, prints their tables and writes them down."""
-    parser = new_parser("benchmark.py [COMPARISON ...] [flags]", __doc__)
+    parser = new_parser("benchmark [COMPARISON ...] [flags]", __doc__, folder="benchmarks")
     parser.add_argument("comparisons", nargs="*", default=[], help="which; all by default")
     parser.add_argument("--quick", action="store_true", help="fewer steps and sizes, for a rough idea")
     parser.add_argument("--repeats", type=int, default=3, help="turns that each side takes")

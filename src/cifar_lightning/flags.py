@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
 
-def new_parser(usage: str, doc: str | None, elsewhere: str = "-") -> "ArgumentParser":
+def new_parser(usage: str, doc: str | None, elsewhere: str = "-", folder: str = "scripts") -> "ArgumentParser":
     """A parser whose help opens with the script's docstring as it is laid out there, and takes a line or two a flag.
 
     Args:
         usage: The command's name, and how it is called.
         doc: Its docstring, whose examples begin with "cifar-lightning NAME".
         elsewhere: How the flags begin that are by default not what the signature says, but as they were in a run.
+        folder: Where the script is, in a checkout.
     """
     from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
@@ -57,7 +58,7 @@ def new_parser(usage: str, doc: str | None, elsewhere: str = "-") -> "ArgumentPa
             return help_ if unsaid else f"{help_.rstrip('.')} [%(default)s]"
 
     name, called = usage.partition(" ")[0], Path(sys.argv[0]).stem
-    installed, program = f"cifar-lightning {name}", f"python scripts/{name}.py" if called == name else None
+    installed, program = f"cifar-lightning {name}", f"python {folder}/{name}.py" if called == name else None
     return ArgumentParser(
         prog=program or installed,
         usage=usage.replace(name, program or installed, 1),

@@ -323,6 +323,17 @@ def test_of_several_shapes_the_first_in_the_table_counts(tmp_path, source):
         shutil.rmtree(both)
 
 
+def test_nothing_is_fetched_beside_class_folders(tmp_path):
+    """Whose owner forgot to say that they are the source: a training on other images than his would tell him nothing."""
+    class_folders(tmp_path)
+    there = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError, match="has class folders, and no CIFAR-10: give --data.source folder to train on"):
+        Source("cifar10", tmp_path, mirror=NOWHERE).prepare()
+    assert sorted(tmp_path.rglob("*")) == there
+    write_archive(packed := tmp_path / "cifar-10-python.tar.gz")  # as one that has been fetched before
+    Source("cifar10", tmp_path, sha256=hashlib.sha256(packed.read_bytes()).hexdigest()).prepare()
+
+
 NO_ARCHIVES = {
     "pictures.zip": lambda path: path.write_bytes(b"PK\3\4" + bytes(600)),
     "cat.jpg": lambda path: Image.new("RGB", (32, 32)).save(path),

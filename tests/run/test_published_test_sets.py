@@ -238,8 +238,8 @@ def test_people_who_answered_about_other_images(finished, call, tmp_path):
 
 def test_a_fit_on_a_test_set(call, tmp_path):
     write_corrupted(tmp_path / "c", *corrupted(["fog"], 5))
-    assert "has corrupted test sets, one a file: give one, such as" in one_line(
-        *call("fit", *CPU, "--data.data_dir", "c")
+    assert "c has corrupted test sets, with no images to train on: name another --data.data_dir for those, or test" in (
+        one_line(*call("fit", *CPU, "--data.data_dir", "c"))
     )
     line = one_line(*call("fit", *CPU, "--data.data_dir", "c/fog.npy"))
     rest = "or test on it with cifar-lightning evaluate RUN --data.data_dir c/fog.npy"

@@ -56,6 +56,12 @@ class _Tree:
     passed_over: list[str] = field(default_factory=list)
 
 
+def has_classes(data_dir: Path) -> bool:
+    """Whether there are class folders in it to train on, whatever is in them."""
+    train = data_dir / "train"
+    return train.is_dir() and any(path.is_dir() and not path.name.startswith(".") for path in train.iterdir())
+
+
 def scan(data_dir: Path, split: str) -> Listing:
     """Lists one split, "train" (with the validation images) or "test". Hidden files and folders are passed over.
 

@@ -88,15 +88,20 @@ def find_test_set(place: Path, source: str) -> Held | None:
 
 
 def _read_test_set(found: test_sets.Files, source: str, split: str, own: bool) -> Decoded:
-    if split != "test":
-        raise InputError(
-            f"{found.images} is a test set, with no images to train on: name another --data.data_dir for those, or "
-            f"test on it with cifar-lightning evaluate RUN --data.data_dir {found.images}"
-        )
+    _check_tests(split, found.images, "is a test set")
     return test_sets.read(found, source)
 
 
+def _check_tests(split: str, place: Path, what: str) -> None:
+    if split != "test":
+        raise InputError(
+            f"{place} {what}, with no images to train on: name another --data.data_dir for those, or "
+            f"test on it with cifar-lightning evaluate RUN --data.data_dir {place}"
+        )
+
+
 def _refuse_corrupted(place: Path, part: Path, split: str, own: bool) -> Decoded:
+    _check_tests(split, place, "has corrupted test sets")
     raise InputError(
         f"data_dir {place} has corrupted test sets, one a file: give one, such as {part}, "
         f"or test on all with cifar-lightning evaluate RUN --data.data_dir {place}"

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from cifar_lightning.data import archive, arrays, cache, download, folder, official, parquet, pictures, shapes
 from cifar_lightning.data.cache import Decoded
-from cifar_lightning.data.cifar10 import ARCHIVES, CLASSES, CLASSES_OF
+from cifar_lightning.data.cifar10 import ARCHIVES, CLASSES, CLASSES_OF, TITLES
 from cifar_lightning.data.class_names import named_twice
 from cifar_lightning.data.image_set import ImageSet, image_set_of
 from cifar_lightning.errors import ImageWarning, InputError, quoted
@@ -70,6 +70,11 @@ class Source:
             return
         with self._naming():
             if self.name in ARCHIVES and not self.held():
+                if folder.has_classes(self._place):
+                    raise InputError(
+                        f"data_dir {self.data_dir} has class folders, and no {TITLES[self.name]}: give "
+                        "--data.source folder to train on them, or another data_dir to fetch it into"
+                    )
                 download.fetch(
                     ARCHIVES[self.name],
                     self._target,

@@ -54,8 +54,8 @@ class LitNet(LightningModule):
         muon_momentum: Muon's momentum, 0 to 1.
         bias_lr: Learning rate of biases and norms, where it is not lr.
         head_lr: Learning rate of linear layers' weights, where it is not lr.
-        sizes: Progressive resizing: sides that training images are shrunk to, smaller ones first, for equal shares of
-            the first 60 % of the fit. They teach nearly as much (https://arxiv.org/abs/2104.00298).
+        sizes: Progressive resizing: sides that training images are shrunk to, one after another, for equal shares of
+            the first 60 % of the fit. Small ones teach nearly as much (https://arxiv.org/abs/2104.00298).
         compile: The network, in this mode of torch.compile; auto: reduce-overhead on a GPU if there is a C compiler,
             not for tests; several devices or accumulation go without CUDA graphs.
         test_views: Test-time augmentation, the mean logits of views: one, the image as it is; mirror, also its mirror

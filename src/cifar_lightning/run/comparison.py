@@ -128,7 +128,9 @@ def _home(folder: Path, checkpoint: Path) -> Path | None:
     of another run of that name.
     """
     tested, around = home_of(checkpoint), folder.parent
-    untrue = not (tested / "config.yaml").exists() or (not checkpoint.is_absolute() and around.name == tested.name)
+    untrue = not (tested / "config.yaml").exists() or (
+        not checkpoint.is_absolute() and around.name == tested.absolute().name
+    )
     by_default = folder.name == "evaluation" and checkpoint.parent.name == "checkpoints"  # it may have been left behind
     inside = untrue and (by_default or (around / "checkpoints" / checkpoint.name).exists())
     return next((home for home in (folder, around if inside else tested) if (home / "config.yaml").exists()), None)

@@ -71,8 +71,11 @@ def select_checkpoint(named: str | Path) -> Path:
 
 def home_of(checkpoint: Path) -> Path:
     """The folder of the run that a checkpoint is of; of one that lies elsewhere, that."""
-    folder = checkpoint.absolute().parent
-    return folder.parent if folder.name == "checkpoints" else folder
+    folder = checkpoint.parent
+    if folder.name == "checkpoints":
+        return folder.parent
+    whole = folder.absolute()  # the current one has no name
+    return whole.parent if whole.name == "checkpoints" else folder
 
 
 def output_of(checkpoint: Path) -> Path:

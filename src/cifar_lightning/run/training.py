@@ -300,8 +300,9 @@ def _say_what_begins(
     share += f", {batches} batches a step" if batches > 1 else ""
     begin = f"goes on from {Path(start).name}" if start else "starts"
     device = trainer.strategy.root_device.type
-    limit = f", at most {settings.max_steps:,} steps" if settings.max_steps != -1 else ""
-    length = f"{settings.max_epochs} epoch{'s' * (settings.max_epochs != 1)}{limit}"
+    epochs, steps = trainer.max_epochs, trainer.max_steps  # fewer than the settings' in a fast_dev_run
+    limit = f", at most {steps:,} step{'s' * (steps != 1)}" if steps != -1 else ""
+    length = f"{epochs} epoch{'s' * (epochs != 1)}{limit}"
     say(f"{folder} {begin}: {ranks} x {device}, batch {batch_size}{share}, {length}", 1)
 
 
