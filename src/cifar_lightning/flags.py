@@ -138,22 +138,6 @@ def _in_our_words(error: str, parser: "ArgumentParser") -> str:
     return f"--{flag} {value} is not valid: give {expected.get(flag, 'another')}"
 
 
-def with_recipe(arguments: Sequence[str]) -> list[str]:
-    """Puts the settings of `--recipe NAME` before all others, which then overrule them.
-
-    With a max_epochs and no max_steps, by flag or in a file of settings, a recipe's own max_steps does not count.
-
-    Raises:
-        InputError: There is no such recipe, or a file of settings cannot be read.
-    """
-    name = value_of("--recipe", arguments)
-    if name is None:
-        return list(arguments)
-    path = settings_file.recipe(name)
-    given = named_in(arguments) & {"max_epochs", "max_steps"}
-    return ["--config", str(path), *(["--max_steps", "-1"] if given == {"max_epochs"} else []), *arguments]
-
-
 def named_in(arguments: Sequence[str]) -> set[str]:
     """The names that flags have, and settings, or groups of them, in files for --config, before all are parsed.
 

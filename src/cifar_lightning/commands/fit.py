@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from cifar_lightning.data.absent import NO_FLAGS
 from cifar_lightning.errors import InputError
 from cifar_lightning.files import user_path
-from cifar_lightning.flags import arguments_in, new_parser, parse, value_of, with_recipe
+from cifar_lightning.flags import arguments_in, new_parser, parse, value_of
 from cifar_lightning.run import presence
 from cifar_lightning.run.cluster import is_first_rank
+from cifar_lightning.run.recipe import over_recipe
 from cifar_lightning.settings_file import recipes
 from cifar_lightning.signatures import signature_of
 from cifar_lightning.startup import importing
@@ -46,15 +47,17 @@ def script(arguments: Sequence[str]) -> None:
     parser.add_function_arguments(signature_of("model.lit_net", "LitNet"), "model", skip=kept)
 
     run = value_of("--resume", arguments)
-    given = parse(parser, with_recipe(arguments), defaults=run is None)
+    given = arguments_in(parse(parser, arguments, defaults=False))
     for name in ("recipe", "resume"):  # read before the others: a file is too late
         if (value := given.get(name)) != value_of(f"--{name}", arguments):
             raise InputError(f"{name} {value} in a file of settings does nothing: give --{name} {value} as a flag")
+    settings = over_recipe({name: value for name, value in given.items() if name not in ("config", "resume")})
     for name, (other, example) in NEEDS.items() if run is None else ():
-        if (value := value_of(f"--{name}", arguments)) is not None and not given[other]:
+        group, _, key = other.partition(".")
+        if (value := value_of(f"--{name}", arguments)) is not None and not settings[group].get(key):
             raise InputError(f"--{name} {value} does nothing by itself: give --{other} {example} too, or leave it out")
 
-    many = {name: value for name in ("seeds", "folds") if (value := given.pop(name, None)) is not None}
+    many = {name: value for name in ("seeds", "folds") if (value := settings.pop(name, None)) is not None}
     if many and run not in (None, "auto"):
         name, value = next(iter(many.items()))
         raise InputError(f"{name} {value}: --resume goes on with the runs that there are: leave it out")
@@ -67,18 +70,15 @@ def script(arguments: Sequence[str]) -> None:
         from cifar_lightning.run.training import fit
 
     signals.requeues = run == "auto"  # started again with the same flags, it goes on
-    for name in ("config", "recipe", "resume"):
-        given.pop(name, None)
-    settings, changes = arguments_in(given), dict(given.items())  # in groups, and by names such as "data.augment"
-    root = settings.get("default_root_dir", ".")
+    root, report = settings.get("default_root_dir", "."), settings.get("report", True)
+    of_runs = {name: value for name, value in settings.items() if name != "report"}  # where it is the group's
     if run not in (None, "auto"):
         if is_first_rank() and is_group(user_path(run)):
-            resume_many(run, changes, report=changes.pop("report", True))
+            resume_many(run, of_runs, report=report)
         else:
-            resume(run, changes)
+            resume(run, settings)
     elif many:
-        report = changes.pop("report", True)  # of the group, whose runs have none
-        if run is None or resume_newest_many(root, changes, **many, report=report) is None:
+        if run is None or resume_newest_many(root, of_runs, **many, report=report) is None:
             fit_many(**many, **settings)
-    elif run is None or resume_newest(root, changes) is None:
+    elif run is None or resume_newest(root, settings) is None:
         fit(**settings)

@@ -34,8 +34,8 @@ def over_recipe(given: Mapping[str, Any]) -> dict[str, Any]:
     given = dict(given)
     name = given.pop("recipe", None)
     settings: dict[str, Any] = {} if name is None else yaml.safe_load(recipe(name).read_text("utf-8"))
-    if "max_epochs" in given and "max_steps" not in given:
-        settings.pop("max_steps", None)
+    if name is not None and "max_epochs" in given and "max_steps" not in given:
+        settings["max_steps"] = -1
     for key, group in settings.items():
         if isinstance(group, dict) and isinstance(over := given.get(key) or {}, Mapping):  # or it is refused later
             given[key] = {**group, **over}
