@@ -3,12 +3,11 @@
 python scripts/weights.py lightning_logs/version_0 --recipe quick --images "CIFAR-10 re-encoded as JPEG"
 
 In float32, for in half precision a few images in ten thousand would get another class. What the file says of its
-accuracy is what it has in that, on the run's test images, whatever the run was tested in. A file of more than 2 MB
-stays in the current folder, for a release, and its line of RELEASES is printed; else the row of docs/trained.md.
+accuracy is what it has in that, on the run's test images, whatever the run was tested in. The row of docs/trained.md is
+printed. A file of more than 2 MB is too large for the package, and stays in the current folder.
 """
 
 import argparse
-import hashlib
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -57,10 +56,7 @@ def script(arguments: Sequence[str]) -> None:
     target = (FOLDER if len(contents) <= LARGEST else Path()) / f"{settings.recipe}{SUFFIX}"
     write_atomically(target, lambda file: file.write(contents))
     say(f"\n{target}", 1)
-    if len(contents) <= LARGEST:
-        say(f"| `{settings.recipe}` | {len(contents) / 1e6:.2f} | {100 * found['test_acc']:.2f} % |", 1)
-    else:
-        say(f'"{settings.recipe}": Release(URL, "{hashlib.sha256(contents).hexdigest()}", {len(contents):_}),', 1)
+    say(f"| `{settings.recipe}` | {len(contents) / 1e6:.2f} | {100 * found['test_acc']:.2f} % |", 1)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -324,10 +324,10 @@ def test_of_several_shapes_the_first_in_the_table_counts(tmp_path, source):
 
 
 def test_nothing_is_fetched_beside_class_folders(tmp_path):
-    """Whose owner forgot to say that they are the source: a training on other images than his would tell him nothing."""
+    """Whose owner forgot to say that they are the source: he would train on other images than his."""
     class_folders(tmp_path)
     there = sorted(tmp_path.rglob("*"))
-    with pytest.raises(InputError, match="has class folders, and no CIFAR-10: give --data.source folder to train on"):
+    with pytest.raises(InputError, match=r"has class folders, and no CIFAR-10: give --data.source folder to train on"):
         Source("cifar10", tmp_path, mirror=NOWHERE).prepare()
     assert sorted(tmp_path.rglob("*")) == there
     write_archive(packed := tmp_path / "cifar-10-python.tar.gz")  # as one that has been fetched before

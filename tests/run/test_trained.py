@@ -1,6 +1,5 @@
-"""Weights that come with the package, and those that are fetched, by the names of recipes."""
+"""Weights that come with the package, by the names of recipes."""
 
-import hashlib
 import json
 import re
 from pathlib import Path
@@ -10,13 +9,11 @@ import torch
 from conftest import PROJECT, one_line
 from PIL import Image
 from safetensors import safe_open
-from servers import serve
 
 from cifar_lightning import CLASSES, InputError, LitNet, export, fake_data, load_model
-from cifar_lightning.data import download
 from cifar_lightning.data.cifar10 import MEAN, STD
 from cifar_lightning.run import trained
-from cifar_lightning.run.trained import FOLDER, LARGEST, Release, trained_names
+from cifar_lightning.run.trained import FOLDER, LARGEST
 
 IN_PACKAGE = sorted(path.stem for path in FOLDER.glob("*.safetensors"))
 IMAGES = fake_data(200).image_set("test").images
@@ -28,7 +25,7 @@ def facts_in(path):
 
 
 def test_which_there_are():
-    assert IN_PACKAGE == trained_names() == ["quick", "speed54", "tutorial"]
+    assert IN_PACKAGE == ["quick", "speed54", "tutorial"]
 
 
 @pytest.mark.parametrize("name", IN_PACKAGE)
@@ -96,62 +93,6 @@ def test_a_recipe_without_weights_is_named(call):
     assert line == (
         "error: weights cpu: no release has them yet: give quick or speed54 or tutorial, or a run of fit --recipe cpu\n"
     )
-
-
-@pytest.fixture
-def payload(tmp_path):
-    return export(
-        LitNet("speed", width=8, classes=["cat", "dog"]), "safetensors", tmp_path / "a.safetensors"
-    ).read_bytes()
-
-
-@pytest.fixture
-def released(payload, tmp_path, monkeypatch):
-    """Has weights `cpu` be at an address; gives where they come to lie."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(download, "TIMEOUT", 0.5)
-    monkeypatch.setenv(download.MIRROR_VARIABLE, str(tmp_path / "images"))  # which is for images
-
-    def at(url):
-        release = Release(url, hashlib.sha256(payload).hexdigest(), len(payload))
-        monkeypatch.setitem(trained.RELEASES, "cpu", release)
-        return trained._cache() / f"cpu-{release.sha256[:16]}.safetensors"
-
-    return at
-
-
-@pytest.mark.parametrize("behaviour", ["ok", "drops"])
-def test_larger_ones_are_fetched_once(payload, released, behaviour, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with serve(payload, behaviour, "ok") as server:
-        path = released(f"{server.url}/cpu.safetensors")
-        for _ in range(2):
-            assert load_model("cpu").classes == ["cat", "dog"]
-        assert [address for address, _ in server.requests] == ["/cpu.safetensors"] * (1 if behaviour == "ok" else 2)
-    assert path.read_bytes() == payload
-    assert trained.is_trained(path)
-    assert "cpu" in trained_names()
-
-
-@pytest.mark.parametrize(
-    ("behaviour", "reason"),
-    [
-        ("unavailable", "HTTP 503 Service Unavailable"),
-        ("wrong_hash", "has SHA-256 "),
-        ("longer", "has "),
-        ("web_page", "sent a web page, no safetensors file)"),
-        ("downgrades", "redirects to http://example.com/"),
-    ],
-)
-def test_what_is_not_those_weights_is_not_used(payload, released, behaviour, reason):
-    with serve(payload, behaviour) as server:
-        path = released(server.url)
-        with pytest.raises(InputError) as error:
-            load_model("cpu")
-    message = str(error.value)
-    assert message.startswith(f"cannot fetch the weights cpu: {server.url} ({reason}")
-    assert message.endswith(f"; place the file at {path} by hand, or give quick or speed54 or tutorial")
-    assert not path.exists()
 
 
 def test_they_are_made_of_a_run_of_the_recipe_alone(call, tmp_path, plain, monkeypatch):

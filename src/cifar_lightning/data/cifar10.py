@@ -79,7 +79,7 @@ class Archive:
         name: The file's name.
         urls: Where to get it, the quickest first. Every copy is byte-identical and checked against `sha256`.
         sha256: Digest of the file, hexadecimal.
-        size: Length of the file in bytes.
+        size: Length of the file in bytes; None if that is not known, as of a user's own.
         folder: The one folder inside.
         train: Batches of the training set inside `folder`, in order.
         test: Batches of the test set.
@@ -93,7 +93,7 @@ class Archive:
     name: str
     urls: tuple[str, ...]
     sha256: str
-    size: int
+    size: int | None
     folder: str
     train: tuple[str, ...]
     test: tuple[str, ...]

@@ -6,7 +6,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, TypeVar
 from urllib.error import HTTPError, URLError
@@ -40,92 +40,45 @@ class _BrokeOff(_Refused):
     """The same, but it is worth asking again."""
 
 
-@dataclass(frozen=True)
-class Remote:
-    """A file to fetch.
-
-    Attributes:
-        name: Its name, for a message.
-        sources: Where to get it, URLs or local paths, the first to be asked first.
-        sha256: Its digest, hexadecimal.
-        size: Its length in bytes; None if that is not known.
-        kind: What it is, for the message where a server sends something else.
-        begins: Its first bytes, two at most, by which to know that.
-        instead: What its user could do without it, for the message.
-        elsewhere: What he could do where the disk does not take it.
-    """
-
-    name: str
-    sources: tuple[str, ...]
-    sha256: str
-    size: int | None
-    kind: str
-    begins: bytes
-    instead: str
-    elsewhere: str
-
-
 def fetch(archive: Archive, path: Path, *, mirror: str | None, sha256: str | None, others: str = "") -> None:
-    """Puts the archive at `path` unless something is there; see `fetch_file`.
+    """Puts the archive at `path` unless something is there. Any number of processes may call it at once.
 
     Args:
         archive: What to fetch.
-        path: Where it goes.
+        path: Where it goes. What has arrived of it stands beside, with the suffix .part, also between runs. Where files
+            cannot be locked each process fetches its own, from the start.
         mirror: The only place to ask: URL of the archive or of its folder, or a local file or folder.
             Default: the variable CIFAR_LIGHTNING_MIRROR, then the archive's own list.
         sha256: Digest of a user's own archive in place of the pinned one.
         others: What would do in its place, for the message.
 
     Raises:
-        InputError: As `fetch_file` does; or there can be no such mirror.
+        InputError: No source had it (each is named with its reason), or the disk refuses; or there can be no such
+            mirror.
     """
     if path.exists():
         return
-    mirror = mirror or os.environ.get(MIRROR_VARIABLE)
-    other = f" (or have one of {others} there)" if others else ""
-    archived = Remote(
-        name=archive.name,
-        sources=(_place(mirror, archive.name),) if mirror else archive.urls,
-        sha256=sha256 or archive.sha256,
-        size=None if sha256 else archive.size,
-        kind="gzip archive",
-        begins=GZIP,
-        instead=f"place the file at {path} by hand{other}, or use --data.source synthetic, which needs no download",
-        elsewhere="name another --data.data_dir",
-    )
-    fetch_file(archived, path)
-
-
-def fetch_file(remote: Remote, path: Path) -> None:
-    """Puts a file at `path` unless something is there. Any number of processes may call it at once.
-
-    Args:
-        remote: What to fetch.
-        path: Where it goes. What has arrived of it stands beside, with the suffix .part, also between runs. Where files
-            cannot be locked each process fetches its own, from the start.
-
-    Raises:
-        InputError: No source had it (each is named with its reason), or the disk refuses.
-    """
-    if path.exists():
-        return
-    with _disk(path, remote), locked(path.parent / HIDDEN) as alone:
+    if mirror := mirror or os.environ.get(MIRROR_VARIABLE):
+        archive = replace(archive, urls=(_place(mirror, archive.name),))
+    if sha256:
+        archive = replace(archive, sha256=sha256, size=None)
+    with _disk(path), locked(path.parent / HIDDEN) as alone:
         if path.exists():  # another process has fetched it while this one waited
             return
         part = path.with_name(f"{path.name}.part") if alone else part_of(path)
         try:
-            _fetch(remote, path, part)
+            _fetch(archive, path, part, f" (or have one of {others} there)" if others else "")
         finally:
             if not alone:  # none can go on with what may be another's
                 part.unlink(missing_ok=True)
 
 
-def _fetch(remote: Remote, path: Path, part: Path) -> None:
+def _fetch(archive: Archive, path: Path, part: Path, other: str) -> None:
     reasons: dict[str, str] = {}
-    queue = [(source, MIN_SPEED) for source in remote.sources]
+    queue = [(source, MIN_SPEED) for source in archive.urls]
     for source, speed in queue:  # grows while it is walked
         try:
-            _obtain(source, remote, part, speed)
+            _obtain(source, archive, part, speed)
         except _Refused as reason:
             reasons[source] = str(reason)
             if isinstance(reason, _BrokeOff) and sum(source == s for s, _ in queue) < MAX_ASKS:
@@ -134,35 +87,38 @@ def _fetch(remote: Remote, path: Path, part: Path) -> None:
             publish(part, path)
             return
     listed = "; ".join(f"{source} ({reason})" for source, reason in reasons.items())
-    raise InputError(f"cannot fetch {remote.name}: {listed}; {remote.instead}")
+    raise InputError(
+        f"cannot fetch {archive.name}: {listed}; place the file at {path} by hand{other}, or use --data.source "
+        "synthetic, which needs no download"
+    )
 
 
-def _obtain(source: str, remote: Remote, part: Path, speed: float) -> None:
+def _obtain(source: str, archive: Archive, part: Path, speed: float) -> None:
     """Fills `part` from one source and checks it; what fails the check is deleted."""
     resumed = part.exists()
     if "://" in source:
-        _transfer(source, remote, part, speed)
+        _transfer(source, archive, part, speed)
     else:
-        _copy(Path(source), remote, part)
+        _copy(Path(source), part)
     found = digest(part)
-    if found == remote.sha256:
+    if found == archive.sha256:
         return
     part.unlink()
     if not (resumed and "://" in source):
-        raise _Refused(f"has SHA-256 {found}, expected {remote.sha256}")
-    _obtain(source, remote, part, speed)  # what was there before may have been the bad piece
+        raise _Refused(f"has SHA-256 {found}, expected {archive.sha256}")
+    _obtain(source, archive, part, speed)  # what was there before may have been the bad piece
 
 
-def _copy(source: Path, remote: Remote, part: Path) -> None:
+def _copy(source: Path, part: Path) -> None:
     with ExitStack() as files:
         file = _read(lambda: files.enter_context(open(source, "rb")))
-        with _disk(part, remote), open(part, "wb") as out:
+        with _disk(part), open(part, "wb") as out:
             while chunk := _read(lambda: file.read(2**20)):
                 out.write(chunk)
 
 
-def _transfer(url: str, remote: Remote, part: Path, speed: float) -> None:
-    size = remote.size
+def _transfer(url: str, archive: Archive, part: Path, speed: float) -> None:
+    size = archive.size
     have = part.stat().st_size if part.exists() else 0
     if size is not None and have >= size:
         return  # the digest tells whether it is whole
@@ -188,11 +144,11 @@ def _transfer(url: str, remote: Remote, part: Path, speed: float) -> None:
             have = 0
         total = have + int(length) if length.isdigit() else size
         if "text/html" in response.headers.get("Content-Type", ""):
-            raise _Refused(f"sent a web page, no {remote.kind}")
+            raise _Refused("sent a web page, no gzip archive")
         if size is not None and total != size:
             raise _Refused(f"has {total:,} bytes, expected {size:,}")
         resumable = response.status == 206 or response.headers.get("Accept-Ranges") == "bytes"
-        done = _receive(response, remote, part, have, total, speed, resumable)
+        done = _receive(response, part, have, total, speed, resumable)
     if total is not None and done < total:
         kind = _BrokeOff if resumable else _Refused
         raise kind(f"broke off after {done:,} of {total:,} bytes")
@@ -200,7 +156,6 @@ def _transfer(url: str, remote: Remote, part: Path, speed: float) -> None:
 
 def _receive(
     response: http.client.HTTPResponse,
-    remote: Remote,
     part: Path,
     have: int,
     total: int | None,
@@ -210,9 +165,9 @@ def _receive(
     """Appends the response's body to `part`, which holds `have` bytes of it; gives its length at the end."""
     done, since, mark = have, time.monotonic(), have
     chunk = _read(lambda: response.read1(CHUNK) if have else response.read(2))
-    if not have and not chunk.startswith(remote.begins):  # before anything of an earlier source is overwritten
-        raise _Refused(f"sent something that is no {remote.kind}")
-    with _disk(part, remote), open(part, "ab" if have else "wb") as file, bar(part.stem, total, of_bytes=True) as show:
+    if not have and not chunk.startswith(GZIP):  # before anything of an earlier source is overwritten
+        raise _Refused("sent something that is no gzip archive")
+    with _disk(part), open(part, "ab" if have else "wb") as file, bar(part.stem, total, of_bytes=True) as show:
         while chunk:
             file.write(chunk)
             done += len(chunk)
@@ -290,9 +245,11 @@ def _place(mirror: str, name: str) -> str:
 
 
 @contextmanager
-def _disk(path: Path, remote: Remote) -> Iterator[None]:
+def _disk(path: Path) -> Iterator[None]:
     """Blames the disk for what is the disk's fault: network errors are caught closer to the network."""
     try:
         yield
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}; make room or {remote.elsewhere}") from error
+        raise InputError(
+            f"cannot write {path}: {error.strerror or error}; make room or name another --data.data_dir"
+        ) from error
