@@ -159,10 +159,28 @@ def test_a_network_that_draws_goes_on_exactly(tmp_path, devices, fault, goes_on)
     assert differences(*runs) == []
 
 
-def test_a_run_too_short_for_its_validation_says_so(tmp_path):
-    done = job("fit", *SMALL, "--max_steps", 5, cwd=tmp_path)
-    assert done.code == 0
-    assert "note: the training ended before its first validation" in done.lines
+def test_a_run_that_ends_before_its_validation_says_so(tmp_path, capsys):
+    class Stopping(Callback):
+        def on_train_batch_end(self, trainer, *args):
+            trainer.should_stop = True
+
+    data = {"source": "synthetic", "synthetic_size": 100, "val_split": 0.1}
+    every_other = {"trainer": {"check_val_every_n_epoch": 2}, "max_epochs": 2, "default_root_dir": tmp_path}
+    fit(data, {"lr": 0.01}, callbacks=Stopping(), accelerator="cpu", **every_other)
+    assert "note: the training ended before its first validation\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("steps", "validated"), [(5, [5]), (18, [18]), (23, [18, 23])])  # of 18 an epoch
+def test_a_limit_of_steps_within_an_epoch_validates_what_it_ends_with(tmp_path, steps, validated):
+    run = tmp_path / "lightning_logs" / "version_0"
+    assert job("fit", *SMALL, "--max_steps", steps, cwd=tmp_path, fault="kill@-:val:1").code == -9
+    done = job("fit", "--resume", run, cwd=tmp_path)
+    assert done.code == 0, done.text
+    rows = read_rows(run / "metrics.csv")
+    assert [row["step"] for row in rows if row["val_acc"] is not None] == validated
+    assert [row["train_loss"] is None for row in rows if row["step"] == steps] == [False]
+    results = json.loads((run / "results.json").read_text())
+    assert (results["val_count"], results["val_acc"]) == (40, max(row["val_acc"] or 0 for row in rows))
 
 
 def test_a_limit_of_steps_may_be_raised(tmp_path):

@@ -69,8 +69,14 @@ class EpochLoop(_TrainingEpochLoop):
         return super().done and (self._num_ready_batches_reached() or not self._should_accumulate())
 
     def _should_check_val_fx(self, data_fetcher: _DataFetcher) -> bool:
-        """Whether a validation is due: that before a stop not within a step, either."""
+        """Whether a validation is due: that before a stop not within a step, either, and one after the last step.
+
+        Where max_steps ends a fit within an epoch, Lightning leaves the weights that it ends with unvalidated, and any
+        that were better validated before would be chosen, however much sooner.
+        """
         trainer = self.trainer
+        if self.global_step == self.max_steps:
+            return True
         stops, trainer.should_stop = trainer.should_stop, trainer.should_stop and not self._should_accumulate()
         try:
             return super()._should_check_val_fx(data_fetcher)
