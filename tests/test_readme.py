@@ -185,6 +185,10 @@ def test_python(block, plain, tried, monkeypatch, tmp_path):
     code = code.replace('net="resnet18",', 'net="resnet18", width=8,')
     shutil.copytree(tried / "lightning_logs", tmp_path / "lightning_logs")
     monkeypatch.chdir(tmp_path)
+    for split, name in itertools.product(("train", "test"), ("cats", "dogs")):
+        (tmp_path / "pets" / split / name).mkdir(parents=True)
+        for number in range(10):
+            Image.new("RGB", (64, 48), "orange").save(tmp_path / "pets" / split / name / f"{number}.png")
     names: dict = {"album": AnAlbum()}
     exec(compile(code, PYTHON[block], "exec"), names)
     for name, function in names.items():
