@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Subset
 from torchvision.transforms import v2
 
 from cifar_lightning import CIFAR10DataModule, InputError, LitNet, fake_data
+from cifar_lightning.errors import ImageWarning
 
 
 class Flat(LightningModule):
@@ -135,14 +136,19 @@ def test_a_loader_made_anew_trains_on_nothing_unshuffled(evaluation):
 
 
 def test_nothing_is_held_out_where_nobody_asks(tmp_path):
-    """A loader without batches, in a Trainer, too, which does not warn."""
+    """A loader without batches, in a Trainer, too, which is silent in a fit, and tells who asks for a validation."""
     images = fake_data(40)
     assert list(images.val_dataloader()) == []
     assert (len(images.val_dataloader()), len(images.val_dataloader().dataset)) == (0, 0)
     quiet = dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False)
     trainer = Trainer(max_epochs=1, accelerator="cpu", default_root_dir=tmp_path, log_every_n_steps=1, **quiet)
     trainer.fit(Flat(), images)
-    assert trainer.validate(Flat(), images, verbose=False) == []
+    with pytest.warns(ImageWarning, match=r"^there are no images to validate on: give val_split, e.g. 0.1$") as said:
+        assert trainer.validate(Flat(), images, verbose=False) == []
+    assert [warning.category for warning in said if "validate on" in str(warning.message)] == [ImageWarning]
+    trainer.fit(Flat(), images)  # again
+    images.val_split = 0.1
+    assert len(trainer.validate(Flat(), images, verbose=False)) == 1
 
 
 def test_a_network_of_ones_own_may_view_its_images(tmp_path):

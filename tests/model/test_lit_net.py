@@ -19,7 +19,16 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torchvision.transforms import v2
 
-from cifar_lightning import CLASSES, CIFAR10DataModule, InputError, LitNet, Preprocessing, TutorialNet, fake_data
+from cifar_lightning import (
+    CLASSES,
+    CIFAR10DataModule,
+    InputError,
+    LitNet,
+    Preprocessing,
+    TutorialNet,
+    fake_data,
+    load_model,
+)
 from cifar_lightning.data import transforms
 from cifar_lightning.data.cifar10 import MEAN, STD
 from cifar_lightning.data.transforms import shrink
@@ -818,6 +827,34 @@ def test_any_classes_of_a_data_module_of_other_peoples(classes, said):
     data = SimpleNamespace(classes=classes)
     with nullcontext() if said is None else pytest.raises(InputError, match=said):
         check_classes(data, CLASSES)
+
+
+def test_classes_stay_those_of_the_start(tmp_path):
+    """Of which the figures, hparams and checkpoints are: with others the figures would go by the old names."""
+    model = LitNet()
+    with pytest.raises(InputError, match=r"^classes are given .* make it LitNet\(\.\.\., classes=data\.classes\), of"):
+        model.classes = ["cat", "dog"]
+    assert model.classes == model.hparams["classes"] == list(CLASSES)
+
+    class Mine(LitNet):
+        classes = ("a", "b")  # in whose place the constructor's come
+
+        def __init__(self):
+            super().__init__()
+            self.classes = Plain.classes
+
+    with pytest.raises(InputError, match="classes are given when a LitNet is made"):
+        Mine()
+    again = LitNet(model.net, classes=Plain.classes)  # as the line says
+    again.net.fc3 = nn.Linear(84, 2)
+    fitter = trainer(max_epochs=1)
+    fitter.fit(again, Plain())
+    assert set(fitter.test(again, Plain(), verbose=False)[0]) >= {"test_acc/no", "test_acc/yes"}
+    fitter.save_checkpoint(tmp_path / "a.ckpt")
+    assert load_model(tmp_path / "a.ckpt", again.net).classes == copy.deepcopy(again).classes == ["no", "yes"]
+    again.classes[0] = "maybe"
+    assert again.hparams["classes"] == ["maybe", "yes"]
+    assert "test_acc/maybe" in fitter.test(again, Plain(), verbose=False)[0]
 
 
 def test_a_class_without_images_has_no_accuracy():

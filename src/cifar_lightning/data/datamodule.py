@@ -24,7 +24,7 @@ from cifar_lightning.data.sharing import check_batch_size, check_evaluation, con
 from cifar_lightning.data.sources import Source
 from cifar_lightning.data.split import split_of, stratified_order
 from cifar_lightning.data.torch_loader import TorchLoader
-from cifar_lightning.errors import InputError
+from cifar_lightning.errors import ImageWarning, InputError
 
 # Arguments that the images depend on, the split, and beside its own the training loader.
 OF_IMAGES = {"source", "data_dir", "mirror", "sha256", "train_labels", "synthetic_size"}
@@ -374,7 +374,11 @@ class CIFAR10DataModule(SettableDataModule):
     def val_dataloader(self) -> BatchLoader | TorchLoader:
         """The held-out training images, once each, unaugmented; without a `val_split` it has no batches."""
         if not len(self.val_indices):
-            # Lightning warns of it, and has no other way to hear that there is nothing to validate on
+            trainer = self.trainer if self._in_a_trainer else None
+            if trainer and trainer.state.fn == "validate" and trainer.is_global_zero:  # a fit does without
+                said = "there are no images to validate on: give val_split, e.g. 0.1"
+                warnings.warn(said, ImageWarning, stacklevel=2)
+            # Lightning warns of it in a fit, too, and has no other way to hear that there is nothing to validate on
             warnings.filterwarnings("ignore", "Total length of `(Batch|Torch)Loader` across ranks is zero")
         return self._handed_out(self._evaluation_loader("val", self.val_indices))
 

@@ -61,7 +61,7 @@ class LitNet(LightningModule):
         test_views: Test-time augmentation, the mean logits of views: one, the image as it is; mirror, also its mirror
             image; six, these two and their shifts by a pixel up-left and down-right, with half the weight
             (https://arxiv.org/abs/2404.00498, section 3.5).
-        classes: Names of the classes, in the order of the labels. Stored in checkpoints.
+        classes: Names of the classes, in the order of the labels; they stay those. Stored in checkpoints.
         preprocessing: What the images have undergone that it learns from. A fit with a CIFAR10DataModule sets it;
             checkpoints hold it; images that have undergone another are refused, where a Trainer has such a module or
             its loader.
@@ -110,7 +110,7 @@ class LitNet(LightningModule):
         self.save_hyperparameters(arguments)
         check_ranges(arguments)
         self.net = build(net, len(classes), width) if isinstance(net, str) else net
-        self.classes = list(classes)
+        self.classes = classes  # one list, which hparams and the figures have, too
         # By this name torch's DDP is told what it is not to send from the first rank to the others before every step.
         self._ddp_params_and_buffers_to_ignore = same_on_all_ranks(self)
         # How CIFAR10DataModule's batches are to lie: our networks take them so as they are, others may have a `view`.
@@ -120,6 +120,15 @@ class LitNet(LightningModule):
         self._running_loss, self._compilation = RunningLoss(), Compilation(compile, sizes or ())
         self._total_steps = 0.0
         self._random_states: dict[str, Any] | None = None  # a checkpoint's, until its fit goes on
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "classes" and name in self.__dict__:
+            # The network's outputs and the figures are of so many, and a checkpoint makes both anew of its hparams.
+            raise InputError(
+                "classes are given when a LitNet is made, and then stay: make it LitNet(..., classes=data.classes), of "
+                "a network that is there LitNet(model.net, classes=...)"
+            )
+        super().__setattr__(name, value)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `(N, len(classes))` of normalised images `(N, 3, 32, 32)`."""
