@@ -2,15 +2,17 @@
 
 import functools
 import os
+import shutil
 import socket
 
 import pytest
 import torch
 from conftest import NOBODY, SYNTHETIC, another_user, one_line
 from jobs import end, job, start
+from lightning import Trainer
 from PIL import Image
 
-from cifar_lightning import CIFAR10DataModule, InputError, resume
+from cifar_lightning import CIFAR10DataModule, InputError, LitNet, load_model, resume
 from cifar_lightning.run import testing, training
 from cifar_lightning.run.folder import newest_unfinished
 from cifar_lightning.run.many import resume_newest_many
@@ -539,7 +541,8 @@ CHECKPOINTS = {
     "other network": "checkpoint a.ckpt does not fit the network 'resnet18': ",
     "unknown network": "checkpoint a.ckpt does not fit the network 'vgg': net 'vgg' is not known",
     "own network": "checkpoint a.ckpt is of a network of your own, which it does not hold: give --model.net pack",
-    "other kind": "checkpoint a.ckpt is of another kind of model (it has depth): give one that fit wrote",
+    "other kind": "checkpoint a.ckpt is of another kind of model (it has depth): give one that fit wrote, or in Python "
+    "have its own class load it, Mine.load_from_checkpoint(path)",
     "empty folder": "a.ckpt holds no readable checkpoint: give a run's folder or a .ckpt file",
 }
 
@@ -603,6 +606,61 @@ def test_folder_of_other_checkpoints(call, tmp_path, name, give):
     (tmp_path / "run" / "checkpoints" / name).write_text("")
     line = one_line(*call("evaluate", "run", "--accelerator", "cpu"))
     assert line == f"error: run holds no readable checkpoint: give {give}\n"
+
+
+TAKES_A_RUN = {
+    "evaluate": ("evaluate", "{}", "--accelerator", "cpu"),
+    "predict": ("predict", "{}", "x.png"),
+    "export": ("export", "{}"),
+    "compare": ("compare", "{}", "other"),
+    "status": ("status", "{}"),
+    "fit": ("fit", "--resume", "{}"),
+}
+
+
+@pytest.mark.parametrize("command", TAKES_A_RUN)
+def test_what_is_no_run_is_named_and_what_to_give(call, tmp_path, finished, command):
+    logs = tmp_path / "lightning_logs"
+    run, older, unlike = logs / "version_10", logs / "version_9", logs / "version_11"
+    for folder in (older, unlike):
+        folder.mkdir(parents=True)
+    shutil.copytree(finished.folder, run)
+    (older / "config.yaml").write_text("")
+    for path in (run / "model.onnx", run / "model.pt2", tmp_path / "model.pt2"):
+        path.write_text("")
+    run = run.relative_to(tmp_path)
+    said = {
+        "lightning_logs": f"lightning_logs is no run's folder, but one of runs: give {run}, the newest",
+        ".": f". is no run's folder, but one of runs: give {run}, the newest",
+        f"{run}/model.onnx": f"{run}/model.onnx is a program for ONNX Runtime, and no checkpoint: give {run}",
+        f"{run}/model.pt2": f"{run}/model.pt2 is a program for torch.export.load, and no checkpoint: give {run}",
+        "model.pt2": "model.pt2 is a program for torch.export.load, and no checkpoint: give the run that it was "
+        "exported from",
+    }
+    for given, line in said.items():
+        arguments = [argument.format(given) for argument in TAKES_A_RUN[command]]
+        assert one_line(*call(*arguments)).endswith(f" {line}\n")
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict", "export"])
+def test_of_a_group_one_run_is_named(call, tmp_path, command):
+    (tmp_path / "group").mkdir()
+    (tmp_path / "group" / "group.yaml").write_text("{kind: seeds, runs: [seed_0, seed_1]}")
+    line = one_line(*call(*(argument.format("group") for argument in TAKES_A_RUN[command])))
+    assert line == "error: group holds several runs: give one of them, such as group/seed_0\n"
+
+
+def test_a_subclass_with_an_argument_of_its_own_is_loaded_as_the_line_says(tmp_path):
+    class Mine(LitNet):
+        def __init__(self, gamma=2.0, **arguments):
+            super().__init__(**arguments)
+
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, barebones=True)
+    trainer.strategy.connect(Mine(gamma=3.0, lr=0.1))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    with pytest.raises(InputError, match=r"\(it has gamma\): .* Mine\.load_from_checkpoint\(path\)$"):
+        load_model(tmp_path / "a.ckpt")
+    assert Mine.load_from_checkpoint(tmp_path / "a.ckpt").hparams["gamma"] == 3.0
 
 
 def test_predict_an_empty_folder(call, tmp_path, checkpoint):

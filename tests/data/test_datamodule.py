@@ -354,7 +354,7 @@ def test_values_out_of_range(name, value, message):
     ("val_split", "message"),
     [
         (100, "val_split 100 leaves none of the 100 training images: give less"),
-        (0.004, "val_split 0.004 is none of the 100 training images: give more, or 0"),
+        (0.004, "val_split 0.004 holds out none of the 100 training images: give more, or 0"),
     ],
 )
 def test_a_split_that_leaves_nothing(val_split, message):

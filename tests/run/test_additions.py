@@ -294,7 +294,7 @@ class Unreadable(Callback):
 MISTAKES = [
     ({"callbacks": 3}, "callbacks: 3 is no lightning.pytorch.Callback: give objects of that"),
     ({"callbacks": [EarlyStopping]}, "callbacks: the class EarlyStopping is no lightning.pytorch.Callback: give obj"),
-    ({"logger": False}, "logger: False is none: give csv, tensorboard, wandb or mlflow, or one of lightning.pytorch"),
+    ({"logger": False}, "logger: False is no logger: give csv, tensorboard, wandb or mlflow, or one of lightning.pyt"),
     ({"logger": "comet"}, "logger comet is not known: give some of csv, tensorboard, wandb, mlflow, with commas, or"),
     (
         {"callbacks": EarlyStopping("val_acc"), "data": {**SMALL["data"], "val_split": 0}},

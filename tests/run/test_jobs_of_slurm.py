@@ -152,7 +152,7 @@ def test_the_status_of_a_run(whole, call, tmp_path):
     assert call("status", tmp_path) == (
         2,
         "",
-        f"error: run {tmp_path} is none (no readable config.yaml): give lightning_logs/version_N\n",
+        f"error: run {tmp_path} is no run's folder (no readable config.yaml): give lightning_logs/version_N\n",
     )
 
 
@@ -188,7 +188,7 @@ def test_the_status_of_another_users_run(for_anyone):
     done = job("status", "run", cwd=for_anyone, user=NOBODY)
     assert (done.code, done.lines) == (
         2,
-        ["error: run run is none (no readable config.yaml): give lightning_logs/version_N"],
+        ["error: run run is no run's folder (no readable config.yaml): give lightning_logs/version_N"],
     )
 
 

@@ -67,7 +67,7 @@ def stratified_split(labels: Tensor, val_split: int | float, seed: int) -> tuple
     if count >= len(labels):
         raise InputError(f"val_split {val_split} leaves none of the {len(labels)} training images: give less")
     if val_split and not count:
-        raise InputError(f"val_split {val_split} is none of the {len(labels)} training images: give more, or 0")
+        raise InputError(f"val_split {val_split} holds out none of the {len(labels)} training images: give more, or 0")
     if not count:  # without the order, which takes memory and time
         return torch.arange(len(labels)), torch.arange(0)
     order = stratified_order(labels, seed)

@@ -127,7 +127,7 @@ def additions_of(callbacks: Callbacks, logger: Loggers) -> tuple[Additions, str 
     for each in loggers:
         if not isinstance(each, str | Logger):
             raise InputError(
-                f"logger: {_named(each)} is none: give csv, tensorboard, wandb or mlflow, or one of "
+                f"logger: {_named(each)} is no logger: give csv, tensorboard, wandb or mlflow, or one of "
                 "lightning.pytorch.loggers"
             )
     names = [each for each in loggers if isinstance(each, str)]

@@ -29,6 +29,7 @@ from cifar_lightning.run.devices import on_first_rank
 from cifar_lightning.run.loop import StepEnd, within_step
 from cifar_lightning.run.memory import of_memory
 from cifar_lightning.run.metrics_csv import MetricsCSV
+from cifar_lightning.run.no_run import instead_of_run
 from cifar_lightning.run.weights import read_weights
 
 KEEP = 2
@@ -80,6 +81,8 @@ def load_checkpoint(path: str | os.PathLike[str], bare: Mapping[str, Any] | None
         raise InputError(f"checkpoint {path} is an address: download it, and give the file's path")
     if not os.path.isfile(path):  # False, where Path's raises, for one that this user may not see
         raise InputError(f"checkpoint {path} does not exist: give a run's folder or a .ckpt file")
+    if what := instead_of_run(Path(path)):
+        raise InputError(f"checkpoint {path} {what}")
     checkpoint = read_weights(Path(path)) if Path(path).suffix == ".safetensors" else _load(path)
     if isinstance(checkpoint, dict) and checkpoint and all(isinstance(value, Tensor) for value in checkpoint.values()):
         if not bare:

@@ -18,6 +18,7 @@ from cifar_lightning.report.predictions import digest_of, read_predictions
 from cifar_lightning.report.results import read_results
 from cifar_lightning.report.template import page_at
 from cifar_lightning.run.group import runs_in
+from cifar_lightning.run.no_run import instead_of_run
 from cifar_lightning.run.quiet import quietly
 from cifar_lightning.run.saved import home_of
 from cifar_lightning.run.settings import INDIFFERENT, read_settings
@@ -93,15 +94,15 @@ def _test_images(run: Tested) -> ImageSet | None:
 
 def _tested(folder: Path) -> Tested:
     if not folder.is_dir():
-        raise InputError(f"run {folder} is no folder: give one that fit or evaluate wrote")
+        what = instead_of_run(folder) or "is no folder: give one that fit or evaluate wrote"
+        raise InputError(f"run {folder} {what}")
     try:
         results = read_results(folder)
     except FileNotFoundError as error:
         begun = (folder / "config.yaml").exists()
-        why = (
-            "has not finished: resume it" if begun else "has no results.json: give a folder that fit or evaluate wrote"
-        )
-        raise InputError(f"run {folder} {why}") from error
+        other = instead_of_run(folder) or "has no results.json: give a folder that fit or evaluate wrote"
+        what = "has not finished: resume it" if begun else other
+        raise InputError(f"run {folder} {what}") from error
     except (OSError, ValueError) as error:
         raise InputError(
             f"{folder / 'results.json'} cannot be read: evaluate the run, and give its evaluation/"

@@ -13,6 +13,7 @@ from cifar_lightning.errors import InputError
 from cifar_lightning.files import check_stays, lock, open_for_all, staying, unwritten, user_path
 from cifar_lightning.run.ended import results_in
 from cifar_lightning.run.holder import LOCK, Holder
+from cifar_lightning.run.no_run import numbered
 from cifar_lightning.run.settings import Settings, read_settings
 
 HELD_SECONDS = 30.0  # that a job may need to leave a run, once its launcher is gone
@@ -98,7 +99,7 @@ def newest_left(
     Gives its folder, and what `held` gives.
     """
     logs = user_path(default_root_dir) / "lightning_logs"
-    runs = [path for _, path in sorted(_numbered(logs), reverse=True) if path.is_dir()]
+    runs = [path for _, path in sorted(numbered(logs), reverse=True) if path.is_dir()]
     this, holders = Holder.this(), {run: Holder.of(run) for run in runs}
     deadline, passed = time.monotonic() + HELD_SECONDS, False
     with ExitStack() as holding:
@@ -149,7 +150,7 @@ def new_folder(default_root_dir: str) -> Path:
     root = Path(default_root_dir) / "lightning_logs"
     try:
         root.mkdir(parents=True, exist_ok=True)
-        first = max((number for number, _ in _numbered(root)), default=-1) + 1
+        first = max((number for number, _ in numbered(root)), default=-1) + 1
         for number in count(first):
             with suppress(FileExistsError):
                 (root / f"version_{number}").mkdir()
@@ -157,9 +158,3 @@ def new_folder(default_root_dir: str) -> Path:
     except OSError as error:
         raise InputError(f"default_root_dir {default_root_dir}: {error.strerror}; give another") from error
     return root / f"version_{number}"
-
-
-def _numbered(logs: Path) -> list[tuple[int, Path]]:
-    """What lies in a log folder as `version_N`, with the number."""
-    paths = [(path.name.removeprefix("version_"), path) for path in logs.glob("version_*")]
-    return [(int(number), path) for number, path in paths if number.isdigit()]

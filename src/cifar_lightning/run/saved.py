@@ -27,6 +27,7 @@ from cifar_lightning.run.checkpoint import (
 from cifar_lightning.run.cluster import is_first_rank
 from cifar_lightning.run.hub import WEIGHTS, is_hub_folder
 from cifar_lightning.run.networks import is_import_path, lit_net
+from cifar_lightning.run.no_run import instead_of_run
 from cifar_lightning.run.settings import check_names, read_settings
 from cifar_lightning.run.trained import is_trained, trained_weights
 from cifar_lightning.run.weights import of_lit_net
@@ -58,6 +59,8 @@ def select_checkpoint(named: str | Path) -> Path:
     except UnreadableError:
         raise
     except InputError as error:
+        if what := instead_of_run(path):
+            raise InputError(f"{path} {what}") from error
         damaged = step_checkpoints(folder)
         others = [other.name for other in sorted(folder.glob("*.ckpt")) if other not in damaged]  # a stock Trainer's
         found = f"{', '.join(others)} in {folder.name}/ by its path" if others else "a run's folder or a .ckpt file"
@@ -144,7 +147,10 @@ def model_of(checkpoint: Mapping[str, Any], path: Path, net: str | nn.Module | N
     unknown = sorted(set(arguments) - set(inspect.signature(LitNet).parameters))
     if unknown or "classes" not in arguments:
         why = f"it has {', '.join(unknown)}" if unknown else "it has no class names"
-        raise InputError(f"checkpoint {path} is of another kind of model ({why}): give one that fit wrote")
+        raise InputError(
+            f"checkpoint {path} is of another kind of model ({why}): give one that fit wrote, or in Python have its "
+            "own class load it, Mine.load_from_checkpoint(path)"
+        )
     net = net if own else arguments["net"]
     try:
         model = lit_net({**arguments, "net": net}, arguments["classes"])

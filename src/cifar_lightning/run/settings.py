@@ -23,6 +23,7 @@ from cifar_lightning.run import refused
 from cifar_lightning.run.cluster import this_rank
 from cifar_lightning.run.devices import resolve_devices, shared_out
 from cifar_lightning.run.networks import is_import_path
+from cifar_lightning.run.no_run import instead_of_run
 from cifar_lightning.run.precision import crawls, resolve_precision
 
 Arguments = dict[str, Any]
@@ -195,7 +196,8 @@ def read_settings(folder: Path) -> Settings:
     try:
         settings = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"nothing to resume: {folder} is no run's folder (no readable config.yaml)") from error
+        what = instead_of_run(folder) or "is no run's folder (no readable config.yaml)"
+        raise InputError(f"nothing to resume: {folder} {what}") from error
     required = {field.name for field in fields(Settings) if field.default is MISSING}
     known = {field.name for field in fields(Settings)}
     whole = isinstance(settings, dict) and required <= set(settings) <= known
