@@ -23,10 +23,14 @@ FIT = (*SYNTHETIC, "--data.synthetic_size", "100")
 # flags: what the line says
 MISTAKES = {
     ("--data.batchsize", "8"): "unknown flag --data.batchsize: did you mean --data.batch_size?",
+    ("--learning_rate", "8"): "unknown flag --learning_rate: did you mean --model.lr?",
+    ("--model.network", "resnet18"): "unknown flag --model.network: did you mean --model.net?",
+    ("--benchmark", "true"): "unknown flag --benchmark: see --help; for an argument of Lightning's Trainer give "
+    "--trainer.NAME",
     (
-        "--learning_rate",
-        "8",
-    ): "unknown flag --learning_rate: see --help; for an argument of Lightning's Trainer give --trainer.NAME",
+        "--data.image_size",
+        "64",
+    ): "unknown flag --data.image_size: images have 32 x 32 pixels: for others give, in Python",
     (
         "--data.num_workers",
         "4",
@@ -354,7 +358,7 @@ def test_fit_from_python(tmp_path, arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"data": {"sourc": "cifar100"}}, "data.sourc is no argument of CIFAR10DataModule: give some of data_dir, "),
+        ({"data": {"sourc": "cifar100"}}, "data.sourc is no argument of CIFAR10DataModule: did you mean source?"),
         ({"test_views": "five"}, "test_views five is out of range: give one or mirror or six"),
     ],
 )
@@ -372,7 +376,7 @@ def test_evaluate_from_python(checkpoint, tmp_path, arguments, message):
         ({"threads": True}, "threads True is out of range: give a whole number"),
         ({"optim.lr": 0.1}, "optim.lr is no setting of a run: give some of fit's, such as max_epochs or data.data_dir"),
         ({"data": 5}, "data is no setting of a run: give some of fit's, such as max_epochs or data.data_dir"),
-        ({"data": {"sourc": "folder"}}, "data.sourc is no argument of CIFAR10DataModule: give some of data_dir, "),
+        ({"data": {"sourc": "folder"}}, "data.sourc is no argument of CIFAR10DataModule: did you mean source?"),
     ],
 )
 def test_resume_from_python(finished, changes, message):

@@ -1,11 +1,13 @@
-"""The arguments that a constructor was given, and whether they are of the types that it says."""
+"""The arguments that a constructor was given: whether it has such, and whether they are of the types that it says."""
 
+import difflib
 import inspect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
 from types import FrameType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 import numpy as np
 
@@ -27,9 +29,45 @@ def arguments_of(module: object) -> dict[str, Any]:
         if frame.f_code.co_name != "__init__" or not names or values[names[0]] is not module:
             break
         given = {name: values[name] for name in names[1:]} | (values[keywords] if keywords else {})
-        arguments = {**given, **arguments}
+        arguments |= {name: value for name, value in given.items() if name not in arguments}
         frame = frame.f_back
     return arguments
+
+
+Init = TypeVar("Init", bound=Callable[..., None])
+
+
+def explained(why: Mapping[str, str], named: Mapping[str, str]) -> Callable[[Init], Init]:
+    """Has a constructor refuse in words the arguments that it lacks.
+
+    Args:
+        why: What to say of some, by their names.
+        named: What it calls others that have other names elsewhere.
+    """
+
+    def of(init: Init) -> Init:
+        signature = inspect.signature(init)
+        kind, known = init.__qualname__.partition(".")[0], [*signature.parameters][1:]
+
+        @wraps(init)
+        def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # arguments_of knows the name
+            for name in kwargs:
+                if name not in known:
+                    said = why.get(name) or instead_of(name, known, named)
+                    raise InputError(f"{name} is no argument of {kind}: {said}")
+            init(self, *args, **kwargs)
+
+        # Lightning, which makes a module again of a checkpoint, looks at the outer one
+        __init__.__signature__ = signature  # type: ignore[attr-defined]
+        return cast(Init, __init__)
+
+    return of
+
+
+def instead_of(name: str, known: Sequence[str], named: Mapping[str, str]) -> str:
+    """What to give for an argument that is none of those that are known, one of which it may be meant for."""
+    near = [named[name]] if name in named else difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"give some of {', '.join(known)}"
 
 
 def typed(arguments: Mapping[str, Any], signature: inspect.Signature) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cifar_lightning import settings_file
-from cifar_lightning.data.absent import why_absent
 from cifar_lightning.errors import InputError
+from cifar_lightning.model.absent import NAMED
 from cifar_lightning.run import refused
 from cifar_lightning.signatures import words_of
 
@@ -111,11 +111,12 @@ def parse(parser: "ArgumentParser", arguments: Sequence[str], defaults: bool = T
 
 def _instead(flag: str, known: Sequence[str]) -> str:
     """What to give in place of a flag that is not known."""
-    if why := why_absent(flag[2:]) or ("--trainer" in known and refused.why_refused(flag[2:])):
+    if why := refused.why_absent(flag[2:]) or ("--trainer" in known and refused.why_refused(flag[2:])):
         return why
     # --trainer is no flag without a name of its own
     flags = [option for option in known if option not in ("-h", "--help", "--trainer")]
-    near = [option for option in flags if option.endswith("." + flag[2:])]
+    name = NAMED.get(flag[2:].removeprefix("model."), flag[2:])
+    near = [option for option in flags if option.endswith("." + name)]
     near = near or difflib.get_close_matches(flag, flags, n=1, cutoff=0.6)
     hint = f"did you mean {near[0]}?" if near else "see --help"
     if not near and "--trainer" in known:

@@ -1,17 +1,11 @@
 """What other data modules are told and this one is not, or not on the command line, and why: for who looks for it."""
 
-import inspect
-from collections.abc import Callable
-from functools import wraps
-from typing import Any, Concatenate, ParamSpec, cast
-
-from cifar_lightning.errors import InputError
-
-Parameters = ParamSpec("Parameters")
-
 _WORKERS = (
     "there are no workers, for the images lie in memory and batches are made in the training process: leave it out"
 )
+_LOADER = 'the loaders are its own: for another make DataLoader(data.dataset("train", transform), '
+_SIZE = "images have 32 x 32 pixels: for others give, in Python, train_transforms and test_transforms with a v2.Resize"
+_TRANSFORM = "training images have theirs, test images theirs: give, in Python, train_transforms and test_transforms"
 
 # by the argument's name
 WHY = {
@@ -24,30 +18,16 @@ WHY = {
     "shuffle": "training images come in a new order in every epoch, and evaluation images in one: leave it out",
     "drop_last": "training batches are always whole, and an evaluation has every image once: leave it out",
     "normalize": "images always are, and data.normalization says by what: give that",
+    "transform": _TRANSFORM,
+    "transforms": _TRANSFORM,
+    "image_size": _SIZE,
+    "img_size": _SIZE,
+    "resize": _SIZE,
+    **{name: f"{_LOADER}{name}=...)" for name in ("sampler", "batch_sampler", "collate_fn")},
     "download": "what is not there is downloaded: leave it out",
 }
+# what has another name here, and none that is like it
+NAMED = {"root": "data_dir", "test_batch_size": "eval_batch_size"}
 
 TRANSFORMS = ("train_transforms", "val_transforms", "test_transforms")
 NO_FLAGS = ("seed", "device", *TRANSFORMS)  # a run has a seed, and a device; a transform is code
-
-
-def why_absent(name: str) -> str | None:
-    """Why there is no such flag, alone or of the group `data`; None where there is no more to say of it."""
-    group, _, argument = name.rpartition(".")
-    no_flags = dict.fromkeys(TRANSFORMS, "a transform is code: give it to CIFAR10DataModule in Python")
-    return {**WHY, **no_flags}.get(argument) if group in ("", "data") else None
-
-
-def explained(init: Callable[Concatenate[Any, Parameters], None]) -> Callable[Concatenate[Any, Parameters], None]:
-    """A constructor that refuses such an argument in words; what others it does not take are Python's to refuse."""
-
-    @wraps(init)
-    def __init__(self: Any, *args: Parameters.args, **kwargs: Parameters.kwargs) -> None:  # arguments_of knows the name
-        for name in kwargs:
-            if why := WHY.get(name):
-                raise InputError(f"{name} is no argument of CIFAR10DataModule: {why}")
-        init(self, *args, **kwargs)
-
-    # Lightning, which makes a module again of a checkpoint, looks at the outer one
-    __init__.__signature__ = inspect.signature(init)  # type: ignore[attr-defined]
-    return cast(Callable[Concatenate[Any, Parameters], None], __init__)

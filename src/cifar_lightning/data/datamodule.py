@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from cifar_lightning.arguments import arguments_of
+from cifar_lightning.arguments import arguments_of, explained
 from cifar_lightning.data import cifar10
-from cifar_lightning.data.absent import explained
+from cifar_lightning.data.absent import NAMED, WHY
 from cifar_lightning.data.dataset import ImageDataset
 from cifar_lightning.data.image_set import ImageSet
 from cifar_lightning.data.labels import relabelled
@@ -101,7 +101,7 @@ class CIFAR10DataModule(SettableDataModule):
     dims = cifar10.IMAGE_SHAPE
     channels_last = False
 
-    @explained
+    @explained(WHY, NAMED)
     def __init__(
         self,
         data_dir: str | Path = "data",

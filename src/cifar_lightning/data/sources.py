@@ -99,7 +99,10 @@ class Source:
             InputError: The data is not there, or is not what it should be.
         """
         if split not in SPLITS:
-            raise InputError(f"split {split!r} is unknown: use train or test")
+            use = "train or test"
+            if str(split).startswith("val"):
+                use = 'train, of which val_indices are held out: Subset(data.dataset("train"), data.val_indices)'
+            raise InputError(f"split {split!r} is unknown: use {use}")
         if self.name == "synthetic":
             return synthetic(split, self.synthetic_size if split == "train" else max(10, self.synthetic_size // 5))
         with self._naming():

@@ -9,13 +9,14 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cifar_lightning.arguments import arguments_of, typed
+from cifar_lightning.arguments import arguments_of, explained, typed
 from cifar_lightning.compiler import eager
 from cifar_lightning.data.cifar10 import CLASSES
 from cifar_lightning.data.preprocessing import Preprocessing, as_batch
 from cifar_lightning.data.transforms import shrink
 from cifar_lightning.errors import InputError
 from cifar_lightning.generators import random_states, restore_random_states
+from cifar_lightning.model.absent import NAMED
 from cifar_lightning.model.compilation import Compilation
 from cifar_lightning.model.evaluation import Evaluation, mean_logits
 from cifar_lightning.model.images import agreed, begin_from_images, check_classes, preprocessing_in
@@ -78,6 +79,7 @@ class LitNet(LightningModule):
         ['cat', 'dog']
     """
 
+    @explained({}, NAMED)
     def __init__(
         self,
         net: str | nn.Module = "tutorial",

@@ -1,5 +1,6 @@
 """Arguments of the data module, the network and the Trainer that a run sets itself, and what to do instead."""
 
+from cifar_lightning.data import absent
 from cifar_lightning.data.absent import TRANSFORMS
 
 # by the argument's name, with its group's
@@ -23,6 +24,13 @@ WHY = {
     "trainer.barebones": "cannot be changed, for a run logs and saves: leave it out",
     "trainer.plugins": "takes objects, and this package brings its own: give --precision, --strategy or --num_nodes",
 }
+
+
+def why_absent(name: str) -> str | None:
+    """Why there is no such flag, alone or of the group `data`; None where there is no more to say of it."""
+    group, _, argument = name.rpartition(".")
+    no_flags = dict.fromkeys(TRANSFORMS, "a transform is code: give it to CIFAR10DataModule in Python")
+    return {**absent.WHY, **no_flags}.get(argument) if group in ("", "data") else None
 
 
 def why_refused(flag: str) -> str | None:

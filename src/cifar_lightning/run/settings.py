@@ -12,12 +12,12 @@ import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Timer
 
-from cifar_lightning.arguments import typed
+from cifar_lightning.arguments import instead_of, typed
 from cifar_lightning.data import absent
-from cifar_lightning.data.absent import why_absent
 from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.errors import InputError
 from cifar_lightning.files import absolute, write_atomically
+from cifar_lightning.model.absent import NAMED
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.run import refused
 from cifar_lightning.run.cluster import this_rank
@@ -305,10 +305,10 @@ def plain(settings: Mapping[str, Any], group: str = "") -> Arguments:
 
 def check_names(arguments: Iterable[str], group: str, kind: type) -> None:
     """Raises an InputError where a group's `arguments` name what is none of `kind`."""
-    known = inspect.signature(kind).parameters
+    known = [*inspect.signature(kind).parameters]
     if unknown := sorted(set(arguments) - set(known)):
-        name = f"{group}.{unknown[0]}"
-        why = why_absent(name) or f"give some of {', '.join(known)}"
+        name, named = f"{group}.{unknown[0]}", {"data": absent.NAMED, "model": NAMED}[group]
+        why = refused.why_absent(name) or instead_of(unknown[0], known, named)
         raise InputError(f"{name} is no argument of {kind.__name__}: {why}")
 
 
