@@ -22,9 +22,12 @@ def bar(name: str, total: int | None, of_bytes: bool = False) -> Iterator[Callab
         return
     from rich import progress as rich
     from rich.console import Console
+    from rich.table import Column
 
-    counts = (rich.DownloadColumn(), rich.TransferSpeedColumn()) if of_bytes else (rich.MofNCompleteColumn(),)
-    columns = ("{task.description}", rich.BarColumn(), *counts, rich.TimeRemainingColumn())
+    kinds = (rich.DownloadColumn, rich.TransferSpeedColumn) if of_bytes else (rich.MofNCompleteColumn,)
+    # Whole, so that in a narrow terminal the bar alone gives way.
+    figures = (kind(table_column=Column(no_wrap=True)) for kind in (*kinds, rich.TimeRemainingColumn))
+    columns = ("{task.description}", rich.BarColumn(), *figures)
     with rich.Progress(*columns, console=Console(stderr=True), transient=True, refresh_per_second=4) as progress:
         task = progress.add_task(name, total=total)
         yield lambda done: progress.update(task, completed=done)

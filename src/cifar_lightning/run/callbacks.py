@@ -3,14 +3,18 @@
 import math
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.console import Console, RenderableType
+from rich.progress import MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TimeRemainingColumn
+from rich.progress_bar import ProgressBar as Bar
+from rich.table import Column, Table
+from rich.text import Text
 
 from cifar_lightning import stop
 from cifar_lightning.console import percent, printing, say
@@ -21,6 +25,15 @@ from cifar_lightning.run.loop import StepEnd, within_step
 
 POLL_SECONDS = 1.0
 DRAW_SECONDS = 0.5
+# By their names in metrics.csv, the words for figures: a terminal shows the first of these that it has room for.
+FIGURES: Sequence[Mapping[str, str]] = (
+    {"train_loss": "loss", "val_loss": "val loss", "val_acc": "val accuracy"},
+    {"train_loss": "loss", "val_acc": "val accuracy"},
+    {"train_loss": "loss", "val_acc": "val"},
+    {"train_loss": "loss"},
+    {},
+)
+BAR_WIDTHS = 4, 40  # characters, at least and at most
 
 
 class StopOnSignal(StepEnd):
@@ -80,7 +93,7 @@ class StopOnSignal(StepEnd):
 
 
 class ProgressBar(LightningProgressBar, StepEnd):
-    """A bar of the run's steps with the running mean loss, brought up to date twice a second whatever a step takes.
+    """A bar of the run's steps with as many figures as there is room for, brought up to date twice a second.
 
     Where standard error is no terminal it prints a line at the end of every epoch instead. Lightning's bars read every
     metric from the device in every batch.
@@ -100,17 +113,10 @@ class ProgressBar(LightningProgressBar, StepEnd):
         """Shows the bar."""
         if not trainer.is_global_zero or not sys.stderr.isatty():
             return
-        self._bar = Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
-            console=Console(stderr=True),
-            refresh_per_second=2,
-        )
+        console = Console(stderr=True)
+        self._bar = Progress(_Line(console), console=console, refresh_per_second=2)
         total, epoch = int(trainer.estimated_stepping_batches), _epoch(trainer)
-        self._task = self._bar.add_task("", total=total, completed=trainer.global_step, epoch=epoch, figures="")
+        self._task = self._bar.add_task("", total=total, completed=trainer.global_step, epoch=epoch, figures={})
         self._bar.start()
 
     def on_step_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -156,17 +162,52 @@ class ProgressBar(LightningProgressBar, StepEnd):
         due, self._due = self._due, ""
         if due:
             validated = self._validated_step == trainer.global_step
-            say(f"{due}  {_figures(trainer, validated)}".rstrip())
+            words = FIGURES[0]
+            figures = (f"{words[name]} {number}" for name, number in _figures(trainer, validated).items())
+            say("  ".join((due, *figures)))
+
+
+class _Line(ProgressColumn):
+    """All that the bar shows. The steps and the time that is left stay whole; the bar gives way, and then the figures.
+
+    Each number has the room of its widest so far, so that what is shown does not change from step to step.
+    """
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+        self._steps, self._left = MofNCompleteColumn(), TimeRemainingColumn()
+        self._widest = {"left": len("0:00:00"), "train_loss": len("0.000"), "val_loss": len("0.000"), "val_acc": 7}
+
+    def render(self, task: Task) -> Table:
+        steps, left = self._steps.render(task), self._left.render(task)
+        left.pad_left(self._room("left", left.plain) - len(left))
+        parts = [Text(f"epoch {task.fields['epoch']}"), steps, left]
+        room = self._console.width - sum(len(part) + 1 for part in parts)  # and a space beside what follows
+        numbers = {name: f"{text:>{self._room(name, text)}}" for name, text in task.fields["figures"].items()}
+        lines = ("  ".join(f"{words[name]} {numbers[name]}" for name in words if name in numbers) for words in FIGURES)
+        figures = next(line for line in lines if len(line) <= max(0, room))
+        least, most = BAR_WIDTHS
+        width = min(most, room - len(figures) - 1)
+        bar = [Bar(total=task.total, completed=task.completed, width=width)] if width >= least else []
+        shown: list[RenderableType] = [parts[0], *bar, steps, left, Text(figures)]
+        line = Table.grid(*(Column(no_wrap=True) for _ in shown), padding=(0, 1))
+        line.add_row(*shown)
+        return line
+
+    def _room(self, name: str, text: str) -> int:
+        self._widest[name] = max(self._widest[name], len(text))
+        return self._widest[name]
 
 
 def _epoch(trainer: Trainer) -> str:
     return f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
 
 
-def _figures(trainer: Trainer, validated: bool = True) -> str:
+def _figures(trainer: Trainer, validated: bool = True) -> dict[str, str]:
+    """The numbers as they are printed, by their names; those of a validation if there was one."""
     metrics = trainer.callback_metrics
-    names = {"train_loss": "loss", **({"val_loss": "val loss"} if validated else {})}
-    figures = [f"{words} {float(metrics[name]):.3f}" for name, words in names.items() if name in metrics]
-    if validated and "val_acc" in metrics:
-        figures.append(f"val accuracy {percent(float(metrics['val_acc']), 2)}")
-    return "  ".join(figures)
+    found = [name for name in FIGURES[0] if name in metrics and (validated or name == "train_loss")]
+    return {
+        name: percent(float(metrics[name]), 2) if name == "val_acc" else f"{float(metrics[name]):.3f}" for name in found
+    }
