@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from cifar_lightning.report.table import predictions_table, print_report
@@ -99,12 +100,54 @@ def test_predictions_among_two_classes():
     assert "bee 10.0 %" in printed(predictions_table, rows, *among(rows))
 
 
-def test_a_pipe_gets_one_line_a_file_and_a_terminal_its_width():
-    rows = [prediction("folder/" * 20 + "a.png", ("cat", 0.9), ("aquarium_fish", 0.1), ("dog", 0.0))]
-    assert rows[0]["file"] in printed(predictions_table, rows, *among(rows))
-    folded = re.sub(r"\x1b\[[\d;]*m", "", printed(predictions_table, rows, *among(rows), terminal=True))
-    assert max(map(len, folded.splitlines())) <= 80
-    assert "…" not in folded
+def test_a_pipe_gets_every_name_whole():
+    rows = [prediction("folder/" * 20 + "a.png", ("cat", 0.9), ("a" * 60, 0.1), ("dog", 0.0))]
+    output = printed(predictions_table, rows, *among(rows))
+    assert re.search(rf"^{rows[0]['file']} +cat +90.0 % +{'a' * 60} 10.0 % +dog 0.0 %$", output, re.M)
+    assert "Files in" not in output
+
+
+FOLDER = "/data/pictures/of [2024]/summer/"
+FILES = {
+    "in one folder": [f"{FOLDER}{name}.jpg" for name in ("00003", "00010", "IMG_20240101_123456")],
+    "long": [f"{FOLDER}{'long_name_' * 8}{end}.jpg" for end in ("one", "two")],
+    "of many folders": ["/a" + "/deep" * 20 + "/cat.jpg", "b/" + "\u732b" * 40 + ".png", "c.jpg"],
+    "short": ["c.jpg", "d.jpg"],
+}
+
+
+@pytest.mark.parametrize("longest", [3, 10, 50, 90])
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 120])
+@pytest.mark.parametrize("files", FILES.values(), ids=FILES)
+def test_a_terminal_gets_a_line_a_file_no_wider_than_it_is(files, width, longest):
+    names = ["cat", "an_automobile_and_whatever_else_there_is_to_be_said_of_it"[:longest], "dog" * (longest // 3)]
+    rows = [prediction(file, (names[0], 1.0), (names[1], 0.3), (names[2], 0.1)) for file in files]
+    output = re.sub(r"\x1b\[[\d;]*m", "", printed(predictions_table, rows, files, names, width=width, terminal=True))
+    folder, lines = "", output.splitlines()
+    if lines[0].startswith("Files in "):  # which is said once, and whole
+        folder = lines.pop(0).removeprefix("Files in ")
+        assert folder == FOLDER
+    assert max(map(cell_len, lines)) <= width
+    assert len(lines) == 2 + len(files)
+    seen = set()
+    for line, file in zip(lines[2:], files, strict=True):
+        name = file.removeprefix(folder)
+        shown = line[: re.search(r"cat +100\.0 %", line).start()].rstrip()
+        head, _, tail = shown.partition("…")
+        assert shown == name or (name.startswith(head) and name.endswith(tail) and len(tail) >= 3)
+        seen.add(shown)
+    assert len(seen) == len(files)
+
+
+def test_names_are_shortened_only_where_they_do_not_fit():
+    rows = [prediction(file, ("cat", 0.9), ("automobile", 0.1), ("dog", 0.0)) for file in FILES["in one folder"]]
+    output = printed(predictions_table, rows, *among(rows), width=80, terminal=True)
+    assert "Files in /data/pictures/of [2024]/summer/\n" in output
+    assert "\nIMG_20240101_123456.jpg  cat" in output
+    wide = printed(predictions_table, rows, *among(rows), width=130, terminal=True)
+    assert rows[0]["file"] in wide
+    assert "Files in" not in wide
+    assert "dog 0.0 %" in wide
 
 
 def test_a_prediction_is_printed_before_the_next_is_made():

@@ -15,6 +15,8 @@ from matplotlib.font_manager import get_font_names
 from matplotlib.image import imsave
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from cifar_lightning.report.names import shortened
+
 # Okabe and Ito's palette: the colours stay apart for colour-blind readers.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#E69F00", GREY)
@@ -53,7 +55,7 @@ def new_figure(width: float, height: float, laid_out: bool = True) -> Figure:
 
 def short(name: str) -> str:
     """A name in the room that a figure has for one."""
-    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+    return shortened(name, LONGEST_NAME)
 
 
 def drawn(figure: Figure) -> memoryview:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.cells import cell_len, chop_cells
+from rich.cells import cell_len
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
@@ -15,6 +15,7 @@ from rich.text import Text
 
 from cifar_lightning.console import percent
 from cifar_lightning.report.many import shown_classes, which_classes
+from cifar_lightning.report.names import common_folder, shortened
 
 PLAIN: Any = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False}
 GAP = 3  # characters between tables side by side
@@ -23,6 +24,7 @@ MEAN_ERRORS = {
     "mean_corruption_error": "the 15 corruptions of the benchmark",
     "mean_corruption_error_19": "all 19",
 }
+LEGIBLE, SHORTEST = 24, 5  # characters that are left of a file's name beside guesses, and of any name
 ONE_COLUMN = 20  # classes up to which the table stays a single column
 
 
@@ -98,6 +100,10 @@ def predictions_table(
 ) -> None:
     """Prints a table of predictions, a line a file, each as soon as it is there; nothing where there are none.
 
+    A terminal whose width the files' names do not fit into is told the folder that all have in common once. What still
+    does not fit is shortened in its middle, and where little would be left of a name, there are fewer guesses. In a
+    pipe, which has no right edge, all is whole.
+
     Args:
         rows: `{"file": str, "class": str, "top": [{"class": str, "probability": 0..1}, …]}` each, the most
             probable first.
@@ -106,23 +112,45 @@ def predictions_table(
         console: Standard output if None.
     """
     console = console or Console()
+    files = list(files)
+    folder, class_width = "", max(map(cell_len, classes))
     headings = ("file", "class", "probability", "second", "third")
-    longest = max(map(cell_len, classes))
-    guess = longest + len(" 100.0 %")
-    widths = [max(map(cell_len, ("file", *files))), max(longest, len("class")), len("probability"), guess, guess]
-    if console.is_terminal:  # a pipe has no right edge; in a terminal a file's name is worth a second line
-        widths[0] = max(len("file"), min(widths[0], console.width - sum(widths[1:]) - 2 * (len(widths) - 1)))
+    widths = _widths(files, class_width)
+    if console.is_terminal and _width(widths) > console.width:
+        folder = common_folder(files)
+        widths = _widths([file.removeprefix(folder) for file in files], class_width)
+        legible = min(widths[0], LEGIBLE)
+        while len(widths) > 3 and _width(widths) - widths[0] + legible > console.width:
+            widths.pop()
+        over = _width(widths) - widths[0] + legible - console.width
+        if over > 0:  # by long names of classes alone
+            class_width = max(SHORTEST, class_width - over)
+            widths[1] = max(class_width, len("class"))
+        widths[0] = max(SHORTEST, min(widths[0], widths[0] + console.width - _width(widths)))
     begun = False
     for row in rows:
         if not begun:
+            if folder:
+                console.print(Text(f"Files in {folder}"), soft_wrap=True)
             console.print(Text(_line(headings, widths), "bold"), soft_wrap=True)
-            console.print("─" * (sum(widths) + 2 * (len(widths) - 1)), soft_wrap=True)
+            console.print("─" * _width(widths), soft_wrap=True)
             begun = True
         first, *others = row["top"]
-        guesses = (f"{guess['class']} {percent(guess['probability'])}" for guess in others)
-        name, *rest = chop_cells(row["file"], widths[0])
-        line = _line((name, row["class"], f"{percent(first['probability']):>{widths[2]}}", *guesses), widths)
-        print("\n".join((line, *rest)), file=console.file, flush=True)
+        guesses = (f"{shortened(guess['class'], class_width)} {percent(guess['probability'])}" for guess in others)
+        name, probability = row["file"].removeprefix(folder), f"{percent(first['probability']):>{len('probability')}}"
+        cells = (shortened(name, widths[0]), shortened(row["class"], class_width), probability, *guesses)
+        print(_line(cells, widths), file=console.file, flush=True)
+
+
+def _widths(names: Iterable[str], class_width: int) -> list[int]:
+    """Those of the columns of predictions of files by these names."""
+    guess = class_width + len(" 100.0 %")
+    return [max(map(cell_len, ("file", *names))), max(class_width, len("class")), len("probability"), guess, guess]
+
+
+def _width(widths: Sequence[int]) -> int:
+    """That of a line of such columns."""
+    return sum(widths) + 2 * (len(widths) - 1)
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

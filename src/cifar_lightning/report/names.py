@@ -1,0 +1,27 @@
+"""Names in the room that there is for them: it is their ends that tell them apart most often."""
+
+import os
+from collections.abc import Iterable
+
+from rich.cells import cell_len, chop_cells
+
+
+def shortened(name: str, width: int) -> str:
+    """A name in so many characters, at least 4, of which an East Asian one counts as two; its middle is left out.
+
+    Args:
+        name: Such as a class's, or a file's.
+        width: The most that it takes.
+    """
+    if cell_len(name) <= width:
+        return name
+    head = chop_cells(name, (width - 1) // 3)[0]
+    tail = chop_cells(name[::-1], width - 1 - cell_len(head))[0][::-1]
+    return f"{head}…{tail}"
+
+
+def common_folder(files: Iterable[str]) -> str:
+    """What all of these begin with, up to the last separator of folders; empty where that is none."""
+    beginning = os.path.commonprefix(list(files))  # noqa: RUF071  # commonpath's is none of what is printed here: "./"
+    folder = beginning[: beginning.rfind(os.sep) + 1]
+    return folder if folder.strip(os.sep) else ""
