@@ -20,7 +20,7 @@ from cifar_lightning.data.image_set import ImageSet
 from cifar_lightning.report import results
 from cifar_lightning.report.judgements import Judgements
 from cifar_lightning.report.outcome import Outcome
-from cifar_lightning.report.results import report
+from cifar_lightning.report.results import _panels, report
 
 NAMES = ["<script>ant</script>", 'bee "& co"', "ñandú", *(f"class {number}" for number in range(3, 1_000))]
 
@@ -214,6 +214,16 @@ def test_calibration_before_and_after_equals_numpy(made):
     assert any("on the 500 validation images" in p["text"] for p in page.all("p"))
 
 
+def test_a_calibration_alone_is_not_told_from_another(made):
+    outcome = made[2]
+    assert [text.partition(" error")[0] for text in _panels(replace(outcome, held_out=None))] == ["Calibration"]
+    as_it_is, at = _panels(outcome)
+    assert as_it_is.startswith("As it is: calibration error")
+    assert at.startswith(f"At temperature {outcome.temperature:.2f}: calibration error")
+    rows = made[0].rows(made[0].one("table", **{"class": "calibration"}))[1:]
+    assert [row[0] for row in rows] == ["as it is", "scaled"]
+
+
 def test_curves_and_settings_are_those_of_the_run(made):
     page, _, _, _, _, _, _ = made
     last = "training loss 1.500 (step 1,000), validation loss 1.750 (step 500), validation accuracy 25.00 % (step 500)"
@@ -277,6 +287,7 @@ def test_without_mistakes_validation_convolution_and_log(tmp_path, request):
     perfect = (torch.eye(2), torch.tensor([0, 1]))
     request.getfixturevalue("undrawn")
     page, _ = written(replace(outcome, held_out=perfect), tmp_path)
+    assert [row[0] for row in page.rows(page.one("table", **{"class": "calibration"}))[1:]] == ["test images"]
     assert any("the 2 validation images have none that is best" in p["text"] for p in page.all("p"))
 
 

@@ -84,6 +84,17 @@ def test_image_grid_names_each_image():
     assert texts(figure) == ["cat", "airplane", "truck"]
 
 
+def test_names_that_differ_at_their_ends_stay_apart():
+    """Those of a breed or a species often begin alike."""
+    classes = [f"n02099_Canis_lupus_familiaris_{end}" for end in ("retriever", "doodle", "poodle")]
+    counts = torch.eye(3, dtype=torch.int64)
+    for figure in (plots.image_grid(pictures(3), torch.arange(3), classes), plots.per_class_bars(counts, classes)):
+        assert len({text for text in texts(figure) if text.startswith("n02099")}) == 3
+    matrix = plots.confusion_matrix(counts, classes).axes[0]
+    assert len({label.get_text() for label in matrix.get_yticklabels()}) == 3
+    assert len({label.get_text() for label in matrix.get_xticklabels()}) == 3
+
+
 def test_wrong_predictions_differ_by_sign_frame_and_colour():
     axes = plots.prediction_grid(pictures(2), torch.tensor([3, 3]), torch.tensor([3, 5]), TEN).axes[0]
     right, wrong = axes.texts
@@ -147,6 +158,37 @@ def test_a_single_validation_is_shown_beside_the_test_on_the_whole_scale():
     """Else two points would span the axis, and a difference of a tenth would look like one of everything."""
     accuracy = plots.curves([{"step": 60, "train_loss": 2.0, "val_acc": 0.55}], test=TEST).axes[1]
     assert accuracy.get_ylim() == (0, 102)
+
+
+@pytest.mark.parametrize("validations", [1, 2, 3])
+def test_a_validation_that_is_equal_to_the_test_is_seen_as_the_star_is(validations):
+    """Each has pixels of its own colour, and the validation more than a speck."""
+    at = [60 * (number + 1) // validations for number in range(validations)]
+    values = [(1.5, 0.4), (1.3, 0.5), (TEST["test_loss"], TEST["test_acc"])][-validations:]
+    rows = [{"step": step, "val_loss": loss, "val_acc": acc} for step, (loss, acc) in zip(at, values, strict=True)]
+    figure = plots.curves([{"step": 30, "train_loss": 2.0}, *rows], test=TEST)
+    figure.canvas.draw()
+    pixels = torch.tensor(figure.canvas.buffer_rgba().tolist())[..., :3]
+    for axes in figure.axes:
+        value = TEST["test_loss"] if axes is figure.axes[0] else 100 * TEST["test_acc"]
+        x, y = axes.transData.transform((60, value))
+        row, column = len(pixels) - round(y), round(x)
+        near = pixels[row - 12 : row + 12, column - 12 : column + 12].reshape(-1, 3)
+        for color, least in ((drawing.ORANGE, 25), (drawing.GREEN, 25)):
+            ink = torch.tensor([round(255 * part) for part in to_rgba(color)[:3]])
+            assert (near == ink).all(1).sum() >= least
+
+
+def test_equal_values_are_on_an_axis_that_tells_them():
+    """Three validations of a third, but for the rounding of their sums, were at "30.0" of "1e-6+3.33333e1"."""
+    rows = [{"step": step, "val_loss": 2.3 + 1e-8 * step, "val_acc": 1 / 3 + 1e-9 * step} for step in (5, 10, 15)]
+    figure = plots.curves(rows, test={"step": 5, "test_loss": 2.3, "test_acc": 1 / 3})
+    figure.canvas.draw()
+    for axes, value in zip(figure.axes, (2.3, 100 / 3), strict=True):
+        assert axes.yaxis.get_offset_text().get_text() == ""
+        told = [float(label.get_text()) for label in axes.get_yticklabels()]
+        assert min(told) < value < max(told)
+        assert len(set(told)) == len(told)
 
 
 @pytest.mark.parametrize(

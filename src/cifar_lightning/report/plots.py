@@ -10,6 +10,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
+from rich.cells import cell_len
 from torch import Tensor
 
 from cifar_lightning.console import decimal, percent, rounded_down
@@ -79,6 +80,7 @@ def curves(rows: Rows, label_smoothing: float = 0.0, test: Mapping[str, Any] | N
     if test is not None:
         _star(loss, test["step"], test["test_loss"], f"test {decimal(test['test_loss'])}")
     loss.set(title="Loss", ylabel="cross-entropy")
+    _at_least_as_high(loss, 0.01)
 
     val_steps, val = _series(rows, "val_acc")
     val = [100 * value for value in val]
@@ -90,6 +92,7 @@ def curves(rows: Rows, label_smoothing: float = 0.0, test: Mapping[str, Any] | N
     accuracy.set(title="Accuracy", ylabel="%")
     if len(val) < 2:  # no curve to look at closely: two points alone would fill the height with their difference
         accuracy.set_ylim(0, 102)
+    _at_least_as_high(accuracy, 1)
 
     for axes in others:
         _line(axes, *_series(rows, norm or ""), BLUE, "train")
@@ -250,7 +253,9 @@ def _grid(images: Tensor, captions: Sequence[str], framed: Sequence[bool] = (), 
     columns = math.ceil(len(captions) / rows)
     cell = GRID_WIDTH / columns
     lines = [line for caption in captions for line in caption.split("\n")]
-    points = min(11.0, 0.92 * cell * 72 / (0.65 * max(map(len, lines))))  # a letter is about 0.65 of its height wide
+    points = min(
+        11.0, 0.92 * cell * 72 / (0.65 * max(map(cell_len, lines)))
+    )  # a letter is about 0.65 of its height wide
     text = points * 1.4 * (captions[0].count("\n") + 1) / 72 + 0.14
     side = min(0.9 * cell, 3.5)
     first = 0.1 + (0.3 if heading else 0)
@@ -283,9 +288,21 @@ def _series(rows: Rows, key: str) -> tuple[list[float], list[float]]:
 def _line(axes: Axes, steps: list[float], values: list[float], color: str, label: str) -> None:
     if values:  # marks keep a single point visible; many would only thicken the line
         marker = "o" if len(values) <= 50 else ""
-        axes.plot(steps, values, color=color, label=label, marker=marker, markersize=4)
+        size = 4 if len(values) > 1 else 6
+        axes.plot(steps, values, color=color, label=label, marker=marker, markersize=size)
+
+
+def _at_least_as_high(axes: Axes, height: float) -> None:
+    """Else all but equal values would fill the height with their rounding errors, on an axis that tells no values."""
+    low, high = axes.get_ylim()
+    if high - low < height:
+        middle = (low + high) / 2
+        axes.set_ylim(middle - height / 2, middle + height / 2)
+    axes.ticklabel_format(axis="y", useOffset=False)
 
 
 def _star(axes: Axes, step: float, value: float, label: str) -> None:
-    """Marks a value, with a label that has its figure; what is not finite is in the legend alone."""
-    axes.plot([step], [value], "*", color=GREEN, markersize=13, label=label, clip_on=False, zorder=5)
+    """Marks a value under all lines, with a label that has its figure; what is not finite is in the legend alone."""
+    axes.plot(
+        [step], [value], "*", color=GREEN, markersize=13, label=label, clip_on=False, zorder=1.9
+    )  # the lines' is 2

@@ -146,11 +146,11 @@ def _predictions(outcome: Outcome, index: Tensor, confidences: Tensor | None = N
 
 def _panels(outcome: Outcome) -> dict[str, Reliability]:
     """How reliable the confidences are, as they are and at the temperature, by the heading of each."""
-    found = dict[str, Reliability]()
-    for temperature, bins, _, _ in outcome.calibrations:
-        what = "as it is" if not found else f"at temperature {temperature:.2f}"
-        found[f"{what}: calibration error {percent(bins.ece, 2)}"] = bins
-    return found
+    found = outcome.calibrations
+    headings = ["Calibration error"]  # of two panels each says what it is of
+    if len(found) == 2:
+        headings = ["As it is: calibration error", f"At temperature {found[1].temperature:.2f}: calibration error"]
+    return {f"{heading} {percent(one.bins.ece, 2)}": one.bins for heading, one in zip(headings, found, strict=True)}
 
 
 def shown(images: int) -> Tensor:
