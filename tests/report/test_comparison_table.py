@@ -39,6 +39,17 @@ def test_a_terminal_gets_its_width_and_every_value(value):
     assert output.count("one-cycle") == (8 if value == "one-cycle" else 0)
 
 
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 120])
+def test_figures_and_headings_are_whole_at_every_width(width):
+    output = printed("one-cycle", width, terminal=True)
+    assert max(map(len, output.splitlines())) <= width
+    for word, times in {
+        "95 % interval": 1, "parameters": 1, "seconds": 1, "90.00 %": 8, "85.00 to 95.00 %": 8, "1 x cpu": 8,
+        "11,173,962": 8, "12,345.6": 8, "[0, 1]": 0, "0, 1": 8,
+    }.items():  # fmt: skip
+        assert len(re.findall(rf"(?<!\S){re.escape(word)}(?!\S)", output)) == times, word
+
+
 def test_a_pipe_gets_a_line_a_setting():
     output = printed("/a/path/" * 20, 80, terminal=False)
     assert output.count("differs") == 1

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -298,3 +299,17 @@ def test_norms_of_gradients_are_shown_where_they_are_logged(column):
     assert plots.gradient_norm(list(history(5))) is None
     axes = plots.curves(rows, test=TEST).axes[2]
     assert list(axes.lines[0].get_ydata()) == [row[column] for row in rows]
+
+
+@pytest.mark.parametrize("steps", [99, 9_900, 39_100, 99_000, 156_400, 990_000, 1_560_000])
+@pytest.mark.parametrize("norm", [{}, {"grad_norm": 1.0}])
+def test_the_steps_below_curves_stand_apart(norm, steps):
+    rows = [{"step": steps * part // 10, "train_loss": 2.0, "val_acc": 0.1 * part, **norm} for part in range(1, 11)]
+    figure = plots.curves(rows, test={**TEST, "step": steps})
+    assert_nothing_clipped(figure)
+    for axes in figure.axes:
+        low, high = axes.get_xlim()
+        ticks = [tick for tick in axes.xaxis.get_major_ticks() if low <= tick.get_loc() <= high]
+        boxes = [tick.label1.get_window_extent() for tick in ticks]
+        assert len(boxes) >= 3
+        assert all(left.x1 + 4 < right.x0 for left, right in pairwise(boxes))

@@ -27,3 +27,17 @@ def test_intervals_show_each_accuracy_once_with_its_ends(rows, count):
     assert len(places) == len(set(places))  # none lies on another
     styles = {(line.get_color(), line.get_marker()) for line in lines if len(line.get_xdata()) == 1}
     assert len(styles) == len([row for row in series.values() if any(row)])
+
+
+@pytest.mark.parametrize(("accuracies", "interval"), [((0.9, 0.95), (0.6, 1.0)), ((0.02, 0.1), (0.0, 0.5))])
+def test_no_accuracy_is_told_that_there_cannot_be(accuracies, interval):
+    overall = {"mean": sum(accuracies) / 2, "interval": interval}
+    per_class = {name: {"mean": 0.5, "interval": (0.0, 1.0)} for name in ("ant", "bee")}
+    figure = plots_of_runs.spread("fold", [1, 2], accuracies, overall, per_class)
+    figure.canvas.draw()
+    runs, _ = figure.axes
+    low, high = runs.get_ylim()
+    assert low <= 100 * interval[0] < 100 * interval[1] <= high
+    told = [tick.get_loc() for tick in runs.yaxis.get_major_ticks() if low <= tick.get_loc() <= high]
+    assert min(told) >= 0
+    assert max(told) <= 100

@@ -7,7 +7,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from cifar_lightning.report.table import predictions_table, print_report
+from cifar_lightning.report.table import predictions_table, print_corrupted, print_report
 
 
 def results(classes, confusion):
@@ -62,6 +62,36 @@ def test_a_hundred_classes_stand_side_by_side_in_80_columns(terminal):
     assert len(output.splitlines()) < 60
     assert all(re.search(rf"\b{name} ", output) for name in classes)
     assert "…" not in output
+
+
+LONG = [f"Canis_lupus_familiaris_of_the_northern_islands_{end}" for end in ("golden retriever", "doodle", "poodle")]
+
+
+@pytest.mark.parametrize("classes", [3, 30])
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_long_names_keep_a_line_a_class_in_a_terminal_and_are_whole_in_a_pipe(width, classes):
+    names = LONG if classes == 3 else [f"{LONG[i % 3]} {i:02}" for i in range(classes)]
+    given = results(names, confusion(classes))
+    whole = printed(print_report, given, [], width=width)
+    assert all(re.search(rf"(^|   ){name} +[\d,]+ +[\d,]+ +\d+\.\d %", whole, re.M) for name in names)
+    shown = re.sub(r"\x1b\[[\d;]*m", "", printed(print_report, given, [], width=width, terminal=True))
+    _, *lines = shown.splitlines()  # the first is a sentence
+    assert max(map(len, lines)) <= width
+    rows = [re.match(r"(.*?) +[\d,]+ +[\d,]+ +\d+\.\d %$", line.rstrip()) for line in lines]
+    assert len({row[1] for row in rows if row}) == classes  # and they stay apart
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_shares_of_corrupted_images_are_whole_at_every_width(width):
+    errors = {"mean_corruption_error": 0.3, "mean_corruption_error_19": None}
+    accuracies = {
+        "corruption_acc": {name: [1.0, 0.8, 0.7, 0.5, 0.2] for name in ("gaussian_noise", "elastic_transform")}
+    }
+    given = results(["ant", "bee"], [[1, 0], [0, 1]]) | errors | accuracies
+    shown = re.sub(r"\x1b\[[\d;]*m", "", printed(print_corrupted, given, [], width=width, terminal=True))
+    assert len(re.findall(r"100\.0 %  *80\.0 %  *70\.0 %  *50\.0 %  *20\.0 %  *64\.0 %$", shown, re.M)) == 2
+    assert max(len(line) for line in shown.splitlines() if "error over" not in line) <= max(width, 70)
+    assert re.search(r"^gaussian_noise +100.0 %", printed(print_corrupted, given, [], width=width), re.M)
 
 
 def test_paths_are_printed_whole_and_as_they_are():

@@ -22,11 +22,12 @@ def print_comparison(comparison: Mapping[str, Any], console: Console | None = No
     for run in runs:  # as Text and unwrapped, for brackets in a path are no markup and paths get copied
         console.print(Text(f"{run['name']:{width}}{run['run']}"), soft_wrap=True)
     names = list(dict.fromkeys(run["group"] for run in runs))
-    tables = _settings_tables(comparison["settings"], names, console)
-    tables.append(_table(["", "test", INTERVAL, "val", "seconds", "device", "parameters"], map(_figures, runs)))
-    if groups:
-        headings = ["group of seeds", "runs", "mean", "sd", INTERVAL]
-        tables.append(_table(headings, map(_spread, groups)))
+    settings = [(setting, *(value(row[name]) for name in names)) for setting, row in comparison["settings"].items()]
+    tables = _tables(["differs", *names], settings, console)
+    tables += _tables(
+        ["", "test", INTERVAL, "val", "seconds", "device", "parameters"], list(map(_figures, runs)), console
+    )
+    tables += _tables(["group of seeds", "runs", "mean", "sd", INTERVAL], list(map(_spread, groups)), console)
     for table in tables:
         console.print()
         print_table(table, console)
@@ -36,16 +37,14 @@ def print_comparison(comparison: Mapping[str, Any], console: Console | None = No
         _say(line, console)
 
 
-def _settings_tables(settings: Mapping[str, Mapping[str, Any]], names: Sequence[str], console: Console) -> list[Table]:
-    """What differs, a column a group: as many side by side as the terminal takes, and the others below."""
-    if not settings:
+def _tables(headings: Sequence[str], rows: Sequence[Sequence[str]], console: Console) -> list[Table]:
+    """One, if there are rows; in a terminal as many columns beside the first as it takes, and the others below."""
+    if not rows:
         return []
-    for abreast in range(len(names), 0, -1):
-        parts = [names[start : start + abreast] for start in range(0, len(names), abreast)]
-        rows = [
-            [(setting, *(value(row[name]) for name in part)) for setting, row in settings.items()] for part in parts
-        ]
-        tables = [_table(["differs", *part], part_rows) for part, part_rows in zip(parts, rows, strict=True)]
+    columns = range(1, len(headings))
+    for abreast in range(len(columns), 0, -1):
+        parts = [(0, *columns[start : start + abreast]) for start in range(0, len(columns), abreast)]
+        tables = [_table([headings[i] for i in part], ([row[i] for i in part] for row in rows)) for part in parts]
         if not console.is_terminal or max(natural_width(console, table) for table in tables) <= console.width:
             break
     return tables

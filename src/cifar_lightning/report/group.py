@@ -11,6 +11,7 @@ from rich.text import Text
 from cifar_lightning.report import statistics
 from cifar_lightning.report.comparison_words import INTERVAL
 from cifar_lightning.report.many import shown_classes, which_classes
+from cifar_lightning.report.names import Name
 from cifar_lightning.report.results import write_figures
 from cifar_lightning.report.table import print_paths, print_table, table_of_numbers
 
@@ -72,13 +73,13 @@ def _shown(found: Mapping[str, Any]) -> tuple[dict[str, Mapping[str, Any] | None
     return {named[label][0]: named[label][1] for label in shown}, which_classes(len(shown), len(named))
 
 
-def _row(name: str, spread: Mapping[str, Any] | None, digits: int) -> tuple[Text, ...]:
+def _row(name: str, spread: Mapping[str, Any] | None, digits: int) -> tuple[Name | Text, ...]:
     if spread is None:
-        return tuple(map(Text, (name, "n/a", "n/a", "n/a")))
+        return Name(name), *map(Text, ("n/a", "n/a", "n/a"))
     low_high = spread["interval"]
     mean, sd = f"{100 * spread['mean']:.{digits}f} %", f"{100 * spread['sd']:.{digits}f}"
     between = "n/a" if low_high is None else " to ".join(f"{100 * end:.{digits}f}" for end in low_high) + " %"
-    return tuple(map(Text, (name, mean, sd, between)))
+    return Name(name), *map(Text, (mean, sd, between))
 
 
 def write_figure(found: Mapping[str, Any], run: str, folder: Path) -> Path:

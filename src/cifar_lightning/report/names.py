@@ -2,8 +2,14 @@
 
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from rich.cells import cell_len, chop_cells
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
+from rich.text import Text
+
+SHORTEST = 5  # characters that stay of any name
 
 
 def shortened(name: str, width: int) -> str:
@@ -18,6 +24,26 @@ def shortened(name: str, width: int) -> str:
     head = chop_cells(name, (width - 1) // 3)[0]
     tail = chop_cells(name[::-1], width - 1 - cell_len(head))[0][::-1]
     return f"{head}…{tail}"
+
+
+@dataclass(frozen=True)
+class Name:
+    """A name as a table's cell: on one line, shortened where its column has less room.
+
+    Attributes:
+        name: It.
+    """
+
+    name: str
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """It in the room that there is."""
+        yield Text(shortened(self.name, max(SHORTEST, options.max_width)))
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        """The least and the most that it takes."""
+        width = cell_len(self.name)
+        return Measurement(min(SHORTEST, width), width)
 
 
 def common_folder(files: Iterable[str]) -> str:

@@ -98,10 +98,11 @@ def curves(rows: Rows, label_smoothing: float = 0.0, test: Mapping[str, Any] | N
         _line(axes, *_series(rows, norm or ""), BLUE, "train")
         axes.set(title="Norm of the gradients", yscale="log")
 
+    ticks = 4 if others else 6  # a million steps have room for no more
     for axes in (loss, accuracy, *others):
         axes.set_xlabel("optimiser step")
         axes.set_xlim(left=0)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(ticks, integer=True))
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.grid()
         if axes.get_legend_handles_labels()[0]:

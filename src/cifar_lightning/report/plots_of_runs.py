@@ -39,13 +39,16 @@ def spread(
     mean, interval = 100 * overall["mean"], overall["interval"]
     label = f"mean {mean:.2f} %"
     if interval is not None:
-        low, high = (100 * end for end in interval)
-        runs.axhspan(low, high, color=GREEN, alpha=0.15, linewidth=0, label=f"95 % interval {low:.2f} to {high:.2f} %")
+        ends = [100 * end for end in interval]
+        said = f"95 % interval {ends[0]:.2f} to {ends[1]:.2f} %"
+        runs.axhspan(*ends, color=GREEN, alpha=0.15, linewidth=0, label=said)
     runs.axhline(mean, color=GREEN, linestyle="--", linewidth=1.5, label=label)
     runs.plot(numbers, [100 * value for value in accuracies], "o", color=BLUE, markersize=7)
     runs.set(xlabel=run, ylabel="test accuracy, %", title=f"{len(numbers)} {run}s")
     runs.xaxis.set_major_locator(MaxNLocator(10, integer=True))
     runs.margins(y=0.25)
+    low, high = runs.get_ylim()
+    runs.set_ylim(max(low, -2), min(high, 102))  # there is nothing beyond
     runs.legend()
     for row, figures in enumerate(per_class.values()):
         middle = 100 * figures["mean"]

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from cifar_lightning.console import percent
 from cifar_lightning.report.many import shown_classes, which_classes
-from cifar_lightning.report.names import common_folder, shortened
+from cifar_lightning.report.names import SHORTEST, Name, common_folder, shortened
 
 PLAIN: Any = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False}
 GAP = 3  # characters between tables side by side
@@ -24,7 +24,7 @@ MEAN_ERRORS = {
     "mean_corruption_error": "the 15 corruptions of the benchmark",
     "mean_corruption_error_19": "all 19",
 }
-LEGIBLE, SHORTEST = 24, 5  # characters that are left of a file's name beside guesses, and of any name
+LEGIBLE = 24  # characters that are left of a file's name beside guesses
 ONE_COLUMN = 20  # classes up to which the table stays a single column
 
 
@@ -45,7 +45,7 @@ def print_report(results: Mapping[str, Any], paths: Sequence[Path], console: Con
     side_by_side = Table.grid(padding=(0, GAP))
     side_by_side.add_row(*map(_class_table, parts))
     console.print()
-    console.print(side_by_side)
+    print_table(side_by_side, console)
     if which := which_classes(len(shown), len(names)):
         console.print(f"{which}; results.json has all", soft_wrap=True)
     console.print()
@@ -59,17 +59,17 @@ def print_report(results: Mapping[str, Any], paths: Sequence[Path], console: Con
     print_paths(paths, console)
 
 
-def print_corrupted(results: Mapping[str, Any], paths: Sequence[Path]) -> None:
+def print_corrupted(results: Mapping[str, Any], paths: Sequence[Path], console: Console | None = None) -> None:
     """Prints results.json: the accuracy per corruption and severity, the mean errors; and where the files are."""
-    console = Console()
+    console = console or Console()
     _print_overall(results, console)
     accuracies = results["corruption_acc"]
     severities = range(1, len(next(iter(accuracies.values()))) + 1)
-    table = table_of_numbers("corruption", *map(str, severities), "mean")
+    table = table_of_numbers("corruption", *map(str, severities), "mean", padding=0)
     for name, row in accuracies.items():
-        table.add_row(Text(name), *map(percent, (*row, sum(row) / len(row))))
+        table.add_row(Name(name), *map(percent, (*row, sum(row) / len(row))))
     console.print()
-    console.print(table)
+    print_table(table, console)
     console.print()
     for key, over in MEAN_ERRORS.items():
         error = "n/a, for some are missing" if results[key] is None else f"{100 * results[key]:.2f} %"
@@ -170,7 +170,7 @@ def print_survey(survey: Mapping[str, Any]) -> None:
     console.print(Text(f"{survey['data_dir']}: {survey['shape']}", "bold"), soft_wrap=True)
     say(f"Read by fit with {shlex.join(survey['flags'])}")
     say(f"Files: {', '.join(files)}{more}\n")
-    console.print(_counts_table(survey))
+    print_table(_counts_table(survey), console)
     say()
     say(f"Training images: mean {_triple(survey['mean'])}, std {_triple(survey['std'])}")
     if published:
@@ -193,7 +193,7 @@ def _counts_table(survey: Mapping[str, Any]) -> Table:
         rows[ONE_COLUMN // 2 : -ONE_COLUMN // 2] = [("…", ["…"] * len(counts))]
     table = table_of_numbers("class", *counts)
     for name, figures in rows:
-        table.add_row(Text(name), *figures)
+        table.add_row(Name(name), *figures)
     table.add_row("all", *(f"{count:,}" for count in survey["counts"].values()))
     return table
 
@@ -211,7 +211,7 @@ def _examples(pairs: Mapping[str, Any]) -> str:
 def _class_table(rows: Iterable[tuple[str, str, str, str]]) -> Table:
     table = table_of_numbers("class", "images", "correct", "accuracy", padding=0)  # two of CIFAR-100 fit 80 columns
     for name, *figures in rows:
-        table.add_row(Text(name), *figures)
+        table.add_row(Name(name), *figures)
     return table
 
 
@@ -224,7 +224,7 @@ def table_of_numbers(names: str, *numbers: str, padding: int | tuple[int, int] =
 
 
 def print_table(table: Table, console: Console) -> None:
-    """Prints a table whose text may be long: folded in a terminal, whole in a pipe, which has no right edge."""
+    """Prints a table whose text may be long: in the width of a terminal, whole in a pipe, which has no right edge."""
     if not console.is_terminal:
         table.width = natural_width(console, table)
     console.print(table, soft_wrap=not console.is_terminal)
