@@ -290,6 +290,9 @@ def test_calibration_shows_accuracy_confidence_and_shares(panels):
     figure.canvas.draw()
     box = figure.get_tightbbox()
     assert box.x1 <= figure.get_figwidth() + 0.01
+    legend = above.get_legend().get_window_extent()
+    assert not any(legend.overlaps(box) for box in (above.bbox, above.title.get_window_extent()))
+    assert all(axes.get_legend().get_window_extent().x1 <= axes.bbox.x1 for axes in figure.axes[:panels])
 
 
 @pytest.mark.parametrize("column", ["grad_norm", "grad_2.0_norm_total"])

@@ -237,8 +237,9 @@ def calibration(panels: Mapping[str, Reliability]) -> Figure:
         said = {"label": "mean confidence", "markersize": 15, "markeredgewidth": 3}
         above.plot(middles[filled], confidences, linestyle="", marker="_", color=ORANGE, **said)
         above.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1, label="accuracy = confidence")
-        above.set(title=heading, ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
-        above.legend(loc="upper left")
+        above.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+        above.set_title(heading, pad=26)  # above the legend, which would lie on the bars within
+        above.legend(loc="lower center", bbox_to_anchor=(0.5, 1), borderaxespad=0.2, ncols=3, columnspacing=1.2)
         below.bar(middles, bins.counts.numpy() / max(1, bins.counts.sum().item()), 0.9 / BINS, color=GREY)
         below.set(xlabel="confidence", ylabel="share of images")
         below.set_ylim(bottom=0)
