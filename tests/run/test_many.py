@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import sys
 import threading
 from statistics import fmean, stdev
 
@@ -20,7 +19,6 @@ from cifar_lightning import InputError, compare, evaluate, fit, fit_many, resume
 from cifar_lightning.errors import NonFiniteError, RunError
 from cifar_lightning.report.group import print_group, summary
 from cifar_lightning.run import folder, many
-from cifar_lightning.run.many import settings_of_fit
 from cifar_lightning.run.status import status
 
 IMAGES = {"source": "synthetic", "synthetic_size": 300, "batch_size": 20, "augment": True}
@@ -30,14 +28,42 @@ OPTIONS = {"accelerator": "cpu", "max_epochs": 1, "report": False, "log_every_n_
 TWO_CORES = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core: they go one after another")
 
 
+# Programs of their own: of a process that has exported before none can be forked. See `can_train_forked`.
+FIRST = f"""
+import json
+from pathlib import Path
+
+import torch
+
+from cifar_lightning.run import many
+
+many.usable_cores = lambda: 2
+IMAGES, OPTIONS = {IMAGES}, {OPTIONS}
+"""
+SEEDS = """
+found = many.fit_many(IMAGES, {"lr": 0.02}, seeds=3, seed=5, **OPTIONS)
+Path("found.json").write_text(json.dumps(found))
+"""
+AT_ONCE = """
+def at_once():
+    small = {"data": {**IMAGES, "synthetic_size": 40}, "model": {}}
+    return many._prepared(many.settings_of_fit({**small, **OPTIONS}), 2)[1]
+
+"""
+
+
+def program(home, text):
+    (home / "program.py").write_text(FIRST + text)
+    done = job(home / "program.py", cwd=home)
+    assert done.code == 0, done.text
+
+
 @pytest.fixture(scope="module")
 def seeds(tmp_path_factory):
     """Three seeds, two at a time: their folder, and what `fit_many` gave."""
     home = tmp_path_factory.mktemp("seeds")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(many, "usable_cores", lambda: 2)
-        found = fit_many(IMAGES, {"lr": 0.02}, seeds=3, seed=5, default_root_dir=home, **OPTIONS)
-    return home / "lightning_logs" / "version_0", found
+    program(home, SEEDS)
+    return home / "lightning_logs" / "version_0", json.loads((home / "found.json").read_text())
 
 
 def read(run):
@@ -87,14 +113,30 @@ def test_large_steps_one_after_another(seeds, tmp_path, monkeypatch):
     assert differences(tmp_path / "lightning_logs" / "version_0" / "seed_6", seeds[0] / "seed_6") == []
 
 
-def test_where_there_is_a_gpu_one_after_another(monkeypatch):
+def test_where_there_is_a_gpu_one_after_another(tmp_path):
     """Also on the CPU: Lightning asks CUDA for its state in every fit, which a process forked of this one cannot."""
-    settings = settings_of_fit({"data": {**IMAGES, "synthetic_size": 40}, "model": {}, **OPTIONS})
-    monkeypatch.setattr(many, "usable_cores", lambda: 2)
-    assert many._prepared(settings, 2)[1] == (2 if sys.platform == "linux" else 0)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert many._prepared(settings, 2)[1] == 0
+    gpu = """
+assert at_once() == 2
+torch.cuda.is_available = lambda: True
+torch.cuda.device_count = torch.cuda.random.device_count = lambda: 1
+assert at_once() == 0
+"""
+    program(tmp_path, AT_ONCE + gpu)
+
+
+def test_after_an_export_one_after_another(seeds, tmp_path):
+    """Torch then takes the machine for one with a GPU, and has no process forked that computes gradients."""
+    exported = """
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+with FakeTensorMode():
+    torch.nn.Linear(2, 2)(torch.ones(2, 2))
+assert at_once() == 2  # the gradients come where they are computed next
+torch.ones(1, requires_grad=True).backward()
+assert at_once() == 0
+"""
+    program(tmp_path, AT_ONCE + exported + SEEDS)
+    assert json.loads((tmp_path / "found.json").read_text())["figures"] == seeds[1]["figures"]
 
 
 def test_folds(tmp_path, capsys):
@@ -266,7 +308,8 @@ def test_what_a_kill_has_left_of_the_results_goes(seeds, tmp_path):
     (group / "figures").mkdir()
     (group / "results.json").rename(group / ".results.json.0123456789ab.part")
     (group / "figures" / ".accuracies.png.0123456789ab.part").touch()
-    assert resume_many(group, report=False)["figures"] == seeds[1]["figures"]
+    figures = resume_many(group, report=False)["figures"]
+    assert json.loads(json.dumps(figures)) == seeds[1]["figures"]
     assert leftovers(group) == []
 
 

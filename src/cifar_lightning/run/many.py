@@ -1,7 +1,6 @@
 """fit_many(): many runs of one recipe, with other seeds or held-out folds, and what they say together."""
 
 import inspect
-import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -32,7 +31,7 @@ from cifar_lightning.run.quiet import quietly
 from cifar_lightning.run.recipe import over_recipe
 from cifar_lightning.run.resuming import go_on
 from cifar_lightning.run.settings import Settings, check_changes, read_settings, settings_of
-from cifar_lightning.run.side_by_side import side_by_side
+from cifar_lightning.run.side_by_side import can_train_forked, side_by_side
 from cifar_lightning.run.status import ANEW
 from cifar_lightning.run.training import fit
 
@@ -203,10 +202,9 @@ def _prepared(settings: Settings, runs: int) -> tuple[CIFAR10DataModule | None, 
         checked.images.image_set("test")
         checked.images.fingerprint  # noqa: B018  # once for all
         at_once = min(runs, usable_cores())
-        # Whoever has asked CUDA for its GPUs cannot be forked, and Lightning asks in every fit, whatever it runs on.
-        alone = sys.platform != "linux" or torch.cuda.is_available()
         work = step_work(lit_net(settings.model, checked.images.classes), checked.images.hparams["batch_size"])
-        if alone or settings.threads not in (None, 1) or work > SIDE_BY_SIDE_STEP or at_once < 2:
+        too_much = work > SIDE_BY_SIDE_STEP or settings.threads not in (None, 1)
+        if too_much or at_once < 2 or not can_train_forked():
             return checked.images, 0
         checked.images.keep_bordered()
         return checked.images, at_once

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 
 from cifar_lightning import console, stop
 from cifar_lightning.errors import Stopped, exit_code, kind_of
@@ -55,6 +56,33 @@ def side_by_side(works: Mapping[str, Callable[[], object]], at_once: int) -> Ite
                 child.kill()
 
 
+def can_train_forked() -> bool:
+    """Whether a process that is forked of this one can take a step: one tries.
+
+    Not where this one has asked CUDA for its GPUs, whose random state Lightning reads in every fit, nor where it has
+    computed gradients after a torch.export, GPU or not: see findings/export-then-fork.sh.
+    """
+    if sys.platform != "linux":
+        return False
+    pid = _fork()
+    if pid == 0:
+        try:
+            torch.set_num_threads(1)
+            with isolate_rng():
+                torch.ones(1, requires_grad=True).backward()  # type: ignore[no-untyped-call]
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def _fork() -> int:
+    with warnings.catch_warnings():
+        # Python 3.12 warns of a fork beside other threads: here it is one that waits for signals, and holds nothing
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
 def _stop(running: "list[_Child]") -> None:
     """Has them save and leave; those that do not are killed by the caller."""
     for child in running:
@@ -75,10 +103,7 @@ class _Child:
         orders, self._orders = os.pipe()
         self._words, words = os.pipe()
         console.flush()
-        with warnings.catch_warnings():
-            # Python 3.12 warns of a fork beside other threads: here it is one that waits for signals, and holds nothing
-            warnings.simplefilter("ignore", DeprecationWarning)
-            self.pid = os.fork()
+        self.pid = _fork()
         if self.pid == 0:
             for child in (self, *others):
                 child.close()  # or the end of the parent would not be that of its pipes
