@@ -61,6 +61,24 @@ def test_seeds_of_a_recipe_were_tested_on_the_same_images():
     assert groups_of(run(0), run(1, images="a"), run(2, images="b")) == ["A1", "A2", "B"]
 
 
+@pytest.mark.parametrize("digests", [("a", "a", "b"), (None, None, None)])  # none of an earlier version's
+def test_seeds_of_a_recipe_were_tested_on_the_same_corruptions(digests):
+    """Which no setting names."""
+    told = zip(("spatter", "spatter", "fog"), digests, strict=True)
+    tests = [{"corruption_acc": {name: [0.5] * 5}, "test_images": digest} for name, digest in told]
+    found = comparison.compared([run(seed, **test) for seed, test in enumerate(tests)], set())
+    assert [one["name"] for one in found["runs"]] == ["A1", "A2", "B"]
+    assert found["groups"][0]["seeds"] == [0, 1]
+    assert found["comparisons"][0]["same_images"] is False
+    assert found["comparisons"][0]["why"] == "they were not tested on the same images"
+
+
+def test_corruptions_of_one_name_may_be_of_other_images():
+    corrupted = {"corruption_acc": {"fog": [0.5] * 5}}
+    assert groups_of(run(0, test_images="a", **corrupted), run(1, test_images="b", **corrupted)) == ["A", "B"]
+    assert groups_of(run(0, test_images="a", **corrupted), run(1, **corrupted)) == ["A1", "A2"]
+
+
 def test_a_setting_that_is_nothing_is_as_good_as_none():
     """As a run has it that was resumed without its limit of time."""
     unlimited = replace(run(1), settings={**run(1).settings, "trainer.max_time": None})

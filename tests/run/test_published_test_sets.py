@@ -1,6 +1,7 @@
 """evaluate on the sets that CIFAR-10 networks are tested on; every figure computed anew with numpy."""
 
 import gc
+import hashlib
 import json
 import weakref
 
@@ -110,6 +111,10 @@ def test_cifar10_c(finished, call, tmp_path):
     close(results["mean_corruption_error"], np.mean([errors[name] for name in CORRUPTIONS]))
     close(results["mean_corruption_error_19"], np.mean(list(errors.values())))
     assert results["mean_corruption_error"] != results["mean_corruption_error_19"]
+    digest = hashlib.sha256()
+    for blocks in images.values():
+        digest.update(blocks.tobytes() + np.tile(labels, 5).astype(np.uint16).tobytes())
+    assert results["test_images"] == digest.hexdigest()
     assert len(CORRUPTIONS) == 15
     for key, words in (("", "the 15 corruptions of the benchmark"), ("_19", "all 19")):
         assert f"Mean corruption error over {words}: {100 * results[f'mean_corruption_error{key}']:.2f} %\n" in out

@@ -40,6 +40,12 @@ class Tested:
         """On the test images."""
         return float(self.results["test_acc"])
 
+    @property
+    def images(self) -> str | None:
+        """Digest of the images that it was tested on; None where it is not known."""
+        found: str | None = self.results.get("test_images")  # of a test on corrupted images, which has no predictions
+        return self.predictions.images if self.predictions else found
+
 
 @dataclass(frozen=True)
 class _Group:
@@ -106,9 +112,18 @@ def _grouped(runs: Sequence[Tested], apart_from: Collection[str]) -> list[_Group
 
 def _alike(a: Tested, b: Tested) -> bool:
     """Whether they have learnt from the same images, and were tested on the same, as far as is known."""
-    digests = [(run.predictions and run.predictions.images, run.learnt) for run in (a, b)]
-    known = (pair for pair in zip(*digests, strict=True) if None not in pair)
-    return a.results["test_count"] == b.results["test_count"] and all(one == other for one, other in known)
+    return _same_images([a, b]) is not False and (None in (a.learnt, b.learnt) or a.learnt == b.learnt)
+
+
+def _same_images(runs: Sequence[Tested]) -> bool | None:
+    """Whether all were tested on the same images; None where it is not known."""
+    known = {run.images for run in runs if run.images}
+    # An earlier version's test on corrupted images tells their names alone.
+    named = {tuple(run.results["corruption_acc"]) for run in runs if "corruption_acc" in run.results}
+    counts = {run.results["test_count"] for run in runs}
+    if max(len(known), len(named), len(counts)) > 1:
+        return False
+    return True if all(run.images for run in runs) else None
 
 
 def _differing(groups: Sequence[_Group]) -> dict[str, dict[str, Any]]:
@@ -147,7 +162,7 @@ def _figures(run: Tested, name: str, group: str) -> dict[str, Any]:
         **facts,
         **figures,
         "test_acc_interval": interval,
-        "test_images": run.predictions and run.predictions.images,
+        "test_images": run.images,
     }
 
 
@@ -172,10 +187,9 @@ def _comparison(a: _Group, b: _Group) -> dict[str, Any]:
         "why": None,
     }
     runs = [*a.runs, *b.runs]
-    known = [run.predictions.images for run in runs if run.predictions]
-    found["same_images"] = True if len(known) == len(runs) else None
-    if len(set(known)) > 1 or len({run.results["test_count"] for run in runs}) > 1:
-        return found | {"same_images": False, "why": "they were not tested on the same images"}
+    found["same_images"] = _same_images(runs)
+    if found["same_images"] is False:
+        return found | {"why": "they were not tested on the same images"}
     if len(runs) > 2:
         return found | _by_seeds(a, b)
     return found | _by_images(a.runs[0], b.runs[0])

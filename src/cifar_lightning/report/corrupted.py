@@ -24,6 +24,7 @@ class CorruptedOutcome:
         confusion: int64 counts `(K, K)` over all images, rows = true class.
         loss: Mean cross-entropy of all images.
         classes: The K names.
+        images: Digest of all images and their labels; see `predictions.Predictions`.
         facts: Further entries of results.json; see `outcome.Outcome`.
     """
 
@@ -31,6 +32,7 @@ class CorruptedOutcome:
     confusion: Tensor
     loss: float
     classes: Sequence[str]
+    images: str
     facts: Mapping[str, Any]
 
 
@@ -40,6 +42,7 @@ def report_corrupted(outcome: CorruptedOutcome, output: Path) -> None:
 
     results = {
         **results_of(outcome.confusion, outcome.loss, outcome.classes, outcome.facts),
+        "test_images": outcome.images,
         "corruption_acc": {name: list(row) for name, row in outcome.accuracies.items()},
         "mean_corruption_error": _mean_error(outcome.accuracies, CORRUPTIONS),
         "mean_corruption_error_19": _mean_error(outcome.accuracies, (*CORRUPTIONS, *EXTRA_CORRUPTIONS)),

@@ -12,6 +12,8 @@ from cifar_lightning.errors import InputError
 from cifar_lightning.files import write_atomically
 
 if TYPE_CHECKING:
+    from hashlib import _Hash
+
     from torch import Tensor
 
     from cifar_lightning.data.image_set import ImageSet
@@ -59,9 +61,15 @@ def write_predictions(folder: Path, predicted: "Tensor", tested: "ImageSet") -> 
 
 def digest_of(tested: "ImageSet") -> str:
     """What `Predictions.images` is of these."""
-    digest = hashlib.sha256(tested.pixels.data)
-    digest.update(tested.labels.numpy().astype(np.uint16).data)
+    digest = hashlib.sha256()
+    add_images(digest, tested)
     return digest.hexdigest()
+
+
+def add_images(digest: "_Hash", tested: "ImageSet") -> None:
+    """Goes on with a digest: that of a test of several sets, one after another, is of all of them."""
+    digest.update(tested.pixels.data)
+    digest.update(tested.labels.numpy().astype(np.uint16).data)
 
 
 def read_predictions(folder: Path) -> Predictions | None:

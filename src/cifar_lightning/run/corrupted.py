@@ -1,5 +1,6 @@
 """The test of a network on corrupted images, CIFAR-10-C's or CIFAR-100-C's: a corruption at a time."""
 
+import hashlib
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -12,6 +13,7 @@ from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.data.test_sets import SEVERITIES
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.report.corrupted import CorruptedOutcome, report_corrupted
+from cifar_lightning.report.predictions import add_images
 
 
 def part_of(images: CIFAR10DataModule, part: Path) -> CIFAR10DataModule:
@@ -26,7 +28,7 @@ def test_corrupted(
 
     `facts` are further entries of results.json; see `report.outcome.Outcome`.
     """
-    accuracies, losses, confusion = {}, [], []
+    accuracies, losses, confusion, digest = {}, [], [], hashlib.sha256()
     for done, part in enumerate(images.parts, start=1):
         data = part_of(images, part)
         data.count_as(model.classes)
@@ -37,8 +39,10 @@ def test_corrupted(
         losses.append(found["loss"].item())
         confusion.append(found["confusion"])
         if trainer.is_global_zero:
+            add_images(digest, data.image_set("test"))
             say(f"{done}/{len(images.parts)}  {part.stem}  accuracy {percent(right.mean().item(), 2)}")
     if trainer.is_global_zero:
         loss = fmean(losses)  # of equally many images each
         counts = torch.stack(confusion).sum(0)
-        report_corrupted(CorruptedOutcome(accuracies, counts, loss, model.classes, facts), output)
+        outcome = CorruptedOutcome(accuracies, counts, loss, model.classes, digest.hexdigest(), facts)
+        report_corrupted(outcome, output)
