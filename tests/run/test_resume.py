@@ -105,6 +105,22 @@ def test_a_run_goes_on_after_an_epoch_whose_end_had_no_checkpoint(plain, tmp_pat
     assert differences(*runs) == []
 
 
+@pytest.mark.parametrize("every", [4, 5])  # the end of an epoch is a log point, or is none
+def test_a_longer_run_logs_the_rates_that_it_goes_on_at(plain, tmp_path, every):
+    data = {"source": "synthetic", "synthetic_size": 200, "batch_size": 20}
+    settings = {"accelerator": "cpu", "log_every_n_steps": every, "default_root_dir": tmp_path}
+    fit(data, {"lr": 0.02, "schedule": "linear"}, max_epochs=1, **settings)
+    run = tmp_path / "lightning_logs" / "version_0"
+    rates = dict[int, float]()
+    for epochs in (1, 2, 3):
+        if epochs > 1:
+            resume(run, {"max_epochs": epochs})
+        steps = [step for step in range(10 * (epochs - 1), 10 * epochs + 1) if step % every == 0 or step % 10 == 0]
+        rates |= {step: 0.02 * (1 - step / (10 * epochs)) for step in steps if step}
+        logged = {row["step"]: row["lr"] for row in read_rows(run / "metrics.csv")}
+        assert logged == pytest.approx(rates, abs=1e-8)
+
+
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
 def test_a_run_of_another_dtype_goes_on_exactly(plain, tmp_path, precision):
     """Lightning loads a checkpoint into float32, and gives the network its dtype after that."""

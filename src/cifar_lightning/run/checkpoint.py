@@ -25,6 +25,7 @@ from torch import Tensor
 from cifar_lightning.data.cifar10 import CLASSES
 from cifar_lightning.errors import InputError, NonFiniteError, in_short
 from cifar_lightning.files import os_error, write_atomically
+from cifar_lightning.model.running_loss import current_lr
 from cifar_lightning.run.devices import on_first_rank
 from cifar_lightning.run.loop import StepEnd, within_step
 from cifar_lightning.run.memory import of_memory
@@ -252,6 +253,7 @@ class Checkpoints(Checkpoint, StepEnd):
         """Saves the start: a run that was ever under way can always be resumed."""
         if self._resumed:
             self._saved_step = trainer.global_step
+            self.metrics.set_lr(current_lr(trainer))  # of a fit that is longer now it is another
             figures = {name: torch.tensor(value) for name, value in self._figures.items()}
             trainer._logger_connector._callback_metrics.update(figures)
             # The first rank's word: another machine may still see a file that is gone.

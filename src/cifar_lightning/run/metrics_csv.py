@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import os
 from argparse import Namespace
 from collections.abc import Iterable
@@ -116,6 +117,15 @@ class MetricsCSV(Logger):
         """Closes; what has ended the run counts more than a disk that takes no row."""
         with suppress(RunError) if error is not None else nullcontext():
             self.close()
+
+    @rank_zero_only
+    def set_lr(self, lr: float) -> None:
+        """Puts the learning rate of the step to come into the row of the step before it, if that has another."""
+        before = self._row.get("lr")
+        if self._row.get("step") != self.trainer.global_step or before is None:
+            return
+        if not math.isclose(before, lr, rel_tol=1e-6):  # the same may be rounded otherwise
+            self.log_metrics({"lr": lr})
 
     def flush(self) -> None:
         """Waits until the rows are on the disk."""
