@@ -138,6 +138,11 @@ def test_the_status_of_a_run(whole, call, tmp_path):
     row = read_rows(run / "metrics.csv")[-1]
     test, val = (f"{100 * share:.2f} %" for share in (results["test_acc"], row["val_acc"]))
     assert call("status", run) == (0, f"{run}: finished, epoch 2/2, step 36, test accuracy {test}\n", "")
+    (run / "results.json").write_text(json.dumps({**results, "step": 18}))  # as where the best is of the first epoch
+    tested = f"test accuracy {test} at step 18"
+    assert call("status", run) == (0, f"{run}: finished, epoch 2/2, step 36, {tested}\n", "")
+    _, out, _ = call("status", run, "--json")
+    assert (json.loads(out)["step"], json.loads(out)["newest_step"], json.loads(out)["epoch"]) == (18, 36, 2)
     (run / "results.json").unlink()
     go_on = f"; go on with cifar-lightning fit --resume '{run}'\n"
     assert call("status", run) == (75, f"{run}: to be resumed, epoch 2/2, step 36, val accuracy {val}{go_on}", "")
@@ -176,7 +181,10 @@ def test_the_status_of_a_run_whose_files_are_not_what_they_were(whole, call, tmp
     shutil.copytree(whole[1], tmp_path / "run")
     (tmp_path / "run" / "results.json").write_text(results)
     (tmp_path / "run" / "metrics.csv").write_text("no\nlog\n")
-    said = {0: "run: finished\n", 75: "run: to be resumed, step 36; go on with cifar-lightning fit --resume run\n"}
+    said = {
+        0: "run: finished, step 36\n",
+        75: "run: to be resumed, step 36; go on with cifar-lightning fit --resume run\n",
+    }
     code = 0 if results == "{}" else 75
     assert call("status", "run") == (code, said[code], "")
 
@@ -193,7 +201,7 @@ def test_the_status_of_another_users_run(for_anyone):
 
 
 def test_a_step_is_read_at_a_glance():
-    line = str(Status("run", "running", 3, 10, 12_345, 0.5, None))
+    line = str(Status("run", "running", 3, 10, 12_345, 0.5, None, newest_step=12_345))
     assert line == "run: running, epoch 3/10, step 12,345, val accuracy 50.00 %"
 
 

@@ -39,6 +39,7 @@ class Status:
         go_on: What resumes it; None where nothing is to be.
         holder: The job that is in it; None where none is.
         why: Of one that has diverged, what `fit` said.
+        newest_step: Of its newest checkpoint, to which `epoch` belongs; the one that was tested may be an earlier one.
     """
 
     run: str
@@ -50,12 +51,14 @@ class Status:
     go_on: str | None
     holder: Holder | None = None
     why: str | None = None
+    newest_step: int | None = None
 
     def __str__(self) -> str:
         parts = [] if self.epoch is None else [f"epoch {self.epoch}/{self.max_epochs}"]
-        parts += [] if self.step is None else [f"step {self.step:,}"]
+        parts += [] if self.newest_step is None else [f"step {self.newest_step:,}"]
         kind = "test" if self.state == FINISHED else "val"
-        parts += [] if self.accuracy is None else [f"{kind} accuracy {percent(self.accuracy, 2)}"]
+        where = "" if self.step in (None, self.newest_step) else f" at step {self.step:,}"
+        parts += [] if self.accuracy is None else [f"{kind} accuracy {percent(self.accuracy, 2)}{where}"]
         return _line(self, parts + ([self.why] if self.why else []))
 
 
@@ -119,7 +122,7 @@ def _of_run(run: str | Path, folder: Path) -> Status:
     holder, results, why = holder_in(folder), results_in(folder), divergence_in(folder)
     state = RUNNING if holder else FINISHED if results is not None else DIVERGED if why is not None else TO_BE_RESUMED
     names = [path.stem.removeprefix("step-") for path in (folder / "checkpoints").glob("step-*.ckpt")]
-    step = max((int(name) for name in names if name.isdigit()), default=None)
+    step = newest = max((int(name) for name in names if name.isdigit()), default=None)
     rows: list[Row] = []
     with suppress(InputError):  # there is as much to do without a log
         rows = [row for row in read_rows(folder / "metrics.csv") if step is not None and (row["step"] or 0) <= step]
@@ -129,7 +132,7 @@ def _of_run(run: str | Path, folder: Path) -> Status:
     if state == FINISHED and results is not None:
         step, accuracy = results.get("step"), results.get("test_acc")
     why = why if state == DIVERGED else None
-    return Status(str(run), state, epoch, max_epochs, step, accuracy, _go_on(run, state), holder, why)
+    return Status(str(run), state, epoch, max_epochs, step, accuracy, _go_on(run, state), holder, why, newest)
 
 
 def _go_on(run: str | Path, state: str) -> str | None:
