@@ -1,5 +1,6 @@
 """Labels that come without images: CIFAR-10N's to train on, and CIFAR-10H's to test against."""
 
+import math
 import os
 import pickle
 import zipfile
@@ -13,6 +14,7 @@ from cifar_lightning.data import labels
 from cifar_lightning.data.cifar10 import CLASSES
 from cifar_lightning.data.labels import distributions
 from cifar_lightning.errors import InputError
+from cifar_lightning.model.evaluation import against_people
 
 COUNT = 200
 CLEAN = fake_data(COUNT).image_set("train").labels.numpy()
@@ -207,6 +209,13 @@ def test_shares_and_numbers_of_people_are_the_same(tmp_path):
     # a network that counts the classes in another order
     backwards = images.counted_as(CLASSES[::-1])
     assert np.allclose(distributions(tmp_path / "probs.npy", backwards, CLASSES).numpy(), shares[:, ::-1])
+
+
+def test_a_class_that_neither_people_nor_the_network_think_of_counts_for_nothing():
+    people, ruled_out = torch.tensor([[0.5, 0.5, 0.0]]), torch.tensor([[1.0, 0.0, -torch.inf]])
+    found = against_people(people, ruled_out)
+    assert found["cross_entropy"] == pytest.approx(math.log1p(math.e) - 0.5)  # 0.8133
+    assert against_people(people, ruled_out.flip(1))["cross_entropy"] == math.inf
 
 
 @pytest.mark.parametrize(

@@ -58,8 +58,9 @@ def against_people(people: Tensor, logits: Tensor) -> dict[str, float]:
     """
     people, logits = people.double(), logits.double()
     chosen = people.gather(1, logits.argmax(1, keepdim=True))[:, 0]
+    surprise = -logits.log_softmax(1)  # infinite for a class that the network rules out, as people may, too
     return {
-        "cross_entropy": -(people * logits.log_softmax(1)).sum(1).mean().item(),
+        "cross_entropy": torch.where(people > 0, people * surprise, 0).sum(1).mean().item(),
         "entropy": -torch.xlogy(people, people).sum(1).mean().item(),
         "agreement": (chosen == people.amax(1)).double().mean().item(),
     }
