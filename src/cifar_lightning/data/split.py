@@ -12,7 +12,10 @@ from cifar_lightning.errors import InputError, quoted
 
 
 class Fold(NamedTuple):
-    """One of several equal parts of the training images, which takes its turn in being held out: "2of5"."""
+    """One of several parts of the training images, which takes its turn in being held out: "2of5".
+
+    The images of each class are spread over them evenly, to an image: with few a class the parts may differ in size.
+    """
 
     number: int  # from 1 on
     folds: int
