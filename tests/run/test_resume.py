@@ -308,6 +308,30 @@ def test_a_run_whose_time_was_up_goes_on_with_more(tmp_path):
     assert "--trainer.gradient_clip_val (the run has None, not 1) would change the result" in done.lines[0]
 
 
+def test_the_figures_are_of_the_validation_that_chose_among_several_of_a_step(plain, tmp_path):
+    """While gradients accumulate: batch norms' averages go on, and the validations share a row of metrics.csv."""
+    seen = []
+
+    class Watch(Callback):
+        def on_validation_end(self, trainer, pl_module):
+            if not trainer.sanity_checking:
+                figures = trainer.callback_metrics
+                seen.append((trainer.global_step, float(figures["val_acc"]), float(figures["val_loss"])))
+
+    results = fit(
+        {"source": "synthetic", "synthetic_size": 400, "batch_size": 20, "val_split": 0.2},
+        {"net": "speed", "width": 4, "lr": 0.05},
+        accelerator="cpu",
+        max_epochs=1,
+        trainer={"accumulate_grad_batches": 5, "val_check_interval": 1},
+        callbacks=Watch(),
+        default_root_dir=tmp_path,
+    )
+    step, acc, loss = max(seen, key=lambda one: one[1])  # the first of the highest
+    assert [one[0] for one in seen].count(step) > 1
+    assert (results["step"], results["val_acc"], results["val_loss"]) == pytest.approx((step, acc, loss), rel=1e-6)
+
+
 def test_accumulated_gradients_are_not_cut_in_two(tmp_path):
     settings = (*SMALL, "--trainer.accumulate_grad_batches", 3, "--default_root_dir")
     done, killed = (tmp_path / name / "lightning_logs" / "version_0" for name in ("done", "killed"))

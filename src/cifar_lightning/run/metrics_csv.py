@@ -19,6 +19,11 @@ from cifar_lightning.files import append, unwritten, write_atomically
 from cifar_lightning.run.metrics_log import Row, whole_lines
 
 
+def rounded(figure: float) -> float:
+    """A figure to seven digits: it comes as float32, which has no more, and the rest would be noise."""
+    return float(f"{figure:.7g}")
+
+
 class MetricsCSV(Logger):
     """Appends one row a log point, with `step` as the number of steps done.
 
@@ -65,9 +70,8 @@ class MetricsCSV(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Adds figures to the row of this step; those of a test, to that of the step that is tested."""
-        # The figures come as float32, which has seven digits; the rest would be noise. Lightning adds the epoch, which
-        # after the last step is that after it.
-        figures = {name: float(f"{value:.7g}") for name, value in metrics.items() if name != "epoch"}
+        # Lightning adds the epoch, which after the last step is that after it.
+        figures = {name: rounded(value) for name, value in metrics.items() if name != "epoch"}
         if self.trainer.testing and step is not None:
             self._complete(step, figures)
             return

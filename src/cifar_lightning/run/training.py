@@ -38,7 +38,7 @@ from cifar_lightning.run.holder import LOCK
 from cifar_lightning.run.launch import launch
 from cifar_lightning.run.loggers import loggers_of
 from cifar_lightning.run.memory import within_memory
-from cifar_lightning.run.metrics_csv import MetricsCSV
+from cifar_lightning.run.metrics_csv import MetricsCSV, rounded
 from cifar_lightning.run.metrics_log import read_rows
 from cifar_lightning.run.networks import lit_net
 from cifar_lightning.run.quiet import quietly
@@ -261,11 +261,10 @@ def train(
             with metrics:
                 with within_memory(data, fits=True):
                     trainer.fit(model, data, ckpt_path=start)
-                selected = _select(trainer, model, data, checkpoints.folder)
+                selected = _select(trainer, model, data, metrics, checkpoints.folder)
                 _say_what_stopped(settings, trainer, additions, selected)
                 facts = {
                     **selected,
-                    **_validated(metrics, selected["step"]),
                     "fit_seconds": round(checkpoints.seconds, 3),
                     "train_count": len(data.train_indices),
                     "val_count": len(data.val_indices),
@@ -283,11 +282,14 @@ def train(
             signals.finish()
 
 
-def _validated(metrics: MetricsCSV, step: int) -> dict[str, float | None]:
-    """The validation figures of a step, for who compares settings; None where it was not validated."""
+def _validated(metrics: MetricsCSV, step: int, kept: Mapping[str, float]) -> dict[str, float | None]:
+    """The validation figures of what is tested, for who compares settings; None where it was not validated.
+
+    They are those that its checkpoint has `kept`, else of its step, which has several while gradients accumulate.
+    """
     metrics.close()
     row = next((row for row in read_rows(metrics.path) if row["step"] == step), {})
-    return {name: row.get(name) for name in ("val_acc", "val_loss")}
+    return {name: rounded(kept[name]) if name in kept else row.get(name) for name in ("val_acc", "val_loss")}
 
 
 def _say_what_begins(
@@ -327,11 +329,14 @@ def _chosen(folder: Path, names: Sequence[str]) -> dict[str, Any] | None:
         saved = load_checkpoint(path)
     except InputError as error:  # it was whole when it was written, and a resumed run does without it
         raise RunError(cause_of(error)) from error
-    return {"name": path.name, **{name: saved[name] for name in ("state_dict", "global_step")}}
+    kept = saved.get("callback_metrics", {}) if path.name == BEST else {}  # an earlier version's has none
+    return {"name": path.name, "kept": kept, **{name: saved[name] for name in ("state_dict", "global_step")}}
 
 
-def _select(trainer: Trainer, model: LitNet, data: CIFAR10DataModule, checkpoints: Path) -> dict[str, Any]:
-    """Gives `model` the weights of the best validation accuracy, or leaves it the last; says which they are.
+def _select(
+    trainer: Trainer, model: LitNet, data: CIFAR10DataModule, metrics: MetricsCSV, checkpoints: Path
+) -> dict[str, Any]:
+    """Gives `model` the weights of the best validation accuracy, or leaves it the last; says which they are, how good.
 
     Raises:
         RunError: The best are damaged.
@@ -343,4 +348,9 @@ def _select(trainer: Trainer, model: LitNet, data: CIFAR10DataModule, checkpoint
     named: dict[str, Any] = chosen or {"name": f"step-{trainer.global_step}.ckpt", "global_step": trainer.global_step}
     if len(data.val_indices) and named["name"] != BEST and trainer.limit_val_batches and trainer.is_global_zero:
         say("note: the training ended before its first validation")
-    return {"checkpoint": str(checkpoints / named["name"]), "step": named["global_step"]}
+    step = named["global_step"]
+    return {
+        "checkpoint": str(checkpoints / named["name"]),
+        "step": step,
+        **_validated(metrics, step, named.get("kept", {})),
+    }
