@@ -319,6 +319,11 @@ def test_logits_that_are_not_finite_end_no_report(tmp_path, capsys, value, where
     assert f", loss {'inf' if value == '-inf' else 'nan'} " in capsys.readouterr().out
     text = (tmp_path / "results.json").read_text()
     assert strict(text)["test_loss"] is None
+    assert strict(text)["not_finite"] == (1 if where == 3 else 60)
+    right = 0 if where == 3 else (outcome.test_images.labels == label - 1).sum().item()
+    said = plain(page.one("p", id="not-finite")["text"])
+    assert said.startswith(f"The logits of {1 if where == 3 else 60} of these images are NaN or infinite.")
+    assert f". {right} of the " in said
     assert results.read_results(tmp_path) == strict(text)
     assert page.one("dd", id="loss")["text"].startswith("n/a")
     assert not any(re.search(r"\b(nan|inf)\b", element["text"]) for element in page.all("main"))
@@ -341,6 +346,7 @@ def test_the_copies_of_a_corrupted_image_are_one_in_the_intervals(tmp_path, undr
     page, _ = written(replace(outcome, facts={**outcome.facts, "data": data}), tmp_path)
     low, high = interval((predicted == labels).sum() / 5, 800 / 5)
     assert f"95 % interval {percent(low)} to {percent(high)}" in plain(page.one("dd", id="accuracy")["text"])
+    assert page.all("p", id="not-finite") == []
     row = page.rows(page.one("table", **{"class": "per-class"}))[1]
     low, high = interval(((labels == 0) & (predicted == 0)).sum() / 5, (labels == 0).sum() / 5)
     assert row[4] == f"{percent(low, 1)} to {percent(high, 1)}"

@@ -94,10 +94,15 @@ def test_a_loss_that_is_not_finite_is_not_applicable(run):
     path.write_text(json.dumps({**json.loads(path.read_text()), "test_loss": float("nan")}))  # an earlier version's
     folder = export(run, "hf")
     assert ", mean cross-entropy n/a. " in (folder / "README.md").read_text()
+    assert "NaN" not in (folder / "README.md").read_text()
+    path.write_text(json.dumps({**json.loads(path.read_text()), "not_finite": 1_234}))
+    folder = export(run, "hf")
+    assert "logits of 1,234 of these images are NaN or infinite." in (folder / "README.md").read_text()
     with safe_open(folder / "model.safetensors", "pt") as file:
         metadata = file.metadata()["cifar_lightning"]
     assert json.loads(metadata)["test"]["test_loss"] is None
     assert "NaN" not in metadata
+    assert json.loads(metadata)["test"]["not_finite"] == 1_234
 
 
 def test_the_cards_python_runs(run, monkeypatch):

@@ -26,6 +26,7 @@ class CorruptedOutcome:
         classes: The K names.
         images: Digest of all images and their labels; see `predictions.Predictions`.
         facts: Further entries of results.json; see `outcome.Outcome`.
+        not_finite: Images with logits of NaN or infinity.
     """
 
     accuracies: Mapping[str, Sequence[float]]
@@ -34,6 +35,7 @@ class CorruptedOutcome:
     classes: Sequence[str]
     images: str
     facts: Mapping[str, Any]
+    not_finite: int = 0
 
 
 def report_corrupted(outcome: CorruptedOutcome, output: Path) -> None:
@@ -41,7 +43,7 @@ def report_corrupted(outcome: CorruptedOutcome, output: Path) -> None:
     from cifar_lightning.report.table import print_corrupted
 
     results = {
-        **results_of(outcome.confusion, outcome.loss, outcome.classes, outcome.facts),
+        **results_of(outcome.confusion, outcome.loss, outcome.classes, outcome.facts, outcome.not_finite),
         "test_images": outcome.images,
         "corruption_acc": {name: list(row) for name, row in outcome.accuracies.items()},
         "mean_corruption_error": _mean_error(outcome.accuracies, CORRUPTIONS),

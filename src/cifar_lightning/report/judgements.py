@@ -43,6 +43,11 @@ class Judgements:
         return self.predicted == self.labels
 
     @cached_property
+    def not_finite(self) -> Tensor:
+        """Whether some of its logits are NaN or infinite: bool `(N,)`."""
+        return not_finite(self.logits)
+
+    @cached_property
     def confidences(self) -> Tensor:
         """The probability of the class that each was counted as, `(N,)`."""
         return self._as_it_is[0]
@@ -99,6 +104,14 @@ class Judgements:
             members = _by(self.confidences, members)
             cells.append(Cell(key // classes, key % classes, count, members[:share].tolist()))
         return cells
+
+
+def not_finite(logits: Tensor) -> Tensor:
+    """Of `(N, K)` logits, the rows of which some are NaN or infinite: bool `(N,)`.
+
+    Such an image counts as the first class whose logit is NaN, the first of all where each is: as right, if it is that.
+    """
+    return ~logits.isfinite().all(1)
 
 
 def _by(values: Tensor, index: Tensor) -> Tensor:

@@ -121,6 +121,11 @@ def _measured(results: Mapping[str, Any]) -> list[str]:
         f"Computed in {results.get('precision', 'the precision of the training')}, from "
         f"{VIEWS[results.get('test_views', 'one')]}.",
     ]
+    if odd := results.get("not_finite"):
+        said.append(
+            f"The network's logits of {odd:,} of these images are NaN or infinite. Where there is NaN, an image counts "
+            "as the first class that has it, and may count as right by that alone."
+        )
     if "confusion" not in results:  # a file of weights has none
         return said
     images = [sum(row) for row in results["confusion"]]

@@ -69,6 +69,8 @@ def write_page(
         "right": right,
         "images": images,
         "loss": results["test_loss"],
+        "not_finite": int(said.not_finite.sum()),
+        "right_not_finite": int((said.not_finite & said.right).sum()),
         "top2": said.top2 if len(outcome.classes) > 2 else None,
         "checkpoint": Path(results["checkpoint"]).name,
         "step": results["step"],

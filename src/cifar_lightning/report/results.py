@@ -37,7 +37,8 @@ def report(outcome: Outcome, output: Path, page: Path, aloud: bool = True) -> No
     """
     from cifar_lightning.report.table import print_report
 
-    results = results_of(outcome.confusion, outcome.loss, outcome.classes, outcome.facts)
+    odd = int(outcome.judgements.not_finite.sum())
+    results = results_of(outcome.confusion, outcome.loss, outcome.classes, outcome.facts, odd)
     if aloud:
         draw(outcome, results, output / "figures", page)
     else:
@@ -53,8 +54,10 @@ def report(outcome: Outcome, output: Path, page: Path, aloud: bool = True) -> No
         print_report(results, [output / "results.json", *([page] if page.exists() else []), *figures])
 
 
-def results_of(confusion: Tensor, loss: float, classes: Sequence[str], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The contents of results.json; see `Outcome`."""
+def results_of(
+    confusion: Tensor, loss: float, classes: Sequence[str], facts: Mapping[str, Any], not_finite: int
+) -> dict[str, Any]:
+    """The contents of results.json; see `Outcome`. `not_finite` images had logits of NaN or infinity."""
     counts, right = confusion.sum(1).tolist(), confusion.diag().tolist()
     accuracies = [r / n if n else None for r, n in zip(right, counts, strict=True)]
     return {
@@ -64,6 +67,7 @@ def results_of(confusion: Tensor, loss: float, classes: Sequence[str], facts: Ma
         # a class without test images has no accuracy, which is not an accuracy of 0
         "per_class_acc": dict(zip(classes, accuracies, strict=True)),
         "confusion": confusion.tolist(),
+        **({"not_finite": not_finite} if not_finite else {}),
         **facts,
         **{name: importlib.metadata.version(name) for name in ("torch", "torchvision", "lightning", "cifar_lightning")},
     }

@@ -11,8 +11,10 @@ from lightning.pytorch import Trainer
 from cifar_lightning.console import percent, say
 from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.data.test_sets import SEVERITIES
+from cifar_lightning.errors import quoted
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.report.corrupted import CorruptedOutcome, report_corrupted
+from cifar_lightning.report.judgements import not_finite
 from cifar_lightning.report.predictions import add_images
 
 
@@ -28,7 +30,7 @@ def test_corrupted(
 
     `facts` are further entries of results.json; see `report.outcome.Outcome`.
     """
-    accuracies, losses, confusion, digest = {}, [], [], hashlib.sha256()
+    accuracies, losses, confusion, odd, digest = {}, [], [], 0, hashlib.sha256()
     for done, part in enumerate(images.parts, start=1):
         data = part_of(images, part)
         data.count_as(model.classes)
@@ -38,11 +40,20 @@ def test_corrupted(
         accuracies[part.stem] = right.view(SEVERITIES, -1).mean(1).tolist()
         losses.append(found["loss"].item())
         confusion.append(found["confusion"])
+        odd += int(not_finite(found["logits"]).sum())
         if trainer.is_global_zero:
             add_images(digest, data.image_set("test"))
             say(f"{done}/{len(images.parts)}  {part.stem}  accuracy {percent(right.mean().item(), 2)}")
     if trainer.is_global_zero:
         loss = fmean(losses)  # of equally many images each
         counts = torch.stack(confusion).sum(0)
-        outcome = CorruptedOutcome(accuracies, counts, loss, model.classes, digest.hexdigest(), facts)
+        note_not_finite(odd, model, output)
+        outcome = CorruptedOutcome(accuracies, counts, loss, model.classes, digest.hexdigest(), facts, odd)
         report_corrupted(outcome, output)
+
+
+def note_not_finite(images: int, model: LitNet, output: Path) -> None:
+    """Says of how many tested images the logits are not finite, if there are any."""
+    if images:  # of NaN alone the largest is the first
+        which, first = f"{images:,} test image{'s' * (images != 1)}", quoted(model.classes[0])
+        say(f"note: {output}: the logits of {which} are NaN or infinite; NaN alone counts as {first}")

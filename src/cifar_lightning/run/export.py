@@ -130,7 +130,7 @@ def _opened(
         tested = Path(results["checkpoint"]).name, results["step"]
         trained["counts"] = {name: results.get(name) for name in ("train_count", "val_count", "test_count")}
         if tested == (path.name, saved["global_step"]):
-            names = ("test_acc", "test_loss", "test_count", "test_views", "precision")
+            names = ("test_acc", "test_loss", "test_count", "test_views", "precision", "not_finite")
             facts["test"] = {name: results[name] for name in names if name in results}
             trained["results"] = results
     return model_of(saved, path, net), facts, trained, output_of(path)

@@ -13,10 +13,11 @@ from cifar_lightning.data.class_names import numbers_in
 from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.data.labels import distributions
 from cifar_lightning.data.sharing import check_evaluation
-from cifar_lightning.errors import InputError, quoted, some
+from cifar_lightning.errors import InputError, some
 from cifar_lightning.files import absolute, readable, user_path, why_unwritable
 from cifar_lightning.model.evaluation import VIEWS, against_people
 from cifar_lightning.model.lit_net import LitNet
+from cifar_lightning.report.judgements import not_finite
 from cifar_lightning.report.outcome import Outcome
 from cifar_lightning.report.predictions import write_predictions
 from cifar_lightning.report.results import PAGE, read_results, report, shown
@@ -27,7 +28,7 @@ from cifar_lightning.run.callbacks import StopOnSignal
 from cifar_lightning.run.checkpoint import load_checkpoint
 from cifar_lightning.run.checks import try_trainer
 from cifar_lightning.run.cluster import is_first_rank, this_rank
-from cifar_lightning.run.corrupted import part_of, test_corrupted
+from cifar_lightning.run.corrupted import note_not_finite, part_of, test_corrupted
 from cifar_lightning.run.cpu import FittedCPU, restored_torch
 from cifar_lightning.run.devices import (
     check_ranks,
@@ -272,9 +273,7 @@ def report_on(
     tested = data.test_indices[: len(evaluation["predicted"])]
     test = data.image_set("test").part(tested)
     write_predictions(output, evaluation["predicted"], test)
-    if odd := int((~evaluation["logits"].isfinite()).any(1).sum()):  # of NaN alone the largest is the first
-        which, first = f"{odd:,} test image{'s' * (odd != 1)}", quoted(model.classes[0])
-        say(f"note: {output}: the logits of {which} are NaN or infinite; NaN alone counts as {first}")
+    note_not_finite(int(not_finite(evaluation["logits"]).sum()), model, output)
     report(
         Outcome(
             confusion=evaluation["confusion"],

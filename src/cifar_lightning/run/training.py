@@ -4,6 +4,7 @@ A run is a folder. `fit` makes it, with all its settings in config.yaml; whateve
 process per device, now or after an interruption, takes its orders from there.
 """
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -18,7 +19,7 @@ from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 
 from cifar_lightning.console import say
 from cifar_lightning.data.datamodule import CIFAR10DataModule
-from cifar_lightning.errors import InputError, LostRankError, NonFiniteError, RunError
+from cifar_lightning.errors import InputError, LostRankError, NonFiniteError, RunError, quoted
 from cifar_lightning.files import moved, staying
 from cifar_lightning.model.evaluation import names
 from cifar_lightning.model.lit_net import LitNet
@@ -263,6 +264,7 @@ def train(
                     trainer.fit(model, data, ckpt_path=start)
                 selected = _select(trainer, model, data, metrics, checkpoints.folder)
                 _say_what_stopped(settings, trainer, additions, selected)
+                _note_not_finite(trainer, selected, model.classes)
                 facts = {
                     **selected,
                     "fit_seconds": round(checkpoints.seconds, 3),
@@ -290,6 +292,15 @@ def _validated(metrics: MetricsCSV, step: int, kept: Mapping[str, float]) -> dic
     metrics.close()
     row = next((row for row in read_rows(metrics.path) if row["step"] == step), {})
     return {name: rounded(kept[name]) if name in kept else row.get(name) for name in ("val_acc", "val_loss")}
+
+
+def _note_not_finite(trainer: Trainer, selected: Mapping[str, Any], classes: Sequence[str]) -> None:
+    """Says that a checkpoint was chosen by an accuracy that may count images of which nothing is known."""
+    if (loss := selected["val_loss"]) is not None and not math.isfinite(loss) and trainer.is_global_zero:
+        say(
+            f"note: {Path(selected['checkpoint']).name}: the validation loss that goes with it is {loss}: logits of "
+            f"NaN alone count as {quoted(classes[0])}, in val_acc too"
+        )
 
 
 def _say_what_begins(
