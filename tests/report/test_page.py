@@ -353,6 +353,18 @@ def test_the_copies_of_a_corrupted_image_are_one_in_the_intervals(tmp_path, undr
     assert "Each image is there 5 times, corrupted, and counts once in them." in page.one("footer")["text"]
 
 
+def test_what_noisy_labels_were_used_for_is_told(made, tmp_path, undrawn):
+    page, _, outcome, *_ = made
+    assert not any("by the labels of" in p["text"] for p in page.all("p"))
+    data = {**outcome.facts["data"], "train_labels": "/home/me/CIFAR-10_human.pt:<b>"}
+    page, _ = written(replace(outcome, facts={**outcome.facts, "data": data}), tmp_path)
+    said = [plain(p["text"]) for p in page.all("p")]
+    named = "by the labels of CIFAR-10_human.pt:<b>"
+    assert any(f"the least cross-entropy on the 500 validation images, {named}; no test image was" in p for p in said)
+    (last,) = (p for p in said if p.startswith("Last training loss"))
+    assert f"(step 500). Those of the validation are {named}, which it has learnt; the test is by the" in last
+
+
 def test_the_second_guess_of_logits_that_are_equal():
     """The first is counted by the same rule: two guesses are right no less often than one."""
     equal, labels = torch.zeros(4, 3), torch.tensor([0, 0, 1, 2])

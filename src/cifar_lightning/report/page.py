@@ -90,6 +90,7 @@ def write_page(
         "bins": BINS,
         "calibration": outcome.calibrations,
         "temperature": outcome.temperature,
+        "train_labels": Path(labels).name if (labels := results.get("data", {}).get("train_labels")) else None,
         "held_out": len(outcome.held_out[1]) if outcome.held_out else 0,
         "norm": norm,
         "last": {name: _last(rows, name) for name in ("train_loss", "val_loss", "val_acc", *([norm] if norm else []))},
