@@ -47,6 +47,7 @@ def a_test(classes=10, images=800, seed=0, skill=2.0):
         classes=names,
         facts={
             **{"checkpoint": "a/<best>.ckpt", "step": 1_234, "images_seen": 56_789, "seed": 7},
+            **{"fit_steps": 2_345, "global_batch_size": 200, "trainer": {"accumulate_grad_batches": 4}},
             "data": {"source": "folder"},
         },
         training_images=test.part(torch.arange(36)),
@@ -231,7 +232,9 @@ def test_curves_and_settings_are_those_of_the_run(made):
     assert any("Norms of the gradients were not logged" in p["text"] for p in page.all("p"))
     facts = dict(page.rows(page.one("table", **{"class": "facts"})))
     assert facts["checkpoint"] == "a/<best>.ckpt"
-    assert (facts["step"], facts["seed"], facts["data: source"]) == ("1,234", "7", "folder")
+    assert (facts["step of the tested weights"], facts["seed"], facts["data: source"]) == ("1,234", "7", "folder")
+    assert (facts["steps of the whole training"], facts["batch size of a step"]) == ("2,345", "200")
+    assert facts["trainer: accumulate_grad_batches"] == "4"
     assert facts["images seen in training"] == "56,789"
     assert facts["torch"] == importlib.metadata.version("torch")
     assert {"torchvision", "lightning", "cifar_lightning", "Python"} <= facts.keys()

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import torch
-from conftest import one_line
+from conftest import SYNTHETIC, one_line
 from huggingface_hub import ModelCard
 from safetensors import safe_open
 from test_export import PREPROCESSING, Own, drawn, model_with
@@ -74,7 +74,9 @@ def test_the_card_tells_what_was_measured(run):
         "| seed | 0 |",
     ):
         assert line in card.text
-    assert f"| steps | {results['step']} |" in card.text
+    assert f"| step of these weights | {results['step']} |" in card.text
+    for name in ("fit_steps", "images_seen", "fit_seconds"):
+        assert f"| {name}, of the whole training | {results[name]} |" in card.text.replace("\\", "")
     assert f"| lightning, in training | {results['lightning']} |" in card.text
     assert str(run) not in card.content
 
@@ -105,6 +107,26 @@ def test_a_loss_that_is_not_finite_is_not_applicable(run):
     assert json.loads(metadata)["test"]["not_finite"] == 1_234
 
 
+def test_the_trainer_of_a_run_and_where_its_weights_are_from_are_told(plain, call, run):
+    """Weights of an early step, of a fit whose steps are of several batches, and which passed over some images."""
+    small = (*SYNTHETIC, "--data.synthetic_size", 300, "--data.batch_size", 20)
+    limits = {"accumulate_grad_batches": 4, "limit_train_batches": 10, "limit_val_batches": 1}
+    flags = [word for name, value in limits.items() for word in (f"--trainer.{name}", value)]
+    code, _, err = call("fit", *small, "--data.val_split", 40, "--max_epochs", 2, *flags)
+    assert code == 0, err
+    home = run.parent / "lightning_logs" / "version_0"
+    results = json.loads((home / "results.json").read_text())
+    assert (results["fit_steps"], results["images_seen"], results["trainer"]) == (6, 400, limits)
+    text = (export(home, "hf") / "README.md").read_text().replace("\\", "")
+    told = dict(line[2:-2].split(" | ") for line in text.splitlines() if line.count(" | ") == 1)
+    assert {f"trainer.{name}": told[f"trainer.{name}"] for name in limits} == {
+        f"trainer.{name}": str(value) for name, value in limits.items()
+    }
+    assert (told["batch_size"], told["global_batch_size"]) == ("20", "80")
+    assert told["step of these weights"] == str(results["step"])
+    assert (told["fit_steps, of the whole training"], told["images_seen, of the whole training"]) == ("6", "400")
+
+
 def test_the_cards_python_runs(run, monkeypatch):
     text = (export(run, "hf") / "README.md").read_text()
     code = text.partition("```python\n")[2].partition("```")[0].replace("path/of/this/folder", str(run / "hf"))
@@ -119,6 +141,7 @@ def test_the_card_says_what_is_not_known(run):
         assert card.data.eval_results is None
         assert "Not known: this checkpoint's test is not on record." in card.text
         assert "| fit" not in card.text
+        assert "| global\\_batch\\_size | 20 |" in card.text
     card = ModelCard.load(export(model_with("tutorial"), "hf", run / "memory") / "README.md")
     assert "# tutorial on images unknown" in card.text
     assert card.text.count("Not known: ") == 2
@@ -150,7 +173,7 @@ def test_official_images_are_named_and_others_are_not(run):
         assert ("Training images of CIFAR-10, but for those that" in card.text) == official
         assert ("Images in CIFAR-10's layout that are not the official ones; " in card.text) == (digest is not None)
         assert "50,000" not in card.text
-        assert f"| images\\_seen | {results['images_seen']} |" in card.text
+        assert f"| images\\_seen, of the whole training | {results['images_seen']} |" in card.text
         if digest is None and counts != {}:  # a step that was not tested has learnt from the same
             other = run / "checkpoints" / "step-360.ckpt"
             torch.save(saved | {"global_step": 360}, other)

@@ -45,13 +45,14 @@ def model_card(facts: Mapping[str, Any], trained: Mapping[str, Any]) -> str:
     Args:
         facts: The metadata of an exported file; or of weights that come with the package, which tell of their training.
         trained: `data`, the arguments of the data module; `precision`; `results`, the contents of the results.json of
-            this checkpoint's test. Each of them, or all, may be missing.
+            this checkpoint's test; `run`, what of its run's holds for other checkpoints, too. Each of them, or all, may
+            be missing.
     """
     from huggingface_hub import ModelCard
 
     data, results = trained.get("data") or {}, trained.get("results") or facts.get("test") or {}
     source, told = str(data.get("source")), facts.get("data") or {}
-    official = _is_official(source, data, trained.get("counts", results))
+    official = _is_official(source, data, trained.get("run", results))
     layout = f"images in {TITLES[source]}'s layout" if source in TITLES and not official else ""
     images = told.get("images") or layout or NAMES.get(source, "images unknown")
     net, size = facts["model"].get("net", "A network of its own kind"), facts["image_size"]
@@ -152,15 +153,20 @@ def _data(source: str, data: Mapping[str, Any], told: Mapping[str, Any], layout:
 def _settings(
     facts: Mapping[str, Any], trained: Mapping[str, Any], results: Mapping[str, Any]
 ) -> Iterable[tuple[str, str]]:
-    data = trained.get("data") or {}
+    data, run = trained.get("data") or {}, trained.get("run") or {}
     values = {
         "command": facts.get("command"),
         **facts["model"],
         **{name: data[name] for name in TRAINED if name in data},
         "precision": trained.get("precision"),
-        "steps": facts.get("step"),
+        "global_batch_size": run.get("global_batch_size"),
+        **{f"trainer.{name}": value for name, value in (run.get("trainer") or {}).items()},
+        "step of these weights": facts.get("step"),
         "test_views": facts["test_views"],
-        **{name: results.get(name) for name in ("train_count", "images_seen", "fit_seconds", "devices", "accelerator")},
+        "train_count": results.get("train_count"),
+        # those of the weights that were tested may have been fewer
+        **{f"{name}, of the whole training": results.get(name) for name in ("fit_steps", "images_seen", "fit_seconds")},
+        **{name: results.get(name) for name in ("devices", "accelerator")},
         **{f"{name}, in training": results.get(name) for name in ("torch", "lightning", "cifar_lightning")},
     }
     return (

@@ -27,11 +27,12 @@ from cifar_lightning.report.template import percent, png, uri, write_html
 
 HEAT_SIZE, HEAT_LEVELS = 16, 16  # of a map of evidence: it is smooth, and the browser enlarges it
 SHOWN_FACTS = {
-    "checkpoint": "checkpoint", "step": "step", "test_views": "views of a test image", "precision": "precision",
-    "devices": "devices", "accelerator": "accelerator", "seed": "seed", "global_batch_size": "batch size",
+    "checkpoint": "checkpoint", "step": "step of the tested weights", "test_views": "views of a test image",
+    "precision": "precision", "devices": "devices", "accelerator": "accelerator", "seed": "seed",
+    "global_batch_size": "batch size of a step", "fit_steps": "steps of the whole training",
     "images_seen": "images seen in training", "fit_seconds": "seconds of training", "computed": "training computed",
 }  # fmt: skip
-COUNTS = ("step", "batch size", "images seen in training")
+COUNTS = ("step", "global_batch_size", "fit_steps", "images_seen")
 
 
 class Picture(NamedTuple):
@@ -100,9 +101,10 @@ def write_page(
 
 
 def _facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
-    told = {words: results[name] for name, words in SHOWN_FACTS.items() if results.get(name) is not None}
-    facts = [(words, f"{value:,}" if words in COUNTS else str(value)) for words, value in told.items()]
-    facts += [(f"data: {name}", str(value)) for name, value in results.get("data", {}).items()]
+    told = {name: results[name] for name in SHOWN_FACTS if results.get(name) is not None}
+    facts = [(SHOWN_FACTS[name], f"{value:,}" if name in COUNTS else str(value)) for name, value in told.items()]
+    for group in ("data", "trainer"):
+        facts += [(f"{group}: {name}", str(value)) for name, value in results.get(group, {}).items()]
     versions = ("torch", "torchvision", "lightning", "cifar_lightning")
     facts += [(name, results[name]) for name in versions if name in results]
     return [*facts, ("Python", platform.python_version())]

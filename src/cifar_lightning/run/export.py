@@ -128,7 +128,8 @@ def _opened(
     with suppress(OSError, ValueError, KeyError, TypeError):  # a run that was interrupted has none, others other ones
         results = read_results(home_of(path))
         tested = Path(results["checkpoint"]).name, results["step"]
-        trained["counts"] = {name: results.get(name) for name in ("train_count", "val_count", "test_count")}
+        whole = ("train_count", "val_count", "test_count", "global_batch_size", "trainer")
+        trained["run"] = {name: results.get(name) for name in whole}
         if tested == (path.name, saved["global_step"]):
             names = ("test_acc", "test_loss", "test_count", "test_views", "precision", "not_finite")
             facts["test"] = {name: results[name] for name in names if name in results}

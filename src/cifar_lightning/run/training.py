@@ -268,6 +268,7 @@ def train(
                 facts = {
                     **selected,
                     "fit_seconds": round(checkpoints.seconds, 3),
+                    "fit_steps": trainer.global_step,
                     "train_count": len(data.train_indices),
                     "val_count": len(data.val_indices),
                     "train_images": f"{data.fingerprint:08x}",
@@ -276,6 +277,7 @@ def train(
                     "computed": computing.words(trainer, model),
                     **({"callbacks": [type(callback).__name__ for callback in others]} if others else {}),
                     "global_batch_size": data.hparams["batch_size"] * trainer.accumulate_grad_batches,
+                    **({"trainer": settings.trainer} if settings.trainer else {}),
                 }
                 trainer.fit_loop.epoch_loop._batches_that_stepped = facts["step"]  # what the loggers take for the step
                 with within_memory(data, fits=False):
