@@ -297,8 +297,11 @@ def _validated(metrics: MetricsCSV, step: int, kept: Mapping[str, float]) -> dic
 
 
 def _note_not_finite(trainer: Trainer, selected: Mapping[str, Any], classes: Sequence[str]) -> None:
-    """Says that a checkpoint was chosen by an accuracy that may count images of which nothing is known."""
-    if (loss := selected["val_loss"]) is not None and not math.isfinite(loss) and trainer.is_global_zero:
+    """Says that a checkpoint was chosen by an accuracy that may count images of which nothing is known.
+
+    A loss of infinity does not tell: logits that are finite may be so far apart.
+    """
+    if (loss := selected["val_loss"]) is not None and math.isnan(loss) and trainer.is_global_zero:
         say(
             f"note: {Path(selected['checkpoint']).name}: the validation loss that goes with it is {loss}: logits of "
             f"NaN alone count as {quoted(classes[0])}, in val_acc too"
