@@ -13,7 +13,8 @@
 #   Python 3.13), is told of a page that speaks of GPUs.
 # What cifar_lightning does: before runs train side by side, one forked process tries to compute a gradient; where it cannot,
 #   they train one after another (run/side_by_side.py, can_train_forked).
-# Upstream: no issue of it is known to us.
+# Upstream: https://github.com/pytorch/pytorch/pull/72689 allows forks until such a thread exists. No issue is known to us
+#   that an export brings one.
 #
 # Output seen (Python 3.11, Linux):
 #   torch 2.14.1+cu130

@@ -12,7 +12,7 @@ from jobs import end, job, start
 from lightning import Trainer
 from PIL import Image
 
-from cifar_lightning import CIFAR10DataModule, InputError, LitNet, load_model, resume
+from cifar_lightning import CIFAR10DataModule, InputError, LitNet, fit_many, load_model, resume
 from cifar_lightning.run import testing, training
 from cifar_lightning.run.folder import newest_unfinished
 from cifar_lightning.run.many import resume_newest_many
@@ -200,8 +200,8 @@ MISTAKES = {
     ("--config", "none.yaml"): "--config none.yaml does not exist: give the path of a YAML file",
     ("--config=/tmp",): "--config /tmp cannot be read (Is a directory): give the path of a YAML file",
     ("--default_root_dir", "/proc/none"): "default_root_dir /proc/none: No such file or directory; give another",
-    ("--resume", "nowhere"): "nothing to resume: nowhere is no run's folder",
-    ("--resume", "~nobody-of-that-name/run"): "nothing to resume: ~nobody-of-that-name/run is no run's folder",
+    ("--resume", "nowhere"): "nothing to resume: nowhere does not exist: give a run's folder, or auto",
+    ("--resume", "~nobody-of-that-name/run"): "nothing to resume: ~nobody-of-that-name/run does not exist",
 }
 
 
@@ -284,6 +284,26 @@ def test_a_file_may_say_that_what_need_not_be_given_is_null(plain, call, tmp_pat
     assert code == 0, err
 
 
+ABSENT = [
+    ({"epochs": 3}, r"epochs is no argument of fit: did you mean max_epochs\?"),
+    ({"lr": 0.1}, r"lr is no argument of fit: give model=\{'lr': ...\}"),
+    ({"batch_size": 4}, r"batch_size is no argument of fit: give data=\{'batch_size': ...\}"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), ABSENT)
+def test_nor_have_many_fits_such_arguments(tmp_path, arguments, message):
+    with pytest.raises(InputError, match=message):
+        fit_many(seeds=2, default_root_dir=tmp_path, **arguments)
+
+
+@pytest.mark.parametrize("inside", ["checkpoints", "checkpoints/best.ckpt"])
+def test_what_is_inside_a_run_names_it(checkpoint, call, inside):
+    run = checkpoint.parents[1]
+    line = one_line(*call("fit", "--resume", run / inside))
+    assert line == f"error: nothing to resume: {run / inside} lies in a run's folder: give {run}\n"
+
+
 def test_another_programs_folder_is_no_run_to_resume(call, tmp_path):
     """Lightning's own command line writes such a one."""
     theirs = tmp_path / "lightning_logs" / "version_0"
@@ -347,6 +367,7 @@ def test_another_programs_folder_is_no_run_to_resume(call, tmp_path):
             "trainer.val_check_interval {'days': -1} is out of range: give a number of batches",
         ),
         ({"model": {"net": torch.nn.Flatten()}}, "model.net Flatten cannot be kept in config.yaml: give its"),
+        *ABSENT,
     ],
 )
 def test_fit_from_python(tmp_path, arguments, message):

@@ -538,7 +538,8 @@ def test_bad_arguments(tmp_path):
             lambda: Source("cifar", tmp_path).prepare(),
             "source 'cifar' is unknown: use cifar10, cifar100, cifar100-coarse, folder",
         ),
-        (lambda: Source("cifar10", tmp_path).load("val"), "split 'val' is unknown: use train or test"),
+        (lambda: Source("cifar10", tmp_path).load("val"), "split 'val' is unknown: use train, of which"),
+        (lambda: Source("cifar10", tmp_path).load("dev"), "split 'dev' is unknown: use train or test"),
         (lambda: Source("cifar10", tmp_path, sha256="12").prepare(), "sha256 '12' is not a SHA-256 digest"),
     ]:
         with pytest.raises(InputError) as error:

@@ -1,5 +1,6 @@
 """A network by import path: what a run makes of it, and that nothing imports it but who names it."""
 
+import os
 import sys
 
 import pytest
@@ -117,6 +118,7 @@ WRONG = {
     "mine.nets:": "mine/nets.py has no name after the colon: give one that it has",
     "mine.broken:net": "mine.broken cannot be imported (ModuleNotFoundError: No module named 'nothing_there'): mend it",
     "nowhere:net": "nowhere cannot be imported (ModuleNotFoundError: No module named 'nowhere'): start in the folder ",
+    "mine/nets.py:net": "mine/nets.py is a file, and a network's module is named: give mine.nets:net",
     "mine.nets:made": "mine.nets:made is of type Viewed: give a class, or a function, that makes a network",
     "mine.nets:value": "mine.nets:value is of type int: give a class, or a function, that makes a network",
     "mine.nets:needs": "mine.nets:needs cannot be made by () (TypeError: needs() missing 1 required positional ",
@@ -132,6 +134,19 @@ def test_mistakes(nets, call, net):
     line = one_line(*call("fit", *FIT, "--model.net", net))
     assert WRONG[net] in line
     assert not (nets / "lightning_logs").exists()
+
+
+def test_a_module_that_a_cell_writes_anew_is_read_anew(nets):
+    """In a process that has imported it: another network of the old weights' shapes would tell nobody."""
+    of = "from torch import nn\n\n\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(3_072, 10){})\n"
+    losses = []
+    for changed, more in ((0, ""), (1, ", nn.Softmax(1)"), (1, ", nn.Softmax(1)"), (2, "")):
+        (nets / "cell.py").write_text(of.format(more))
+        os.utime(nets / "cell.py", (changed, changed))
+        losses.append(fit(DATA, {"net": "cell:net"}, max_epochs=1, report=False)["test_loss"])
+    assert losses[0] == losses[3] != losses[1] == losses[2]
+    evaluated = evaluate(nets / "lightning_logs" / "version_1", net="cell:net", accelerator="cpu")
+    assert evaluated["test_loss"] != losses[1]
 
 
 def test_code_that_exits_says_why(nets, call):

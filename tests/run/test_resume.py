@@ -345,7 +345,8 @@ def test_accumulated_gradients_are_not_cut_in_two(tmp_path):
 
 
 def test_nothing_to_resume(whole, tmp_path):
-    for run, reason in ((tmp_path / "none", "is no run's folder"), (whole[1], "has finished")):
+    reasons = {tmp_path / "none": "does not exist", tmp_path: "is no run's folder", whole[1]: "has finished"}
+    for run, reason in reasons.items():
         done = job("fit", "--resume", run, cwd=tmp_path)
         assert done.code == 2
         assert len(done.lines) == 1

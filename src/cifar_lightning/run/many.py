@@ -1,6 +1,5 @@
 """fit_many(): many runs of one recipe, with other seeds or held-out folds, and what they say together."""
 
-import inspect
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -28,7 +27,7 @@ from cifar_lightning.run.group import Group, counted, members, new_group, read_g
 from cifar_lightning.run.networks import lit_net
 from cifar_lightning.run.plan import KINDS, PLAN
 from cifar_lightning.run.quiet import quietly
-from cifar_lightning.run.recipe import over_recipe
+from cifar_lightning.run.recipe import bound, over_recipe
 from cifar_lightning.run.resuming import go_on
 from cifar_lightning.run.settings import Settings, check_changes, read_settings, settings_of
 from cifar_lightning.run.side_by_side import can_train_forked, side_by_side
@@ -181,7 +180,7 @@ def settings_of_fit(given: Mapping[str, Any]) -> Settings:
     Raises:
         InputError: One is, or is none of a setting.
     """
-    arguments = inspect.signature(fit).bind(**over_recipe(given))
+    arguments = bound(fit, **over_recipe(given))
     arguments.apply_defaults()
     values = dict(arguments.arguments)
     additions, names = additions_of(values.pop("callbacks"), values.pop("logger"))

@@ -8,6 +8,7 @@ import inspect
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from cifar_lightning.data.cifar10 import CLASSES
 from cifar_lightning.errors import InputError, in_short
 from cifar_lightning.model.lit_net import LitNet
+
+_changed: dict[str, int] = {}  # when the files were changed that modules of networks have been imported from, in ns
 
 
 def is_import_path(net: object) -> bool:
@@ -51,8 +54,11 @@ def imported(path: str, num_classes: int, width: int | None = None) -> nn.Module
     module_name, _, name = path.partition(":")
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # the last: a user's random.py is nobody else's
+    if module_name.endswith(".py"):
+        module = module_name.removesuffix(".py").removeprefix("./").replace("/", ".")
+        raise InputError(f"net {path}: {module_name} is a file, and a network's module is named: give {module}:{name}")
     try:
-        found: Any = importlib.import_module(module_name)
+        found: Any = _module(module_name)
     except Exception as error:  # its own code runs, and raises what it likes
         missing = isinstance(error, ModuleNotFoundError) and module_name.startswith(error.name or " ")
         hint = "start in the folder that it is in, or install it" if missing else "mend it"
@@ -70,6 +76,19 @@ def imported(path: str, num_classes: int, width: int | None = None) -> nn.Module
     if not isinstance(net, nn.Module):
         raise InputError(f"net {path} gives {type(net).__name__}: have it give a torch.nn.Module")
     return net
+
+
+def _module(name: str) -> ModuleType:
+    """A module as its file is now, which a notebook's cell may have written anew since it was imported."""
+    module = importlib.import_module(name)
+    file = getattr(module, "__file__", None)
+    if file is None or not os.path.isfile(file):
+        return module
+    changed = os.stat(file).st_mtime_ns
+    if _changed.setdefault(name, changed) != changed:
+        module = importlib.reload(module)
+        _changed[name] = changed
+    return module
 
 
 def _made(path: str, make: Any, num_classes: int, width: int | None) -> Any:

@@ -7,6 +7,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import yaml
 
+from cifar_lightning.arguments import instead_of
+from cifar_lightning.errors import InputError
 from cifar_lightning.settings_file import recipe
 
 P = ParamSpec("P")
@@ -22,11 +24,30 @@ def takes_recipe(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def with_recipe(*args: P.args, **kwargs: P.kwargs) -> R:
-        given = inspect.signature(function).bind(*args, **kwargs).arguments
+        given = bound(function, *args, **kwargs).arguments
         result: R = call(**over_recipe(given))
         return result
 
     return with_recipe
+
+
+def bound(function: Callable[..., Any], *args: Any, **kwargs: Any) -> inspect.BoundArguments:
+    """The arguments of a call of a function whose arguments are settings.
+
+    Raises:
+        InputError: It has no such argument.
+    """
+    from cifar_lightning.data.datamodule import CIFAR10DataModule
+    from cifar_lightning.model.lit_net import LitNet
+
+    signature = inspect.signature(function)
+    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
+    for name in () if anything else (name for name in kwargs if name not in signature.parameters):
+        groups = {"data": CIFAR10DataModule, "model": LitNet}
+        group = next((group for group, kind in groups.items() if name in inspect.signature(kind).parameters), None)
+        said = instead_of(name, [*signature.parameters], {}) if group is None else f"give {group}={{{name!r}: ...}}"
+        raise InputError(f"{name} is no argument of {function.__name__}: {said}")
+    return signature.bind(*args, **kwargs)
 
 
 def over_recipe(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -196,7 +196,12 @@ def read_settings(folder: Path) -> Settings:
     try:
         settings = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        what = instead_of_run(folder) or "is no run's folder (no readable config.yaml)"
+        what = "is no run's folder (no readable config.yaml)"
+        if not os.path.lexists(folder):
+            what = "does not exist: give a run's folder, or auto"
+        elif home := next((path for path in folder.parents[:2] if os.path.exists(path / "config.yaml")), None):
+            what = f"lies in a run's folder: give {home}"
+        what = instead_of_run(folder) or what
         raise InputError(f"nothing to resume: {folder} {what}") from error
     required = {field.name for field in fields(Settings) if field.default is MISSING}
     known = {field.name for field in fields(Settings)}

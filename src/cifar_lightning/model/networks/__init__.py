@@ -29,12 +29,12 @@ def build(name: str, num_classes: int, width: int | None = None) -> nn.Module:
         InputError: There is no such network, or `width` is less than 1, or more than there is memory for.
     """
     if name not in NETWORKS:
-        raise InputError(f"net {name!r} is not known: give one of {', '.join(NETWORKS)}, or a module of your own")
+        raise InputError(f"net {name!r} is not known: give one of {', '.join(NETWORKS)}, or module:Name of your own")
     if width is None:
         return NETWORKS[name](num_classes)
     if width < 1:
         raise InputError(f"width {width} is less than 1: give a positive number of channels")
     try:
         return NETWORKS[name](num_classes, width)
-    except (RuntimeError, TypeError, MemoryError, OverflowError) as error:  # torch's, by how far it is too much
-        raise InputError(f"width {width}: {name} cannot be made so ({in_short(error)}): give fewer channels") from error
+    except Exception as error:  # torch's, by how far it is too much, or a network's own
+        raise InputError(f"width {width}: {name} cannot be made so ({in_short(error)}): give another") from error
