@@ -255,9 +255,8 @@ def _grid(images: Tensor, captions: Sequence[str], framed: Sequence[bool] = (), 
     columns = math.ceil(len(captions) / rows)
     cell = GRID_WIDTH / columns
     lines = [line for caption in captions for line in caption.split("\n")]
-    points = min(
-        11.0, 0.92 * cell * 72 / (0.65 * max(map(cell_len, lines)))
-    )  # a letter is about 0.65 of its height wide
+    widest = 0.65 * max(map(cell_len, lines))  # a letter is about 0.65 of its height wide
+    points = min(11.0, 0.92 * cell * 72 / widest)
     text = points * 1.4 * (captions[0].count("\n") + 1) / 72 + 0.14
     side = min(0.9 * cell, 3.5)
     first = 0.1 + (0.3 if heading else 0)
@@ -305,6 +304,5 @@ def _at_least_as_high(axes: Axes, height: float) -> None:
 
 def _star(axes: Axes, step: float, value: float, label: str) -> None:
     """Marks a value under all lines, with a label that has its figure; what is not finite is in the legend alone."""
-    axes.plot(
-        [step], [value], "*", color=GREEN, markersize=13, label=label, clip_on=False, zorder=1.9
-    )  # the lines' is 2
+    under = 1.9  # the lines' is 2
+    axes.plot([step], [value], "*", color=GREEN, markersize=13, label=label, clip_on=False, zorder=under)
