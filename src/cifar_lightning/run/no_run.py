@@ -17,7 +17,7 @@ def instead_of_run(path: Path) -> str | None:
     """What a path that is no run's is, in words that follow it, and what to give; None where nothing tells."""
     if path.suffix in PROGRAMS and os.path.isfile(path):
         home = path.parent
-        give = str(home) if _is_run(home) else "the run that it was exported from"
+        give = str(home) if is_run(home) else "the run that it was exported from"
         return f"is a program for {PROGRAMS[path.suffix]}, and no checkpoint: give {give}"
     if is_group(path):
         with suppress(InputError):
@@ -25,12 +25,13 @@ def instead_of_run(path: Path) -> str | None:
     for logs in (path, path / "lightning_logs"):
         with suppress(OSError):  # another user's
             for _, run in sorted(numbered(logs), reverse=True):
-                if _is_run(run) or is_group(run):
+                if is_run(run) or is_group(run):
                     return f"is no run's folder, but one of runs: give {run}, the newest"
     return None
 
 
-def _is_run(folder: Path) -> bool:
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run's."""
     return os.path.exists(folder / "config.yaml")  # False, where Path's raises
 
 

@@ -37,15 +37,16 @@ def bound(function: Callable[..., Any], *args: Any, **kwargs: Any) -> inspect.Bo
     Raises:
         InputError: It has no such argument.
     """
-    from cifar_lightning.data.datamodule import CIFAR10DataModule
-    from cifar_lightning.model.lit_net import LitNet
-
     signature = inspect.signature(function)
     anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
-    for name in () if anything else (name for name in kwargs if name not in signature.parameters):
-        groups = {"data": CIFAR10DataModule, "model": LitNet}
-        group = next((group for group, kind in groups.items() if name in inspect.signature(kind).parameters), None)
-        said = instead_of(name, [*signature.parameters], {}) if group is None else f"give {group}={{{name!r}: ...}}"
+    if unknown := [] if anything else [name for name in kwargs if name not in signature.parameters]:
+        from cifar_lightning.data.datamodule import CIFAR10DataModule
+        from cifar_lightning.model.lit_net import LitNet
+
+        name, said = unknown[0], instead_of(unknown[0], [*signature.parameters], {})
+        for group, kind in {"data": CIFAR10DataModule, "model": LitNet}.items():
+            if name in inspect.signature(kind).parameters:
+                said = f"give {group}={{{name!r}: ...}}"
         raise InputError(f"{name} is no argument of {function.__name__}: {said}")
     return signature.bind(*args, **kwargs)
 

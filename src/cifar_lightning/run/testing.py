@@ -17,7 +17,6 @@ from cifar_lightning.errors import InputError, some
 from cifar_lightning.files import absolute, readable, user_path, why_unwritable
 from cifar_lightning.model.evaluation import VIEWS, against_people
 from cifar_lightning.model.lit_net import LitNet
-from cifar_lightning.report.judgements import not_finite
 from cifar_lightning.report.outcome import Outcome
 from cifar_lightning.report.predictions import write_predictions
 from cifar_lightning.report.results import PAGE, read_results, report, shown
@@ -273,28 +272,24 @@ def report_on(
     tested = data.test_indices[: len(evaluation["predicted"])]
     test = data.image_set("test").part(tested)
     write_predictions(output, evaluation["predicted"], test)
-    note_not_finite(int(not_finite(evaluation["logits"]).sum()), model, output)
-    report(
-        Outcome(
-            confusion=evaluation["confusion"],
-            loss=evaluation["loss"].item(),
-            classes=model.classes,
-            facts=_facts(trainer, model, data, facts),
-            training_images=None if shown_index is None else data.image_set("train").part(shown_index),
-            test_images=test,
-            numbers=tested,
-            predicted=evaluation["predicted"],
-            logits=evaluation["logits"],
-            rows=_if_readable("it", lambda: read_rows(metrics), []),
-            label_smoothing=model.hparams["label_smoothing"],
-            settings=_if_readable("it", lambda: _text(metrics.with_name("config.yaml")), ""),
-            held_out=again.held_out() if aloud and learnt else None,
-            grad_cam=again.grad_cam,
-        ),
-        output,
-        page or output / PAGE,
-        aloud,
+    outcome = Outcome(
+        confusion=evaluation["confusion"],
+        loss=evaluation["loss"].item(),
+        classes=model.classes,
+        facts=_facts(trainer, model, data, facts),
+        training_images=None if shown_index is None else data.image_set("train").part(shown_index),
+        test_images=test,
+        numbers=tested,
+        predicted=evaluation["predicted"],
+        logits=evaluation["logits"],
+        rows=_if_readable("it", lambda: read_rows(metrics), []),
+        label_smoothing=model.hparams["label_smoothing"],
+        settings=_if_readable("it", lambda: _text(metrics.with_name("config.yaml")), ""),
+        held_out=again.held_out() if aloud and learnt else None,
+        grad_cam=again.grad_cam,
     )
+    note_not_finite(int(outcome.judgements.not_finite.sum()), model, output)
+    report(outcome, output, page or output / PAGE, aloud)
 
 
 def _text(path: Path) -> str:
