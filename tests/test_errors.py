@@ -84,6 +84,11 @@ MISTAKES = {
     ("--data.batch_size", "42", "--devices", "21"): "devices: 21 are more than the 20 images of an evaluation: give at "
     "most 20, or more images",
     ("--lr", "3"): "unknown flag --lr: did you mean --model.lr?",
+    ("--data.lr", "3"): "unknown flag --data.lr: did you mean --model.lr?",
+    ("--data.root", "data"): "unknown flag --data.root: did you mean --data.data_dir?",
+    ("--data", "cifar10"): "unknown flag --data: give its settings, such as --data.data_dir, --data.batch_size",
+    ("--gpus", "2"): "unknown flag --gpus: did you mean --devices?",
+    ("--wandb",): "unknown flag --wandb: did you mean --logger?",
     ("--gradient_clip_val", "1"): "unknown flag --gradient_clip_val: see --help; for an argument of Lightning's "
     "Trainer give --trainer.NAME",
     ("--model.lr", ""): "--model.lr (nothing) is not valid: give a number",
@@ -260,11 +265,11 @@ def test_fit(call, tmp_path, flags):
         ("seed: 0\nconfig: other.yaml\n", "config in mine.yaml does nothing: give --config for each file"),
         (
             "data: {num_workers: 4}\n",
-            "unknown flag --data.num_workers: there are no workers, for the images lie in memory "
+            "unknown flag --data.num_workers in mine.yaml: there are no workers, for the images lie in memory "
             "and batches are made in the training process: leave it out",
         ),
-        ("data: {bach_size: 4}\n", "unknown flag --data.bach_size: did you mean --data.batch_size?"),
-        ("model: {net: 5}\n", "--model.net 5 is not valid: give text (in quotes)"),
+        ("data: {bach_size: 4}\n", "unknown flag --data.bach_size in mine.yaml: did you mean --data.batch_size?"),
+        ("model: {net: 5}\n", "--model.net 5 in mine.yaml is not valid: give text (in quotes)"),
         ("recipe: quick\n", "recipe quick in a file of settings does nothing: give --recipe quick as a flag"),
         ("resume: auto\n", "resume auto in a file of settings does nothing: give --resume auto as a flag"),
         ("\udcff\udcfe", "--config mine.yaml is no text (invalid start byte): give a YAML file"),
@@ -274,6 +279,12 @@ def test_a_file_of_settings(call, tmp_path, text, message):
     (tmp_path / "mine.yaml").write_bytes(text.encode("utf-8", "surrogateescape"))
     assert one_line(*call("fit", *FIT, "--config", "mine.yaml")) == f"error: {message}\n"
     assert not (tmp_path / "lightning_logs").exists()
+
+
+def test_a_recipe_under_the_settings_of_a_whole_run_does_nothing(call, checkpoint):
+    whole = ("--config", checkpoint.parents[1] / "config.yaml")
+    line = one_line(*call("fit", *FIT, "--recipe", "quick", *whole))
+    assert line == "error: recipe quick does nothing: all of its settings are given besides, so leave it out\n"
 
 
 def test_a_file_may_say_that_what_need_not_be_given_is_null(plain, call, tmp_path):
@@ -288,6 +299,8 @@ ABSENT = [
     ({"epochs": 3}, r"epochs is no argument of fit: did you mean max_epochs\?"),
     ({"lr": 0.1}, r"lr is no argument of fit: give model=\{'lr': ...\}"),
     ({"batch_size": 4}, r"batch_size is no argument of fit: give data=\{'batch_size': ...\}"),
+    ({"learning_rate": 4}, r"learning_rate is no argument of fit: give model=\{'lr': ...\}"),
+    ({"gpus": 4}, r"gpus is no argument of fit: did you mean devices\?"),
 ]
 
 

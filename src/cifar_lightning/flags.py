@@ -4,13 +4,12 @@ import difflib
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cifar_lightning import settings_file
 from cifar_lightning.errors import InputError
-from cifar_lightning.model.absent import NAMED
 from cifar_lightning.run import refused
 from cifar_lightning.signatures import words_of
 
@@ -92,21 +91,23 @@ def parse(parser: "ArgumentParser", arguments: Sequence[str], defaults: bool = T
 
     known = [option for action in parser._actions if not _is_group(action) for option in action.option_strings]
     flags = [flag for argument in arguments if (flag := argument.partition("=")[0]).startswith("--")]
+    where = dict.fromkeys(flags, "")  # each is given: on the command line, or in a file
     if "--config" in known:
         # --trainer, too, is to be left out rather than null
         optional = {action.dest for action in parser._actions if action.default is None} - {"trainer"}
         expected = {action.dest: _expected(action) for action in parser._actions if not _is_group(action)}
         for path in _values_of("--config", arguments):
-            flags += [f"--{name}" for name in settings_file.names_in(path, expected, optional)]
-    for flag in flags:
+            for name in settings_file.names_in(path, expected, optional):
+                where.setdefault(f"--{name}", f" in {path}")
+    for flag, place in where.items():
         # --trainer.KEY takes any key: the Trainer checks it
         if flag not in known and not flag.startswith("--trainer."):
-            raise InputError(f"unknown flag {flag}: {_instead(flag, known)}")
+            raise InputError(f"unknown flag {flag}{place}: {_instead(flag, known)}")
     try:
         # whatever JSONARGPARSE_DEFAULT_ENV says: a variable is no flag
         return parser.parse_args(list(arguments), env=False, defaults=defaults)
     except ArgumentError as error:
-        raise InputError(_in_our_words(" ".join(str(error).split()), parser)) from error
+        raise InputError(_in_our_words(" ".join(str(error).split()), parser, where)) from error
 
 
 def _instead(flag: str, known: Sequence[str]) -> str:
@@ -115,8 +116,11 @@ def _instead(flag: str, known: Sequence[str]) -> str:
         return why
     # --trainer is no flag without a name of its own
     flags = [option for option in known if option not in ("-h", "--help", "--trainer")]
-    name = NAMED.get(flag[2:].removeprefix("model."), flag[2:])
-    near = [option for option in flags if option.endswith("." + name)]
+    name = flag[2:].rpartition(".")[2]
+    name = refused.NAMED.get(name, name)
+    near = [option for option in flags if option == f"--{name}" or option.endswith(f".{name}")]
+    if not near and (of_group := [option for option in flags if option.startswith(f"{flag}.")]):
+        return f"give its settings, such as {', '.join(of_group[:3])}"
     near = near or difflib.get_close_matches(flag, flags, n=1, cutoff=0.6)
     hint = f"did you mean {near[0]}?" if near else "see --help"
     if not near and "--trainer" in known:
@@ -129,14 +133,20 @@ def _expected(action: "Action") -> str:
     return " or ".join(words_of(getattr(action, "_typehint", None))) or "a value"
 
 
-def _in_our_words(error: str, parser: "ArgumentParser") -> str:
-    """Jsonargparse's message for a value of the wrong type, without Python's names; any other as it is."""
+def _in_our_words(error: str, parser: "ArgumentParser", where: Mapping[str, str]) -> str:
+    """Jsonargparse's message for a value of the wrong type, without Python's names; any other as it is.
+
+    Args:
+        error: The message.
+        parser: Whose it is.
+        where: Where each flag is given.
+    """
     parts = re.fullmatch(r'Parser key "(\S+)": .+ (?:Got|Given) value: ?(.*)', error)
     if parts is None:
         return f"{error}; see --help"
     flag, value = parts[1], parts[2] or "(nothing)"
     expected = {action.dest: _expected(action) for action in parser._actions}
-    return f"--{flag} {value} is not valid: give {expected.get(flag, 'another')}"
+    return f"--{flag} {value}{where.get(f'--{flag}', '')} is not valid: give {expected.get(flag, 'another')}"
 
 
 def named_in(arguments: Sequence[str]) -> set[str]:

@@ -51,7 +51,11 @@ def script(arguments: Sequence[str]) -> None:
     for name in ("recipe", "resume"):  # read before the others: a file is too late
         if (value := given.get(name)) != value_of(f"--{name}", arguments):
             raise InputError(f"{name} {value} in a file of settings does nothing: give --{name} {value} as a flag")
-    settings = over_recipe({name: value for name, value in given.items() if name not in ("config", "resume")})
+    given = {name: value for name, value in given.items() if name not in ("config", "resume")}
+    settings = over_recipe(given)
+    if "recipe" in given and settings == {name: value for name, value in given.items() if name != "recipe"}:
+        name = given["recipe"]
+        raise InputError(f"recipe {name} does nothing: all of its settings are given besides, so leave it out")
     for name, (other, example) in NEEDS.items() if run is None else ():
         group, _, key = other.partition(".")
         if (value := value_of(f"--{name}", arguments)) is not None and not settings[group].get(key):

@@ -9,6 +9,7 @@ import yaml
 
 from cifar_lightning.arguments import instead_of
 from cifar_lightning.errors import InputError
+from cifar_lightning.run.refused import NAMED
 from cifar_lightning.settings_file import recipe
 
 P = ParamSpec("P")
@@ -43,11 +44,12 @@ def bound(function: Callable[..., Any], *args: Any, **kwargs: Any) -> inspect.Bo
         from cifar_lightning.data.datamodule import CIFAR10DataModule
         from cifar_lightning.model.lit_net import LitNet
 
-        name, said = unknown[0], instead_of(unknown[0], [*signature.parameters], {})
+        meant = NAMED.get(unknown[0], unknown[0])
+        said = instead_of(unknown[0], [*signature.parameters], NAMED)
         for group, kind in {"data": CIFAR10DataModule, "model": LitNet}.items():
-            if name in inspect.signature(kind).parameters:
-                said = f"give {group}={{{name!r}: ...}}"
-        raise InputError(f"{name} is no argument of {function.__name__}: {said}")
+            if meant in inspect.signature(kind).parameters:
+                said = f"give {group}={{{meant!r}: ...}}"
+        raise InputError(f"{unknown[0]} is no argument of {function.__name__}: {said}")
     return signature.bind(*args, **kwargs)
 
 

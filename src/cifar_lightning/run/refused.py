@@ -2,6 +2,7 @@
 
 from cifar_lightning.data import absent
 from cifar_lightning.data.absent import TRANSFORMS
+from cifar_lightning.model import absent as absent_of_model
 
 # by the argument's name, with its group's
 WHY = {
@@ -23,6 +24,16 @@ WHY = {
     "trainer.model_registry": "does nothing, for nothing is uploaded: leave it out",
     "trainer.barebones": "cannot be changed, for a run logs and saves: leave it out",
     "trainer.plugins": "takes objects, and this package brings its own: give --precision, --strategy or --num_nodes",
+}
+
+# what has another name in a run's settings than elsewhere, and none that is like it
+NAMED = {
+    **absent.NAMED,
+    **absent_of_model.NAMED,
+    **dict.fromkeys(("gpus", "num_gpus", "nproc_per_node"), "devices"),
+    **dict.fromkeys(("wandb", "tensorboard", "mlflow"), "logger"),
+    **dict.fromkeys(("output_dir", "out_dir", "save_dir", "log_dir"), "default_root_dir"),
+    **dict.fromkeys(("amp", "fp16", "bf16"), "precision"),
 }
 
 
