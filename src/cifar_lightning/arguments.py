@@ -88,7 +88,7 @@ def typed(arguments: Mapping[str, Any], signature: inspect.Signature) -> dict[st
             continue
         kind = signature.parameters[name].annotation
         checked[name] = value = _plain(arguments[name])
-        if not _is(value, kind):
+        if not is_of(value, kind):
             raise InputError(f"{name} {brief(value)} is out of range: give {' or '.join(words_of(kind))}")
     return checked
 
@@ -100,14 +100,15 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if is_list else value
 
 
-def _is(value: Any, kind: Any) -> bool:
+def is_of(value: Any, kind: Any) -> bool:
+    """Whether a value is of an annotated type."""
     origin, parts = get_origin(kind) or kind, get_args(kind)
     if origin in (Union, UnionType):
-        return any(_is(value, part) for part in parts)
+        return any(is_of(value, part) for part in parts)
     if origin is Literal:
         return isinstance(value, str) and value in parts
     if origin in (list, Sequence):  # any sequence, but for text, which is one of letters
-        return isinstance(value, Sequence) and not isinstance(value, str) and all(_is(x, parts[0]) for x in value)
+        return isinstance(value, Sequence) and not isinstance(value, str) and all(is_of(x, parts[0]) for x in value)
     if isinstance(value, bool):  # which Python takes for a number
         return origin is bool
     wider: dict[Any, Any] = {float: (int, float), Path: os.PathLike}

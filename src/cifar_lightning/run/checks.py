@@ -6,13 +6,12 @@ import math
 from collections.abc import Callable
 from dataclasses import fields
 from datetime import timedelta
-from types import NoneType
 from typing import Any, NamedTuple, get_args
 
 import torch
-from jsonargparse import ArgumentError, ArgumentParser
 from lightning.pytorch import Trainer
 
+from cifar_lightning.arguments import is_of
 from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.data.sharing import evaluation_batches
 from cifar_lightning.errors import InputError
@@ -152,22 +151,11 @@ def _check_trainer(settings: Settings, accelerator: str, ranks: int) -> Trainer:
 
 def _check_types(given: Arguments) -> None:
     """Values of another type than the Trainer's annotation, of which some would fail only once it is under way."""
-    if not given:
-        return
-    known, parser = inspect.signature(Trainer).parameters, ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Trainer, skip={name for name in known if name not in given})
     for name, value in given.items():
-        annotation = known[name].annotation
-        try:
-            parsed = parser.parse_object({name: value})[name]
-        except ArgumentError:
-            parsed = None
-        if value is None and NoneType in get_args(annotation):
-            continue
-        if parsed is not None and isinstance(parsed, str) == isinstance(value, str):
-            continue
-        words = RANGES[name][1] if timedelta in get_args(annotation) else " or ".join(words_of(annotation))
-        raise InputError(f"trainer.{name} {value} is out of range: give {words}")
+        annotation = inspect.signature(Trainer).parameters[name].annotation
+        if not is_of(value, annotation):
+            words = RANGES[name][1] if timedelta in get_args(annotation) else " or ".join(words_of(annotation))
+            raise InputError(f"trainer.{name} {value} is out of range: give {words}")
 
 
 def try_trainer(arguments: Arguments) -> Trainer:
