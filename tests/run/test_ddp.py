@@ -10,6 +10,7 @@ from jobs import end, job, start
 from test_cluster import by_name
 from torch.distributed.distributed_c10d import BackendConfig
 
+from cifar_lightning import CIFAR10DataModule, load_model
 from cifar_lightning.run.devices import _backends
 
 # 505 training and 101 test images: no number of devices divides them.
@@ -115,6 +116,36 @@ def test_limits_of_an_evaluation_are_those_of_all_devices_together(tmp_path):
         found[-1] |= {name: run["results"][name] for name in ("test_count", "confusion", "val_acc")}
     assert 1 < found[0]["test_count"] < 101
     assert found[0] == found[1]
+
+
+NORMED = """
+from torch import nn
+
+class Normed(nn.Sequential):
+    def __init__(self, num_classes):
+        convolved = nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8, momentum=0.5), nn.ReLU()
+        super().__init__(*convolved, nn.Flatten(), nn.Linear(8 * 16 * 16, num_classes))
+"""
+
+
+def test_a_validation_within_a_step_is_of_the_checkpoint_that_it_chooses(tmp_path, monkeypatch):
+    """torch's batch norm follows the images of a rank: all validate with what the first has, and a checkpoint holds."""
+    (tmp_path / "normed.py").write_text(NORMED)
+    within = ("--trainer.accumulate_grad_batches", 2, "--trainer.val_check_interval", 13)  # of 14 batches an epoch
+    sizes = ("--data.synthetic_size", 211, "--data.val_split", 37, "--data.eval_batch_size", 4, "--model.lr", 0.05)
+    done = job("fit", *SMALL, *within, *sizes, "--model.net", "normed:Normed", "--devices", 2, cwd=tmp_path)
+    assert done.code == 0, done.text
+    run = tmp_path / "lightning_logs" / "version_0"
+    results = json.loads((run / "results.json").read_text())
+    assert results["step"] == 6  # whole ones
+    monkeypatch.syspath_prepend(tmp_path)
+    model = load_model(run, net="normed:Normed").eval()
+    data = CIFAR10DataModule(source="synthetic", synthetic_size=211, val_split=37)
+    images, labels = (x[data.val_indices] for x in (data.image_set("train").images, data.image_set("train").labels))
+    with torch.no_grad():
+        logits = model(data.normalize(images))
+    assert results["val_loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
+    assert results["val_acc"] == pytest.approx((logits.argmax(1) == labels).double().mean().item())
 
 
 def test_each_line_comes_once(on):

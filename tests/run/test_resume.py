@@ -9,6 +9,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -206,7 +207,41 @@ def test_a_limit_of_steps_may_be_raised(tmp_path):
     assert step_of(run) == 23
     assert job("fit", "--resume", run, "--max_steps", -1, cwd=tmp_path).code == 0
     assert job("fit", *constant, cwd=tmp_path).code == 0
-    assert differences(run, run.with_name("version_1")) == []
+    assert differences(run, run.with_name("version_1")) == ["metrics.csv"]
+    rows, others = (read_rows(folder / "metrics.csv") for folder in (run, run.with_name("version_1")))
+    (extra,) = (row for row in rows if row["step"] == 23)  # of the validation that the limit has brought about
+    assert extra["val_acc"] is not None
+    assert [row for row in rows if row is not extra] == others
+
+
+class StopAt(Callback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *args):
+        trainer.should_stop = trainer.should_stop or trainer.global_step == self.step
+
+
+@pytest.mark.parametrize("limited", [True, False])
+def test_a_validation_that_an_end_within_an_epoch_has_brought_about_stays(tmp_path, limited):
+    """By a limit of steps, or as a Trainer's max_time ends a fit. The images are noise: accuracies go up and down."""
+    noise, counts = np.random.default_rng(0), {"train": 120, "test": 40}
+    images = {f"x_{split}": noise.integers(0, 256, (n, 32, 32, 3), np.uint8) for split, n in counts.items()}
+    labels = {f"y_{split}": np.arange(n) % 2 for split, n in counts.items()}
+    np.savez(tmp_path / "own.npz", **images, **labels, classes=np.array(["a", "b"]))
+    data = {"source": "folder", "data_dir": tmp_path, "batch_size": 5, "val_split": 0.25}
+    settings = {"accelerator": "cpu", "threads": 1, "seed": 2, "report": False, "default_root_dir": tmp_path}
+    stop = {"max_steps": 22} if limited else {"callbacks": StopAt(22)}  # of 18 an epoch
+    ended = fit(data, {"lr": 0.02}, max_epochs=4, **stop, **settings)
+    assert ended["step"] == 22  # the better of two validations
+    run = tmp_path / "lightning_logs" / "version_0"
+    longer = resume(run, {"max_steps": 54} if limited else {"max_epochs": 5}, callbacks=None if limited else StopAt(90))
+    assert (longer["step"], longer["val_acc"]) == (22, ended["val_acc"])  # later ones are worse
+    rows = read_rows(run / "metrics.csv")
+    steps = [row["step"] for row in rows]
+    assert steps == sorted(set(steps))
+    assert [row["val_acc"] for row in rows if row["step"] == 22] == [pytest.approx(ended["val_acc"])]
+    assert [row["step"] for row in rows if row["val_acc"] is not None][:3] == [18, 22, 36]
 
 
 @pytest.mark.parametrize(

@@ -292,11 +292,16 @@ class Checkpoints(Checkpoint, StepEnd):
             trainer.save_checkpoint(self.folder / FINAL)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keeps the best, by the accuracy on the validation split."""
+        """Keeps the best, by the accuracy on the validation split; and figures that would not come out once more."""
         acc = trainer.callback_metrics.get("val_acc")
-        if acc is not None and not trainer.sanity_checking and float(acc) > self.best_acc:
+        if acc is None or trainer.sanity_checking:
+            return
+        if float(acc) > self.best_acc:
             self.best_acc = float(acc)
             trainer.save_checkpoint(self.folder / BEST)
+        if trainer.fit_loop.epoch_loop.validates_end:  # what goes on from here for longer does not validate it
+            self._saved_step = -1
+            self.save(trainer)
 
     def _is_worth_it(self, trainer: Trainer) -> bool:
         """Whether enough time has passed for another checkpoint: the first rank's word, for all save together."""

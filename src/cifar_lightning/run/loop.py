@@ -25,6 +25,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.trainer import call
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 # What Lightning calls on a batch's way to its device.
@@ -62,6 +63,7 @@ class EpochLoop(_TrainingEpochLoop):
     """One epoch: every batch that is still to come, and the validations that are due."""
 
     resumed = False  # the counters hold a checkpoint's position: do not reset them
+    validates_end = False  # the validation is due because there are no more steps: in a longer fit it would not be
 
     @property
     def done(self) -> bool:
@@ -75,13 +77,16 @@ class EpochLoop(_TrainingEpochLoop):
         that were better validated before would be chosen, however much sooner.
         """
         trainer = self.trainer
-        if self.global_step == self.max_steps:
-            return True
-        stops, trainer.should_stop = trainer.should_stop, trainer.should_stop and not self._should_accumulate()
+        stops, trainer.should_stop = trainer.should_stop, False
         try:
-            return super()._should_check_val_fx(data_fetcher)
+            due = super()._should_check_val_fx(data_fetcher)
         finally:
             trainer.should_stop = stops
+        ends = self.global_step == self.max_steps
+        if stops and not self._should_accumulate():
+            ends = ends or (self._should_check_val_epoch() and trainer.fit_loop._can_stop_early)
+        self.validates_end = ends and not due
+        return due or ends
 
     def run(self, data_fetcher: _DataFetcher) -> None:
         """Trains to the end of the epoch, or to where the Trainer is told to stop."""
@@ -181,6 +186,10 @@ class EpochLoop(_TrainingEpochLoop):
             first = trainer._logger_connector._first_loop_iter
             if not self._should_accumulate():
                 call._call_lightning_module_hook(trainer, "on_validation_model_zero_grad")
+            if isinstance(model := trainer.strategy.model, DistributedDataParallel):
+                # All ranks are to validate with the buffers of the first, which a checkpoint holds. After a batch that
+                # only adds to the gradients DDP would leave each its own, such as a torch.nn.BatchNorm2d's means.
+                model.require_forward_param_sync = True
             self.val_loop.run()
             trainer.training = True
             trainer._logger_connector._first_loop_iter = first
