@@ -24,6 +24,15 @@ def net(num_classes, width=4):
     return nn.Sequential(nn.AvgPool2d(8), nn.Conv2d(3, width, 1), nn.Flatten(), nn.Linear(16 * width, num_classes))
 
 
+class Partial(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(3_072, 10))
+        self.add_module("unused", nn.Linear(1, 1))
+
+    def forward(self, images):
+        return self[1](self[0](images))
+
+
 class Viewed(nn.Module):
     def __init__(self):
         super().__init__()
@@ -111,6 +120,19 @@ def test_two_ranks_import_it_too(nets):
     fit(DATA, max_epochs=1, report=False)
     with pytest.raises(InputError, match="is of the network tutorial: leave out net"):
         load_model(nets / "lightning_logs" / "version_1", net="mine.nets:Viewed")
+
+
+def test_two_ranks_say_what_a_network_takes_that_uses_a_part_of_its_own(nets):
+    run, named = nets / "lightning_logs" / "version_0", ("--model.net", "mine.nets:Partial")
+    done = job("fit", *FIT, *named, "--devices", 2, cwd=nets)
+    assert done.code == 1
+    assert done.lines[-1].partition(": net ")[2] == (
+        "mine.nets:Partial has parameters that a step does not use, which on several devices takes --strategy "
+        "ddp_find_unused_parameters_true: add that; go on with --resume lightning_logs/version_0"
+    )
+    assert "Traceback" not in done.text
+    done = job("fit", "--resume", run, *named, "--strategy", "ddp_find_unused_parameters_true", cwd=nets)
+    assert done.code == 0, done.text
 
 
 WRONG = {

@@ -7,7 +7,8 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from cifar_lightning.data.cifar10 import CLASSES
-from cifar_lightning.errors import InputError, in_short
+from cifar_lightning.errors import InputError, RunError, in_short
 from cifar_lightning.model.lit_net import LitNet
 
 _changed: dict[str, int] = {}  # when the files were changed that modules of networks have been imported from, in ns
@@ -125,3 +126,24 @@ def check_outputs(arguments: Mapping[str, Any], classes: Sequence[str]) -> None:
             f"net {path} gives {shape} for 2 images of {num_classes} classes: have it give logits (2, {num_classes}), "
             "of which an argument num_classes tells it"
         )
+
+
+@contextmanager
+def all_of_it_learns(net: str) -> Iterator[None]:
+    """Within it, that several devices wait for gradients that do not come is an error of one line.
+
+    Args:
+        net: Name of the network.
+
+    Raises:
+        RunError: It is so: a step leaves some of the parameters out.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "find_unused_parameters" not in str(error):
+            raise
+        raise RunError(
+            f"net {net} has parameters that a step does not use, which on several devices takes --strategy "
+            "ddp_find_unused_parameters_true: add that"
+        ) from error

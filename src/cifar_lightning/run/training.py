@@ -41,7 +41,7 @@ from cifar_lightning.run.loggers import loggers_of
 from cifar_lightning.run.memory import within_memory
 from cifar_lightning.run.metrics_csv import MetricsCSV, rounded
 from cifar_lightning.run.metrics_log import read_rows
-from cifar_lightning.run.networks import lit_net
+from cifar_lightning.run.networks import all_of_it_learns, lit_net
 from cifar_lightning.run.quiet import quietly
 from cifar_lightning.run.recipe import takes_recipe
 from cifar_lightning.run.settings import Settings, read_settings, settings_of
@@ -260,7 +260,7 @@ def train(
         _say_what_begins(settings, trainer, data, folder, start)
         with signals.deferred():
             with metrics:
-                with within_memory(data, fits=True):
+                with within_memory(data, fits=True), all_of_it_learns(settings.model["net"]):
                     trainer.fit(model, data, ckpt_path=start)
                 selected = _select(trainer, model, data, metrics, checkpoints.folder)
                 _say_what_stopped(settings, trainer, additions, selected)
