@@ -426,9 +426,35 @@ def test_an_evaluation_does_not_take_the_place_of_a_fits_results(finished, monke
     """Nor passes for them: a run that is to be resumed would count as finished."""
     before = (finished.folder / "results.json").read_bytes()
     monkeypatch.chdir(finished.folder / "checkpoints")
-    with pytest.raises(InputError, match=r"output_dir \.\. is the run's own folder, whose results are its fit's: give"):
+    with pytest.raises(
+        InputError, match=r"output_dir \.\. is a run's folder, whose results are its fit's: give another"
+    ):
         testing.evaluate("best.ckpt", accelerator="cpu", output_dir="..")
     assert (finished.folder / "results.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(("file", "kind"), [("config.yaml", "run"), ("group.yaml", "group")])
+def test_nor_of_another_runs_or_of_a_groups(finished, call, tmp_path, file, kind):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / file).write_text("")
+    (tmp_path / "link").symlink_to("other")
+    before = sorted(tmp_path.rglob("*"))
+    for other in ("other", "link"):
+        line = one_line(*call("evaluate", finished.folder, "--accelerator", "cpu", "--output_dir", other))
+        assert line == f"error: output_dir {other} is a {kind}'s folder, whose results are its fit's: give another\n"
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("command", "such_as"), [("evaluate", "report"), ("predict", "predictions"), ("compare", "comparison")]
+)
+def test_a_page_takes_the_place_of_no_other_kind_of_file(call, tmp_path, checkpoint, command, such_as):
+    """As of `predict quick --html *.jpg`, where a shell puts the first picture."""
+    for name in ("0.jpg", "1.jpg", "config.yaml", "page"):
+        (tmp_path / name).write_text("mine")
+        line = one_line(*call(command, checkpoint, *(["1.jpg"] if command != "evaluate" else []), "--html", name))
+        assert line == f"error: html {name} is no .html file: give one, such as {such_as}.html\n"
+        assert (tmp_path / name).read_text() == "mine"
 
 
 # --- folders ---------------------------------------------------------------------------------------------

@@ -268,6 +268,13 @@ def test_another_folder_is_left_as_it_is(call, run, tmp_path, monkeypatch):
         line = one_line(*call("export", run, "--format", "hf", "--output", name))
         assert line == f"error: output {name} is a file: give a folder\n"
         assert (tmp_path / name).read_text() == "mine"
+    for name, content in {"README.md": "mine", "config.json": '{"model_type": "bert"}'}.items():
+        folder = tmp_path / f"of {name}"
+        folder.mkdir()
+        (folder / name).write_text(content)
+        line = one_line(*call("export", run, "--format", "hf", "--output", folder))
+        assert line == f"error: output {folder} is there already, with {name}: give another folder\n"
+        assert (folder / name).read_text() == content
     assert not list(run.glob(".*.part"))
     here = shutil.copytree(run / "hf", tmp_path / "here", ignore=shutil.ignore_patterns(".git"))
     monkeypatch.chdir(here)

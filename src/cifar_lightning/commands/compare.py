@@ -19,7 +19,7 @@ def script(arguments: Sequence[str]) -> None:
     parser = new_parser("compare RUN RUN ... [flags]", __doc__)
     parser.add_argument("runs", type=str, nargs="+", help="folders of runs, or those that evaluate wrote")
     parser.add_argument("--json", action="store_true", help="print JSON in place of tables")
-    parser.add_argument("--html", type=str, default=None, help="file of a page with all of it, and pictures")
+    parser.add_argument("--html", type=str, default=None, help="a .html file: a page with all of it, and pictures")
     settings = parse(parser, arguments)
 
     with importing():  # not before: torch and Lightning take seconds

@@ -37,7 +37,7 @@ def script(arguments: Sequence[str]) -> int:
     parser.add_argument("checkpoint", type=str, help="a run's folder, a .ckpt file, or quick, say")
     parser.add_argument("images", type=str, nargs="+", help="image files of any kind and size, or folders of them")
     parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
-    parser.add_argument("--html", type=str, default=None, help="file of a page that shows what the network saw")
+    parser.add_argument("--html", type=str, default=None, help="a .html file: a page that shows what the network saw")
     add_net(parser)
     settings = parse(parser, arguments)
 

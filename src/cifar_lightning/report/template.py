@@ -18,11 +18,13 @@ def page_at(html: str | Path, name: str) -> Path:
     """The file of a page that a user asks for, which can be written; `name` is such as one might have.
 
     Raises:
-        InputError: It is a folder, or in one that cannot be written.
+        InputError: It is a folder, or in one that cannot be written; or it is called otherwise than a page.
     """
     page = user_path(html)
     if os.path.isdir(page):
         raise InputError(f"html {quoted(str(html))} is a folder: give a file, such as {page / name}")
+    if page.suffix.lower() not in (".html", ".htm"):  # of `--html *.jpg` it is the first picture
+        raise InputError(f"html {quoted(str(html))} is no .html file: give one, such as {name}")
     if why := why_unwritable(page.parent):
         raise InputError(f"html {page} cannot be written ({why}): give another")
     return page

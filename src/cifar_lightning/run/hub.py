@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,8 @@ def write_hub_folder(path: Path, weights: bytes, facts: Mapping[str, Any], train
     if path.resolve() == Path.cwd():  # which would be replaced, and whoever is in it is then nowhere
         raise InputError(f"output {path} is the folder that this was started in: give another, such as {path / 'hf'}")
     with readable(path):
-        others = sorted({entry.name for entry in path.iterdir()} - FILES) if path.exists() else []
-    if others:
+        there = {entry.name for entry in path.iterdir()} if path.exists() else set()
+    if others := sorted(there - FILES or (set() if _is_ours(path) else there)):
         raise InputError(f"output {path} is there already, with {quoted(others[0])}: give another folder")
     write_folder(
         path,
@@ -56,6 +57,13 @@ def write_hub_folder(path: Path, weights: bytes, facts: Mapping[str, Any], train
 def is_hub_folder(path: Path) -> bool:
     """Whether there is such a folder."""
     return (path / CONFIG).exists() and (path / WEIGHTS).exists()
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether this folder is one that `write_hub_folder` has written: another model's has files of the same names."""
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        return bool(json.loads((path / CONFIG).read_text("utf-8"))["model_type"] == KEY)
+    return False
 
 
 def _json(values: Mapping[str, Any]) -> bytes:

@@ -40,6 +40,8 @@ from cifar_lightning.run.devices import (
 from cifar_lightning.run.launch import launch
 from cifar_lightning.run.memory import within_memory
 from cifar_lightning.run.metrics_log import read_rows
+from cifar_lightning.run.no_run import is_run
+from cifar_lightning.run.plan import is_group
 from cifar_lightning.run.precision import check_precision, crawls, resolve_precision
 from cifar_lightning.run.quiet import quietly
 from cifar_lightning.run.saved import data_of, home_of, model_of, output_of, select_checkpoint
@@ -75,8 +77,8 @@ def evaluate(
         test_views: What to average over, as for LitNet; by default as in the training.
         soft_labels: People's answers for the test images, to compare with, as CIFAR-10H has: cifar10h-probs.npy.
         output_dir: Where to write results.json and figures/; by default `evaluation/` in the run's folder, beside the
-            .ckpt file, or, of weights that come with the package, here.
-        html: The file of the page; by default report.html beside results.json.
+            .ckpt file, or, of weights that come with the package, here. No run's own folder.
+        html: The file of the page, NAME.html; by default report.html beside results.json.
         net: Your own network, where it is of one, by its import path (package.module:Net); in Python a module, too.
 
     Returns:
@@ -132,8 +134,8 @@ def evaluate(
         _check_images(part_of(images, images.parts[0]) if images.parts else images, model, path, soft_labels, processes)
         home = home_of(path)
         output = user_path(output_dir) if output_dir is not None else output_of(path) / "evaluation"
-        if on_first_rank(lambda: output.resolve() == home.resolve() and (home / "config.yaml").exists()):
-            raise InputError(f"output_dir {output} is the run's own folder, whose results are its fit's: give another")
+        if of := on_first_rank(lambda: "run" if is_run(output) else "group" if is_group(output) else ""):
+            raise InputError(f"output_dir {output} is a {of}'s folder, whose results are its fit's: give another")
         if why := on_first_rank(lambda: why_unwritable(output)):  # now, not after a long test
             raise InputError(f"output_dir {output} cannot be written ({why}): give another")
         seed = saved.get("datamodule_hyper_parameters", {}).get("seed")  # a file of weights does not say it
