@@ -389,6 +389,50 @@ def test_what_lies_about_in_a_folder_is_passed_over(finished, call, tmp_path):
     assert not any("cannot be read" in note or "not an image" in note for note in notes)
 
 
+def test_pictures_are_seen_as_deep_as_they_lie(finished, call, tmp_path):
+    """As in a class folder, hidden ones apart; a link to nothing is no picture that was seen."""
+    names = ("b.png", "a/2.png", "a/more/1.png", ".hidden/3.png")
+    for name in names:
+        (tmp_path / "holiday" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), "blue").save(tmp_path / "holiday" / name)
+    (tmp_path / "holiday" / "a" / "notes.txt").write_text("no image")
+    (tmp_path / "holiday" / "a" / "gone.png").symlink_to(tmp_path / "nothing.png")
+    seen = ["b.png", "a/2.png", "a/more/1.png"]
+    for given, folder in (("holiday", "holiday/"), ("holiday/", "holiday/"), (tmp_path / "holiday",) * 2):
+        code, out, err = call("predict", finished.folder, given, "--json", "--html", "seen.html")
+        assert [row["file"] for row in json.loads(out)] == [str(Path(folder, name)) for name in seen]
+        said = err.splitlines()
+        assert (code, said[:2]) == (
+            1,
+            [
+                f"note: passed over {Path(folder, 'a/notes.txt')}: it is no picture by its name",
+                f"error: {Path(folder, 'a/gone.png')} is a link to nothing: mend or remove it",
+            ],
+        )
+        text = Path("seen.html").read_text()
+        assert [name in text for name in names] == [True, True, True, False]
+    (tmp_path / "holiday" / "a" / "gone.png").unlink()
+    code, out, _ = call("predict", finished.folder, "holiday")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()[2:5]] == [f"holiday/{name}" for name in seen]
+    (tmp_path / "holiday" / "a" / "up").symlink_to("..")
+    line = one_line(*call("predict", finished.folder, "holiday"))
+    assert line == "error: holiday/a/up is a link to a folder that holds it: remove it\n"
+
+
+def test_what_is_not_there_is_named_as_it_was_given(finished, call, tmp_path):
+    code, out, err = call("predict", finished.folder, "./none.jpg", "*.jpeg", "https://example.com/cat.jpg", "")
+    assert (code, out) == (1, "")
+    none = "does not exist: give an image, or a folder of images"
+    assert err.splitlines() == [
+        f"error: ./none.jpg {none}",
+        f"error: *.jpeg {none}",
+        "error: https://example.com/cat.jpg is an address, and only files are read: download it, and give the file's "
+        "path",
+        f"error: '' {none}",
+    ]
+
+
 def test_an_unreadable_image_stops_no_other(finished, call, tmp_path):
     Image.new("RGB", (32, 32), "blue").save(tmp_path / "good.png")
     (tmp_path / "bad.png").write_text("no image")
@@ -396,7 +440,7 @@ def test_an_unreadable_image_stops_no_other(finished, call, tmp_path):
     assert code == 1
     assert err.splitlines() == [
         "error: bad.png is not an image: remove it, or hide it with a leading dot",
-        "error: missing.png cannot be read (No such file or directory): replace or remove it",
+        "error: missing.png does not exist: give an image, or a folder of images",
         "note: good.png is unlike 999 of 1,000 of CIFAR-10's images (of less contrast, smoother, more even): "
         "the guess says little; --html shows what the network saw",
     ]

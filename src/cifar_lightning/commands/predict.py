@@ -7,6 +7,7 @@ cifar-lightning predict quick cat.jpg    # by weights of the package
 """
 
 import os
+import shlex
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from itertools import islice
@@ -16,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from cifar_lightning.commands.output import output
 from cifar_lightning.console import say
-from cifar_lightning.data.kinds import may_be_picture, passed_over
+from cifar_lightning.data.kinds import USUAL, passed_over
 from cifar_lightning.errors import InputError, quoted
-from cifar_lightning.files import readable, strict_json
+from cifar_lightning.files import strict_json
 from cifar_lightning.flags import add_net, new_parser, parse
 from cifar_lightning.startup import importing
 
@@ -35,11 +36,14 @@ def script(arguments: Sequence[str]) -> int:
     """Predicts; returns 1 where some of the images could not be read."""
     parser = new_parser("predict CHECKPOINT IMAGE ... [flags]", __doc__)
     parser.add_argument("checkpoint", type=str, help="a run's folder, a .ckpt file, or quick, say")
-    parser.add_argument("images", type=str, nargs="+", help="image files of any kind and size, or folders of them")
+    parser.add_argument(
+        "images", type=str, nargs="*", help="image files of any kind and size, or folders of them, however deep"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
     parser.add_argument("--html", type=str, default=None, help="a .html file: a page that shows what the network saw")
     add_net(parser)
     settings = parse(parser, arguments)
+    _check_order(settings.checkpoint, settings.images)
 
     with importing():  # not before: torch and Lightning take seconds
         from cifar_lightning.report.prediction_page import PICTURES, write_predictions_page
@@ -52,7 +56,7 @@ def script(arguments: Sequence[str]) -> int:
     path = select_checkpoint(settings.checkpoint)
     saved = load_checkpoint(path)
     model = model_of(saved, path, settings["model.net"])
-    files = [str(file) for file in _files(settings.images)]
+    files = _files(settings.images)
     unread: list[str] = []
     seen: list[Seen] = []  # as many as a page has room for
     odd: list[tuple[str, str]] = []
@@ -80,6 +84,18 @@ def script(arguments: Sequence[str]) -> int:
         write_predictions_page(seen, total, network, page)
         say(f"{page} written")
     return 1 if unread else 0
+
+
+def _check_order(checkpoint: str, images: Sequence[str]) -> None:
+    """Raises an InputError where the run has been forgotten, or the images, or a picture is where the run should be."""
+    if checkpoint.lower().endswith(USUAL) and not os.path.isdir(checkpoint):
+        example = f"predict quick {shlex.quote(checkpoint)}"
+        raise InputError(f"{quoted(checkpoint)} is no run: name a run or weights before the images, such as {example}")
+    if not images:
+        name = quoted(checkpoint)
+        raise InputError(
+            f"no images are named after {name}: give a run or weights, and then images, such as predict quick cat.jpg"
+        )
 
 
 def _rows(
@@ -148,18 +164,25 @@ def _print_json(rows: Iterable[Row]) -> None:
     print("[]" if before == "[" else "\n]", flush=True)
 
 
-def _files(paths: Sequence[str]) -> list[Path]:
-    files: list[Path] = []
-    for path in map(Path, paths):
-        if os.path.isdir(path):  # False, where Path's raises, for one that this user may not see
-            with readable(path):
-                inside = [file for file in path.iterdir() if file.is_file() and not file.name.startswith(".")]
-            found = {file: may_be_picture(str(file)) for file in sorted(inside)}
-            if not any(found.values()):
-                raise InputError(f"{path} holds no pictures: give an image, or a folder of images")
-            if note := passed_over([str(file) for file, is_picture in found.items() if not is_picture]):
-                say(f"note: {note}")
-            files += [file for file, is_picture in found.items() if is_picture]
-        else:
-            files.append(path)  # a missing one is reported with those that cannot be read
+def _files(paths: Sequence[str]) -> list[str]:
+    """The pictures that are named, and those in the folders; what is not there is reported when it is read."""
+    from cifar_lightning.data.folder import pictures_in
+
+    files: list[str] = []
+    for path in paths:
+        if not os.path.isdir(path):
+            files.append(path)
+            continue
+        dead: list[str] = []
+        others: list[str] = []
+        try:
+            found = [file for file, _ in pictures_in(path, dead, others)]
+        except OSError as error:  # of one in it, perhaps
+            where = quoted(str(error.filename or path))
+            raise InputError(f"{where} cannot be read ({error.strerror}): make it readable") from error
+        if not found and not dead:
+            raise InputError(f"{path} holds no pictures: give an image, or a folder of images")
+        if note := passed_over(others):
+            say(f"note: {note}")
+        files += [str(Path(file)) for file in (*found, *dead)]  # without the ./ of `predict quick .`
     return files

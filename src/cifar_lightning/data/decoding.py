@@ -1,6 +1,7 @@
 """A picture of any kind and size, decoded: upright, RGB on white, 32×32."""
 
 import io
+import os
 import re
 import warnings
 import zlib
@@ -118,11 +119,22 @@ def decode(path: str, remarks: Remarks) -> Pixels:
         raise InputError(f"{name} {what_else(path)}") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise InputError(f"{name} has more than {Image.MAX_IMAGE_PIXELS:,} pixels: scale it down") from error
+    except FileNotFoundError as error:
+        raise InputError(f"{name} {_absent(path)}") from error
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(f"{name} cannot be read ({reason}): replace or remove it") from error
     except Exception as error:  # a damaged file can make a decoder raise anything
         raise InputError(f"{name} cannot be read ({error}): replace or remove it") from error
+
+
+def _absent(path: str) -> str:
+    """What a path is where there is no file, and what to do, to follow its name in a message."""
+    if os.path.islink(path):
+        return "is a link to nothing: mend or remove it"
+    if "://" in path:
+        return "is an address, and only files are read: download it, and give the file's path"
+    return "does not exist: give an image, or a folder of images"
 
 
 def _decoded(path: str, remarks: Remarks) -> Pixels:

@@ -101,7 +101,7 @@ def scan(data_dir: Path, split: str) -> Listing:
         for label, name in enumerate(classes):
             for folder in tree.folders[name]:
                 where = os.path.relpath(folder, data_dir)  # once: it takes longer than all else of a picture
-                for path, stat in _pictures_in(folder, tree):
+                for path, stat in pictures_in(folder, tree.dead, tree.passed_over):
                     digest.update(identity(where + path.removeprefix(folder), stat))
                     paths.append(path)
                     labels.append(label)
@@ -162,16 +162,20 @@ def in_order(classes: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def _pictures_in(
-    folder: str, tree: _Tree, above: tuple[tuple[int, int], ...] = (), link: str = ""
+def pictures_in(
+    folder: str, dead: list[str], passed_over: list[str], above: tuple[tuple[int, int], ...] = (), link: str = ""
 ) -> Iterator[tuple[str, os.stat_result]]:
-    """The pictures in a folder and those in it, as deep as they lie.
+    """The pictures in a folder and those in it, as deep as they lie; a folder's own come first, by name.
 
     Args:
         folder: Its path.
-        tree: Learns of what is no picture.
+        dead: Learns of links to nothing.
+        passed_over: Learns of what is no picture.
         above: The folders that it lies in, each by what no other has.
         link: The last link on the way to it.
+
+    Raises:
+        InputError: A link leads in a circle.
     """
     stat = os.stat(folder)
     link, here = folder if os.path.islink(folder) else link, (stat.st_dev, stat.st_ino)
@@ -184,10 +188,10 @@ def _pictures_in(
         if entry.is_dir():
             folders.append(entry.path)
         elif not entry.is_file():  # a link to nothing, or a pipe
-            (tree.dead if entry.is_symlink() else tree.passed_over).append(entry.path)
+            (dead if entry.is_symlink() else passed_over).append(entry.path)
         elif may_be_picture(entry.path):
             yield entry.path, entry.stat()
         else:
-            tree.passed_over.append(entry.path)
+            passed_over.append(entry.path)
     for path in folders:
-        yield from _pictures_in(path, tree, (*above, here), link)
+        yield from pictures_in(path, dead, passed_over, (*above, here), link)
