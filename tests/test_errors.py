@@ -12,7 +12,7 @@ from jobs import end, job, start
 from lightning import Trainer
 from PIL import Image
 
-from cifar_lightning import CIFAR10DataModule, InputError, LitNet, fit_many, load_model, resume
+from cifar_lightning import CIFAR10DataModule, InputError, LitNet, TutorialNet, export, fit_many, load_model, resume
 from cifar_lightning.run import testing, training
 from cifar_lightning.run.folder import newest_unfinished
 from cifar_lightning.run.many import resume_newest_many
@@ -652,10 +652,26 @@ def test_images_of_other_classes(call, tmp_path, checkpoint):
 
 def test_evaluate_flags(call, checkpoint):
     line = one_line(*call("evaluate", checkpoint, "--data.bach_size", "3"))
-    assert line == "error: unknown flag --data.bach_size: did you mean --data.batch_size?\n"
+    assert line == "error: unknown flag --data.bach_size: did you mean --data.eval_batch_size?\n"
     line = one_line(*call("evaluate", checkpoint, "--precision", "7"))
     assert line.startswith("error: the Trainer does not take these settings: Precision '7' is invalid")
     assert one_line(*call("evaluate")) == "error: the following arguments are required: checkpoint; see --help\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("batch_size", 7, "whose batch is --data.eval_batch_size: give that"),
+        *(
+            (name, value, "which changes no image: leave it out")
+            for name, value in {"augment": "true", "crop_padding": 2, "flip": "none", "cutout": 8}.items()
+        ),
+    ],
+)
+def test_flags_of_a_training_do_nothing_in_an_evaluation(call, checkpoint, name, value, why):
+    for flag in ((f"--data.{name}", value), (f"--data.{name}={value}",)):
+        line = one_line(*call("evaluate", checkpoint, *flag))
+        assert line == f"error: --data.{name} {value} does nothing in an evaluation, {why}\n"
 
 
 @pytest.mark.parametrize(
@@ -670,6 +686,51 @@ def test_folder_of_other_checkpoints(call, tmp_path, name, give):
     (tmp_path / "run" / "checkpoints" / name).write_text("")
     line = one_line(*call("evaluate", "run", "--accelerator", "cpu"))
     assert line == f"error: run holds no readable checkpoint: give {give}\n"
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict", "export"])
+def test_a_folder_in_a_run_and_a_run_without_checkpoints(call, tmp_path, checkpoint, command):
+    run, damaged, deleted = (tmp_path / "logs" / name for name in ("run 1", "damaged", "deleted"))
+    for folder in (run, damaged, deleted):
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "config.yaml").write_text("")
+    (damaged / "checkpoints" / "step-10.ckpt").write_text("")
+    (deleted / "metrics.csv").write_text("")
+    said = {
+        run: "has no checkpoint yet: resume it, fit --resume 'logs/run 1'",
+        damaged: "holds no readable checkpoint: give another run",
+        deleted: "holds no readable checkpoint: give another run",  # nor could it be resumed
+    }
+    said |= {folder / "checkpoints": f"lies in a run's folder: give {folder.relative_to(tmp_path)}" for folder in said}
+    shutil.copy(checkpoint, run / "checkpoints" / "unlike.bin")
+    for folder, what in said.items():
+        given = folder.relative_to(tmp_path)
+        line = one_line(*call(*(argument.format(given) for argument in TAKES_A_RUN[command])))
+        assert line == f"error: {given} {what}\n"
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict", "export"])
+@pytest.mark.parametrize("name", ["quik", "Quick"])
+def test_a_name_that_is_near_to_that_of_weights(call, command, name):
+    line = one_line(*call(*(argument.format(name) for argument in TAKES_A_RUN[command])))
+    assert line == f"error: checkpoint {name} does not exist: did you mean quick?\n"
+    line = one_line(*call(*(argument.format(f"./{name}") for argument in TAKES_A_RUN[command])))
+    assert line.startswith(f"error: checkpoint {name} does not exist: give a run's folder")  # a path is no name
+
+
+def test_a_network_is_no_checkpoint(finished):
+    no_path = "is no path: give a run's folder, a .ckpt file, or quick, say"
+    net = TutorialNet(10)
+    for call, said in {
+        lambda: testing.evaluate(LitNet()): f"checkpoint of type LitNet {no_path}",
+        lambda: load_model(3): f"checkpoint 3 {no_path}",
+        lambda: export(net): "checkpoint of type TutorialNet is no LitNet: give LitNet(net), with its classes",
+        lambda: load_model(finished.folder, net=net): f"checkpoint {finished.folder}/checkpoints/best.ckpt is of the "
+        "network tutorial: leave out net of type TutorialNet",
+    }.items():
+        with pytest.raises(InputError) as error:
+            call()
+        assert str(error.value) == said
 
 
 TAKES_A_RUN = {
@@ -731,6 +792,20 @@ def test_predict_an_empty_folder(call, tmp_path, checkpoint):
     (tmp_path / "none").mkdir()
     line = one_line(*call("predict", checkpoint, "none"))
     assert line == "error: none holds no pictures: give an image, or a folder of images\n"
+
+
+def test_predict_without_a_run_or_without_images(call, tmp_path):
+    Image.new("RGB", (32, 32)).save(tmp_path / "a cat.jpg")
+    for arguments in (["a cat.jpg"], ["a cat.jpg", "quick"], ["a cat.jpg", "a cat.jpg"]):
+        line = one_line(*call("predict", *arguments))
+        assert line == (
+            "error: a cat.jpg is no run: name a run or weights before the images, such as predict quick 'a cat.jpg'\n"
+        )
+    line = one_line(*call("predict", "quick"))
+    assert line == (
+        "error: no images are named after quick: give a run or weights, and then images, such as predict quick "
+        "cat.jpg\n"
+    )
 
 
 # --- no network ------------------------------------------------------------------------------------------

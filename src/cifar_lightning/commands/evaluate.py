@@ -9,10 +9,17 @@ cifar-lightning evaluate lightning_logs/version_0 --data.data_dir CIFAR-10-C
 from collections.abc import Sequence
 
 from cifar_lightning.data.absent import NO_FLAGS
-from cifar_lightning.flags import add_net, arguments_in, new_parser, parse
+from cifar_lightning.errors import InputError
+from cifar_lightning.flags import add_net, arguments_in, new_parser, parse, value_of
 from cifar_lightning.run import presence
 from cifar_lightning.signatures import signature_of
 from cifar_lightning.startup import importing
+
+# Of a fit's flags those that do nothing here: why, and what to give.
+NOTHING = {
+    "batch_size": "whose batch is --data.eval_batch_size: give that",
+    **dict.fromkeys(("augment", "crop_padding", "flip", "cutout"), "which changes no image: leave it out"),
+}
 
 
 def script(arguments: Sequence[str]) -> None:
@@ -22,7 +29,11 @@ def script(arguments: Sequence[str]) -> None:
     parser.add_function_arguments(signature_of("run.testing", "evaluate"), skip={"data", "net"}, as_positional=True)
     add_net(parser)
     # Only what is given: all else is as it was in the training.
-    parser.add_function_arguments(signature_of("data.datamodule", "CIFAR10DataModule"), "data", skip=set(NO_FLAGS))
+    skip: set[str | int] = {*NO_FLAGS, *NOTHING}
+    parser.add_function_arguments(signature_of("data.datamodule", "CIFAR10DataModule"), "data", skip=skip)
+    for name, why in NOTHING.items():
+        if (value := value_of(f"--data.{name}", arguments)) is not None:
+            raise InputError(f"--data.{name} {value} does nothing in an evaluation, {why}")
     settings = arguments_in(parse(parser, arguments))
     net = settings.pop("model")["net"]
     given = arguments_in(parse(parser, arguments, defaults=False))

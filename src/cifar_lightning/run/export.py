@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from cifar_lightning.errors import InputError, RunError, in_short
+from cifar_lightning.errors import InputError, RunError, brief, in_short
 from cifar_lightning.files import strict_json, user_path, why_unwritable, write_atomically
 from cifar_lightning.model.evaluation import VIEWS
 from cifar_lightning.model.lit_net import LitNet
@@ -121,6 +121,8 @@ def _opened(
     """A model, what is known of its training in short and at length, and the folder that its file goes to."""
     if isinstance(checkpoint, LitNet):
         return checkpoint, {}, {}, Path()
+    if isinstance(checkpoint, nn.Module):
+        raise InputError(f"checkpoint {brief(checkpoint)} is no LitNet: give LitNet(net), with its classes")
     path = select_checkpoint(checkpoint)
     saved = load_checkpoint(path)
     facts: dict[str, Any] = {**saved.get("facts", {}), "checkpoint": path.name, "step": saved["global_step"]}

@@ -35,6 +35,11 @@ def is_run(folder: Path) -> bool:
     return os.path.exists(folder / "config.yaml")  # False, where Path's raises
 
 
+def run_around(path: Path) -> Path | None:
+    """The folder of the run that a path lies in, such as its checkpoints/."""
+    return next(filter(is_run, path.parents[:2]), None)
+
+
 def numbered(logs: Path) -> list[tuple[int, Path]]:
     """What lies in a log folder as `version_N`, with the number."""
     paths = [(path.name.removeprefix("version_"), path) for path in logs.glob("version_*")]

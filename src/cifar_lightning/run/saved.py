@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import shlex
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import nn
 from cifar_lightning.console import say
 from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.data.preprocessing import data_set_of, name_of
-from cifar_lightning.errors import InputError
+from cifar_lightning.errors import InputError, brief
 from cifar_lightning.files import user_path
 from cifar_lightning.model.images import preprocessing_in
 from cifar_lightning.model.lit_net import LitNet
@@ -27,9 +28,9 @@ from cifar_lightning.run.checkpoint import (
 from cifar_lightning.run.cluster import is_first_rank
 from cifar_lightning.run.hub import WEIGHTS, is_hub_folder
 from cifar_lightning.run.networks import is_import_path, lit_net
-from cifar_lightning.run.no_run import instead_of_run
+from cifar_lightning.run.no_run import instead_of_run, is_run, run_around
 from cifar_lightning.run.settings import check_names, read_settings
-from cifar_lightning.run.trained import is_trained, trained_weights
+from cifar_lightning.run.trained import is_trained, near_to, trained_weights
 from cifar_lightning.run.weights import of_lit_net
 
 
@@ -43,9 +44,14 @@ def select_checkpoint(named: str | Path) -> Path:
     Raises:
         InputError: There is none.
     """
+    if not isinstance(named, str | os.PathLike):
+        raise InputError(f"checkpoint {brief(named)} is no path: give a run's folder, a .ckpt file, or quick, say")
     path = user_path(named)
-    if isinstance(named, str) and not os.path.lexists(path) and (weights := trained_weights(named)):
-        return weights
+    if isinstance(named, str) and not os.path.lexists(path):
+        if weights := trained_weights(named):
+            return weights
+        if os.sep not in named and (near := near_to(named)):
+            raise InputError(f"checkpoint {named} does not exist: did you mean {near}?")
     folder = path / "checkpoints"
     try:
         if not path.is_dir():
@@ -59,17 +65,29 @@ def select_checkpoint(named: str | Path) -> Path:
     except UnreadableError:
         raise
     except InputError as error:
-        if what := instead_of_run(path):
-            raise InputError(f"{path} {what}") from error
-        damaged = step_checkpoints(folder)
-        others = [other.name for other in sorted(folder.glob("*.ckpt")) if other not in damaged]  # a stock Trainer's
-        found = f"{', '.join(others)} in {folder.name}/ by its path" if others else "a run's folder or a .ckpt file"
-        raise InputError(f"{path} holds no readable checkpoint: give {found}") from error
+        raise InputError(f"{path} {_without_checkpoint(path, folder)}") from error
     except OSError as error:  # another user's, or a name too long
         raise InputError(f"{path} cannot be read ({error.strerror}): make it readable, or give another") from error
     for problem in problems if is_first_rank() else []:
         say(f"warning: {problem}; taking {newest.name}")
     return newest
+
+
+def _without_checkpoint(path: Path, folder: Path) -> str:
+    """What a folder is that holds no checkpoint in `folder`, and what to give, to follow its name in a message."""
+    if what := instead_of_run(path):
+        return what
+    damaged = step_checkpoints(folder)
+    others = [other.name for other in sorted(folder.glob("*.ckpt")) if other not in damaged]  # a stock Trainer's
+    if others:
+        return f"holds no readable checkpoint: give {', '.join(others)} in {folder.name}/ by its path"
+    if is_run(path):
+        if damaged or (path / "metrics.csv").exists():
+            return "holds no readable checkpoint: give another run"
+        return f"has no checkpoint yet: resume it, fit --resume {shlex.quote(str(path))}"
+    if home := run_around(path):
+        return f"lies in a run's folder: give {home}"
+    return "holds no readable checkpoint: give a run's folder or a .ckpt file"
 
 
 def home_of(checkpoint: Path) -> Path:
@@ -143,7 +161,8 @@ def model_of(checkpoint: Mapping[str, Any], path: Path, net: str | nn.Module | N
         if isinstance(net, str) and not is_import_path(net):
             raise InputError(f"net {net} is no import path: give it as package.module:Net")
     elif net is not None and net != arguments.get("net"):
-        raise InputError(f"checkpoint {path} is of the network {arguments.get('net')}: leave out net {net}")
+        other = net if isinstance(net, str) else brief(net)
+        raise InputError(f"checkpoint {path} is of the network {arguments.get('net')}: leave out net {other}")
     unknown = sorted(set(arguments) - set(inspect.signature(LitNet).parameters))
     if unknown or "classes" not in arguments:
         why = f"it has {', '.join(unknown)}" if unknown else "it has no class names"

@@ -1,5 +1,6 @@
 """Networks that are trained already, by the names of the recipes that have trained them. They lie in the package."""
 
+import difflib
 from pathlib import Path
 
 from cifar_lightning.errors import InputError
@@ -18,11 +19,19 @@ def trained_weights(name: str) -> Path | None:
     """
     if name not in recipes():
         return None
-    path = FOLDER / f"{name}{SUFFIX}"
-    if not path.exists():
-        others = " or ".join(sorted(other.stem for other in FOLDER.glob(f"*{SUFFIX}")))
+    if name not in (known := _names()):
+        others = " or ".join(known)
         raise InputError(f"weights {name}: no release has them yet: give {others}, or a run of fit --recipe {name}")
-    return path
+    return FOLDER / f"{name}{SUFFIX}"
+
+
+def near_to(name: str) -> str | None:
+    """The name of such weights that may be meant by one of which there is nothing; None where none is like it."""
+    return next(iter(difflib.get_close_matches(name.lower(), _names(), n=1)), None)
+
+
+def _names() -> list[str]:
+    return sorted(path.stem for path in FOLDER.glob(f"*{SUFFIX}"))
 
 
 def is_trained(path: Path) -> bool:
