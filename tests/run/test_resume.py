@@ -122,6 +122,15 @@ def test_a_longer_run_logs_the_rates_that_it_goes_on_at(plain, tmp_path, every):
         assert logged == pytest.approx(rates, abs=1e-8)
 
 
+def assert_longer_from(step, run, whole):
+    """A run that a limit of steps had ended there, within an epoch, has that validation besides, and no more."""
+    assert differences(run, whole) == ["metrics.csv"]
+    rows, others = (read_rows(folder / "metrics.csv") for folder in (run, whole))
+    (extra,) = (row for row in rows if row["step"] == step)
+    assert extra["val_acc"] is not None
+    assert [row for row in rows if row is not extra] == others
+
+
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
 def test_a_run_of_another_dtype_goes_on_exactly(plain, tmp_path, precision):
     """Lightning loads a checkpoint into float32, and gives the network its dtype after that."""
@@ -133,7 +142,7 @@ def test_a_run_of_another_dtype_goes_on_exactly(plain, tmp_path, precision):
     (summed,) = load_checkpoint(cut / "checkpoints" / "step-13.ckpt")["train_loss_window"]["sums"]
     assert (summed == torch.tensor(summed).item()) == (precision == "bf16-true")  # in float32, or in float64
     resume(cut, {"max_steps": -1})
-    assert differences(cut, whole) == []
+    assert_longer_from(13, cut, whole)
 
 
 DRAWING = """
@@ -207,11 +216,7 @@ def test_a_limit_of_steps_may_be_raised(tmp_path):
     assert step_of(run) == 23
     assert job("fit", "--resume", run, "--max_steps", -1, cwd=tmp_path).code == 0
     assert job("fit", *constant, cwd=tmp_path).code == 0
-    assert differences(run, run.with_name("version_1")) == ["metrics.csv"]
-    rows, others = (read_rows(folder / "metrics.csv") for folder in (run, run.with_name("version_1")))
-    (extra,) = (row for row in rows if row["step"] == 23)  # of the validation that the limit has brought about
-    assert extra["val_acc"] is not None
-    assert [row for row in rows if row is not extra] == others
+    assert_longer_from(23, run, run.with_name("version_1"))
 
 
 class StopAt(Callback):
