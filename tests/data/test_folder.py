@@ -154,7 +154,7 @@ def test_bad_files_are_named(tmp_path):
                     read()
                 assert str(error.value).startswith(f"{path} {message}")
                 assert "\n" not in str(error.value)
-    with pytest.raises(InputError, match="none.png does not exist: give an image, or a folder of images"):
+    with pytest.raises(InputError, match=r"none\.png does not exist: give an image, or a folder of images"):
         read_image(tmp_path / "none.png")
 
 
