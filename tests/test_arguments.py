@@ -3,11 +3,17 @@
 import inspect
 import io
 import os
-from collections import UserList
+from collections import OrderedDict, UserList
+from enum import IntEnum
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from lightning import Trainer
+from torch import nn
+from torch.nn import functional as F
+from torchvision.transforms import v2
 
 from cifar_lightning import CIFAR10DataModule, InputError, LitNet, Preprocessing, TutorialNet
 
@@ -65,6 +71,77 @@ def test_any_sequence_and_any_path_is_taken_and_kept_as_a_plain_one(tmp_path):
     assert data.hparams["data_dir"] == data.hparams["mirror"] == str(tmp_path)
     model = LitNet(sizes=range(16, 32, 8), classes=UserList(["cat", "dog"]))
     assert (model.hparams["sizes"], model.hparams["classes"]) == ([16, 24], ["cat", "dog"])
+
+
+class Side(IntEnum):
+    LEFT = 1
+
+
+class OwnData(CIFAR10DataModule):
+    def __init__(self, view, times=1, **kwargs):
+        super().__init__(**{"source": "synthetic", "synthetic_size": 100, "batch_size": 20, **kwargs})
+        self.view, self.times = view, times
+
+
+class OwnNet(LitNet):
+    def __init__(self, view, times=1, **kwargs):
+        super().__init__(**{"lr": 0.02, **kwargs})
+        self.view, self.times = view, times
+
+
+def fitted(folder, model, data, epochs, path=None):
+    switches = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = Trainer(max_epochs=epochs, accelerator="cpu", default_root_dir=folder, **switches)
+    trainer.fit(model, data, ckpt_path=path)
+    return trainer.checkpoint_callback.best_model_path
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's, on small fits
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda image: image,
+        F.cross_entropy,
+        nn.GELU,
+        nn.CrossEntropyLoss(label_smoothing=0.1),
+        v2.Compose([v2.RandomHorizontalFlip()]),
+        Preprocessing((0.5,) * 3, (0.5,) * 3),
+        [1, {"of": max}],
+        np.array([max]),
+        Side.LEFT,
+    ],
+)
+def test_no_checkpoint_holds_the_code_that_a_subclass_is_given(tmp_path, view):
+    """With it, it could not be written, or `weights_only` would refuse it: to a resume, a test and whoever loads it."""
+    path = fitted(tmp_path, OwnNet(view, times=2), OwnData(view, times=3), 1)
+    fitted(tmp_path, OwnNet(view), OwnData(view), 2, path)
+    for kind, times in ((OwnNet, 2), (OwnData, 3)):
+        loaded = kind.load_from_checkpoint(path, view=view)
+        assert (loaded.view, loaded.times, loaded.hparams["times"], "view" in loaded.hparams) == (view, times, times, 0)
+
+
+PLAIN = [None, True, 2, 0.5, 1j, "text", [1, (2, {3})], {"a": [1]}, OrderedDict(a=1), torch.device("cpu"), torch.int8]
+CONVERTED = [
+    (Path("a"), "a"),
+    ([np.float32(0.5)], [0.5]),
+    (np.eye(2), [[1, 0], [0, 1]]),
+    ({np.int64(1): Path()}, {1: "."}),
+]
+
+
+@pytest.mark.parametrize("kind", [OwnNet, OwnData])
+@pytest.mark.parametrize(("view", "kept"), [*((value, value) for value in PLAIN), *CONVERTED])
+def test_a_checkpoint_holds_all_else_that_a_subclass_is_given(kind, view, kept):
+    torch.save(dict(kind(view).hparams), file := io.BytesIO())
+    file.seek(0)
+    found = torch.load(file, weights_only=True)["view"]
+    assert (found, type(found)) == (kept, type(kept))
+
+
+@pytest.mark.parametrize("kind", [OwnNet, OwnData])
+def test_tensors_too(kind):
+    for view in (torch.ones(3), nn.Parameter(torch.ones(3))):
+        assert kind(view).hparams["view"] is view
 
 
 @pytest.mark.parametrize(

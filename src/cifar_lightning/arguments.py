@@ -3,16 +3,23 @@
 import difflib
 import inspect
 import os
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from types import FrameType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from cifar_lightning.errors import InputError, brief
 from cifar_lightning.signatures import words_of
+
+# What torch reads with `weights_only`, and containers of it.
+STORED = (type(None), bool, int, float, complex, str, Tensor, torch.nn.Parameter, torch.device, torch.dtype)
 
 
 def arguments_of(module: object) -> dict[str, Any]:
@@ -73,18 +80,20 @@ def instead_of(name: str, known: Sequence[str], named: Mapping[str, str]) -> str
 def typed(arguments: Mapping[str, Any], signature: inspect.Signature) -> dict[str, Any]:
     """The arguments, each of its annotated type and plain: numbers are Python's, and sequences are lists.
 
-    A checkpoint with any other is refused by `weights_only`.
+    A checkpoint with any other is refused by `weights_only`, or cannot be written at all.
 
     Args:
-        arguments: By their names; what the signature lacks is left as it is.
+        arguments: By their names; of those that the signature lacks, a subclass's, what is code is left out.
         signature: Of what takes them.
 
     Raises:
         InputError: One is of another type, which would end in a traceback later, or be taken for what it is not.
     """
-    checked = dict(arguments)
+    checked: dict[str, Any] = {}
     for name in arguments:
         if name not in signature.parameters:
+            with suppress(_CodeError):
+                checked[name] = _stored(arguments[name])
             continue
         kind = signature.parameters[name].annotation
         checked[name] = value = _plain(arguments[name])
@@ -98,6 +107,25 @@ def _plain(value: Any) -> Any:
         return value.tolist()
     is_list = isinstance(value, Sequence) and not isinstance(value, str | bytes)
     return [_plain(item) for item in value] if is_list else value
+
+
+class _CodeError(Exception):
+    """A value comes of a class or a function, which no checkpoint holds."""
+
+
+def _stored(value: Any) -> Any:
+    """A value of any type as a checkpoint stores it: as it is, but for numpy's and for paths, which become text."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if type(value) in (list, tuple, set):
+        return type(value)(map(_stored, value))
+    if type(value) in (dict, OrderedDict):
+        return type(value)((_stored(key), _stored(item)) for key, item in value.items())
+    if type(value) not in STORED:  # nor of a type derived from those
+        raise _CodeError
+    return value
 
 
 def is_of(value: Any, kind: Any) -> bool:
