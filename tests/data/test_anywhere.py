@@ -198,13 +198,16 @@ def looking(hook, of_the_module):
 @pytest.mark.parametrize("kind", [Theirs, Ours, Scheduled, AskingEarly])
 @pytest.mark.parametrize("reload", [0, 1])
 def test_it_goes_on_within_an_epoch(tmp_path, kind, reload):
-    whole = fitted(kind, data(), saving=tmp_path, max_epochs=2, reload_dataloaders_every_n_epochs=reload)
+    options = {"max_epochs": 2, "reload_dataloaders_every_n_epochs": reload, "log_every_n_steps": 2}
+    log = Log()
+    whole = fitted(kind, data(), saving=tmp_path, logger=log, **options)
     assert whole.seen == joined(epochs(2))
     for step in (4, 16):
-        path = tmp_path / f"step={step}.ckpt"
-        rest = fitted(kind, data(), max_epochs=2, reload_dataloaders_every_n_epochs=reload, ckpt_path=path)
+        others = Log()
+        rest = fitted(kind, data(), logger=others, ckpt_path=tmp_path / f"step={step}.ckpt", **options)
         assert rest.seen == whole.seen[step:]
         assert same_weights(rest, whole)
+        assert others.rows == [(done, row) for done, row in log.rows if done >= step]
 
 
 @pytest.mark.parametrize(

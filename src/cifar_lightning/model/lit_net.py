@@ -320,7 +320,7 @@ class LitNet(LightningModule):
         trainer = self._trainer
         if trainer is None:  # that has fitted in other processes (ddp_spawn), whose sums and generators are gone
             return
-        checkpoint["train_loss_window"] = self._running_loss.state(trainer.world_size)
+        checkpoint["train_loss_window"] = self._running_loss.state(trainer)
         states = of_every_rank(random_states(trainer.strategy.root_device), trainer.world_size)
         checkpoint["random_states"] = states if any(state != states[0] for state in states) else states[:1]
         checkpoint["precision"] = trainer.precision

@@ -37,13 +37,17 @@ class RunningLoss:
 
     def log_if_due(self, module: LightningModule) -> None:
         """Logs at a log point, after a batch."""
-        # Batches that accumulate share a global step: only the last of them has stepped.
-        trainer = module.trainer
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
-        if every and trainer.global_step % every == 0 and self.count and not trainer.fit_loop._should_accumulate():
+        if self._is_due(module.trainer):
             # A loop of ours (run/loop.py) has a shorter way to the loggers than Lightning's `log_dict`.
-            loop = trainer.fit_loop.epoch_loop
+            loop = module.trainer.fit_loop.epoch_loop
             self._log(module, getattr(loop, "log_step", partial(module.log_dict, prog_bar=True)))
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        """Whether this is a log point that has not been logged."""
+        # Batches that accumulate share a global step: only the last of them has stepped.
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
+        due = every and trainer.global_step % every == 0 and self.count
+        return bool(due) and not trainer.fit_loop._should_accumulate()
 
     def log_rest(self, module: LightningModule) -> None:
         """Logs what the batches since the last log point have left, at the end of an epoch."""
@@ -51,9 +55,12 @@ class RunningLoss:
             # The ranks have the same figures already, and any of those is right; Lightning warns without it.
             self._log(module, partial(module.log_dict, prog_bar=True, sync_dist=True, reduce_fx="max"))
 
-    def _log(self, module: LightningModule, log: Callable[[Mapping[str, float]], None]) -> None:
+    def _mean(self, trainer: Trainer) -> float:
         # Every rank has the same number of images, so the mean over ranks is that over images.
-        mean = module.trainer.strategy.reduce(self._sum / self.count, reduce_op="mean").item()
+        return float(trainer.strategy.reduce(self._sum / self.count, reduce_op="mean"))
+
+    def _log(self, module: LightningModule, log: Callable[[Mapping[str, float]], None]) -> None:
+        mean = self._mean(module.trainer)
         callbacks: list[Any] = module.trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
         searches = any(isinstance(callback, _LRCallback) for callback in callbacks)
         if not math.isfinite(mean) and not searches:  # rates that are too high are what a search ends with
@@ -72,9 +79,16 @@ class RunningLoss:
             f"{last}: lower {', '.join(f'--model.{name}' for name in ('lr', *own))}"
         )
 
-    def state(self, ranks: int) -> dict[str, Any]:
-        """The sums of all ranks, so that a resumed run logs the same figures."""
-        return {"sums": of_every_rank(self._sum.item(), ranks), "count": self.count, "last": self._last}
+    def state(self, trainer: Trainer) -> dict[str, Any]:
+        """The sums of all ranks, so that a resumed run logs the same figures.
+
+        Lightning's ModelCheckpoint saves after a step before that is logged: what is logged then is no part of it.
+        """
+        mine, count, last = self._sum.item(), self.count, self._last
+        if self._is_due(trainer):
+            mine, count, mean = 0.0, 0, self._mean(trainer)
+            last = mean if math.isfinite(mean) else last
+        return {"sums": of_every_rank(mine, trainer.world_size), "count": count, "last": last}
 
     def restore(self, state: Mapping[str, Any], rank: int, ranks: int, dtype: torch.dtype) -> None:
         """Takes a state up, for losses of `dtype`; of another number of ranks, each takes the mean of theirs."""
