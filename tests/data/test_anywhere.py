@@ -400,6 +400,22 @@ def test_batches_are_where_they_are_wanted_once_a_trainer_has_finished():
         assert {x.device.type for batch in loader for x in batch} == {"meta"}
 
 
+def test_the_test_images_are_in_their_order_once_a_trainer_has_tested_a_part():
+    images = fake_data(200)
+    labels = images.image_set("test").labels
+    seen = []
+
+    class Tested(Theirs):
+        def test_step(self, batch, batch_idx):
+            seen.append(batch[1])
+
+    trainer(fast_dev_run=True).test(Tested(), images, verbose=False)
+    (tested,) = seen
+    assert torch.equal(tested, labels[images.test_indices[: len(tested)]])  # which still tells which those were
+    assert not torch.equal(images.test_indices, torch.arange(len(labels)))
+    assert torch.equal(torch.cat([y for _, y in images.test_dataloader()]), labels)
+
+
 def in_fabric(fabric, path=None):
     """Two epochs of two plain loops; gives, or writes, the global batches and how many test images there were."""
     images, others = data(), data()

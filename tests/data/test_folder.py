@@ -361,7 +361,7 @@ def test_bad_trees(tmp_path):
         assert str(error.value) == message
 
     data = tmp_path / "data"
-    check(f"data_dir {data} is not a folder: {layout}")
+    check(f"data_dir {data} is not a folder: give --data.data_dir, where the images are; {layout}")
     data.mkdir()
     check(f"data_dir {data} has no folder train/: {layout}")
     (data / "train" / "a").mkdir(parents=True)

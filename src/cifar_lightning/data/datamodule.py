@@ -205,7 +205,8 @@ class CIFAR10DataModule(SettableDataModule):
     def test_indices(self) -> Tensor:
         """Indices of the test images in the order that they are tested in, int64 `(n,)`.
 
-        It is their own; where a Trainer tests some of the batches only, one of which any part has all classes alike.
+        It is their own; where a Trainer tests some of the batches only, one of which any part has all classes alike,
+        and still is once it has finished, for whoever reads its `last_evaluation`.
         """
         labels = self.image_set("test").labels
         if self._tests_a_part:
@@ -383,8 +384,8 @@ class CIFAR10DataModule(SettableDataModule):
         return self._handed_out(self._evaluation_loader("val", self.val_indices))
 
     def test_dataloader(self) -> BatchLoader | TorchLoader:
-        """The test images, once each, in the order of `test_indices`."""
-        index = self.test_indices if self._tests_a_part else None
+        """The test images, once each, in their order; in a Trainer, in that of `test_indices`."""
+        index = self.test_indices if self._in_a_trainer and self._tests_a_part else None
         return self._handed_out(self._evaluation_loader("test", index))
 
     def predict_dataloader(self) -> BatchLoader | TorchLoader:

@@ -72,7 +72,7 @@ def scan(data_dir: Path, split: str) -> Listing:
     import PIL
 
     if not data_dir.is_dir():
-        raise InputError(f"data_dir {data_dir} is not a folder: {LAYOUT}")
+        raise InputError(f"data_dir {data_dir} is not a folder: give --data.data_dir, where the images are; {LAYOUT}")
     for name in ("train", "test", *VALIDATION):
         if (data_dir / name).is_symlink() and not (data_dir / name).exists():
             raise InputError(f"data_dir {data_dir} has a folder {name} that is a link to nothing: mend or remove it")
