@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import compiles
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.callbacks import BatchSizeFinder, GradientAccumulationScheduler, LearningRateFinder
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.tuner import Tuner
 from torch import nn
@@ -469,10 +469,38 @@ def test_the_schedule_counts_optimizer_steps():
     assert rates("cosine", max_epochs=2, accumulate_grad_batches=5)[::5] == pytest.approx([0.1, 0.05])
 
 
+@pytest.mark.parametrize(("limit", "steps"), [({}, 6), ({"max_steps": 4}, 4)])
+def test_it_counts_those_of_a_callback_that_accumulates_in_some_epochs(limit, steps):
+    found = rates("linear", max_epochs=2, callbacks=[GradientAccumulationScheduler({1: 5})], **limit)
+    assert found == pytest.approx([0.1 * (1 - min(batch, 5) / steps) for batch in range(10 if steps == 6 else 4)])
+    all_alike = rates("linear", max_epochs=2, callbacks=[GradientAccumulationScheduler({0: 5})], **limit)
+    assert all_alike == rates("linear", max_epochs=2, accumulate_grad_batches=5, **limit)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
+@pytest.mark.parametrize(
+    "search", [LearningRateFinder(num_training_steps=13), BatchSizeFinder(init_val=5, max_trials=3)]
+)
+def test_a_fit_goes_by_what_has_been_searched_for_at_its_start(tmp_path, schedule, search):
+    torch.manual_seed(0)
+    model, images = LitNet(lr=0.1, schedule=schedule, bias_lr=0.03), fake_data(200, batch_size=10)
+    start = copy.deepcopy(model.state_dict())
+    trainer(max_epochs=2, callbacks=[search], default_root_dir=tmp_path).fit(model, images)
+    assert (model.hparams["lr"], images.batch_size) != (0.1, 10)
+    again = LitNet(lr=model.hparams["lr"], schedule=schedule, bias_lr=0.03)
+    again.load_state_dict(start)
+    trainer(max_epochs=2).fit(again, fake_data(200, batch_size=images.batch_size))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
 # --- progressive resizing --------------------------------------------------------------------------------
 
 
-def test_images_grow_in_the_course_of_a_fit():
+@pytest.mark.parametrize(
+    ("batches", "options"),
+    [(1, {}), (5, {"accumulate_grad_batches": 5}), (5, {"callbacks": [GradientAccumulationScheduler({0: 5})]})],
+)
+def test_images_grow_in_the_course_of_a_fit(batches, options):
     class Noting(LitNet):
         sides = ()
 
@@ -482,9 +510,9 @@ def test_images_grow_in_the_course_of_a_fit():
             return super().forward(images)
 
     model = Noting(net="speed", width=8, sizes=[16, 24])
-    fitter = trainer(max_epochs=2)
+    fitter = trainer(max_epochs=2 * batches, **options)
     fitter.fit(model, fake_data(100))
-    assert model.sides == (16,) * 3 + (24,) * 3 + (32,) * 4
+    assert model.sides == (16,) * 3 * batches + (24,) * 3 * batches + (32,) * 4 * batches
     model.sides = ()
     fitter.test(model, fake_data(100), verbose=False)
     assert set(model.sides) == {32}

@@ -77,6 +77,11 @@ def test_a_fit_that_a_callback_ends_is_finished(plain, tmp_path, capsys):
         resume(run)
 
 
+def test_its_length_counts_the_steps_that_a_callback_leaves(capsys):
+    fit(**SMALL, max_epochs=5, callbacks=[never_better(), GradientAccumulationScheduler({1: 3})])
+    assert "a callback has ended the training at step 12 of 21; " in capsys.readouterr().err
+
+
 def test_what_a_callback_raises_passes_and_the_run_goes_on_with_its_state(plain, tmp_path):
     fit(**SMALL, max_epochs=5, callbacks=never_better(), report=False)
     with pytest.raises(KeyError, match="theirs"):

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,6 +21,7 @@ from cifar_lightning.errors import RunError
 from cifar_lightning.model.evaluation import mean_logits
 from cifar_lightning.model.images import can_sample
 from cifar_lightning.model.modes import evaluating
+from cifar_lightning.model.schedules import accumulation_of
 
 # CUDA graphs give every backward pass the same memory for its gradients, so nothing can be added to them
 # (https://github.com/pytorch/pytorch/issues/169545), and DDP has hung and crashed on these modes
@@ -204,9 +204,8 @@ def _net(module: LightningModule) -> nn.Module:
 
 def _accumulates(trainer: Trainer) -> bool:
     """Whether a step has several batches, or will have: by a callback, in some epochs."""
-    callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
-    schedulers = (c for c in callbacks if isinstance(c, GradientAccumulationScheduler))
-    later = any(scheduler.going_to_accumulate_grad_batches() for scheduler in schedulers)
+    accumulation = accumulation_of(trainer)
+    later = accumulation is not None and accumulation.going_to_accumulate_grad_batches()
     return later or trainer.accumulate_grad_batches > 1
 
 

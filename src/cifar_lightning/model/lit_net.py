@@ -26,7 +26,7 @@ from cifar_lightning.model.networks.norm import same_on_all_ranks
 from cifar_lightning.model.optimizer import build_optimizer
 from cifar_lightning.model.ranges import check_network, check_ranges
 from cifar_lightning.model.running_loss import RunningLoss, of_every_rank
-from cifar_lightning.model.schedules import Schedule, check_length, size_at
+from cifar_lightning.model.schedules import Schedule, check_length, size_at, steps_of
 
 Batch = tuple[Tensor, Tensor]
 
@@ -121,6 +121,7 @@ class LitNet(LightningModule):
         self.val_metrics, self.test_metrics = Evaluation(classes), Evaluation(classes, keeps_logits=True)
         self._running_loss, self._compilation = RunningLoss(), Compilation(compile, sizes or ())
         self._total_steps = 0.0
+        self._made_for: tuple[float, float] | None = None  # the rate and the length that the optimiser was made for
         self._random_states: dict[str, Any] | None = None  # a checkpoint's, until its fit goes on
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -235,7 +236,8 @@ class LitNet(LightningModule):
         """The optimiser, and a schedule as long as the Trainer will fit."""
         learnt = (p for p in self.parameters() if p.requires_grad)
         optimizer = build_optimizer(learnt, self.hparams, self.trainer.precision)
-        steps = self.trainer.estimated_stepping_batches
+        steps = steps_of(self.trainer)
+        self._made_for = self.hparams["lr"], steps
         if self.hparams["sizes"]:
             check_length(steps, f"sizes {self.hparams['sizes']}")
         if self.hparams["schedule"] == "constant":
@@ -276,13 +278,24 @@ class LitNet(LightningModule):
     def on_train_start(self) -> None:
         """Notes how long the fit is, of which the images' size is a function; goes on to draw where it was."""
         self._agree_with(self.trainer.train_dataloader)
-        self._total_steps = float(self.trainer.estimated_stepping_batches)
+        self._total_steps = steps_of(self.trainer)
+        self._follow_search()
         # Asked for that before it has read a checkpoint, Lightning makes the loader and leaves it at the start of the
         # epoch. CIFAR10DataModule sees to its own.
         self.trainer.fit_loop._load_combined_loader_states()
         if self._random_states is not None:  # only now: a start draws, too, to compile a network say
             restore_random_states(self._random_states, self.trainer.strategy.root_device)
             self._random_states = None
+
+    def _follow_search(self) -> None:
+        """Makes the optimiser anew where Lightning's search for a rate or a batch size has come after it, in the fit.
+
+        Its search for a rate trains with a schedule that is not ours.
+        """
+        changed = self._made_for not in (None, (self.hparams["lr"], self._total_steps))
+        ours = all(isinstance(config.scheduler, Schedule) for config in self.trainer.lr_scheduler_configs)
+        if changed and ours and self.trainer.global_step == 0:
+            self.trainer.strategy.setup_optimizers(self.trainer)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Logs the training loss and the learning rate, at the log points."""

@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -49,6 +51,25 @@ class Schedule(LambdaLR):
         super().load_state_dict(state_dict)
         for group, base, factor in zip(self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=True):
             group["lr"] = base * factor(self.last_epoch)
+
+
+def accumulation_of(trainer: Trainer) -> GradientAccumulationScheduler | None:
+    """What has steps of several batches in some epochs only, if anything has."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
+    return next((c for c in reversed(callbacks) if isinstance(c, GradientAccumulationScheduler)), None)
+
+
+def steps_of(trainer: Trainer) -> float:
+    """The length of a fit in steps; infinity, or -1, where it is not known.
+
+    Lightning's estimate takes all epochs for one like this, and before the first no callback accumulates.
+    """
+    steps = float(trainer.estimated_stepping_batches)  # first: the batches are counted then
+    batches, epochs, accumulation = trainer.num_training_batches, trainer.max_epochs, accumulation_of(trainer)
+    if accumulation is None or batches == math.inf or epochs is None or epochs < 0:
+        return steps
+    in_all = sum(math.ceil(batches / accumulation.get_accumulate_grad_batches(epoch)) for epoch in range(epochs))
+    return float(in_all if trainer.max_steps == -1 else min(in_all, trainer.max_steps))
 
 
 def check_length(steps: float, what: str) -> None:

@@ -19,6 +19,7 @@ from rich.text import Text
 from cifar_lightning import stop
 from cifar_lightning.console import percent, printing, say
 from cifar_lightning.errors import Stopped
+from cifar_lightning.model.schedules import steps_of
 from cifar_lightning.run.checkpoint import Checkpoints
 from cifar_lightning.run.devices import RANK_TIMEOUT
 from cifar_lightning.run.loop import StepEnd, within_step
@@ -115,7 +116,7 @@ class ProgressBar(LightningProgressBar, StepEnd):
             return
         console = Console(stderr=True)
         self._bar = Progress(_Line(console), console=console, refresh_per_second=2)
-        total, epoch = int(trainer.estimated_stepping_batches), _epoch(trainer)
+        total, epoch = int(steps_of(trainer)), _epoch(trainer)
         self._task = self._bar.add_task("", total=total, completed=trainer.global_step, epoch=epoch, figures={})
         self._bar.start()
 

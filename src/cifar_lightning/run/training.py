@@ -23,6 +23,7 @@ from cifar_lightning.errors import InputError, LostRankError, NonFiniteError, Ru
 from cifar_lightning.files import moved, staying
 from cifar_lightning.model.evaluation import names
 from cifar_lightning.model.lit_net import LitNet
+from cifar_lightning.model.schedules import steps_of
 from cifar_lightning.report.results import read_results
 from cifar_lightning.run import signals
 from cifar_lightning.run.additions import Additions, Callbacks, Loggers, additions_of
@@ -326,12 +327,12 @@ def _say_what_begins(
 
 def _say_what_stopped(settings: Settings, trainer: Trainer, additions: Additions, selected: dict[str, Any]) -> None:
     """Says that a fit is shorter than it was to be, where its user might not know."""
-    early = trainer.should_stop and trainer.global_step < trainer.estimated_stepping_batches
+    early = trainer.should_stop and trainer.global_step < steps_of(trainer)
     if not (early and trainer.is_global_zero and settings.report):
         return
     who = [*(["a callback"] if additions.callbacks else []), *(["max_time"] if "max_time" in settings.trainer else [])]
     who = who or ["Lightning"]
-    length = f"step {trainer.global_step:,} of {int(trainer.estimated_stepping_batches):,}"
+    length = f"step {trainer.global_step:,} of {int(steps_of(trainer)):,}"
     tested = f"{Path(selected['checkpoint']).name}, of step {selected['step']:,}"
     say(f"note: {' or '.join(who)} has ended the training at {length}; what is tested is {tested}")
 
