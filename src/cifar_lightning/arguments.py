@@ -12,14 +12,9 @@ from types import FrameType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from cifar_lightning.errors import InputError, brief
 from cifar_lightning.signatures import words_of
-
-# What torch reads with `weights_only`, and containers of it.
-STORED = (type(None), bool, int, float, complex, str, Tensor, torch.nn.Parameter, torch.device, torch.dtype)
 
 
 def arguments_of(module: object) -> dict[str, Any]:
@@ -115,6 +110,8 @@ class _CodeError(Exception):
 
 def _stored(value: Any) -> Any:
     """A value of any type as a checkpoint stores it: as it is, but for numpy's and for paths, which become text."""
+    import torch  # not before: scripts ask this module about flags
+
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     if isinstance(value, os.PathLike):
@@ -123,7 +120,9 @@ def _stored(value: Any) -> Any:
         return type(value)(map(_stored, value))
     if type(value) in (dict, OrderedDict):
         return type(value)((_stored(key), _stored(item)) for key, item in value.items())
-    if type(value) not in STORED:  # nor of a type derived from those
+    # What torch reads with `weights_only`; but nothing of a type derived from these.
+    stored = (type(None), bool, int, float, complex, str, torch.device, torch.dtype, torch.Tensor, torch.nn.Parameter)
+    if type(value) not in stored:
         raise _CodeError
     return value
 
