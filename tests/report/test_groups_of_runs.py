@@ -85,6 +85,19 @@ def test_a_setting_that_is_nothing_is_as_good_as_none():
     assert groups_of(run(0), unlimited, run(2)) == ["A1", "A2", "A3"]
 
 
+def test_a_number_is_one_setting_however_it_is_written():
+    """0 in Python, and 0.0 by a flag; but of the Trainer's limits 1 is one batch, and 1.0 all of them."""
+
+    def two(name, *values):
+        return [replace(run(i), settings={**run(i).settings, name: value}) for i, value in enumerate(values)]
+
+    for name, *values in (("lr", 0, 0.0), ("sizes", [16], [16.0]), ("trainer.limit_val_batches", 0, 0.0)):
+        found = comparison.compared(two(name, *values), set())
+        assert ([one["name"] for one in found["runs"]], found["settings"]) == (["A1", "A2"], {})
+    found = comparison.compared(two("trainer.limit_val_batches", 1, 1.0), set())
+    assert found["settings"]["trainer.limit_val_batches"] == {"A": 1, "B": 1.0}
+
+
 def test_seeds_of_a_recipe_have_learnt_from_the_same_images():
     assert groups_of(run(0, learnt="a"), run(1), run(2, learnt="a")) == ["A1", "A2", "A3"]
     found = comparison.compared([run(0, learnt="a"), run(1, learnt="a"), run(2, learnt="b")], set())

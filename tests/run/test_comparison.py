@@ -116,6 +116,22 @@ def test_two_seeds_are_a_group_and_two_networks(trained):
     assert (found["comparisons"][0]["groups"], found["comparisons"][0]["test"]) == (["A1", "A2"], "mcnemar")
 
 
+def test_a_run_of_a_flag_is_of_the_recipe_of_one_in_python(trained, plain, call, tmp_path):
+    flags = [f"--data.{name}={value}" for name, value in SMALL.items()]
+    flags += ["--model.lr=0.01", "--model.weight_decay=0", "--max_epochs=2", "--accelerator=cpu", "--seed=2"]
+    code, _, err = call("fit", *flags, "--devices", 1)
+    assert code == 0, err
+    by_flags = tmp_path / "lightning_logs" / "version_0"
+    settings = yaml.safe_load((by_flags / "config.yaml").read_text())
+    assert (settings["devices"], settings["data"]["val_split"]) == (1, 100)
+    assert repr(settings["model"]["weight_decay"]) == "0.0"
+    settings["model"]["weight_decay"] = 0  # as Python may give it
+    (by_flags / "config.yaml").write_text(yaml.safe_dump({**settings, "devices": "1"}))  # as an earlier version
+    found = compare([*trained[:2], by_flags])
+    assert [run["name"] for run in found["runs"]] == ["A1", "A2", "A3"]
+    assert found["settings"] == {}
+
+
 def test_a_run_beside_its_copy_differs_in_nothing(runs, tmp_path):
     shutil.copytree(runs[0], tmp_path / "copy")
     found = compare([runs[0], tmp_path / "copy"])
@@ -423,6 +439,8 @@ def test_an_evaluation_in_a_folder_of_another_run(plain, runs, tmp_path):
 
 def test_mistakes(runs, call, tmp_path):
     shutil.copytree(runs[1], tmp_path / "begun", ignore=shutil.ignore_patterns("results.json"))
+    shutil.copytree(tmp_path / "begun", tmp_path / "diverged")
+    (tmp_path / "diverged" / "diverged.txt").touch()
     (tmp_path / "empty").mkdir()
     shutil.copytree(runs[0], tmp_path / "cut")
     (tmp_path / "cut" / "predictions.npz").write_bytes((runs[0] / "predictions.npz").read_bytes()[:300])
@@ -441,6 +459,7 @@ def test_mistakes(runs, call, tmp_path):
         "version_0": "run version_0 is given twice: leave one out",
         "nowhere": "run nowhere is no folder: give one that fit or evaluate wrote",
         "begun": "run begun has not finished: resume it",
+        "diverged": "run diverged has diverged, and has no results: leave it out, and give the others",
         "empty": "run empty has no results.json: give a folder that fit or evaluate wrote",
         "cut": "cut/predictions.npz cannot be read: it is damaged; evaluate the run, and give its evaluation/",
         "mixed": "predictions.npz and results.json in mixed are of two tests: evaluate it again",
@@ -454,3 +473,10 @@ def test_mistakes(runs, call, tmp_path):
     }.items():
         assert one_line(*call("compare", "version_0", "version_2", "--html", html)) == f"error: {said}\n"
     assert one_line(*call("compare", "version_0")) == "error: 1 run to compare: give two or more folders of runs\n"
+
+
+@pytest.mark.parametrize("arguments", [("a",), ("a", "b"), (Path("a"), "b")])
+def test_runs_in_python_are_a_list(arguments):
+    """Or a path would be a list of letters, and the second the file of a page."""
+    with pytest.raises(InputError, match=r"^runs 'a' is one path: give a list of two or more, as in compare"):
+        compare(*arguments)

@@ -14,6 +14,10 @@ from cifar_lightning.report.predictions import Predictions
 
 DIFFERENCE = 0.002  # of accuracies: how many seeds are needed to find it
 VERSIONS = ("torch", "torchvision", "lightning")
+# Of these 1 is one batch, and 1.0 is all of them: arguments of the Trainer.
+LIMITS = {
+    "limit_train_batches", "limit_val_batches", "limit_test_batches", "overfit_batches", "val_check_interval",
+}  # fmt: skip
 FIGURES = ("test_acc", "test_count", "val_acc", "fit_seconds", "accelerator", "devices", "precision", "parameters")
 
 
@@ -95,11 +99,11 @@ def _grouped(runs: Sequence[Tested], apart_from: Collection[str]) -> list[_Group
     One whose seed is there already begins another group. It has been trained elsewhere, or by another version: it is
     to be compared, and is no further seed.
     """
-    found: list[tuple[str, list[Tested]]] = []
+    found: list[tuple[dict[str, str], list[Tested]]] = []
     for run in runs:
         settings = run.settings.items()  # of which a resume may have added one that is nothing
-        kept = {name: value for name, value in settings if name not in apart_from and value is not None}
-        key, seed = json.dumps(kept, sort_keys=True), run.settings["seed"]
+        kept = {name: _meant(name, value) for name, value in settings if name not in apart_from and value is not None}
+        key, seed = kept, run.settings["seed"]
         for other, group in found:
             if other == key and all(seed != member.settings["seed"] and _alike(run, member) for member in group):
                 group.append(run)
@@ -108,6 +112,14 @@ def _grouped(runs: Sequence[Tested], apart_from: Collection[str]) -> list[_Group
             found.append((key, [run]))
     names = chain.from_iterable(map("".join, product(ascii_uppercase, repeat=length)) for length in count(1))
     return [_Group(name, group) for name, (_, group) in zip(names, found, strict=False)]
+
+
+def _meant(name: str, value: Any) -> str:
+    """A setting's value as text, the same for 0 and for 0.0: Python may give the one, and a flag the other."""
+    text = json.dumps(value, sort_keys=True)
+    if value == 1 and name.removeprefix("trainer.") in LIMITS:
+        return text
+    return json.dumps(json.loads(text, parse_int=float), sort_keys=True)
 
 
 def _alike(a: Tested, b: Tested) -> bool:
@@ -144,10 +156,10 @@ def _differing(groups: Sequence[_Group]) -> dict[str, dict[str, Any]]:
     for name in dict.fromkeys(chain(*chain(*values.values()))):
         row = {}
         for group, members in values.items():
-            distinct = {json.dumps(member.get(name)): member.get(name) for member in members}
+            distinct = {_meant(name, member.get(name)): member.get(name) for member in members}
             in_order = sorted(distinct, key=lambda text: (len(text), text))  # 2 before 10
             row[group] = [distinct[key] for key in in_order] if len(distinct) > 1 else members[0].get(name)
-        if any(value != row[groups[0].name] for value in row.values()):
+        if len({_meant(name, value) for value in row.values()}) > 1:
             rows[name] = row
     return rows
 

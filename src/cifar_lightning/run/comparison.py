@@ -17,8 +17,9 @@ from cifar_lightning.report.comparison import Tested, compared
 from cifar_lightning.report.predictions import digest_of, read_predictions
 from cifar_lightning.report.results import read_results
 from cifar_lightning.report.template import page_at
+from cifar_lightning.run.ended import divergence_in
 from cifar_lightning.run.group import runs_in
-from cifar_lightning.run.no_run import instead_of_run
+from cifar_lightning.run.no_run import instead_of_run, is_run
 from cifar_lightning.run.quiet import quietly
 from cifar_lightning.run.saved import home_of
 from cifar_lightning.run.settings import INDIFFERENT, read_settings
@@ -58,6 +59,8 @@ def compare(runs: Sequence[str | Path], html: str | Path | None = None) -> dict[
         >>> found["comparisons"][0]["test"], 0 <= found["comparisons"][0]["p"] <= 1
         ('mcnemar', True)
     """
+    if isinstance(runs, str | os.PathLike):
+        raise InputError(f"runs {os.fspath(runs)!r} is one path: give a list of two or more, as in compare([a, b])")
     page = None if html is None else page_at(html, "comparison.html")
     folders = runs_in([user_path(run) for run in runs])
     if len(folders) < 2:
@@ -99,9 +102,12 @@ def _tested(folder: Path) -> Tested:
     try:
         results = read_results(folder)
     except FileNotFoundError as error:
-        begun = (folder / "config.yaml").exists()
-        other = instead_of_run(folder) or "has no results.json: give a folder that fit or evaluate wrote"
-        what = "has not finished: resume it" if begun else other
+        if divergence_in(folder) is not None:
+            what = "has diverged, and has no results: leave it out, and give the others"
+        elif is_run(folder):
+            what = "has not finished: resume it"
+        else:
+            what = instead_of_run(folder) or "has no results.json: give a folder that fit or evaluate wrote"
         raise InputError(f"run {folder} {what}") from error
     except (OSError, ValueError) as error:
         raise InputError(

@@ -252,6 +252,8 @@ def _complete(settings: Arguments) -> Settings:
 
 def _in_place(name: str, value: Any) -> Any:
     """The value of a setting, that of a path as it is wherever the run goes on."""
+    if name == "devices" and str(value).isdecimal():  # by a flag it is text
+        return int(value)
     if name == "default_root_dir" and isinstance(value, str):
         return os.path.expanduser(value)
     return absolute(value) if name in PATHS and isinstance(value, str) else value
