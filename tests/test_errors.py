@@ -12,7 +12,17 @@ from jobs import end, job, start
 from lightning import Trainer
 from PIL import Image
 
-from cifar_lightning import CIFAR10DataModule, InputError, LitNet, TutorialNet, export, fit_many, load_model, resume
+from cifar_lightning import (
+    CIFAR10DataModule,
+    InputError,
+    LitNet,
+    TutorialNet,
+    export,
+    fit_many,
+    load_model,
+    resume,
+    resume_many,
+)
 from cifar_lightning.run import testing, training
 from cifar_lightning.run.folder import newest_unfinished
 from cifar_lightning.run.many import resume_newest_many
@@ -205,7 +215,7 @@ MISTAKES = {
     ("--config", "none.yaml"): "--config none.yaml does not exist: give the path of a YAML file",
     ("--config=/tmp",): "--config /tmp cannot be read (Is a directory): give the path of a YAML file",
     ("--default_root_dir", "/proc/none"): "default_root_dir /proc/none: No such file or directory; give another",
-    ("--resume", "nowhere"): "nothing to resume: nowhere does not exist: give a run's folder, or auto",
+    ("--resume", "nowhere"): "nothing to resume: nowhere does not exist: give a run's folder",
     ("--resume", "~nobody-of-that-name/run"): "nothing to resume: ~nobody-of-that-name/run does not exist",
 }
 
@@ -393,6 +403,10 @@ def test_fit_from_python(tmp_path, arguments, message):
     ("arguments", "message"),
     [
         ({"data": {"sourc": "cifar100"}}, "data.sourc is no argument of CIFAR10DataModule: did you mean source?"),
+        *(
+            ({"data": data}, f"data is {what} and no dictionary: evaluate makes its own CIFAR10DataModule of settings")
+            for data, what in (("data", "'data'"), (CIFAR10DataModule(source="synthetic"), "a CIFAR10DataModule"))
+        ),
         ({"test_views": "five"}, "test_views five is out of range: give one or mirror or six"),
     ],
 )
@@ -411,6 +425,8 @@ def test_evaluate_from_python(checkpoint, tmp_path, arguments, message):
         ({"optim.lr": 0.1}, "optim.lr is no setting of a run: give some of fit's, such as max_epochs or data.data_dir"),
         ({"data": 5}, "data is no setting of a run: give some of fit's, such as max_epochs or data.data_dir"),
         ({"data": {"sourc": "folder"}}, "data.sourc is no argument of CIFAR10DataModule: did you mean source?"),
+        ({"trainer.foo": 3}, "unknown flag --trainer.foo: Lightning's Trainer has no such argument"),
+        ({"trainer": {"max_epochs": 3}}, "--trainer.max_epochs is a flag of its own: give --max_epochs"),
     ],
 )
 def test_resume_from_python(finished, changes, message):
@@ -420,6 +436,22 @@ def test_resume_from_python(finished, changes, message):
     for newest, count in ((resume_newest, {}), (resume_newest_many, {"seeds": 2})):
         with pytest.raises(InputError, match=message):
             newest(finished.folder.parents[1], changes, **count)
+
+
+def test_changes_in_python_are_a_dictionary(finished, tmp_path):
+    for changed in (lambda: resume(finished.folder, 5), lambda: resume_many(tmp_path, [5], report=False)):
+        with pytest.raises(InputError, match=r"^changes is (5|a list) and no dictionary: give settings by their names"):
+            changed()
+
+
+def test_what_is_no_group_of_runs(finished, tmp_path):
+    for folder, what in (
+        (finished.folder, "is a single run: give it to resume"),
+        (finished.folder.parent, f"is no run's folder, but one of runs: give {finished.folder}, the newest"),
+        (tmp_path, "is no folder of fit_many: give one that is"),
+    ):
+        with pytest.raises(InputError, match=f"^nothing to resume: {folder} {what}$"):
+            resume_many(folder)
 
 
 def test_an_evaluation_does_not_take_the_place_of_a_fits_results(finished, monkeypatch):

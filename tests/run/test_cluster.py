@@ -9,13 +9,14 @@ import pytest
 import torch.distributed as dist
 from jobs import SMALL, context, differences, end, job, start
 from lightning.fabric.plugins.environments import MPIEnvironment, SLURMEnvironment
+from lightning.fabric.utilities.rank_zero import _get_rank
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
 from cifar_lightning import stop
 from cifar_lightning.errors import InputError, Stopped
 from cifar_lightning.run import devices
-from cifar_lightning.run.cluster import first_host, is_first_rank, rank_in, this_rank, world_size
+from cifar_lightning.run.cluster import LIGHTNINGS, first_host, is_first_rank, rank_in, this_rank, world_size
 from cifar_lightning.run.devices import on_first_rank, process_group, shared_out, stopped_together
 from cifar_lightning.run.trainer import new_trainer
 from cifar_lightning.run.training import fit
@@ -77,12 +78,26 @@ def test_launchers(variables, place):
         ({**STEP, "WORLD_SIZE": "4"}, "WORLD_SIZE 4, and srun says that this is rank 1 of 2: unset WORLD_SIZE to go"),
         ({**KUBEFLOW, "RANK": "2"}, "RANK 2 of WORLD_SIZE 2: the first is 0"),
         ({**KUBEFLOW, "RANK": "one"}, "RANK one, which is no number"),
+        *(({name: ""}, f"the environment has {name} , which is no number: unset it") for name in LIGHTNINGS[1:]),
         ({**OPEN_MPI, "OMPI_COMM_WORLD_SIZE": "4"}, "does not say where they meet: set MASTER_ADDR, e.g. mpirun -x"),
     ],
 )
 def test_launchers_that_cannot_be_understood(variables, said):
     with pytest.raises(InputError, match=said):
         rank_in(variables)
+
+
+def test_lightnings_import_reads_the_first_of_its_variables(monkeypatch):
+    """Where it does not fail, neither do we."""
+    for name in LIGHTNINGS:
+        monkeypatch.delenv(name, raising=False)
+    for i, name in reversed([*enumerate(LIGHTNINGS)]):
+        monkeypatch.setenv(name, "x")
+        with pytest.raises(ValueError, match="invalid literal"):
+            _get_rank()
+        monkeypatch.setenv(name, str(i))
+        assert _get_rank() == i
+    assert rank_in({"LOCAL_RANK": "0", "SLURM_PROCID": ""}) is None
 
 
 def test_the_ranks_of_one_job_meet_at_one_port_and_those_of_another_elsewhere():

@@ -1,10 +1,8 @@
 """The user's mistakes, looked for in one place before a run writes anything."""
 
-import difflib
 import inspect
 import math
 from collections.abc import Callable
-from dataclasses import fields
 from datetime import timedelta
 from typing import Any, NamedTuple, get_args
 
@@ -23,7 +21,7 @@ from cifar_lightning.run.devices import check_ranks, resolve_devices
 from cifar_lightning.run.loggers import check_logger
 from cifar_lightning.run.networks import check_outputs, lit_net
 from cifar_lightning.run.precision import check_precision
-from cifar_lightning.run.settings import Arguments, Settings, seconds_in
+from cifar_lightning.run.settings import Arguments, Settings, check_trainer_names, seconds_in
 from cifar_lightning.run.trainer import OF_ALL_RANKS, new_trainer
 from cifar_lightning.signatures import words_of
 
@@ -118,14 +116,8 @@ def _check_numbers(settings: Settings) -> None:
 
 def _check_trainer(settings: Settings, accelerator: str, ranks: int) -> Trainer:
     """Settings that are Lightning's; gives a Trainer of them for one device."""
-    given, known = settings.trainer, inspect.signature(Trainer).parameters
-    for name in given:
-        if name in {field.name for field in fields(settings)}:
-            raise InputError(f"--trainer.{name} is a flag of its own: give --{name}")
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean --trainer.{near[0]}?" if near else "Lightning's Trainer has no such argument"
-            raise InputError(f"unknown flag --trainer.{name}: {hint}")
+    given = settings.trainer
+    check_trainer_names(given)
     _check_types(given)
     epochs = (lambda epochs: 0 <= epochs <= settings.max_epochs, f"0 to {settings.max_epochs}, the run's epochs")
     for name, (holds, range_) in {**RANGES, "min_epochs": epochs}.items():

@@ -23,6 +23,7 @@ from cifar_lightning.errors import InputError
 Variables = Mapping[str, str]
 REQUEUE_SECONDS = 10.0  # for a busy scheduler
 OURS = "cifar_lightning"  # the TORCHELASTIC_RUN_ID of ranks that launch.py has started, and watches over
+LIGHTNINGS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # of which its import reads the first set
 PORTS = range(10_000, 30_000)  # below those that systems give to whoever asks for any
 
 
@@ -120,6 +121,8 @@ def loopback() -> dict[str, str]:
 
 def rank_in(variables: Variables) -> Rank | None:
     """The place in its job of a process with these variables; see `this_rank`."""
+    for name in [name for name in LIGHTNINGS if name in variables][:1]:
+        _number(variables, name)  # or Lightning's import would end in a traceback
     by_name = _by_name(variables)
     if by_name is not None and "LOCAL_RANK" in variables:
         return by_name  # whoever sets all of them means it: torchrun in a step of srun, and our own launcher

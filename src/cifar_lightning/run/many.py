@@ -25,11 +25,12 @@ from cifar_lightning.run.ended import results_in
 from cifar_lightning.run.folder import held, newest_left
 from cifar_lightning.run.group import Group, counted, members, new_group, read_group
 from cifar_lightning.run.networks import lit_net
-from cifar_lightning.run.plan import KINDS, PLAN
+from cifar_lightning.run.no_run import instead_of_run, is_run
+from cifar_lightning.run.plan import KINDS, PLAN, is_group
 from cifar_lightning.run.quiet import quietly
 from cifar_lightning.run.recipe import bound, over_recipe
 from cifar_lightning.run.resuming import go_on
-from cifar_lightning.run.settings import Settings, check_changes, read_settings, settings_of
+from cifar_lightning.run.settings import Settings, changes_in, check_changes, read_settings, settings_of
 from cifar_lightning.run.side_by_side import can_train_forked, side_by_side
 from cifar_lightning.run.status import ANEW
 from cifar_lightning.run.training import fit
@@ -108,11 +109,14 @@ def resume_many(folder: str | Path, changes: Mapping[str, Any] | None = None, *,
         Traceback (most recent call last):
         cifar_lightning.errors.InputError: ...
     """
-    folder = user_path(folder)
+    folder, changes = user_path(folder), changes_in(changes)
+    if not is_group(folder):
+        what = "is a single run: give it to resume" if is_run(folder) else instead_of_run(folder)
+        raise InputError(f"nothing to resume: {folder} {what or 'is no folder of fit_many: give one that is'}")
     group = read_group(folder)
     _check_alone(group.kind, len(group.names))
     with held(folder):
-        return _go_on(group, changes or {}, report)
+        return _go_on(group, changes, report)
 
 
 @quietly()

@@ -25,7 +25,7 @@ from cifar_lightning.run.folder import held, newest_unfinished
 from cifar_lightning.run.group import check_member
 from cifar_lightning.run.plan import is_group
 from cifar_lightning.run.quiet import quietly
-from cifar_lightning.run.settings import Settings, check_changes, places_in, read_settings
+from cifar_lightning.run.settings import Settings, changes_in, check_changes, places_in, read_settings
 from cifar_lightning.run.training import join, launch_or_train
 
 
@@ -60,7 +60,7 @@ def resume(
         500
     """
     additions, names = additions_of(callbacks, logger)
-    changes = {**(changes or {}), **({} if names is None else {"logger": names})}
+    changes = {**changes_in(changes), **({} if names is None else {"logger": names})}
     if not is_first_rank():
         return join(additions, places_in(changes))  # on another machine a folder of that name may be another run's
     folder = user_path(run)

@@ -1,5 +1,6 @@
 """Settings: all that a run is told, as one typed value; what its config.yaml holds, and what a Trainer takes of it."""
 
+import difflib
 import inspect
 import os
 from collections.abc import Iterable, Mapping
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 
 from cifar_lightning.arguments import instead_of, typed
@@ -164,13 +166,8 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
         InputError: A value is none of text, numbers, lists and dictionaries; or it is set from elsewhere; or an
             argument is none of the data module's or the network's.
     """
-    for group, (kind, example) in GROUPS.items():
-        if not isinstance(value := given[group], Mapping):
-            what = repr(value) if isinstance(value, str | int | float) else f"a {type(value).__name__}"
-            raise InputError(
-                f"{group} is {what} and no dictionary: fit makes its own {kind} of settings such as {group}={example}; "
-                "objects of your own go to lightning.pytorch.Trainer().fit(model, data)"
-            )
+    for group in GROUPS:
+        check_group(group, given[group], "fit", "fit(model, data)")
     net = given["model"].get("net")
     if callable(net):  # a module, or what makes one
         name = getattr(net, "__qualname__", type(net).__name__)
@@ -186,6 +183,33 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
     return _complete(settings)
 
 
+def check_group(group: str, value: Any, function: str, otherwise: str) -> None:
+    """Raises an InputError where one of GROUPS is no dictionary.
+
+    Args:
+        group: Which.
+        value: What was given for it.
+        function: Which it was given to.
+        otherwise: The method of a Trainer that takes objects.
+    """
+    kind, example = GROUPS[group]
+    own = f"{function} makes its own {kind} of settings such as {group}={example}"
+    dictionary(group, value, f"{own}; objects of your own go to lightning.pytorch.Trainer().{otherwise}")
+
+
+def dictionary(name: str, value: Any, give: str) -> Mapping[str, Any]:
+    """The settings that were given as `name`, if they are a dictionary; an InputError says what to `give`."""
+    if isinstance(value, Mapping):
+        return value
+    what = repr(value) if isinstance(value, str | int | float) else f"a {type(value).__name__}"
+    raise InputError(f"{name} is {what} and no dictionary: {give}")
+
+
+def changes_in(given: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The changes that were given, if any, as `resume` takes them; an InputError where they are no dictionary."""
+    return dictionary("changes", given or {}, 'give settings by their names, such as {"max_epochs": 10}')
+
+
 def read_settings(folder: Path) -> Settings:
     """The settings of a run, from its config.yaml.
 
@@ -198,7 +222,7 @@ def read_settings(folder: Path) -> Settings:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         what = "is no run's folder (no readable config.yaml)"
         if not os.path.lexists(folder):
-            what = "does not exist: give a run's folder, or auto"
+            what = "does not exist: give a run's folder"
         elif home := next(filter(is_run, folder.parents[:2]), None):
             what = f"lies in a run's folder: give {home}"
         what = instead_of_run(folder) or what
@@ -229,6 +253,8 @@ def check_changes(changes: Mapping[str, Any]) -> Arguments:
         group, dot, key = name.partition(".")
         if dot and (kind := {"data": CIFAR10DataModule, "model": LitNet}.get(group)):
             check_names([key], group, kind)
+        elif dot and group == "trainer":
+            check_trainer_names([key])
         elif group not in (GROUPS if dot else known):
             raise InputError(f"{name} is no setting of a run: give some of fit's, such as max_epochs or data.data_dir")
     types = {name: value for name, value in found.items() if name != "precision"}  # which may be a number, still
@@ -317,6 +343,18 @@ def check_names(arguments: Iterable[str], group: str, kind: type) -> None:
         name, named = f"{group}.{unknown[0]}", {"data": absent.NAMED, "model": NAMED}[group]
         why = refused.why_absent(name) or instead_of(unknown[0], known, named)
         raise InputError(f"{name} is no argument of {kind.__name__}: {why}")
+
+
+def check_trainer_names(names: Iterable[str]) -> None:
+    """Raises an InputError where arguments of the Trainer have other names than its, or than it has among settings."""
+    known = inspect.signature(Trainer).parameters
+    for name in names:
+        if name in {field.name for field in fields(Settings)}:
+            raise InputError(f"--trainer.{name} is a flag of its own: give --{name}")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean --trainer.{near[0]}?" if near else "Lightning's Trainer has no such argument"
+            raise InputError(f"unknown flag --trainer.{name}: {hint}")
 
 
 def _with_defaults(arguments: Arguments, group: str, kind: type) -> Arguments:

@@ -45,7 +45,7 @@ from cifar_lightning.run.plan import is_group
 from cifar_lightning.run.precision import check_precision, crawls, resolve_precision
 from cifar_lightning.run.quiet import quietly
 from cifar_lightning.run.saved import data_of, home_of, model_of, output_of, select_checkpoint
-from cifar_lightning.run.settings import Arguments, plain
+from cifar_lightning.run.settings import Arguments, check_group, plain
 from cifar_lightning.run.trainer import new_trainer
 
 T = TypeVar("T")
@@ -102,6 +102,7 @@ def evaluate(
     accelerator, here = resolve_devices(accelerator, devices)
     check_ranks(devices, here, num_nodes)
     processes = here * num_nodes
+    check_group("data", data or {}, "evaluate", "test(model, data)")
     data = plain(data or {})
     with process_group():  # of a launcher's ranks, if there are any: the first reads and writes for all
         page = None if html is None else Path(on_first_rank(lambda: str(page_at(html, PAGE))))
