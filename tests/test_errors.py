@@ -119,8 +119,17 @@ MISTAKES = {
     ("--model.sizes", "[16]"): "sizes [16]: the network tutorial takes no images of 16 pixels a side",
     ("--data.cutout", "8"): "cutout 8 is out of range: give 0, or augment true",
     ("--data.flip", "alternating"): "flip alternating is out of range: give random, or augment true",
-    ("--data.crop_padding", "4"): "--data.crop_padding 4 does nothing by itself: give --data.augment true too, or",
-    ("--model.muon_momentum=0.9",): "--model.muon_momentum 0.9 does nothing by itself: give --model.muon_lr 0.1 too",
+    ("--data.crop_padding", "4"): "--data.crop_padding 4 does nothing here: give --data.augment true too, or leave it",
+    ("--data.flip", "random"): "--data.flip random does nothing here: give --data.augment true too, or leave it out",
+    ("--model.muon_momentum=0.9",): "--model.muon_momentum 0.9 does nothing here: give --model.muon_lr 0.1 too, or ",
+    (
+        "--data.data_dir",
+        "pictures",
+    ): "--data.data_dir pictures does nothing here: give --data.source cifar10, ",
+    ("--data.mirror", "m", "--data.source", "folder"): "--data.mirror m does nothing here: give --data.source cifar10 ",
+    ("--data.sha256", "0"): "--data.sha256 0 does nothing here: give --data.source cifar10, cifar100 or folder too, or",
+    ("--data.source", "cifar10"): "--data.synthetic_size 100 does nothing here: give --data.source synthetic too, or ",
+    ("--data.split_seed", "1"): "--data.split_seed 1 does nothing here: give --data.val_split 0.1 too, or leave it out",
     ("--accelerator", "cpu", "--devices", "0,1"): "devices 0,1: only GPUs can be chosen one by one",
     ("--model.compile", "quick"): "--model.compile quick is not valid: give none or auto or default",
     ("--max_epochs", "0"): "max_epochs 0 is out of range: give 1 or more",
@@ -295,6 +304,17 @@ def test_a_recipe_under_the_settings_of_a_whole_run_does_nothing(call, checkpoin
     whole = ("--config", checkpoint.parents[1] / "config.yaml")
     line = one_line(*call("fit", *FIT, "--recipe", "quick", *whole))
     assert line == "error: recipe quick does nothing: all of its settings are given besides, so leave it out\n"
+
+
+def test_what_a_flag_may_need_is_as_good_in_a_file_or_a_recipe(plain, call, tmp_path):
+    """And a file may say what does nothing: a run's config.yaml says all."""
+    (tmp_path / "mine.yaml").write_text("data: {val_split: 20, mirror: elsewhere, crop_padding: 4}\nmax_steps: 1\n")
+    code, _, err = call("fit", *FIT, "--config", "mine.yaml", "--data.split_seed", "1")
+    assert code == 0, err
+    line = one_line(*call("fit", *FIT, "--folds", "21", "--data.split_seed", "1", "--data.flip", "none"))
+    assert line.startswith("error: 21 folds are more than the 10 training images of the class")
+    line = one_line(*call("fit", *FIT, "--recipe", "quick", "--data.crop_padding", "4", "--max_epochs", "0"))
+    assert line.startswith("error: max_epochs 0 is out of range")
 
 
 def test_a_file_may_say_that_what_need_not_be_given_is_null(plain, call, tmp_path):

@@ -323,6 +323,14 @@ def test_of_several_shapes_the_first_in_the_table_counts(tmp_path, source):
         shutil.rmtree(both)
 
 
+def test_a_folder_in_the_place_of_the_archive(tmp_path):
+    """It would be taken for what has been fetched."""
+    (tmp_path / "cifar-10-python.tar.gz").mkdir()
+    said = r"cifar-10-python.tar.gz is a folder, and not the archive of that name: move it away to have that fetched"
+    with pytest.raises(InputError, match=said):
+        Source("cifar10", tmp_path, mirror=NOWHERE).prepare()
+
+
 def test_nothing_is_fetched_beside_class_folders(tmp_path):
     """Whose owner forgot to say that they are the source: he would train on other images than his."""
     class_folders(tmp_path)

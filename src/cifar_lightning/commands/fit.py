@@ -8,7 +8,8 @@ cifar-lightning fit --recipe speed54 --seeds 10        # ten runs, their mean
 cifar-lightning fit --resume lightning_logs/version_0  # an interrupted run
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from cifar_lightning.data.absent import NO_FLAGS
 from cifar_lightning.errors import InputError
@@ -21,8 +22,23 @@ from cifar_lightning.settings_file import recipes
 from cifar_lightning.signatures import signature_of
 from cifar_lightning.startup import importing
 
-# Flags that do nothing without another: which, and a value for it. A file of settings may have them all the same.
-NEEDS = {"data.crop_padding": ("data.augment", "true"), "model.muon_momentum": ("model.muon_lr", "0.1")}
+OFFICIAL = (None, "cifar10", "cifar100", "cifar100-coarse")  # sources that are downloaded, by default the first
+# Flags that do nothing with some settings: whether they do something, and what to give for it. A file of settings may
+# have them all the same.
+NEEDS: dict[str, tuple[Callable[[Mapping[str, Any]], Any], str]] = {
+    "data.data_dir": (lambda s: s["data"].get("source") != "synthetic", "--data.source cifar10, cifar100 or folder"),
+    "data.mirror": (lambda s: s["data"].get("source") in OFFICIAL, "--data.source cifar10 or cifar100"),
+    "data.sha256": (lambda s: s["data"].get("source") != "synthetic", "--data.source cifar10, cifar100 or folder"),
+    "data.synthetic_size": (lambda s: s["data"].get("source") == "synthetic", "--data.source synthetic"),
+    # a folder source may have its own images to validate on, of whose order the seed is
+    "data.split_seed": (
+        lambda s: s["data"].get("val_split") or s.get("folds") or s["data"].get("source") == "folder",
+        "--data.val_split 0.1",
+    ),
+    "data.crop_padding": (lambda s: s["data"].get("augment"), "--data.augment true"),
+    "data.flip": (lambda s: s["data"].get("augment") or s["data"]["flip"] != "random", "--data.augment true"),
+    "model.muon_momentum": (lambda s: s["model"].get("muon_lr"), "--model.muon_lr 0.1"),
+}
 
 
 def script(arguments: Sequence[str]) -> None:
@@ -56,15 +72,16 @@ def script(arguments: Sequence[str]) -> None:
     if "recipe" in given and settings == {name: value for name, value in given.items() if name != "recipe"}:
         name = given["recipe"]
         raise InputError(f"recipe {name} does nothing: all of its settings are given besides, so leave it out")
-    for name, (other, example) in NEEDS.items() if run is None else ():
-        group, _, key = other.partition(".")
-        if (value := value_of(f"--{name}", arguments)) is not None and not settings[group].get(key):
-            raise InputError(f"--{name} {value} does nothing by itself: give --{other} {example} too, or leave it out")
+    for name, (does_something, other) in NEEDS.items() if run is None else ():
+        if (value := value_of(f"--{name}", arguments)) is not None and not does_something(settings):
+            raise InputError(f"--{name} {value} does nothing here: give {other} too, or leave it out")
 
     many = {name: value for name in ("seeds", "folds") if (value := settings.pop(name, None)) is not None}
-    if many and run not in (None, "auto"):
-        name, value = next(iter(many.items()))
-        raise InputError(f"{name} {value}: --resume goes on with the runs that there are: leave it out")
+    if run not in (None, "auto"):
+        for name, value in many.items():
+            raise InputError(f"{name} {value}: --resume goes on with the runs that there are: leave it out")
+        if "recipe" in given:  # else a refusal would name its settings, which nobody gave
+            raise InputError(f"recipe {given['recipe']}: --resume goes on with the run's own settings: leave it out")
 
     with importing():  # not before: torch and Lightning take seconds
         from cifar_lightning.run import signals

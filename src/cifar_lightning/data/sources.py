@@ -75,6 +75,11 @@ class Source:
                         f"data_dir {self.data_dir} has class folders, and no {TITLES[self.name]}: give "
                         "--data.source folder to train on them, or another data_dir to fetch it into"
                     )
+                if self._target.is_dir():  # which is there already, to whoever would fetch it
+                    raise InputError(
+                        f"{self._target} is a folder, and not the archive of that name: move it away to have that "
+                        "fetched, or name another --data.data_dir"
+                    )
                 download.fetch(
                     ARCHIVES[self.name],
                     self._target,
