@@ -25,7 +25,7 @@ from cifar_lightning.run import refused
 from cifar_lightning.run.cluster import this_rank
 from cifar_lightning.run.devices import resolve_devices, shared_out
 from cifar_lightning.run.networks import is_import_path
-from cifar_lightning.run.no_run import instead_of_run, is_run
+from cifar_lightning.run.no_run import instead_of_run, run_around
 from cifar_lightning.run.precision import crawls, resolve_precision
 
 Arguments = dict[str, Any]
@@ -223,7 +223,7 @@ def read_settings(folder: Path) -> Settings:
         what = "is no run's folder (no readable config.yaml)"
         if not os.path.lexists(folder):
             what = "does not exist: give a run's folder"
-        elif home := next(filter(is_run, folder.parents[:2]), None):
+        elif home := run_around(folder):
             what = f"lies in a run's folder: give {home}"
         what = instead_of_run(folder) or what
         raise InputError(f"nothing to resume: {folder} {what}") from error
