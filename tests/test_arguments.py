@@ -3,7 +3,7 @@
 import inspect
 import io
 import os
-from collections import OrderedDict, UserList
+from collections import Counter, OrderedDict, UserList
 from enum import IntEnum
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
-from cifar_lightning import CIFAR10DataModule, InputError, LitNet, Preprocessing, TutorialNet
+from cifar_lightning import CIFAR10DataModule, InputError, LitNet, Preprocessing, TutorialNet, load_model
 
 ALL = [(kind, name) for kind in (CIFAR10DataModule, LitNet) for name in inspect.signature(kind).parameters]
 
@@ -121,10 +121,11 @@ def test_no_checkpoint_holds_the_code_that_a_subclass_is_given(tmp_path, view):
 
 
 PLAIN = [None, True, 2, 0.5, 1j, "text", [1, (2, {3})], {"a": [1]}, OrderedDict(a=1), torch.device("cpu"), torch.int8]
+PLAIN += [torch.Size([2, 3]), b"bytes", bytearray(b"bytes"), Counter("abb")]
 CONVERTED = [
     (Path("a"), "a"),
     ([np.float32(0.5)], [0.5]),
-    (np.eye(2), [[1, 0], [0, 1]]),
+    (np.array(["a"]), ["a"]),
     ({np.int64(1): Path()}, {1: "."}),
 ]
 
@@ -142,6 +143,27 @@ def test_a_checkpoint_holds_all_else_that_a_subclass_is_given(kind, view, kept):
 def test_tensors_too(kind):
     for view in (torch.ones(3), nn.Parameter(torch.ones(3))):
         assert kind(view).hparams["view"] is view
+    for view in (np.eye(3, dtype=np.uint8), np.arange(4.0)[::-1], np.array(True)):
+        kept = kind(view).hparams["view"]
+        assert isinstance(kept, torch.Tensor)
+        assert (kept.numpy() == view).all()
+
+
+class Activated(LitNet):
+    def __init__(self, activation=nn.ReLU, **kwargs):
+        layers = nn.Flatten(), nn.Linear(3072, 8), activation(), nn.Linear(8, 10)
+        super().__init__(nn.Sequential(*layers), **kwargs)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:lightning")
+def test_a_default_in_place_of_the_code_that_was_given_is_told_of(tmp_path):
+    path = fitted(tmp_path, Activated(nn.Tanh), OwnData(None), 1)
+    with pytest.warns(UserWarning, match="made with activation of its own, which none holds, and this"):
+        Activated.load_from_checkpoint(path)
+    with pytest.raises(InputError, match="it has activation"):
+        load_model(path, net=Activated(nn.Tanh).net)
+    Activated.load_from_checkpoint(path, activation=nn.Tanh)  # which says nothing
+    Activated.load_from_checkpoint(fitted(tmp_path, Activated(), OwnData(None), 1))
 
 
 @pytest.mark.parametrize(

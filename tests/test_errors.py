@@ -129,7 +129,6 @@ MISTAKES = {
     ("--data.mirror", "m", "--data.source", "folder"): "--data.mirror m does nothing here: give --data.source cifar10 ",
     ("--data.sha256", "0"): "--data.sha256 0 does nothing here: give --data.source cifar10, cifar100 or folder too, or",
     ("--data.source", "cifar10"): "--data.synthetic_size 100 does nothing here: give --data.source synthetic too, or ",
-    ("--data.split_seed", "1"): "--data.split_seed 1 does nothing here: give --data.val_split 0.1 too, or leave it out",
     ("--accelerator", "cpu", "--devices", "0,1"): "devices 0,1: only GPUs can be chosen one by one",
     ("--model.compile", "quick"): "--model.compile quick is not valid: give none or auto or default",
     ("--max_epochs", "0"): "max_epochs 0 is out of range: give 1 or more",
@@ -298,6 +297,16 @@ def test_a_file_of_settings(call, tmp_path, text, message):
     (tmp_path / "mine.yaml").write_bytes(text.encode("utf-8", "surrogateescape"))
     assert one_line(*call("fit", *FIT, "--config", "mine.yaml")) == f"error: {message}\n"
     assert not (tmp_path / "lightning_logs").exists()
+
+
+@pytest.mark.parametrize("more", [(), ("--model.lr", "0.1"), ("--config", "good.yaml")])
+def test_the_file_that_is_wrong_is_named(call, tmp_path, more):
+    for name, lr in {"good": 0.1, "bad": "fast"}.items():
+        (tmp_path / f"{name}.yaml").write_text(f"model: {{lr: {lr}}}\n")
+    line = one_line(*call("fit", *FIT, "--config", "good.yaml", "--config", "bad.yaml", *more))
+    assert line == "error: --model.lr fast in bad.yaml is not valid: give a number\n"
+    line = one_line(*call("fit", *FIT, "--config", "good.yaml", "--model.lr", "fast"))
+    assert line == "error: --model.lr fast is not valid: give a number\n"
 
 
 def test_a_recipe_under_the_settings_of_a_whole_run_does_nothing(call, checkpoint):
@@ -488,13 +497,17 @@ def test_an_evaluation_does_not_take_the_place_of_a_fits_results(finished, monke
 @pytest.mark.parametrize(("file", "kind"), [("config.yaml", "run"), ("group.yaml", "group")])
 def test_nor_of_another_runs_or_of_a_groups(finished, call, tmp_path, file, kind):
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / file).write_text("")
+    shutil.copy(finished.folder / "config.yaml", tmp_path / "other" / file)
     (tmp_path / "link").symlink_to("other")
     before = sorted(tmp_path.rglob("*"))
     for other in ("other", "link"):
         line = one_line(*call("evaluate", finished.folder, "--accelerator", "cpu", "--output_dir", other))
         assert line == f"error: output_dir {other} is a {kind}'s folder, whose results are its fit's: give another\n"
     assert sorted(tmp_path.rglob("*")) == before
+    (tmp_path / "other" / "config.yaml").write_text("seed_everything: 0\n")  # another program's
+    (tmp_path / "other" / "group.yaml").unlink(missing_ok=True)
+    code, _, err = call("evaluate", finished.folder, "--accelerator", "cpu", "--output_dir", "other")
+    assert (code, (tmp_path / "other" / "results.json").exists()) == (0, True), err
 
 
 @pytest.mark.parametrize(

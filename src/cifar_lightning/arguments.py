@@ -3,7 +3,8 @@
 import difflib
 import inspect
 import os
-from collections import OrderedDict
+import warnings
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import wraps
@@ -87,8 +88,8 @@ def typed(arguments: Mapping[str, Any], signature: inspect.Signature) -> dict[st
     checked: dict[str, Any] = {}
     for name in arguments:
         if name not in signature.parameters:
-            with suppress(_CodeError):
-                checked[name] = _stored(arguments[name])
+            with suppress(CodeError):
+                checked[name] = stored(arguments[name])
             continue
         kind = signature.parameters[name].annotation
         checked[name] = value = _plain(arguments[name])
@@ -104,26 +105,57 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if is_list else value
 
 
-class _CodeError(Exception):
+class CodeError(Exception):
     """A value comes of a class or a function, which no checkpoint holds."""
 
 
-def _stored(value: Any) -> Any:
-    """A value of any type as a checkpoint stores it: as it is, but for numpy's and for paths, which become text."""
+def code_in(arguments: Mapping[str, Any], kind: type) -> list[str]:
+    """The names of the arguments that are code, and not by default, of those that a constructor was given."""
+    parameters, names = inspect.signature(kind).parameters, []
+    for name, value in arguments.items():
+        try:
+            stored(value)
+        except CodeError:
+            if name not in parameters or value is not parameters[name].default:
+                names.append(name)
+    return names
+
+
+def warn_of_defaults(kind: type, given: Sequence[str], before: Sequence[str]) -> None:
+    """Warns where a constructor was given code `before`, which no checkpoint holds, and now has the default for it."""
+    for name in before:
+        parameter = inspect.signature(kind).parameters.get(name)
+        if name not in given and parameter is not None and parameter.default is not parameter.empty:
+            warnings.warn(
+                f"the checkpoint was made with {name} of its own, which none holds, and this {kind.__name__} has "
+                f"{brief(parameter.default)}: give {name} again",
+                stacklevel=2,
+            )
+
+
+def stored(value: Any) -> Any:
+    """A value of any type as a checkpoint stores it: as it is, but numpy's as torch's or Python's, and paths as text.
+
+    Raises:
+        CodeError: None does.
+    """
     import torch  # not before: scripts ask this module about flags
 
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+        with suppress(TypeError):  # torch has no float128, say
+            return torch.tensor(np.ascontiguousarray(value))
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if type(value) in (list, tuple, set):
-        return type(value)(map(_stored, value))
-    if type(value) in (dict, OrderedDict):
-        return type(value)((_stored(key), _stored(item)) for key, item in value.items())
+        return type(value)(map(stored, value))
+    if type(value) in (dict, OrderedDict, Counter):
+        return type(value)({stored(key): stored(item) for key, item in value.items()})
     # What torch reads with `weights_only`; but nothing of a type derived from these.
-    stored = (type(None), bool, int, float, complex, str, torch.device, torch.dtype, torch.Tensor, torch.nn.Parameter)
-    if type(value) not in stored:
-        raise _CodeError
+    plain = (type(None), bool, int, float, complex, str, bytes, bytearray)
+    if type(value) not in (*plain, torch.Tensor, torch.nn.Parameter, torch.Size, torch.device, torch.dtype):
+        raise CodeError
     return value
 
 

@@ -4,7 +4,7 @@ import difflib
 import re
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,11 +92,13 @@ def parse(parser: "ArgumentParser", arguments: Sequence[str], defaults: bool = T
     known = [option for action in parser._actions if not _is_group(action) for option in action.option_strings]
     flags = [flag for argument in arguments if (flag := argument.partition("=")[0]).startswith("--")]
     where = dict.fromkeys(flags, "")  # each is given: on the command line, or in a file
+    files: list[str] = []
     if "--config" in known:
         # --trainer, too, is to be left out rather than null
         optional = {action.dest for action in parser._actions if action.default is None} - {"trainer"}
         expected = {action.dest: _expected(action) for action in parser._actions if not _is_group(action)}
-        for path in _values_of("--config", arguments):
+        files = _values_of("--config", arguments)
+        for path in files:
             for name in settings_file.names_in(path, expected, optional):
                 where.setdefault(f"--{name}", f" in {path}")
     for flag, place in where.items():
@@ -107,7 +109,20 @@ def parse(parser: "ArgumentParser", arguments: Sequence[str], defaults: bool = T
         # whatever JSONARGPARSE_DEFAULT_ENV says: a variable is no flag
         return parser.parse_args(list(arguments), env=False, defaults=defaults)
     except ArgumentError as error:
-        raise InputError(_in_our_words(" ".join(str(error).split()), parser, where)) from error
+        said = " ".join(str(error).split())
+        place = next((f" in {path}" for path in files if _is_wrong(path, said, parser)), "")
+        raise InputError(_in_our_words(said, parser, place)) from error
+
+
+def _is_wrong(path: str, error: str, parser: "ArgumentParser") -> bool:
+    """Whether a file for --config is what jsonargparse has found that error in."""
+    from jsonargparse import ArgumentError
+
+    try:
+        parser.parse_args(["--config", path], env=False, defaults=False)
+    except ArgumentError as alone:
+        return " ".join(str(alone).split()) == error
+    return False
 
 
 def _instead(flag: str, known: Sequence[str]) -> str:
@@ -133,20 +148,20 @@ def _expected(action: "Action") -> str:
     return " or ".join(words_of(getattr(action, "_typehint", None))) or "a value"
 
 
-def _in_our_words(error: str, parser: "ArgumentParser", where: Mapping[str, str]) -> str:
+def _in_our_words(error: str, parser: "ArgumentParser", place: str) -> str:
     """Jsonargparse's message for a value of the wrong type, without Python's names; any other as it is.
 
     Args:
         error: The message.
         parser: Whose it is.
-        where: Where each flag is given.
+        place: " in FILE", where it is of a file's.
     """
     parts = re.fullmatch(r'Parser key "(\S+)": .+ (?:Got|Given) value: ?(.*)', error)
     if parts is None:
         return f"{error}; see --help"
     flag, value = parts[1], parts[2] or "(nothing)"
     expected = {action.dest: _expected(action) for action in parser._actions}
-    return f"--{flag} {value}{where.get(f'--{flag}', '')} is not valid: give {expected.get(flag, 'another')}"
+    return f"--{flag} {value}{place} is not valid: give {expected.get(flag, 'another')}"
 
 
 def named_in(arguments: Sequence[str]) -> set[str]:

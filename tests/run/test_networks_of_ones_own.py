@@ -11,6 +11,7 @@ from torch import nn
 
 from cifar_lightning import InputError, evaluate, fit, fit_many, load_model, resume, resume_many
 from cifar_lightning.run import many
+from cifar_lightning.run.networks import all_of_it_learns
 from cifar_lightning.run.settings import read_settings
 
 NETS = """
@@ -133,6 +134,18 @@ def test_two_ranks_say_what_a_network_takes_that_uses_a_part_of_its_own(nets):
     assert "Traceback" not in done.text
     done = job("fit", "--resume", run, *named, "--strategy", "ddp_find_unused_parameters_true", cwd=nets)
     assert done.code == 0, done.text
+
+
+@pytest.mark.parametrize(
+    ("strategy", "error"),
+    [
+        ("auto", "Expected to have finished reduction in the prior iteration: you can find_unused_parameters=True"),
+        ("ddp_find_unused_parameters_true", "your module has parameters that were not used in producing loss"),
+    ],
+)
+def test_no_other_error_is_taken_for_that(strategy, error):
+    with pytest.raises(RuntimeError, match=error), all_of_it_learns("mine:Net", strategy):
+        raise RuntimeError(error)
 
 
 WRONG = {

@@ -249,6 +249,38 @@ def test_a_validation_that_an_end_within_an_epoch_has_brought_about_stays(tmp_pa
     assert [row["step"] for row in rows if row["val_acc"] is not None][:3] == [18, 22, 36]
 
 
+class Validations(Callback):
+    """Counts them, in what a checkpoint keeps, too."""
+
+    def __init__(self):
+        self.count = 0
+
+    def on_validation_end(self, *args):
+        self.count += 1
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state_dict):
+        self.count = state_dict["count"]
+
+
+@pytest.mark.parametrize("best", [True, False])
+def test_the_same_end_is_validated_once(tmp_path, best):
+    """Unless what it has found is gone."""
+    data = {"source": "synthetic", "synthetic_size": 200, "batch_size": 20, "val_split": 20}
+    fit(
+        data, {"lr": 0.01}, max_steps=12, accelerator="cpu", default_root_dir=tmp_path, callbacks=(ran := Validations())
+    )
+    run = tmp_path / "lightning_logs" / "version_0"
+    (run / "results.json").unlink()  # as if it had been killed in the test
+    if not best:
+        (run / "checkpoints" / "best.ckpt").unlink()
+    resume(run, callbacks=again)
+    assert (ran.count, again.count) == (2, 2 if best else 3)
+    assert (run / "checkpoints" / "best.ckpt").exists()
+
+
 @pytest.mark.parametrize(
     ("settings", "faults"),
     [

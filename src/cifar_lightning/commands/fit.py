@@ -30,11 +30,6 @@ NEEDS: dict[str, tuple[Callable[[Mapping[str, Any]], Any], str]] = {
     "data.mirror": (lambda s: s["data"].get("source") in OFFICIAL, "--data.source cifar10 or cifar100"),
     "data.sha256": (lambda s: s["data"].get("source") != "synthetic", "--data.source cifar10, cifar100 or folder"),
     "data.synthetic_size": (lambda s: s["data"].get("source") == "synthetic", "--data.source synthetic"),
-    # a folder source may have its own images to validate on, of whose order the seed is
-    "data.split_seed": (
-        lambda s: s["data"].get("val_split") or s.get("folds") or s["data"].get("source") == "folder",
-        "--data.val_split 0.1",
-    ),
     "data.crop_padding": (lambda s: s["data"].get("augment"), "--data.augment true"),
     "data.flip": (lambda s: s["data"].get("augment") or s["data"]["flip"] != "random", "--data.augment true"),
     "model.muon_momentum": (lambda s: s["model"].get("muon_lr"), "--model.muon_lr 0.1"),

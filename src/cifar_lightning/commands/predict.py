@@ -19,7 +19,7 @@ from cifar_lightning.commands.output import output
 from cifar_lightning.console import say
 from cifar_lightning.data.kinds import USUAL, passed_over
 from cifar_lightning.errors import InputError, quoted
-from cifar_lightning.files import strict_json
+from cifar_lightning.files import readable, strict_json
 from cifar_lightning.flags import add_net, new_parser, parse
 from cifar_lightning.startup import importing
 
@@ -37,12 +37,17 @@ def script(arguments: Sequence[str]) -> int:
     parser = new_parser("predict CHECKPOINT IMAGE ... [flags]", __doc__)
     parser.add_argument("checkpoint", type=str, help="a run's folder, a .ckpt file, or quick, say")
     parser.add_argument(
-        "images", type=str, nargs="*", help="image files of any kind and size, or folders of them, however deep"
+        "images", type=str, nargs="+", help="image files of any kind and size, or folders of them, however deep"
     )
     parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
     parser.add_argument("--html", type=str, default=None, help="a .html file: a page that shows what the network saw")
     add_net(parser)
-    settings = parse(parser, arguments)
+    try:
+        settings = parse(parser, arguments)
+    except InputError as error:
+        if "required: images" in str(error) and not arguments[0].startswith("-"):
+            _check_order(arguments[0], [])
+        raise
     _check_order(settings.checkpoint, settings.images)
 
     with importing():  # not before: torch and Lightning take seconds
@@ -165,7 +170,7 @@ def _print_json(rows: Iterable[Row]) -> None:
 
 
 def _files(paths: Sequence[str]) -> list[str]:
-    """The pictures that are named, and those in the folders; what is not there is reported when it is read."""
+    """The pictures that are named, and those in the folders; what is no file is reported when it is read."""
     from cifar_lightning.data.folder import pictures_in
 
     files: list[str] = []
@@ -175,11 +180,8 @@ def _files(paths: Sequence[str]) -> list[str]:
             continue
         dead: list[str] = []
         others: list[str] = []
-        try:
-            found = [file for file, _ in pictures_in(path, dead, others)]
-        except OSError as error:  # of one in it, perhaps
-            where = quoted(str(error.filename or path))
-            raise InputError(f"{where} cannot be read ({error.strerror}): make it readable") from error
+        with readable(Path(path)):
+            found = [file for file, _ in pictures_in(path, dead, others, goes_on=True)]
         if not found and not dead:
             raise InputError(f"{path} holds no pictures: give an image, or a folder of images")
         if note := passed_over(others):

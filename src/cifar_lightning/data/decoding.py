@@ -119,7 +119,7 @@ def decode(path: str, remarks: Remarks) -> Pixels:
         raise InputError(f"{name} {what_else(path)}") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise InputError(f"{name} has more than {Image.MAX_IMAGE_PIXELS:,} pixels: scale it down") from error
-    except FileNotFoundError as error:
+    except (FileNotFoundError, IsADirectoryError) as error:
         raise InputError(f"{name} {_absent(path)}") from error
     except OSError as error:
         reason = error.strerror or str(error)
@@ -130,6 +130,8 @@ def decode(path: str, remarks: Remarks) -> Pixels:
 
 def _absent(path: str) -> str:
     """What a path is where there is no file, and what to do, to follow its name in a message."""
+    if os.path.isdir(path):
+        return "is a link to a folder that holds it: remove it"
     if os.path.islink(path):
         return "is a link to nothing: mend or remove it"
     if "://" in path:

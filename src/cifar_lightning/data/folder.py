@@ -163,7 +163,12 @@ def in_order(classes: Iterable[str]) -> tuple[str, ...]:
 
 
 def pictures_in(
-    folder: str, dead: list[str], passed_over: list[str], above: tuple[tuple[int, int], ...] = (), link: str = ""
+    folder: str,
+    dead: list[str],
+    passed_over: list[str],
+    goes_on: bool = False,
+    above: tuple[tuple[int, int], ...] = (),
+    link: str = "",
 ) -> Iterator[tuple[str, os.stat_result]]:
     """The pictures in a folder and those in it, as deep as they lie; a folder's own come first, by name.
 
@@ -171,6 +176,7 @@ def pictures_in(
         folder: Its path.
         dead: Learns of links to nothing.
         passed_over: Learns of what is no picture.
+        goes_on: Whether a folder in it that cannot be read, or a link in a circle, is one of the dead, and no error.
         above: The folders that it lies in, each by what no other has.
         link: The last link on the way to it.
 
@@ -194,4 +200,9 @@ def pictures_in(
         else:
             passed_over.append(entry.path)
     for path in folders:
-        yield from pictures_in(path, dead, passed_over, (*above, here), link)
+        try:
+            yield from pictures_in(path, dead, passed_over, goes_on, (*above, here), link)
+        except (OSError, InputError):
+            if not goes_on:
+                raise
+            dead.append(path)

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cifar_lightning.arguments import arguments_of, explained, typed
+from cifar_lightning.arguments import arguments_of, code_in, explained, typed, warn_of_defaults
 from cifar_lightning.compiler import eager
 from cifar_lightning.data.cifar10 import CLASSES
 from cifar_lightning.data.preprocessing import Preprocessing, as_batch
@@ -101,7 +101,8 @@ class LitNet(LightningModule):
         preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     ) -> None:
         # plain values only: anything else makes a checkpoint that weights_only refuses
-        arguments = typed(arguments_of(self), inspect.signature(LitNet))
+        given, signature = arguments_of(self), inspect.signature(LitNet)
+        arguments = typed(given, signature)
         classes, sizes = arguments["classes"], arguments["sizes"]  # not arrays, at which Lightning's look would end
         if isinstance(preprocessing, Mapping):
             preprocessing = Preprocessing(**preprocessing)
@@ -123,6 +124,7 @@ class LitNet(LightningModule):
         self._total_steps = 0.0
         self._made_for: tuple[float, float] | None = None  # the rate and the length that the optimiser was made for
         self._random_states: dict[str, Any] | None = None  # a checkpoint's, until its fit goes on
+        self._code = code_in({name: given[name] for name in given.keys() - signature.parameters.keys()}, type(self))
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "classes" and name in self.__dict__:
@@ -330,6 +332,8 @@ class LitNet(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the running loss of every rank and the states of its generators, and the precision."""
+        if self._code:
+            checkpoint["code"] = self._code
         trainer = self._trainer
         if trainer is None:  # that has fitted in other processes (ddp_spawn), whose sums and generators are gone
             return
@@ -345,6 +349,7 @@ class LitNet(LightningModule):
             InputError: The checkpoint is without the network that it was of; or of other images than the Trainer's.
         """
         check_network(self.hparams, checkpoint)
+        warn_of_defaults(type(self), self._code, checkpoint.get("code", ()))
         self.preprocessing = preprocessing_in(checkpoint) or self.preprocessing
         trainer = self._trainer
         if trainer is None:

@@ -258,7 +258,8 @@ class Checkpoints(Checkpoint, StepEnd):
             trainer._logger_connector._callback_metrics.update(figures)
             # The first rank's word: another machine may still see a file that is gone.
             if not trainer.strategy.broadcast((self.folder / BEST).exists()):
-                self.best_acc = -1.0
+                loop: Any = trainer.fit_loop.epoch_loop
+                self.best_acc, loop.end_validated = -1.0, -1
         else:
             self.save(trainer)
 
@@ -299,8 +300,9 @@ class Checkpoints(Checkpoint, StepEnd):
         if float(acc) > self.best_acc:
             self.best_acc = float(acc)
             trainer.save_checkpoint(self.folder / BEST)
-        if trainer.fit_loop.epoch_loop.validates_end:  # what goes on from here for longer does not validate it
-            self._saved_step = -1
+        loop: Any = trainer.fit_loop.epoch_loop  # ours
+        if loop.validates_end:  # what goes on from here for longer does not validate it
+            loop.end_validated, self._saved_step = trainer.global_step, -1
             self.save(trainer)
 
     def _is_worth_it(self, trainer: Trainer) -> bool:

@@ -64,6 +64,7 @@ class EpochLoop(_TrainingEpochLoop):
 
     resumed = False  # the counters hold a checkpoint's position: do not reset them
     validates_end = False  # the validation is due because there are no more steps: in a longer fit it would not be
+    end_validated = -1  # the step of such a one that a checkpoint has the figures of
 
     @property
     def done(self) -> bool:
@@ -85,8 +86,8 @@ class EpochLoop(_TrainingEpochLoop):
         ends = self.global_step == self.max_steps
         if stops and not self._should_accumulate():
             ends = ends or (self._should_check_val_epoch() and trainer.fit_loop._can_stop_early)
-        self.validates_end = ends and not due
-        return due or ends
+        self.validates_end = ends and not due and self.end_validated != self.global_step
+        return due or self.validates_end
 
     def run(self, data_fetcher: _DataFetcher) -> None:
         """Trains to the end of the epoch, or to where the Trainer is told to stop."""
@@ -304,12 +305,15 @@ class FitLoop(_FitLoop):
 
     def on_save_checkpoint(self) -> dict[str, Any]:
         """Adds the position to what Lightning keeps."""
-        return {**super().on_save_checkpoint(), "position": list(self.position)}
+        assert isinstance(self.epoch_loop, EpochLoop)
+        ours = {"position": list(self.position), "end_validated": self.epoch_loop.end_validated}
+        return {**super().on_save_checkpoint(), **ours}
 
     def load_state_dict(self, state_dict: dict[str, Any], prefix: str = "") -> None:
         """Goes to a checkpoint's position. Lightning's rules for telling it from its counters are left out."""
         super().load_state_dict(state_dict, prefix)
-        epoch, batch = state_dict[prefix + "state_dict"]["position"]
+        ours = state_dict[prefix + "state_dict"]
+        epoch, batch = ours["position"]
         self.epoch_progress.current = _ProcessedTracker(epoch, epoch, epoch, epoch)
         self.epoch_progress.total = _ProcessedTracker(epoch, epoch, epoch, epoch)
         self.epoch_loop.batch_progress.current = _ProcessedTracker(batch, batch, batch, batch)
@@ -318,6 +322,7 @@ class FitLoop(_FitLoop):
         self._restarting = True  # of this loop alone: without it `setup_data` would not give the loader its position
         assert isinstance(self.epoch_loop, EpochLoop)
         self.epoch_loop.resumed = True
+        self.epoch_loop.end_validated = ours.get("end_validated", -1)  # an earlier version's has none
         self.epoch_loop._batches_that_stepped = self.epoch_loop.global_step
         # A schedule that asks for its length has made the loader before the checkpoint is read: Lightning would then
         # leave it at the start of the epoch.

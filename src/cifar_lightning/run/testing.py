@@ -1,6 +1,7 @@
 """evaluate(), and what a Trainer's test leaves: its figures as plain values, for the report."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -45,7 +46,7 @@ from cifar_lightning.run.plan import is_group
 from cifar_lightning.run.precision import check_precision, crawls, resolve_precision
 from cifar_lightning.run.quiet import quietly
 from cifar_lightning.run.saved import data_of, home_of, model_of, output_of, select_checkpoint
-from cifar_lightning.run.settings import Arguments, check_group, plain
+from cifar_lightning.run.settings import Arguments, check_group, plain, read_settings
 from cifar_lightning.run.trainer import new_trainer
 
 T = TypeVar("T")
@@ -135,7 +136,7 @@ def evaluate(
         _check_images(part_of(images, images.parts[0]) if images.parts else images, model, path, soft_labels, processes)
         home = home_of(path)
         output = user_path(output_dir) if output_dir is not None else output_of(path) / "evaluation"
-        if of := on_first_rank(lambda: "run" if is_run(output) else "group" if is_group(output) else ""):
+        if of := on_first_rank(lambda: _folder_of(output, home)):
             raise InputError(f"output_dir {output} is a {of}'s folder, whose results are its fit's: give another")
         if why := on_first_rank(lambda: why_unwritable(output)):  # now, not after a long test
             raise InputError(f"output_dir {output} cannot be written ({why}): give another")
@@ -170,6 +171,16 @@ def evaluate_rank(facts: dict[str, Any], data: Arguments, net: str | None, **job
         images.count_as(model.classes)
     with process_group():
         _test(saved, model, images, facts, **job)
+
+
+def _folder_of(output: Path, home: Path) -> str:
+    """Whether this is a run's folder, or a group's; `home` is that of the checkpoint. Nothing where it is neither."""
+    if is_group(output):
+        return "group"
+    with suppress(InputError):  # another program's may have a config.yaml, too
+        if is_run(output) and (output.resolve() == home.resolve() or read_settings(output)):
+            return "run"
+    return ""
 
 
 def _check_images(

@@ -261,7 +261,7 @@ def train(
         _say_what_begins(settings, trainer, data, folder, start)
         with signals.deferred():
             with metrics:
-                with within_memory(data, fits=True), all_of_it_learns(settings.model["net"]):
+                with within_memory(data, fits=True), all_of_it_learns(settings.model["net"], settings.strategy):
                     trainer.fit(model, data, ckpt_path=start)
                 selected = _select(trainer, model, data, metrics, checkpoints.folder)
                 _say_what_stopped(settings, trainer, additions, selected)
