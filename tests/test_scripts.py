@@ -19,7 +19,7 @@ from lightning.pytorch.accelerators import CUDAAccelerator
 from pages import Page, assert_sound, bytes_of, percent, plain
 from PIL import Image
 
-from cifar_lightning import CLASSES, CIFAR10DataModule, LitNet, fake_data
+from cifar_lightning import CLASSES, CIFAR10DataModule, LitNet, fake_data, load_model
 from cifar_lightning.run import resuming, training
 from cifar_lightning.run.checkpoint import load_checkpoint
 from cifar_lightning.run.metrics_log import read_rows
@@ -419,6 +419,43 @@ def test_pictures_are_seen_as_deep_as_they_lie(finished, call, tmp_path):
     code, out, err = call("predict", finished.folder, "--json", "holiday")
     assert (code, [row["file"] for row in json.loads(out)]) == (1, [f"holiday/{name}" for name in seen])
     assert "error: holiday/a/up is a link to a folder that holds it: remove it\n" in err
+
+
+STANDARDISED = """
+from torch import nn
+
+class Standardised(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(3072, 10))
+
+    def forward(self, images):
+        return super().forward(images / images.std((1, 2, 3), keepdim=True))
+
+class Undecided(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(3072, 10))
+
+    def forward(self, images):
+        return super().forward(images) * 0
+"""
+
+
+@pytest.mark.parametrize(("net", "said"), [("Standardised", True), ("Undecided", False)])
+def test_what_a_network_says_nothing_of_is_what_python_has(plain, call, tmp_path, monkeypatch, net, said):
+    """The first of equal probabilities, and of those that are NaN, as of a picture of one colour here."""
+    (tmp_path / "nets_of_nothing.py").write_text(STANDARDISED)
+    monkeypatch.syspath_prepend(tmp_path)
+    Image.new("RGB", (32, 32)).save(tmp_path / "black.png")
+    small = ("--data.synthetic_size", "100", "--data.batch_size", "20", "--max_steps", "1", "--report", "false")
+    code, _, err = call("fit", *SYNTHETIC, *small, "--model.net", f"nets_of_nothing:{net}")
+    assert code == 0, err
+    run = tmp_path / "lightning_logs" / "version_0"
+    code, out, err = call("predict", run, "black.png", "--json", "--model.net", f"nets_of_nothing:{net}")
+    model = load_model(run, net=f"nets_of_nothing:{net}")
+    labels, _ = model.predict(torch.zeros(3, 32, 32, dtype=torch.uint8))
+    assert (code, json.loads(out)[0]["class"]) == (0, model.classes[labels[0]])
+    note = "note: of 1 of 1 images the network says nothing: its logits are NaN or infinite\n"
+    assert (note in err) is said
 
 
 def test_what_is_not_there_is_named_as_it_was_given(finished, call, tmp_path):

@@ -1,5 +1,6 @@
 """What fit() takes in Python beside its settings: callbacks and loggers of the user's, and no report."""
 
+import csv
 import io
 import json
 
@@ -212,6 +213,8 @@ def test_loggers_of_their_own_get_what_the_log_gets(plain, tmp_path, monkeypatch
     ours = read_rows(tmp_path / "lightning_logs" / "version_0" / "metrics.csv")
     assert {*columns.split(",")} >= {"train_loss", "lr-SGD", "val_acc", "test_acc"} <= {*ours[-1]}
     assert rest
+    (tested,) = (int(row["step"]) for row in csv.DictReader((columns, *rest.splitlines())) if row["test_acc"])
+    assert tested == ours[-1]["step"] - 1  # they count from 0
     settings = (tmp_path / theirs.log_dir / "hparams.yaml").read_text()
     assert all(f"{name}: " in settings for name in ("seed", "precision", "lr", "batch_size"))
     assert theirs.saved == ["by now"]

@@ -215,6 +215,37 @@ def test_a_network_that_cannot_be_traced_leaves_no_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+class Keeping(nn.Sequential):
+    """A network that keeps something in its checkpoints that is no tensor."""
+
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(3072, 10))
+
+    def get_extra_state(self):
+        return {"seen": 3}
+
+    def set_extra_state(self, state):
+        assert state == {"seen": 3}
+
+
+def test_what_is_no_tensor_is_in_no_file_of_weights(tmp_path):
+    model = model_with(Keeping())
+    for format in ("safetensors", "hf"):
+        with pytest.raises(InputError, match="the network keeps _extra_state, which is no tensor"):
+            export(model, format, tmp_path / f"model.{format}")
+    assert list(tmp_path.iterdir()) == []
+    for format in PROGRAMS:
+        assert_same(export(model, format, tmp_path / f"model.{format}"), model)
+
+
+def test_a_program_is_of_no_device(tmp_path):
+    """Its user may move it to another: `.module().to("cuda")`."""
+    for views in ("one", "six"):
+        path = export(model_with("speed54"), "pt2", tmp_path / "model.pt2", test_views=views)
+        nodes = torch.export.load(path).graph.nodes
+        assert not [node for node in nodes if "device" in node.kwargs]
+
+
 # --- from runs ------------------------------------------------------------------------------------------------
 
 

@@ -149,7 +149,7 @@ def test_a_test_joins_the_row_of_the_step_that_is_tested(tmp_path):
         put(log, step, loss=step / 10)
     at_the_end, without = log.position, None
     log.trainer.testing = True
-    log.log_metrics({"test_acc": 0.5, "test_new": 0.25, "epoch": 1}, 20)
+    log.log_metrics({"test_acc": 0.5, "test_new": 0.25, "epoch": 1}, 19)  # loggers count from 0
     log.close()
     rows = {row["step"]: row for row in read_rows(path)}
     assert [*rows] == [10, 20, 30]

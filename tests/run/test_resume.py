@@ -269,9 +269,8 @@ class Validations(Callback):
 def test_the_same_end_is_validated_once(tmp_path, best):
     """Unless what it has found is gone."""
     data = {"source": "synthetic", "synthetic_size": 200, "batch_size": 20, "val_split": 20}
-    fit(
-        data, {"lr": 0.01}, max_steps=12, accelerator="cpu", default_root_dir=tmp_path, callbacks=(ran := Validations())
-    )
+    ran, again = Validations(), Validations()
+    fit(data, {"lr": 0.01}, max_steps=12, accelerator="cpu", default_root_dir=tmp_path, callbacks=ran)
     run = tmp_path / "lightning_logs" / "version_0"
     (run / "results.json").unlink()  # as if it had been killed in the test
     if not best:

@@ -6,6 +6,7 @@ cifar-lightning predict lightning_logs/version_0 holiday/ --html seen.html
 cifar-lightning predict quick cat.jpg    # by weights of the package
 """
 
+import math
 import os
 import shlex
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -65,11 +66,12 @@ def script(arguments: Sequence[str]) -> int:
     unread: list[str] = []
     seen: list[Seen] = []  # as many as a page has room for
     odd: list[tuple[str, str]] = []
-    total = 0
+    total = blank = 0
 
     def see(picture: "Seen") -> None:
-        nonlocal total
+        nonlocal total, blank
         total += 1
+        blank += math.isnan(picture.top[0]["probability"])
         if page is not None and len(seen) < PICTURES:
             seen.append(picture)
         if picture.unlike:
@@ -84,6 +86,8 @@ def script(arguments: Sequence[str]) -> int:
             if len(unread) < len(files):
                 print(f"\nby {path}, step {saved['global_step']:,}", flush=True)
         _say_what_is_unlike(odd)
+        if blank:
+            say(f"note: of {blank:,} of {total:,} images the network says nothing: its logits are NaN or infinite")
     if page is not None and total:
         network = f"{path}, step {saved['global_step']:,}"
         write_predictions_page(seen, total, network, page)
@@ -153,10 +157,11 @@ def _top(model: "LitNet", images: "Sequence[Pixels]") -> list[list[Row]]:
     if not images:
         return []
     _, probabilities = model.predict(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2))
-    top = probabilities.topk(min(3, len(model.classes)))
+    # Not topk: of equal ones, and of NaN, the first is to be the first, as for `argmax`.
+    shares, indices = (x[:, :3].tolist() for x in probabilities.sort(dim=1, descending=True, stable=True))
     return [
-        [{"class": model.classes[i], "probability": share} for share, i in zip(shares, indices, strict=True)]
-        for shares, indices in zip(top.values.tolist(), top.indices.tolist(), strict=True)
+        [{"class": model.classes[i], "probability": share} for share, i in zip(*pair, strict=True)]
+        for pair in zip(shares, indices, strict=True)
     ]
 
 

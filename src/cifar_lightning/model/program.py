@@ -72,6 +72,9 @@ def program_of(model: LitNet, input: str, views: str) -> ExportedProgram:
         traced = torch.export.export(program, (images,), dynamic_shapes={"images": {0: Dim("batch", min=1)}})
     for module in traced.graph_module.modules():  # the network, and what it does under a context manager
         if isinstance(module, torch.fx.GraphModule):
-            for node in module.graph.nodes:
+            for node in list(module.graph.nodes):
                 node.meta.pop("stack_trace", None)  # paths of this machine: on another, an equal file would differ
+                if node.target is torch.ops.aten._assert_tensor_metadata.default:
+                    module.graph.erase_node(node)  # of a cast: it would hold the program to this device
+            module.recompile()
     return traced

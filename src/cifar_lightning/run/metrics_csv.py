@@ -73,7 +73,7 @@ class MetricsCSV(Logger):
         # Lightning adds the epoch, which after the last step is that after it.
         figures = {name: rounded(value) for name, value in metrics.items() if name != "epoch"}
         if self.trainer.testing and step is not None:
-            self._complete(step, figures)
+            self._complete(step + 1, figures)  # loggers count from 0
             return
         step = self.trainer.global_step
         if self._row.get("step") != step:

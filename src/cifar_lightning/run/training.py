@@ -280,7 +280,8 @@ def train(
                     "global_batch_size": data.hparams["batch_size"] * trainer.accumulate_grad_batches,
                     **({"trainer": settings.trainer} if settings.trainer else {}),
                 }
-                trainer.fit_loop.epoch_loop._batches_that_stepped = facts["step"]  # what the loggers take for the step
+                # What loggers take for the step of the test: they count from 0.
+                trainer.fit_loop.epoch_loop._batches_that_stepped = facts["step"] - 1
                 with within_memory(data, fits=False):
                     trainer.test(model, data, verbose=False)
             report_on(trainer, model, data, facts, folder, metrics.path, aloud=settings.report)

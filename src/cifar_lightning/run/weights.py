@@ -13,9 +13,16 @@ from cifar_lightning.files import readable
 KEY = "cifar_lightning"  # of our metadata in any file: readers may find others' beside it
 
 
-def weights_file(weights: dict[str, Tensor], metadata: str) -> bytes:
-    """The file's contents: equal for equal arguments, for safetensors has no order for several entries of metadata."""
+def weights_file(weights: Mapping[str, Any], metadata: str) -> bytes:
+    """The file's contents: equal for equal arguments, for safetensors has no order for several entries of metadata.
+
+    Raises:
+        InputError: One of the weights is no tensor, as what a module's `get_extra_state` gives may be.
+    """
     from safetensors.torch import save
+
+    if other := next((name for name, value in weights.items() if not isinstance(value, Tensor)), None):
+        raise InputError(f"the network keeps {other}, which is no tensor, as a file of weights has: give onnx or pt2")
 
     return save({name: tensor.clone() for name, tensor in weights.items()}, {KEY: metadata})  # clones share no memory
 
