@@ -103,6 +103,67 @@ def test_what_a_callback_raises_passes_and_the_run_goes_on_with_its_state(plain,
     assert read_rows(run / "metrics.csv")[-1]["step"] == 54
 
 
+class Goal(Callback):
+    """Ends the training at a step, and does not know it later."""
+
+    def on_train_batch_end(self, trainer, *args):
+        trainer.should_stop = trainer.should_stop or trainer.global_step == 12
+
+
+class OfATest(Callback):
+    def on_test_start(self, *args):
+        raise KeyError("theirs")
+
+
+@pytest.mark.parametrize(("val_split", "breaks"), [(0, OfATest()), (0.1, OfATest()), (0.1, Broken(epoch=1))])
+def test_an_end_that_a_callback_has_set_stays_one(plain, tmp_path, val_split, breaks):
+    """However the run is interrupted after it."""
+    settings = {**SMALL, "data": {**SMALL["data"], "val_split": val_split}, "report": False}
+    fit(**settings, max_epochs=5, callbacks=Goal())
+    with pytest.raises(KeyError, match="theirs"):
+        fit(**settings, max_epochs=5, callbacks=[Goal(), breaks])
+    whole, run = (tmp_path / "lightning_logs" / f"version_{number}" for number in (0, 1))
+    resume(run, callbacks=Goal())
+    assert differences(run, whole) == []
+    assert read_rows(run / "metrics.csv")[-1]["step"] == 12
+    resume(run, {"max_epochs": 6}, callbacks=Goal())  # which goes on, and is not asked to stop any more
+    assert max(row["step"] for row in read_rows(run / "metrics.csv")) > 12
+
+
+class Epochs(Callback):
+    """Counts them, in what a checkpoint keeps, too."""
+
+    def __init__(self):
+        self.count = 0
+
+    def on_train_epoch_start(self, *args):
+        self.count += 1
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state_dict):
+        self.count = state_dict["count"]
+
+
+class BrokenAt(Callback):
+    def on_train_batch_end(self, trainer, *args):
+        if trainer.global_step == 13:
+            raise KeyError("theirs")
+
+
+def test_an_epoch_that_is_gone_on_with_begins_once(plain, tmp_path):
+    """For a callback's state, and for what it logs then."""
+    settings = {**SMALL, "checkpoint_every_n_steps": 5, "max_epochs": 3, "report": False}
+    fit(**settings, callbacks=[LearningRateMonitor("epoch"), Epochs()])
+    with pytest.raises(KeyError, match="theirs"):
+        fit(**settings, callbacks=[LearningRateMonitor("epoch"), Epochs(), BrokenAt()])
+    whole, run = (tmp_path / "lightning_logs" / f"version_{number}" for number in (0, 1))
+    resume(run, callbacks=[LearningRateMonitor("epoch"), epochs := Epochs()])
+    assert epochs.count == 3
+    assert differences(run, whole) == []
+
+
 def test_a_run_that_goes_on_at_the_end_of_an_epoch_knows_its_last_training_loss(plain, tmp_path):
     """Of an epoch whose last step is a log point nothing is left to be logged, and EarlyStopping waits for it."""
     callback, steps = EarlyStopping("train_loss", check_on_train_epoch_end=True), {**SMALL, "log_every_n_steps": 3}

@@ -142,6 +142,15 @@ def test_it_goes_back_to_where_a_checkpoint_was(tmp_path, cut):
     assert path.read_bytes() == whole.path.read_bytes()
 
 
+def test_it_goes_back_to_a_row_of_more_columns_where_no_row_was_written(tmp_path):
+    """As one whose callback logs a figure of its own, killed after its first checkpoint."""
+    path = tmp_path / "metrics.csv"
+    log = log_of(path, ["loss"])
+    log.go_back(1, {"epoch": 0, "step": 10, "loss": 0.5, "theirs": 0.1})
+    log.close()
+    assert read_rows(path) == [{"epoch": 0, "step": 10, "loss": 0.5, "theirs": 0.1}]
+
+
 def test_a_test_joins_the_row_of_the_step_that_is_tested(tmp_path):
     path = tmp_path / "metrics.csv"
     log = log_of(path, ["loss", "test_acc"])

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loops.fetchers import _DataFetcher
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.loop import _Loop
@@ -286,6 +287,22 @@ class FitLoop(_FitLoop):
             return epochs.processed, 0
         return max(epochs.ready - 1, 0), batches.ready
 
+    def on_advance_start(self) -> None:
+        """Begins an epoch; of one that is gone on with, those callbacks are told again that have no state of it.
+
+        They may have set the Trainer up for it. What they log of it has been logged.
+        """
+        assert isinstance(self.epoch_loop, EpochLoop)
+        trainer: Any = self.trainer
+        callbacks, loggers = trainer.callbacks, trainer.loggers
+        if self.epoch_loop.resumed and self.epoch_loop.batch_progress.current.ready:
+            trainer.callbacks = [callback for callback in callbacks if not overrides(callback, "state_dict")]
+            trainer.loggers = []
+        try:
+            super().on_advance_start()
+        finally:
+            trainer.callbacks, trainer.loggers = callbacks, loggers
+
     def run(self) -> None:
         """Trains. A fit that goes on from its end, with no step left, ends again: some callbacks wait for that."""
         super().run()
@@ -306,8 +323,16 @@ class FitLoop(_FitLoop):
     def on_save_checkpoint(self) -> dict[str, Any]:
         """Adds the position to what Lightning keeps."""
         assert isinstance(self.epoch_loop, EpochLoop)
-        ours = {"position": list(self.position), "end_validated": self.epoch_loop.end_validated}
+        stopped = self._limits if self.trainer.should_stop else None
+        ours = {"position": list(self.position), "end_validated": self.epoch_loop.end_validated, "stopped": stopped}
         return {**super().on_save_checkpoint(), **ours}
+
+    @property
+    def _limits(self) -> list[Any]:
+        """All that a fit may be made longer by."""
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
+        timers = (callback for callback in callbacks if isinstance(callback, Timer))
+        return [self.max_epochs, self.max_steps, *(timer._duration for timer in timers)]
 
     def load_state_dict(self, state_dict: dict[str, Any], prefix: str = "") -> None:
         """Goes to a checkpoint's position. Lightning's rules for telling it from its counters are left out."""
@@ -323,6 +348,8 @@ class FitLoop(_FitLoop):
         assert isinstance(self.epoch_loop, EpochLoop)
         self.epoch_loop.resumed = True
         self.epoch_loop.end_validated = ours.get("end_validated", -1)  # an earlier version's has none
+        # By a callback that will not be asked again; a fit that is longer now goes on.
+        self.trainer.should_stop = ours.get("stopped") == self._limits
         self.epoch_loop._batches_that_stepped = self.epoch_loop.global_step
         # A schedule that asks for its length has made the loader before the checkpoint is read: Lightning would then
         # leave it at the start of the epoch.

@@ -153,6 +153,7 @@ class MetricsCSV(Logger):
         # of another version's run, or one that has been logged to by others
         self.columns = [*header, *(name for name in self.columns if name not in header)]
         self._row = dict(last or {})
+        self.columns += [name for name in self._row if name not in self.columns]
         # A test comes after the training, which now goes on.
         tested = {index for index, name in enumerate(header) if name.startswith("test_")}
         rows = [["" if index in tested else cell for index, cell in enumerate(row)] for row in rows]
