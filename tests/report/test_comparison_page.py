@@ -1,5 +1,7 @@
 """The page of a comparison where no runs are at hand; the others are in run/test_comparison.py."""
 
+from importlib.resources import files
+
 import numpy as np
 import torch
 from pages import Page, assert_sound
@@ -36,3 +38,46 @@ def test_the_page_of_a_thousand_classes_is_small(tmp_path):
     table = page.one("table", **{"class": "per-class"})
     assert len(page.rows(table)) == 1 + 40
     assert page.one("caption", table)["text"] == "the 20 best and the 20 worst of 1,000 classes, by the accuracy of A"
+
+
+def two_runs(digest="alike", seeds=1, kept=True):
+    """As `a` and `b`: the one right on class 0, the other on class 1; of several seeds, each on one of them."""
+    runs = []
+    for lr in range(2):
+        for seed in range(seeds):
+            right = (lr + seed) % 2
+            labels, said = np.array([0, 1] * 5, np.uint16), np.full(10, right, np.uint16)
+            results = {
+                "test_acc": 0.5 + seed / 10, "test_count": 10, "confusion": [[5 - 5 * right, 5 * right]] * 2,
+                "per_class_acc": {"ant": 1.0 - right, "bee": float(right)},
+            }  # fmt: skip
+            predictions = Predictions(said, labels, digest if lr else "alike") if kept else None
+            runs.append(comparison.Tested(f"run_{lr}_{seed}", results, {"seed": seed, "lr": lr}, predictions))
+    return runs
+
+
+def page_of(runs, folder):
+    write_comparison(comparison.compared(runs, set()), runs, None, folder / "page.html")
+    return Page((folder / "page.html").read_text())
+
+
+def test_the_heading_compares_only_what_was_tested_alike(tmp_path):
+    runs = two_runs(digest="others")
+    assert page_of(runs, tmp_path).one("h1")["text"] == "A and B were tested on different images"
+    runs = two_runs(kept=False)
+    runs[1].results["test_acc"] = 0.7
+    assert page_of(runs, tmp_path).one("h1")["text"] == "B is 20.00 points better than A: not tested"
+
+
+def test_a_class_has_no_difference_that_there_cannot_be(tmp_path):
+    page = page_of(two_runs(seeds=2), tmp_path)
+    rows = page.rows(page.one("table", **{"class": "per-class"}))[1:]
+    assert [row[-1] for row in rows] == ["-100.0 to +100.0"] * 2
+
+
+def test_names_beside_many_columns_keep_their_room():
+    """A column of words that may break anywhere would be as narrow as a few letters."""
+    base = files("cifar_lightning.report").joinpath("base.html").read_text()
+    before, narrow = base.split("@media (max-width: 40rem)")
+    assert ".per-class tbody th, .settings tbody th { min-width: 7rem; }" in before
+    assert "tbody th" not in narrow

@@ -9,7 +9,7 @@ from PIL import Image
 from cifar_lightning.report import comparison
 from cifar_lightning.report.group import print_group, summary, write_figure
 from cifar_lightning.report.predictions import Predictions
-from cifar_lightning.report.statistics import wilson
+from cifar_lightning.report.statistics import welch, wilson
 
 
 def run(seed, lr=0.1, images=None, learnt=None, **results):
@@ -116,3 +116,14 @@ def test_a_group_of_a_thousand_classes_shows_the_best_and_the_worst(tmp_path, ca
     assert shown == [*range(999, 979, -1), *(number for number in range(20, -1, -1) if number != 7)]
     with Image.open(write_figure(found, "seed", tmp_path)) as figure:
         assert figure.height < 1_300
+
+
+def test_no_difference_is_told_that_there_cannot_be():
+    """Two seeds of each spread as they may: Student's t has no ends."""
+    accuracies = {0.1: (0.1, 0.9), 0.2: (0.2, 0.8)}
+    runs = [run(seed, lr, test_acc=value) for lr, values in accuracies.items() for seed, value in enumerate(values)]
+    (pair,) = comparison.compared(runs, set())["comparisons"]
+    assert pair["interval"] == (-1.0, 1.0)
+    _, (low, high) = welch(*accuracies.values())
+    assert low < -1
+    assert high > 1

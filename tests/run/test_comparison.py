@@ -15,7 +15,7 @@ from pages import Page, assert_sound, bytes_of, percent, plain
 from PIL import Image
 
 from cifar_lightning import CIFAR10DataModule, InputError, compare, evaluate, fit, load_model
-from cifar_lightning.report.statistics import mcnemar, paired_interval, welch, wilson
+from cifar_lightning.report.statistics import mcnemar, of_shares, paired_interval, welch, wilson
 from cifar_lightning.run.checkpoint import load_checkpoint
 from cifar_lightning.run.saved import data_of, select_checkpoint
 from cifar_lightning.run.trained import FOLDER
@@ -93,7 +93,8 @@ def test_seeds_are_groups(trained):
         assert group["sd"] == pytest.approx(np.std(values, ddof=1))
     (comparison,) = found["comparisons"]
     assert comparison["test"] == "welch"
-    assert (comparison["p"], comparison["interval"]) == welch(*accuracies)
+    p, interval = welch(*accuracies)
+    assert (comparison["p"], comparison["interval"]) == (p, of_shares(interval))
     assert found["seeds_needed"]["seeds"] > 2
 
 
@@ -396,7 +397,7 @@ def test_the_page_of_groups_of_seeds(trained, call, tmp_path):
         values = [result["per_class_acc"][name] for result in results]
         means = np.mean(values[:2]), np.mean(values[2:])
         tested = welch(values[:2], values[2:])
-        ends = between(tested[1]) if tested else "n/a"
+        ends = between(of_shares(tested[1])) if tested else "n/a"
         assert row[2:] == [percent(means[0], 1), percent(means[1], 1), points(means[1] - means[0], 1), ends]
     assert not page.all("table", **{"class": "kinds"})
     compare(trained[:2], html=tmp_path / "seeds.html")  # of one recipe, and so image by image

@@ -214,6 +214,7 @@ def _by_seeds(a: _Group, b: _Group) -> dict[str, Any]:
         equal = next((group.name for group in (a, b) if len(set(group.accuracies)) == 1), None)
         return {"why": f"{single} is one run" if single else f"the runs of {equal} have one accuracy, and no spread"}
     p, interval = result
+    interval = statistics.of_shares(interval)
     bootstrap = statistics.bootstrap(a.accuracies, b.accuracies)
     return {"test": "welch", "p": p, "interval": interval, "bootstrap_interval": bootstrap}
 

@@ -78,10 +78,12 @@ def _heading(comparison: Mapping[str, Any]) -> str:
         return f"{len(runs)} runs compared, in {groups} groups" if groups > 1 else f"{len(runs)} seeds of one recipe"
     (pair,) = pairs
     (a, b), difference = pair["groups"], pair["difference"]
+    if pair["same_images"] is False:
+        return f"{a} and {b} were tested on different images"
     if not difference:
         return f"{a} and {b} have the same accuracy"
     text = f"{b} is {100 * abs(difference):.2f} points {'better' if difference > 0 else 'worse'} than {a}"
-    return text if pair["p"] is None else f"{text}: {words.verdict(pair)}"
+    return f"{text}: {words.verdict(pair)}"
 
 
 def _accuracy(comparison: Mapping[str, Any], side: str) -> tuple[float, Sequence[float] | None, str]:
@@ -166,7 +168,7 @@ def _difference(pair: Mapping[str, Any], sides: Sides, name: str) -> tuple[float
         return None
     interval = None
     if pair["test"] == "welch" and (found := statistics.welch(*values)):
-        interval = found[1]
+        interval = statistics.of_shares(found[1])
     elif pair["test"] == "mcnemar" and a[0].predictions and b[0].predictions:
         of_it = a[0].predictions.labels == list(a[0].results["per_class_acc"]).index(name)
         right = [run.predictions.right[of_it] for run in (a[0], b[0]) if run.predictions]

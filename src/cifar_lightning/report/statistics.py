@@ -51,7 +51,7 @@ def paired_interval(only_a: int, only_b: int, count: int) -> Interval:
     a, b, n = only_a + 0.5, only_b + 0.5, count + 2
     difference = (b - a) / n
     half = _Z * math.sqrt(a + b - n * difference**2) / n
-    return max(-1.0, difference - half), min(1.0, difference + half)
+    return of_shares((difference - half, difference + half))
 
 
 def mean_interval(values: Sequence[float], shares: bool = True) -> Interval | None:
@@ -76,6 +76,11 @@ def welch(a: Sequence[float], b: Sequence[float]) -> tuple[float, Interval] | No
     difference = fmean(b) - fmean(a)
     half = t_quantile(1 - ALPHA / 2, freedom) * error
     return 2 * t_tail(abs(difference) / error, freedom), (difference - half, difference + half)
+
+
+def of_shares(interval: Interval) -> Interval:
+    """An interval of a difference of shares: one beyond -1 or 1 there cannot be."""
+    return max(-1.0, interval[0]), min(1.0, interval[1])
 
 
 def bootstrap(a: Sequence[float], b: Sequence[float]) -> Interval | None:
