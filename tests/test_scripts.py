@@ -20,6 +20,8 @@ from pages import Page, assert_sound, bytes_of, percent, plain
 from PIL import Image
 
 from cifar_lightning import CLASSES, CIFAR10DataModule, LitNet, fake_data, load_model
+from cifar_lightning.commands import predict
+from cifar_lightning.report.prediction_page import write_predictions_page
 from cifar_lightning.run import resuming, training
 from cifar_lightning.run.checkpoint import load_checkpoint
 from cifar_lightning.run.metrics_log import read_rows
@@ -522,6 +524,19 @@ def test_a_page_shows_what_the_network_saw(finished, call, tmp_path, monkeypatch
     assert [len(page.all("small", item)) for item in shown] == [1, 2, 2, 2]
     with Image.open(io.BytesIO(bytes_of(page.one("img", shown[0])))) as image:
         assert np.array_equal(np.asarray(image), drawn)
+    assert page.one("footer")["text"].strip().startswith("Unlike: beyond 999 of 1,000")
+
+
+@pytest.mark.parametrize(("classes", "judged"), [(CLASSES, True), (("ant", "bee"), False)])
+def test_a_page_explains_likeness_where_it_was_judged(tmp_path, classes, judged):
+    """Of other classes than CIFAR-10's nothing is known of the images."""
+    Image.new("RGB", (32, 32), "orange").save(tmp_path / "a.png")
+    model = LitNet(classes=classes, preprocessing=fake_data(30).preprocessing).eval()
+    seen = []
+    list(predict._rows(model, [str(tmp_path / "a.png")], [], seen.append))
+    assert bool(seen[0].unlike) == judged
+    write_predictions_page(seen, 1, "a.ckpt, step 1", tmp_path / "seen.html")
+    assert ("Unlike: " in Page((tmp_path / "seen.html").read_text()).one("footer")["text"]) == judged
 
 
 def test_a_page_of_predictions_that_cannot_be_written(finished, call, tmp_path):

@@ -127,7 +127,7 @@ def _rows(
             images = [picture[0] for _, picture in batch if not isinstance(picture, InputError)]
             tops = iter(_top(model, images))
             # of other classes nothing is known of the images
-            how = iter(unlike(images) if tuple(model.classes) == CLASSES else [""] * len(images))
+            how = iter(unlike(images) if tuple(model.classes) == CLASSES else [None] * len(images))
             for file, picture in batch:
                 if isinstance(picture, InputError):
                     unread.append(file)

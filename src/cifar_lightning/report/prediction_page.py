@@ -20,16 +20,17 @@ class Seen(NamedTuple):
         file: Its name.
         pixels: uint8 `(32, 32, 3)`.
         top: The most probable classes, `{"class": str, "probability": 0..1}` each.
-        unlike: In what it is unlike the training images; empty where it is not.
+        unlike: In what it is unlike the training images; empty where it is not, None where it was not judged.
     """
 
     file: str
     pixels: npt.NDArray[np.uint8]
     top: Sequence[Mapping[str, Any]]
-    unlike: str
+    unlike: str | None
 
 
 def write_predictions_page(seen: Sequence[Seen], total: int, network: str, page: Path) -> None:
     """Writes the page of `PICTURES` at most of the `total` pictures that a network, by this name, has seen."""
     pictures = [{"image": png(Image.fromarray(one.pixels)), "seen": one} for one in seen]
-    write_html("prediction.html", {"pictures": pictures, "total": total, "network": network}, page)
+    judged = any(one.unlike is not None for one in seen)
+    write_html("prediction.html", {"pictures": pictures, "total": total, "network": network, "judged": judged}, page)
