@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -331,16 +332,39 @@ def test_logits_that_are_not_finite_end_no_report(tmp_path, capsys, value, where
     assert page.one("dd", id="loss")["text"].startswith("n/a")
     assert not any(re.search(r"\b(nan|inf)\b", element["text"]) for element in page.all("main"))
     assert any("or are not all finite" in p["text"] for p in page.all("p"))
-    mistakes, doubtful = galleries(page)
+    mistakes, *doubtful = galleries(page)
     shown = [small["text"] for small in page.all("small", mistakes) if not small["text"].startswith("no. ")]
     assert shown == sorted(shown, key="n/a".__eq__)
     if value == "-inf":  # the largest loss there is
-        assert numbers_in(page, doubtful)[0] == 1_003
+        assert numbers_in(page, doubtful[0])[0] == 1_003
     else:
         assert page.one("dd", id="ece")["text"].startswith("n/a")
+        assert len(doubtful) == (1 if where == 3 else 0)  # of a loss that nobody knows nothing is told
+        assert not any("loss n/a" in gallery["text"] or 1_003 in numbers_in(page, gallery) for gallery in doubtful)
+        assert any("the loss of every image that is wrong is NaN" in p["text"] for p in page.all("p")) != bool(doubtful)
         known = sum(int(row[1]) for row in page.rows(page.one("table", **{"class": "bins"}))[1:])
         assert known == (59 if where == 3 else 0)
     assert (tmp_path / "figures" / "mistakes.png").exists()
+
+
+def test_heads_of_the_matrix_in_any_letters_lie_on_their_side(made):
+    """A Chinese letter stays upright in a vertical line, and would be turned upside down with it."""
+    *_, folder = made
+    rule = re.search(r"\.matrix thead th:not\(:first-child\) {(.*?)}", (folder / "report.html").read_text())[1]
+    assert "text-orientation: sideways;" in rule
+
+
+def test_letters_that_no_font_has_are_named(tmp_path, capsys):
+    outcome, *_ = a_test(images=60)
+    odd = ("ant \U00012000", "bee \U00012001\U00012000", *outcome.classes[2:])  # cuneiform
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
+        written(replace(outcome, classes=odd), tmp_path)
+    (note,) = capsys.readouterr().err.splitlines()
+    assert note.startswith("note: no font here has \U00012000\U00012001, which the figures show as boxes: install one ")
+    assert "fontlist-*.json in " in note
+    written(outcome, tmp_path)
+    assert capsys.readouterr().err == ""
 
 
 def test_the_copies_of_a_corrupted_image_are_one_in_the_intervals(tmp_path, undrawn):

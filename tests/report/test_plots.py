@@ -96,6 +96,15 @@ def test_names_that_differ_at_their_ends_stay_apart():
     assert len({label.get_text() for label in matrix.get_xticklabels()}) == 3
 
 
+def test_names_that_differ_in_their_middle_stay_apart():
+    classes = [f"kind number {number:03} with a long name" for number in range(21)]
+    counts = torch.eye(21, dtype=torch.int64)
+    bars, matrix = plots.per_class_bars(counts, classes).axes[0], plots.confusion_matrix(counts, classes).axes[0]
+    for labels in (bars.get_yticklabels(), matrix.get_yticklabels(), matrix.get_xticklabels()):
+        assert len({label.get_text() for label in labels}) == 21
+    assert len(set(texts(plots.image_grid(pictures(21), torch.arange(21), classes)))) == 21
+
+
 def test_wrong_predictions_differ_by_sign_frame_and_colour():
     axes = plots.prediction_grid(pictures(2), torch.tensor([3, 3]), torch.tensor([3, 5]), TEN).axes[0]
     right, wrong = axes.texts
@@ -178,6 +187,32 @@ def test_a_validation_that_is_equal_to_the_test_is_seen_as_the_star_is(validatio
         for color, least in ((drawing.ORANGE, 25), (drawing.GREEN, 25)):
             ink = torch.tensor([round(255 * part) for part in to_rgba(color)[:3]])
             assert (near == ink).all(1).sum() >= least
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.123456])
+@pytest.mark.parametrize("norm", [{}, {"grad_norm": 1.0}])
+def test_the_legends_of_curves_lie_on_nothing(norm, smoothing):
+    """Here the lines leave no place free."""
+    high, low = {"train_loss": 2.0, "val_loss": 2.2, "val_acc": 0.9}, {"train_loss": 0.1, "val_loss": 0.2, "val_acc": 0}
+    rows = [{"step": 100 * i, **(high if i % 2 else low), **dict.fromkeys(norm, 10.0**i)} for i in range(41)]
+    figure = plots.curves(rows, smoothing, {**TEST, "step": 4_000})
+    assert_nothing_clipped(figure)
+    boxes = [axes.get_legend().get_window_extent() for axes in figure.axes]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    for axes, legend in zip(figure.axes, boxes, strict=True):
+        points = [point for line in axes.lines for point in axes.transData.transform(line.get_xydata())]
+        assert len(points) >= 41
+        assert not any(legend.contains(*point) for point in points)
+        assert not any(legend.overlaps(box) for box in (axes.bbox, axes.title.get_window_extent()))
+    assert len({axes.title.get_window_extent().y0 for axes in figure.axes}) == 1
+
+
+def test_no_curve_is_on_an_axis_beyond_all_that_there_can_be():
+    rows = [{"step": step, "val_loss": 0.1, "val_acc": 1.0} for step in (10, 20, 30)]
+    accuracy = plots.curves(rows, test={"step": 30, "test_loss": 0.1, "test_acc": 1.0}).axes[1]
+    low, high = accuracy.get_ylim()
+    assert low < 100 < high
+    assert max(tick for tick in accuracy.get_yticks() if low <= tick <= high) == 100
 
 
 def test_equal_values_are_on_an_axis_that_tells_them():
@@ -293,6 +328,13 @@ def test_calibration_shows_accuracy_confidence_and_shares(panels):
     legend = above.get_legend().get_window_extent()
     assert not any(legend.overlaps(box) for box in (above.bbox, above.title.get_window_extent()))
     assert all(axes.get_legend().get_window_extent().x1 <= axes.bbox.x1 for axes in figure.axes[:panels])
+
+
+def test_the_shares_of_a_calibration_are_of_all_images():
+    """Those without a confidence have no bar."""
+    bins = reliability(torch.tensor([0.9, math.nan, math.nan, 0.4], dtype=torch.float64), torch.ones(4).bool())
+    below = plots.calibration({"some": bins}).axes[1]
+    assert sum(bar.get_height() for bar in below.patches) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("column", ["grad_norm", "grad_2.0_norm_total"])

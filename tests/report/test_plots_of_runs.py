@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -41,3 +43,49 @@ def test_no_accuracy_is_told_that_there_cannot_be(accuracies, interval):
     told = [tick.get_loc() for tick in runs.yaxis.get_major_ticks() if low <= tick.get_loc() <= high]
     assert min(told) >= 0
     assert max(told) <= 100
+
+
+@pytest.mark.parametrize("accuracies", [(1.0, 1.0), (0.99999, 0.99998), (0.0, 0.0)])
+def test_axes_tell_their_values(accuracies):
+    """Without an offset at a corner, such as "+2.02601e7"."""
+    overall = {"mean": sum(accuracies) / 2, "interval": None}
+    per_class = {"ant": overall, "bee": None}
+    figure = plots_of_runs.spread("seed", [20260101, 20260102], accuracies, overall, per_class)
+    figure.canvas.draw()
+    runs, classes = figure.axes
+    assert {"20260101", "20260102"} <= {label.get_text() for label in runs.get_xticklabels()}
+    for axis, low, high in ((runs.yaxis, *runs.get_ylim()), (classes.xaxis, *classes.get_xlim())):
+        assert axis.get_offset_text().get_text() == ""
+        told = [tick.label1.get_text() for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+        values = [float(text.replace("\N{MINUS SIGN}", "-")) for text in told]
+        assert low <= 100 * min(accuracies) <= 100 * max(accuracies) <= high
+        assert all(0 <= value <= 100 for value in values)
+        assert any(abs(value - 100 * accuracies[0]) <= 1 for value in values)
+
+
+def test_seeds_of_any_length_stand_apart():
+    overall = {"mean": 0.5, "interval": (0.1, 0.9)}
+    figure = plots_of_runs.spread("seed", [10, 4_294_967_295], [0.1, 0.9], overall, {"ant": overall})
+    figure.canvas.draw()
+    low, high = figure.axes[0].get_xlim()
+    ticks = [tick for tick in figure.axes[0].xaxis.get_major_ticks() if low <= tick.get_loc() <= high]
+    boxes = [tick.label1.get_window_extent() for tick in ticks]
+    assert all(left.x1 + 4 < right.x0 for left, right in pairwise(boxes))
+
+
+def test_a_class_without_images_has_its_name_and_the_legend_lies_on_nothing():
+    overall = {"mean": 0.5, "interval": (0.0, 1.0)}
+    accuracies = [i % 2 for i in range(40)]
+    figure = plots_of_runs.spread("seed", range(40), accuracies, overall, {"ant": overall, "bee": None})
+    figure.canvas.draw()
+    runs, classes = figure.axes
+    assert [label.get_text() for label in classes.get_yticklabels()] == ["ant", "bee"]
+    assert [(text.get_text(), text.get_position()[1]) for text in classes.texts] == [("n/a", 1)]
+    legend = runs.get_legend().get_window_extent()
+    assert not any(legend.overlaps(box) for box in (runs.bbox, runs.title.get_window_extent()))
+
+
+def test_names_of_rows_stay_apart():
+    names = [f"kind number {number:03} with a long name" for number in range(21)]
+    figure = plots_of_runs.intervals(names, {"A": [(0.5, None)] * 21})
+    assert len({label.get_text() for label in figure.axes[0].get_yticklabels()}) == 21

@@ -7,6 +7,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from cifar_lightning.report.group import print_group, summary
+from cifar_lightning.report.names import shortened_apart
 from cifar_lightning.report.table import predictions_table, print_corrupted, print_report
 
 
@@ -178,6 +180,52 @@ def test_names_are_shortened_only_where_they_do_not_fit():
     assert rows[0]["file"] in wide
     assert "Files in" not in wide
     assert "dog 0.0 %" in wide
+
+
+def test_a_files_name_gives_way_before_the_answer():
+    trees = ("palm_tree", "pine_tree")
+    files = [f"pictures_of_a_long_name_{number}.jpg" for number in range(2)]
+    rows = [prediction(file, (name, 0.9), ("dog", 0.1)) for file, name in zip(files, trees, strict=True)]
+    output = printed(predictions_table, rows, *among(rows), width=40, terminal=True)
+    assert re.search(r"0\.jpg +palm_tree +90\.0 %$", output, re.M)
+    assert re.search(r"1\.jpg +pine_tree +90\.0 %$", output, re.M)
+
+
+@pytest.mark.parametrize("width", [40, 60])
+def test_names_that_differ_in_their_middle_stay_apart(width):
+    names = [f"kind_number_{number:03}_of_{'all_the_' * 5}trees" for number in range(12)]
+    given = re.sub(
+        r"\x1b\[[\d;]*m", "", printed(print_report, results(names, confusion(12)), [], width=width, terminal=True)
+    )
+    assert len({line.split()[0] for line in given.splitlines() if line.startswith("ki")}) == 12
+    rows = [prediction(f"{name}.jpg", (name, 1.0)) for name in names]
+    output = printed(predictions_table, rows, *among(rows), width=width, terminal=True)
+    seen = [line.split()[:2] for line in output.splitlines() if line.startswith("ki")]
+    assert [len(set(column)) for column in zip(*seen, strict=True)] == [12, 12]
+
+
+@pytest.mark.parametrize("beginning", ["", "kind ", "\u732b" * 9, "0" * 30])
+@pytest.mark.parametrize("width", [5, 6, 10, 24])
+def test_every_name_is_another_text_in_its_room(width, beginning):
+    names = [f"{beginning}{number:03}{' of the trees' * length}" for number in range(120) for length in (0, 4)]
+    found = shortened_apart(names, width)
+    assert list(found) == names
+    assert len(set(found.values())) == len(names) if width > 6 else len(set(found.values())) >= 120
+    assert max(map(cell_len, found.values())) <= width
+
+
+def test_a_number_that_tells_names_apart_is_whole():
+    names = [f"kind number {number:03} with a long name" for number in range(3)]
+    assert list(shortened_apart(names, 24).values()) == [f"kind nu…00{number} with a long…" for number in range(3)]
+
+
+@pytest.mark.parametrize("width", [40, 60])
+def test_the_figures_of_a_group_are_whole(width):
+    per_class = {"automobile": 0.5, "a_class_of_a_long_name": 0.4}
+    runs = {f"seed_{i}": {"per_class_acc": per_class, "test_acc": i, "test_loss": 1.0} for i in range(2)}
+    output = re.sub(r"\x1b\[[\d;]*m", "", printed(print_group, summary("seeds", runs), [], width=width, terminal=True))
+    assert re.search(r"^test +50\.00 % +70\.71 +0\.00 to 100\.00 %$", output, re.M)
+    assert max(map(len, output.splitlines())) <= width
 
 
 def test_a_prediction_is_printed_before_the_next_is_made():

@@ -356,7 +356,7 @@ def test_the_table_fits(capsys, width):
     print_group(found, [], Console(width=width, force_terminal=True, color_system=None))
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= width
-    rows = {line[:10].strip(): line[10:].split() for line in lines}
+    rows = {line[:9].strip(): line[9:].split() for line in lines}
     assert rows["test"][:3] == ["55.00", "%", "7.07"]
     assert width == 40 or rows["test"][3:] == ["0.00", "to", "100.00", "%"]
     assert rows["a [b]"] == ["50.0", "%", "0.0", "n/a"]

@@ -21,6 +21,7 @@ class Reliability:
         counts: int64 `(BINS,)`, images.
         confidences: float64 `(BINS,)`, their mean confidence; 0 for an empty bin.
         accuracies: float64 `(BINS,)`, the share of them that is right; likewise.
+        images: All of them, also those without a confidence, which are in no bin.
         ece: The expected calibration error: the mean distance of these two over all images; NaN where some have no
             confidence, and are in no bin.
     """
@@ -28,6 +29,7 @@ class Reliability:
     counts: Tensor
     confidences: Tensor
     accuracies: Tensor
+    images: int
     ece: float
 
     def rows(self) -> list[tuple[int, float, float]]:
@@ -48,7 +50,7 @@ def reliability(confidences: Tensor, right: Tensor) -> Reliability:
     sums = [torch.bincount(bins, values[known].double(), minlength=BINS) for values in (confidences, right)]
     means = [total / counts.clamp(min=1) for total in sums]
     ece = (sums[0] - sums[1]).abs().sum().item() / len(confidences) if known.all() else math.nan
-    return Reliability(counts, means[0], means[1], ece)
+    return Reliability(counts, means[0], means[1], len(confidences), ece)
 
 
 def best_temperature(logits: Tensor, labels: Tensor) -> float | None:

@@ -1,21 +1,24 @@
 """The paper and ink of all figures, and their files; without pyplot: no window, no global state, safe in any thread."""
 
 import io
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import matplotlib
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.font_manager import get_font_names
+from matplotlib.font_manager import findfont, get_font, get_font_names
 from matplotlib.image import imsave
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.text import Text
 
-from cifar_lightning.report.names import shortened
+from cifar_lightning.report.names import shortened_apart
 
 # Okabe and Ito's palette: the colours stay apart for colour-blind readers.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
@@ -53,9 +56,48 @@ def new_figure(width: float, height: float, laid_out: bool = True) -> Figure:
     return figure
 
 
-def short(name: str) -> str:
-    """A name in the room that a figure has for one."""
-    return shortened(name, LONGEST_NAME)
+def short(names: Sequence[str]) -> list[str]:
+    """The names of a figure, each in the room that it has for one."""
+    return list(map(shortened_apart(names, LONGEST_NAME).__getitem__, names))
+
+
+def legend_above(axes: Axes, width: float) -> int:
+    """A legend that lies on no data; gives its lines.
+
+    Args:
+        axes: Those that it stands above.
+        width: Theirs, in inches, about.
+    """
+    labels = axes.get_legend_handles_labels()[1]
+    for columns in range(len(labels), 0, -1):
+        legend = axes.legend(
+            loc="lower center", bbox_to_anchor=(0.5, 1), borderaxespad=0.2, ncols=columns, columnspacing=1.2
+        )
+        if legend.get_window_extent().width <= width * DPI:
+            break
+    return math.ceil(len(labels) / columns) if labels else 0
+
+
+def above_legend(lines: int) -> float:
+    """How far a title stands above axes with a legend of so many lines, in points."""
+    return 6.0 + 18 * lines
+
+
+def as_percentages(axes: Axes, axis: Literal["x", "y"]) -> None:
+    """An axis that ends about 0 and 100, for there is nothing beyond, and whose ticks tell their values."""
+    low, high = axes.get_xlim() if axis == "x" else axes.get_ylim()
+    margin = 0.02 * (high - low)  # for what is drawn at an end; less than the next tick
+    axes.set(**{f"{axis}lim": (max(low, -margin), min(high, 100 + margin))})
+    axes.ticklabel_format(axis=axis, style="plain", useOffset=False)
+
+
+def without_a_font(figure: Figure) -> set[str]:
+    """The letters of a figure that no font here has: they are boxes."""
+    letters = {letter for text in figure.findobj(Text) for letter in text.get_text() if letter.isprintable()}
+    for font in fonts():
+        if letters:
+            letters -= set(map(chr, get_font(findfont(font)).get_charmap()))
+    return letters
 
 
 def drawn(figure: Figure) -> memoryview:

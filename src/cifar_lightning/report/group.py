@@ -1,19 +1,20 @@
 """What many runs of one recipe say together: mean, spread and interval, as values, on the console and as a figure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
 from cifar_lightning.report import statistics
 from cifar_lightning.report.comparison_words import INTERVAL
 from cifar_lightning.report.many import shown_classes, which_classes
-from cifar_lightning.report.names import Name
+from cifar_lightning.report.names import SHORTEST, Name
 from cifar_lightning.report.results import write_figures
-from cifar_lightning.report.table import print_paths, print_table, table_of_numbers
+from cifar_lightning.report.table import natural_width, print_paths, print_table, table_of_numbers
 
 FIGURES = ("test_acc", "test_loss", "val_acc", "val_loss")
 OF_A_RUN = ("seed", "test_acc", "test_loss", "val_acc", "val_loss", "fit_seconds", "step")
@@ -48,14 +49,17 @@ def print_group(found: Mapping[str, Any], paths: Sequence[Path], console: Consol
     To standard output by default.
     """
     console = console or Console()
-    table = table_of_numbers("accuracy", "mean", "sd", INTERVAL)
+    table = table_of_numbers("accuracy", "mean", "sd", INTERVAL, padding=0)
     overall = {"test": found["figures"]["test_acc"], "validation": found["figures"].get("val_acc")}
     for name, spread in overall.items():
         if spread is not None:
             table.add_row(*_row(name, spread, 2), style="bold" if name == "test" else "")
     shown, which = _shown(found)
     for name, spread in shown.items():
-        table.add_row(*_row(name, spread, 1))
+        table.add_row(*_row(name, spread, 1, shown))
+    if console.is_terminal and (over := natural_width(console, table) - console.width) > 0:
+        # The names give way; by rich's own measure the intervals would, and be folded.
+        table.columns[0].max_width = max(SHORTEST, max(map(cell_len, (*overall, *shown, "accuracy"))) - over)
     console.print()
     console.print(Text(f"Accuracy over {len(found['runs'])} {found['kind']}", "bold"), soft_wrap=True)
     console.print()
@@ -73,13 +77,15 @@ def _shown(found: Mapping[str, Any]) -> tuple[dict[str, Mapping[str, Any] | None
     return {named[label][0]: named[label][1] for label in shown}, which_classes(len(shown), len(named))
 
 
-def _row(name: str, spread: Mapping[str, Any] | None, digits: int) -> tuple[Name | Text, ...]:
+def _row(
+    name: str, spread: Mapping[str, Any] | None, digits: int, others: Collection[str] = ()
+) -> tuple[Name | Text, ...]:
     if spread is None:
-        return Name(name), *map(Text, ("n/a", "n/a", "n/a"))
+        return Name(name, others), *map(Text, ("n/a", "n/a", "n/a"))
     low_high = spread["interval"]
     mean, sd = f"{100 * spread['mean']:.{digits}f} %", f"{100 * spread['sd']:.{digits}f}"
     between = "n/a" if low_high is None else " to ".join(f"{100 * end:.{digits}f}" for end in low_high) + " %"
-    return Name(name), *map(Text, (mean, sd, between))
+    return Name(name, others), *map(Text, (mean, sd, between))
 
 
 def write_figure(found: Mapping[str, Any], run: str, folder: Path) -> Path:
@@ -89,8 +95,7 @@ def write_figure(found: Mapping[str, Any], run: str, folder: Path) -> Path:
     values = [result["test_acc"] for result in found["runs"]]
     numbers = [int(result["name"].rpartition("_")[2]) for result in found["runs"]]
     shown, which = _shown(found)
-    per_class = {name: spread for name, spread in shown.items() if spread is not None}
     with drawing.own_style():
-        figure = plots_of_runs.spread(run, numbers, values, found["figures"]["test_acc"], per_class, which)
+        figure = plots_of_runs.spread(run, numbers, values, found["figures"]["test_acc"], shown, which)
         write_figures({"accuracies": figure}, folder)
     return folder / "accuracies.png"

@@ -80,8 +80,9 @@ class Judgements:
         return self._wrong_by(self.confidences)[:MISTAKES]
 
     def doubtful(self) -> Tensor:
-        """Indices of images whose label may be the mistake: of the largest losses, the largest first."""
-        return self._wrong_by(self.losses)[:DOUBTFUL]
+        """Indices of images whose label may be the mistake: of the largest losses, the largest first; none of NaN."""
+        found = self._wrong_by(self.losses)
+        return found[~self.losses[found].isnan()][:DOUBTFUL]
 
     def _wrong_by(self, values: Tensor) -> Tensor:
         wrong = (~self.right).nonzero().squeeze(1)

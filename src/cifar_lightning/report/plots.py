@@ -15,7 +15,17 @@ from torch import Tensor
 
 from cifar_lightning.console import decimal, percent, rounded_down
 from cifar_lightning.report.calibration import BINS, Reliability
-from cifar_lightning.report.drawing import BLUE, GREEN, GREY, ORANGE, new_figure, short
+from cifar_lightning.report.drawing import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    above_legend,
+    as_percentages,
+    legend_above,
+    new_figure,
+    short,
+)
 from cifar_lightning.report.many import shown_classes, which_classes
 
 GRID_WIDTH = 10.0  # inches
@@ -31,7 +41,8 @@ def image_grid(images: Tensor, labels: Tensor, classes: Sequence[str]) -> Figure
         labels: int64, (N,).
         classes: The name of each label.
     """
-    return _grid(images, [short(classes[label]) for label in labels.tolist()])
+    names = short(classes)
+    return _grid(images, [names[label] for label in labels.tolist()])
 
 
 def prediction_grid(
@@ -46,11 +57,9 @@ def prediction_grid(
         classes: The name of each label.
         confidences: The probabilities of the predictions, (N,), to stand beside them; a line above says what they are.
     """
+    names = short(classes)
     pairs = list(zip(labels.tolist(), predictions.tolist(), strict=True))
-    captions = [
-        f"true: {short(classes[true])}\npred: {short(classes[said])} {'✓' if said == true else '✗'}"
-        for true, said in pairs
-    ]
+    captions = [f"true: {names[true]}\npred: {names[said]} {'✓' if said == true else '✗'}" for true, said in pairs]
     heading = ""
     if confidences is not None:
         heading = "Beside each prediction, the probability that the network gave it"
@@ -71,15 +80,16 @@ def curves(rows: Rows, label_smoothing: float = 0.0, test: Mapping[str, Any] | N
         test: `test_loss` and `test_acc` (0..1) of the network as it was at `step`, for a star.
     """
     norm = gradient_norm(rows)
-    figure = new_figure(12, 4.5)
-    loss, accuracy, *others = figure.subplots(1, 3 if norm else 2, sharex=True)
+    panels = 3 if norm else 2
+    figure = new_figure(12, 4.8)
+    loss, accuracy, *others = figure.subplots(1, panels, sharex=True)
 
     train = f"train (labels smoothed by {label_smoothing:g})" if label_smoothing else "train (running mean)"
     _line(loss, *_series(rows, "train_loss"), BLUE, train)
     _line(loss, *_series(rows, "val_loss"), ORANGE, "validation")
     if test is not None:
         _star(loss, test["step"], test["test_loss"], f"test {decimal(test['test_loss'])}")
-    loss.set(title="Loss", ylabel="cross-entropy")
+    loss.set(ylabel="cross-entropy")
     _at_least_as_high(loss, 0.01)
 
     val_steps, val = _series(rows, "val_acc")
@@ -89,14 +99,15 @@ def curves(rows: Rows, label_smoothing: float = 0.0, test: Mapping[str, Any] | N
         _star(accuracy, test["step"], 100 * test["test_acc"], f"test {percent(test['test_acc'], 2)}")
         if not val:  # one number is all there is: make it a level to compare with
             accuracy.axhline(100 * test["test_acc"], color=GREEN, linestyle="--", linewidth=1)
-    accuracy.set(title="Accuracy", ylabel="%")
+    accuracy.set(ylabel="%")
     if len(val) < 2:  # no curve to look at closely: two points alone would fill the height with their difference
         accuracy.set_ylim(0, 102)
     _at_least_as_high(accuracy, 1)
+    as_percentages(accuracy, "y")
 
     for axes in others:
         _line(axes, *_series(rows, norm or ""), BLUE, "train")
-        axes.set(title="Norm of the gradients", yscale="log")
+        axes.set(yscale="log")
 
     ticks = 4 if others else 6  # a million steps have room for no more
     for axes in (loss, accuracy, *others):
@@ -105,11 +116,12 @@ def curves(rows: Rows, label_smoothing: float = 0.0, test: Mapping[str, Any] | N
         axes.xaxis.set_major_locator(MaxNLocator(ticks, integer=True))
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.grid()
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend()
-        else:
+        if not axes.get_legend_handles_labels()[0]:
             axes.set_yticks([])
             axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=GREY)
+    lines = max(legend_above(axes, 12 / panels - 0.9) for axes in (loss, accuracy, *others))
+    for axes, title in zip((loss, accuracy, *others), ("Loss", "Accuracy", "Norm of the gradients"), strict=False):
+        axes.set_title(title, pad=above_legend(lines))
     return figure
 
 
@@ -140,11 +152,11 @@ def confusion_matrix(confusion: Tensor, classes: Sequence[str]) -> Figure:
     bar.outline.set_visible(False)
 
     ticks = range(0, size, math.ceil(size / 100))  # more names than that would run into each other
-    names = [short(classes[index]) for index in ticks]
+    names = short(classes)
     points = min(10.0, 0.75 * 72 * side * 0.8 / len(ticks))
     turn = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if few else {"rotation": 90}
-    axes.set_xticks(ticks, names, fontsize=points, parse_math=False, **turn)
-    axes.set_yticks(ticks, names, fontsize=points, parse_math=False)
+    axes.set_xticks(ticks, [names[index] for index in ticks], fontsize=points, parse_math=False, **turn)
+    axes.set_yticks(ticks, [names[index] for index in ticks], fontsize=points, parse_math=False)
     axes.set(xlabel="predicted", ylabel="true", title="Confusion matrix")
     axes.tick_params(length=0)
     axes.spines[:].set(color="#CCCCCC", visible=True)
@@ -169,6 +181,7 @@ def per_class_bars(confusion: Tensor, classes: Sequence[str]) -> Figure:
     correct, images = counts.diagonal(), counts.sum(axis=1)
     overall = 100 * correct.sum() / images.sum() if images.sum() else None
     shown = shown_classes([r / n if n else None for r, n in zip(correct.tolist(), images.tolist(), strict=True)])
+    names = short(classes)
     columns = min(3, math.ceil(len(shown) / 50))
     length = math.ceil(len(shown) / columns)
     figure = new_figure(GRID_WIDTH if columns == 1 else 13, 1.3 + length * (0.36 if length <= 20 else 0.2))
@@ -183,8 +196,7 @@ def per_class_bars(confusion: Tensor, classes: Sequence[str]) -> Figure:
             axes.text((percent or 0) + 1, row, text, va="center", fontsize=points, bbox=paper)
         if overall is not None:
             axes.axvline(overall, color=ORANGE, linestyle="--", linewidth=1.5)
-        names = [short(classes[index]) for index in members]
-        axes.set_yticks(range(len(members)), names, fontsize=points, parse_math=False)
+        axes.set_yticks(range(len(members)), [names[index] for index in members], fontsize=points, parse_math=False)
         axes.set(xlim=(0, 112), ylim=(length - 0.4, -0.6), xlabel="accuracy, %")
         axes.set_xticks(range(0, 101, 20))
         axes.tick_params(axis="y", length=0)
@@ -238,9 +250,8 @@ def calibration(panels: Mapping[str, Reliability]) -> Figure:
         above.plot(middles[filled], confidences, linestyle="", marker="_", color=ORANGE, **said)
         above.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1, label="accuracy = confidence")
         above.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
-        above.set_title(heading, pad=26)  # above the legend, which would lie on the bars within
-        above.legend(loc="lower center", bbox_to_anchor=(0.5, 1), borderaxespad=0.2, ncols=3, columnspacing=1.2)
-        below.bar(middles, bins.counts.numpy() / max(1, bins.counts.sum().item()), 0.9 / BINS, color=GREY)
+        above.set_title(heading, pad=above_legend(legend_above(above, 5.5)))
+        below.bar(middles, bins.counts.numpy() / bins.images, 0.9 / BINS, color=GREY)
         below.set(xlabel="confidence", ylabel="share of images")
         below.set_ylim(bottom=0)
         for axes in (above, below):

@@ -7,7 +7,17 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cifar_lightning.report.drawing import BLUE, COLOURS, GREEN, new_figure, short
+from cifar_lightning.report.drawing import (
+    BLUE,
+    COLOURS,
+    GREEN,
+    GREY,
+    above_legend,
+    as_percentages,
+    legend_above,
+    new_figure,
+    short,
+)
 
 MARKERS = "osD^v"  # for the series of more than so many colours
 LEGIBLE_ROWS = 20  # up to which a row has the room of its letters
@@ -20,7 +30,7 @@ def spread(
     numbers: Sequence[int],
     accuracies: Sequence[float],
     overall: Mapping[str, Any],
-    per_class: Mapping[str, Mapping[str, Any]],
+    per_class: Mapping[str, Mapping[str, Any] | None],
     which: str = "",
 ) -> Figure:
     """Shows the accuracy of every run as a dot, with the mean and its interval; and the same of each class.
@@ -30,7 +40,7 @@ def spread(
         numbers: The runs', in order.
         accuracies: Theirs, 0..1.
         overall: `mean` and `interval` of these; the latter None where they have no spread.
-        per_class: The same of each class, by its name.
+        per_class: The same of each class, by its name; None of one without images.
         which: Which classes these are, if not all.
     """
     length = len(per_class)
@@ -44,21 +54,26 @@ def spread(
         runs.axhspan(*ends, color=GREEN, alpha=0.15, linewidth=0, label=said)
     runs.axhline(mean, color=GREEN, linestyle="--", linewidth=1.5, label=label)
     runs.plot(numbers, [100 * value for value in accuracies], "o", color=BLUE, markersize=7)
-    runs.set(xlabel=run, ylabel="test accuracy, %", title=f"{len(numbers)} {run}s")
-    runs.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+    runs.set(xlabel=run, ylabel="test accuracy, %")
+    digits = max(len(str(number)) for number in numbers)
+    runs.xaxis.set_major_locator(MaxNLocator(max(1, min(10, 40 // digits)), integer=True))
+    runs.ticklabel_format(axis="x", style="plain", useOffset=False)
     runs.margins(y=0.25)
-    low, high = runs.get_ylim()
-    runs.set_ylim(max(low, -2), min(high, 102))  # there is nothing beyond
-    runs.legend()
+    as_percentages(runs, "y")
+    runs.set_title(f"{len(numbers)} {run}s", pad=above_legend(legend_above(runs, 5)))
     for row, figures in enumerate(per_class.values()):
+        if figures is None:
+            place = classes.get_yaxis_transform()
+            classes.text(0.02, row, "n/a", transform=place, va="center", color=GREY)
+            continue
         middle = 100 * figures["mean"]
         ends = [100 * end for end in figures["interval"]] if figures["interval"] is not None else [middle, middle]
         classes.plot(ends, [row, row], color=BLUE, linewidth=2, solid_capstyle="butt")
         classes.plot(middle, row, "o", color=BLUE, markersize=6 if length <= 20 else 3)
-    names = list(map(short, per_class))
-    classes.set_yticks(range(length), names, fontsize=10 if length <= 20 else 8, parse_math=False)
+    classes.set_yticks(range(length), short(list(per_class)), fontsize=10 if length <= 20 else 8, parse_math=False)
     title = "\n".join(filter(None, ("Mean and 95 % interval per class", which)))
     classes.set(ylim=(length - 0.4, -0.6), xlabel="accuracy, %", title=title)
+    as_percentages(classes, "x")
     classes.tick_params(axis="y", length=0)
     for axes in (runs, classes):
         axes.grid()
@@ -92,8 +107,9 @@ def intervals(names: Sequence[str], series: Mapping[str, Sequence[Measured | Non
             if ends is not None:
                 axes.plot([100 * end for end in ends], [y, y], color=color, linewidth=2, solid_capstyle="butt")
             axes.plot(100 * accuracy, y, color=color, marker=marker, markersize=6 if few else 3)
-    axes.set_yticks(range(length), [short(name) for name in names], fontsize=10 if few else 8, parse_math=False)
+    axes.set_yticks(range(length), short(names), fontsize=10 if few else 8, parse_math=False)
     axes.set(ylim=(length - 0.4, -0.6), xlabel="accuracy, %")
+    as_percentages(axes, "x")
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")
     if legend:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cifar_lightning import stop
-from cifar_lightning.console import percent, printing
+from cifar_lightning.console import percent, printing, say
 from cifar_lightning.files import strict_json, write_atomically
 from cifar_lightning.report.calibration import Reliability
 from cifar_lightning.report.outcome import Outcome
@@ -122,6 +122,8 @@ def draw(outcome: Outcome, results: Mapping[str, Any], folder: Path, page: Path)
 
 def write_figures(figures: Mapping[str, "Figure"], folder: Path) -> None:
     """Writes figures into `folder` as NAME.png, in place of all of ours that another test may have left there."""
+    import matplotlib
+
     from cifar_lightning.report import drawing
 
     with ThreadPoolExecutor(1) as writer:  # while the next one is drawn
@@ -133,6 +135,12 @@ def write_figures(figures: Mapping[str, "Figure"], folder: Path) -> None:
     for future in written:
         future.result()
     _remove(FIGURES - figures.keys(), folder)
+    if letters := "".join(sorted(set().union(*map(drawing.without_a_font, figures.values())))):
+        some = letters if len(letters) <= 10 else f"{letters[:10]} and {len(letters) - 10:,} more"
+        say(
+            f"note: no font here has {some}, which the figures show as boxes: install one that has, such as Noto Sans "
+            f"CJK, and remove matplotlib's list of fonts, fontlist-*.json in {matplotlib.get_cachedir()}"
+        )
 
 
 def _remove(names: Iterable[str], folder: Path) -> None:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from cifar_lightning.console import percent
 from cifar_lightning.report.many import shown_classes, which_classes
-from cifar_lightning.report.names import SHORTEST, Name, common_folder, shortened
+from cifar_lightning.report.names import SHORTEST, Name, common_folder, shortened_apart
 
 PLAIN: Any = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False}
 GAP = 3  # characters between tables side by side
@@ -24,7 +24,8 @@ MEAN_ERRORS = {
     "mean_corruption_error": "the 15 corruptions of the benchmark",
     "mean_corruption_error_19": "all 19",
 }
-LEGIBLE = 24  # characters that are left of a file's name beside guesses
+# Characters that are left of a file's name beside guesses, and beside the class alone.
+LEGIBLE, SHORTEST_FILE = 24, 12
 ONE_COLUMN = 20  # classes up to which the table stays a single column
 
 
@@ -67,7 +68,7 @@ def print_corrupted(results: Mapping[str, Any], paths: Sequence[Path], console: 
     severities = range(1, len(next(iter(accuracies.values()))) + 1)
     table = table_of_numbers("corruption", *map(str, severities), "mean", padding=0)
     for name, row in accuracies.items():
-        table.add_row(Name(name), *map(percent, (*row, sum(row) / len(row))))
+        table.add_row(Name(name, accuracies), *map(percent, (*row, sum(row) / len(row))))
     console.print()
     print_table(table, console)
     console.print()
@@ -122,12 +123,14 @@ def predictions_table(
         legible = min(widths[0], LEGIBLE)
         while len(widths) > 3 and _width(widths) - widths[0] + legible > console.width:
             widths.pop()
-        over = _width(widths) - widths[0] + legible - console.width
+        over = _width(widths) - widths[0] + min(widths[0], SHORTEST_FILE) - console.width
         if over > 0:  # by long names of classes alone
             class_width = max(SHORTEST, class_width - over)
             widths[1] = max(class_width, len("class"))
         widths[0] = max(SHORTEST, min(widths[0], widths[0] + console.width - _width(widths)))
     begun = False
+    names = shortened_apart(classes, class_width)
+    shown = shortened_apart((file.removeprefix(folder) for file in files), widths[0])
     for row in rows:
         if not begun:
             if folder:
@@ -136,9 +139,9 @@ def predictions_table(
             console.print("─" * _width(widths), soft_wrap=True)
             begun = True
         first, *others = row["top"]
-        guesses = (f"{shortened(guess['class'], class_width)} {percent(guess['probability'])}" for guess in others)
+        guesses = (f"{names[guess['class']]} {percent(guess['probability'])}" for guess in others)
         name, probability = row["file"].removeprefix(folder), f"{percent(first['probability']):>{len('probability')}}"
-        cells = (shortened(name, widths[0]), shortened(row["class"], class_width), probability, *guesses)
+        cells = (shown[name], names[row["class"]], probability, *guesses)
         print(_line(cells, widths), file=console.file, flush=True)
 
 
@@ -192,8 +195,9 @@ def _counts_table(survey: Mapping[str, Any]) -> Table:
         rows.sort(key=lambda row: -counts["train"][row[0]])
         rows[ONE_COLUMN // 2 : -ONE_COLUMN // 2] = [("…", ["…"] * len(counts))]
     table = table_of_numbers("class", *counts)
+    names = [name for name, _ in rows]
     for name, figures in rows:
-        table.add_row(Name(name), *figures)
+        table.add_row(Name(name, names), *figures)
     table.add_row("all", *(f"{count:,}" for count in survey["counts"].values()))
     return table
 
@@ -208,10 +212,11 @@ def _examples(pairs: Mapping[str, Any]) -> str:
     return f"{pairs['count']:,}{', such as ' * bool(listed)}{listed}"
 
 
-def _class_table(rows: Iterable[tuple[str, str, str, str]]) -> Table:
+def _class_table(rows: Sequence[tuple[str, str, str, str]]) -> Table:
     table = table_of_numbers("class", "images", "correct", "accuracy", padding=0)  # two of CIFAR-100 fit 80 columns
+    names = [name for name, *_ in rows]
     for name, *figures in rows:
-        table.add_row(Name(name), *figures)
+        table.add_row(Name(name, names), *figures)
     return table
 
 

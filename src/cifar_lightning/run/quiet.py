@@ -14,6 +14,7 @@ LEVELS = {
     "lightning.fabric": logging.WARNING,
     "lightning.pytorch.profilers": logging.INFO,
     "lightning.pytorch.loggers.mlflow": logging.ERROR,
+    "matplotlib.font_manager": logging.ERROR,  # which weight of a font is the nearest
 }
 
 
@@ -45,7 +46,7 @@ def _ignore_warnings() -> None:
     # Lightning 2.6 wraps the network for DDP in a CUDA stream that the training then leaves:
     # https://github.com/Lightning-AI/pytorch-lightning/issues/21567
     warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match", UserWarning)
-    # A class's name is in letters that no font here has: the tables show it, the figures show boxes.
+    # A class's name is in letters that no font here has: a note says so.
     warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
     # A user's ModelCheckpoint writes beside ours, and beside its own where a run goes on.
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty", UserWarning)
