@@ -126,6 +126,7 @@ CONVERTED = [
     (Path("a"), "a"),
     ([np.float32(0.5)], [0.5]),
     (np.array(["a"]), ["a"]),
+    (np.arange(3, dtype=">f4"), [0.0, 1.0, 2.0]),  # of another byte order
     ({np.int64(1): Path()}, {1: "."}),
 ]
 
@@ -146,12 +147,14 @@ def test_tensors_too(kind):
     for view in (np.eye(3, dtype=np.uint8), np.arange(4.0)[::-1], np.array(True)):
         kept = kind(view).hparams["view"]
         assert isinstance(kept, torch.Tensor)
+        assert kept.shape == view.shape
         assert (kept.numpy() == view).all()
 
 
 class Activated(LitNet):
     def __init__(self, activation=nn.ReLU, **kwargs):
-        layers = nn.Flatten(), nn.Linear(3072, 8), activation(), nn.Linear(8, 10)
+        kind = nn.Tanh if activation == "tanh" else activation
+        layers = nn.Flatten(), nn.Linear(3072, 8), kind(), nn.Linear(8, 10)
         super().__init__(nn.Sequential(*layers), **kwargs)
 
 
@@ -160,9 +163,10 @@ def test_a_default_in_place_of_the_code_that_was_given_is_told_of(tmp_path):
     path = fitted(tmp_path, Activated(nn.Tanh), OwnData(None), 1)
     with pytest.warns(UserWarning, match="made with activation of its own, which none holds, and this"):
         Activated.load_from_checkpoint(path)
-    with pytest.raises(InputError, match="it has activation"):
-        load_model(path, net=Activated(nn.Tanh).net)
-    Activated.load_from_checkpoint(path, activation=nn.Tanh)  # which says nothing
+    model = load_model(path, net=Activated(nn.Tanh).net)  # a LitNet, whose network is the one that is given
+    assert torch.equal(model.net[1].weight, torch.load(path, weights_only=True)["state_dict"]["net.1.weight"])
+    for again in (nn.Tanh, "tanh"):
+        Activated.load_from_checkpoint(path, activation=again)  # which says nothing
     Activated.load_from_checkpoint(fitted(tmp_path, Activated(), OwnData(None), 1))
 
 

@@ -504,6 +504,11 @@ def test_nor_of_another_runs_or_of_a_groups(finished, call, tmp_path, file, kind
         line = one_line(*call("evaluate", finished.folder, "--accelerator", "cpu", "--output_dir", other))
         assert line == f"error: output_dir {other} is a {kind}'s folder, whose results are its fit's: give another\n"
     assert sorted(tmp_path.rglob("*")) == before
+    (tmp_path / "other" / "config.yaml").write_text("later: 1\n")  # of another version
+    shutil.copy(finished.folder / "results.json", tmp_path / "other")
+    line = one_line(*call("evaluate", finished.folder, "--accelerator", "cpu", "--output_dir", "other"))
+    assert line.endswith(f"is a {kind}'s folder, whose results are its fit's: give another\n")
+    (tmp_path / "other" / "results.json").unlink()
     (tmp_path / "other" / "config.yaml").write_text("seed_everything: 0\n")  # another program's
     (tmp_path / "other" / "group.yaml").unlink(missing_ok=True)
     code, _, err = call("evaluate", finished.folder, "--accelerator", "cpu", "--output_dir", "other")

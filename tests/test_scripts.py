@@ -421,6 +421,11 @@ def test_pictures_are_seen_as_deep_as_they_lie(finished, call, tmp_path):
     code, out, err = call("predict", finished.folder, "--json", "holiday")
     assert (code, [row["file"] for row in json.loads(out)]) == (1, [f"holiday/{name}" for name in seen])
     assert "error: holiday/a/up is a link to a folder that holds it: remove it\n" in err
+    (tmp_path / "trip").mkdir()
+    shutil.move(tmp_path / "holiday" / "a", tmp_path / "trip" / "holiday")
+    code, out, err = call("predict", finished.folder, "--json", "trip/holiday")
+    assert (code, len(json.loads(out))) == (1, 2)
+    assert "error: trip/holiday/up is a link to a folder that holds it: remove it\n" in err
 
 
 STANDARDISED = """

@@ -121,11 +121,20 @@ def code_in(arguments: Mapping[str, Any], kind: type) -> list[str]:
     return names
 
 
-def warn_of_defaults(kind: type, given: Sequence[str], before: Sequence[str]) -> None:
-    """Warns where a constructor was given code `before`, which no checkpoint holds, and now has the default for it."""
+def warn_of_defaults(kind: type, code: Sequence[str], plain: Mapping[str, Any], before: Sequence[str]) -> None:
+    """Warns where a constructor was given code `before`, which no checkpoint holds, and now has the default for it.
+
+    Args:
+        kind: Whose constructor it is.
+        code: The names of its arguments that are code now.
+        plain: The others.
+        before: The names of those that were code.
+    """
     for name in before:
         parameter = inspect.signature(kind).parameters.get(name)
-        if name not in given and parameter is not None and parameter.default is not parameter.empty:
+        if parameter is None or parameter.default is parameter.empty:
+            continue
+        if name not in code and plain.get(name, parameter.default) is parameter.default:
             warnings.warn(
                 f"the checkpoint was made with {name} of its own, which none holds, and this {kind.__name__} has "
                 f"{brief(parameter.default)}: give {name} again",
@@ -142,8 +151,8 @@ def stored(value: Any) -> Any:
     import torch  # not before: scripts ask this module about flags
 
     if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
-        with suppress(TypeError):  # torch has no float128, say
-            return torch.tensor(np.ascontiguousarray(value))
+        with suppress(TypeError, ValueError):  # torch has no float128, say, nor another byte order
+            return torch.tensor(value.copy())  # of any strides
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     if isinstance(value, os.PathLike):

@@ -156,6 +156,8 @@ def test_bad_files_are_named(tmp_path):
                 assert "\n" not in str(error.value)
     with pytest.raises(InputError, match=r"none\.png does not exist: give an image, or a folder of images"):
         read_image(tmp_path / "none.png")
+    with pytest.raises(InputError, match="is a folder that cannot be read: mend it"):
+        read_image(tmp_path)
 
 
 def drawn(kind, size):

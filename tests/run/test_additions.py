@@ -3,12 +3,14 @@
 import csv
 import io
 import json
+import time
 
 import pytest
 import torch
 from jobs import differences, leftovers
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import (
+    BaseFinetuning,
     BatchSizeFinder,
     EarlyStopping,
     EMAWeightAveraging,
@@ -150,6 +152,53 @@ class BrokenAt(Callback):
     def on_train_batch_end(self, trainer, *args):
         if trainer.global_step == 13:
             raise KeyError("theirs")
+
+
+class Thaw(BaseFinetuning):
+    """Holds one layer back until the second epoch."""
+
+    def freeze_before_training(self, pl_module):
+        self.freeze(pl_module.net.fc1)
+
+    def finetune_function(self, pl_module, epoch, optimizer):
+        if epoch == 1:
+            self.unfreeze_and_add_param_group(pl_module.net.fc1, optimizer)
+
+
+class Noting(Callback):
+    def on_train_epoch_start(self, trainer, *args):
+        trainer.logger.log_metrics({"theirs": 1.0}, trainer.global_step)
+
+
+@pytest.mark.filterwarnings("ignore:The provided params to be frozen already exist within another group")
+@pytest.mark.parametrize("callback", [Thaw, Noting])
+def test_what_a_callback_does_as_an_epoch_begins_is_done_where_it_is_gone_on_with(plain, tmp_path, callback):
+    settings = {**SMALL, "checkpoint_every_n_steps": 5, "max_epochs": 3, "report": False}
+    fit(**settings, callbacks=callback())
+    with pytest.raises(KeyError, match="theirs"):
+        fit(**settings, callbacks=[callback(), BrokenAt()])
+    whole, run = (tmp_path / "lightning_logs" / f"version_{number}" for number in (0, 1))
+    resume(run, callbacks=callback())
+    assert differences(run, whole) == []
+
+
+class Slow(Callback):
+    def on_train_batch_end(self, *args):
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("changes", [None, {"max_epochs": 50}])
+def test_a_time_that_is_spent_stays_so(plain, tmp_path, changes):
+    """Also for a run of an earlier version, whose checkpoint does not say that it was stopped."""
+    settings = {**SMALL, "max_epochs": 20, "trainer": {"max_time": {"seconds": 1}}, "report": False}
+    steps = fit(**settings, callbacks=Slow())["fit_steps"]
+    run = tmp_path / "lightning_logs" / "version_0"
+    (run / "results.json").unlink()
+    path = run / "checkpoints" / f"step-{steps}.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    del checkpoint["loops"]["fit_loop"]["state_dict"]["stopped"]
+    torch.save(checkpoint, path)
+    assert resume(run, changes, callbacks=Slow())["fit_steps"] == steps
 
 
 def test_an_epoch_that_is_gone_on_with_begins_once(plain, tmp_path):

@@ -158,13 +158,16 @@ def test_a_test_joins_the_row_of_the_step_that_is_tested(tmp_path):
         put(log, step, loss=step / 10)
     at_the_end, without = log.position, None
     log.trainer.testing = True
-    log.log_metrics({"test_acc": 0.5, "test_new": 0.25, "epoch": 1}, 19)  # loggers count from 0
+    log.trainer.fit_loop = SimpleNamespace(epoch_loop=SimpleNamespace(_batches_that_stepped=19))  # from 0
+    log.log_metrics({"test_acc": 0.5, "epoch": 1}, 19)
+    log.log_metrics({"test_new": 0.25}, 30)  # of a callback of the user's, which asks for the Trainer's step
     log.close()
     rows = {row["step"]: row for row in read_rows(path)}
     assert [*rows] == [10, 20, 30]
     assert (rows[20]["loss"], rows[20]["test_acc"], rows[20]["test_new"]) == (2.0, 0.5, 0.25)
     assert rows[30] == {"epoch": 0, "step": 30, "loss": 3.0, "test_acc": without, "test_new": without}
-    log.log_metrics({"test_acc": 0.75}, 35)  # a step that has logged nothing
+    log.trainer.fit_loop.epoch_loop._batches_that_stepped = 34  # a step that has logged nothing
+    log.log_metrics({"test_acc": 0.75}, 34)
     assert read_rows(path)[-1]["test_acc"] == 0.75
     # A run that goes on has not been tested yet.
     longer = log_of(path, ["loss", "test_acc"])

@@ -131,7 +131,8 @@ def decode(path: str, remarks: Remarks) -> Pixels:
 def _absent(path: str) -> str:
     """What a path is where there is no file, and what to do, to follow its name in a message."""
     if os.path.isdir(path):
-        return "is a link to a folder that holds it: remove it"
+        is_link = os.path.islink(path)
+        return f"is a {'link to a folder that holds it: remove' if is_link else 'folder that cannot be read: mend'} it"
     if os.path.islink(path):
         return "is a link to nothing: mend or remove it"
     if "://" in path:

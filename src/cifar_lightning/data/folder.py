@@ -186,6 +186,9 @@ def pictures_in(
     stat = os.stat(folder)
     link, here = folder if os.path.islink(folder) else link, (stat.st_dev, stat.st_ino)
     if here in above:
+        if goes_on:
+            dead.append(link)
+            return
         raise InputError(f"{quoted(link)} is a link to a folder that holds it: remove it")
     folders = []
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
@@ -202,7 +205,7 @@ def pictures_in(
     for path in folders:
         try:
             yield from pictures_in(path, dead, passed_over, goes_on, (*above, here), link)
-        except (OSError, InputError):
+        except OSError:
             if not goes_on:
                 raise
             dead.append(path)

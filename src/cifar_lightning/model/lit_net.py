@@ -349,7 +349,7 @@ class LitNet(LightningModule):
             InputError: The checkpoint is without the network that it was of; or of other images than the Trainer's.
         """
         check_network(self.hparams, checkpoint)
-        warn_of_defaults(type(self), self._code, checkpoint.get("code", ()))
+        warn_of_defaults(type(self), self._code, self.hparams, checkpoint.get("code", ()))
         self.preprocessing = preprocessing_in(checkpoint) or self.preprocessing
         trainer = self._trainer
         if trainer is None:

@@ -10,12 +10,15 @@ has a part in it. A module that ends an epoch by -1 from its `on_train_batch_sta
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loops.fetchers import _DataFetcher
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.loop import _Loop
@@ -288,20 +291,22 @@ class FitLoop(_FitLoop):
         return max(epochs.ready - 1, 0), batches.ready
 
     def on_advance_start(self) -> None:
-        """Begins an epoch; of one that is gone on with, those callbacks are told again that have no state of it.
+        """Begins an epoch; of one that is gone on with callbacks are told again, for some set the Trainer up then.
 
-        They may have set the Trainer up for it. What they log of it has been logged.
+        Afterwards their state is what it was, and what they write into loggers then has been written.
         """
         assert isinstance(self.epoch_loop, EpochLoop)
         trainer: Any = self.trainer
-        callbacks, loggers = trainer.callbacks, trainer.loggers
-        if self.epoch_loop.resumed and self.epoch_loop.batch_progress.current.ready:
-            trainer.callbacks = [callback for callback in callbacks if not overrides(callback, "state_dict")]
-            trainer.loggers = []
-        try:
+        goes_on = self.epoch_loop.resumed and self.epoch_loop.batch_progress.current.ready > 0
+        with_state = [callback for callback in trainer.callbacks if goes_on and overrides(callback, "state_dict")]
+        told = [callback for callback in with_state if overrides(callback, "on_train_epoch_start")]
+        states = [deepcopy(callback.state_dict()) for callback in told]
+        with ExitStack() as muted:
+            for logger in trainer.loggers if goes_on else []:
+                muted.enter_context(_muted(logger))
             super().on_advance_start()
-        finally:
-            trainer.callbacks, trainer.loggers = callbacks, loggers
+        for callback, state in zip(told, states, strict=True):
+            callback.load_state_dict(state)
 
     def run(self) -> None:
         """Trains. A fit that goes on from its end, with no step left, ends again: some callbacks wait for that."""
@@ -349,7 +354,7 @@ class FitLoop(_FitLoop):
         self.epoch_loop.resumed = True
         self.epoch_loop.end_validated = ours.get("end_validated", -1)  # an earlier version's has none
         # By a callback that will not be asked again; a fit that is longer now goes on.
-        self.trainer.should_stop = ours.get("stopped") == self._limits
+        self.trainer.should_stop |= ours.get("stopped") == self._limits
         self.epoch_loop._batches_that_stepped = self.epoch_loop.global_step
         # A schedule that asks for its length has made the loader before the checkpoint is read: Lightning would then
         # leave it at the start of the epoch.
@@ -358,6 +363,19 @@ class FitLoop(_FitLoop):
 
     def update_restart_stage(self) -> None:
         """Leaves the stage at none: the position says all."""
+
+
+@contextmanager
+def _muted(logger: Logger) -> Iterator[None]:
+    """Within it a logger takes no figures."""
+    own = vars(logger)
+    before = {"log_metrics": own["log_metrics"]} if "log_metrics" in own else {}  # which may be wrapped
+    own["log_metrics"] = lambda *args, **kwargs: None
+    try:
+        yield
+    finally:
+        del own["log_metrics"]
+        own.update(before)
 
 
 def overrides(owner: Callback | LightningModule | LightningDataModule, hook: str) -> bool:

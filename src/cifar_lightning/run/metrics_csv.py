@@ -73,7 +73,8 @@ class MetricsCSV(Logger):
         # Lightning adds the epoch, which after the last step is that after it.
         figures = {name: rounded(value) for name, value in metrics.items() if name != "epoch"}
         if self.trainer.testing and step is not None:
-            self._complete(step + 1, figures)  # loggers count from 0
+            # Whatever the step is said to be: of a callback of the user's it may be the Trainer's.
+            self._complete(self.trainer.fit_loop.epoch_loop._batches_that_stepped + 1, figures)
             return
         step = self.trainer.global_step
         if self._row.get("step") != step:

@@ -163,7 +163,7 @@ def model_of(checkpoint: Mapping[str, Any], path: Path, net: str | nn.Module | N
     elif net is not None and net != arguments.get("net"):
         other = net if isinstance(net, str) else brief(net)
         raise InputError(f"checkpoint {path} is of the network {arguments.get('net')}: leave out net {other}")
-    unknown = sorted({*arguments, *checkpoint.get("code", ())} - set(inspect.signature(LitNet).parameters))
+    unknown = sorted(set(arguments) - set(inspect.signature(LitNet).parameters))
     if unknown or "classes" not in arguments:
         why = f"it has {', '.join(unknown)}" if unknown else "it has no class names"
         raise InputError(

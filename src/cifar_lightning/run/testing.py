@@ -38,6 +38,7 @@ from cifar_lightning.run.devices import (
     resolve_devices,
     shared_out,
 )
+from cifar_lightning.run.ended import results_in
 from cifar_lightning.run.launch import launch
 from cifar_lightning.run.memory import within_memory
 from cifar_lightning.run.metrics_log import read_rows
@@ -177,8 +178,10 @@ def _folder_of(output: Path, home: Path) -> str:
     """Whether this is a run's folder, or a group's; `home` is that of the checkpoint. Nothing where it is neither."""
     if is_group(output):
         return "group"
+    if not is_run(output):
+        return ""
     with suppress(InputError):  # another program's may have a config.yaml, too
-        if is_run(output) and (output.resolve() == home.resolve() or read_settings(output)):
+        if output.resolve() == home.resolve() or "fit_seconds" in (results_in(output) or {}) or read_settings(output):
             return "run"
     return ""
 
