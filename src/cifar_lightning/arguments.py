@@ -88,8 +88,8 @@ def typed(arguments: Mapping[str, Any], signature: inspect.Signature) -> dict[st
     checked: dict[str, Any] = {}
     for name in arguments:
         if name not in signature.parameters:
-            with suppress(CodeError):
-                checked[name] = stored(arguments[name])
+            with suppress(_CodeError):
+                checked[name] = _stored(arguments[name])
             continue
         kind = signature.parameters[name].annotation
         checked[name] = value = _plain(arguments[name])
@@ -105,20 +105,21 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if is_list else value
 
 
-class CodeError(Exception):
+class _CodeError(Exception):
     """A value comes of a class or a function, which no checkpoint holds."""
 
 
-def code_in(arguments: Mapping[str, Any], kind: type) -> list[str]:
-    """The names of the arguments that are code, and not by default, of those that a constructor was given."""
-    parameters, names = inspect.signature(kind).parameters, []
-    for name, value in arguments.items():
-        try:
-            stored(value)
-        except CodeError:
-            if name not in parameters or value is not parameters[name].default:
-                names.append(name)
-    return names
+def code_in(given: Mapping[str, Any], kept: Mapping[str, Any], kind: type) -> list[str]:
+    """The names of the arguments that `typed` has left out, but for those that are what the constructor has anyway.
+
+    Args:
+        given: All that the constructor was given.
+        kept: What `typed` has made of them.
+        kind: Whose constructor it is.
+    """
+    parameters = inspect.signature(kind).parameters
+    left_out = {name: value for name, value in given.items() if name not in kept}
+    return [name for name, x in left_out.items() if name not in parameters or x is not parameters[name].default]
 
 
 def warn_of_defaults(kind: type, code: Sequence[str], plain: Mapping[str, Any], before: Sequence[str]) -> None:
@@ -142,29 +143,29 @@ def warn_of_defaults(kind: type, code: Sequence[str], plain: Mapping[str, Any], 
             )
 
 
-def stored(value: Any) -> Any:
+def _stored(value: Any) -> Any:
     """A value of any type as a checkpoint stores it: as it is, but numpy's as torch's or Python's, and paths as text.
 
     Raises:
-        CodeError: None does.
+        _CodeError: None does.
     """
     import torch  # not before: scripts ask this module about flags
 
     if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
         with suppress(TypeError, ValueError):  # torch has no float128, say, nor another byte order
-            return torch.tensor(value.copy())  # of any strides
+            return torch.from_numpy(value.copy())  # of any strides
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if type(value) in (list, tuple, set):
-        return type(value)(map(stored, value))
+        return type(value)(map(_stored, value))
     if type(value) in (dict, OrderedDict, Counter):
-        return type(value)({stored(key): stored(item) for key, item in value.items()})
+        return type(value)({_stored(key): _stored(item) for key, item in value.items()})
     # What torch reads with `weights_only`; but nothing of a type derived from these.
     plain = (type(None), bool, int, float, complex, str, bytes, bytearray)
     if type(value) not in (*plain, torch.Tensor, torch.nn.Parameter, torch.Size, torch.device, torch.dtype):
-        raise CodeError
+        raise _CodeError
     return value
 
 

@@ -101,8 +101,9 @@ class LitNet(LightningModule):
         preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     ) -> None:
         # plain values only: anything else makes a checkpoint that weights_only refuses
-        given, signature = arguments_of(self), inspect.signature(LitNet)
-        arguments = typed(given, signature)
+        given = arguments_of(self)
+        arguments = typed(given, inspect.signature(LitNet))
+        code = code_in(given, arguments, type(self))
         classes, sizes = arguments["classes"], arguments["sizes"]  # not arrays, at which Lightning's look would end
         if isinstance(preprocessing, Mapping):
             preprocessing = Preprocessing(**preprocessing)
@@ -124,7 +125,7 @@ class LitNet(LightningModule):
         self._total_steps = 0.0
         self._made_for: tuple[float, float] | None = None  # the rate and the length that the optimiser was made for
         self._random_states: dict[str, Any] | None = None  # a checkpoint's, until its fit goes on
-        self._code = code_in({name: given[name] for name in given.keys() - signature.parameters.keys()}, type(self))
+        self._code = code
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "classes" and name in self.__dict__:

@@ -102,8 +102,8 @@ def _grouped(runs: Sequence[Tested], apart_from: Collection[str]) -> list[_Group
     found: list[tuple[dict[str, str], list[Tested]]] = []
     for run in runs:
         settings = run.settings.items()  # of which a resume may have added one that is nothing
-        kept = {name: _meant(name, value) for name, value in settings if name not in apart_from and value is not None}
-        key, seed = kept, run.settings["seed"]
+        key = {name: _meant(name, value) for name, value in settings if name not in apart_from and value is not None}
+        seed = run.settings["seed"]
         for other, group in found:
             if other == key and all(seed != member.settings["seed"] and _alike(run, member) for member in group):
                 group.append(run)

@@ -143,8 +143,9 @@ def _check_trainer(settings: Settings, accelerator: str, ranks: int) -> Trainer:
 
 def _check_types(given: Arguments) -> None:
     """Values of another type than the Trainer's annotation, of which some would fail only once it is under way."""
+    known = inspect.signature(Trainer).parameters
     for name, value in given.items():
-        annotation = inspect.signature(Trainer).parameters[name].annotation
+        annotation = known[name].annotation
         if not is_of(value, annotation):
             words = RANGES[name][1] if timedelta in get_args(annotation) else " or ".join(words_of(annotation))
             raise InputError(f"trainer.{name} {value} is out of range: give {words}")

@@ -298,8 +298,8 @@ class FitLoop(_FitLoop):
         assert isinstance(self.epoch_loop, EpochLoop)
         trainer: Any = self.trainer
         goes_on = self.epoch_loop.resumed and self.epoch_loop.batch_progress.current.ready > 0
-        with_state = [callback for callback in trainer.callbacks if goes_on and overrides(callback, "state_dict")]
-        told = [callback for callback in with_state if overrides(callback, "on_train_epoch_start")]
+        hooks = ("state_dict", "on_train_epoch_start")
+        told = [callback for callback in trainer.callbacks if goes_on and all(overrides(callback, h) for h in hooks)]
         states = [deepcopy(callback.state_dict()) for callback in told]
         with ExitStack() as muted:
             for logger in trainer.loggers if goes_on else []:
