@@ -116,6 +116,11 @@ def _main(path, arguments, cwd, env, log, terminal, user, forked):
     import sitecustomize
 
     sitecustomize.install()
+    if gpus := env.get("PRETENDED_GPUS"):
+        from pretended import pretended_gpu
+
+        pretended = pretended_gpu(count=int(gpus))  # to the process's end
+        pretended.__enter__()
     if forked:
         from cifar_lightning.run import launch
 

@@ -1,0 +1,220 @@
+"""A GPU for machines that have none: tensors that say they lie on one, and lie on the CPU.
+
+What it shows is what does not depend on a GPU's arithmetic: that nothing computes with tensors of two devices, that
+what an Apple GPU lacks is not asked of it, and for which operations the host would wait. torch's own fake tensors hold
+no numbers, so that no fit could come to its end on them.
+"""
+
+import warnings
+from contextlib import ExitStack, contextmanager, nullcontext
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+from lightning.fabric.accelerators import mps
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+CPU = torch.device("cpu")
+aten = torch.ops.aten
+# The host needs the value, or the shape, of what comes of them.
+WAITS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+INDEXING = (aten.index.Tensor, aten.index_put_.default, aten._index_put_impl_.default)  # take indices from the CPU
+OF_DDP = (aten.mul.out,)  # on its buckets, which C++ makes where it takes the gradients to be
+
+
+class Pretended(Tensor):
+    """What it holds computes; torch takes it for a CPU's, too, which alone is there, and Python for the GPU's."""
+
+    gpu = torch.device("cuda", 0)
+    device = property(lambda self: self.gpu)
+    is_cuda = property(lambda self: self.gpu.type == "cuda")
+    is_mps = property(lambda self: self.gpu.type == "mps")
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def __new__(cls, held):
+        layout = {"strides": held.stride(), "storage_offset": held.storage_offset()}
+        return Tensor._make_wrapper_subclass(cls, held.shape, dtype=held.dtype, device=CPU, **layout)
+
+    def __init__(self, held):
+        self.held = held
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        raise RuntimeError(f"{func} once the pretended GPU is gone")
+
+    def __repr__(self):
+        return f"{type(self).__name__}({self.held})"
+
+    def __format__(self, spec):
+        return format(self.item(), spec)
+
+    def __deepcopy__(self, memo):
+        copy = Pretended(self.held.detach().clone()).requires_grad_(self.requires_grad)
+        if isinstance(self, nn.Parameter):
+            copy._is_param = True
+        return memo.setdefault(id(self), copy)
+
+    def __reduce_ex__(self, protocol):
+        return self.held.detach().__reduce_ex__(protocol)
+
+    def to(self, *args, copy=False, **kwargs):
+        device, dtype, _, layout = torch._C._nn._parse_to(*args, **kwargs)
+        moved = self
+        if copy or dtype not in (None, self.dtype) or layout is not None:
+            options = {"dtype": dtype or self.dtype, "memory_format": layout or torch.preserve_format}
+            moved = super().to(**options, copy=copy)
+        return ToCPU.apply(moved) if device is not None and device.type == "cpu" else moved
+
+    def cpu(self):
+        return self.to(CPU)
+
+    def tolist(self):
+        return self.cpu().tolist()
+
+    def numpy(self):
+        raise TypeError(f"a tensor on {self.gpu} is no array")
+
+
+class ToCPU(torch.autograd.Function):
+    """A copy on the CPU, whose gradient lies on the GPU."""
+
+    @staticmethod
+    def forward(ctx, x):
+        waits()
+        return x.held.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return Pretended(grad)
+
+
+def waits():
+    """Says that the host waits, as torch does for a GPU of NVIDIA's."""
+    if torch.cuda.get_sync_debug_mode():
+        warnings.warn("called a synchronizing operation", stacklevel=2)
+
+
+class Operations(TorchDispatchMode):
+    """Computes with what such tensors hold, where all of them do, and gives such tensors."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        leaves = tree_leaves((args, kwargs))
+        known = {id(x.held): x for x in leaves if isinstance(x, Pretended)}
+        device = kwargs.get("device")
+        if not known and (device is None or device.type == "cpu"):
+            return func(*args, **kwargs)
+        copies = func in (aten.copy_.default, aten._to_copy.default)
+        elsewhere = any(isinstance(x, Tensor) and not isinstance(x, Pretended) and x.dim() for x in leaves)
+        if (
+            device is not None
+            and device.type != "cpu"
+            and device not in (Pretended.gpu, torch.device(Pretended.gpu.type))
+        ):
+            raise RuntimeError(f"{func}: a tensor on {device}, and this process's are on {Pretended.gpu}")
+        if elsewhere and not copies and func not in (*INDEXING, *OF_DDP) and func.namespace != "c10d":
+            raise RuntimeError(f"{func}: tensors on {Pretended.gpu} and on the CPU")
+        kinds = [x.dtype if isinstance(x, Pretended) else x for x in leaves]
+        if Pretended.gpu.type == "mps" and any(kind is torch.float64 for kind in kinds):
+            raise TypeError(f"{func}: an Apple GPU has no float64")
+        if copies:
+            stops = elsewhere and not (kwargs.get("non_blocking") or args[2:] == (True,))
+        elif func in INDEXING:  # they have a tag for the sake of masks
+            stops = elsewhere or any(x is not None and x.dtype in (torch.bool, torch.uint8) for x in args[1])
+        else:
+            stops = not WAITS.isdisjoint(func.tags)
+        if stops:
+            waits()
+        if device is not None:
+            kwargs = {**kwargs, "device": CPU}
+        held = tree_map(lambda x: x.held if isinstance(x, Pretended) else x, (args, kwargs))
+        result = func(*held[0], **held[1])
+        if func is aten.copy_.default and not isinstance(args[0], Pretended):
+            return result
+        return tree_map(lambda x: known.get(id(x), Pretended(x)) if isinstance(x, Tensor) else x, result)
+
+
+def moved(to):
+    """Tensor.to, which does not know where a pretended tensor lies, and would ask CUDA for the number of its device."""
+
+    def given(x):
+        if isinstance(x, Pretended):
+            return x.device, x.dtype
+        named = isinstance(x, str | torch.device) and torch.device(x).type == Pretended.gpu.type
+        return (Pretended.gpu if named else x,)
+
+    return lambda self, *args, **kwargs: to(
+        self, *(y for x in args for y in given(x)), **{name: given(x)[0] for name, x in kwargs.items()}
+    )
+
+
+def to_tensor(make):
+    """torch.tensor or torch.as_tensor, which would ask CUDA itself to go to its device."""
+
+    def made(data, *, device=None, **options):
+        if isinstance(data, Pretended):
+            return data.to(device, options.get("dtype"))
+        return make(data, **options) if device is None else make(data, **options).to(device)
+
+    return made
+
+
+def autocast(init):
+    """Of the CPU, where these tensors compute."""
+    return lambda self, kind, *args, **kwargs: init(
+        self, "cpu" if kind == Pretended.gpu.type else kind, *args, **kwargs
+    )
+
+
+@contextmanager
+def pretended_gpu(kind="cuda", count=1):
+    """Within it this process sees so many GPUs, NVIDIA's or (mps) Apple's, and has one, for all but compiled code.
+
+    What it sends to other processes goes by gloo, as a CPU's does.
+    """
+    generator = {"get_rng_state": lambda *args: torch.get_rng_state(), "set_rng_state": torch.set_rng_state}
+    told = [False]  # whether waits are
+    nvidia = {
+        **generator,
+        "is_available": lambda: True,
+        "device_count": lambda: count,
+        "empty_cache": lambda: None,
+        "_lazy_init": lambda: None,
+        "current_device": lambda: Pretended.gpu.index,
+        "set_device": lambda device: setattr(Pretended, "gpu", torch.device(device)),
+        "Stream": nullcontext,
+        "stream": nullcontext,
+        "synchronize": lambda *args: waits(),
+        "get_device_name": lambda *args: "pretended",
+        "get_device_capability": lambda *args: (9, 0),
+        "is_bf16_supported": lambda **kwargs: True,
+        "set_sync_debug_mode": lambda mode: told.__setitem__(0, mode == "warn"),
+    }
+    patches = {
+        torch: {
+            "tensor": to_tensor(torch.tensor),
+            "as_tensor": to_tensor(torch.as_tensor),
+            # in inference mode no tensor can hold another
+            "inference_mode": lambda mode=True: torch.no_grad() if mode else torch.enable_grad(),
+        },
+        dist: {"is_nccl_available": lambda: False},
+        Tensor: {"to": moved(Tensor.to)},
+        torch.autocast: {"__init__": autocast(torch.autocast.__init__)},
+        Pretended: {"gpu": torch.device(kind, 0)},
+        torch.cuda: {"get_sync_debug_mode": lambda: told[0], **(nvidia if kind == "cuda" else {})},
+    }
+    if kind == "mps":
+        patches[torch.mps], patches[torch.backends.mps] = generator, {"is_available": lambda: True}
+        patches[mps.MPSAccelerator] = {"is_available": staticmethod(lambda: True)}
+    swaps = torch.__future__.get_swap_module_params_on_conversion()
+    with ExitStack() as stack:
+        for owner, names in patches.items():
+            for name, value in names.items():
+                stack.enter_context(mock.patch.object(owner, name, value))
+        stack.callback(torch.__future__.set_swap_module_params_on_conversion, swaps)
+        torch.__future__.set_swap_module_params_on_conversion(True)  # a weight's type changes on its way
+        stack.enter_context(Operations())
+        yield
