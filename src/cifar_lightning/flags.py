@@ -77,7 +77,7 @@ def _is_group(action: "Action") -> bool:
 
 def add_net(parser: "ArgumentParser") -> None:
     """Has a command that reads a checkpoint take the network of one's own that it may be of."""
-    doc = "your own network, where it is of one, by its import path: package.module:Net"
+    doc = "import path of your own network, if the checkpoint is of one: package.module:Net"
     parser.add_argument("--model.net", type=str, default=None, help=doc)
 
 

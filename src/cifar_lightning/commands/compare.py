@@ -1,4 +1,4 @@
-"""Compares runs, and says whether they differ by more than noise.
+"""Compares runs, and tells whether they differ by more than noise.
 
 cifar-lightning compare lightning_logs/version_0 lightning_logs/version_1
 cifar-lightning compare lightning_logs/version_* --json
@@ -17,9 +17,9 @@ from cifar_lightning.startup import importing
 def script(arguments: Sequence[str]) -> None:
     """Compares runs."""
     parser = new_parser("compare RUN RUN ... [flags]", __doc__)
-    parser.add_argument("runs", type=str, nargs="+", help="folders of runs, or those that evaluate wrote")
-    parser.add_argument("--json", action="store_true", help="print JSON in place of tables")
-    parser.add_argument("--html", type=str, default=None, help="a .html file: a page with all of it, and pictures")
+    parser.add_argument("runs", type=str, nargs="+", help="folders of runs, or of evaluations")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("--html", type=str, default=None, help="page to write (.html), with pictures")
     settings = parse(parser, arguments)
 
     with importing():  # not before: torch and Lightning take seconds

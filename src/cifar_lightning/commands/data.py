@@ -1,6 +1,6 @@
-"""Says what images there are, or writes them in another shape.
+"""Lists the images of a folder, or writes them in another layout.
 
-cifar-lightning data pictures                    # and how fit reads it
+cifar-lightning data pictures                    # what is there, and how fit reads it
 cifar-lightning data pictures --json
 cifar-lightning data data --to parquet for-hf    # for Hugging Face
 cifar-lightning data data --to folders pngs      # as PNG files
@@ -20,15 +20,15 @@ from cifar_lightning.startup import importing
 def script(arguments: Sequence[str]) -> None:
     """Describes images, and writes them where that is asked for."""
     parser = new_parser("data DIR [flags]", __doc__)
-    parser.add_argument("data_dir", type=str, help="folder of images in a shape of docs/data.md, or their one file")
+    parser.add_argument("data_dir", type=str, help="folder of images in a layout of docs/data.md, or their one file")
     parser.add_function_arguments(signature_of("data.survey", "survey"), "data", skip={"data_dir"})
-    parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument(
         "--to",
         type=str,
         nargs=2,
         metavar=("folders|parquet", "OUT"),
-        help="write the images, as fit has them, as PNG files in class folders or as parquet, into OUT, a new folder",
+        help="write the images as fit sees them into OUT, a new folder: PNG files in class folders, or parquet",
     )
     settings = parse(parser, arguments)
 

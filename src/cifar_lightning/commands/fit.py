@@ -49,9 +49,9 @@ def script(arguments: Sequence[str]) -> None:
         help="YAML file of settings, e.g. a run's config.yaml; later flags win.",
     )
     parser.add_argument("--recipe", type=str, default=None, help=f"One of {', '.join(recipes())}.")
-    parser.add_argument("--resume", type=str, default=None, help="A run's folder; auto: the newest unfinished run.")
-    parser.add_argument("--seeds", type=int, default=None, help="How many runs, of the seeds from --seed on.")
-    parser.add_argument("--folds", type=int, default=None, help="How many runs, each validated on another part.")
+    parser.add_argument("--resume", type=str, default=None, help="Folder of a run; auto: the newest unfinished run.")
+    parser.add_argument("--seeds", type=int, default=None, help="Number of runs, with the seeds from --seed on.")
+    parser.add_argument("--folds", type=int, default=None, help="Number of runs, each validated on its own fold.")
     parser.add_function_arguments(signature_of("run.training", "fit"), skip={"data", "model", "callbacks", "recipe"})
     parser.add_function_arguments(signature_of("data.datamodule", "CIFAR10DataModule"), "data", skip=set(NO_FLAGS))
     kept: set[str | int] = {"classes", "preprocessing"}  # the images say

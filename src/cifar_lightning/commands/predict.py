@@ -1,9 +1,9 @@
-"""Names what is in a picture, with the three most probable classes.
+"""Names what is in pictures, with the three most probable classes.
 
 cifar-lightning predict lightning_logs/version_0 cat.jpg holiday/
 cifar-lightning predict lightning_logs/version_0 cat.jpg --json
 cifar-lightning predict lightning_logs/version_0 holiday/ --html seen.html
-cifar-lightning predict quick cat.jpg    # by weights of the package
+cifar-lightning predict quick cat.jpg    # by weights that come with the package
 """
 
 import math
@@ -36,12 +36,12 @@ Row = dict[str, Any]
 def script(arguments: Sequence[str]) -> int:
     """Predicts; returns 1 where some of the images could not be read."""
     parser = new_parser("predict CHECKPOINT IMAGE ... [flags]", __doc__)
-    parser.add_argument("checkpoint", type=str, help="a run's folder, a .ckpt file, or quick, say")
+    parser.add_argument("checkpoint", type=str, help="a run's folder, a .ckpt file, or trained weights such as quick")
     parser.add_argument(
-        "images", type=str, nargs="+", help="image files of any kind and size, or folders of them, however deep"
+        "images", type=str, nargs="+", help="image files of any format and size, or folders, with all that is in them"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
-    parser.add_argument("--html", type=str, default=None, help="a .html file: a page that shows what the network saw")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--html", type=str, default=None, help="page to write (.html) that shows what the network saw")
     add_net(parser)
     try:
         settings = parse(parser, arguments)

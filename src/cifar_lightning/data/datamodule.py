@@ -34,58 +34,60 @@ OF_TRAINING = (*OF_IMAGES, *OF_SPLIT, "normalization", "train_transforms")
 
 @settable
 class CIFAR10DataModule(SettableDataModule):
-    """CIFAR-10, or images like it, downloaded, split, augmented, normalised and batched.
+    """CIFAR-10, or images like it: downloads, splits, augments, normalises and batches them.
 
-    In a Trainer the batches are on the Trainer's device and shared by its ranks; the fit of a new one begins with epoch
-    0. Without one: `dm.prepare_data(); dm.setup("fit")`, and in every epoch `for images, labels in
-    dm.train_dataloader(): ...`; where torch.distributed is initialised, its ranks share them likewise. A folder source
-    that has a `val/`, `valid/` or `validation/` beside its `train/` and `test/` is validated on that, and takes no
-    `val_split`. `train_labels` stand for the labels of all training images, of those held out for validation too, of
-    which the split is a function; those of the test images stay.
+    In a Trainer the batches are on the Trainer's device and are shared by its ranks; each new Trainer's fit begins with
+    epoch 0. Without a Trainer, call `dm.prepare_data(); dm.setup("fit")` once, and in every epoch loop `for images,
+    labels in dm.train_dataloader(): ...`; if torch.distributed is initialised, its ranks share the batches too.
+
+    A folder source with a `val/`, `valid/` or `validation/` beside its `train/` and `test/` is validated on that folder
+    and takes no `val_split`. `train_labels` replace the labels of all training images, including those held out for
+    validation (the split depends on them); the test labels stay.
 
     Args:
-        data_dir: Folder of the images, or their one file, in a shape of docs/data.md; without any the archive is
-            downloaded into it once.
+        data_dir: Folder of the images, or their one file, in a layout of docs/data.md; if it has none, CIFAR is
+            downloaded there.
         batch_size: Images per training step over all devices (the global batch).
-        source: cifar10; cifar100, of 100 or of its 20 coarse classes; folder, any tree `train/<class>/*`,
-            `test/<class>/*` in `data_dir`, or arrays or parquet of your own; synthetic, images that are drawn.
-        val_split: Training images held out: how many, a fraction, or 2of5, the second of five folds; the same share
-            of every class.
+        source: cifar10; cifar100, or cifar100-coarse with its 20 classes; folder: your images in `data_dir`, in
+            `train/<class>/*`, `test/<class>/*`, or as arrays or parquet; synthetic: drawn images.
+        val_split: Training images to hold out: a number, a fraction, or 2of5, the second of five folds; the same
+            share of every class.
         augment: Shift and mirror the training images at random.
-        crop_padding: Pixels to shift by, at most; what comes in is the reflection.
+        crop_padding: Largest shift, in pixels; reflection fills the gap.
         flip: How `augment` mirrors: random, each time with probability 1/2; alternating, every other epoch; none.
         cutout: Side of the square that `augment` blanks in each image; 0: none.
-        normalization: half: to -1..1, as the tutorial; cifar10, cifar100: by their mean and std; dataset: cifar100 for
-            that source, else cifar10.
-        eval_batch_size: Images per batch in an evaluation, at most an eighth of them.
-        seed: Of the order and the augmentation; none: that which `lightning.seed_everything` was given before, or 0.
-        split_seed: Of the validation split: the same in runs of different seeds.
+        normalization: half: to -1..1, as in the tutorial; cifar10, cifar100: by that set's mean and std; dataset:
+            cifar100 for its sources, else cifar10.
+        eval_batch_size: Images per validation or test batch, at most an eighth.
+        seed: Seed of the order and the augmentation; by default that last given to `lightning.seed_everything`, or 0.
+        split_seed: Seed of the validation split, the same for runs of all seeds.
         mirror: Where to get the archive: an https address, a file or a folder.
-        sha256: Digest of your own images: of their file, or of several in a row.
-        train_labels: Other labels to learn, such as CIFAR-10_human.pt:worse_label
-        synthetic_size: Training images to draw; for the test, a fifth as many.
-        device: Where the batches are wanted when there is no Trainer, e.g. "cuda".
-        train_transforms: A transform of your own, torchvision's v2 or any callable, of one image at a time, uint8
-            `(1, 3, 32, 32)`; of a PIL image where torchvision's ToTensor is in it. It comes after `augment`, or in its
-            place where that is false. Bytes that it gives are normalised; floats are taken as they are, so that one
-            that ends in `v2.Normalize` replaces `normalization`. What it draws is a function of the seed, the epoch and
-            the position. It takes ten times as long as `augment` and more, on one core. No checkpoint keeps it.
-        val_transforms: Likewise, of the images held out.
-        test_transforms: Likewise, of the test images.
+        sha256: SHA-256 of your own file of images, or of several, concatenated.
+        train_labels: Other labels to train on: CIFAR-10_human.pt:worse_label
+        synthetic_size: Training images to draw, and a fifth as many for the test.
+        device: Where to put the batches if there is no Trainer, e.g. "cuda".
+        train_transforms: Your own transform, from torchvision.transforms.v2 or any callable. It gets one image at a
+            time, uint8 `(1, 3, 32, 32)`, or a PIL image if it contains torchvision's ToTensor. It runs after `augment`,
+            or alone if that is false. If it returns bytes, they are normalised; floats are used as they are, so a
+            transform that ends in `v2.Normalize` replaces `normalization`. Its random numbers depend only on the seed,
+            the epoch and the position. It takes at least ten times as long as `augment`, on one core, and is not saved
+            in checkpoints.
+        val_transforms: The same for the images held out.
+        test_transforms: The same for the test images.
 
-    Each argument is an attribute, too: what is set is checked, and the next loader follows it.
+    Each argument is also an attribute: setting it checks the value, and the next loader uses it.
 
     Attributes:
         dims: `(3, 32, 32)`, the shape of an image.
-        preprocessing: Mean, std and size of the images, for a model to keep; None where `test_transforms` do more than
+        preprocessing: Mean, std and size of the images, for a model to keep; None if `test_transforms` do more than
             normalise.
         classes: Names of the classes, in the order of the labels.
-        num_classes: Their number.
-        channels_last: Whether a pixel's colours lie side by side in the batches' memory, which saves our networks a
-            copy; a LightningModule that has such an attribute decides.
+        num_classes: Number of classes.
+        channels_last: Whether batches are in torch.channels_last, which saves our networks a copy. If the
+            LightningModule has an attribute of this name, it decides.
 
     Raises:
-        InputError: A value is out of its range, or the images cannot be had.
+        InputError: A value is out of range, or the images are not available.
 
     Example:
         >>> data = CIFAR10DataModule(source="synthetic", batch_size=100, val_split=0.1)

@@ -18,14 +18,14 @@ class ImageDataset(Dataset[tuple[Any, int]]):
     """An ImageSet with the interface of `torchvision.datasets.CIFAR10`.
 
     Args:
-        images: It.
-        transform: Of an image, a PIL image of 32×32 pixels.
+        images: The ImageSet.
+        transform: Called with each image, a PIL image of 32×32 pixels.
 
     Attributes:
-        data: uint8 `(N, 32, 32, 3)`, an array; it and the labels are made when they are asked for.
+        data: The images, a uint8 array `(N, 32, 32, 3)`; made on first use, as `targets` is.
         targets: The labels, a list.
-        classes: The names.
-        class_to_idx: Their labels.
+        classes: Names of the classes.
+        class_to_idx: Label of each name.
     """
 
     def __init__(

@@ -19,10 +19,10 @@ class ImageSet:
     """Labelled images in memory.
 
     Attributes:
-        images: uint8 (N, 3, 32, 32), channels last in memory, as the loader gathers them fastest.
+        images: uint8 (N, 3, 32, 32), in torch.channels_last, from which the loader gathers fastest.
         labels: int64 (N,), indices into `classes`.
-        classes: The names.
-        held_out: How many of the images, the last ones, their owner has put aside for validation.
+        classes: Names of the classes.
+        held_out: How many images, at the end, their publisher has set aside for validation.
     """
 
     images: Tensor
@@ -40,10 +40,11 @@ class ImageSet:
         """Some of the images, with their labels.
 
         Args:
-            index: Which, int64 `(n,)`.
+            index: Indices of the images, int64 `(n,)`.
 
         Returns:
-            Those, in that order; none is held out. Of all, in their own, no copy: it takes a tenth of a second.
+            These images in this order, none of them held out; not a copy if they are all images in their own order,
+            since copying takes a tenth of a second.
         """
         whole = torch.equal(index, torch.arange(len(self.labels)))
         images, labels = (self.images, self.labels) if whole else (self.images[index], self.labels[index])
@@ -53,7 +54,7 @@ class ImageSet:
         """A checksum of the images and their labels.
 
         Returns:
-            It, in 32 bits.
+            A CRC-32.
         """
         return zlib.crc32(self.labels.numpy().data, zlib.crc32(self.pixels.data))
 

@@ -33,49 +33,48 @@ Batch = tuple[Tensor, Tensor]
 class BatchLoader:
     """Iterates `(images, labels)` batches: float32 `(B, 3, 32, 32)`, int64 `(B,)`.
 
-    It stands where a `torch.utils.data.DataLoader` would, without workers: the images are on the device already, and
+    It takes the place of a `torch.utils.data.DataLoader`, without workers: the images are already on the device, and
     cropping, flipping and normalising some 500 at a time costs microseconds an image.
 
-    What it yields is a function of (seed, epoch, position in the epoch), drawn on the CPU, whatever the device and
-    the number of ranks. In training each rank takes its slice of every global batch, so that 1, 2 or 8 ranks see the
-    same sequence of global batches; images that do not fill a last global batch wait for another epoch's order. In
-    evaluation every image comes once: the batches are fixed, and the ranks take whole ones in turn.
+    What it yields depends only on (seed, epoch, position in the epoch). Random numbers are drawn on the CPU, whatever
+    the device and the number of ranks. In training each rank takes its slice of every global batch, so 1, 2 or 8 ranks
+    see the same sequence of global batches; images that do not fill a last global batch are left out of that epoch. In
+    evaluation every image comes once, in fixed batches, which the ranks take in turn.
 
-    Epochs follow on from one iteration to the next, until somebody sets them (`set_epoch`), as Lightning does: then all
-    iterations are of that epoch, so that a callback may look at some batches without taking them from the fit. One that
-    begins after a whole one has an order of its own: a loader that Lightning combines with a longer one makes several
-    laps in an epoch.
+    Each iteration is the next epoch until somebody calls `set_epoch`, as Lightning does. From then on every iteration
+    is of that epoch, so a callback can look at some batches without taking them from the fit. An iteration that begins
+    after a complete one has an order of its own: a loader that Lightning combines with a longer one makes several laps
+    in an epoch.
 
-    `state_dict` and `load_state_dict` hold the position, which is what Lightning asks of a loader that can resume in
-    the middle of an epoch.
+    `state_dict` and `load_state_dict` hold the position; Lightning uses them to resume in the middle of an epoch.
 
     Args:
-        images: uint8 `(N, 3, H, W)` in channels_last, on the device where the batches are wanted.
+        images: uint8 `(N, 3, H, W)` in channels_last, on the device of the batches.
         labels: int64 `(N,)`, same device.
         batch_size: Images per batch over all ranks (the global batch).
         mean: Per-channel mean, for images scaled to 0..1.
-        std: Per-channel standard deviation, likewise.
+        std: Per-channel standard deviation, for the same.
         train: Shuffle, augment and drop the last partial batch; otherwise every image once, in order.
-        seed: Of the order and the augmentation.
-        crop_padding: In training, pixels that a random crop may shift by; 0 crops nothing.
+        seed: Seed of the order and the augmentation.
+        crop_padding: In training, pixels that a random crop may shift by; 0 for no crops.
         flip: In training: `"random"` mirrors each image with probability 1/2; `"alternating"` does so in the first
             epoch, and from then on shows each image mirrored in every other epoch (https://arxiv.org/abs/2404.00498,
             section 3.6).
         cutout: In training, side of a square that is blanked in each image, with its centre anywhere in it; 0 for none.
-        rank: This process's index; by default that in torch's process group, if there is one by the time it iterates.
-        world_size: Number of processes; likewise.
-        repeat: In training, make every epoch as the first: the same batches, augmented alike.
-        own: A transform of the user's, of the images as bytes, in training cropped and flipped. What it leaves as bytes
-            is normalised; floats stay as it has made them.
+        rank: Index of this process; by default its rank in torch's process group, if there is one when it iterates.
+        world_size: Number of processes; by default that group's.
+        repeat: In training, make every epoch like the first: the same batches, augmented alike.
+        own: The user's transform of uint8 images, in training cropped and flipped ones. If it returns bytes, they are
+            normalised; floats stay as they are.
         classes: Names of the classes, for `dataset`.
-        channels_last: Leave the images' bytes as they are gathered, a pixel's colours side by side, which convolutions
-            take as it is. Otherwise a copy is contiguous, so that a stranger's `x.view(len(x), -1)` works.
-        bordered: What another loader of the same images and `crop_padding` keeps of them, its own `images`: mirroring
-            their borders takes 0.3 s of 50,000 images.
+        channels_last: Yield images in torch.channels_last, as they are gathered and as convolutions like them.
+            Otherwise a copy is contiguous, so that other people's `x.view(len(x), -1)` works.
+        bordered: `images` of another loader with the same images and `crop_padding`, to share: mirroring the borders of
+            50,000 images takes 0.3 s.
 
     Raises:
         InputError: `batch_size` is less than 1, more than the images, or not a multiple of `world_size`; or, in
-            evaluation, there are fewer images than ranks. Without a `world_size`, once it iterates.
+            evaluation, there are fewer images than ranks. Without a `world_size` this is raised on iteration.
     """
 
     def __init__(

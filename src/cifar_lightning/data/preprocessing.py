@@ -17,15 +17,15 @@ NORMALIZATIONS = ("half", "dataset", "cifar10", "cifar100")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What `normalize` does to images; two are equal where they do the same.
+    """How images are normalised; two that do the same are equal.
 
     Args:
-        mean: Per channel, of images scaled to 0..1.
-        std: Standard deviation per channel, likewise.
+        mean: Mean of each channel, for images scaled to 0..1.
+        std: Standard deviation of each channel, for the same.
         size: Height and width of the images, in pixels.
 
     Raises:
-        InputError: There are not three means and three positive deviations, or no pixels.
+        InputError: `mean` and `std` are not three numbers each, with `std` positive, or `size` is less than 1.
 
     Example:
         >>> black = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
@@ -58,15 +58,15 @@ class Preprocessing:
         return f"mean ({mean}), std ({std}), {self.size} pixels"
 
     def plain(self) -> dict[str, Any]:
-        """The arguments as lists and numbers, as a checkpoint holds them.
+        """The arguments as lists and numbers, which a checkpoint can hold.
 
         Returns:
-            `Preprocessing(**plain)` is equal to this one.
+            Arguments with which `Preprocessing(**plain)` equals this one.
         """
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     def normalize(self, images: Tensor) -> Tensor:
-        """What a network takes: `(x / 255 - mean) / std`.
+        """Normalises images for a network: `(x / 255 - mean) / std`.
 
         Args:
             images: uint8 `(N, 3, size, size)`, or `(3, size, size)` for one.

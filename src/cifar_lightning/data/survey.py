@@ -160,18 +160,18 @@ def survey(
     source: Literal["cifar10", "cifar100", "cifar100-coarse", "folder"] | None = None,
     sha256: str | None = None,
 ) -> list[Survey]:
-    """What there is at a place, read where it lies; nothing is downloaded.
+    """Lists the images in a folder or file, without moving or downloading anything.
 
     Args:
         data_dir: Folder of images, or their one file.
-        source: Read them as this, in place of what they look like.
-        sha256: Digest of your own images, of their file or of several in a row.
+        source: Read them as this, instead of as what they look like.
+        sha256: SHA-256 of your own file of images, or of several, concatenated.
 
     Returns:
-        One for each source that has images there.
+        A survey for each source that has images there.
 
     Raises:
-        InputError: There are none, or they cannot be read.
+        InputError: There are no images, or they cannot be read.
     """
     place = user_path(data_dir)
     if not os.path.lexists(place):

@@ -34,41 +34,41 @@ Batch = tuple[Tensor, Tensor]
 class LitNet(LightningModule):
     """An image classifier: cross-entropy, SGD with momentum, overall and per-class accuracy.
 
-    It logs `train_loss` (the mean since the last log point) and `lr` (that of the next step) every `log_every_n_steps`
-    steps of the Trainer, and `{val,test}_loss`, `{val,test}_acc` and, of classes with images, `{val,test}_acc/<class>`
-    at the end of an evaluation. The tensors of the last evaluation stay in `last_evaluation`.
+    Every `log_every_n_steps` steps of the Trainer it logs `train_loss` (the mean since the last log point) and `lr`
+    (the next step's). At the end of a validation or test it logs `{val,test}_loss`, `{val,test}_acc` and, for each
+    class that has images, `{val,test}_acc/<class>`; the tensors stay in `last_evaluation`. Checkpoints hold the weights
+    of a module given as `net`, but not the module itself.
 
     Args:
-        net: tutorial, normed, resnet18, speed, speed54 or speed96; to fit, my.nets:Net; any module to logits, kept in
-            no checkpoint.
-        width: Channels of the network's first convolution, where not its default.
-        lr: Learning rate; with a schedule, its highest.
-        momentum: Of SGD, 0 to 1.
-        weight_decay: L2 penalty, on all weights but Muon's; where groups have other rates, scaled to take the same
-            share of every weight a step.
-        nesterov: Whether the momentum is Nesterov's.
+        net: tutorial, normed, resnet18, speed, speed54 or speed96; or your own: my.nets:Net for fit, in Python any
+            module to logits.
+        width: Channels of the first convolution; by default the network's own.
+        lr: Learning rate; with a schedule, its peak.
+        momentum: Momentum of SGD, 0 to 1.
+        weight_decay: L2 penalty on all weights but Muon's, scaled so that every group, whatever its rate, decays
+            alike.
+        nesterov: Use Nesterov momentum.
         label_smoothing: Part of each label spread over all classes in training, 0 to 1.
-        schedule: Of the learning rate, per step over the whole fit: constant; one-cycle (linear from lr / 25 to lr in
-            the first 30 %, then a half cosine to zero); cosine (a half cosine from lr to zero); linear (straight from
-            lr to zero).
-        muon_lr: That of the filters, relative to their size, by Muon; none: by SGD.
-        muon_momentum: Muon's momentum, 0 to 1.
-        bias_lr: Learning rate of biases and norms, where it is not lr.
-        head_lr: Learning rate of linear layers' weights, where it is not lr.
-        sizes: Progressive resizing: sides that training images are shrunk to, one after another, for equal shares of
-            the first 60 % of the fit. Small ones teach nearly as much (https://arxiv.org/abs/2104.00298).
-        compile: The network, in this mode of torch.compile; auto: reduce-overhead on a GPU if there is a C compiler,
-            not for tests; several devices or accumulation go without CUDA graphs.
-        test_views: Test-time augmentation, the mean logits of views: one, the image as it is; mirror, also its mirror
-            image; six, these two and their shifts by a pixel up-left and down-right, with half the weight
+        schedule: Learning rate per step over the whole fit: constant; one-cycle (linear from lr / 25 to lr in the
+            first 30 %, then a half cosine to zero); cosine (a half cosine from lr to zero); linear (straight from lr
+            to zero).
+        muon_lr: Muon's rate for the filters, relative to their size; none: SGD.
+        muon_momentum: Momentum of Muon, 0 to 1.
+        bias_lr: Learning rate of biases and norms, if it is not lr.
+        head_lr: Learning rate of linear layers' weights, if it is not lr.
+        sizes: Progressive resizing: train on images shrunk to these sides, one after another, for equal shares of the
+            first 60 % of the fit. They teach nearly as much for less (https://arxiv.org/abs/2104.00298).
+        compile: Mode of torch.compile for the network; auto: reduce-overhead on a GPU if there is a C compiler, none
+            in tests; with several devices or accumulation, no CUDA graphs.
+        test_views: Test-time augmentation, the mean logits of several views: one, the image alone; mirror, with its
+            mirror image; six, these two and their shifts by a pixel up-left and down-right at half the weight
             (https://arxiv.org/abs/2404.00498, section 3.5).
-        classes: Names of the classes, in the order of the labels; they stay those. Stored in checkpoints.
-        preprocessing: What the images have undergone that it learns from. A fit with a CIFAR10DataModule sets it;
-            checkpoints hold it; images that have undergone another are refused, where a Trainer has such a module or
-            its loader.
+        classes: Names of the classes, in the order of the labels. They cannot change later; checkpoints store them.
+        preprocessing: How the training images were normalised. A fit with a CIFAR10DataModule sets it, and checkpoints
+            store it. A Trainer with such a module, or its loader, refuses images that were prepared differently.
 
     Raises:
-        InputError: A value is out of its range, or the network's name is not known.
+        InputError: A value is out of range, or the network's name is unknown.
 
     Example:
         >>> model = LitNet(net="resnet18", lr=0.1, schedule="one-cycle")
@@ -174,33 +174,32 @@ class LitNet(LightningModule):
         return probabilities.argmax(1), probabilities
 
     def logits(self, images: Tensor) -> Tensor:
-        """Logits over the views that an evaluation takes of each image, at least float32; see `test_views`.
+        """Mean logits over the views of an evaluation (see `test_views`), in float32 or wider.
 
         Args:
-            images: Normalised `(N, 3, 32, 32)`; or uint8, which are normalised here.
+            images: Normalised `(N, 3, 32, 32)`; or uint8, which is normalised here.
 
         Returns:
             `(N, len(classes))`.
 
         Raises:
-            InputError: They are bytes, and their `preprocessing` is not known.
+            InputError: The images are uint8, and `preprocessing` is not known.
         """
         return mean_logits(self, self._normalized(images), self.hparams["test_views"])
 
     @torch.inference_mode()
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """`predict_step` without a Trainer, in evaluation mode, after which the model is in the mode it was in.
+        """Predicts without a Trainer, in evaluation mode; afterwards the model is in the mode it was in before.
 
         Args:
-            images: uint8 `(N, 3, 32, 32)`, or `(3, 32, 32)` for one: bytes of 0 to 255. Floats are taken for images
-                that have been normalised as in the training, which nothing can tell from those that have not.
+            images: uint8 `(N, 3, 32, 32)` from 0 to 255, or `(3, 32, 32)` for one image. Floats must already be
+                normalised as in the training; this cannot be checked.
 
         Returns:
-            The class of each, int64 `(N,)`, and the probabilities `(N, len(classes))`, which are 1 in sum.
+            The class of each image, int64 `(N,)`, and the probabilities `(N, len(classes))`, which sum to 1.
 
         Raises:
-            InputError: They are of another kind or shape; or bytes, and the model has learnt from images of which it
-                does not know the `preprocessing`.
+            InputError: The images have another dtype or shape; or they are uint8, and `preprocessing` is not known.
 
         Example:
             >>> model = LitNet(preprocessing=Preprocessing(MEAN, STD))
@@ -216,7 +215,7 @@ class LitNet(LightningModule):
 
     @property
     def preprocessing(self) -> Preprocessing | None:
-        """What the images have undergone that it has learnt from; None if that is not known."""
+        """How the training images were normalised; None if that is not known."""
         kept = self.hparams["preprocessing"]
         return kept and Preprocessing(**kept)
 

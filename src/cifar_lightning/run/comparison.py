@@ -29,28 +29,27 @@ NEEDED = {"test_acc", "test_count", "confusion", "checkpoint"}
 
 @quietly()
 def compare(runs: Sequence[str | Path], html: str | Path | None = None) -> dict[str, Any]:
-    """Compares runs that have been tested: by their settings, their accuracies, and image by image.
+    """Compares tested runs: their settings, their accuracies, and their answers image by image.
 
-    Runs whose settings are equal but for the seed, and the images that they have learnt from and were tested on, as far
-    as is known, form a group. The first group is compared with each other: a run with a run by McNemar's exact test on
-    the images that only one of them got right, groups of seeds by Welch's test. Intervals are of 95 %; accuracies are
-    shares.
+    Runs form a group if they differ only in the seed, and, as far as is known, learnt from and were tested on the same
+    images. The first group is compared with each other group: two single runs by McNemar's exact test on the images
+    that only one of them got right, groups of seeds by Welch's test. Intervals are 95 % intervals; accuracies are
+    fractions.
 
     Args:
-        runs: Their folders, or folders that `evaluate` has written; or those of `fit_many`, for all their runs. Two or
-            more.
-        html: The file of a page with all that, each class, and of two runs the pictures on which they disagree, where
-            the test images are still at hand; none by default.
+        runs: Two or more folders: of runs, of evaluations that `evaluate` wrote, or of `fit_many` for all its runs.
+        html: File for a page with the comparison, overall and by class; for two runs also the pictures on which they
+            disagree, if the test images are still there. By default there is no page.
 
     Returns:
         Plain values. `settings`: those that differ, by name and group. `runs`: the figures of each, with Wilson's
         interval. `groups`: mean, standard deviation and t interval over seeds. `comparisons`: the difference, its
-        interval, by a bootstrap too for seeds, p, `p_holm` by Holm's method for all comparisons together,
-        `more_than_noise`; or, where p is None, `why`. `seeds_needed`: of each group, to find a difference of 0.2 points
-        with a power of 80 %.
+        interval (for seeds also a bootstrap's), `p`, `p_holm` (Holm's correction over all comparisons) and
+        `more_than_noise`; if p is None, `why` tells the reason. `seeds_needed`: for each group, how many seeds would
+        find a difference of 0.2 points with a power of 80 %.
 
     Raises:
-        InputError: There is no such run, it has not been tested, or it is given twice; the page cannot be written.
+        InputError: A run does not exist, has not been tested or is given twice, or the page cannot be written.
 
     Example:
         >>> results = evaluate("lightning_logs/version_0", test_views="six")

@@ -48,30 +48,30 @@ def export(
     test_views: Literal["one", "mirror", "six"] | None = None,
     net: str | nn.Module | None = None,
 ) -> Path:
-    """Writes a trained network into one file, or a folder for a hub, in float32 whatever it was trained in.
+    """Writes a trained network to a file, or to a folder for a model hub, always in float32.
 
-    An onnx or pt2 file takes `images`, any number of them, and gives `logits` and `probabilities`, one row an image.
-    Metadata is JSON under the key `cifar_lightning`: classes, mean, std, image_size, test_views, checkpoint, step, the
-    figures of its test. The same network makes the same file, to the byte.
+    An onnx or pt2 file takes any number of `images` and returns `logits` and `probabilities`, one row per image. Its
+    metadata is JSON under the key `cifar_lightning`: classes, mean, std, image_size, test_views, checkpoint, step
+    and the test's figures. The same network always gives the same bytes.
 
     Args:
-        checkpoint: A run's folder, for the checkpoint that its training selected, or a .ckpt file; or what else
-            load_model takes, such as quick; in Python, a LitNet too.
-        format: onnx, opset 18, for ONNX Runtime and its like; pt2, for torch.export.load; safetensors, the weights
-            alone, which load_model reads; hf, a folder of these with config.json, preprocessor_config.json and a model
-            card, README.md, for Hugging Face's hub, which load_model reads too.
+        checkpoint: A run's folder (its selected checkpoint is exported), a .ckpt file, or anything else that load_model
+            takes, such as quick; in Python also a LitNet.
+        format: onnx: opset 18, for ONNX Runtime and others; pt2: for torch.export.load; safetensors: the weights, for
+            load_model; hf: a folder for Hugging Face's hub, with the weights, config.json, preprocessor_config.json and
+            a model card (README.md), which load_model reads too.
         output: The file or folder; by default model.onnx, model.pt2, model.safetensors or hf/ in the run's folder,
-            beside the .ckpt file, or, of weights that come with the package, here.
-        input: What an onnx or pt2 file takes: uint8 (N, 3, 32, 32), which it normalises; or float, normalised already.
-        test_views: What to average over, as for LitNet; by default as in the training.
-        net: Your own network, where it is of one, by its import path (package.module:Net); in Python a module, too.
+            beside the .ckpt file, or, for weights that come with the package, here.
+        input: Input of an onnx or pt2 file: uint8 (N, 3, 32, 32), which it normalises; or float, already normalised.
+        test_views: Views to average over, as for LitNet; by default the training's.
+        net: Your own network, if the checkpoint is of one: its import path (package.module:Net), or in Python a module.
 
     Returns:
-        The file or folder.
+        Path of the file or folder.
 
     Raises:
         InputError: There is no such network, or a package is missing.
-        RunError: The network cannot be exported so, or the disk does not take it.
+        RunError: The network cannot be exported to this format, or the disk is full.
 
     Example:
         >>> path = export("lightning_logs/version_0", "pt2")

@@ -49,29 +49,29 @@ def fit_many(
     folds: int | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Trains and tests many runs that differ in their seed or in what they are validated on, and sums them up.
+    """Trains and tests a group of runs, one for each seed or fold, and sums up their results.
 
-    They are in a new folder `default_root_dir/lightning_logs/version_N`, a folder each, and are runs like any other,
-    without figures. Small steps on a CPU run side by side, with one thread each, which is then among the settings of
-    each run; others run one after another. The images are read once.
+    The new folder `default_root_dir/lightning_logs/version_N` has a folder for each run: an ordinary run, without
+    figures. Runs with small steps on a CPU train side by side with one thread each (a setting of each run); others
+    train one after another. The images are read once.
 
     Args:
         data: As for `fit`.
         model: As for `fit`.
-        seeds: How many runs, of the seeds from `seed` on.
-        folds: How many parts to cut the training images into, with the same share of every class: each is held out by
-            one run, which is validated on it and learns from the others. All are tested on the test images.
-        settings: Further ones of `fit`, but for objects: `callbacks`, and loggers that are not named.
+        seeds: Number of runs to make, with the seeds from `seed` on.
+        folds: Number of folds to split the training images into, each with the same share of every class. Each run is
+            validated on its own fold and learns from the others. All are tested on the test images.
+        settings: Other arguments of `fit`, except objects: `callbacks`, and loggers given other than by name.
 
     Returns:
-        The contents of the folder's results.json. `runs`: name, seed and figures of each. `figures`: of the accuracies
-        and losses of the test, and of the validation, by name, `n`, `mean`, `sd` and, by Student's t, the 95 %
-        `interval` of the mean, None where the values have no spread. `per_class_acc`: the same by class.
+        The contents of the group's results.json. `runs`: name, seed and figures of each. `figures`: for each accuracy
+        and loss of test and validation `n`, `mean`, `sd` and the 95 % `interval` of the mean (Student's t; None if the
+        values have no spread). `per_class_acc`: the same by class.
 
     Raises:
-        InputError: A setting is wrong, or the images cannot be had. No folder has been made.
-        KeyboardInterrupt: By Ctrl-C; `resume_many` goes on.
-        NonFiniteError, RunError: A run has failed. The others have been trained all the same.
+        InputError: A setting is wrong, or the images are not available. No folder has been made.
+        KeyboardInterrupt: Ctrl-C was pressed; `resume_many` goes on.
+        NonFiniteError, RunError: A run has failed. The others have been trained nevertheless.
 
     Example:
         >>> small = {"source": "synthetic", "synthetic_size": 400, "batch_size": 20}
@@ -90,16 +90,16 @@ def fit_many(
 
 @quietly()
 def resume_many(folder: str | Path, changes: Mapping[str, Any] | None = None, *, report: bool = True) -> dict[str, Any]:
-    """Goes on with an interrupted `fit_many`: finished runs are left as they are, begun ones go on where they were.
+    """Resumes an interrupted `fit_many`: finished runs stay as they are, the others go on from their last checkpoints.
 
     Args:
-        folder: The group's.
-        changes: As for `resume`, but for a higher max_epochs, max_steps or trainer.max_time: all runs are of one
-            length.
-        report: As for `fit`, of the group.
+        folder: The group's folder.
+        changes: As for `resume`, except a higher max_epochs, max_steps or trainer.max_time, since all runs have the
+            same length.
+        report: As for `fit`, for the group.
 
     Returns:
-        As `fit_many`.
+        What `fit_many` returns.
 
     Raises:
         InputError: There is nothing to resume, or a change would change the result.

@@ -37,14 +37,15 @@ def resume(
     callbacks: Callbacks = None,
     logger: Loggers = None,
 ) -> dict[str, Any]:
-    """Goes on with an interrupted run, in its own folder, from its newest readable checkpoint.
+    """Resumes an interrupted run, in its own folder, from its newest readable checkpoint.
 
     Args:
         run: The run's folder.
-        changes: Settings to change, by the names of `fit`'s arguments ("data.data_dir" for one of the data's): only
-            those that do not change the result, and a higher max_epochs, max_steps or trainer.max_time.
-        callbacks: As for `fit`: those that the run began with, whose state is restored. An empty list leaves them out.
-        logger: As for `fit`; by default the run's, of those that have names.
+        changes: Settings to change, named like `fit`'s arguments ("data.data_dir" for one of `data`): those that do not
+            change the result, and a higher max_epochs, max_steps or trainer.max_time.
+        callbacks: As for `fit`: give the ones that the run began with, and their state is restored; an empty list
+            leaves them out.
+        logger: As for `fit`; by default those of the run that were given by name.
 
     Returns:
         The contents of results.json.

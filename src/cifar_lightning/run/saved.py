@@ -105,25 +105,24 @@ def output_of(checkpoint: Path) -> Path:
 
 
 def load_model(path: str | Path, net: str | nn.Module | None = None, **arguments: Any) -> LitNet:
-    """The network of a run's folder, a .ckpt file, what `export` wrote, or one that is trained already.
+    """Loads a trained network: from a run, a checkpoint, a file that `export` wrote, or the package itself.
 
     Args:
-        path: The run's folder, for the checkpoint that its training selected, .ckpt file, .safetensors file or hf
-            folder; with `net`, also weights alone, a plain state_dict in a .pth or .safetensors file. Where there is
-            nothing of that name, quick, speed54 or tutorial (not ./quick, a path): the weights of these recipes come
-            with the package. They were trained on training images of CIFAR-10, re-encoded as JPEG, and tested on its
-            10,000 test images, likewise.
-        net: Of weights alone, the network that they are of, by its name, its import path ("package.module:Net") or as
-            the module; or one of your own, which no file holds. No checkpoint and no config.yaml has code imported that
-            is not named here.
-        arguments: Others of LitNet, in place of those that the file has. Of weights alone these are `width`, `classes`
-            and `preprocessing`, where they are not the default's.
+        path: A run's folder (its selected checkpoint is loaded), a .ckpt file, a .safetensors file or an hf folder.
+            With `net`, also bare weights: a plain state_dict in a .pth or .safetensors file. If there is no such path,
+            quick, speed54 or tutorial name weights of these recipes that come with the package (./quick is always a
+            path); they were trained and tested on CIFAR-10 re-encoded as JPEG.
+        net: The network that bare weights belong to, by its name, its import path ("package.module:Net") or as a
+            module; or your own network, which no file holds. Code is imported only if it is named here, never because
+            a checkpoint or a config.yaml names it.
+        arguments: Other arguments of LitNet, which replace those of the file. For bare weights give `width`, `classes`
+            and `preprocessing` if they are not the defaults.
 
     Returns:
-        It, in evaluation mode, on the CPU, with its `classes` and `preprocessing`.
+        The LitNet, in evaluation mode, on the CPU, with its `classes` and `preprocessing`.
 
     Raises:
-        InputError: It cannot be read, or is of another network.
+        InputError: The file cannot be read, or belongs to another network.
 
     Example:
         >>> model = load_model("lightning_logs/version_0")

@@ -67,28 +67,28 @@ def evaluate(
     html: str | Path | None = None,
     net: str | nn.Module | None = None,
 ) -> dict[str, Any]:
-    """Tests a trained network: prints the table and writes the figures and the page that `fit` does.
+    """Tests a trained network: prints the table and writes the same figures and page as `fit`.
 
     Args:
-        checkpoint: A run's folder, for the checkpoint that its training selected, or a .ckpt file; or what else
-            load_model takes, such as quick.
-        data: Arguments of CIFAR10DataModule in place of those the network was trained with.
+        checkpoint: A run's folder (its selected checkpoint is tested), a .ckpt file, or anything else that load_model
+            takes, such as quick.
+        data: Arguments of CIFAR10DataModule that replace those of the training.
         accelerator: As for `fit`.
         devices: As for `fit`.
-        precision: As for `fit`; by default that of the training, or 32-true on a CPU where that was 16-true.
-        test_views: What to average over, as for LitNet; by default as in the training.
-        soft_labels: People's answers for the test images, to compare with, as CIFAR-10H has: cifar10h-probs.npy.
-        output_dir: Where to write results.json and figures/; by default `evaluation/` in the run's folder, beside the
-            .ckpt file, or, of weights that come with the package, here. No run's own folder.
-        html: The file of the page, NAME.html; by default report.html beside results.json.
-        net: Your own network, where it is of one, by its import path (package.module:Net); in Python a module, too.
+        precision: As for `fit`; by default the training's, but 32-true instead of 16-true on a CPU.
+        test_views: Views to average over, as for LitNet; by default the training's.
+        soft_labels: People's answers for the test images, to compare with: CIFAR-10H's cifar10h-probs.npy.
+        output_dir: Folder for results.json and figures/, not a run's own; by default `evaluation/` in the run's folder,
+            beside the .ckpt file, or, for weights that come with the package, here.
+        html: File for the page, NAME.html; by default report.html beside results.json.
+        net: Your own network, if the checkpoint is of one: its import path (package.module:Net), or in Python a module.
 
     Returns:
         The contents of results.json.
 
     Raises:
-        InputError: The checkpoint or the images cannot be had, or do not belong together.
-        RunError: The test failed for a reason outside it, such as a full disk or too little memory.
+        InputError: The checkpoint or the images are not available, or do not belong together.
+        RunError: Something outside the test failed, such as a full disk or too little memory.
 
     Example:
         >>> results = evaluate("lightning_logs/version_0", test_views="mirror")

@@ -79,45 +79,45 @@ def fit(
 ) -> dict[str, Any]:
     """Trains, tests, draws and reports, in a new folder `default_root_dir/lightning_logs/version_N`.
 
-    The process's threads, oneDNN, choice of algorithms, warnings and loggers are afterwards as they were; the random
-    seed is that of the run, and glibc goes on keeping freed memory (see cpu.py).
+    Afterwards the process has its threads, oneDNN, choice of algorithms, warnings and loggers back. Two things stay:
+    the random seed is the run's, and glibc keeps freed memory (see cpu.py).
 
-    Figures go to metrics.csv; by default, also to TensorBoard's event files if it is installed; and to loggers of
-    Lightning's that are given, one or a list.
+    Metrics are written to metrics.csv; by default also to TensorBoard's event files, if it is installed; and to the
+    Lightning loggers that you give, one or a list.
 
     Args:
         data: Arguments of CIFAR10DataModule.
         model: Arguments of LitNet; a `net` of your own by its import path, "package.module:Net".
-        accelerator: cpu, gpu, mps or auto, as the Trainer has it.
-        devices: How many, or which ("0,1"); auto: every GPU, or the one CPU.
-        num_nodes: Machines. Both are by default as srun or torchrun has it, or 1.
-        strategy: The Trainer's; auto is DDP where there are several devices.
-        precision: The Trainer's; auto takes bfloat16 where the device has it.
+        accelerator: Where to train: cpu, gpu, mps (Apple) or auto.
+        devices: How many, or which GPUs ("0,1"); auto: every GPU, or one CPU.
+        num_nodes: Number of machines; srun and torchrun set this and devices.
+        strategy: Lightning's; auto is DDP if there are several devices.
+        precision: Lightning's; auto is bfloat16 if the device has it.
         max_epochs: Passes over the training images.
         max_steps: Stop after this many steps; -1 for no limit.
-        fast_dev_run: Run one batch of everything, to see that it runs.
-        default_root_dir: Where `lightning_logs/` goes.
-        seed: Of the weights, the order and the augmentation.
-        checkpoint_every_n_steps: Save this often, besides the ends of epochs.
+        fast_dev_run: Run one batch of everything, as a quick check.
+        default_root_dir: Folder that gets `lightning_logs/`.
+        seed: Seed of the weights, the order and the augmentation.
+        checkpoint_every_n_steps: Save this often, besides at the ends of epochs.
         log_every_n_steps: Steps between two rows of metrics.csv.
-        verify_steps: How many first steps to compute twice, and compare to the bit.
-        threads: Of the CPU, at most; by default as many as pay.
-        logger: Some of csv, tensorboard, wandb, mlflow; in Python objects
-        report: Print, and draw figures; false: results.json alone.
-        callbacks: Lightning's, one or a list, which join the run's own; in this process, or under torchrun.
-        trainer: Any other argument, e.g. --trainer.gradient_clip_val 1
-        recipe: Named settings, which those that are given overrule.
+        verify_steps: First steps to compute twice and compare bit for bit.
+        threads: Most CPU threads to use; by default as many as help.
+        logger: Any of csv, tensorboard, wandb, mlflow; in Python objects
+        report: Print the table, draw figures; false: results.json only.
+        callbacks: Lightning callbacks, one or a list, beside the run's own; in this process, or under torchrun.
+        trainer: Other Trainer arguments: --trainer.gradient_clip_val 1
+        recipe: Named settings; arguments that you give override them.
 
     Returns:
         The contents of results.json.
 
     Raises:
-        InputError: A setting is wrong, or the images cannot be had. No folder has been made.
-        KeyboardInterrupt: By Ctrl-C; a checkpoint has been saved, if there has been a step.
+        InputError: A setting is wrong, or the images are not available. No folder has been made.
+        KeyboardInterrupt: Ctrl-C was pressed. A checkpoint has been saved if at least one step was done.
         NonFiniteError: The loss or a weight became NaN or infinite.
-        RunError: The run failed for a reason outside it, such as a full disk, too little memory, or a machine that is
-            to be verified and does not compute the same twice.
-        Exception: What a callback raises, as it is; the run can be resumed.
+        RunError: Something outside the run failed: a full disk, too little memory, or, with `verify_steps`, a machine
+            that did not compute the same thing twice.
+        Exception: A callback's exception, unchanged; the run can be resumed.
 
     Example:
         >>> small = {"source": "synthetic", "synthetic_size": 2_000, "batch_size": 20}
