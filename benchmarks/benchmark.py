@@ -134,10 +134,10 @@ def compare_tutorial(job: Job) -> list[Table]:
 
 
 def compare_transforms(job: Job) -> list[Table]:
-    """What the transforms of the tutorial's two texts cost an image."""
+    """What the transforms of the tutorial's two versions cost an image."""
     older, newer = call("transform_costs", data=job.data, quick=job.quick, repeats=job.repeats).values()
     row: Row = {"": "CPU µs/image", "2018, ToTensor": older, "2026, v2": newer, "ratio": quotients(newer, older)}
-    return [Table("transforms: those of the tutorial's two texts, which give the same pixels", [row])]
+    return [Table("transforms: those of the tutorial's two versions, which give the same pixels", [row])]
 
 
 def compare_to_accuracy(job: Job) -> list[Table]:

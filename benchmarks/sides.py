@@ -129,7 +129,7 @@ def loader_rates(data: dict[str, Any], device: str, quick: bool, repeats: int) -
 
 
 def transform_costs(data: dict[str, Any], quick: bool, repeats: int) -> dict[str, list[float]]:
-    """CPU µs an image of the transforms of the tutorial's two texts, in turns, by the text; on one thread."""
+    """CPU µs an image of the transforms of the tutorial's two versions, in turns; on one thread."""
     torch.set_num_threads(1)
     count = 2_048 if quick else 8_192
 

@@ -2,8 +2,8 @@
 
 https://docs.pytorch.org/tutorials/beginner/blitz/cifar10_tutorial.html
 
-As it was published, but for where its images come from. There are two texts, which differ in their transforms (and in
-a file's name and the choice of a device, which are not here). It imports what that one does, and no Lightning.
+It is as published, except where the images come from. There are two versions, which differ in their transforms (and in
+a file's name and the choice of a device, which are left out here). It imports what the original does, and no Lightning.
 """
 
 import json
@@ -24,7 +24,7 @@ from torchvision.transforms import v2
 
 from cifar_lightning.data.sources import Source
 
-# By the year of the text; the second is from 8 May 2026: https://github.com/pytorch/tutorials/pull/3882
+# By the year of the version; the second is from 8 May 2026: https://github.com/pytorch/tutorials/pull/3882
 TRANSFORMS: dict[str, Callable[[Image.Image], Tensor]] = {
     "2018": transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))]),
     "2026": v2.Compose(
