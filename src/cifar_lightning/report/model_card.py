@@ -10,7 +10,7 @@ from cifar_lightning.errors import quoted
 from cifar_lightning.report.statistics import LEVEL, wilson
 
 HUB_NAMES = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100", "cifar100-coarse": "uoft-cs/cifar100"}
-NAMES = {**TITLES, "folder": "images of one's own", "synthetic": "drawn images"}
+NAMES = {**TITLES, "folder": "the user's own images", "synthetic": "drawn images"}
 _OFFICIAL = "Training images of {}, but for those that the `val_split` below holds out"
 DATA = {
     "cifar10": f"{_OFFICIAL.format('CIFAR-10')}.",
