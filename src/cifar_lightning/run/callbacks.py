@@ -1,4 +1,4 @@
-"""What watches over a run between its batches: the stop signal and the progress bar."""
+"""The callbacks that act between a run's batches: stopping on a signal, and the progress bar."""
 
 import math
 import sys
@@ -26,7 +26,7 @@ from cifar_lightning.run.loop import StepEnd, within_step
 
 POLL_SECONDS = 1.0
 DRAW_SECONDS = 0.5
-# By their names in metrics.csv, the words for figures: a terminal shows the first of these that it has room for.
+# Labels of figures, by their names in metrics.csv. The progress bar shows the first set that the terminal has room for.
 FIGURES: Sequence[Mapping[str, str]] = (
     {"train_loss": "loss", "val_loss": "val loss", "val_acc": "val accuracy"},
     {"train_loss": "loss", "val_acc": "val accuracy"},
@@ -34,18 +34,19 @@ FIGURES: Sequence[Mapping[str, str]] = (
     {"train_loss": "loss"},
     {},
 )
-BAR_WIDTHS = 4, 40  # characters, at least and at most
+BAR_WIDTHS = 4, 40  # minimum and maximum, in characters
 
 
 class StopOnSignal(StepEnd):
-    """Ends the run, once it is told to, at a step that all ranks agree on, with a checkpoint of it.
+    """A callback that stops the run when told to, at a step that all ranks agree on, and saves a checkpoint there.
 
-    A rank must not leave while the others wait for it. In training the ranks compare their flags, over gloo so that no
-    device is waited for, about once a second: the number of steps until the next time is a function of figures that
-    all ranks share. An evaluation needs no agreement: it begins at a checkpoint, and the launcher tells every rank.
+    A rank must not leave while the others wait for it. During training the ranks compare their stop flags about once
+    a second, over gloo so that no device is waited for. All ranks compute the same number of steps until the next
+    comparison, from figures that they share. An evaluation needs no agreement: its weights are in a checkpoint when it
+    begins, and the launcher tells every rank.
 
     Args:
-        checkpoints: What saves; not needed for an evaluation.
+        checkpoints: The callback that saves; not needed for an evaluation.
     """
 
     def __init__(self, checkpoints: Checkpoints | None = None) -> None:
@@ -54,7 +55,7 @@ class StopOnSignal(StepEnd):
         self._until_poll, self._interval, self._last_poll = 1, 1, time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Makes the group."""
+        """Makes the process group in which the ranks compare their flags."""
         if trainer.world_size > 1:
             group = dist.new_group(backend="gloo", timeout=RANK_TIMEOUT)
             assert isinstance(group, dist.ProcessGroup)
@@ -62,7 +63,7 @@ class StopOnSignal(StepEnd):
         self._last_poll = time.monotonic()
 
     def on_step_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stops between two steps."""
+        """Saves and stops between two steps, if a rank was told to stop."""
         signum = stop.requested if self._group is None else self._poll()
         if signum:
             if self.checkpoints is not None:
@@ -70,16 +71,16 @@ class StopOnSignal(StepEnd):
             raise Stopped(signum)
 
     def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        """Stops between two batches; a checkpoint of this step is there already, unless it is not done."""
+        """Stops between two batches, but not within an unfinished step: only a finished one has a checkpoint by now."""
         if not within_step(trainer):
             stop.raise_if_requested()
 
     def on_test_batch_end(self, *args: Any) -> None:
-        """Stops between two batches."""
+        """Stops between two batches, if told to."""
         stop.raise_if_requested()
 
     def _poll(self) -> int:
-        """The signal that any rank has got, if it is time to ask."""
+        """Returns the signal that any rank has received; 0 if there is none, or if no comparison is due."""
         self._until_poll -= 1
         if self._until_poll:
             return 0
@@ -94,10 +95,10 @@ class StopOnSignal(StepEnd):
 
 
 class ProgressBar(LightningProgressBar, StepEnd):
-    """A bar of the run's steps with as many figures as there is room for, brought up to date twice a second.
+    """A progress bar of the run's steps, with as many figures as there is room for, updated twice a second.
 
-    Where standard error is no terminal it prints a line at the end of every epoch instead. Lightning's bars read every
-    metric from the device in every batch.
+    If standard error is not a terminal, it prints a line at the end of every epoch instead. Lightning's own bars read
+    every metric from the device in every batch.
     """
 
     def __init__(self) -> None:
@@ -108,10 +109,10 @@ class ProgressBar(LightningProgressBar, StepEnd):
         self._validated_step = -1
 
     def disable(self) -> None:
-        """Does nothing: Lightning calls it on the ranks that are not the first, which have no bar."""
+        """Does nothing: Lightning calls it on all ranks but the first, and those have no bar."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Shows the bar."""
+        """Shows the bar, on the first rank and in a terminal only."""
         if not trainer.is_global_zero or not sys.stderr.isatty():
             return
         console = Console(stderr=True)
@@ -121,7 +122,7 @@ class ProgressBar(LightningProgressBar, StepEnd):
         self._bar.start()
 
     def on_step_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes the step; the bar's own thread draws it. The loss is read at the log points only, where it is known."""
+        """Updates the bar, which its own thread draws. Reads the loss only at log points, where it is already known."""
         if self._bar is None:
             return
         step = trainer.global_step
@@ -133,22 +134,22 @@ class ProgressBar(LightningProgressBar, StepEnd):
             self._bar.update(self._task, completed=step, epoch=_epoch(trainer))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes the step: Lightning keeps the figures of a validation until the next one."""
+        """Notes the step, because Lightning keeps a validation's figures until the next one: they may be old."""
         self._validated_step = trainer.global_step
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes that an epoch's figures are due where there is no bar; some of them are logged after this."""
+        """Notes, if there is no bar, that the epoch's figures are to be printed; some of them are logged after this."""
         if self._bar is None and trainer.is_global_zero:
             self._due = f"epoch {_epoch(trainer)}  step {trainer.global_step:,}"
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prints the figures of the epoch before."""
+        """Prints the previous epoch's figures, or shows the new epoch in the bar."""
         self._print_due(trainer)
         if self._bar is not None:
             self._bar.update(self._task, epoch=_epoch(trainer))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prints the last epoch's figures, or leaves the bar as it stands."""
+        """Prints the last epoch's figures, or stops the bar, which stays on the terminal."""
         self._print_due(trainer)
         bar, self._bar = self._bar, None
         if bar is not None:
@@ -156,7 +157,7 @@ class ProgressBar(LightningProgressBar, StepEnd):
                 bar.stop()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leaves the terminal in order."""
+        """Stops the bar, so that the terminal is left in order."""
         self.on_train_end(trainer, pl_module)
 
     def _print_due(self, trainer: Trainer) -> None:
@@ -169,9 +170,9 @@ class ProgressBar(LightningProgressBar, StepEnd):
 
 
 class _Line(ProgressColumn):
-    """All that the bar shows. The steps and the time that is left stay whole; the bar gives way, and then the figures.
+    """The bar's whole line. Steps and remaining time always stay; if room is short, the bar shrinks, then figures go.
 
-    Each number has the room of its widest so far, so that what is shown does not change from step to step.
+    Each number keeps the width of its widest value so far, so that the layout does not change from step to step.
     """
 
     def __init__(self, console: Console) -> None:
@@ -184,7 +185,7 @@ class _Line(ProgressColumn):
         steps, left = self._steps.render(task), self._left.render(task)
         left.pad_left(self._room("left", left.plain) - len(left))
         parts = [Text(f"epoch {task.fields['epoch']}"), steps, left]
-        room = self._console.width - sum(len(part) + 1 for part in parts)  # and a space beside what follows
+        room = self._console.width - sum(len(part) + 1 for part in parts)  # and a space after each
         numbers = {name: f"{text:>{self._room(name, text)}}" for name, text in task.fields["figures"].items()}
         lines = ("  ".join(f"{words[name]} {numbers[name]}" for name in words if name in numbers) for words in FIGURES)
         figures = next(line for line in lines if len(line) <= max(0, room))
@@ -206,7 +207,7 @@ def _epoch(trainer: Trainer) -> str:
 
 
 def _figures(trainer: Trainer, validated: bool = True) -> dict[str, str]:
-    """The numbers as they are printed, by their names; those of a validation if there was one."""
+    """Returns the figures as text, by name; a validation's figures only if `validated`."""
     metrics = trainer.callback_metrics
     found = [name for name in FIGURES[0] if name in metrics and (validated or name == "train_loss")]
     return {

@@ -1,8 +1,8 @@
-"""Checkpoints that survive: written beside their place, flushed and renamed; the one before is kept until then.
+"""Checkpoints that survive a crash: written to a temporary file, flushed and renamed; older ones are kept until then.
 
-A run's `checkpoints/` holds `step-S.ckpt`, the newest two, and `best.ckpt`, that of the highest validation accuracy
-where there is a validation split; and `final.ckpt` where a callback has put other weights in place of those of the last
-step. Any of them is a plain Lightning checkpoint.
+A run's `checkpoints/` holds the newest two `step-S.ckpt`; if there is a validation split, `best.ckpt`, the checkpoint
+of the highest validation accuracy; and if a callback has replaced the weights of the last step, `final.ckpt`. All of
+them are plain Lightning checkpoints.
 """
 
 import errno
@@ -36,51 +36,51 @@ from cifar_lightning.run.weights import read_weights
 KEEP = 2
 BEST = "best.ckpt"
 FINAL = "final.ckpt"
-WORTH = 50  # times what a checkpoint takes must have passed since the last before the end of an epoch is worth one
+WORTH = 50  # an epoch's end is saved if at least this many times the duration of a save has passed since the last one
 _STEP = re.compile(r"step-\d+\.ckpt")
 
 
 class UnreadableError(InputError):
-    """A checkpoint that the system does not give: it may be whole, and is not to be passed over or replaced."""
+    """The operating system cannot read a checkpoint, which may be intact, and must not be skipped or replaced."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint whole or not at all, and reads only what cannot run code.
+    """A checkpoint plugin that writes a checkpoint whole or not at all, and loads nothing that could run code.
 
-    Lightning 2.6 stages a checkpoint in the temporary folder and copies it over the old one, which a full disk
-    destroys (https://github.com/Lightning-AI/pytorch-lightning/issues/21253), and unpickles anything from an http
-    address.
+    Lightning 2.6 stages a checkpoint in the temporary folder and copies it over the old one, so that a full disk
+    destroys the old one (https://github.com/Lightning-AI/pytorch-lightning/issues/21253). It also unpickles anything
+    from an http address.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
-        """Writes `checkpoint` to `path`; what stood there stays until the new one is on the disk."""
+        """Writes `checkpoint` to `path`; an old file there stays until the new one is on the disk."""
         write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
 
     def load_checkpoint(
         self, path: _PATH, map_location: Any = "cpu", weights_only: bool | None = True
     ) -> dict[str, Any]:
-        """Reads a local checkpoint of tensors and plain values; on several ranks, the first, for all.
+        """Loads a local checkpoint of tensors and plain values; the first rank reads the file for all ranks.
 
         Raises:
-            InputError: It is missing, damaged, or holds what only running code could restore.
+            InputError: The checkpoint is missing or damaged, or holds objects that only running code could restore.
         """
         return on_first_rank(lambda: load_checkpoint(path))
 
 
 def load_checkpoint(path: str | os.PathLike[str], bare: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Reads a checkpoint, on the CPU, with `weights_only=True`; or a .safetensors file of `export`, as one.
+    """Loads a checkpoint onto the CPU with `weights_only=True`, or a .safetensors file of `export` as if it were one.
 
     Args:
         path: The file.
-        bare: The arguments of LitNet that a file of weights alone is then taken to be of.
+        bare: Arguments of LitNet for a bare state_dict; without them a bare state_dict is refused.
 
     Raises:
-        UnreadableError: The system does not let this process read it.
-        InputError: There is no such local file, or it is not a whole checkpoint of tensors and plain values.
+        UnreadableError: The operating system does not let this process read the file.
+        InputError: There is no such local file, or it is not an intact checkpoint of tensors and plain values.
     """
-    if re.match(r"\w{2,}:/", str(path)):  # a Path has made one slash of two
+    if re.match(r"\w{2,}:/", str(path)):  # one slash: a Path makes one of two
         raise InputError(f"checkpoint {path} is an address: download it, and give the file's path")
-    if not os.path.isfile(path):  # False, where Path's raises, for one that this user may not see
+    if not os.path.isfile(path):  # Path.is_file raises for a file that this user may not see
         raise InputError(f"checkpoint {path} does not exist: give a run's folder or a .ckpt file")
     if what := instead_of_run(Path(path)):
         raise InputError(f"checkpoint {path} {what}")
@@ -93,7 +93,7 @@ def load_checkpoint(path: str | os.PathLike[str], bare: Mapping[str, Any] | None
             )
         return {
             "state_dict": checkpoint,
-            "bare": True,  # by names that are yet to be told: see of_lit_net
+            "bare": True,  # the weights' names are still to be mapped: see of_lit_net
             "hyper_parameters": {"classes": CLASSES, **bare},
             "global_step": 0,
         }
@@ -105,7 +105,8 @@ def load_checkpoint(path: str | os.PathLike[str], bare: Mapping[str, Any] | None
     ):
         raise InputError(f"checkpoint {path} is not one that Lightning wrote: give a run's folder or a .ckpt file")
     for arguments in (checkpoint["hyper_parameters"], checkpoint.get("datamodule_hyper_parameters", {})):
-        # Lightning imports and calls what these name: https://github.com/Lightning-AI/pytorch-lightning/issues/21822
+        # Lightning imports and calls what these keys name:
+        # https://github.com/Lightning-AI/pytorch-lightning/issues/21822
         if named := sorted({"_instantiator", "_class_path"} & set(arguments)):
             raise InputError(f"checkpoint {path} names code to run, in {' and '.join(named)}: give one you trust")
     return checkpoint
@@ -117,23 +118,24 @@ def _load(path: str | os.PathLike[str]) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises nearly anything on a damaged file
         cause = os_error(error)
-        # zipfile seeks to where a damaged archive leads it, which is "Invalid argument"
+        # In a damaged archive zipfile may seek to an impossible offset, which the system calls "Invalid argument".
         if cause is not None and cause.errno not in (None, errno.EINVAL):
             raise UnreadableError(
                 f"checkpoint {path} cannot be read ({cause.strerror}): make it readable, or move it away to do without"
             ) from error
         if of_memory(error):
             raise UnreadableError(f"checkpoint {path} cannot be read ({in_short(error)}): make room") from error
-        # torch names the function to call so
+        # torch's message has " GLOBAL " before the name of a function that loading would call.
         reason = "it would run code when loaded" if " GLOBAL " in str(error) else "it is damaged or no checkpoint"
         raise InputError(f"checkpoint {path} cannot be read: {reason}; give another one") from error
 
 
 def _check_sums(path: str | os.PathLike[str]) -> None:
-    """Raises a BadZipFile where a part of a checkpoint is not what was written: torch.load does not look.
+    """Raises a BadZipFile if a part of a checkpoint does not match its checksum, which torch.load does not verify.
 
-    A flipped bit in a weight would go unnoticed. Parts without a checksum, and files of the old format, which is no zip
-    archive, are passed over (https://docs.pytorch.org/docs/stable/notes/serialization.html#serialized-file-format).
+    Without this check a flipped bit in a weight would go unnoticed. Parts without a checksum are skipped, and so are
+    files in the old format, which is not a zip archive
+    (https://docs.pytorch.org/docs/stable/notes/serialization.html#serialized-file-format).
     """
     if not zipfile.is_zipfile(path):
         return
@@ -141,16 +143,16 @@ def _check_sums(path: str | os.PathLike[str]) -> None:
         for part in archive.infolist():
             if part.CRC:
                 with archive.open(part) as file:
-                    while file.read(2**20):  # zipfile compares at the end
+                    while file.read(2**20):  # zipfile verifies the checksum at the end
                         pass
 
 
 def newest_readable(folder: Path) -> tuple[Path, list[str]]:
-    """The newest checkpoint of `folder` that can be read, and what is wrong with those newer than it.
+    """Returns the newest readable checkpoint in `folder`, and what is wrong with each newer one.
 
     Raises:
-        UnreadableError: The system does not give one: it may be whole, and what is passed over is replaced.
-        InputError: None can be read.
+        UnreadableError: The operating system cannot read a newer one, which may be intact: skipped, it would be lost.
+        InputError: No checkpoint can be read.
     """
     problems: list[str] = []
     for path in reversed(step_checkpoints(folder)):
@@ -166,9 +168,10 @@ def newest_readable(folder: Path) -> tuple[Path, list[str]]:
 
 
 def why_not_best(folder: Path, start: Path) -> str | None:
-    """Why a run that goes on from `start` cannot keep the `best.ckpt` of `folder`; None where it can, or there is none.
+    """Returns why a run resumed from `start` cannot keep `best.ckpt`; None if it can, or if there is no `best.ckpt`.
 
-    It may be of steps that are done again, and on other devices come out otherwise: nothing might ever replace it.
+    If `best.ckpt` is of a later step than `start`, that step is computed again. On other devices its result may differ,
+    and then nothing might ever replace `best.ckpt`.
     """
     best = folder / BEST
     if not best.exists():
@@ -183,33 +186,33 @@ def why_not_best(folder: Path, start: Path) -> str | None:
 
 
 def cause_of(error: InputError) -> str:
-    """What is wrong with a checkpoint, without what its user could do."""
+    """Returns what is wrong with a checkpoint, without the message's advice to the user."""
     return str(error).rpartition(";")[0] or str(error)
 
 
 def step_checkpoints(folder: Path) -> list[Path]:
-    """The `step-S.ckpt` of `folder`, in the order of their steps."""
+    """Returns the `step-S.ckpt` files in `folder`, sorted by step."""
     return sorted((path for path in folder.glob("step-*.ckpt") if _STEP.fullmatch(path.name)), key=step_of)
 
 
 def step_of(path: Path) -> int:
-    """The S of a `step-S.ckpt`."""
+    """Returns the S of a `step-S.ckpt`."""
     return int(path.stem.removeprefix("step-"))
 
 
 class Checkpoints(Checkpoint, StepEnd):
-    """Saves at the first step, before every validation, every n steps, at the end, and after the epochs.
+    """A callback that saves at the start, before every validation, every n steps, after epochs, and at the end.
 
-    On a GPU an epoch may take a tenth of a second, and a checkpoint a fifth of that: where all the ends of epochs would
-    take more than a fiftieth of the time, some go without.
+    On a GPU an epoch may take a tenth of a second, and a checkpoint a fifth of that. If saving after every epoch would
+    take more than a fiftieth of the time, some epochs are not saved.
 
     Args:
         folder: Where to write.
-        metrics: The run's log: a checkpoint knows how many of its rows came before it.
+        metrics: The run's log: a checkpoint records how many of its rows came before it.
         every_n_steps: Also save after each multiple of this many steps.
 
     Attributes:
-        seconds: Spent in fitting so far, of all the sessions that an interrupted run took; without what was lost.
+        seconds: Time spent in fitting so far, over all sessions of an interrupted run, without work that was lost.
     """
 
     def __init__(self, folder: Path, metrics: MetricsCSV, every_n_steps: int | None = None) -> None:
@@ -218,45 +221,45 @@ class Checkpoints(Checkpoint, StepEnd):
         self._seconds_before, self._started = 0.0, time.monotonic()
         self._saved_step, self._resumed = -1, False
         self._figures: dict[str, float] = {}
-        self._saved_at, self._saving_took = -math.inf, math.inf  # none here yet: the next is worth it
+        self._saved_at, self._saving_took = -math.inf, math.inf  # no save yet: the next one is worth it
 
     @property
     def seconds(self) -> float:  # noqa: D102
         return self._seconds_before + time.monotonic() - self._started
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run takes up besides the network and the optimiser."""
+        """Returns what a resumed run needs besides the network and the optimiser."""
         rows, last = self.metrics.position
         return {"best_acc": self.best_acc, "seconds": self.seconds, "rows": rows, "last_row": last}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes it up."""
+        """Restores what `state_dict` has returned, and takes the log back to that point."""
         self.best_acc, self._seconds_before = state_dict["best_acc"], state_dict["seconds"]
         self._resumed = True
         self.metrics.go_back(state_dict["rows"], state_dict["last_row"])
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keeps the figures that callbacks look at: an epoch may have logged all of its own, and be still to end."""
+        """Adds the figures that callbacks monitor: what is left of an epoch may log none of them again."""
         figures = trainer._logger_connector._callback_metrics
         checkpoint["callback_metrics"] = {name: float(value) for name, value in figures.items()}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Takes them up, for `on_train_start`: Lightning forgets all figures before that."""
-        self._figures = checkpoint.get("callback_metrics", {})  # an earlier version's has none
+        """Keeps these figures for `on_train_start`: Lightning discards all figures before that."""
+        self._figures = checkpoint.get("callback_metrics", {})  # earlier versions did not save them
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Starts the clock: before the loader and the network take what they need of the images, and compilation."""
+        """Starts the clock, so that it includes what loader and network compute from the images, and compilation."""
         if stage == "fit":
             self._started = time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves the start: a run that was ever under way can always be resumed."""
+        """Saves the start, so that every run that has begun can be resumed; restores figures in a resumed run."""
         if self._resumed:
             self._saved_step = trainer.global_step
-            self.metrics.set_lr(current_lr(trainer))  # of a fit that is longer now it is another
+            self.metrics.set_lr(current_lr(trainer))  # a fit that is longer now has another rate
             figures = {name: torch.tensor(value) for name, value in self._figures.items()}
             trainer._logger_connector._callback_metrics.update(figures)
-            # The first rank's word: another machine may still see a file that is gone.
+            # The first rank decides: another machine may still see a file that has been removed.
             if not trainer.strategy.broadcast((self.folder / BEST).exists()):
                 loop: Any = trainer.fit_loop.epoch_loop
                 self.best_acc, loop.end_validated = -1.0, -1
@@ -264,76 +267,76 @@ class Checkpoints(Checkpoint, StepEnd):
             self.save(trainer)
 
     def on_step_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves where it is due."""
+        """Saves, if a checkpoint is due."""
         due = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
         due = due or trainer.global_step == trainer.max_steps
         if due or (trainer.is_last_batch and self._is_worth_it(trainer)):
             self.save(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves before a validation in the middle of an epoch, too: it can be stopped, or choose the best."""
+        """Saves before every validation, also within an epoch: the run may stop in it, or find its best weights."""
         if not trainer.sanity_checking:
             self.save(trainer)
 
     def on_last_step_done(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves where training has ended, wherever that is: a Trainer's max_time ends it in an epoch."""
+        """Saves the end of training, even within an epoch, where the Trainer's max_time may end it."""
         self.save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keeps the weights that are going to be tested, where a callback has changed them since.
+        """Saves the weights to be tested as `final.ckpt`, if a callback has changed them since the last step.
 
-        Beside those of the last step, from which a longer run goes on: some average weights when an epoch or the
-        training ends (WeightAveraging), or set some to zero (ModelPruning).
+        Some callbacks average weights when an epoch or the training ends (WeightAveraging), or set some of them to zero
+        (ModelPruning). The weights of the last step are kept too, because a longer run resumes from them.
         """
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
         if {type(callback).__module__.partition(".")[0] for callback in callbacks} == {__name__.partition(".")[0]}:
-            return  # none but our own, which change nothing
+            return  # only our own callbacks, which change no weights
         weights, last = pl_module.state_dict(), self.folder / f"step-{trainer.global_step}.ckpt"
         if not on_first_rank(lambda: _are_equal(weights, load_checkpoint(last)["state_dict"])):
             trainer.save_checkpoint(self.folder / FINAL)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keeps the best, by the accuracy on the validation split; and figures that would not come out once more."""
+        """Saves `best.ckpt` if the validation accuracy is the highest so far."""
         acc = trainer.callback_metrics.get("val_acc")
         if acc is None or trainer.sanity_checking:
             return
         if float(acc) > self.best_acc:
             self.best_acc = float(acc)
             trainer.save_checkpoint(self.folder / BEST)
-        loop: Any = trainer.fit_loop.epoch_loop  # ours
-        if loop.validates_end:  # what goes on from here for longer does not validate it
+        loop: Any = trainer.fit_loop.epoch_loop  # our EpochLoop
+        if loop.validates_end:  # save the figures: a longer run that resumes here does not validate this step again
             loop.end_validated, self._saved_step = trainer.global_step, -1
             self.save(trainer)
 
     def _is_worth_it(self, trainer: Trainer) -> bool:
-        """Whether enough time has passed for another checkpoint: the first rank's word, for all save together."""
+        """Whether enough time has passed for another checkpoint. The first rank decides, because all save together."""
         worth = time.monotonic() - self._saved_at >= WORTH * self._saving_took
         return bool(trainer.strategy.broadcast(worth))
 
     def save(self, trainer: Trainer) -> None:
-        """Writes `step-S.ckpt` of the current step, on all ranks together, and removes those no longer kept.
+        """Writes `step-S.ckpt` for the current step, on all ranks together, and removes checkpoints no longer kept.
 
-        Within a step it does nothing: no checkpoint holds gradients.
+        Does nothing within a step, because a checkpoint holds no gradients.
 
         Raises:
-            NonFiniteError: A weight is NaN or infinite: what stands on the disk is better.
-            RunError: The disk does not take it.
+            NonFiniteError: A weight is NaN or infinite: the checkpoint on the disk is better.
+            RunError: The checkpoint cannot be written to the disk.
         """
         if self._saved_step == trainer.global_step or within_step(trainer):
             return
         if name := _not_finite(trainer.lightning_module):
             model: Any = trainer.lightning_module
             raise NonFiniteError(f"{model.diverged(f'the weight {name} is not finite')}; the checkpoint before is kept")
-        start = time.monotonic()  # a GPU has finished its steps by now
+        start = time.monotonic()  # the check above has waited for the GPU's steps
         if trainer.is_global_zero:
-            self.metrics.flush()  # the checkpoint counts on its rows, even after a power failure
+            self.metrics.flush()  # the checkpoint relies on the log's rows, even after a power failure
         path = self.folder / f"step-{trainer.global_step}.ckpt"
         trainer.save_checkpoint(path)
         self._saved_step = trainer.global_step
         if trainer.is_global_zero:
             paths = step_checkpoints(self.folder)
             here = paths.index(path)
-            # What lies ahead could not be read when the run was resumed.
+            # Checkpoints of later steps could not be read when the run was resumed.
             for old in [*paths[: max(here + 1 - KEEP, 0)], *paths[here + 1 :]]:
                 old.unlink(missing_ok=True)
         self._saved_at = time.monotonic()
@@ -345,7 +348,7 @@ def _are_equal(some: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool
 
 
 def _not_finite(module: LightningModule) -> str | None:
-    """The name of a weight or buffer that is NaN or infinite, if there is one. It waits for the device once."""
+    """Returns the name of a weight or buffer that is NaN or infinite, if there is one. Waits for the device once."""
     values = {name: x for name, x in module.state_dict().items() if isinstance(x, Tensor) and x.is_floating_point()}
     if not values:
         return None

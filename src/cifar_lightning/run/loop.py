@@ -1,12 +1,17 @@
-"""What this package replaces in Lightning's training loop, all in one place.
+"""Everything that this package replaces in Lightning's training loop.
 
-Lightning 2.6's loop spends some 0.3 ms of Python on a step that a small network finishes in 1 ms, broadcasts a flag
-between the ranks before every batch (https://github.com/Lightning-AI/pytorch-lightning/issues/21487), runs collectives
-inside a signal handler, where two ranks deadlock
-(https://github.com/Lightning-AI/pytorch-lightning/issues/20806), and cannot say in a checkpoint whether the validation
-at the end of an epoch is still to come. `install` gives a Trainer a loop without these; callbacks, strategies and
-precision are Lightning's own, and so is the optimisation wherever a hook, clipping, accumulation or a gradient scaler
-has a part in it. A module that ends an epoch by -1 from its `on_train_batch_start` is not heard: there is none here.
+Lightning 2.6's loop has four faults:
+
+- It spends some 0.3 ms of Python on a step that a small network finishes in 1 ms.
+- It broadcasts a flag between the ranks before every batch
+  (https://github.com/Lightning-AI/pytorch-lightning/issues/21487).
+- It runs collectives inside a signal handler, where two ranks deadlock
+  (https://github.com/Lightning-AI/pytorch-lightning/issues/20806).
+- Its checkpoints cannot say whether the validation at the end of an epoch is still to come.
+
+`install` gives a Trainer a loop without these faults. Callbacks, strategies and precision remain Lightning's, and so
+does the optimisation of a step if a hook, clipping, accumulation or a gradient scaler takes part in it. Unlike
+Lightning's loop, this one does not let `on_train_batch_start` end an epoch by returning -1: no module here does so.
 """
 
 from collections import OrderedDict
@@ -32,7 +37,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-# What Lightning calls on a batch's way to its device.
+# Hooks that Lightning calls while it moves a batch to its device.
 TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
 
@@ -43,43 +48,43 @@ def install(trainer: Trainer) -> None:
     loop.epoch_loop = EpochLoop(trainer, min_steps=old.epoch_loop.min_steps, max_steps=old.epoch_loop.max_steps)
     loop.epoch_loop.automatic_optimization = Optimization(trainer)
     trainer.fit_loop = loop
-    # Signals are ours: see signals.py. Lightning's handler would broadcast from inside the handler.
+    # signals.py handles signals instead: Lightning's handler would run a broadcast inside a signal handler.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
 
 
 class StepEnd(Callback):
-    """A callback with a hook of ours, for what is to see a step and its log as they will stay: saving, and stopping."""
+    """A callback with two more hooks, for saving and stopping: they see a step and its log in their final state."""
 
     def on_step_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Called after a step, once its figures are logged and before the validation that is due after it."""
+        """Called after a step, once its figures are logged and before any validation that follows it."""
         raise NotImplementedError
 
     def on_last_step_done(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Called once there are no more steps, before the `on_train_end` of callbacks that put other weights there."""
+        """Called once after the last step, before any callback's `on_train_end`, which may replace the weights."""
 
 
 def within_step(trainer: Trainer) -> bool:
-    """Whether gradients are under way, which no checkpoint holds."""
+    """Whether a step is unfinished: it is still accumulating gradients, which no checkpoint holds."""
     return trainer.fit_loop._should_accumulate()
 
 
 class EpochLoop(_TrainingEpochLoop):
-    """One epoch: every batch that is still to come, and the validations that are due."""
+    """The loop over an epoch's remaining batches, with the validations that are due."""
 
     resumed = False  # the counters hold a checkpoint's position: do not reset them
-    validates_end = False  # the validation is due because there are no more steps: in a longer fit it would not be
-    end_validated = -1  # the step of such a one that a checkpoint has the figures of
+    validates_end = False  # the validation is due only because training ends here: a longer fit would not have it
+    end_validated = -1  # the step of such a validation whose figures are in a checkpoint; -1: there is none
 
     @property
     def done(self) -> bool:
-        """Whether to leave the loop: not within a step, wherever the Trainer's max_time or a callback would stop it."""
+        """Whether to leave the loop: never within a step, even if the Trainer's max_time or a callback stops there."""
         return super().done and (self._num_ready_batches_reached() or not self._should_accumulate())
 
     def _should_check_val_fx(self, data_fetcher: _DataFetcher) -> bool:
-        """Whether a validation is due: that before a stop not within a step, either, and one after the last step.
+        """Whether a validation is due: also after the last step, and before an early stop only between steps.
 
-        Where max_steps ends a fit within an epoch, Lightning leaves the weights that it ends with unvalidated, and any
-        that were better validated before would be chosen, however much sooner.
+        If max_steps ends a fit within an epoch, Lightning leaves the last weights unvalidated. Any weights that were
+        validated before would then be selected as the best, however much older they are.
         """
         trainer = self.trainer
         stops, trainer.should_stop = trainer.should_stop, False
@@ -94,7 +99,7 @@ class EpochLoop(_TrainingEpochLoop):
         return due or self.validates_end
 
     def run(self, data_fetcher: _DataFetcher) -> None:
-        """Trains to the end of the epoch, or to where the Trainer is told to stop."""
+        """Trains to the end of the epoch, or until the Trainer is told to stop."""
         progress = self.batch_progress
         goes_on = self.resumed and progress.current.ready > 0
         self.resumed = False
@@ -102,18 +107,18 @@ class EpochLoop(_TrainingEpochLoop):
             for counters in (progress, self.scheduler_progress, self.automatic_optimization.optim_progress):
                 counters.reset_on_run()
         self._prepare()
-        iter(data_fetcher)  # the loader knows where to begin
+        iter(data_fetcher)  # the loader knows at which batch to begin
         if not self._plain:
             data_fetcher._start_profiler, data_fetcher._stop_profiler = self._on_before_fetch, self._on_after_fetch
         if goes_on:
-            self._batches_that_stepped -= 1  # the end of the step that the checkpoint was taken in is still to come
+            self._batches_that_stepped -= 1  # the checkpoint was saved before its step ended, which happens now
             self._end_step(data_fetcher)
         while not self.done:
             self.advance(data_fetcher)
             self._end_step(data_fetcher)
 
     def _prepare(self) -> None:
-        """Looks, once an epoch, at who takes part in its steps."""
+        """Finds out, once per epoch, which hooks and callbacks take part in a step."""
         trainer, module = self.trainer, self.trainer.lightning_module
         callbacks: list[Any] = trainer.callbacks
         self._plain = type(trainer.profiler) is PassThroughProfiler
@@ -123,13 +128,13 @@ class EpochLoop(_TrainingEpochLoop):
         }
         self._step_ends = [callback for callback in callbacks if isinstance(callback, StepEnd)]
         self._module_hooks = {hook for hook in self._hooks if overrides(module, hook)}
-        # Of others it is not known where they log.
+        # Modules and callbacks from other packages may log in any hook.
         own = {type(c).__module__.partition(".")[0] for c in (module, *callbacks)} == {__name__.partition(".")[0]}
         self._logs_everywhere = not own or not self._plain
         assert isinstance(self.automatic_optimization, Optimization)
         self.automatic_optimization.prepare()
         precision = trainer.precision_plugin
-        # The loader's batches are on the device already, in float32, which all but the "true" precisions take as it is.
+        # The loader's batches are already on the device, in float32: only precisions such as bf16-true convert them.
         ready = type(precision) is Precision or isinstance(precision, MixedPrecision)
         self._convert = None if ready else precision.convert_input
         owners = [module, *([trainer.datamodule] if trainer.datamodule else [])]
@@ -137,7 +142,7 @@ class EpochLoop(_TrainingEpochLoop):
         self._validates = trainer.enable_validation
 
     def advance(self, data_fetcher: _DataFetcher) -> None:
-        """Trains on one batch, which the loader has made ready on this device."""
+        """Trains on one batch, which the loader has already put on this device."""
         trainer, progress = self.trainer, self.batch_progress
         batch, _, _ = next(data_fetcher)
         if self._convert is not None:
@@ -172,7 +177,7 @@ class EpochLoop(_TrainingEpochLoop):
                 callback.on_step_end(trainer, trainer.lightning_module)
 
     def log_step(self, figures: Mapping[str, float]) -> None:
-        """Logs a step's figures as its module's `log_dict` would, with `prog_bar`, which takes half a small step."""
+        """Logs a step's figures like `log_dict(..., prog_bar=True)`, which takes half the time of a small step."""
         connector = self.trainer._logger_connector
         if self._logs_everywhere:
             self.trainer.lightning_module.log_dict(figures, prog_bar=True)
@@ -184,7 +189,7 @@ class EpochLoop(_TrainingEpochLoop):
         connector.log_metrics(tensors)
 
     def _end_step(self, data_fetcher: _DataFetcher) -> None:
-        """Validates, where it is due. What it logs still counts to this step."""
+        """Ends a batch, with a validation if one is due: the validation's figures still belong to this step."""
         if self._validates and self._should_check_val_fx(data_fetcher):
             trainer = self.trainer
             trainer.validating = True
@@ -192,8 +197,9 @@ class EpochLoop(_TrainingEpochLoop):
             if not self._should_accumulate():
                 call._call_lightning_module_hook(trainer, "on_validation_model_zero_grad")
             if isinstance(model := trainer.strategy.model, DistributedDataParallel):
-                # All ranks are to validate with the buffers of the first, which a checkpoint holds. After a batch that
-                # only adds to the gradients DDP would leave each its own, such as a torch.nn.BatchNorm2d's means.
+                # All ranks must validate with the first rank's buffers, which are the ones in a checkpoint. After a
+                # batch that only accumulates gradients, DDP would leave every rank its own buffers, such as the means
+                # of a torch.nn.BatchNorm2d.
                 model.require_forward_param_sync = True
             self.val_loop.run()
             trainer.training = True
@@ -204,7 +210,7 @@ class EpochLoop(_TrainingEpochLoop):
         self._save_loggers_on_train_batch_end()
 
     def _call(self, hook: str, *args: Any) -> None:
-        """Calls a hook of a batch, where somebody has it: Lightning enters a profiler for each who might."""
+        """Calls a batch's hook on those that override it: Lightning enters a profiler for each that could."""
         trainer = self.trainer
         if not self._plain:
             call._call_callback_hooks(trainer, hook, *args)
@@ -222,16 +228,16 @@ class EpochLoop(_TrainingEpochLoop):
 
 
 class Optimization(_AutomaticOptimization):
-    """One optimiser step. Where nothing but the optimiser takes part, without asking all who might."""
+    """The optimisation of a step. A plain step, in which only the optimiser takes part, skips Lightning's hooks."""
 
-    # What Lightning calls around a step; a step is plain where nobody has any of them.
+    # Hooks that Lightning calls around a step. In a plain step nobody overrides any of them.
     CALLBACK_HOOKS = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
     MODULE_HOOKS = (*CALLBACK_HOOKS, "optimizer_step", "optimizer_zero_grad", "backward", "configure_gradient_clipping")
 
     plain = False
 
     def prepare(self) -> None:
-        """Looks, once an epoch, whether the steps are plain."""
+        """Finds out, once per epoch, whether its steps are plain."""
         trainer: Any = self.trainer  # connectors set some of its attributes
         module, precision = trainer.lightning_module, trainer.precision_plugin
         self.plain = (
@@ -247,7 +253,7 @@ class Optimization(_AutomaticOptimization):
         )
 
     def run(self, optimizer: Optimizer, batch_idx: int, kwargs: OrderedDict[str, Any]) -> dict[str, Any]:
-        """Forward, backward and the update."""
+        """Computes the forward pass, the backward pass and the update."""
         if not self.plain:
             return super().run(optimizer, batch_idx, kwargs)
         strategy, progress = self.trainer.strategy, self.optim_progress.optimizer
@@ -255,7 +261,7 @@ class Optimization(_AutomaticOptimization):
         assert isinstance(loss, Tensor)
         progress.zero_grad.increment_ready()
         progress.zero_grad.increment_started()
-        for group in optimizer.param_groups:  # `zero_grad` enters a profiler, which costs more than what it does
+        for group in optimizer.param_groups:  # `zero_grad` enters a profiler, which costs more than the zeroing
             for param in group["params"]:
                 param.grad = None
         progress.zero_grad.increment_completed()
@@ -269,21 +275,21 @@ class Optimization(_AutomaticOptimization):
 
 
 class FitLoop(_FitLoop):
-    """The epochs, with a position that a checkpoint states outright: epochs finished, and batches of the next one."""
+    """The loop over epochs. A checkpoint states its position outright: epochs finished, and batches of the next one."""
 
     @property
     def done(self) -> bool:
-        """Whether to leave the loop: never before the end of an epoch in which the run was interrupted.
+        """Whether to leave the loop: never before the end of the epoch in which the run was interrupted.
 
-        With a max_steps Lightning would leave at once where the last step is done, and the epoch's validation and log
-        are not.
+        With max_steps, Lightning would leave at once if the last step is done, although the epoch's validation and log
+        are still to come.
         """
         pending = self.epoch_loop.resumed and self.epoch_loop.batch_progress.current.ready
         return not pending and super().done
 
     @property
     def position(self) -> tuple[int, int]:
-        """Epochs finished, and batches done of the epoch after them; all batches where its validation is to come."""
+        """Epochs finished, and batches done of the next epoch: all of them, if only its validation is still to come."""
         epochs, batches = self.epoch_progress.current, self.epoch_loop.batch_progress.current
         assert isinstance(epochs, _ProcessedTracker)
         if epochs.processed == epochs.ready and batches.ready >= self.max_batches:
@@ -291,9 +297,9 @@ class FitLoop(_FitLoop):
         return max(epochs.ready - 1, 0), batches.ready
 
     def on_advance_start(self) -> None:
-        """Begins an epoch; of one that is gone on with callbacks are told again, for some set the Trainer up then.
+        """Begins an epoch. If it resumes midway, `on_train_epoch_start` runs again: some callbacks set up the Trainer.
 
-        Afterwards their state is what it was, and what they write into loggers then has been written.
+        Callbacks with a state get it back afterwards. Loggers ignore figures meanwhile: they have logged them before.
         """
         assert isinstance(self.epoch_loop, EpochLoop)
         trainer: Any = self.trainer
@@ -309,16 +315,16 @@ class FitLoop(_FitLoop):
             callback.load_state_dict(state)
 
     def run(self) -> None:
-        """Trains. A fit that goes on from its end, with no step left, ends again: some callbacks wait for that."""
+        """Trains. A fit resumed with no step left still calls the hooks of start and end, which some callbacks need."""
         super().run()
         assert isinstance(self.epoch_loop, EpochLoop)
-        if self.epoch_loop.resumed:  # still: there has been no epoch
+        if self.epoch_loop.resumed:  # still set: no epoch has begun
             self.epoch_loop.resumed = False
             self.on_run_start()
             self.on_run_end()
 
     def on_run_end(self) -> None:
-        """Calls the hooks of the end, ours first."""
+        """Calls the hooks of the end of training, our own first."""
         trainer = self.trainer
         for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by a connector
             if isinstance(callback, StepEnd):
@@ -326,7 +332,7 @@ class FitLoop(_FitLoop):
         super().on_run_end()
 
     def on_save_checkpoint(self) -> dict[str, Any]:
-        """Adds the position to what Lightning keeps."""
+        """Adds to Lightning's state the position, and the limits under which training was stopped early."""
         assert isinstance(self.epoch_loop, EpochLoop)
         stopped = self._limits if self.trainer.should_stop else None
         ours = {"position": list(self.position), "end_validated": self.epoch_loop.end_validated, "stopped": stopped}
@@ -334,42 +340,42 @@ class FitLoop(_FitLoop):
 
     @property
     def _limits(self) -> list[Any]:
-        """All that a fit may be made longer by."""
+        """The limits that can be raised to make a fit longer."""
         callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
         timers = (callback for callback in callbacks if isinstance(callback, Timer))
         return [self.max_epochs, self.max_steps, *(timer._duration for timer in timers)]
 
     def load_state_dict(self, state_dict: dict[str, Any], prefix: str = "") -> None:
-        """Goes to a checkpoint's position. Lightning's rules for telling it from its counters are left out."""
+        """Restores a checkpoint's position, without Lightning's rules for inferring it from counters."""
         super().load_state_dict(state_dict, prefix)
         ours = state_dict[prefix + "state_dict"]
         epoch, batch = ours["position"]
         self.epoch_progress.current = _ProcessedTracker(epoch, epoch, epoch, epoch)
         self.epoch_progress.total = _ProcessedTracker(epoch, epoch, epoch, epoch)
         self.epoch_loop.batch_progress.current = _ProcessedTracker(batch, batch, batch, batch)
-        # Of this loop and of those in it. This class's own setter makes it True wherever there is a max_steps.
+        # For this loop and the loops in it. _FitLoop's own setter would make it True whenever there is a max_steps.
         _Loop.restarting.fset(self, False)  # type: ignore[attr-defined]
-        self._restarting = True  # of this loop alone: without it `setup_data` would not give the loader its position
+        self._restarting = True  # in this loop alone: otherwise `setup_data` would not give the loader its position
         assert isinstance(self.epoch_loop, EpochLoop)
         self.epoch_loop.resumed = True
-        self.epoch_loop.end_validated = ours.get("end_validated", -1)  # an earlier version's has none
-        # By a callback that will not be asked again; a fit that is longer now goes on.
+        self.epoch_loop.end_validated = ours.get("end_validated", -1)  # earlier versions did not save it
+        # The callback that stopped training will not be asked again. With a raised limit training continues.
         self.trainer.should_stop |= ours.get("stopped") == self._limits
         self.epoch_loop._batches_that_stepped = self.epoch_loop.global_step
-        # A schedule that asks for its length has made the loader before the checkpoint is read: Lightning would then
-        # leave it at the start of the epoch.
+        # A schedule that asks for the number of steps has the loader made before the checkpoint is read: Lightning
+        # would then leave the loader at the start of the epoch.
         self._load_combined_loader_states()
-        self._last_train_dl_reload_epoch = epoch  # that loader is the one of this epoch
+        self._last_train_dl_reload_epoch = epoch  # that loader is already this epoch's
 
     def update_restart_stage(self) -> None:
-        """Leaves the stage at none: the position says all."""
+        """Does nothing, so that the restart stage stays NONE: the position says everything."""
 
 
 @contextmanager
 def _muted(logger: Logger) -> Iterator[None]:
-    """Within it a logger takes no figures."""
+    """A context in which a logger ignores all figures."""
     own = vars(logger)
-    before = {"log_metrics": own["log_metrics"]} if "log_metrics" in own else {}  # which may be wrapped
+    before = {"log_metrics": own["log_metrics"]} if "log_metrics" in own else {}  # a wrapper, say
     own["log_metrics"] = lambda *args, **kwargs: None
     try:
         yield
@@ -379,7 +385,7 @@ def _muted(logger: Logger) -> Iterator[None]:
 
 
 def overrides(owner: Callback | LightningModule | LightningDataModule, hook: str) -> bool:
-    """Whether a hook is not Lightning's own: in a class, or set on the object alone."""
+    """Whether a hook is overridden, in a class or on the object itself."""
     function = getattr(owner, hook)
     base = next(base for base in (Callback, LightningModule, LightningDataModule) if isinstance(owner, base))
     return getattr(function, "__func__", function) is not getattr(base, hook)

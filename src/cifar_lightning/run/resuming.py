@@ -1,4 +1,4 @@
-"""resume(): goes on with an interrupted run, in its own folder."""
+"""resume(): continues an interrupted run, in its own folder."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -63,27 +63,27 @@ def resume(
     additions, names = additions_of(callbacks, logger)
     changes = {**changes_in(changes), **({} if names is None else {"logger": names})}
     if not is_first_rank():
-        return join(additions, places_in(changes))  # on another machine a folder of that name may be another run's
+        return join(additions, places_in(changes))  # on this machine the folder may be another run's
     folder = user_path(run)
     if is_group(folder):
         raise InputError(f"{folder} holds several runs: give it to resume_many, or one of them")
-    read_settings(folder).changed(changes, folder)  # whatever is wrong is said before it waits
+    read_settings(folder).changed(changes, folder)  # reports wrong changes before waiting for the folder
     with held(folder) as lock:
         return go_on(folder, lock, changes, additions, callbacks is not None)
 
 
 @quietly()
 def resume_newest(default_root_dir: str | Path, changes: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
-    """Goes on with the newest unfinished run of a log folder that `changes` leave what it is; see `resume`.
+    """Resumes the newest unfinished run in a log folder whose result `changes` do not alter; see `resume`.
 
-    In a job of SLURM's that is the one that the job was in before, if it was in one: see folder.py.
+    A requeued SLURM job resumes the run that it was in before, if there is one: see folder.py.
 
     Returns:
-        The contents of results.json; None where there is no such run.
+        The contents of results.json; None if there is no such run.
     """
     if not is_first_rank():
         return join(Additions(), places_in(changes or {}))  # the first rank chooses
-    check_changes(changes or {})  # else each run would be passed over
+    check_changes(changes or {})  # wrong changes would otherwise make it skip every run
     with newest_unfinished(default_root_dir, changes) as found:
         say(f"resuming {found[0]}" if found else "no unfinished run: starting a new one", 1)
         if found is None:
@@ -103,31 +103,31 @@ def go_on(
     others: CIFAR10DataModule | None = None,
     next_step: str | None = None,
 ) -> dict[str, Any]:
-    """Resumes a run in whose folder no other job is.
+    """Resumes a run whose folder this process holds.
 
     Args:
-        folder: The run's.
-        lock: What `held` gives.
-        changes: Of its settings.
+        folder: The run's folder.
+        lock: The file descriptor that `held` yields.
+        changes: Changes of its settings.
         additions: Callbacks and loggers that take part.
-        chosen: Whether those callbacks are to be all.
-        others: The images of another run of this process, to be shared.
-        next_step: What to say of how to go on, where the run is one of several.
+        chosen: Whether the user has named the callbacks: then those that the run had before may be missing.
+        others: The data module of another run in this process, to share its images.
+        next_step: How to go on if the run is interrupted, for messages, if it is one of several.
     """
-    before = read_settings(folder)  # the job that was in it may have changed them
+    before = read_settings(folder)  # only now: another job that held the folder may have changed them
     settings = before.changed(changes, folder)
     check_member(folder, before, settings)
     _check_unfinished(folder, before, settings)
     checked = check(settings, additions, others)
     checkpoints = folder / "checkpoints"
-    start, warnings, not_best = None, [], None  # where it was stopped before its first step
+    start, warnings, not_best = None, [], None  # if the run was stopped before its first step
     if step_checkpoints(checkpoints):
         newest, problems = newest_readable(checkpoints)
         start, warnings = str(newest), [f"warning: {problem}; going on from {newest.name}" for problem in problems]
         if not_best := why_not_best(checkpoints, newest):
             warnings.append(f"warning: {not_best}; the best is chosen anew from step {step_of(newest):,} on")
     saved = load_checkpoint(start) if start is not None else {}
-    if saved and settings != before:  # now, before a finished run is one to be resumed
+    if saved and settings != before:  # now, before a finished run loses its results
         (checked.images or settings.images()).check_images(saved["CIFAR10DataModule"])
     if not chosen and (missing := additions.missing_in(saved)):
         raise InputError(
@@ -137,11 +137,11 @@ def go_on(
     try:
         for part in (folder, checkpoints, folder / "figures"):
             remove_parts(part)
-        for end in (RESULTS, DIVERGED):  # first: a finished run has the checkpoints that its results are of
+        for end in (RESULTS, DIVERGED):  # first: results must never be without their checkpoints
             (folder / end).unlink(missing_ok=True)
         if not_best:
             (checkpoints / BEST).unlink()
-        (checkpoints / FINAL).unlink(missing_ok=True)  # of an end that is none any more, or comes again
+        (checkpoints / FINAL).unlink(missing_ok=True)  # training ends later now, or ends there again
     except OSError as error:
         raise RunError(f"could not write to {folder}: {error.strerror}; mend the folder") from error
     settings.write(folder)
@@ -151,7 +151,7 @@ def go_on(
 
 
 def _check_unfinished(folder: Path, before: Settings, settings: Settings) -> None:
-    """Raises an InputError where a run has nothing to go on with, or nothing to go on from."""
+    """Raises an InputError if a run has no training left to do, or no checkpoint to resume from."""
     saved = step_checkpoints(folder / "checkpoints")
     traces = (RESULTS, "metrics.csv", f"checkpoints/{BEST}")
     if not saved and any((folder / name).exists() for name in traces):

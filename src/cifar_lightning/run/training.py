@@ -1,7 +1,7 @@
-"""fit(): what scripts/fit.py does, as a typed function. resume() is in resuming.py, evaluate() in testing.py.
+"""fit(), the typed function behind scripts/fit.py. resume() is in resuming.py, evaluate() in testing.py.
 
-A run is a folder. `fit` makes it, with all its settings in config.yaml; whatever then runs, in this process or in one
-process per device, now or after an interruption, takes its orders from there.
+A run is a folder. `fit` creates it and writes all settings to its config.yaml. Whatever trains later, in this process
+or in one process per device, now or after an interruption, reads its settings from there.
 """
 
 import math
@@ -139,11 +139,11 @@ def fit(
 
 
 def join(additions: Additions, places: Mapping[str, Any]) -> dict[str, Any]:
-    """Takes part in what the first rank does, in a rank that a launcher has started.
+    """Takes part in a run as a rank other than the first, started by a launcher.
 
     Args:
-        additions: This rank's.
-        places: Where its images are, by the names of CIFAR10DataModule's arguments, if not where the first has them.
+        additions: The callbacks and loggers of this rank.
+        places: Arguments of CIFAR10DataModule that say where this rank's images are, if not where the first rank's are.
 
     Returns:
         The contents of results.json.
@@ -163,7 +163,7 @@ def launch_or_train(
     start: str | None = None,
     next_step: str | None = None,
 ) -> dict[str, Any]:
-    """Runs in this process, or starts one per device that does, from the checkpoint `start` if there is one.
+    """Trains, in this process or in one new process per device, from the checkpoint `start` if it is given.
 
     Returns:
         The contents of results.json.
@@ -178,7 +178,7 @@ def launch_or_train(
         else:
             train(folder, settings, start, additions, checked.images)
     except RunError as error:
-        how = "" if moved(folder / LOCK) else signals.next_step  # which another run may have the name of
+        how = "" if moved(folder / LOCK) else signals.next_step  # another run may have the old name
         raise type(error)(f"{error}{how}") from error
     except NonFiniteError as error:
         note_divergence(folder, error)
@@ -194,16 +194,16 @@ def run_rank(
     places: Mapping[str, Any] | None = None,
     lock: int | None = None,
 ) -> dict[str, Any]:
-    """One of several ranks: learns from the first what they do, and does it.
+    """Trains as one of several ranks, by the settings that the first rank sends.
 
-    Only the first looks into the run's folder, and writes there: on other machines it need not be.
+    Only the first rank reads and writes the run's folder; the folder need not exist on other machines.
 
     Args:
-        folder: The run's; None where only the first rank knows it.
-        start: Checkpoint to go on from, likewise.
-        additions: This rank's.
+        folder: The run's folder; None if only the first rank knows it.
+        start: The checkpoint to resume from; None if there is none, or if only the first rank knows it.
+        additions: The callbacks and loggers of this rank.
         places: As for `join`.
-        lock: What `held` gives, where another process has inherited it to this one.
+        lock: The file descriptor that `held` yields, if this process has inherited it from another.
 
     Returns:
         The contents of results.json.
@@ -214,7 +214,7 @@ def run_rank(
         assert folder is not None
         home = Path(folder)
         settings = Settings(**on_first_rank(lambda: asdict(read_settings(home))))
-        resolve_devices(settings.accelerator, settings.devices)  # each machine has its own
+        resolve_devices(settings.accelerator, settings.devices)  # a check: every machine has its own devices
         signals.next_step = signals.go_on_with(folder, "resume")
         train(home, replace(settings, data={**settings.data, **(places or {})}), start, additions or Additions())
         return on_first_rank(lambda: read_results(home))
@@ -227,17 +227,17 @@ def train(
     additions: Additions,
     images: CIFAR10DataModule | None = None,
 ) -> None:
-    """Trains, from the checkpoint `start` if there is one; tests what training has selected, and reports.
+    """Trains, from the checkpoint `start` if it is given, tests the selected weights, and reports.
 
-    `images` are the run's, where this process has read them.
+    `images` is the run's data module, if this process has already read the images.
     """
     with restored_torch(), loggers_of(settings, folder, additions) as loggers:
         data = images or settings.images()
         data.prepare_data()
         data.setup("fit")
-        data.fingerprint  # noqa: B018  # for the checkpoints: now, not while a GPU waits for the first
+        data.fingerprint  # noqa: B018  # for checkpoints: computed now, not while a GPU waits for the first one
         check_same_images(data, "train", "test")
-        # Lightning's seed_everything also leaves the seed in the environment, where a later one of our user's finds it.
+        # Lightning's seed_everything would also put the seed in the environment, for a later call by the user to find.
         for seed in (random.seed, np.random.seed, torch.manual_seed):
             seed(settings.seed)
         model = lit_net(settings.model, data.classes)
@@ -280,7 +280,7 @@ def train(
                     "global_batch_size": data.hparams["batch_size"] * trainer.accumulate_grad_batches,
                     **({"trainer": settings.trainer} if settings.trainer else {}),
                 }
-                # What loggers take for the step of the test: they count from 0.
+                # Loggers take this number as the step of the test: they count from 0.
                 trainer.fit_loop.epoch_loop._batches_that_stepped = facts["step"] - 1
                 with within_memory(data, fits=False):
                     trainer.test(model, data, verbose=False)
@@ -289,9 +289,10 @@ def train(
 
 
 def _validated(metrics: MetricsCSV, step: int, kept: Mapping[str, float]) -> dict[str, float | None]:
-    """The validation figures of what is tested, for who compares settings; None where it was not validated.
+    """Returns the validation figures of the tested weights, for comparing settings; None if they were not validated.
 
-    They are those that its checkpoint has `kept`, else of its step, which has several while gradients accumulate.
+    They are the figures that the checkpoint has `kept`; without these, the last ones logged for its step, which may
+    have several validations while gradients accumulate.
     """
     metrics.close()
     row = next((row for row in read_rows(metrics.path) if row["step"] == step), {})
@@ -299,9 +300,9 @@ def _validated(metrics: MetricsCSV, step: int, kept: Mapping[str, float]) -> dic
 
 
 def _note_not_finite(trainer: Trainer, selected: Mapping[str, Any], classes: Sequence[str]) -> None:
-    """Says that a checkpoint was chosen by an accuracy that may count images of which nothing is known.
+    """Says that the selected checkpoint's validation accuracy may count images whose logits are NaN.
 
-    A loss of infinity does not tell: logits that are finite may be so far apart.
+    An infinite loss is not reported: finite logits that are far enough apart give one too.
     """
     if (loss := selected["val_loss"]) is not None and math.isnan(loss) and trainer.is_global_zero:
         say(
@@ -320,14 +321,14 @@ def _say_what_begins(
     share += f", {batches} batches a step" if batches > 1 else ""
     begin = f"goes on from {Path(start).name}" if start else "starts"
     device = trainer.strategy.root_device.type
-    epochs, steps = trainer.max_epochs, trainer.max_steps  # fewer than the settings' in a fast_dev_run
+    epochs, steps = trainer.max_epochs, trainer.max_steps  # a fast_dev_run has fewer than the settings
     limit = f", at most {steps:,} step{'s' * (steps != 1)}" if steps != -1 else ""
     length = f"{epochs} epoch{'s' * (epochs != 1)}{limit}"
     say(f"{folder} {begin}: {ranks} x {device}, batch {batch_size}{share}, {length}", 1)
 
 
 def _say_what_stopped(settings: Settings, trainer: Trainer, additions: Additions, selected: dict[str, Any]) -> None:
-    """Says that a fit is shorter than it was to be, where its user might not know."""
+    """Says that training ended before its last step, if it did: the user might not notice."""
     early = trainer.should_stop and trainer.global_step < steps_of(trainer)
     if not (early and trainer.is_global_zero and settings.report):
         return
@@ -339,25 +340,28 @@ def _say_what_stopped(settings: Settings, trainer: Trainer, additions: Additions
 
 
 def _chosen(folder: Path, names: Sequence[str]) -> dict[str, Any] | None:
-    """Of the first of these checkpoints that is there, what is to be tested; None where there is none."""
+    """Loads what a test needs from the first of these checkpoints that exists; returns None if none exists."""
     path = next((path for name in names if (path := folder / name).exists()), None)
     if path is None:
         return None
     try:
         saved = load_checkpoint(path)
-    except InputError as error:  # it was whole when it was written, and a resumed run does without it
+    except InputError as error:  # no wrong input: it was intact when written; a resumed run does without it
         raise RunError(cause_of(error)) from error
-    kept = saved.get("callback_metrics", {}) if path.name == BEST else {}  # an earlier version's has none
+    kept = saved.get("callback_metrics", {}) if path.name == BEST else {}  # earlier versions did not save them
     return {"name": path.name, "kept": kept, **{name: saved[name] for name in ("state_dict", "global_step")}}
 
 
 def _select(
     trainer: Trainer, model: LitNet, data: CIFAR10DataModule, metrics: MetricsCSV, checkpoints: Path
 ) -> dict[str, Any]:
-    """Gives `model` the weights of the best validation accuracy, or leaves it the last; says which they are, how good.
+    """Gives `model` the weights to test: those of `best.ckpt`, else of `final.ckpt`, else it keeps the last step's.
+
+    Returns:
+        The path and step of their checkpoint, and their validation figures, for results.json.
 
     Raises:
-        RunError: The best are damaged.
+        RunError: The checkpoint is damaged.
     """
     names = [*([BEST] if len(data.val_indices) else []), FINAL]
     chosen = on_first_rank(lambda: _chosen(checkpoints, names))
