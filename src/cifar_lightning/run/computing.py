@@ -1,4 +1,4 @@
-"""On what and how a run computes, in one line: as it has been set, and why."""
+"""Says in one line on which device a run computes, with which settings, and why."""
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -10,24 +10,24 @@ from cifar_lightning.run.precision import has_bfloat16
 
 
 class Computing(Callback):
-    """Says it before a fit, once all of it is set.
+    """A callback that prints that line before a fit, once everything in it is configured.
 
     Args:
-        cpu: What has set the CPU: it comes before this one.
-        aloud: Whether to.
+        cpu: The callback that configures the CPU; it must run before this one.
+        aloud: Whether to print.
     """
 
     def __init__(self, cpu: FittedCPU, aloud: bool) -> None:
         self._cpu, self._aloud = cpu, aloud
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Says it."""
+        """Prints the line, on the first rank."""
         if self._aloud and trainer.is_global_zero:
             assert isinstance(pl_module, LitNet)
             say(f"computes {self.words(trainer, pl_module)}", 1)
 
     def words(self, trainer: Trainer, model: LitNet) -> str:
-        """Device, threads, kernels, precision and compilation, with what each was chosen by."""
+        """Returns device, threads, kernels, precision and compilation, with the reason for each choice."""
         on_cpu = trainer.strategy.root_device.type == "cpu"
         parts = [_device(trainer), *(_on_the_cpu(self._cpu, trainer, model) if on_cpu else [])]
         return ", ".join([*parts, _precision(trainer), model.compilation_in_words()])
@@ -51,7 +51,7 @@ def _on_the_cpu(cpu: FittedCPU, trainer: Trainer, model: LitNet) -> list[str]:
 
 def _precision(trainer: Trainer) -> str:
     precision, device = str(trainer.precision), trainer.strategy.root_device.type
-    if not precision.startswith("bf16") or device not in ("cpu", "cuda"):  # of Apple's GPUs torch does not tell
+    if not precision.startswith("bf16") or device not in ("cpu", "cuda"):  # torch does not say for Apple GPUs
         return precision
     where, accelerator = ("this processor", "cpu") if device == "cpu" else ("this GPU", "gpu")
     found = has_bfloat16(accelerator)

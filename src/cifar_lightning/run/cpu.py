@@ -1,4 +1,4 @@
-"""How a process computes on the CPU: threads, oneDNN and memory, fitted to the work that there is in a step."""
+"""Configures how a process computes on the CPU: threads, oneDNN and memory, to suit the amount of work in a step."""
 
 import ctypes
 import os
@@ -21,15 +21,17 @@ from cifar_lightning.model.modes import evaluating
 from cifar_lightning.model.networks.conv import Conv2d
 from cifar_lightning.run.cluster import this_rank
 
-# Operations of a step's forward pass up to which the CPU is quicker with less: measured, see docs/performance.md.
-TINY_STEP = 8e6  # without oneDNN, whose convolutions cost some 50 µs before they begin
-NNPACK_IMAGES = 16  # from which torch takes it: https://github.com/pytorch/pytorch/issues/26396; our Conv2d always does
-SMALL_STEP = 20e6  # with one thread: threads that share a small step wait for each other longer than they work
+# Up to these numbers of operations in a step's forward pass, the CPU is faster with less. They are measured: see
+# docs/performance.md.
+TINY_STEP = 8e6  # faster without oneDNN, whose convolutions cost some 50 µs before they begin
+# From this many images on torch uses NNPACK (https://github.com/pytorch/pytorch/issues/26396); our Conv2d always does.
+NNPACK_IMAGES = 16
+SMALL_STEP = 20e6  # faster with one thread: threads that share a small step wait for each other longer than they work
 
 
 @contextmanager
 def restored_torch() -> Iterator[None]:
-    """Within it `configure_cpu` and a Trainer may set how this process computes; after it that is as it was."""
+    """A context that restores at its end how this process computes, which `configure_cpu` and a Trainer change."""
     threads, onednn, benchmark = torch.get_num_threads(), torch.backends.mkldnn.enabled, torch.backends.cudnn.benchmark
     deterministic = torch.get_deterministic_debug_mode()
     try:
@@ -37,16 +39,17 @@ def restored_torch() -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         torch.backends.mkldnn.enabled, torch.backends.cudnn.benchmark = onednn, benchmark
-        if torch.get_deterministic_debug_mode() != deterministic:  # by what sets the compiler's own switch, too
+        if torch.get_deterministic_debug_mode() != deterministic:  # this function sets the compiler's own switch, too
             torch.use_deterministic_algorithms(deterministic > 0, warn_only=deterministic == 1)
 
 
 def available_threads() -> int:
-    """How many threads this rank may compute on.
+    """Returns how many threads this rank may compute on.
 
-    torch's own number, which knows of OMP_NUM_THREADS and of the cores that the process may use, shared with the ranks
-    beside it where OMP_NUM_THREADS, which is meant for each, does not say it. A 1 under torchrun does not: torchrun
-    itself sets it for several ranks. srun and mpirun bind each rank to its own cores, where they are set up to.
+    It is torch's own number, which respects OMP_NUM_THREADS and the cores that this process may use. OMP_NUM_THREADS
+    is meant for each rank; if it is not set, the ranks of a machine divide the number among them. An OMP_NUM_THREADS
+    of 1 under torchrun counts as not set, because torchrun itself sets it for several ranks. srun and mpirun may have
+    bound each rank to its own cores, which are then not divided again.
     """
     rank, given = this_rank(), os.environ.get("OMP_NUM_THREADS")
     ranks = (rank.local_world_size if rank else None) or 1
@@ -63,14 +66,14 @@ def available_threads() -> int:
 
 
 class FittedCPU(Callback):
-    """Sets how this process computes on the CPU before a fit, and before a test: see `configure_cpu`.
+    """A callback that calls `configure_cpu` before a fit and before a test.
 
     Args:
-        threads: At most; by default as many as this rank may compute on.
+        threads: Maximum number of threads; by default as many as this rank may compute on.
 
     Attributes:
-        images: Per step in this process.
-        work: Operations of the forward pass of a step.
+        images: Images per step in this process.
+        work: Operations in the forward pass of a step.
     """
 
     def __init__(self, threads: int | None = None) -> None:
@@ -78,7 +81,7 @@ class FittedCPU(Callback):
         self.images, self.work = 0, 0.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Sets it."""
+        """Configures the CPU for the stage's batch size."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by a connector
         h = data.hparams
         self.images = h["batch_size"] // trainer.world_size if stage == "fit" else h["eval_batch_size"]
@@ -86,15 +89,15 @@ class FittedCPU(Callback):
 
 
 def configure_cpu(model: LightningModule, images: int, threads: int) -> float:
-    """Sets how this process computes on the CPU, by the work there is in a step: see TINY_STEP and SMALL_STEP.
+    """Configures how this process computes on the CPU, by the work in a step: see TINY_STEP and SMALL_STEP.
 
     Args:
-        model: Of the data module's images.
-        images: Per step in this process.
-        threads: At most.
+        model: The network, for images of the data module's size.
+        images: Images per step in this process.
+        threads: Maximum number of threads.
 
     Returns:
-        That work, as `step_work` has it.
+        The work in a step, as `step_work` counts it.
     """
     work = step_work(model, images)
     torch.set_num_threads(threads if work > SMALL_STEP else 1)
@@ -104,7 +107,7 @@ def configure_cpu(model: LightningModule, images: int, threads: int) -> float:
 
 
 def kernels(net: nn.Module, images: int, precision: str) -> str:
-    """Whose convolutions a step of so many images has, as this process is set, in a precision of the Trainer's."""
+    """Says which library computes the convolutions of a step of `images` images in a Trainer's `precision`."""
     if torch.backends.mkldnn.enabled:
         there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         return "oneDNN" if there else "no oneDNN"
@@ -115,11 +118,11 @@ def kernels(net: nn.Module, images: int, precision: str) -> str:
 
 
 def step_work(model: LightningModule, images: int) -> float:
-    """Operations of the forward pass of a step of so many images, of the data module's size."""
+    """Returns the operations in the forward pass of a step of `images` images, each of the data module's size."""
     assert isinstance(model.dtype, torch.dtype)
-    torch.backends.mkldnn.enabled = True  # type: ignore[assignment]  # NNPACK's convolutions are not counted
+    torch.backends.mkldnn.enabled = True  # type: ignore[assignment]  # torch does not count NNPACK's convolutions
     with (
-        evaluating(model),  # or the batch norms would take the example for data
+        evaluating(model),  # otherwise the batch norms would learn from the example
         torch.no_grad(),
         eager(),
         plain_attention(),
@@ -131,7 +134,7 @@ def step_work(model: LightningModule, images: int) -> float:
 
 @contextmanager
 def plain_attention() -> Iterator[None]:
-    """Within it attention is computed by plain products of matrices: torch counts no operations of its quicker ways."""
+    """A context in which attention uses plain matrix products: torch counts no operations of its faster kernels."""
     fast = mha.get_fastpath_enabled()
     mha.set_fastpath_enabled(False)
     try:
@@ -142,12 +145,13 @@ def plain_attention() -> Iterator[None]:
 
 
 def keep_freed_memory() -> None:
-    """Has glibc keep the memory of freed tensors for the next ones, as torch does on GPUs.
+    """Makes glibc keep the memory of freed tensors for the next ones, as torch does on GPUs.
 
-    By default it hands every large one back to the system, which clears its pages for the next: a fifth of a step's
-    time. Source of the numbers: https://man7.org/linux/man-pages/man3/mallopt.3.html and glibc's malloc.h.
+    By default glibc returns every large block to the system, which clears the pages for the next one: this takes a
+    fifth of a step's time. The numbers come from https://man7.org/linux/man-pages/man3/mallopt.3.html and glibc's
+    malloc.h.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        mallopt(-4, 0)  # M_MMAP_MAX: no memory from outside the heap
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: no trimming of the heap's end below 2 GB
+        mallopt(-4, 0)  # M_MMAP_MAX: take no memory from outside the heap
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: do not trim less than 2 GB from the heap's end

@@ -1,4 +1,4 @@
-"""Which precision `auto` stands for, which one crawls, and mixed float16 with a constant loss scale."""
+"""Resolves and checks the precision of a run, and provides mixed float16 with a constant loss scale."""
 
 from typing import Any
 
@@ -9,18 +9,19 @@ from torch import Tensor
 
 from cifar_lightning.errors import InputError
 
-# The smallest positive float16 is 6e-8, and the gradients of a mean over a thousand images come near it. Sums of the
-# losses of 2,000 images, a like factor, train in float16: https://github.com/KellerJordan/cifar10-airbench
+# The smallest positive float16 is 6e-8, and the gradients of a mean over a thousand images come near it. A sum over
+# 2,000 images, which scales the loss by a similar factor, trains in float16:
+# https://github.com/KellerJordan/cifar10-airbench
 LOSS_SCALE = 1_024.0
 
 
 def resolve_precision(precision: str | int, accelerator: str) -> str:
-    """What `auto` stands for here: bfloat16 where the device computes in it, else float32.
+    """Resolves `auto`: mixed bfloat16 if the device computes in it, otherwise mixed float16 on CUDA, float32 elsewhere.
 
-    On a CPU, where torch has no mixed float16, `16-mixed` is mixed bfloat16, as the Trainer has it.
+    On a CPU `16-mixed` becomes mixed bfloat16, as in the Trainer: torch has no mixed float16 there.
     """
     if precision != "auto":
-        short = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}  # as the Trainer has it
+        short = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}  # as in the Trainer
         precision = short.get(str(precision), str(precision))
         return "bf16-mixed" if (precision, accelerator) == ("16-mixed", "cpu") else precision
     if has_bfloat16(accelerator):
@@ -29,8 +30,8 @@ def resolve_precision(precision: str | int, accelerator: str) -> str:
 
 
 def has_bfloat16(accelerator: str) -> bool:
-    """Whether a device of this machine has instructions for bfloat16."""
-    if accelerator == "mps":  # torch does not tell
+    """Whether this machine's device of the kind `accelerator` has instructions for bfloat16."""
+    if accelerator == "mps":  # torch does not say
         return False
     if accelerator in ("gpu", "cuda"):
         there: bool = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -40,12 +41,12 @@ def has_bfloat16(accelerator: str) -> bool:
 
 
 def crawls(precision: str, accelerator: str) -> bool:
-    """Whether torch computes so, but at a hundredth of the speed: it has no float16 gradients of filters for a CPU."""
+    """Whether this runs at a hundredth of the speed: torch has no float16 kernel for gradients of filters on a CPU."""
     return (precision, accelerator) == ("16-true", "cpu")
 
 
 def check_precision(precision: str, accelerator: str) -> None:
-    """Raises an InputError where a job would crawl, or where the device has no such numbers."""
+    """Raises an InputError if a job would crawl, or if the device does not support the precision."""
     if crawls(precision, accelerator):
         raise InputError(
             f"precision {precision}: float16 is slow on a CPU, bfloat16 is not: give bf16-true or bf16-mixed"
@@ -55,26 +56,26 @@ def check_precision(precision: str, accelerator: str) -> None:
 
 
 class StaticHalf(MixedPrecision):
-    """`16-mixed` without Lightning's GradScaler, which reads from the device in every step whether to take it.
+    """`16-mixed` without Lightning's GradScaler, which in every step reads from the device whether to take the step.
 
     Convolutions and products compute in float16; weights, norms and losses are float32. The loss is scaled up before
-    the backward pass and the gradients down after it. Where that is too much for float16, the loss becomes NaN and
-    the run ends with a message that says so.
+    the backward pass and the gradients are scaled down after it. If the scaled numbers are too large for float16, the
+    loss becomes NaN, and the run ends with a message that says so.
 
     Args:
         device: Type of the device, e.g. "cuda".
     """
 
     def __init__(self, device: str) -> None:
-        super().__init__("bf16-mixed", device)  # as "16-mixed" it would make a scaler
+        super().__init__("bf16-mixed", device)  # "16-mixed" would make a GradScaler
         self.precision = "16-mixed"
 
     def pre_backward(self, tensor: Tensor, module: LightningModule) -> Tensor:  # type: ignore[override]
-        """Scales the loss."""
+        """Scales the loss up."""
         return super().pre_backward(tensor * LOSS_SCALE, module)
 
     def post_backward(self, tensor: Tensor, module: LightningModule) -> Tensor:  # type: ignore[override]
-        """Scales the gradients back, once all that a step accumulates are there."""
+        """Scales the gradients back, once the step has accumulated all of them."""
         trainer: Any = module.trainer
         if not trainer.fit_loop._should_accumulate():
             torch._foreach_div_([p.grad for p in module.parameters() if p.grad is not None], LOSS_SCALE)

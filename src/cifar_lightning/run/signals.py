@@ -1,21 +1,21 @@
-"""SIGTERM, SIGINT and SIGHUP: the first asks the job to stop, a second (but of SIGHUP) ends it at once.
+"""Handles SIGTERM, SIGINT and SIGHUP: the first signal asks the job to stop, a second (except SIGHUP) ends it at once.
 
-SIGUSR1 and SIGUSR2 ask for no more than that: schedulers send them ahead (`#SBATCH --signal=USR1@90`), and what comes
-after one of them is a first.
+SIGUSR1 and SIGUSR2 only ask the job to stop: schedulers send them ahead of time (`#SBATCH --signal=USR1@90`), and the
+signal that follows still counts as the first.
 
-While there is something to save or to end in order (inside `deferred()`: training, evaluation, watching over ranks),
-the first signal only raises a flag (stop.py), which the callback `StopOnSignal` reads between batches. At any other
-time, such as start-up, the process ends where it is: an exception raised in the middle of an import is too easily lost.
+While there is something to save or to shut down (inside `deferred()`: training, evaluation, watching over ranks), the
+first signal only sets a flag (stop.py), which the callback `StopOnSignal` reads between batches. At any other time,
+such as start-up, the process ends where it is: an exception raised in the middle of an import is too easily lost.
 
-The handler does nothing. It may have interrupted anything, so it must not wait, print or take a lock; and Python runs
-it only once the main thread is back from whatever C function it is in. Python also writes each signal's number into a
-pipe (`signal.set_wakeup_fd`), at once, and a thread that reads it does the work.
+The signal handler itself does nothing. It may have interrupted anything, so it must not wait, print or take a lock;
+and Python runs it only after the main thread has returned from its current C function. But Python also writes each
+signal's number into a pipe at once (`signal.set_wakeup_fd`), and a thread that reads the pipe does the work.
 
 This module imports nothing heavy, so that a script can install the handlers before it imports torch.
 
-Where nobody has installed them (`fit` is called in Python, in a notebook say), `deferred()` borrows the signals for as
-long as it lasts. What is then raised, once all is saved, is KeyboardInterrupt; a second signal does not end the process
-but is raised at once.
+If no script has installed the handlers (`fit` is called in a notebook, say), `deferred()` borrows the signals while it
+lasts. It then raises KeyboardInterrupt once everything is saved. A second signal does not end the process, but raises
+an exception at once.
 """
 
 import os
@@ -34,47 +34,49 @@ from cifar_lightning.console import say, to_nowhere
 from cifar_lightning.errors import Stopped
 from cifar_lightning.run.cluster import is_first_rank, requeue
 
-# Of a terminal that is closed; Windows has none.
+# Sent when a terminal is closed; Windows does not have it.
 SIGHUP = getattr(signal, "SIGHUP", None)
-# Ahead of time, from a scheduler; Windows has none.
+# Sent ahead of time by a scheduler; Windows does not have them.
 WARNINGS = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))
 STOPS = (signal.SIGTERM, signal.SIGINT, *((SIGHUP,) if SIGHUP is not None else ()), *WARNINGS)
-# A shell's `timeout` and some schedulers send a signal to a process and again to its group: that is one request.
+# A shell's `timeout` and some schedulers signal a process and then its group: so close together, it is one request.
 ECHO_SECONDS = 0.3
-PRINT_SECONDS = 1.0  # that a last line may wait for who reads it
-END = 0  # in the pipe, no signal: who has borrowed them gives them back
+PRINT_SECONDS = 1.0  # how long the last line may wait until standard error can take it
+END = 0  # not a signal: in the pipe, it ends the thread that reads it, when borrowed signals are given back
 
 
 class Phase(Enum):
-    """What a signal means now."""
+    """What a signal does at present."""
 
-    START_UP = auto()  # there is nothing to save: the first ends the process
-    DEFERRED = auto()  # the first raises the flag, the second ends the process
-    WATCHED = auto()  # as DEFERRED, but the main loop sees to the second: it has other processes to end
-    DONE = auto()  # nothing: the work is done
+    START_UP = auto()  # there is nothing to save: the first signal ends the process
+    DEFERRED = auto()  # the first signal sets the flag, the second ends the process
+    WATCHED = auto()  # as DEFERRED, but the main loop handles the second: it has other processes to end
+    DONE = auto()  # signals do nothing: the work is done
 
 
-ANEW = "; start all ranks again"  # how to go on where another rank is lost before it is known
+ANEW = "; start all ranks again"  # in place of `next_step`, if another rank is lost before that is known
 
-next_step = ""  # what the last line adds: how to go on
-tell_others: Callable[[int], object] | None = None  # of the job's ranks, that this one is told to stop
-requeues = False  # whether a job of SLURM's that is warned asks to be started again
-at_once = 0  # while WATCHED: number of the signal that asks for an end at once
+next_step = ""  # how to resume the job: appended to the last line
+tell_others: Callable[[int], object] | None = None  # tells the job's other ranks that this one was told to stop
+requeues = False  # whether a SLURM job that is sent one of WARNINGS asks to be started again
+at_once = 0  # while WATCHED: number of the signal that asks to end everything at once
 _phase = Phase.START_UP
 _first_at: float | None = None
 _handled: tuple[int, ...] = ()
 _silent = False
-_borrowed = False  # from a process that is not a script's of ours
-_heard = False  # of a signal, by a handler that raises
+_borrowed = False  # in a process that runs none of our scripts
+_heard = False  # whether the handler that raises has been called for the first signal
 _terminals: list[int] = []
-_deciding = threading.Lock()  # between the threads; no handler takes it
+_deciding = threading.Lock()  # between threads; no signal handler takes it
 
 
 def install(silent: bool = False) -> None:
-    """Handles these signals from now on, but one that this process is to ignore, as `nohup` has it. Main thread only.
+    """Handles these signals from now on, except those that this process already ignores, as under `nohup`.
+
+    Must be called in the main thread. SIGTERM and SIGINT are always handled.
 
     Args:
-        silent: Another process says that the job was stopped; so does the first rank for the others.
+        silent: Whether another process says that the job was stopped, as the first rank does for the other ranks.
     """
     global _handled, _silent
     _silent = silent or not is_first_rank()
@@ -82,7 +84,7 @@ def install(silent: bool = False) -> None:
     reader, writer = os.pipe()
     threading.Thread(target=_read, args=(reader,), daemon=True).start()
     _wake(writer)
-    # a child that is forked, and starts no other program, shares the pipe: its signals are not this process's
+    # A forked child that starts no other program shares the pipe, but its signals are not meant for this process.
     os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
     always = (signal.SIGTERM, signal.SIGINT)
     _handled = tuple(s for s in STOPS if s in always or signal.getsignal(s) != signal.SIG_IGN)
@@ -90,23 +92,23 @@ def install(silent: bool = False) -> None:
 
 
 def installed() -> bool:
-    """Whether this process is a script's of ours, or a rank."""
+    """Whether this process runs one of our scripts, or is a rank."""
     return bool(_handled) and not _borrowed
 
 
 def _wake(writer: int) -> int:
-    """Has Python write the numbers of signals into a pipe; gives what it wrote them into before."""
+    """Makes Python write signal numbers into a pipe; returns the descriptor that it wrote them to before."""
     os.set_blocking(writer, False)
     return signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
 
 
 @contextmanager
 def _borrow() -> Iterator[None]:
-    """Handles the signals within it, and gives them back; raises the one that has stopped what was within."""
+    """A context that handles the signals, gives them back at its end, and raises the signal that has stopped it."""
     global _borrowed, _handled, _heard, _phase, _first_at, at_once
     before = {signum: signal.getsignal(signum) for signum in STOPS}
     theirs = {signum: handler for signum, handler in before.items() if handler not in (signal.SIG_IGN, None)}
-    # what a program has these two mean is its own
+    # A program that handles SIGUSR1 or SIGUSR2 itself keeps them.
     theirs = {s: handler for s, handler in theirs.items() if s not in WARNINGS or handler == signal.SIG_DFL}
     _phase, _first_at, at_once, stop.requested = Phase.DEFERRED, None, 0, 0
     _terminals.clear()
@@ -125,7 +127,7 @@ def _borrow() -> Iterator[None]:
             signal.signal(signum, handler)
         signal.set_wakeup_fd(woken)
         os.write(writer, bytes([END]))
-        thread.join()  # which has counted all that came before
+        thread.join()  # by then it has processed all earlier signals
         os.close(reader)
         os.close(writer)
         _borrowed, _handled, _phase = False, (), Phase.START_UP
@@ -134,12 +136,16 @@ def _borrow() -> Iterator[None]:
         words = message(signum)
         if signum != signal.SIGINT:
             say(words)
-            signal.raise_signal(signum)  # as they have it: by default it ends the process
+            signal.raise_signal(signum)  # for the program's own handler: by default it ends the process
         raise KeyboardInterrupt(words) from None
 
 
 def _second_is_raised(signum: int, frame: FrameType | None) -> None:
-    """The thread has the first, of which Python hears once it is back from a call of torch's: no second by that."""
+    """Raises `Stopped` for a second signal.
+
+    The thread has processed the first one. Python calls this handler for it too, but only after a call of torch has
+    returned, which may be late: the first call is never a second signal.
+    """
     global _heard
     before, _heard = _heard, True
     if before and _first_at is not None and time.monotonic() - _first_at >= ECHO_SECONDS and _phase != Phase.DONE:
@@ -152,7 +158,7 @@ def _answer_with(handler: Callable[[int, FrameType | None], None] | signal.Handl
 
 
 def _noted(signum: int, frame: FrameType | None) -> None:
-    """The thread has it from the pipe."""
+    """Does nothing: the thread reads the signal from the pipe."""
 
 
 def _read(pipe: int) -> None:
@@ -161,7 +167,7 @@ def _read(pipe: int) -> None:
             if signum == END:
                 return
             if signum in _handled:
-                with suppress(OSError):  # of a terminal: whatever becomes of it, there may be a next signal
+                with suppress(OSError):  # a terminal may fail, but later signals must still be read
                     receive(signum)
 
 
@@ -169,15 +175,15 @@ def receive(signum: int, passed_on: bool = False) -> bool:
     """Does what a signal asks for.
 
     Args:
-        signum: Its number.
-        passed_on: By the launcher, which has counted them: never a second one.
+        signum: The signal's number.
+        passed_on: Whether the launcher has passed it on. The launcher counts signals itself: this is never a second.
 
     Returns:
-        Whether it is heard: not by a program of others' that is not in a run's training or test.
+        Whether the signal was handled. It is not in a program other than ours, outside a run's training and test.
     """
     global at_once, _first_at
     with _deciding:
-        if signum == SIGHUP:  # the terminal is gone: whatever this process went on to print there would be an error
+        if signum == SIGHUP:  # the terminal is gone: to print anything more there would be an error
             while _terminals:
                 to_nowhere(_terminals.pop())
         if _phase == Phase.DONE:
@@ -194,7 +200,7 @@ def receive(signum: int, passed_on: bool = False) -> bool:
         elif first or passed_on:
             _first_at = _first_at if passed_on else now
             stop.requested = stop.requested or signum
-        # A second SIGHUP is no order: one is from the kernel, one from the shell as it ends.
+        # A second SIGHUP is not another request: the kernel sends one, and the shell sends one as it ends.
         elif signum != SIGHUP and _first_at is not None and now - _first_at >= ECHO_SECONDS:
             if _phase == Phase.WATCHED:
                 at_once = at_once or signum
@@ -204,17 +210,17 @@ def receive(signum: int, passed_on: bool = False) -> bool:
 
 
 def go_on_with(folder: str, function: str) -> str:
-    """How to go on with a run, or with several, as `next_step` has it: by a flag, or in Python by a function."""
+    """Returns a text for `next_step` on how to resume one run or several: by a flag, or in Python by a function."""
     return f"; go on with {f'--resume {shlex.quote(folder)}' if installed() else f'{function}({folder!r})'}"
 
 
 def message(signum: int) -> str:
-    """The one line that a stopped job leaves."""
+    """Returns the one line that a stopped job prints."""
     return f"stopped by {signal.Signals(signum).name}{next_step}"
 
 
 def farewell(signum: int) -> str:
-    """The same, of a job that has nothing left to do: it asks to be started again, where it is to."""
+    """Returns the last line of a job that has nothing left to do. Requeues the job first, if that is wanted."""
     words = message(signum)
     return f"{words}; {requeue()}" if requeues and signum in WARNINGS else words
 
@@ -223,16 +229,16 @@ def _end(signum: int) -> None:
     try:
         if not _silent and select.select([], [2], [], PRINT_SECONDS)[1]:
             os.write(2, f"{farewell(signum)}\n".encode())
-    finally:  # whether or not somebody reads it
+    finally:  # even if the line cannot be printed
         os._exit(128 + signum)
 
 
 @contextmanager
 def deferred(watched: bool = False) -> Iterator[None]:
-    """Within it, a first signal raises the flag; the flag then raises `Stopped` at its end, if nothing has before.
+    """A context in which a first signal only sets the flag. At its end a set flag raises `Stopped`.
 
     Args:
-        watched: The caller looks at `at_once`, and ends what there is to end.
+        watched: Whether the caller checks `at_once`, and ends its other processes then.
     """
     global _phase
     if not _handled and threading.current_thread() is threading.main_thread():
@@ -247,7 +253,8 @@ def deferred(watched: bool = False) -> Iterator[None]:
         yield
         stop.raise_if_requested()
     except Stopped:
-        # On its way out, to say so: another signal, as srun sends where another rank is out already, is no new order.
+        # This process is about to end with a message. Another signal is not a new request: srun sends one when another
+        # rank has ended.
         after = Phase.DEFERRED
         raise
     finally:
@@ -256,15 +263,15 @@ def deferred(watched: bool = False) -> Iterator[None]:
 
 
 def finish() -> None:
-    """The work is done and the process about to end: a signal that has come, or is to come, changes nothing."""
+    """Makes past and future signals have no effect: the work is done, and the process is about to end."""
     global _phase
-    with _deciding:  # what is being decided is decided
+    with _deciding:  # waits until the thread is done with a signal
         _phase, stop.requested = Phase.DONE, 0
-    _answer_with(signal.SIG_IGN)  # else Python gives them back their deadly default as it ends
+    _answer_with(signal.SIG_IGN)  # otherwise Python restores the default handlers as it exits, and they kill
 
 
 def begin_again() -> None:
-    """After `finish`: there is another run to do in this process, to be stopped as the first was."""
+    """Undoes `finish`, for another run in this process, which signals can stop like the first one."""
     global _phase
     if installed():
         _phase = Phase.START_UP
@@ -272,8 +279,8 @@ def begin_again() -> None:
 
 
 def install_anew() -> None:
-    """Handles the signals in a child that is forked: none of them has come yet, and another process says it."""
+    """Installs the handlers in a forked child. It forgets signals that the parent has received, and prints nothing."""
     global _borrowed, _deciding, _first_at, _phase, at_once
-    _deciding = threading.Lock()  # which a thread of the parent's may have held
+    _deciding = threading.Lock()  # a thread of the parent may have held the old one
     _borrowed, _first_at, _phase, at_once, stop.requested = False, None, Phase.START_UP, 0, 0
     install(silent=True)

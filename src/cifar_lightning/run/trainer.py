@@ -1,4 +1,4 @@
-"""The Trainer of a run or an evaluation: Lightning's, with what this package gives it, and nothing from elsewhere."""
+"""The Trainer of a run or an evaluation: Lightning's, with this package's parts and nothing from elsewhere."""
 
 import inspect
 from collections.abc import Iterator
@@ -20,41 +20,41 @@ from cifar_lightning.run.cluster import this_rank
 from cifar_lightning.run.devices import RANK_TIMEOUT
 from cifar_lightning.run.precision import StaticHalf
 
-OF_ALL_RANKS = ("limit_val_batches", "limit_test_batches")  # where they are whole numbers
+OF_ALL_RANKS = ("limit_val_batches", "limit_test_batches")  # whole numbers of batches count for all ranks together
 
 
 def new_trainer(*, accelerator: str, devices: str | int, precision: str, **arguments: Any) -> Trainer:
-    """A Trainer with our loop.
+    """Returns a Trainer with our training loop.
 
     Args:
         accelerator: As for `fit`.
         devices: As for `fit`.
         precision: As for `fit`, without auto.
-        arguments: Further ones of Lightning's.
+        arguments: Further arguments of Lightning's Trainer.
     """
     ranks = Ranks()
     plugins: list[Any] = [AtomicCheckpointIO(), ranks]
     if precision == "16-mixed":
-        on_cuda = accelerator != "mps" and torch.cuda.is_available()  # else it is an Apple GPU: a CPU has bfloat16
+        on_cuda = accelerator != "mps" and torch.cuda.is_available()  # if not, it is an Apple GPU: a CPU gets bfloat16
         plugins.append(StaticHalf("cuda" if on_cuda else "mps"))
     else:
         arguments["precision"] = precision
     if ranks.world_size() > 1 and arguments.get("strategy", "auto") in ("auto", "ddp"):
         arguments["strategy"] = DDPStrategy(timeout=RANK_TIMEOUT)
-    for name in OF_ALL_RANKS:  # Lightning's are of each rank: two would test other images than one
+    for name in OF_ALL_RANKS:  # Lightning counts per rank: two ranks would test other images than one
         if type(limit := arguments.get(name)) is int:
             arguments[name] = limit // ranks.world_size()
-    # What is left out Lightning takes from variables: of PL_TRAINER_LIMIT_TEST_BATCHES a test would not say a word.
+    # Lightning reads omitted arguments from the environment: PL_TRAINER_LIMIT_TEST_BATCHES would silently cut a test.
     defaults = {name: parameter.default for name, parameter in inspect.signature(Trainer).parameters.items()}
-    # Lightning reads it from whatever launcher's variables there are: with another rank's, this one would log nothing.
+    # Lightning reads the rank from any launcher's variables: with a wrong rank, the first one would log nothing.
     rank_zero_only.rank = ranks.global_rank()  # type: ignore[attr-defined]
     with no_external_callbacks():
         trainer = Trainer(
             **{
                 **defaults,
-                "num_sanity_val_steps": 0,  # a second look at the first validation batches has no user here
+                "num_sanity_val_steps": 0,  # nobody here needs a trial validation before training
                 "enable_model_summary": False,
-                "use_distributed_sampler": False,  # the loaders share the images themselves
+                "use_distributed_sampler": False,  # the loaders themselves divide the images among the ranks
                 **arguments,
                 "accelerator": accelerator,
                 "devices": devices,
@@ -68,10 +68,10 @@ def new_trainer(*, accelerator: str, devices: str | int, precision: str, **argum
 
 @contextmanager
 def no_external_callbacks() -> Iterator[None]:
-    """Within it a new Trainer has the callbacks that it is given, and those of its arguments.
+    """A context in which a new Trainer has only the callbacks that it is given or that its arguments imply.
 
-    Lightning's would also have those of any package that is installed with some for every Trainer (entry points of the
-    group `lightning.pytorch.callbacks_factory`).
+    Lightning would add the callbacks of any installed package that registers some for every Trainer (entry points of
+    the group `lightning.pytorch.callbacks_factory`).
     """
     module: Any = callback_connector
     load, module._load_external_callbacks = module._load_external_callbacks, lambda group: []
@@ -82,7 +82,7 @@ def no_external_callbacks() -> Iterator[None]:
 
 
 class Ranks(ClusterEnvironment):
-    """Tells Lightning which rank this is (see cluster.py), so that it neither looks for a launcher nor starts ranks."""
+    """The environment that tells Lightning this process's rank (see cluster.py): it then looks for no launcher."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,47 +92,47 @@ class Ranks(ClusterEnvironment):
 
     @property
     def main_address(self) -> str:
-        """Where the ranks meet; used where they have not met yet, as a strategy for one device has it."""
+        """The address where the ranks meet; used only if they are not connected yet, as with DDP on one device."""
         return self._rank.address if self._rank else "127.0.0.1"
 
     @property
     def main_port(self) -> int:
-        """Likewise."""
+        """The port where the ranks meet; used like `main_address`."""
         return self._rank.port if self._rank else find_free_network_port()
 
     @staticmethod
     def detect() -> bool:
-        """Never: it is given."""
+        """Returns False: this environment is given to the Trainer, never detected."""
         return False
 
     def world_size(self) -> int:
-        """How many there are."""
+        """The number of ranks."""
         return self._rank.world_size if self._rank else 1
 
     def set_world_size(self, size: int) -> None:
-        """Does nothing: it is known."""
+        """Does nothing: the world size is known."""
 
     def global_rank(self) -> int:
-        """Which this is."""
+        """The rank of this process."""
         return self._rank.rank if self._rank else 0
 
     def set_global_rank(self, rank: int) -> None:
-        """Does nothing: it is known."""
+        """Does nothing: the rank is known."""
 
     def local_rank(self) -> int:
-        """Which this is on its machine."""
+        """The rank of this process on its machine."""
         return self._rank.local_rank if self._rank else 0
 
     def node_rank(self) -> int:
-        """Which machine this is, of as many ranks each."""
+        """The number of this machine; all machines have equally many ranks."""
         return self.global_rank() // (self._rank.local_world_size or self.world_size()) if self._rank else 0
 
 
 class CheckpointConnector(_CheckpointConnector):
-    """Loads what it is given, and nothing else.
+    """A connector that loads the checkpoint it is given, and no other.
 
-    Lightning's begins a fit with what the `OnExceptionCheckpoint` of another has left; and in a SLURM job it takes a
-    `hpc_ckpt_N.ckpt` that it finds in `default_root_dir` for the one to go on from, whosever it is.
+    Lightning's connector starts a fit from a checkpoint that the `OnExceptionCheckpoint` of another fit has left. In a
+    SLURM job it also resumes from any `hpc_ckpt_N.ckpt` that it finds in `default_root_dir`, whichever run wrote it.
     """
 
     _hpc_resume_path = None
