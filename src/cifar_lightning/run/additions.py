@@ -1,4 +1,4 @@
-"""What a run is given in Python beside its settings: callbacks and loggers, objects that no config.yaml holds."""
+"""The callbacks and loggers that a run is given in Python: objects that config.yaml cannot hold."""
 
 import io
 import pickle
@@ -30,24 +30,24 @@ Loggers: TypeAlias = str | Logger | Iterable[str | Logger] | None
 
 
 class Additions(NamedTuple):
-    """Callbacks and loggers of the user's.
+    """The user's callbacks and loggers.
 
     Attributes:
-        callbacks: They come after the run's own, but before what saves, which Lightning has come last.
-        loggers: They get what metrics.csv gets.
+        callbacks: They run after the run's own, but before those that save, which Lightning puts last.
+        loggers: They get the same figures as metrics.csv.
     """
 
     callbacks: tuple[Callback, ...] = ()
     loggers: tuple[Logger, ...] = ()
 
     def check(self, processes: int) -> None:
-        """Looks for what cannot take part in a run.
+        """Checks that all of them can take part in a run.
 
         Args:
-            processes: That would train: this one, or others.
+            processes: Number of processes that would train: 1 is this process, several are other ones.
 
         Raises:
-            InputError: There is such a thing.
+            InputError: One of them cannot.
         """
         if processes > 1 and (self.callbacks or self.loggers):
             first = type((*self.callbacks, *self.loggers)[0]).__name__
@@ -57,7 +57,7 @@ class Additions(NamedTuple):
             )
         for callback in self.callbacks:
             _check(callback)
-        # What Lightning says of these comes in a traceback, once there is a folder.
+        # Lightning would report these only in a traceback, once the run's folder has been made.
         named = Counter(
             [Checkpoints.__qualname__, *(c.state_key for c in self.callbacks if overrides(c, "state_dict"))]
         )
@@ -70,20 +70,20 @@ class Additions(NamedTuple):
             raise InputError("callbacks: a run has one progress bar: leave the others out")
 
     def accumulated(self) -> list[int]:
-        """How many batches a step has in the epochs for which a callback says it."""
+        """Returns the numbers of batches per step that callbacks set for some epochs."""
         schedulers = (c for c in self.callbacks if isinstance(c, GradientAccumulationScheduler))
         return [batches for scheduler in schedulers for batches in scheduler.scheduling.values()]
 
     def check_monitors(self, validates: bool, classes: Sequence[str]) -> None:
-        """Raises an InputError where a callback watches what is not logged: Lightning's says so after an epoch.
+        """Raises an InputError if a callback monitors a figure that is not logged: Lightning says so after an epoch.
 
         Args:
             validates: Whether there are images to validate on.
-            classes: Of the images.
+            classes: The classes of the images.
         """
         logged = {"train_loss", "lr", "epoch", "step", *names("val", classes)}
         kinds = [type(callback) for callback in self.callbacks]
-        # Others may log what they like.
+        # Callbacks from elsewhere, and a LambdaCallback, may log any figure.
         known = all(k.__module__.startswith("lightning.pytorch.") and k is not LambdaCallback for k in kinds)
         for kind, callback in zip(kinds, self.callbacks, strict=True):
             monitor = getattr(callback, "monitor", None)
@@ -94,7 +94,7 @@ class Additions(NamedTuple):
                     f"callbacks: {kind.__name__} watches {monitor}, and no images are validated on: "
                     "give data.val_split, e.g. 0.1"
                 )
-            optional = monitor.startswith("lr-") or not getattr(callback, "strict", True)  # LearningRateMonitor's
+            optional = monitor.startswith("lr-") or not getattr(callback, "strict", True)  # by LearningRateMonitor
             if known and monitor not in logged and not optional:
                 raise InputError(
                     f"callbacks: {kind.__name__} watches {monitor}, which no training logs: give train_loss, lr, "
@@ -102,19 +102,19 @@ class Additions(NamedTuple):
                 )
 
     def missing_in(self, checkpoint: Mapping[str, Any]) -> list[str]:
-        """The names of callbacks of which a checkpoint holds the state, and that are not here.
+        """Returns the names of callbacks whose state a checkpoint holds, but which are not among these.
 
-        But for the run's own, and the Timer that a Trainer's max_time makes.
+        The run's own are left out, and so is the Timer that a Trainer's max_time makes.
         """
         here = {Checkpoints.__qualname__, Timer.__qualname__, *(callback.state_key for callback in self.callbacks)}
         return [key.partition("{")[0] for key in checkpoint.get("callbacks", {}) if key not in here]
 
 
 def additions_of(callbacks: Callbacks, logger: Loggers) -> tuple[Additions, str | None]:
-    """The objects among `fit`'s arguments, and the loggers' names; None where none is given.
+    """Returns the callback and logger objects among `fit`'s arguments, and the names of loggers, or None without names.
 
     Raises:
-        InputError: One is no callback, or no logger.
+        InputError: One of the arguments is not a callback, or not a logger.
     """
     given = [callbacks] if isinstance(callbacks, Callback) else callbacks
     for callback in (given := _listed("callbacks", given)):
@@ -137,7 +137,7 @@ def additions_of(callbacks: Callbacks, logger: Loggers) -> tuple[Additions, str 
 
 def _listed(name: str, given: Any) -> list[Any]:
     if given is not None and not isinstance(given, Iterable):
-        given = [given]  # whose kind is then looked at
+        given = [given]  # the caller checks its type
     return list(given or [])
 
 

@@ -1,4 +1,4 @@
-"""A tested network, run once more by one rank alone: for what a report asks about images that the test had not."""
+"""Runs a tested network once more, on one rank alone, for what a report needs and the test does not give."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,13 +17,13 @@ CAM_BATCH = 100  # images
 
 
 class Again:
-    """Runs the network that `trainer` has tested, on the device and in the precision of the test."""
+    """The network that `trainer` has tested, to be run again on the device and in the precision of the test."""
 
     def __init__(self, trainer: Trainer, model: LitNet, data: CIFAR10DataModule) -> None:
         self.trainer, self.model, self.data = trainer, model, data
 
     def held_out(self) -> tuple[Tensor, Tensor] | None:
-        """The logits and labels of the validation images; None where there are none."""
+        """Returns the logits and labels of the held-out validation images; None if no images were held out."""
         index, train = self.data.val_indices, self.data.image_set("train")
         if not len(index):
             return None
@@ -35,7 +35,10 @@ class Again:
         return torch.cat(logits), train.labels[index]
 
     def grad_cam(self, images: Tensor, classes: Tensor) -> Tensor | None:
-        """Maps of the evidence for a class in each of some images, uint8 and int64; see model/grad_cam.py."""
+        """Returns a map of the evidence for one class in each image, or None if the network allows none.
+
+        `images` are uint8, `classes` int64; see model/grad_cam.py.
+        """
         maps = []
         with self._ready():
             for part, label in zip(torch.split(images, CAM_BATCH), torch.split(classes, CAM_BATCH), strict=True):
@@ -52,7 +55,7 @@ class Again:
 
     @contextmanager
     def _ready(self) -> Iterator[None]:
-        """Has the network on the device, from which a Trainer takes it at its end; not compiled, which is for a fit."""
+        """A context with the network back on the device, where a Trainer does not leave it; compiling is for fits."""
         before, self.model = self.model.device, self.model.to(self.trainer.strategy.root_device).eval()
         try:
             with eager():

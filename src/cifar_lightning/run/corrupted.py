@@ -1,4 +1,4 @@
-"""The test of a network on corrupted images, CIFAR-10-C's or CIFAR-100-C's: a corruption at a time."""
+"""Tests a network on corrupted images, those of CIFAR-10-C or CIFAR-100-C, one corruption at a time."""
 
 import hashlib
 from pathlib import Path
@@ -19,14 +19,14 @@ from cifar_lightning.report.predictions import add_images
 
 
 def part_of(images: CIFAR10DataModule, part: Path) -> CIFAR10DataModule:
-    """The data module of one of the `parts` of another."""
+    """Returns a data module for one of the `parts` of `images`."""
     return CIFAR10DataModule(**{**images.hparams, "data_dir": part})
 
 
 def test_corrupted(
     trainer: Trainer, model: LitNet, images: CIFAR10DataModule, facts: dict[str, Any], output: Path
 ) -> None:
-    """Tests on each of the images' `parts`, of which one at a time is in memory, and has the first rank report.
+    """Tests on each of the images' `parts`, with one part at a time in memory, and has the first rank report.
 
     `facts` are further entries of results.json; see `report.outcome.Outcome`.
     """
@@ -45,7 +45,7 @@ def test_corrupted(
             add_images(digest, data.image_set("test"))
             say(f"{done}/{len(images.parts)}  {part.stem}  accuracy {percent(right.mean().item(), 2)}")
     if trainer.is_global_zero:
-        loss = fmean(losses)  # of equally many images each
+        loss = fmean(losses)  # all parts have equally many images
         counts = torch.stack(confusion).sum(0)
         note_not_finite(odd, model, output)
         outcome = CorruptedOutcome(accuracies, counts, loss, model.classes, digest.hexdigest(), facts, odd)
@@ -53,7 +53,7 @@ def test_corrupted(
 
 
 def note_not_finite(images: int, model: LitNet, output: Path) -> None:
-    """Says of how many tested images the logits are not finite, if there are any."""
-    if images:  # of NaN alone the largest is the first
+    """Says how many tested images have logits that are not finite, if any do."""
+    if images:  # if all logits of an image are NaN, argmax gives the first class
         which, first = f"{images:,} test image{'s' * (images != 1)}", quoted(model.classes[0])
         say(f"note: {output}: the logits of {which} are NaN or infinite; NaN alone counts as {first}")

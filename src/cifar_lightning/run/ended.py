@@ -1,6 +1,6 @@
-"""How a run, or a group of runs, has ended, as its folder says: it has results, or its training has diverged.
+"""Tells from its folder how a run, or a group of runs, has ended: with results, or because its training diverged.
 
-This module imports nothing heavy: `cifar-lightning status` asks it, in a job's script.
+This module imports nothing heavy, because `cifar-lightning status` uses it in job scripts.
 """
 
 import json
@@ -16,10 +16,10 @@ DIVERGED = "diverged.txt"
 
 
 def results_in(folder: Path) -> dict[str, Any] | None:
-    """The results of what has finished; None where there are none, or where the file is damaged: it is tested again.
+    """Returns the results of a finished run; None if there are none, or if the file is damaged: it is tested again.
 
     Raises:
-        InputError: The system does not let this user read them.
+        InputError: The operating system does not let this user read the results.
     """
     path = folder / RESULTS
     with readable(path):
@@ -31,16 +31,16 @@ def results_in(folder: Path) -> dict[str, Any] | None:
 
 
 def note_divergence(folder: Path, error: NonFiniteError) -> None:
-    """Keeps what has ended a run that would end so again; `--resume` removes it."""
-    with suppress(RunError):  # that it has diverged counts more than a full disk
+    """Writes down the error of a run that would diverge again if it were repeated; `--resume` removes the file."""
+    with suppress(RunError):  # the divergence counts more than a full disk
         write_atomically(folder / DIVERGED, lambda file: file.write(f"{error}\n".encode()))
 
 
 def divergence_in(folder: Path) -> str | None:
-    """What `note_divergence` has kept; None where there is none.
+    """Returns the error that `note_divergence` has written; None if there is none.
 
     Raises:
-        InputError: The system does not let this user read it.
+        InputError: The operating system does not let this user read it.
     """
     path = folder / DIVERGED
     with readable(path):

@@ -1,4 +1,4 @@
-"""MetricsCSV: a run's figures in `metrics.csv`, each step once, whatever interrupts the run."""
+"""MetricsCSV: writes a run's figures to `metrics.csv`, each step once, even if the run is interrupted."""
 
 import csv
 import io
@@ -20,45 +20,45 @@ from cifar_lightning.run.metrics_log import Row, whole_lines
 
 
 def rounded(figure: float) -> float:
-    """A figure to seven digits: it comes as float32, which has no more, and the rest would be noise."""
+    """Rounds a figure to seven digits: figures are float32, which has no more, so further digits would be noise."""
     return float(f"{figure:.7g}")
 
 
 class MetricsCSV(Logger):
-    """Appends one row a log point, with `step` as the number of steps done.
+    """A logger that appends one row per log point, with `step` as the number of steps done.
 
-    Figures of the same step share a row: it is written once a later step logs, or by `close`. Those of a test belong to
-    the step that is tested, and join its row. Until then a checkpoint holds it, and how many rows there are, so that a
-    resumed run can `go_back` to where the checkpoint was. (Lightning's CSVLogger deletes the file then:
-    https://github.com/Lightning-AI/pytorch-lightning/pull/19446.)
+    Figures of the same step share a row, which is written once a later step logs, or by `close`. The figures of a test
+    join the row of the step that is tested. A checkpoint holds the row that is not written yet and the number of rows,
+    so that a resumed run can `go_back` to where the checkpoint was. (Lightning's CSVLogger deletes the file when a run
+    is resumed: https://github.com/Lightning-AI/pytorch-lightning/pull/19446.)
 
     Args:
-        path: Of the file.
-        columns: Names of the figures that are to come. Each other one has the file written anew.
+        path: The file.
+        columns: Names of the figures that are expected. For any other figure the whole file is rewritten.
     """
 
-    trainer: Trainer  # to be set before it runs: Lightning's own `step` is not the number of steps done
+    trainer: Trainer  # must be set before it runs: the `step` that Lightning passes is not the number of steps done
 
     def __init__(self, path: Path, columns: Iterable[str] = ()) -> None:
         super().__init__()
         self.path = path
         self.columns = ["epoch", "step", *columns]
-        self._written = 0  # rows
-        self._row: Row = {}  # that of the newest step
+        self._written = 0  # number of rows in the file
+        self._row: Row = {}  # of the newest step, not in the file yet
 
     @property
     def name(self) -> str:
-        """Nothing: a ModelCheckpoint of the user's adds it, and `version`, to `save_dir`, and writes beside ours."""
+        """Empty: a user's ModelCheckpoint adds it and `version` to `save_dir`, and so writes beside our checkpoints."""
         return ""
 
     @property
     def version(self) -> str:
-        """Nothing: see `name`."""
+        """Empty: see `name`."""
         return ""
 
     @property
     def save_dir(self) -> str:
-        """The run's folder, with its path: where Lightning's profilers write."""
+        """The path of the run's folder, where Lightning's profilers write."""
         return str(self.path.parent)
 
     log_dir = save_dir
@@ -69,11 +69,11 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Adds figures to the row of this step; those of a test, to that of the step that is tested."""
-        # Lightning adds the epoch, which after the last step is that after it.
+        """Adds figures to the row of the current step, or during a test to the row of the step that is tested."""
+        # Lightning adds the epoch, which after the last step is the next epoch's number.
         figures = {name: rounded(value) for name, value in metrics.items() if name != "epoch"}
         if self.trainer.testing and step is not None:
-            # Whatever the step is said to be: of a callback of the user's it may be the Trainer's.
+            # The value of `step` does not count: if a user's callback logs, it may be the Trainer's step.
             self._complete(self.trainer.fit_loop.epoch_loop._batches_that_stepped + 1, figures)
             return
         step = self.trainer.global_step
@@ -88,7 +88,7 @@ class MetricsCSV(Logger):
         self._row |= figures
 
     def _complete(self, step: int, figures: dict[str, float]) -> None:
-        """Adds figures to the row of a step that may have been written long ago: writes the file anew."""
+        """Adds figures to a step's row, which may have been written long ago, by rewriting the file."""
         self.close()
         header, *rows = self._cells() or [self.columns]
         columns = [*header, *(name for name in figures if name not in header)]
@@ -103,7 +103,7 @@ class MetricsCSV(Logger):
         self._write_anew(columns, rows)
 
     def close(self) -> None:
-        """Writes the row of the newest step, which then takes no more figures."""
+        """Writes the newest step's row, which then takes no more figures."""
         row, self._row = self._row, {}
         if not row:
             return
@@ -116,20 +116,20 @@ class MetricsCSV(Logger):
         self._written += 1
 
     def __enter__(self) -> None:
-        """Within it figures are logged; at its end the last row is written."""
+        """Begins a context for logging, which writes the last row at its end."""
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        """Closes; what has ended the run counts more than a disk that takes no row."""
+        """Calls `close`. An error that has ended the run counts more than a failure to write the row."""
         with suppress(RunError) if error is not None else nullcontext():
             self.close()
 
     @rank_zero_only
     def set_lr(self, lr: float) -> None:
-        """Puts the learning rate of the step to come into the row of the step before it, if that has another."""
+        """Puts the next step's learning rate into the row of the step before it, if that row has another one."""
         before = self._row.get("lr")
         if self._row.get("step") != self.trainer.global_step or before is None:
             return
-        if not math.isclose(before, lr, rel_tol=1e-6):  # the same may be rounded otherwise
+        if not math.isclose(before, lr, rel_tol=1e-6):  # the same rate may be rounded differently
             self.log_metrics({"lr": lr})
 
     def flush(self) -> None:
@@ -137,25 +137,25 @@ class MetricsCSV(Logger):
         try:
             with self.path.open("rb+") as file:
                 os.fsync(file.fileno())
-        except FileNotFoundError:  # there are none yet
+        except FileNotFoundError:  # there are no rows yet
             pass
         except OSError as error:
             raise unwritten(self.path, error) from error
 
     @property
     def position(self) -> tuple[int, Row | None]:
-        """For a checkpoint: how many rows there are, and the last if it is not written yet."""
+        """The number of rows, and the last row if it is not written yet; saved in checkpoints."""
         return self._written + bool(self._row), dict(self._row) or None
 
     @rank_zero_only
     def go_back(self, count: int, last: Row | None) -> None:
-        """Takes up an interrupted run's file at a `position`."""
+        """Takes an interrupted run's file back to a `position`."""
         header, *rows = self._cells() or [[]]
-        # of another version's run, or one that has been logged to by others
+        # The file may have other columns, from another version or from other loggers of figures.
         self.columns = [*header, *(name for name in self.columns if name not in header)]
         self._row = dict(last or {})
         self.columns += [name for name in self._row if name not in self.columns]
-        # A test comes after the training, which now goes on.
+        # Test figures go: a test follows the end of training, and training now continues.
         tested = {index for index, name in enumerate(header) if name.startswith("test_")}
         rows = [["" if index in tested else cell for index, cell in enumerate(row)] for row in rows]
         rows = rows[: count - bool(last)]
@@ -163,11 +163,11 @@ class MetricsCSV(Logger):
         self._write_anew(self.columns, rows)
 
     def _cells(self) -> list[list[str]]:
-        """The file's header and rows, as they stand there."""
+        """Returns the file's header and rows as text."""
         return list(csv.reader(io.StringIO(whole_lines(self.path), newline="")))
 
     def _write_anew(self, columns: list[str], rows: list[list[str]]) -> None:
-        """Writes the header and `rows`, which may lack the last columns."""
+        """Rewrites the file with `columns` and `rows`; rows may lack the last columns."""
         text = io.StringIO(newline="")
         padded = (row + [""] * (len(columns) - len(row)) for row in rows)
         csv.writer(text).writerows([columns, *padded])

@@ -1,6 +1,6 @@
-"""metrics.csv as it stands, for whoever reads a run's figures; metrics_csv.py writes it.
+"""Reads a run's metrics.csv, which metrics_csv.py writes.
 
-This module imports nothing heavy: `cifar-lightning status` asks it, in a job's script.
+This module imports nothing heavy, because `cifar-lightning status` uses it in job scripts.
 """
 
 import csv
@@ -14,7 +14,7 @@ Row = dict[str, float | None]
 
 
 def whole_lines(path: Path) -> str:
-    """The text of a file that may not be there, without a last line that was cut short."""
+    """Returns a file's text without a last line that was cut short; empty if there is no such file."""
     if not path.exists():
         return ""
     with path.open(encoding="utf-8", newline="") as file:
@@ -23,10 +23,10 @@ def whole_lines(path: Path) -> str:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a metrics.csv, empty cells as None. A last line that was cut short is left out.
+    """Reads the rows of a metrics.csv, with None for empty cells, and without a last line that was cut short.
 
     Raises:
-        InputError: It cannot be read, or is no log of a run.
+        InputError: The file cannot be read, or is not the log of a run.
     """
     with readable(path):
         try:
@@ -41,4 +41,4 @@ def read_rows(path: Path) -> list[Row]:
 def _number(cell: str) -> float | None:
     if not cell:
         return None
-    return int(cell) if cell.isdigit() else float(cell)  # steps and epochs stay whole
+    return int(cell) if cell.isdigit() else float(cell)  # steps and epochs stay integers

@@ -1,6 +1,6 @@
-"""Networks of the user's own, by import path: "package.module:Name". Imported only where the user names them himself.
+"""The user's own networks, by import path: "package.module:Name". They are imported only if the user names them.
 
-A checkpoint holds none of it: it is of a network of one's own, as one that was given as a module is.
+A checkpoint never names one: like that of a network given as a module, it is of "a network of your own".
 """
 
 import importlib
@@ -19,19 +19,19 @@ from cifar_lightning.data.cifar10 import CLASSES
 from cifar_lightning.errors import InputError, RunError, in_short
 from cifar_lightning.model.lit_net import LitNet
 
-_changed: dict[str, int] = {}  # when the files were changed that modules of networks have been imported from, in ns
+_changed: dict[str, int] = {}  # by module of a network, when its file was last changed, in ns
 
 
 def is_import_path(net: object) -> bool:
-    """Whether this names a network by where it is imported from."""
+    """Whether `net` is the import path of a network."""
     return isinstance(net, str) and ":" in net
 
 
 def lit_net(arguments: Mapping[str, Any], classes: Sequence[str] = CLASSES) -> LitNet:
-    """A LitNet of these arguments, of which `net` may be an import path.
+    """Makes a LitNet from its arguments, of which `net` may be an import path.
 
     Raises:
-        InputError: The network cannot be had.
+        InputError: The network cannot be imported or made.
     """
     net = arguments["net"]
     if is_import_path(net):
@@ -40,27 +40,27 @@ def lit_net(arguments: Mapping[str, Any], classes: Sequence[str] = CLASSES) -> L
 
 
 def imported(path: str, num_classes: int, width: int | None = None) -> nn.Module:
-    """What the callable at an import path gives, with random weights.
+    """Makes a network, with random weights, by calling the class or function at an import path.
 
-    It is called with `num_classes=`, and `width=` where that is given, if it takes arguments of these names.
+    It is called with `num_classes=` if it has an argument of that name, and with `width=` if a width is given.
 
     Args:
-        path: As "package.module:Name", of an installed package or one in the current folder.
-        num_classes: Of the images.
+        path: "package.module:Name", in an installed package or in the current folder.
+        num_classes: Number of classes of the images.
         width: As for LitNet.
 
     Raises:
-        InputError: There is no such callable, or it gives no module.
+        InputError: There is no such callable, it has no argument `width`, or it does not return a module.
     """
     module_name, _, name = path.partition(":")
     if (here := os.getcwd()) not in sys.path:
-        sys.path.append(here)  # the last: a user's random.py is nobody else's
+        sys.path.append(here)  # last, so that a user's random.py does not hide Python's
     if module_name.endswith(".py"):
         module = module_name.removesuffix(".py").removeprefix("./").replace("/", ".")
         raise InputError(f"net {path}: {module_name} is a file, and a network's module is named: give {module}:{name}")
     try:
         found: Any = _module(module_name)
-    except Exception as error:  # its own code runs, and raises what it likes
+    except Exception as error:  # the user's code runs, and may raise anything
         missing = isinstance(error, ModuleNotFoundError) and module_name.startswith(error.name or " ")
         hint = "start in the folder that it is in, or install it" if missing else "mend it"
         raise InputError(f"net {path}: {module_name} cannot be imported ({in_short(error)}): {hint}") from error
@@ -80,7 +80,7 @@ def imported(path: str, num_classes: int, width: int | None = None) -> nn.Module
 
 
 def _module(name: str) -> ModuleType:
-    """A module as its file is now, which a notebook's cell may have written anew since it was imported."""
+    """Imports a module, or reloads it if its file has changed since: a notebook's cell may have rewritten it."""
     module = importlib.import_module(name)
     file = getattr(module, "__file__", None)
     if file is None or not os.path.isfile(file):
@@ -95,7 +95,7 @@ def _module(name: str) -> ModuleType:
 def _made(path: str, make: Any, num_classes: int, width: int | None) -> Any:
     try:
         takes = inspect.signature(make).parameters
-    except (TypeError, ValueError):  # of one in C
+    except (TypeError, ValueError):  # a callable written in C
         takes = {}  # type: ignore[assignment]
     anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
     given = {"num_classes": num_classes} if anything or "num_classes" in takes else {}
@@ -111,7 +111,7 @@ def _made(path: str, make: Any, num_classes: int, width: int | None) -> Any:
 
 
 def check_outputs(arguments: Mapping[str, Any], classes: Sequence[str]) -> None:
-    """Raises an InputError where a network of these arguments, one of the user's own, does not map images to logits."""
+    """Raises an InputError if these arguments name the user's own network and it does not map images to logits."""
     if not is_import_path(path := arguments["net"]):
         return
     net, num_classes = imported(path, len(classes), arguments.get("width")).eval(), len(classes)
@@ -130,14 +130,14 @@ def check_outputs(arguments: Mapping[str, Any], classes: Sequence[str]) -> None:
 
 @contextmanager
 def all_of_it_learns(net: str, strategy: str) -> Iterator[None]:
-    """Within it, that several devices wait for gradients that do not come is an error of one line.
+    """A context in which it is a one-line error if several devices wait for gradients that do not come.
 
     Args:
         net: Name of the network.
-        strategy: Of the Trainer: some look for parameters without a gradient.
+        strategy: The Trainer's strategy: some look for parameters without a gradient.
 
     Raises:
-        RunError: It is so: a step leaves some of the parameters out.
+        RunError: A step leaves some of the parameters out.
     """
     try:
         yield

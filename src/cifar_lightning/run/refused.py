@@ -1,10 +1,10 @@
-"""Arguments of the data module, the network and the Trainer that a run sets itself, and what to do instead."""
+"""Arguments of the data module, the network and the Trainer that a run does not take, and what to do instead."""
 
 from cifar_lightning.data import absent
 from cifar_lightning.data.absent import TRANSFORMS
 from cifar_lightning.model import absent as absent_of_model
 
-# by the argument's name, with its group's
+# The reasons, by group and name of the argument.
 WHY = {
     "data.seed": "is set by the run's seed: give that",
     **dict.fromkeys(
@@ -26,7 +26,7 @@ WHY = {
     "trainer.plugins": "takes objects, and this package brings its own: give --precision, --strategy or --num_nodes",
 }
 
-# what has another name in a run's settings than elsewhere, and none that is like it
+# Names that are common elsewhere, with the setting of a run that they stand for: no similar name would suggest it.
 NAMED = {
     **absent.NAMED,
     **absent_of_model.NAMED,
@@ -38,13 +38,13 @@ NAMED = {
 
 
 def why_absent(name: str) -> str | None:
-    """Why there is no such flag, alone or of the group `data`; None where there is no more to say of it."""
+    """Returns why there is no such flag, without a group or in the group `data`; None if no reason is known."""
     group, _, argument = name.rpartition(".")
     no_flags = dict.fromkeys(TRANSFORMS, "a transform is code: give it to CIFAR10DataModule in Python")
     return {**absent.WHY, **no_flags}.get(argument) if group in ("", "data") else None
 
 
 def why_refused(flag: str) -> str | None:
-    """Why a run takes no such argument of the Trainer, for who gives it as a flag without its group."""
+    """Returns why a run does not take this Trainer argument, given as a flag without its group; None if it does."""
     why = WHY.get(f"trainer.{flag}")
     return why and f"it {why}"

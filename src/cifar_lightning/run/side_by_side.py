@@ -1,7 +1,7 @@
-"""Runs side by side, each in a process that is forked of this one: it shares what this has imported and read.
+"""Runs side by side, each in a process forked from this one, which shares what this process has imported and read.
 
-As for ranks (launch.py) the parent passes signals on, and a child hears of its end: by a pipe for its orders, whose end
-is the parent's; another carries the child's last words.
+As with ranks (launch.py), the parent passes signals on to a child, through a pipe for orders. The pipe's end tells the
+child that the parent is gone. Another pipe carries the child's last words to the parent.
 """
 
 import os
@@ -23,16 +23,16 @@ from cifar_lightning.run.launch import POLL_SECONDS, STOP_SECONDS, STOPS, heard,
 
 
 def side_by_side(works: Mapping[str, Callable[[], object]], at_once: int) -> Iterator[tuple[str, Exception | None]]:
-    """Calls functions, so many at a time; gives the name of each that has returned, or failed and by what.
+    """Calls functions in forked processes; as each one ends, yields its name, and its error or None.
 
-    Each computes in one thread: OpenMP's others do not survive a fork.
+    Each computes in one thread, because OpenMP's other threads do not survive a fork.
 
     Args:
         works: The functions by their names.
-        at_once: How many.
+        at_once: Maximum number of functions that run at the same time.
 
     Raises:
-        Stopped: This process, or one of them, was told to stop. All have ended.
+        Stopped: This process, or one of its children, was told to stop. All children have ended.
     """
     waiting, running = list(works.items()), list[_Child]()
     with signals.deferred(watched=True):
@@ -57,10 +57,10 @@ def side_by_side(works: Mapping[str, Callable[[], object]], at_once: int) -> Ite
 
 
 def can_train_forked() -> bool:
-    """Whether a process that is forked of this one can take a step: one tries.
+    """Whether a process forked from this one can train: forks one that tries.
 
-    Not where this one has asked CUDA for its GPUs, whose random state Lightning reads in every fit, nor where it has
-    computed gradients after a torch.export, GPU or not: see findings/export-then-fork.sh.
+    It cannot if this process has asked CUDA for its GPUs, whose random state Lightning reads in every fit; nor if this
+    process has computed gradients after a torch.export, with or without a GPU: see findings/export-then-fork.sh.
     """
     if sys.platform != "linux":
         return False
@@ -78,13 +78,13 @@ def can_train_forked() -> bool:
 
 def _fork() -> int:
     with warnings.catch_warnings():
-        # Python 3.12 warns of a fork beside other threads: here it is one that waits for signals, and holds nothing
+        # Python 3.12 warns of a fork if other threads run. Here it is one that waits for signals and holds no lock.
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
 
 
 def _stop(running: "list[_Child]") -> None:
-    """Has them save and leave; those that do not are killed by the caller."""
+    """Tells the children to save and leave. The caller kills those that do not leave in time."""
     for child in running:
         child.tell(stop.requested)
     deadline = time.monotonic() + STOP_SECONDS
@@ -96,7 +96,7 @@ def _stop(running: "list[_Child]") -> None:
 
 
 class _Child:
-    """A process that is forked of this one, as this one sees it."""
+    """A child process forked from this one, as its parent sees it."""
 
     def __init__(self, name: str, work: Callable[[], object], others: "list[_Child]") -> None:
         self.name, self._returncode = name, 0
@@ -106,13 +106,13 @@ class _Child:
         self.pid = _fork()
         if self.pid == 0:
             for child in (self, *others):
-                child.close()  # or the end of the parent would not be that of its pipes
+                child.close()  # otherwise the pipes would outlive the parent
             _be_child(work, orders, words)
         os.close(orders)
         os.close(words)
 
     def has_ended(self) -> bool:
-        """Whether it has."""
+        """Whether the child has ended."""
         pid, status = os.waitpid(self.pid, os.WNOHANG)
         if pid:
             self._returncode = os.waitstatus_to_exitcode(status)
@@ -120,11 +120,11 @@ class _Child:
 
     @property
     def code(self) -> int:
-        """Of one that has ended its exit code, or 128 and the signal that has killed it."""
+        """The exit code of a child that has ended, or 128 plus the signal that has killed it."""
         return self._returncode if self._returncode >= 0 else 128 - self._returncode
 
     def failure(self) -> Exception | None:
-        """What it has failed by; None where it has not."""
+        """Returns the error that the child has failed with, and prints its traceback; None if it has not failed."""
         if self.code == 0:
             return None
         report = heard(self._words, self._returncode)
@@ -133,31 +133,31 @@ class _Child:
         return kind_of(self.code)(report["message"])
 
     def tell(self, signum: int) -> None:
-        """Tells it to stop."""
+        """Tells the child to stop."""
         with suppress(OSError):  # it may have ended
             os.write(self._orders, bytes([signum]))
 
     def kill(self) -> None:
-        """Ends it at once."""
+        """Ends the child at once."""
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
         self.close()
 
     def close(self) -> None:
-        """Closes the pipes of one that has ended."""
+        """Closes the parent's ends of the child's pipes."""
         os.close(self._orders)
         os.close(self._words)
 
 
 def _be_child(work: Callable[[], object], orders: int, words: int) -> None:
-    """What a child does; it does not return."""
+    """Does a child's work; never returns."""
     code = 1
     try:
-        os.setsid()  # Ctrl-C in a terminal reaches the parent alone, which passes it on
+        os.setsid()  # Ctrl-C in a terminal then reaches only the parent, which passes it on
         signals.install_anew()
-        torch.set_num_threads(1)  # before all: OpenMP would wait for threads that the parent has
+        torch.set_num_threads(1)  # first: OpenMP would wait for threads that only the parent has
         threading.Thread(target=_listen, args=(orders,), daemon=True).start()
-        with console.notes(silent=True):  # the parent has said it
+        with console.notes(silent=True):  # the parent has printed them
             work()
         code = 0
     except BaseException as error:
@@ -170,9 +170,9 @@ def _be_child(work: Callable[[], object], orders: int, words: int) -> None:
 
 
 def _listen(orders: int) -> None:
-    """Passes the parent's word on. The end of the pipe means that the parent is gone."""
+    """Stops this process when the parent says so, or when the pipe ends, because then the parent is gone."""
     word = os.read(orders, 1)
     signum = word[0] if word else int(signal.SIGTERM)
     signals.receive(signum, passed_on=True)
-    time.sleep(STOP_SECONDS)  # by then a parent would have ended this process
+    time.sleep(STOP_SECONDS)  # after this long a parent would have killed this process
     os._exit(128 + signum)

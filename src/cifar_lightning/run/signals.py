@@ -39,7 +39,7 @@ SIGHUP = getattr(signal, "SIGHUP", None)
 # Sent ahead of time by a scheduler; Windows does not have them.
 WARNINGS = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))
 STOPS = (signal.SIGTERM, signal.SIGINT, *((SIGHUP,) if SIGHUP is not None else ()), *WARNINGS)
-# A shell's `timeout` and some schedulers signal a process and then its group: so close together, it is one request.
+# A shell's `timeout` and some schedulers signal a process, then its group: two signals this close are one request.
 ECHO_SECONDS = 0.3
 PRINT_SECONDS = 1.0  # how long the last line may wait until standard error can take it
 END = 0  # not a signal: in the pipe, it ends the thread that reads it, when borrowed signals are given back
@@ -64,7 +64,7 @@ _phase = Phase.START_UP
 _first_at: float | None = None
 _handled: tuple[int, ...] = ()
 _silent = False
-_borrowed = False  # in a process that runs none of our scripts
+_borrowed = False  # from a program that is not one of our scripts
 _heard = False  # whether the handler that raises has been called for the first signal
 _terminals: list[int] = []
 _deciding = threading.Lock()  # between threads; no signal handler takes it

@@ -1,7 +1,7 @@
-"""Does this machine compute the same twice? A run's first steps are computed again, and compared to the bit.
+"""Checks whether this machine computes the same result twice: a run's first steps must be bit-identical if repeated.
 
-Kernels that add in whatever order they finish, threads that share the work differently, memory or a core that fails: a
-step ends with other bits, and a run with other weights. `fit --verify_steps N` looks.
+If kernels add in whatever order they finish, threads share the work differently, or memory or a core fails, a step ends
+with other bits, and a run with other weights. `fit --verify_steps N` finds out.
 """
 
 import copy
@@ -21,38 +21,38 @@ from cifar_lightning.errors import RunError
 from cifar_lightning.generators import random_states, restore_random_states
 from cifar_lightning.run.loop import Optimization, within_step
 
-INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # of so many bytes
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by their size in bytes
 
 
 class Verification(Callback):
-    """Has the first steps of a fit computed twice, ends it where they differ, and says that they do not.
+    """A callback that has a fit's first steps computed twice: it ends the fit if they differ, and says if they agree.
 
-    It is the fit that it would have been: it goes on with what a step's first computation has given.
+    The result of the fit does not change: it continues from the first computation of each step.
 
     Args:
-        steps: How many, from where the fit starts or goes on.
+        steps: Number of steps to verify, from where the fit starts or resumes.
     """
 
     def __init__(self, steps: int) -> None:
         self._steps = steps
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Puts it into our loop."""
+        """Replaces the optimisation in our loop."""
         if stage == "fit":
             trainer.fit_loop.epoch_loop.automatic_optimization = VerifiedOptimization(trainer, self._steps)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Says it of a fit that had fewer steps."""
+        """Says which steps agreed, if the fit had fewer steps than were to be verified."""
         optimization = trainer.fit_loop.epoch_loop.automatic_optimization
         assert isinstance(optimization, VerifiedOptimization)
         optimization.finish()
 
 
 class VerifiedOptimization(Optimization):
-    """The first steps' forward and backward passes twice, before the optimiser's part; from then on as any others.
+    """The optimisation of a step that computes forward and backward pass twice in the first steps, before the update.
 
     Raises:
-        RunError: Two computations differ.
+        RunError: Two computations of a step differ.
     """
 
     def __init__(self, trainer: Trainer, steps: int) -> None:
@@ -60,12 +60,12 @@ class VerifiedOptimization(Optimization):
         self._left, self._agreed = steps, 0
 
     def prepare(self) -> None:
-        """Looks whether the steps are plain: none that is verified is."""
+        """Finds out whether the steps are plain: a step that is verified never is."""
         super().prepare()
         self.plain = self.plain and not self._left
 
     def run(self, optimizer: Optimizer, batch_idx: int, kwargs: OrderedDict[str, Any]) -> dict[str, Any]:
-        """Forward, backward and the update."""
+        """Computes the passes and the update, and counts the steps that agreed."""
         outputs = super().run(optimizer, batch_idx, kwargs)
         if self._left and not within_step(self.trainer):
             self._left, self._agreed = self._left - 1, self._agreed + 1
@@ -75,7 +75,7 @@ class VerifiedOptimization(Optimization):
         return outputs
 
     def finish(self) -> None:
-        """Says which steps agreed, if that has not been said."""
+        """Says which steps agreed, if that has not been said yet."""
         agreed, self._left, self._agreed = self._agreed, 0, 0
         if agreed and self.trainer.is_global_zero:
             last = self.trainer.global_step
@@ -88,9 +88,9 @@ class VerifiedOptimization(Optimization):
         return closure
 
     def _twice(self, compute: Callable[[], ClosureResult]) -> ClosureResult:
-        """What `compute`, a forward and a backward pass, gives, if it gives the same again."""
-        # DDP sums the first gradients in other portions than all later ones, and three ranks' sums are rounded
-        # otherwise: then the second and the third are compared.
+        """Returns the result of `compute`, a forward and a backward pass, if computing again gives the same."""
+        # DDP sums the first gradients in other buckets than all later ones, so that sums over three or more ranks are
+        # rounded differently. The first step is therefore computed three times, and the last two results are compared.
         settled = getattr(self.trainer.strategy.model, "_has_rebuilt_buckets", True)
         before, results, after = _State(self), [], []
         for _ in range(2 if settled else 3):
@@ -103,11 +103,11 @@ class VerifiedOptimization(Optimization):
 
 
 class _State:
-    """What the passes of a step read and change besides the batch: to go back to, and to compare.
+    """A snapshot of all that a step's passes read and change besides the batch, to restore and to compare.
 
     Args:
-        optimization: Whose passes.
-        loss: What they have given, if they have.
+        optimization: The optimisation that runs the passes.
+        loss: The loss that the passes have returned, if they have run.
     """
 
     def __init__(self, optimization: Optimization, loss: Tensor | None = None) -> None:
@@ -125,7 +125,7 @@ class _State:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Goes back to it."""
+        """Restores the snapshot."""
         for name, value in self._named_values():
             value.copy_(self._values[name])
         for name, parameter in self._module.named_parameters():
@@ -136,17 +136,17 @@ class _State:
         self._zero_grad.load_state_dict(self._zero_grad_counts)
 
     def parts(self) -> dict[str, Tensor | None]:
-        """What is to be the same once more, by its name."""
+        """Returns what must be bit-identical if computed again, by name."""
         gradients = {f"the gradient of {name}": gradient for name, gradient in self._gradients.items()}
         return {"the loss": self._loss, **self._values, **gradients}
 
     def _named_values(self) -> list[tuple[str, Tensor]]:
-        """Weights and buffers."""
+        """Returns the weights and buffers by name."""
         return [*self._module.named_parameters(), *self._module.named_buffers()]
 
 
 def _compare(first: _State, second: _State, step: int) -> None:
-    """Raises a RunError where two computations of a step differ."""
+    """Raises a RunError if two computations of a step differ."""
     parts, others = first.parts(), second.parts()
     distances = {name: _distance(a, others[name]) for name, a in parts.items() if not _same_bits(a, others[name])}
     if not distances:
@@ -161,14 +161,14 @@ def _compare(first: _State, second: _State, step: int) -> None:
 
 
 def _same_bits(a: Tensor | None, b: Tensor | None) -> bool:
-    """Whether two tensors of one shape have the same bits: NaN is NaN, and -0 is not 0."""
+    """Whether two tensors of the same shape are bit-identical: NaN equals NaN, and -0 differs from 0."""
     if a is None or b is None:
         return a is b
     return torch.equal(a.view(INTEGERS[a.itemsize]), b.view(INTEGERS[b.itemsize]))
 
 
 def _distance(a: Tensor | None, b: Tensor | None) -> float:
-    """The largest difference; infinite where one of them is not there."""
+    """Returns the largest difference; infinity if one of the tensors is None."""
     if a is None or b is None:
         return float("inf")
-    return (a.cpu().double() - b.cpu().double()).abs().max().item()  # which an Apple GPU has not got
+    return (a.cpu().double() - b.cpu().double()).abs().max().item()  # an Apple GPU has no float64
