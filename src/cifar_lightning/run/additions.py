@@ -44,7 +44,7 @@ class Additions(NamedTuple):
         """Checks that all of them can take part in a run.
 
         Args:
-            processes: Number of processes that would train: 1 is this process, several are other ones.
+            processes: Number of processes that would train; if more than 1, none of them is this process.
 
         Raises:
             InputError: One of them cannot.
@@ -94,7 +94,7 @@ class Additions(NamedTuple):
                     f"callbacks: {kind.__name__} watches {monitor}, and no images are validated on: "
                     "give data.val_split, e.g. 0.1"
                 )
-            optional = monitor.startswith("lr-") or not getattr(callback, "strict", True)  # by LearningRateMonitor
+            optional = monitor.startswith("lr-") or not getattr(callback, "strict", True)  # LearningRateMonitor's lr-*
             if known and monitor not in logged and not optional:
                 raise InputError(
                     f"callbacks: {kind.__name__} watches {monitor}, which no training logs: give train_loss, lr, "
@@ -111,7 +111,7 @@ class Additions(NamedTuple):
 
 
 def additions_of(callbacks: Callbacks, logger: Loggers) -> tuple[Additions, str | None]:
-    """Returns the callback and logger objects among `fit`'s arguments, and the names of loggers, or None without names.
+    """Splits `fit`'s arguments into objects and the names of loggers; None if no logger is named.
 
     Raises:
         InputError: One of the arguments is not a callback, or not a logger.

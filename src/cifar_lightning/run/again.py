@@ -55,7 +55,10 @@ class Again:
 
     @contextmanager
     def _ready(self) -> Iterator[None]:
-        """A context with the network back on the device, where a Trainer does not leave it; compiling is for fits."""
+        """A context with the network back on the device, off which a Trainer moves it at its end.
+
+        The network is not compiled in it: compiling is for a fit.
+        """
         before, self.model = self.model.device, self.model.to(self.trainer.strategy.root_device).eval()
         try:
             with eager():

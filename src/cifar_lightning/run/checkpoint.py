@@ -41,7 +41,7 @@ _STEP = re.compile(r"step-\d+\.ckpt")
 
 
 class UnreadableError(InputError):
-    """The operating system cannot read a checkpoint, which may be intact, and must not be skipped or replaced."""
+    """The operating system cannot read a checkpoint. It may be intact, so it must not be skipped or replaced."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -78,7 +78,7 @@ def load_checkpoint(path: str | os.PathLike[str], bare: Mapping[str, Any] | None
         UnreadableError: The operating system does not let this process read the file.
         InputError: There is no such local file, or it is not an intact checkpoint of tensors and plain values.
     """
-    if re.match(r"\w{2,}:/", str(path)):  # one slash: a Path makes one of two
+    if re.match(r"\w{2,}:/", str(path)):  # one slash, because a Path reduces two to one
         raise InputError(f"checkpoint {path} is an address: download it, and give the file's path")
     if not os.path.isfile(path):  # Path.is_file raises for a file that this user may not see
         raise InputError(f"checkpoint {path} does not exist: give a run's folder or a .ckpt file")
@@ -239,7 +239,7 @@ class Checkpoints(Checkpoint, StepEnd):
         self.metrics.go_back(state_dict["rows"], state_dict["last_row"])
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Adds the figures that callbacks monitor: what is left of an epoch may log none of them again."""
+        """Adds the figures that callbacks monitor: the rest of a resumed epoch may log none of them again."""
         figures = trainer._logger_connector._callback_metrics
         checkpoint["callback_metrics"] = {name: float(value) for name, value in figures.items()}
 
@@ -248,7 +248,7 @@ class Checkpoints(Checkpoint, StepEnd):
         self._figures = checkpoint.get("callback_metrics", {})  # earlier versions did not save them
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Starts the clock, so that it includes what loader and network compute from the images, and compilation."""
+        """Starts the clock, which includes preparing loader and network for the images, and compilation."""
         if stage == "fit":
             self._started = time.monotonic()
 
@@ -274,7 +274,7 @@ class Checkpoints(Checkpoint, StepEnd):
             self.save(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves before every validation, also within an epoch: the run may stop in it, or find its best weights."""
+        """Saves before every validation, also within an epoch: it may be interrupted, or find the best weights."""
         if not trainer.sanity_checking:
             self.save(trainer)
 

@@ -39,7 +39,8 @@ def restored_torch() -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         torch.backends.mkldnn.enabled, torch.backends.cudnn.benchmark = onednn, benchmark
-        if torch.get_deterministic_debug_mode() != deterministic:  # this function sets the compiler's own switch, too
+        # Not by set_deterministic_debug_mode, which leaves the compiler's own switch as it is.
+        if torch.get_deterministic_debug_mode() != deterministic:
             torch.use_deterministic_algorithms(deterministic > 0, warn_only=deterministic == 1)
 
 
@@ -107,7 +108,7 @@ def configure_cpu(model: LightningModule, images: int, threads: int) -> float:
 
 
 def kernels(net: nn.Module, images: int, precision: str) -> str:
-    """Says which library computes the convolutions of a step of `images` images in a Trainer's `precision`."""
+    """Says which library computes the convolutions in a step of `images` images, as this process is configured."""
     if torch.backends.mkldnn.enabled:
         there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         return "oneDNN" if there else "no oneDNN"

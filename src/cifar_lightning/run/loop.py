@@ -353,7 +353,7 @@ class FitLoop(_FitLoop):
         self.epoch_progress.current = _ProcessedTracker(epoch, epoch, epoch, epoch)
         self.epoch_progress.total = _ProcessedTracker(epoch, epoch, epoch, epoch)
         self.epoch_loop.batch_progress.current = _ProcessedTracker(batch, batch, batch, batch)
-        # For this loop and the loops in it. _FitLoop's own setter would make it True whenever there is a max_steps.
+        # Resets this loop and the loops in it. _FitLoop's own setter would make it True whenever there is a max_steps.
         _Loop.restarting.fset(self, False)  # type: ignore[attr-defined]
         self._restarting = True  # in this loop alone: otherwise `setup_data` would not give the loader its position
         assert isinstance(self.epoch_loop, EpochLoop)
@@ -375,7 +375,7 @@ class FitLoop(_FitLoop):
 def _muted(logger: Logger) -> Iterator[None]:
     """A context in which a logger ignores all figures."""
     own = vars(logger)
-    before = {"log_metrics": own["log_metrics"]} if "log_metrics" in own else {}  # a wrapper, say
+    before = {"log_metrics": own["log_metrics"]} if "log_metrics" in own else {}  # e.g. a wrapper
     own["log_metrics"] = lambda *args, **kwargs: None
     try:
         yield

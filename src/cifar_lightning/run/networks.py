@@ -1,6 +1,6 @@
 """The user's own networks, by import path: "package.module:Name". They are imported only if the user names them.
 
-A checkpoint never names one: like that of a network given as a module, it is of "a network of your own".
+A checkpoint does not hold the import path: as with a network given as a module, it is of "a network of your own".
 """
 
 import importlib
@@ -19,7 +19,7 @@ from cifar_lightning.data.cifar10 import CLASSES
 from cifar_lightning.errors import InputError, RunError, in_short
 from cifar_lightning.model.lit_net import LitNet
 
-_changed: dict[str, int] = {}  # by module of a network, when its file was last changed, in ns
+_changed: dict[str, int] = {}  # by module name, when the file of a network's module was last changed, in ns
 
 
 def is_import_path(net: object) -> bool:
@@ -28,7 +28,7 @@ def is_import_path(net: object) -> bool:
 
 
 def lit_net(arguments: Mapping[str, Any], classes: Sequence[str] = CLASSES) -> LitNet:
-    """Makes a LitNet from its arguments, of which `net` may be an import path.
+    """Makes a LitNet from its arguments; `net` may be an import path.
 
     Raises:
         InputError: The network cannot be imported or made.
@@ -130,7 +130,7 @@ def check_outputs(arguments: Mapping[str, Any], classes: Sequence[str]) -> None:
 
 @contextmanager
 def all_of_it_learns(net: str, strategy: str) -> Iterator[None]:
-    """A context in which it is a one-line error if several devices wait for gradients that do not come.
+    """A context that turns DDP's long error about parameters without a gradient into one line.
 
     Args:
         net: Name of the network.

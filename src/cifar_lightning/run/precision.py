@@ -41,7 +41,7 @@ def has_bfloat16(accelerator: str) -> bool:
 
 
 def crawls(precision: str, accelerator: str) -> bool:
-    """Whether this runs at a hundredth of the speed: torch has no float16 kernel for gradients of filters on a CPU."""
+    """Whether torch computes at a hundredth of the speed: it has no float16 gradients of filters for a CPU."""
     return (precision, accelerator) == ("16-true", "cpu")
 
 

@@ -26,7 +26,7 @@ WHY = {
     "trainer.plugins": "takes objects, and this package brings its own: give --precision, --strategy or --num_nodes",
 }
 
-# Names that are common elsewhere, with the setting of a run that they stand for: no similar name would suggest it.
+# Names that are common elsewhere, and a run's name for the same setting: the two are too different to be matched.
 NAMED = {
     **absent.NAMED,
     **absent_of_model.NAMED,

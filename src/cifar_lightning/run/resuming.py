@@ -63,7 +63,7 @@ def resume(
     additions, names = additions_of(callbacks, logger)
     changes = {**changes_in(changes), **({} if names is None else {"logger": names})}
     if not is_first_rank():
-        return join(additions, places_in(changes))  # on this machine the folder may be another run's
+        return join(additions, places_in(changes))  # unread: here the folder may be another run's
     folder = user_path(run)
     if is_group(folder):
         raise InputError(f"{folder} holds several runs: give it to resume_many, or one of them")
@@ -112,7 +112,7 @@ def go_on(
         additions: Callbacks and loggers that take part.
         chosen: Whether the user has named the callbacks: then those that the run had before may be missing.
         others: The data module of another run in this process, to share its images.
-        next_step: How to go on if the run is interrupted, for messages, if it is one of several.
+        next_step: Text for messages on how to resume, if the run is one of several.
     """
     before = read_settings(folder)  # only now: another job that held the folder may have changed them
     settings = before.changed(changes, folder)
@@ -120,7 +120,7 @@ def go_on(
     _check_unfinished(folder, before, settings)
     checked = check(settings, additions, others)
     checkpoints = folder / "checkpoints"
-    start, warnings, not_best = None, [], None  # if the run was stopped before its first step
+    start, warnings, not_best = None, [], None  # for a run that was stopped before its first step
     if step_checkpoints(checkpoints):
         newest, problems = newest_readable(checkpoints)
         start, warnings = str(newest), [f"warning: {problem}; going on from {newest.name}" for problem in problems]

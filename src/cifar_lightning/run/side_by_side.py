@@ -174,5 +174,5 @@ def _listen(orders: int) -> None:
     word = os.read(orders, 1)
     signum = word[0] if word else int(signal.SIGTERM)
     signals.receive(signum, passed_on=True)
-    time.sleep(STOP_SECONDS)  # after this long a parent would have killed this process
+    time.sleep(STOP_SECONDS)  # a parent that is alive has killed this process by then
     os._exit(128 + signum)

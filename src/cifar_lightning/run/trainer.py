@@ -82,7 +82,10 @@ def no_external_callbacks() -> Iterator[None]:
 
 
 class Ranks(ClusterEnvironment):
-    """The environment that tells Lightning this process's rank (see cluster.py): it then looks for no launcher."""
+    """The environment that gives Lightning this process's rank; see cluster.py.
+
+    With it, Lightning neither looks for a launcher nor starts ranks itself.
+    """
 
     def __init__(self) -> None:
         super().__init__()

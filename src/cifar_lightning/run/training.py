@@ -139,7 +139,7 @@ def fit(
 
 
 def join(additions: Additions, places: Mapping[str, Any]) -> dict[str, Any]:
-    """Takes part in a run as a rank other than the first, started by a launcher.
+    """Takes part in a run as a rank other than the first, in a process that a launcher has started.
 
     Args:
         additions: The callbacks and loggers of this rank.
@@ -178,7 +178,7 @@ def launch_or_train(
         else:
             train(folder, settings, start, additions, checked.images)
     except RunError as error:
-        how = "" if moved(folder / LOCK) else signals.next_step  # another run may have the old name
+        how = "" if moved(folder / LOCK) else signals.next_step  # if moved, another run may have its name
         raise type(error)(f"{error}{how}") from error
     except NonFiniteError as error:
         note_divergence(folder, error)
@@ -346,7 +346,7 @@ def _chosen(folder: Path, names: Sequence[str]) -> dict[str, Any] | None:
         return None
     try:
         saved = load_checkpoint(path)
-    except InputError as error:  # no wrong input: it was intact when written; a resumed run does without it
+    except InputError as error:  # no wrong input: the file was intact, and a resumed run does without it
         raise RunError(cause_of(error)) from error
     kept = saved.get("callback_metrics", {}) if path.name == BEST else {}  # earlier versions did not save them
     return {"name": path.name, "kept": kept, **{name: saved[name] for name in ("state_dict", "global_step")}}

@@ -49,7 +49,7 @@ class Verification(Callback):
 
 
 class VerifiedOptimization(Optimization):
-    """The optimisation of a step that computes forward and backward pass twice in the first steps, before the update.
+    """The optimisation of a step, which in the first steps computes forward and backward pass twice before the update.
 
     Raises:
         RunError: Two computations of a step differ.
