@@ -1,4 +1,4 @@
-"""The user's mistakes, looked for in one place before a run writes anything."""
+"""Checks for the user's mistakes, all in one place, before a run writes anything."""
 
 import inspect
 import math
@@ -25,12 +25,13 @@ from cifar_lightning.run.settings import Arguments, Settings, check_trainer_name
 from cifar_lightning.run.trainer import OF_ALL_RANKS, new_trainer
 from cifar_lightning.signatures import words_of
 
-# In quotes, for to YAML 10:00:00:00 is a number of base 60.
+# In quotes, because YAML reads 10:00:00:00 as a number in base 60.
 TIME = "a time of more than 0 as 'DD:HH:MM:SS', in quotes, or such as {hours: 8}"
-# What the Trainer takes, and then does nothing or something else, by the argument's name: its range, and that in words.
+# Ranges, as a test and in words, of arguments for which the Trainer accepts other values and then does nothing or
+# something else.
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "accumulate_grad_batches": (lambda batches: batches >= 1, "1 or more"),
-    "gradient_clip_val": (lambda norm: norm >= 0, "0 or more"),  # NaN is not
+    "gradient_clip_val": (lambda norm: norm >= 0, "0 or more"),  # also refuses NaN
     "limit_test_batches": (
         lambda limit: limit == 1.0 or (type(limit) is int and limit >= 1),
         "a number of batches, 1 or more, or leave it out",
@@ -49,8 +50,8 @@ class Checked(NamedTuple):
     """What the checks have found out.
 
     Attributes:
-        processes: That the run takes on this machine.
-        images: Read, if this process alone is the run; else each rank reads them.
+        processes: Number of processes of the run on this machine.
+        images: The images, read, if the run has only this process; otherwise None, since each rank reads them.
     """
 
     processes: int
@@ -58,15 +59,15 @@ class Checked(NamedTuple):
 
 
 def check(settings: Settings, additions: Additions | None = None, others: CIFAR10DataModule | None = None) -> Checked:
-    """Looks for the user's mistakes; downloads and reads the images.
+    """Checks for the user's mistakes; downloads and reads the images.
 
     Args:
-        settings: The run's.
-        additions: What it is given besides.
-        others: The images of another run of this process, to be shared.
+        settings: The settings of the run.
+        additions: The run's callbacks and loggers that are objects.
+        others: The images of another run in this process, to share.
 
     Raises:
-        InputError: There is one.
+        InputError: There is a mistake.
     """
     _check_numbers(settings)
     check_logger(settings.logger)
@@ -82,7 +83,7 @@ def check(settings: Settings, additions: Additions | None = None, others: CIFAR1
     trainer = _check_trainer(settings, accelerator, ranks)
     additions = additions or Additions()
     additions.check(1 if this_rank() is not None else ranks)
-    _check_sizes(lit_net(settings.model), settings.model["net"])  # before a download
+    _check_sizes(lit_net(settings.model), settings.model["net"])  # before the images are downloaded
     images = settings.images()
     if others is not None:
         images.share(others)
@@ -96,7 +97,7 @@ def check(settings: Settings, additions: Additions | None = None, others: CIFAR1
 
 
 def _check_numbers(settings: Settings) -> None:
-    """Ranges of the settings of the run itself."""
+    """Checks the ranges of the run's own settings."""
     for name, lowest, range_ in (
         ("max_epochs", 1, "1 or more"),
         ("max_steps", 1, "1 or more, or -1 for no limit"),
@@ -115,7 +116,7 @@ def _check_numbers(settings: Settings) -> None:
 
 
 def _check_trainer(settings: Settings, accelerator: str, ranks: int) -> Trainer:
-    """Settings that are Lightning's; gives a Trainer of them for one device."""
+    """Checks the settings that are Lightning's; returns a Trainer with them for one device."""
     given = settings.trainer
     check_trainer_names(given)
     _check_types(given)
@@ -142,7 +143,7 @@ def _check_trainer(settings: Settings, accelerator: str, ranks: int) -> Trainer:
 
 
 def _check_types(given: Arguments) -> None:
-    """Values of another type than the Trainer's annotation, of which some would fail only once it is under way."""
+    """Checks values against the Trainer's annotations: some wrong types would fail only during training."""
     known = inspect.signature(Trainer).parameters
     for name, value in given.items():
         annotation = known[name].annotation
@@ -152,15 +153,15 @@ def _check_types(given: Arguments) -> None:
 
 
 def try_trainer(arguments: Arguments) -> Trainer:
-    """A Trainer of these arguments for one device, if Lightning takes them.
+    """Returns a Trainer with these arguments for one device.
 
     Raises:
-        InputError: It does not.
+        InputError: Lightning does not accept the arguments.
     """
     try:
         with restored_torch():
             return new_trainer(**{**arguments, "devices": 1}, logger=False, enable_checkpointing=False)
-    except Exception as error:  # what it raises for a wrong value differs from argument to argument
+    except Exception as error:  # the type that Lightning raises for a wrong value differs between arguments
         reason = " ".join(str(error).split())
         raise InputError(f"the Trainer does not take these settings: {reason}; give another value") from error
 
@@ -168,11 +169,14 @@ def try_trainer(arguments: Arguments) -> Trainer:
 def _check_batches(
     trainer: Trainer, given: Arguments, additions: Additions, data: CIFAR10DataModule, ranks: int
 ) -> None:
-    """Settings of the Trainer, of which these are `given`, that would only fail, or do nothing, with the loaders."""
-    options: Any = trainer  # connectors set them
+    """Checks the settings of the Trainer that would fail, or do nothing, with the loaders of this run's images.
+
+    `given` are those that the user gave.
+    """
+    options: Any = trainer  # untyped: Lightning's connectors set these attributes
     defaults = inspect.signature(Trainer).parameters
     for name in OF_VALIDATION if not len(data.val_indices) else ():
-        if (value := given.get(name)) and value not in (defaults[name].default, 1.0):  # as which Lightning takes None
+        if (value := given.get(name)) and value not in (defaults[name].default, 1.0):  # Lightning takes None as 1.0
             raise InputError(f"trainer.{name} {value}: no images are validated on: give data.val_split, e.g. 0.1")
     counts = {
         "train": len(data.train_indices) // data.hparams["batch_size"],
@@ -189,11 +193,12 @@ def _check_batches(
                 f"on one device: give a number of batches, a multiple of {ranks}"
             )
     accumulate, every = options.accumulate_grad_batches, options.check_val_every_n_epoch
-    interval = getattr(trainer, "val_check_interval", None)  # none where it is by the clock
+    interval = getattr(trainer, "val_check_interval", None)  # missing if validation goes by the clock
     by_clock = getattr(trainer, "_val_check_time_interval", None) is not None
     checks: list[tuple[str, Any, bool, str]] = []
     if not options.fast_dev_run:
-        # No step goes beyond its epoch: of more batches it would have those of one, its gradients divided by the number
+        # No step goes beyond its epoch. Accumulating over more batches than an epoch has would take the epoch's batches
+        # and still divide the gradients by the larger number.
         steps = options.max_epochs * math.ceil(counts["train"] / accumulate)
         steps = steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
         batches = f"at most the {counts['train']} batches of an epoch"
@@ -221,7 +226,7 @@ def _check_batches(
 
 
 def _check_sizes(model: LitNet, net: str) -> None:
-    """Sides of images that are too small for the network."""
+    """Checks that the network can take images of each of the model's `sizes`."""
     model.eval()
     for size in model.hparams["sizes"] or []:
         try:

@@ -1,10 +1,10 @@
-"""Which of a job's processes this one is, as its launcher says it: recognised here, and nowhere else.
+"""Finds out the rank of this process from what its launcher has set: the only place that does so.
 
-Launchers tell it by variables, each by its own. Lightning is told what is found (see `Ranks` in trainer.py) and looks
-for none itself: it takes a batch script's own process for one of as many as there are cores, two processes that
-`mpirun` started for two jobs, and `RANK` alone for nothing.
+Each launcher sets environment variables of its own. Lightning is told the result (see `Ranks` in trainer.py) and does
+not look itself: it would take a batch script's own process for one of as many as there are cores, and two processes of
+one `mpirun` for two jobs, and it would ignore a `RANK` without the other variables.
 
-This module imports nothing heavy: scripts ask it before they import torch.
+This module imports nothing heavy, because scripts use it before they import torch.
 """
 
 import os
@@ -21,24 +21,24 @@ from dataclasses import dataclass
 from cifar_lightning.errors import InputError
 
 Variables = Mapping[str, str]
-REQUEUE_SECONDS = 10.0  # for a busy scheduler
-OURS = "cifar_lightning"  # the TORCHELASTIC_RUN_ID of ranks that launch.py has started, and watches over
-LIGHTNINGS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # of which its import reads the first set
-PORTS = range(10_000, 30_000)  # below those that systems give to whoever asks for any
+REQUEUE_SECONDS = 10.0  # enough for a busy scheduler
+OURS = "cifar_lightning"  # the TORCHELASTIC_RUN_ID of ranks that launch.py has started and watches
+LIGHTNINGS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # Lightning's import reads the first one set
+PORTS = range(10_000, 30_000)  # below the ephemeral ports, which systems give to programs that ask for any port
 
 
 @dataclass(frozen=True)
 class Rank:
-    """A process's place among those that train one network together.
+    """The place of a process among those that train one network together.
 
     Attributes:
-        launcher: Who has started them, for messages.
-        rank: Its number, from 0.
-        world_size: How many they are.
-        local_rank: Its number on its machine.
-        local_world_size: How many are on its machine; None where the launcher does not say.
-        address: Where they meet: the machine of the first, and
-        port: there.
+        launcher: The program that has started the processes, for messages.
+        rank: The number of the process, from 0.
+        world_size: Number of processes.
+        local_rank: The number of the process on its machine.
+        local_world_size: Number of processes on its machine; None if the launcher does not say.
+        address: The machine where the processes meet: that of rank 0.
+        port: The port where they meet.
     """
 
     launcher: str
@@ -51,15 +51,15 @@ class Rank:
 
     @property
     def on_one_machine(self) -> bool:
-        """Whether they all are, as far as the launcher says."""
+        """Whether all processes of the job are on one machine, as far as the launcher says."""
         return self.local_world_size == self.world_size
 
 
 def this_rank() -> Rank | None:
-    """This process's place in its job; None where it is a job of its own.
+    """Returns the place of this process in its job; None if it is the only process of its job.
 
     Raises:
-        InputError: Its environment's variables contradict each other, or leave out where the ranks meet.
+        InputError: The environment variables contradict each other, or do not say where the ranks meet.
     """
     group = _process_group()
     try:
@@ -70,22 +70,22 @@ def this_rank() -> Rank | None:
         told = None
     if group is None or (told is not None and (told.rank, told.world_size) == group):
         return told
-    # a program has connected its processes itself, as Ray Train and Fabric do
+    # The calling program has connected its processes itself, as Ray Train and Fabric do.
     local, here = _on_this_machine(os.environ)
     return Rank("this program", *group, local, here, os.environ.get("MASTER_ADDR", ""), 0)
 
 
 def job() -> str | None:
-    """What SLURM calls the job that this process is of, as `17`, or `17_3` for a task of an array; None: there is none.
+    """Returns the name of this process's SLURM job, such as `17`, or `17_3` for a task of an array; None without SLURM.
 
-    The plain number of an array's last task is that of the whole array.
+    A task's SLURM_JOB_ID would not do: that of an array's last task is the number of the whole array.
     """
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
 def requeue() -> str:
-    """Asks SLURM to start this job again; gives what has come of it, in words."""
+    """Asks SLURM to start this job again, and returns the outcome in words."""
     name = job()
     if name is None:
         return "not requeued, for this is no job of SLURM's"
@@ -99,7 +99,7 @@ def requeue() -> str:
 
 
 def first_rank_waits(seconds: float) -> bool:
-    """Whether the first rank comes, within so long, to where it meets the others: then it has not failed before."""
+    """Returns whether rank 0 opens its meeting point within so many seconds: if so, it has not failed before that."""
     rank, deadline = this_rank(), time.monotonic() + seconds
     while rank is not None and time.monotonic() < deadline:
         try:
@@ -111,21 +111,21 @@ def first_rank_waits(seconds: float) -> bool:
 
 
 def loopback() -> dict[str, str]:
-    """The variable by which ranks of one machine meet there even if nobody knows its name, as of a container's."""
+    """Returns the variable that connects ranks on one machine even if its name has no address, as in a container."""
     with suppress(OSError):
         for _, name in socket.if_nameindex():
-            if name in ("lo", "lo0"):  # of Linux, and of macOS
+            if name in ("lo", "lo0"):  # on Linux and on macOS
                 return {"GLOO_SOCKET_IFNAME": name}
     return {}
 
 
 def rank_in(variables: Variables) -> Rank | None:
-    """The place in its job of a process with these variables; see `this_rank`."""
+    """Returns the place in its job of a process with these environment variables; see `this_rank`."""
     for name in [name for name in LIGHTNINGS if name in variables][:1]:
-        _number(variables, name)  # or Lightning's import would end in a traceback
+        _number(variables, name)  # otherwise Lightning's import would end in a traceback
     by_name = _by_name(variables)
     if by_name is not None and "LOCAL_RANK" in variables:
-        return by_name  # whoever sets all of them means it: torchrun in a step of srun, and our own launcher
+        return by_name  # all of them are set on purpose: by torchrun inside a step of srun, and by our own launcher
     theirs = next((found for read in (_of_open_mpi, _of_hydra, _of_srun) if (found := read(variables))), None)
     if theirs is None:
         _check_whole(variables)
@@ -141,25 +141,25 @@ def rank_in(variables: Variables) -> Rank | None:
 
 
 def is_first_rank() -> bool:
-    """Whether this process is the one of its job that makes folders, and that speaks."""
+    """Returns whether this process is rank 0: the one that creates folders and prints."""
     rank = this_rank()
     return rank is None or rank.rank == 0
 
 
 def is_first_of_its_machine() -> bool:
-    """Whether this process is the one of its job's that speaks of what only its machine may know."""
+    """Returns whether this process has local rank 0: it prints what other machines may not know."""
     rank = this_rank()
     return rank is None or rank.local_rank == 0
 
 
 def world_size() -> int:
-    """Processes of the job that this one is one of."""
+    """The number of processes of this process's job."""
     rank = this_rank()
     return 1 if rank is None else rank.world_size
 
 
 def _process_group() -> tuple[int, int] | None:
-    """This process's rank and their number, where several are connected."""
+    """Returns the rank and world size of torch's process group; None if there is none, or it has one process."""
     dist = sys.modules.get("torch.distributed")
     if dist is None or not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
         return None
@@ -167,7 +167,7 @@ def _process_group() -> tuple[int, int] | None:
 
 
 def _by_name(variables: Variables) -> Rank | None:
-    """Of torchrun, our own launcher, and whoever else sets the names that torch reads."""
+    """Reads the variables that torch reads: torchrun, our own launcher and others set them."""
     if not {"RANK", "WORLD_SIZE"} <= variables.keys():
         return None
     rank, size = _number(variables, "RANK"), _number(variables, "WORLD_SIZE")
@@ -182,23 +182,23 @@ def _by_name(variables: Variables) -> Rank | None:
 
 
 def _on_this_machine(variables: Variables) -> tuple[int, int | None]:
-    """Which of the processes of this machine it is, and of how many: one alone without LOCAL_RANK (Kubeflow, Vertex).
+    """Returns the local rank and local world size; 0 and 1 without LOCAL_RANK, as in Kubeflow and Vertex.
 
-    Two of those on one machine would look the same: they differ in nothing but the GPU that they would share.
+    Two processes without LOCAL_RANK on one machine could not be told apart, and would use the same GPU.
     """
     here = _number(variables, "LOCAL_WORLD_SIZE", 0) or None
     return _number(variables, "LOCAL_RANK", 0), here if "LOCAL_RANK" in variables else 1
 
 
 def _of_srun(variables: Variables) -> Rank | None:
-    """Of a step of several tasks. A batch script's own process has all variables of a job and none of a step.
+    """Reads the variables of an srun step of several tasks. A batch script's own process has only those of the job.
 
-    A step with a terminal (`srun --pty bash`) is a shell, which starts what it likes.
+    A step with a terminal (`srun --pty bash`) does not count: it is a shell, in which the user may start anything.
     """
     size = _number(variables, "SLURM_STEP_NUM_TASKS", 1)
     if size == 1 or "SLURM_PTY_PORT" in variables:
         return None
-    # "2(x3),1": three machines with 2 tasks and one with 1
+    # "2(x3),1" means three machines with 2 tasks each and one with 1.
     counts = re.findall(r"(\d+)(?:\(x\d+\))?", variables.get("SLURM_STEP_TASKS_PER_NODE", str(size)))
     if len(set(counts)) > 1:
         raise InputError(
@@ -222,7 +222,7 @@ def _of_open_mpi(variables: Variables) -> Rank | None:
 
 
 def _of_hydra(variables: Variables) -> Rank | None:
-    """Of MPICH's and Intel's mpirun; srun sets PMI_RANK too, with --mpi=pmi2, but no local rank."""
+    """Reads the variables of MPICH's and Intel's mpirun. `srun --mpi=pmi2` sets PMI_RANK too, but no local rank."""
     if "MPI_LOCALRANKID" not in variables:
         return None
     return _of_mpi(variables, "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS", key=None)
@@ -235,7 +235,7 @@ def _of_mpi(
         return None
     world, here = _number(variables, size), _number(variables, local_size)
     if here == world:
-        # Without a name of the job: its ranks on a machine have one parent, mpirun or what stands for it there.
+        # Without a name of the job, take the parent's id: all ranks on a machine have mpirun or its proxy as parent.
         address, port = _meeting_point(variables, "127.0.0.1", key or f"parent {os.getppid()}")
     else:
         for name in ("MASTER_ADDR", "MASTER_PORT"):
@@ -249,18 +249,18 @@ def _of_mpi(
 
 
 def _meeting_point(variables: Variables, address: str = "", key: str = "") -> tuple[str, int]:
-    """MASTER_ADDR and MASTER_PORT, or else `address` and a port that all who know `key` come to."""
+    """Returns MASTER_ADDR and MASTER_PORT; if not set, `address` and a port that follows from `key`."""
     port = PORTS[zlib.crc32(key.encode()) % len(PORTS)]
     return variables.get("MASTER_ADDR", address), _number(variables, "MASTER_PORT", port)
 
 
 def first_host(hosts: str) -> str:
-    """The first name of a list as SLURM writes it: `n[3-5,8],m1`, `r[01-02]n[1-4]`."""
+    """Returns the first host of a list as SLURM writes it: `n[3-5,8],m1`, `r[01-02]n[1-4]`."""
     return re.sub(r"\[(\w+)[^\]]*\]", r"\1", re.split(r",(?![^\[]*\])", hosts)[0])
 
 
 def _check_whole(variables: Variables) -> None:
-    """Raises an InputError where half of what torch's names make is set."""
+    """Raises an InputError if only some of the variables that torch needs together are set."""
     needs = {"RANK": ["WORLD_SIZE"], "WORLD_SIZE": ["RANK"]}
     if variables.get("WORLD_SIZE", "1") != "1":
         needs["WORLD_SIZE"] += ["MASTER_ADDR", "MASTER_PORT"]  # where the ranks meet

@@ -1,4 +1,4 @@
-"""Which devices a job runs on, and what its ranks share before Lightning takes over."""
+"""Resolves the devices of a job, and connects its ranks before Lightning takes over."""
 
 import io
 import socket
@@ -23,21 +23,21 @@ from cifar_lightning.run.machines import interface, of_a_connection, watched
 from cifar_lightning.run.presence import Presence
 
 Read = TypeVar("Read")
-_objects: dist.ProcessGroup | None = None  # what carries objects, where a program's own process group may not
+_objects: dist.ProcessGroup | None = None  # carries objects if the calling program's own process group may not
 
-# A rank that hears nothing from the others for so long gives up: a checkpoint takes seconds, an evaluation a minute.
+# A rank that hears nothing from the others for this long gives up: a checkpoint takes seconds, an evaluation a minute.
 RANK_TIMEOUT = timedelta(minutes=5)
-PATIENCE = timedelta(hours=1)  # with a rank that is there, and reads its images, before they meet
-START_UP = timedelta(minutes=1)  # that a rank may begin after another of its machine
-MEETING_SECONDS = 0.02  # between two looks at who has come
-TOLD_SECONDS = 1.0  # that may lie between a launcher's words to two of its ranks
+PATIENCE = timedelta(hours=1)  # for a rank that is running but still reading its images before the ranks meet
+START_UP = timedelta(minutes=1)  # how much later than another rank of its machine a rank may start
+MEETING_SECONDS = 0.02  # between two checks for ranks that have arrived
+TOLD_SECONDS = 1.0  # how far apart a launcher may tell two of its ranks to stop
 
 
 def resolve_devices(accelerator: str, devices: str | int) -> tuple[str, int]:
-    """What `auto` stands for here: the accelerator, and how many devices of this machine.
+    """Resolves `auto`: returns the accelerator and the number of devices on this machine.
 
     Raises:
-        InputError: There are no such devices.
+        InputError: This machine has no such devices.
     """
     if accelerator not in ("auto", "cpu", "gpu", "cuda", "mps"):
         raise InputError(f"accelerator {accelerator} is not known: give cpu, gpu, mps or auto")
@@ -81,9 +81,9 @@ def _device_list(devices: str | int, available: int) -> list[int]:
 
 
 def shared_out(devices: str | int | None, num_nodes: int | None) -> tuple[str | int, int]:
-    """`devices` and `num_nodes` as they are given, or else as the launcher has it that has started this process, or 1.
+    """Returns `devices` and `num_nodes` as given; if not given, those of the launcher of this process, otherwise 1.
 
-    `auto` is as if it were not given where a launcher has chosen how many it starts.
+    If a launcher has chosen how many processes it starts, `auto` counts as not given.
     """
     rank = this_rank()
     if rank is None:
@@ -97,12 +97,12 @@ def shared_out(devices: str | int | None, num_nodes: int | None) -> tuple[str | 
 
 
 def check_ranks(devices: str | int, here: int, num_nodes: int) -> None:
-    """Raises an InputError where a launcher has started other processes than there are devices.
+    """Raises an InputError if a launcher has started more or fewer processes than there are devices.
 
     Args:
-        devices: As they were given.
-        here: How many they are on each machine.
-        num_nodes: Machines.
+        devices: The argument as given, for the message.
+        here: Number of devices on each machine.
+        num_nodes: Number of machines.
     """
     rank = this_rank()
     if rank is None or ((rank.local_world_size or here) == here and rank.world_size == here * num_nodes):
@@ -117,16 +117,16 @@ def check_ranks(devices: str | int, here: int, num_nodes: int) -> None:
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Connects the ranks of a job, which share the cores; does nothing for a job of one.
+    """A context in which the ranks of a job, which share the cores, are connected; does nothing for a single process.
 
-    Lightning would connect them too, but only once a Trainer runs, and the ranks have a folder to agree on before.
+    Lightning would connect them too, but only once a Trainer runs, and the ranks have to agree on a folder before that.
     """
     global _objects
     rank = this_rank()
     if rank is None or rank.world_size == 1:
         yield
         return
-    if dist.is_initialized():  # by the program that calls us, maybe for GPUs only
+    if dist.is_initialized():  # by the program that calls this package, perhaps for GPUs only
         group = dist.new_group(backend="gloo", timeout=RANK_TIMEOUT)
         assert isinstance(group, dist.ProcessGroup)
         _objects = group
@@ -144,16 +144,17 @@ def process_group() -> Iterator[None]:
                     _backends(), store=store, timeout=RANK_TIMEOUT, world_size=rank.world_size, rank=rank.rank
                 )
             yield
-            dist.all_reduce(torch.zeros(1))  # the first rank has written the results, which all go on to read
-            # Not after an error: it could wait for ranks that are gone, and theirs would break before this one says why
+            dist.all_reduce(torch.zeros(1))  # a barrier: all ranks go on to read the results that rank 0 writes
+            # Not after an error: it could wait for ranks that are gone, and would break the other ranks' connections
+            # before this rank says why.
             dist.destroy_process_group()
 
 
 @contextmanager
 def stopped_together() -> Iterator[None]:
-    """Within it, a connection that breaks while this rank is told to stop is no error.
+    """A context in which a broken connection is not an error if this rank has been told to stop.
 
-    Another has been told too, and had nothing to save yet: it has ended where it was.
+    The rank at the other end has been told too. It had nothing to save yet, so it ended at once.
     """
     try:
         yield
@@ -167,11 +168,11 @@ def stopped_together() -> Iterator[None]:
 
 
 def _meet(rank: Rank, presence: Presence | None) -> Store:
-    """What the ranks tell each other by, before they are connected."""
-    # The first rank reads its images before it opens the store.
+    """Returns the store through which the ranks exchange values before the process group exists."""
+    # Rank 0 reads its images before it opens the store.
     patience = PATIENCE if presence is not None and presence.ranks else RANK_TIMEOUT
     with _where_they_meet(rank) as where:
-        # 1 for the world: torch waits for all here, and would not say which are missing
+        # A world size of 1, or torch would wait for all ranks here and not say which are missing.
         store = next(iter(rendezvous(f"tcp://{where}", rank.rank, 1, timeout=patience)))[0]
         store.set_timeout(patience)
         meeting = _name_of_the_meeting(rank, presence, store)
@@ -180,13 +181,13 @@ def _meet(rank: Rank, presence: Presence | None) -> Store:
 
 
 def _name_of_the_meeting(rank: Rank, presence: Presence | None, store: Store) -> str:
-    """One that all ranks have, once all are there, and that nobody has had before.
+    """Waits for all ranks, and returns a key prefix that is the same on all of them and was never used before.
 
-    The store may be torchrun's, which keeps all that was said in it when it starts its ranks again, or that of a
-    process which trains more than once. So each rank shows a name of its own, and is answered under that.
+    The store may hold keys of an earlier meeting: torchrun keeps its store when it restarts its ranks, and a process
+    may train more than once. So each rank publishes a unique name, and rank 0 answers under that name.
 
     Raises:
-        RuntimeError: On the first rank: others have not come.
+        RuntimeError: On rank 0: other ranks have not arrived.
     """
     mine = f"cifar_lightning/{uuid.uuid4()}"
     if rank.rank:
@@ -198,7 +199,8 @@ def _name_of_the_meeting(rank: Rank, presence: Presence | None, store: Store) ->
     while missing := [other for other in missing if not store.check([f"{mine}/{other}"])]:
         for other in missing:
             if store.check([f"cifar_lightning/{other}"]):
-                store.set(store.get(f"cifar_lightning/{other}").decode(), mine)  # or to one that is gone
+                # This may be the name of a process that is gone: the next round answers its successor's.
+                store.set(store.get(f"cifar_lightning/{other}").decode(), mine)
         waited = timedelta(seconds=time.monotonic() - begun)
         if late := [other for other in missing if waited > _patience(rank, other, presence)]:
             raise RuntimeError(f"rank {', '.join(map(str, late))} has not come in {waited.seconds} s")
@@ -207,19 +209,20 @@ def _name_of_the_meeting(rank: Rank, presence: Presence | None, store: Store) ->
 
 
 def _patience(rank: Rank, other: int, presence: Presence | None) -> timedelta:
-    """For how long the first rank waits for another."""
+    """Returns how long rank 0 waits for the rank `other`."""
     if presence is None:
         return RANK_TIMEOUT
     if other in presence.ranks:
         return PATIENCE
     each = rank.local_world_size or 1
     beside = any(here // each == other // each for here in {0, *presence.ranks})
-    # It is not there, and no firewall keeps it away: its neighbours have come.
+    # Ranks connect to rank 0 as they start, and no firewall is in the way if others of its machine have done so: then
+    # this one has not started.
     return START_UP if presence.early and beside else RANK_TIMEOUT
 
 
 def _connect(presence: Presence, rank: Rank, store: Store) -> None:
-    """Has a rank whose first moments have not led it to the first be connected with it."""
+    """Connects the presence of a rank that did not find rank 0's on the default port when it started."""
     key = "cifar_lightning/port"
     if rank.rank == 0:
         store.set(key, str(presence.port))
@@ -229,7 +232,7 @@ def _connect(presence: Presence, rank: Rank, store: Store) -> None:
 
 @contextmanager
 def _where_they_meet(rank: Rank) -> Iterator[str]:
-    """Raises a RunError that names the place where something has failed within."""
+    """A context that gives the ranks' meeting point as text, and names it in a RunError if something fails."""
     host = f"[{rank.address}]" if ":" in rank.address else rank.address
     where = f"{host}:{rank.port}"
     try:
@@ -243,18 +246,18 @@ def _where_they_meet(rank: Rank) -> Iterator[str]:
 
 
 def _backends() -> str:
-    """What carries the ranks' tensors: without a name torch connects GPUs alone where there are any, and no CPUs."""
+    """Returns the backends for the ranks' tensors. By default, torch connects only GPUs if there are any, not CPUs."""
     return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
 
 
 def on_first_rank(read: Callable[[], Read]) -> Read:
-    """What `read` gives on the first rank, on every rank of a job: the others may have no disk in common with it.
+    """Calls `read` on rank 0 and returns its result on every rank: the other ranks may share no disk with rank 0.
 
     Args:
-        read: Gives tensors and plain values, or lists and dictionaries of them.
+        read: Returns tensors and plain values, or lists and dictionaries of them.
 
     Raises:
-        InputError, RunError: What it raises there, on every rank.
+        InputError, RunError: `read` raised it on rank 0; then every rank raises it.
     """
     if not dist.is_initialized() or world_size() == 1:
         return read()
@@ -274,12 +277,12 @@ def on_first_rank(read: Callable[[], Read]) -> Read:
 
 
 def check_same_images(images: CIFAR10DataModule, *splits: Literal["train", "test"]) -> None:
-    """Raises an InputError, on every rank of a job, where they have not all read the same images of these splits."""
+    """Raises an InputError, on every rank of a job, if the ranks have not all read the same images of these splits."""
     if not dist.is_initialized() or world_size() == 1:
         return
     found: list[Any] = [None] * dist.get_world_size()
     where = f"{images.hparams['data_dir']} on {socket.gethostname()}"
-    patient = dist.new_group(backend="gloo", timeout=PATIENCE)  # another machine may have to fetch them first
+    patient = dist.new_group(backend="gloo", timeout=PATIENCE)  # another machine may have to download the images first
     assert isinstance(patient, dist.ProcessGroup)
     mine = [images.image_set(split).checksum() for split in splits], where
     dist.all_gather_object(found, mine, group=patient)

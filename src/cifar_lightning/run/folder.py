@@ -1,4 +1,4 @@
-"""A run's folder: `lightning_logs/version_N`, which one job at a time is in."""
+"""A run's folder, `lightning_logs/version_N`, which one job at a time may use."""
 
 import os
 import time
@@ -16,31 +16,32 @@ from cifar_lightning.run.holder import LOCK, Holder
 from cifar_lightning.run.no_run import numbered
 from cifar_lightning.run.settings import Settings, read_settings
 
-HELD_SECONDS = 30.0  # that a job may need to leave a run, once its launcher is gone
+HELD_SECONDS = 30.0  # how long a job's ranks may go on using a run's folder after their launcher is gone
 
 
 class RunInUseError(InputError):
-    """Another job is in the run's folder."""
+    """Another job is using the run's folder."""
 
 
 @contextmanager
 def held(folder: Path, seconds: float | None = None) -> Iterator[int]:
-    """Keeps every other job out of a run's folder, waiting for one that is about to leave it; see holder.py.
+    """A context that keeps every other job out of a run's folder; waits for a job that is about to end. See holder.py.
 
-    It holds a file descriptor, which it gives: the folder is free once all processes that have inherited it are gone,
-    so a run whose launcher was killed is not resumed while its ranks still save. And nothing is written there any more
-    once the folder is moved or removed.
+    It gives the file descriptor of the lock. The folder is free once all processes that inherited the descriptor are
+    gone, so a run whose launcher was killed is not resumed while its ranks still save. If the folder is moved or
+    removed, nothing more is written there.
 
     Args:
-        folder: The run's.
-        seconds: To wait; HELD_SECONDS by default.
+        folder: The run's folder.
+        seconds: How long to wait; HELD_SECONDS by default.
 
     Raises:
-        RunInUseError: Another job has it.
-        InputError: There is no such folder, or none that this user may write to.
-        RunError: The disk does not take it, or it is one of a group's that has been moved since this job came into it.
+        RunInUseError: Another job holds the folder.
+        InputError: There is no such folder, or this user may not write to it.
+        RunError: The lock file cannot be written, or the folder is in a group's folder that was moved while this job
+            held it.
     """
-    check_stays(folder / LOCK)  # as one of a group that has been moved
+    check_stays(folder / LOCK)  # the folder of the group may have been moved
     try:
         descriptor = open_for_all(folder / LOCK)
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -69,7 +70,7 @@ def held(folder: Path, seconds: float | None = None) -> Iterator[int]:
 
 def _lock(descriptor: int) -> bool:
     try:
-        lock(descriptor, wait=False)  # or, without locks, goes on: nobody can be kept out
+        lock(descriptor, wait=False)  # does nothing on a file system without locks: no job can be kept out there
     except BlockingIOError:
         return False
     return True
@@ -78,7 +79,7 @@ def _lock(descriptor: int) -> bool:
 def newest_unfinished(
     default_root_dir: str | Path, changes: Mapping[str, Any] | None = None
 ) -> AbstractContextManager[tuple[Path, int] | None]:
-    """Holds the newest run of a log folder that may go on with `changes`; see `newest_left`."""
+    """A context that holds the newest run of a log folder that can be resumed with `changes`; see `newest_left`."""
     return newest_left(default_root_dir, "config.yaml", lambda run: read_settings(run).changed(changes or {}, run))
 
 
@@ -86,17 +87,17 @@ def newest_unfinished(
 def newest_left(
     default_root_dir: str | Path, begun: str, check: Callable[[Path], object]
 ) -> Iterator[tuple[Path, int] | None]:
-    """Holds the newest run, or group of runs, of a log folder that may go on, and that no job is in, if there is one.
+    """A context that holds the newest run, or group, of a log folder that can be resumed and that no job holds.
 
-    That is, one that has begun and not finished, and is what it is to be. A scheduler's job takes the one that it was
-    in before all others, and none of another task of its array.
+    Such a run has begun, has not finished and passes `check`. A scheduler's job prefers the run that it held before to
+    all others, and takes none of another task of its array.
 
     Args:
-        default_root_dir: Where `lightning_logs/` is.
-        begun: The file that the folder of one has.
-        check: Raises an InputError where the one in a folder is not what it is to be.
+        default_root_dir: The folder that holds `lightning_logs/`.
+        begun: The name of the file by which a folder of a run, or of a group, is recognised.
+        check: Raises an InputError if the run or group in a folder is not a suitable one.
 
-    Gives its folder, and what `held` gives.
+    Gives the folder and what `held` gives, or None if there is no such run.
     """
     logs = user_path(default_root_dir) / "lightning_logs"
     runs = [path for _, path in sorted(numbered(logs), reverse=True) if path.is_dir()]
@@ -113,19 +114,19 @@ def newest_left(
                 try:
                     check(run)
                 except InputError as error:
-                    if not passed:  # one is enough: there may be as many as tasks of an array
+                    if not passed:  # say it once: an array may have left a run for each of its many tasks
                         say(f"passing over {run}: {error}")
                     passed = True
                     continue
                 with ExitStack() as attempt:
                     descriptor = attempt.enter_context(held(run, max(0.0, deadline - time.monotonic())))
-                    if _is_unfinished(run, begun):  # still: the job that was in it may have gone on to its end
+                    if _is_unfinished(run, begun):  # checked again: the job that held it may have finished it
                         found = run, descriptor
                         holding.enter_context(attempt.pop_all())
                         break
             except RunInUseError:
                 continue
-            # that of another program, such as Lightning's own command line, or one that only another user can read
+            # A folder of another program, such as Lightning's own command line, or one that only another user can read.
             except (InputError, OSError) as error:
                 say(f"passing over {run}: {error}")
         yield found
@@ -138,7 +139,7 @@ def _is_unfinished(run: Path, begun: str) -> bool:
 
 @contextmanager
 def new_run(settings: Settings) -> Iterator[tuple[Path, int]]:
-    """Makes a run's folder, with its config.yaml, and holds it: gives the folder, and what `held` gives."""
+    """A context that makes a run's folder, with its config.yaml, and holds it: gives the folder and its descriptor."""
     folder = new_folder(settings.default_root_dir)
     with held(folder) as descriptor:
         settings.write(folder)
@@ -146,7 +147,7 @@ def new_run(settings: Settings) -> Iterator[tuple[Path, int]]:
 
 
 def new_folder(default_root_dir: str) -> Path:
-    """Makes the next free `lightning_logs/version_N`. Runs started together get one each."""
+    """Makes the next free `lightning_logs/version_N`. Runs that start at the same time get different ones."""
     root = Path(default_root_dir) / "lightning_logs"
     try:
         root.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A group of runs of one recipe: a folder with a folder for each, which is a run like any other, and group.yaml."""
+"""A group of runs of one recipe: a folder that holds group.yaml and an ordinary run's folder for each run."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,9 +22,9 @@ class Group:
     """A group of runs.
 
     Attributes:
-        folder: The group's.
+        folder: The group's folder.
         kind: What its runs differ in: seeds, or folds.
-        names: The runs', which are those of their folders, too.
+        names: The names of the runs, and of their folders.
     """
 
     folder: Path
@@ -32,17 +32,17 @@ class Group:
     names: tuple[str, ...]
 
     def left(self) -> list[str]:
-        """The runs that have not finished."""
+        """Returns the names of the runs that have not finished."""
         return [name for name in self.names if results_in(self.folder / name) is None]
 
     def for_each(self, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """Of `changes` of the group's settings, which are those of its first run, what each run takes.
+        """Returns those of `changes` that go to each run; they are checked against the settings of the first run.
 
         Raises:
-            InputError: One of them would change the result.
+            InputError: A change would change the result.
         """
         changes = dict(changes)
-        if self.kind == "folds" and not changes.get("data.val_split"):  # as a recipe has it: each run has its own
+        if self.kind == "folds" and not changes.get("data.val_split"):  # a recipe has it; here each run has its own
             changes.pop("data.val_split", None)
         first = self.folder / self.names[0]
         before = read_settings(first)
@@ -52,7 +52,7 @@ class Group:
 
 
 def check_member(folder: Path, before: Settings, after: Settings) -> None:
-    """Raises an InputError where a run is one of a group, and is to be longer than the others."""
+    """Raises an InputError if a run belongs to a group, and `after` would make its length differ from the others'."""
     folder = folder.absolute()
     if is_group(folder.parent) and folder.name in read_group(folder.parent).names:
         _check_length(folder.parent, before, after)
@@ -66,10 +66,10 @@ def _check_length(group: Path, before: Settings, after: Settings) -> None:
 
 
 def counted(seeds: int | None, folds: int | None) -> tuple[str, int]:
-    """What the runs of a group differ in, and how many there are.
+    """Returns what the runs of a group differ in ("seeds" or "folds"), and their number.
 
     Raises:
-        InputError: There are not several.
+        InputError: Both or neither are given, or the number is less than 2.
     """
     kind, count = ("seeds", seeds) if folds is None else ("folds", folds)
     if (seeds is None) == (folds is None):
@@ -80,19 +80,19 @@ def counted(seeds: int | None, folds: int | None) -> tuple[str, int]:
 
 
 def members(settings: Settings, kind: str, count: int) -> dict[str, Settings]:
-    """The settings of each run of a group, by its name.
+    """Returns the settings of each run of a group, by its name.
 
     Args:
-        settings: Theirs, but for what they differ in; the seed is that of the first.
-        kind: What that is.
-        count: How many there are.
+        settings: The settings that all runs share; the seed is that of the first run.
+        kind: What the runs differ in.
+        count: Number of runs.
 
     Raises:
-        InputError: They do not go with the settings.
+        InputError: The settings do not allow such a group.
     """
     if settings.num_nodes != 1:
         raise InputError(f"{kind} {count} are trained on one machine: give num_nodes 1, and share them among machines")
-    settings = replace(settings, report=False)  # the group is reported on
+    settings = replace(settings, report=False)  # the report is on the whole group
     if kind == "seeds":
         last = settings.seed + count - 1
         if last >= 2**32:
@@ -108,7 +108,7 @@ def members(settings: Settings, kind: str, count: int) -> dict[str, Settings]:
 
 @contextmanager
 def new_group(kind: str, runs: dict[str, Settings]) -> Iterator[Group]:
-    """Makes a group's folder, in which all its runs are to be resumed, and keeps every other job out of it."""
+    """A context that makes a group's folder, with all its runs ready to be resumed, and keeps other jobs out of it."""
     first = next(iter(runs.values()))
     folder = new_folder(first.default_root_dir)
     group = Group(folder, kind, tuple(runs))
@@ -116,21 +116,21 @@ def new_group(kind: str, runs: dict[str, Settings]) -> Iterator[Group]:
         for name, settings in runs.items():
             settings.write(folder / name)
         text = yaml.safe_dump({"kind": kind, "runs": list(runs)}, sort_keys=False)
-        write_atomically(folder / PLAN, lambda file: file.write(text.encode()))  # last: now it is one
+        write_atomically(folder / PLAN, lambda file: file.write(text.encode()))  # last: it makes the folder a group's
         yield group
 
 
 def read_group(folder: Path) -> Group:
-    """The group of a folder.
+    """Reads the group in a folder.
 
     Raises:
-        InputError: It is none.
+        InputError: The folder is not a group's.
     """
     return Group(folder, *read_plan(folder))
 
 
 def runs_in(folders: Sequence[Path]) -> list[Path]:
-    """Folders of runs, with those of its runs in place of a group's."""
+    """Returns the folders of runs, where each group's folder is replaced by those of its runs."""
     return [
         run
         for folder in folders

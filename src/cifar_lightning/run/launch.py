@@ -1,12 +1,12 @@
-"""Starts one process per device, watches over them, and ends them together.
+"""Starts one process (a rank) per device, watches the ranks, and ends them together.
 
 The ranks see the environment that torchrun would give them (RANK, LOCAL_RANK, WORLD_SIZE, …), so Lightning treats both
-alike. The parent is no rank: it passes signals on, takes the others down when a rank dies, and names the rank and its
-error last. Each rank's standard input is a pipe from the parent: it carries "stop", and its end tells a rank that the
-parent is gone. Another pipe carries a rank's last words to the parent.
+alike. The parent is not a rank: it passes signals on, ends the other ranks when one dies, and finally names the rank
+that failed and its error. Each rank's standard input is a pipe from the parent: it carries the request to stop, and its
+end tells the rank that the parent is gone. A second pipe carries a rank's last words to the parent.
 
-Lightning's own launcher makes the first rank of the user's process, so that nobody is left to notice its death or to
-name the rank that failed; torchrun's agent does, with its log around every message and 1 for every exit code.
+Lightning's own launcher turns the user's process into rank 0, so no process is left to notice its death or to name the
+rank that failed. torchrun's agent does both, but wraps every message in its log and makes every exit code 1.
 """
 
 import importlib
@@ -30,22 +30,22 @@ from cifar_lightning.run import signals
 from cifar_lightning.run.cluster import OURS, loopback
 from cifar_lightning.startup import check_system, importing
 
-check_system()  # whatever makes a run imports this module, and whatever only reads one does not
+check_system()  # in this module, because all code that makes a run imports it, and code that only reads runs does not
 
-STOP_SECONDS = 20.0  # to save a checkpoint and leave, once told to stop
-DEATH_SECONDS = 5.0  # to leave, once another rank has died: there is nothing left to do together
-SUSPENDED_SECONDS = 20.0  # that a rank may be suspended (SIGSTOP) while the others wait for it
+STOP_SECONDS = 20.0  # for a rank that was told to stop to save a checkpoint and exit
+DEATH_SECONDS = 5.0  # for the other ranks to exit once one has died: they can do nothing together any more
+SUSPENDED_SECONDS = 20.0  # how long a rank may be suspended (SIGSTOP) while the others wait for it
 POLL_SECONDS = 0.05
-REPORT_BYTES = 60_000  # a pipe takes 64 KiB without a reader
+REPORT_BYTES = 60_000  # a pipe holds 64 KiB without a reader
 
-# A rank imports what its parent does. With `-m` a user's `random.py` in the current folder would come first.
+# A rank takes its parent's sys.path. With `-m`, a user's `random.py` in the current folder would be found first.
 RANK = "import sys; sys.path = [p for p in sys.path if p]; import json; sys.path = json.loads(sys.argv[1])['path']; "
 RANK += "from cifar_lightning.run.launch import rank_main; rank_main()"
 STOPS = tuple(128 + signum for signum in signals.STOPS)  # exit codes of a process that was told to stop
 
 
 def launch(target: str, kwargs: dict[str, Any], processes: int, inherit: Sequence[int] = ()) -> None:
-    """Calls `target` ("module:function") with `kwargs` in `processes` ranks, and returns when all have ended well.
+    """Calls `target` ("module:function") with `kwargs` in `processes` ranks, and returns when all have succeeded.
 
     Args:
         target: The function, by name.
@@ -54,13 +54,13 @@ def launch(target: str, kwargs: dict[str, Any], processes: int, inherit: Sequenc
         inherit: File descriptors that the ranks keep open.
 
     Raises:
-        InputError, NonFiniteError, RunError: A rank ended with it; or RunError: it was killed, or hangs. The message
-            names the rank.
+        InputError, NonFiniteError, RunError: A rank ended with this error. A rank that was killed or hangs is a
+            RunError too. The message names the rank.
         Stopped: This process, or a rank, was told to stop. The ranks have ended.
     """
     from torch.distributed import TCPStore  # type: ignore[attr-defined]  # it is documented there
 
-    # The parent holds the store that the ranks meet at: the system picks a free port, so no two jobs can collide.
+    # The parent holds the store at which the ranks meet, on a free port that the system picks: no two jobs can collide.
     try:
         store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     except RuntimeError as error:
@@ -97,12 +97,12 @@ class _Rank:
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
             "TORCHELASTIC_RUN_ID": OURS,
-            "TORCHELASTIC_USE_AGENT_STORE": "True",  # torch: rank 0 need not open the store, it is there
+            "TORCHELASTIC_USE_AGENT_STORE": "True",  # tells torch that the parent has the store: rank 0 opens none
         }
         self.rank = rank
         self._suspended_seconds = 0.0
         self._words, report = os.pipe()
-        # A session of its own: Ctrl-C in a terminal then reaches the parent alone, which passes it on once.
+        # Each rank has its own session: Ctrl-C in a terminal then reaches only the parent, which passes it on once.
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-c", RANK),
@@ -125,7 +125,7 @@ class _Rank:
 
     @cached_property
     def failure(self) -> dict[str, Any]:
-        """What a rank that failed has to say."""
+        """The last words of a rank that has failed, and its number."""
         return heard(self._words, self.process.returncode) | {"rank": self.rank}
 
     def tell(self, signum: int) -> None:
@@ -138,14 +138,14 @@ class _Rank:
     def close(self) -> None:
         """Closes the pipes to and from a rank that has ended."""
         assert self.process.stdin is not None
-        with suppress(OSError):  # words that it has not heard
+        with suppress(OSError):  # closing flushes, and the rank may have ended before it read everything
             self.process.stdin.close()
         os.close(self._words)
 
     def suspended(self) -> bool:
-        """Whether it has been suspended for too long. To be asked once a poll.
+        """Returns whether the rank has been suspended for too long. To be called exactly once per poll.
 
-        Polls are counted, not seconds: a job that is suspended as a whole, as some schedulers do, may go on.
+        It counts polls, not seconds: a job may go on after it was suspended as a whole, which some schedulers do.
         """
         if not hasattr(os, "waitid"):  # macOS, before Python 3.13
             return False
@@ -165,7 +165,7 @@ def _kill(ranks: list[_Rank]) -> None:
 
 
 def _watch(ranks: list[_Rank]) -> None:
-    """Waits for the ranks; see `launch` for what it raises."""
+    """Waits for the ranks to end, and raises what `launch` documents."""
     deadline, told = float("inf"), False
     while any(rank.alive for rank in ranks) and time.monotonic() < deadline:
         failed = [rank for rank in ranks if rank.failed]
@@ -185,11 +185,11 @@ def _watch(ranks: list[_Rank]) -> None:
                 f"rank {suspended[0].rank}: was suspended (SIGSTOP) for {SUSPENDED_SECONDS:g} s while the others waited"
             )
         time.sleep(POLL_SECONDS)
-    # Judged once more: the process that the others missed may have been seen after them.
+    # Listed again: a rank whose death made the others fail may have been seen to end only after them.
     failed, alive = [rank for rank in ranks if rank.failed], [rank for rank in ranks if rank.alive]
     if failed:
         failure = _first_failure(failed)
-        if alive and "imed out" in failure["message"]:  # whoever waits in vain fails first
+        if alive and "imed out" in failure["message"]:  # the ranks that wait for one that hangs fail before it does
             names = ", ".join(str(rank.rank) for rank in alive)
             raise RunError(f"rank {names}: does not answer; rank {failure['rank']} has waited ({failure['message']})")
         _raise(failure)
@@ -208,26 +208,27 @@ def _raise(failure: dict[str, Any]) -> None:
     kind = kind_of(failure["code"])
     with console.printing(2):
         sys.stderr.write(failure["traceback"])
-    which = "" if kind is InputError else f"rank {failure['rank']}: "  # every rank has the same input
+    which = "" if kind is InputError else f"rank {failure['rank']}: "  # a wrong input is the same on every rank
     raise kind(f"{which}{failure['message']}")
 
 
 def last_words(error: BaseException) -> bytes:
-    """What a process tells its parent of the error that ends it, as JSON."""
+    """Returns, as JSON, what a process tells its parent about the error that ends it."""
     expected = isinstance(error, InputError | NonFiniteError | RunError | Stopped)
     message = str(error) if expected else "".join(traceback.format_exception_only(error)).splitlines()[0]
     where = "" if expected else "".join(traceback.format_exception(error))
     said = {"time": time.time(), "code": exit_code(error), "message": message[:1_500], "traceback": where[-8_000:]}
-    # Not in ASCII, where a smiley has 12 bytes: the pipe would be full, and nobody reads it before the rank has ended.
+    # Not escaped to ASCII, where an emoji takes 12 bytes: that could fill the pipe, which is read only after the rank
+    # has ended.
     return json.dumps(said, ensure_ascii=False).encode(errors="backslashreplace")
 
 
 def heard(pipe: int, returncode: int) -> dict[str, Any]:
-    """The `last_words` of a process that has failed; one that was killed says none, and counts as the first to fail.
+    """Returns the `last_words` of a process that has failed. One that was killed left none, and counts as the first.
 
     Args:
-        pipe: That it has written them to.
-        returncode: How it has ended, as `subprocess` has it.
+        pipe: The file descriptor from which to read them.
+        returncode: The return code of the process, as in `subprocess`.
     """
     words = os.read(pipe, REPORT_BYTES) if select.select([pipe], [], [], 0)[0] else b""
     with suppress(ValueError):
@@ -235,23 +236,24 @@ def heard(pipe: int, returncode: int) -> dict[str, Any]:
         return said
     killed = returncode < 0
     name = f"was killed by {signal.Signals(-returncode).name}" if killed else f"ended with exit code {returncode}"
-    # One that was told to stop in its first moments, before it could handle the signal, has stopped.
+    # A process that was told to stop before it had installed its signal handlers counts as stopped.
     code = 128 - returncode if killed and 128 - returncode in STOPS else returncode
     return {"time": 0.0, "code": code, "message": name, "traceback": ""}
 
 
 def _listen() -> None:
-    """In a rank: passes the parent's word on. The end of the pipe means that the parent is gone."""
+    """Waits, in a rank, for the parent's request to stop. The end of the pipe means that the parent is gone."""
     line = sys.stdin.readline()
     signum = int(line) if line.strip() else int(signal.SIGTERM)
     signals.receive(signum, passed_on=True)
-    # By then a parent would have ended this process, which may hang in a collective: so it has no parent.
+    # After this time a living parent would have killed this process. So the parent is gone, and this process may hang
+    # in a collective.
     time.sleep(STOP_SECONDS + DEATH_SECONDS)
     os._exit(128 + signum)
 
 
 def rank_main() -> None:
-    """What a rank's process does: it calls the target, and tells its parent how that has ended."""
+    """Runs in a rank's process: calls the target, and reports an error to the parent."""
     console.open_closed()
     signals.install(silent=True)
     console.print_anything()
@@ -261,12 +263,12 @@ def rank_main() -> None:
         name, _, function = job["target"].partition(":")
         with importing():
             module = importlib.import_module(name)
-        with console.notes(silent=True):  # the parent has said it
+        with console.notes(silent=True):  # the parent has printed them
             getattr(module, function)(**job["kwargs"])
         code = 0
     except BaseException as error:
         code = exit_code(error)
         os.write(job["report"], last_words(error))
     console.flush()
-    # Not `sys.exit`: threads of a broken process group would be waited for.
+    # Not `sys.exit`, which would wait for the threads of a broken process group.
     os._exit(code)

@@ -1,4 +1,4 @@
-"""fit_many(): many runs of one recipe, with other seeds or held-out folds, and what they say together."""
+"""fit_many(): many runs of one recipe, each with another seed or held-out fold, and the summary of their results."""
 
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,8 +35,8 @@ from cifar_lightning.run.side_by_side import can_train_forked, side_by_side
 from cifar_lightning.run.status import ANEW
 from cifar_lightning.run.training import fit
 
-# Operations of a step's forward pass up to which runs go side by side, in a thread each (docs/performance.md has what
-# they gain). Larger steps keep several threads busy, and would take the memory of several runs.
+# Runs whose step takes at most this many operations in its forward pass train side by side, with one thread each
+# (docs/performance.md has the gain). Larger steps keep several threads busy, and would need the memory of several runs.
 SIDE_BY_SIDE_STEP = 5e9
 
 
@@ -128,21 +128,21 @@ def resume_newest_many(
     folds: int | None = None,
     report: bool = True,
 ) -> dict[str, Any] | None:
-    """Goes on with the newest unfinished group of so many runs that `changes` leave what it is; see `resume_newest`.
+    """Resumes the newest unfinished group with so many runs whose results `changes` do not change; see `resume_newest`.
 
     Args:
-        default_root_dir: Where `lightning_logs/` is.
+        default_root_dir: The folder that holds `lightning_logs/`.
         changes: As for `resume_many`; `seed` is that of the first run.
         seeds: As for `fit_many`.
         folds: As for `fit_many`.
         report: As for `fit_many`.
 
     Returns:
-        As `fit_many`; None where there is no such group.
+        What `fit_many` returns; None if there is no such group.
     """
     kind, count = counted(seeds, folds)
     _check_alone(kind, count)
-    changes = check_changes(changes)  # whatever is wrong with them, not each group is passed over
+    changes = check_changes(changes)  # so that a mistake in them is an error, instead of every group being passed over
 
     def check(folder: Path) -> None:
         group = read_group(folder)
@@ -164,9 +164,9 @@ def _check_alone(kind: str, count: int) -> None:
 
 
 def _go_on(group: Group, changes: Mapping[str, Any], report: bool) -> dict[str, Any]:
-    """Goes on with a group in whose folder no other job is."""
+    """Resumes a group whose folder this job holds."""
     left, changes = group.left(), group.for_each(check_changes(changes))
-    with suppress(OSError):  # they are in nobody's way
+    with suppress(OSError):  # leftover parts of files do no harm
         for folder in (group.folder, group.folder / "figures"):
             remove_parts(folder)
     if not left:
@@ -179,10 +179,10 @@ def _go_on(group: Group, changes: Mapping[str, Any], report: bool) -> dict[str, 
 
 
 def settings_of_fit(given: Mapping[str, Any]) -> Settings:
-    """The settings of a run, from arguments of `fit` that are no objects.
+    """Returns the settings of a run from arguments of `fit` that are not objects.
 
     Raises:
-        InputError: One is, or is none of a setting.
+        InputError: An argument is an object, or cannot be a setting.
     """
     arguments = bound(fit, **over_recipe(given))
     arguments.apply_defaults()
@@ -196,14 +196,14 @@ def settings_of_fit(given: Mapping[str, Any]) -> Settings:
 
 
 def _prepared(settings: Settings, runs: int) -> tuple[CIFAR10DataModule | None, int]:
-    """Looks for the user's mistakes, reads the images, and says how many runs pay at a time; 0: in this process."""
+    """Checks the settings, reads the images, and returns how many runs to train at once; 0 means in this process."""
     with restored_torch():
-        torch.set_num_threads(1)  # what is forked of this process is to find none of OpenMP's others
+        torch.set_num_threads(1)  # so that processes forked later find no OpenMP threads
         checked = check(settings)
         if checked.images is None:
             return None, 0
         checked.images.image_set("test")
-        checked.images.fingerprint  # noqa: B018  # once for all
+        checked.images.fingerprint  # noqa: B018  # computed once for all runs
         at_once = min(runs, usable_cores())
         work = step_work(lit_net(settings.model, checked.images.classes), checked.images.hparams["batch_size"])
         too_much = work > SIDE_BY_SIDE_STEP or settings.threads not in (None, 1)
@@ -216,7 +216,7 @@ def _prepared(settings: Settings, runs: int) -> tuple[CIFAR10DataModule | None, 
 def _train(
     group: Group, images: CIFAR10DataModule | None, at_once: int, changes: Mapping[str, Any], report: bool
 ) -> dict[str, Any]:
-    """Trains the runs that are left of a group, and sums all up."""
+    """Trains the unfinished runs of a group, and sums up the results of all runs."""
     left, total = group.left(), len(group.names)
     folder = str(group.folder)
     next_step = signals.go_on_with(folder, "resume_many")
@@ -238,7 +238,7 @@ def _train(
             say(f"{name}: {100 * results['test_acc']:.2f} % in {seconds:.1f} s ({done} of {total})", 1)
     for name, error in failures.items():
         message = str(error).removesuffix(next_step)
-        what_next = "" if moved(group.folder / name) else next_step  # another group may have the name by then
+        what_next = "" if moved(group.folder / name) else next_step  # another group may have taken the name since
         if all(isinstance(failure, NonFiniteError) for failure in failures.values()):
             what_next = f"; {ANEW}"
         raise type(error)(f"{len(failures)} of {total} runs failed, first {name}: {message}{what_next}") from error
@@ -246,13 +246,13 @@ def _train(
 
 
 def _one_by_one(works: Mapping[str, Callable[[], object]]) -> Iterator[tuple[str, Exception | None]]:
-    """Calls functions in this process; see `side_by_side`. There, too, no error of one ends the others."""
+    """Calls functions in this process, in turn. As with `side_by_side`, an error in one does not end the others."""
     for name, work in works.items():
         error: Exception | None = None
         try:
             work()
         except (InputError, NonFiniteError, RunError) as raised:
-            error = type(raised)(str(raised))  # without its frames, which hold the memory of the run
+            error = type(raised)(str(raised))  # a copy without the frames, which keep the run's memory alive
         except Exception as raised:
             with printing(2):
                 traceback.print_exc()
@@ -269,7 +269,7 @@ def _fit_one(
 
 
 def _summed_up(group: Group, report: bool) -> dict[str, Any]:
-    """Writes what all runs of a group say together, and prints it."""
+    """Writes the summary of a group's results; with `report`, also draws and prints it. Returns it."""
     found = summary(group.kind, {name: read_results(group.folder / name) for name in group.names})
     paths: Sequence[Path] = [group.folder / "results.json"]
     if report:

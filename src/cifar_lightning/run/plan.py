@@ -1,6 +1,6 @@
-"""group.yaml: which runs a folder is a group of.
+"""group.yaml, the file that makes a folder a group of runs and names them.
 
-This module imports nothing heavy: `cifar-lightning status` asks it, in a job's script.
+This module imports nothing heavy, because `cifar-lightning status` uses it in job scripts.
 """
 
 import os
@@ -13,19 +13,19 @@ from cifar_lightning.errors import InputError
 from cifar_lightning.files import readable
 
 PLAN = "group.yaml"
-KINDS = {"seeds": "seed", "folds": "fold"}  # what its runs differ in, and how one is called
+KINDS = {"seeds": "seed", "folds": "fold"}  # what the runs of a group differ in, and its singular
 
 
 def is_group(folder: Path) -> bool:
-    """Whether a folder is a group's."""
-    return os.path.exists(folder / PLAN)  # False, where Path's raises, in a folder that this user may not see
+    """Returns whether a folder is a group's."""
+    return os.path.exists(folder / PLAN)  # False in a folder that this user may not see, where Path.exists raises
 
 
 def read_plan(folder: Path) -> tuple[str, tuple[str, ...]]:
-    """What the runs of a group differ in, and their names, which are those of their folders in it.
+    """Returns what the runs of a group differ in, and their names, which are also those of their folders.
 
     Raises:
-        InputError: It is no group's, or cannot be read.
+        InputError: The folder is not a group's, or group.yaml cannot be read.
     """
     path = folder / PLAN
     with readable(path):
@@ -33,7 +33,7 @@ def read_plan(folder: Path) -> tuple[str, tuple[str, ...]]:
     with suppress(yaml.YAMLError, TypeError, KeyError, ValueError):
         plan = yaml.safe_load(text)
         kind, names = plan["kind"], plan["runs"]
-        # a name is a folder's of this folder, whoever has written it
+        # Whoever wrote the file, each name must be that of a folder directly in this one.
         if kind in KINDS and all(name == Path(name).name for name in names):
             return kind, tuple(names)
     raise InputError(f"{path} is not that of a group of runs: mend it, or give one of the runs in its folder")

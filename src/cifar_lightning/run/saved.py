@@ -1,4 +1,4 @@
-"""Trained networks, from their checkpoints: checked before they are used."""
+"""Loads trained networks from their checkpoints, and checks them before they are used."""
 
 import inspect
 import os
@@ -35,14 +35,14 @@ from cifar_lightning.run.weights import of_lit_net
 
 
 def select_checkpoint(named: str | Path) -> Path:
-    """The checkpoint that is named: a .ckpt file, or a run's folder for the one that its training selected.
+    """Returns the path of the checkpoint that is named: a .ckpt file, or the one selected by a run, given its folder.
 
-    That is the one of the highest validation accuracy, or the last where there was no validation split. Where there
-    is neither, the name of a recipe stands for the weights that the package has of it: the bare name, as text. ./quick,
-    quick/ and Path("quick") are paths.
+    A run selects the checkpoint of the highest validation accuracy, or the last one without a validation split. If
+    there is no such path, the name of a recipe, as text, stands for the weights of it that come with the package.
+    ./quick, quick/ and Path("quick") are always paths.
 
     Raises:
-        InputError: There is none.
+        InputError: There is no such checkpoint.
     """
     if not isinstance(named, str | os.PathLike):
         raise InputError(f"checkpoint {brief(named)} is no path: give a run's folder, a .ckpt file, or quick, say")
@@ -66,7 +66,7 @@ def select_checkpoint(named: str | Path) -> Path:
         raise
     except InputError as error:
         raise InputError(f"{path} {_without_checkpoint(path, folder)}") from error
-    except OSError as error:  # another user's, or a name too long
+    except OSError as error:  # another user's folder, or a name that is too long
         raise InputError(f"{path} cannot be read ({error.strerror}): make it readable, or give another") from error
     for problem in problems if is_first_rank() else []:
         say(f"warning: {problem}; taking {newest.name}")
@@ -74,11 +74,11 @@ def select_checkpoint(named: str | Path) -> Path:
 
 
 def _without_checkpoint(path: Path, folder: Path) -> str:
-    """What a folder is that holds no checkpoint in `folder`, and what to give, to follow its name in a message."""
+    """Returns the part of a message after a path: why it has no checkpoint in `folder`, and what to give instead."""
     if what := instead_of_run(path):
         return what
     damaged = step_checkpoints(folder)
-    others = [other.name for other in sorted(folder.glob("*.ckpt")) if other not in damaged]  # a stock Trainer's
+    others = [other.name for other in sorted(folder.glob("*.ckpt")) if other not in damaged]  # of a stock Trainer
     if others:
         return f"holds no readable checkpoint: give {', '.join(others)} in {folder.name}/ by its path"
     if is_run(path):
@@ -91,16 +91,16 @@ def _without_checkpoint(path: Path, folder: Path) -> str:
 
 
 def home_of(checkpoint: Path) -> Path:
-    """The folder of the run that a checkpoint is of; of one that lies elsewhere, that."""
+    """Returns the folder of a checkpoint's run; for a checkpoint outside a run, the folder it is in."""
     folder = checkpoint.parent
     if folder.name == "checkpoints":
         return folder.parent
-    whole = folder.absolute()  # the current one has no name
+    whole = folder.absolute()  # the current folder, as a relative path, has no name
     return whole.parent if whole.name == "checkpoints" else folder
 
 
 def output_of(checkpoint: Path) -> Path:
-    """Where what is made of a checkpoint goes: its home; for weights of the package, the current folder."""
+    """Returns the folder for files made from a checkpoint: `home_of` it, or here if it comes with the package."""
     return Path() if is_trained(checkpoint) else home_of(checkpoint)
 
 
@@ -140,15 +140,15 @@ def load_model(path: str | Path, net: str | nn.Module | None = None, **arguments
 
 
 def model_of(checkpoint: Mapping[str, Any], path: Path, net: str | nn.Module | None = None) -> LitNet:
-    """The network of a checkpoint, in evaluation mode, on the CPU.
+    """Makes the network of a checkpoint, in evaluation mode, on the CPU.
 
     Args:
         checkpoint: What `load_checkpoint` has read.
-        path: Where from, for a message.
+        path: The path it was read from, for messages.
         net: As for `load_model`.
 
     Raises:
-        InputError: It is of another network, or not one of a LitNet.
+        InputError: The checkpoint is of another network, or not of a LitNet.
     """
     arguments = checkpoint["hyper_parameters"]
     if own := "classes" in arguments and "net" not in arguments:
@@ -174,7 +174,7 @@ def model_of(checkpoint: Mapping[str, Any], path: Path, net: str | nn.Module | N
         model = lit_net({**arguments, "net": net}, arguments["classes"])
         weights = checkpoint["state_dict"]
         model.load_state_dict(of_lit_net(weights, model.state_dict()) if "bare" in checkpoint else weights)
-        model.on_load_checkpoint(dict(checkpoint))  # the preprocessing, where it is an older version's
+        model.on_load_checkpoint(dict(checkpoint))  # sets the preprocessing of an older version's checkpoint
     except (RuntimeError, TypeError, ValueError) as error:
         raise InputError(
             f"checkpoint {path} does not fit the network {net if isinstance(net, str) else type(net).__name__!r}: "
@@ -184,7 +184,7 @@ def model_of(checkpoint: Mapping[str, Any], path: Path, net: str | nn.Module | N
 
 
 def _named_in(home: Path) -> str:
-    """How the run in a folder has named its network."""
+    """Returns the import path of the network of the run in a folder, or an example of one."""
     with suppress(InputError):
         if is_import_path(net := read_settings(home).model["net"]):
             return str(net)
@@ -192,23 +192,23 @@ def _named_in(home: Path) -> str:
 
 
 def data_of(checkpoint: Mapping[str, Any], changes: Mapping[str, Any]) -> CIFAR10DataModule:
-    """The data module that the network of a checkpoint was trained with, with `changes` of its arguments.
+    """Makes the data module with which a checkpoint's network was trained, with `changes` to its arguments.
 
     Raises:
         InputError: An argument is wrong.
     """
     known = inspect.signature(CIFAR10DataModule).parameters
     arguments = {k: v for k, v in checkpoint.get("datamodule_hyper_parameters", {}).items() if k in known}
-    if "normalization" in arguments:  # of the images it has learnt from, whatever it is tested on
+    if "normalization" in arguments:  # keep that of the training images, whatever the network is tested on
         arguments["normalization"] = data_set_of(arguments["normalization"], arguments.get("source", "cifar10"))
-    elif (kept := preprocessing_in(checkpoint)) and (name := name_of(kept)):  # of a file of weights, say
+    elif (kept := preprocessing_in(checkpoint)) and (name := name_of(kept)):  # for example in a file of weights
         arguments["normalization"] = name
     check_names(changes, "data", CIFAR10DataModule)
     if changes.keys() & {"source", "data_dir"}:
-        arguments.pop("train_labels", None)  # which are of the images that it has learnt from
+        arguments.pop("train_labels", None)  # they belong to the training images
     source = changes.get("source", arguments.get("source"))
     if source != arguments.get("source"):
-        arguments.pop("sha256", None)  # likewise
+        arguments.pop("sha256", None)  # it belongs to the training images' source
     if "data_dir" in changes and source == "synthetic":
         raise InputError(
             f"data_dir {changes['data_dir']} is not read where the source is synthetic, as in the training: "
@@ -216,5 +216,5 @@ def data_of(checkpoint: Mapping[str, Any], changes: Mapping[str, Any]) -> CIFAR1
         )
     images = CIFAR10DataModule(**{**arguments, **changes})
     if "data_dir" in changes and not changes.get("sha256") and images.hparams["sha256"] and images.splits == ("test",):
-        images.sha256 = None  # nor is that of its archive a published test set's
+        images.sha256 = None  # a published test set does not have the checksum of the training images' file
     return images

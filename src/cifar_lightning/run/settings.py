@@ -1,4 +1,4 @@
-"""Settings: all that a run is told, as one typed value; what its config.yaml holds, and what a Trainer takes of it."""
+"""Settings: everything that a run is told, as one typed value, which config.yaml keeps and a Trainer is made from."""
 
 import difflib
 import inspect
@@ -31,15 +31,15 @@ from cifar_lightning.run.precision import crawls, resolve_precision
 Arguments = dict[str, Any]
 
 NO_FLAGS = {*refused.WHY, *(f"data.{name}" for name in absent.NO_FLAGS)}
-# Settings that say where and how a run goes on, not what it computes.
+# Settings that say where and how a run is computed, not what: they can be changed on resuming.
 FREE = {
     "accelerator", "devices", "num_nodes", "strategy", "default_root_dir", "checkpoint_every_n_steps", "verify_steps",
     "threads", "logger", "report", "data.data_dir", "data.mirror", "data.train_labels", "data.device",
 }  # fmt: skip
-INDIFFERENT = FREE - {"data.train_labels"}  # those that a result does not depend on: the labels may be others
+INDIFFERENT = FREE - {"data.train_labels"}  # never change a result; another file of labels may hold other labels
 
 PATHS = {"data.data_dir", "data.mirror", "data.train_labels"}
-# What the groups of settings are of, and how they look.
+# For messages: the class whose arguments a group of settings holds, and an example of the group.
 GROUPS = {
     "data": ("CIFAR10DataModule", '{"batch_size": 128}'),
     "model": ("LitNet", '{"net": "resnet18", "lr": 0.1}'),
@@ -49,14 +49,14 @@ GROUPS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The arguments of `fit`, complete and of plain values; see there what they are.
+    """The arguments of `fit`, complete and as plain values; see `fit` for their meaning.
 
-    A run of an earlier version has none of those that have a default here.
+    Those with a default here are missing in the config.yaml of a run of an earlier version.
 
     Attributes:
-        data: All arguments of CIFAR10DataModule, but for those of NO_FLAGS.
-        model: Those of LitNet, likewise.
-        trainer: Further ones of Lightning's Trainer.
+        data: All arguments of CIFAR10DataModule except those in NO_FLAGS.
+        model: All arguments of LitNet except those in NO_FLAGS.
+        trainer: Further arguments of Lightning's Trainer.
     """
 
     data: Arguments
@@ -88,18 +88,18 @@ class Settings:
         write_atomically(folder / "config.yaml", lambda file: file.write(text.encode()))
 
     def changed(self, changes: Mapping[str, Any], folder: Path) -> "Settings":
-        """These settings, for a resumed run, with `changes`; see `check_changes`.
+        """Returns these settings with `changes`, for a resumed run; see `check_changes`.
 
         Raises:
-            InputError: One of them would change the result; all those are named. Or it is no setting, or of another
-                type.
+            InputError: Changes would change the result (the message names all of them), or one is not a setting or has
+                the wrong type.
         """
         changes = check_changes(changes)
         if is_import_path(net := self.model["net"]) and "model.net" not in changes:
             raise InputError(f"{folder} trains {net}, code of your own: name it again, --model.net {net}")
         if changes.get("precision") == "auto":
-            del changes["precision"]  # as the run has it
-        if this_rank() is not None:  # whatever it was on before
+            del changes["precision"]  # keeps the run's precision
+        if this_rank() is not None:  # the launcher decides, whatever the run had before
             given = changes.get("devices"), changes.get("num_nodes")
             changes["devices"], changes["num_nodes"] = shared_out(*given)
         after = {**asdict(self), **changes}
@@ -134,11 +134,11 @@ class Settings:
         return replace(self, **settings)
 
     def by_flags(self) -> Arguments:
-        """All of them by the names of their flags, such as `data.batch_size`."""
+        """Returns all settings by the names of their flags, such as `data.batch_size`."""
         return _by_flags(asdict(self))
 
     def places(self) -> Arguments:
-        """Of the data's arguments, those that say where the images are: each machine has its own."""
+        """Returns the arguments of the data that say where the images are, which differs between machines."""
         return {name: value for name, value in self.data.items() if f"data.{name}" in PATHS}
 
     def images(self) -> CIFAR10DataModule:
@@ -146,7 +146,7 @@ class Settings:
         return CIFAR10DataModule(**self.data, seed=self.seed)
 
     def for_trainer(self, validates: bool = True) -> Arguments:
-        """What `new_trainer` takes of them.
+        """Returns the arguments for `new_trainer`.
 
         Args:
             validates: Whether there are images to validate on.
@@ -160,23 +160,23 @@ class Settings:
 
 
 def settings_of(given: Mapping[str, Any]) -> Settings:
-    """The settings of `fit`'s arguments.
+    """Returns the settings that the arguments of `fit` make.
 
     Raises:
-        InputError: A value is none of text, numbers, lists and dictionaries; or it is set from elsewhere; or an
-            argument is none of the data module's or the network's.
+        InputError: A value is not text, a number, a list or a dictionary; an argument is one that a run sets itself; or
+            the data module or the network has no such argument.
     """
     for group in GROUPS:
         check_group(group, given[group], "fit", "fit(model, data)")
     net = given["model"].get("net")
-    if callable(net):  # a module, or what makes one
+    if callable(net):  # a module, or a function or class that makes one
         name = getattr(net, "__qualname__", type(net).__name__)
         raise InputError(
             f"model.net {name} cannot be kept in config.yaml: give its import path, such as my.nets:{name}; "
             "LitNet(net) goes to lightning.pytorch.Trainer().fit"
         )
     settings = plain(given)
-    settings.pop("recipe", None)  # its settings are among these
+    settings.pop("recipe", None)  # the settings of the recipe have already been filled in
     settings["devices"], settings["num_nodes"] = shared_out(settings["devices"], settings["num_nodes"])
     accelerator, _ = resolve_devices(settings["accelerator"], settings["devices"])
     settings["precision"] = resolve_precision(settings["precision"], accelerator)
@@ -184,12 +184,12 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
 
 
 def check_group(group: str, value: Any, function: str, otherwise: str) -> None:
-    """Raises an InputError where one of GROUPS is no dictionary.
+    """Raises an InputError if one of GROUPS is not a dictionary.
 
     Args:
-        group: Which.
+        group: Name of the group.
         value: What was given for it.
-        function: Which it was given to.
+        function: Name of the function that it was given to.
         otherwise: The method of a Trainer that takes objects.
     """
     kind, example = GROUPS[group]
@@ -198,7 +198,7 @@ def check_group(group: str, value: Any, function: str, otherwise: str) -> None:
 
 
 def dictionary(name: str, value: Any, give: str) -> Mapping[str, Any]:
-    """The settings that were given as `name`, if they are a dictionary; an InputError says what to `give`."""
+    """Returns what was given as `name` if it is a dictionary; if not, raises an InputError that says what to `give`."""
     if isinstance(value, Mapping):
         return value
     what = repr(value) if isinstance(value, str | int | float) else f"a {type(value).__name__}"
@@ -206,12 +206,12 @@ def dictionary(name: str, value: Any, give: str) -> Mapping[str, Any]:
 
 
 def changes_in(given: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """The changes that were given, if any, as `resume` takes them; an InputError where they are no dictionary."""
+    """Returns the changes that were given to `resume`, if any; raises an InputError if they are not a dictionary."""
     return dictionary("changes", given or {}, 'give settings by their names, such as {"max_epochs": 10}')
 
 
 def read_settings(folder: Path) -> Settings:
-    """The settings of a run, from its config.yaml.
+    """Reads the settings of a run from its config.yaml.
 
     Raises:
         InputError: There is no such run.
@@ -236,13 +236,13 @@ def read_settings(folder: Path) -> Settings:
 
 
 def check_changes(changes: Mapping[str, Any]) -> Arguments:
-    """Changes to settings, by their names, as plain values; without those that leave it to the run.
+    """Checks changes to settings; returns them by name, as plain values, without those that keep the run's value.
 
     Args:
-        changes: By names such as "data.data_dir", or in groups, as `fit` has them.
+        changes: By names such as "data.data_dir", or in groups as for `fit`.
 
     Raises:
-        InputError: One is no setting, or of another type.
+        InputError: One is not a setting, or has the wrong type.
     """
     found = _by_flags(plain(changes))
     for name in ("devices", "num_nodes", "trainer"):
@@ -257,13 +257,13 @@ def check_changes(changes: Mapping[str, Any]) -> Arguments:
             check_trainer_names([key])
         elif group not in (GROUPS if dot else known):
             raise InputError(f"{name} is no setting of a run: give some of fit's, such as max_epochs or data.data_dir")
-    types = {name: value for name, value in found.items() if name != "precision"}  # which may be a number, still
+    types = {name: value for name, value in found.items() if name != "precision"}  # precision may still be a number
     typed(types, inspect.signature(Settings))
     return found
 
 
 def _by_flags(settings: Mapping[str, Any]) -> Arguments:
-    """Settings by the names of their flags, those in groups, too."""
+    """Returns settings by the names of their flags, including those in groups."""
     groups = {name: inner for name in GROUPS if isinstance(inner := settings.get(name), Mapping)}
     rest = {name: value for name, value in settings.items() if name not in groups}
     return rest | {f"{group}.{name}": value for group, inner in groups.items() for name, value in inner.items()}
@@ -277,8 +277,8 @@ def _complete(settings: Arguments) -> Settings:
 
 
 def _in_place(name: str, value: Any) -> Any:
-    """The value of a setting, that of a path as it is wherever the run goes on."""
-    if name == "devices" and str(value).isdecimal():  # by a flag it is text
+    """Returns the value to keep of a setting: paths become absolute, since the run may go on from another folder."""
+    if name == "devices" and str(value).isdecimal():  # text if it comes from a flag
         return int(value)
     if name == "default_root_dir" and isinstance(value, str):
         return os.path.expanduser(value)
@@ -286,23 +286,23 @@ def _in_place(name: str, value: Any) -> Any:
 
 
 def places_in(changes: Mapping[str, Any]) -> Arguments:
-    """Of changes to settings those that say where a machine has its images; see `Settings.places`."""
+    """Returns those changes to settings that say where a machine has its images; see `Settings.places`."""
     found = _by_flags(plain(changes))
     return {name.partition(".")[2]: _in_place(name, value) for name, value in found.items() if name in PATHS}
 
 
 def _is_longer(value: int, before: int | None) -> bool:
-    return before is not None and before != -1 and (value == -1 or value > before)  # -1 is no limit
+    return before is not None and before != -1 and (value == -1 or value > before)  # -1 means no limit
 
 
 def _is_more_time(value: Any, before: Any) -> bool:
-    if value is None or not seconds_in(value):  # no limit; or no time, which the checks name
+    if value is None or not seconds_in(value):  # no limit, or not a time, which the checks refuse
         return True
     return before is not None and seconds_in(value) > seconds_in(before)
 
 
 def seconds_in(time: Any) -> float:
-    """How long a time of the Trainer's is; 0 where it is none."""
+    """Returns the seconds in a time as the Trainer takes it; 0 if it is not a time."""
     try:
         return Timer(time).time_remaining() or 0.0
     except (MisconfigurationException, AttributeError, TypeError, OverflowError):
@@ -310,10 +310,10 @@ def seconds_in(time: Any) -> float:
 
 
 def plain(settings: Mapping[str, Any], group: str = "") -> Arguments:
-    """`settings` as config.yaml and the ranks take them: paths as text, numbers as Python's own.
+    """Returns `settings` in a form for config.yaml and for other processes: paths as text, numbers as Python's own.
 
     Raises:
-        InputError: A value is none of text, numbers, lists and dictionaries; or it is set from elsewhere.
+        InputError: A value is not text, a number, a list or a dictionary; or an argument is one that a run sets itself.
     """
     found: Arguments = {}
     for key, value in settings.items():
@@ -337,7 +337,7 @@ def plain(settings: Mapping[str, Any], group: str = "") -> Arguments:
 
 
 def check_names(arguments: Iterable[str], group: str, kind: type) -> None:
-    """Raises an InputError where a group's `arguments` name what is none of `kind`."""
+    """Raises an InputError if `arguments` of a group are not arguments of the class `kind`."""
     known = [*inspect.signature(kind).parameters]
     if unknown := sorted(set(arguments) - set(known)):
         name, named = f"{group}.{unknown[0]}", {"data": absent.NAMED, "model": NAMED}[group]
@@ -346,7 +346,7 @@ def check_names(arguments: Iterable[str], group: str, kind: type) -> None:
 
 
 def check_trainer_names(names: Iterable[str]) -> None:
-    """Raises an InputError where arguments of the Trainer have other names than its, or than it has among settings."""
+    """Raises an InputError if the Trainer has no argument of such a name, or if it is a setting of the run itself."""
     known = inspect.signature(Trainer).parameters
     for name in names:
         if name in {field.name for field in fields(Settings)}:
@@ -358,7 +358,7 @@ def check_trainer_names(names: Iterable[str]) -> None:
 
 
 def _with_defaults(arguments: Arguments, group: str, kind: type) -> Arguments:
-    """A group's `arguments`, and what the others are by default: config.yaml has them all, whoever starts the run."""
+    """Returns a group's `arguments` with the defaults of all others: config.yaml is complete however a run starts."""
     check_names(arguments, group, kind)
     defaults = {name: parameter.default for name, parameter in inspect.signature(kind).parameters.items()}
     return {name: value for name, value in defaults.items() if f"{group}.{name}" not in NO_FLAGS} | arguments

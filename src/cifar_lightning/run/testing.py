@@ -1,4 +1,4 @@
-"""evaluate(), and what a Trainer's test leaves: its figures as plain values, for the report."""
+"""evaluate(), and the report on a test that a Trainer has run, as plain values."""
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -106,12 +106,12 @@ def evaluate(
     processes = here * num_nodes
     check_group("data", data or {}, "evaluate", "test(model, data)")
     data = plain(data or {})
-    with process_group():  # of a launcher's ranks, if there are any: the first reads and writes for all
+    with process_group():  # of a launcher's ranks, if there are any: rank 0 reads and writes for all
         page = None if html is None else Path(on_first_rank(lambda: str(page_at(html, PAGE))))
         name, saved = on_first_rank(lambda: _selected(checkpoint))
         path = Path(name)
         trained = saved.get("precision", "32-true")
-        if precision is None and crawls(trained, accelerator):  # and float32 holds every one of its weights as it is
+        if precision is None and crawls(trained, accelerator):  # float32 represents each of its weights exactly
             precision = "32-true"
             if is_first_rank():
                 say(f"note: evaluating in {precision}: {trained}, in which it was trained, is slow on a CPU")
@@ -139,9 +139,9 @@ def evaluate(
         output = user_path(output_dir) if output_dir is not None else output_of(path) / "evaluation"
         if of := on_first_rank(lambda: _folder_of(output, home)):
             raise InputError(f"output_dir {output} is a {of}'s folder, whose results are its fit's: give another")
-        if why := on_first_rank(lambda: why_unwritable(output)):  # now, not after a long test
+        if why := on_first_rank(lambda: why_unwritable(output)):  # checked now, not after a long test
             raise InputError(f"output_dir {output} cannot be written ({why}): give another")
-        seed = saved.get("datamodule_hyper_parameters", {}).get("seed")  # a file of weights does not say it
+        seed = saved.get("datamodule_hyper_parameters", {}).get("seed")  # missing in a file of weights
         job: dict[str, Any] = {
             "facts": {"checkpoint": str(path), "step": saved["global_step"], "seed": seed},
             "where": where,
@@ -165,7 +165,7 @@ def _selected(checkpoint: str | Path) -> tuple[str, dict[str, Any]]:
 
 @quietly()
 def evaluate_rank(facts: dict[str, Any], data: Arguments, net: str | None, **job: Any) -> None:
-    """One rank of an evaluation; see `evaluate`."""
+    """Runs one rank of an evaluation; see `evaluate`."""
     saved = load_checkpoint(facts["checkpoint"])
     model, images = model_of(saved, Path(facts["checkpoint"]), net), data_of(saved, data)
     if not images.parts:
@@ -175,12 +175,12 @@ def evaluate_rank(facts: dict[str, Any], data: Arguments, net: str | None, **job
 
 
 def _folder_of(output: Path, home: Path) -> str:
-    """Whether this is a run's folder, or a group's; `home` is that of the checkpoint. Nothing where it is neither."""
+    """Returns "run" or "group" if the output is such a folder, otherwise ""; `home` is the checkpoint's run."""
     if is_group(output):
         return "group"
     if not is_run(output):
         return ""
-    with suppress(InputError):  # another program's may have a config.yaml, too
+    with suppress(InputError):  # another program's folder may have a config.yaml, too
         if output.resolve() == home.resolve() or "fit_seconds" in (results_in(output) or {}) or read_settings(output):
             return "run"
     return ""
@@ -189,7 +189,7 @@ def _folder_of(output: Path, home: Path) -> str:
 def _check_images(
     images: CIFAR10DataModule, model: LitNet, path: Path, soft_labels: str | None, processes: int
 ) -> None:
-    """Has the images' classes count as the network knows them, if they belong together."""
+    """Checks that images and network belong together, and numbers the images' classes as the network does."""
     if numbers_in(model.classes, images.classes) is None:
         raise InputError(
             f"checkpoint {path} was trained on the classes {some(model.classes)}, "
@@ -203,7 +203,7 @@ def _check_images(
 
 
 def _soft_labels(path: str, images: CIFAR10DataModule) -> Tensor:
-    """People's distributions, in CIFAR's order of the classes where they are CIFAR's."""
+    """Reads people's distributions over the classes; their columns are in CIFAR's order if the classes are CIFAR's."""
     orders = (*CLASSES_OF.values(), images.classes)
     columns = next(order for order in orders if numbers_in(images.classes, order) is not None)
     return distributions(path, images.image_set("test"), columns)
@@ -247,7 +247,7 @@ def _test(
 
 
 def _has_learnt_from(data: CIFAR10DataModule, saved: Mapping[str, Any]) -> bool:
-    """Whether the training of a checkpoint was of the images of `data`, and held out the same ones."""
+    """Returns whether a checkpoint was trained on the training images of `data`, with the same ones held out."""
     before, state = saved.get("datamodule_hyper_parameters", {}), saved.get("CIFAR10DataModule", {})
     if any(before.get(name) != data.hparams[name] for name in ("val_split", "split_seed")):
         return False
@@ -266,24 +266,24 @@ def report_on(
     page: Path | None = None,
     saved: Mapping[str, Any] | None = None,
 ) -> None:
-    """Has the first rank report on the test that `trainer` has just run; see report/results.py.
+    """Reports, on rank 0, on the test that `trainer` has just run; see report/results.py.
 
     Args:
-        trainer: It.
-        model: What it has tested.
-        data: What it has tested it on.
-        facts: Further entries of results.json, with `checkpoint`, what was tested, and its `step`.
+        trainer: The Trainer that ran the test.
+        model: The network that was tested.
+        data: The data module it was tested on.
+        facts: Further entries of results.json, among them `checkpoint`, which was tested, and its `step`.
         output: The folder to write into.
-        metrics: The metrics.csv of the training, for its curves; they are left out where there is none.
-        aloud: Whether to draw and print, or to write results.json alone.
+        metrics: The metrics.csv of the training, for its curves; they are left out if there is no such file.
+        aloud: Whether to draw and print, or to write only results.json.
         page: The page's file, if not the one in `output`.
-        saved: The checkpoint that was tested, where the training was in another process: whether its images are those
-            of `data` is to be seen.
+        saved: The checkpoint that was tested, if it was trained in another process: then whether it was trained on the
+            images of `data` is checked.
     """
     if not trainer.is_global_zero:
         return
     evaluation, again = model.last_evaluation, Again(trainer, model, data)
-    # Whether it has learnt from these images first: of others there may be too few to hold out so many.
+    # Checked before `train_indices` is used: other images may be too few for the split of the training.
     learnt = "train" in data.splits and (saved is None or _has_learnt_from(data, saved))
     shown_index = data.train_indices[shown(len(data.train_indices))] if learnt else None
     tested = data.test_indices[: len(evaluation["predicted"])]
@@ -310,7 +310,7 @@ def report_on(
 
 
 def _text(path: Path) -> str:
-    """What a file says; nothing where there is none."""
+    """Returns the text of a file; "" if there is no such file."""
     try:
         with readable(path):
             return path.read_text("utf-8") if path.exists() else ""
@@ -319,7 +319,7 @@ def _text(path: Path) -> str:
 
 
 def _if_readable(what: str, read: Callable[[], T], otherwise: T) -> T:
-    """What is read of the training, without which its test is as good; that something cannot be read is said."""
+    """Returns what `read` returns; if that is not readable, says so and returns `otherwise`: the test does without."""
     try:
         return read()
     except InputError as error:
