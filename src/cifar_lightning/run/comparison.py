@@ -1,4 +1,4 @@
-"""compare(): what runs differ in, how good they are, and whether that is more than noise."""
+"""compare(): what runs differ in, how accurate they are, and whether the difference is more than noise."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -69,24 +69,24 @@ def compare(runs: Sequence[str | Path], html: str | Path | None = None) -> dict[
             raise InputError(f"run {folder} is given twice: leave one out")
     tested = [_tested(folder) for folder in folders]
     precisions = [run.results.get("precision", run.settings["precision"]) for run in tested]
-    if precisions != [run.settings["precision"] for run in tested]:  # else it says nothing new
+    if precisions != [run.settings["precision"] for run in tested]:  # otherwise it would repeat the run's precision
         named = zip(tested, precisions, strict=True)
         tested = [replace(run, settings={**run.settings, "test.precision": precision}) for run, precision in named]
     comparison = compared(tested, INDIFFERENT)
     if page is not None:
-        from cifar_lightning.report.comparison_page import write_comparison  # not before: it draws
+        from cifar_lightning.report.comparison_page import write_comparison  # only now: it imports what draws figures
 
         write_comparison(comparison, tested, _test_images(tested[0]) if len(tested) == 2 else None, page)
     return comparison
 
 
 def _test_images(run: Tested) -> ImageSet | None:
-    """The images that a run was tested on; None where they are not at hand, or others are by now. Fetches nothing."""
-    names = ("data_dir", "synthetic_size")  # not all of which every version has
+    """Returns the images that a run was tested on; None if they are not here or have changed. Downloads nothing."""
+    names = ("data_dir", "synthetic_size")  # settings that not every version has
     told = {name: value for name in names if (value := run.settings.get(f"data.{name}")) is not None}
-    # That of the training may be of other images.
+    # The checksum in the training's settings may be of other images than those of the test.
     for digest in dict.fromkeys((run.settings.get("data.sha256"), None)):
-        with suppress(InputError), console.notes(silent=True):  # its fit has said them
+        with suppress(InputError), console.notes(silent=True):  # `fit` has printed the notes on these images
             images = Source(run.settings["data.source"], sha256=digest, **told).load("test")
             images = images.counted_as(list(run.results["per_class_acc"]))
             if run.predictions and digest_of(images) == run.predictions.images:
@@ -121,32 +121,33 @@ def _tested(folder: Path) -> Tested:
         raise InputError(f"predictions.npz and results.json in {folder} are of two tests: evaluate it again")
     home = _home_of(folder, results)
     of_fit: dict[str, Any] = {}
-    with suppress(OSError, ValueError):  # the run may have been interrupted, and what it left evaluated
+    with suppress(OSError, ValueError):  # the run may have been interrupted, and one of its checkpoints evaluated
         of_fit = read_results(home)
     settings = _settings(folder, home, results, of_fit)
     return Tested(str(folder), results, settings, predictions, of_fit.get("train_images"))
 
 
 def _home(folder: Path, checkpoint: Path) -> Path | None:
-    """The run's folder of which `folder` has the results: itself, or the one of the checkpoint that was tested.
+    """Returns the folder of the run whose results are in `folder`: that folder, or the run of the tested checkpoint.
 
-    Whose path may not be true any more, where the run has been moved with its evaluation in it; a relative one may be
-    of another run of that name.
+    The checkpoint's path may be out of date, if the run was moved with its evaluation in it. A relative path may now
+    lead to another run of that name.
     """
     tested, around = home_of(checkpoint), folder.parent
     untrue = not (tested / "config.yaml").exists() or (
         not checkpoint.is_absolute() and around.name == tested.absolute().name
     )
-    by_default = folder.name == "evaluation" and checkpoint.parent.name == "checkpoints"  # it may have been left behind
+    # The default folder of an evaluation, in a run that may have been moved without its checkpoints.
+    by_default = folder.name == "evaluation" and checkpoint.parent.name == "checkpoints"
     inside = untrue and (by_default or (around / "checkpoints" / checkpoint.name).exists())
     return next((home for home in (folder, around if inside else tested) if (home / "config.yaml").exists()), None)
 
 
 def _home_of(folder: Path, results: Mapping[str, Any]) -> Path:
-    """Likewise; an InputError where there is none."""
+    """Returns `_home`; raises an InputError if there is none."""
     home = _home(folder, Path(results["checkpoint"]))
     if home is None:
-        if os.path.exists(results["checkpoint"]):  # what the package has, or export has written
+        if os.path.exists(results["checkpoint"]):  # weights that come with the package, or that export wrote
             raise InputError(
                 f"run {folder} is an evaluation of {results['checkpoint']}, which is in no run's folder: nothing tells "
                 "its settings; give runs of fit, or evaluations of them"
@@ -157,26 +158,26 @@ def _home_of(folder: Path, results: Mapping[str, Any]) -> Path:
 
 
 def _settings(folder: Path, home: Path, results: Mapping[str, Any], of_fit: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run was told, and its test, which may have been told otherwise; by flags' names.
+    """Returns the settings of a run by the names of their flags, with those that its test has changed.
 
     Args:
-        folder: What has the results.
+        folder: The folder with the results.
         home: The run's folder.
-        results: Those of the test.
-        of_fit: Those of the fit, if it has any.
+        results: The results of the test.
+        of_fit: The results that `fit` wrote, if any.
     """
     try:
         settings = read_settings(home).by_flags()
     except InputError as error:
         raise InputError(f"run {folder}: {str(error).removeprefix('nothing to resume: ')}") from error
-    del settings["default_root_dir"]  # the folder says it
+    del settings["default_root_dir"]  # it is known from the folder
     tested = {f"data.{name}": value for name, value in results.get("data", {}).items()}
     tested |= {"model.test_views": results["test_views"]} if "test_views" in results else {}
     settings |= tested
-    if labels := settings["data.train_labels"]:  # a path, which may be another on each machine
+    if labels := settings["data.train_labels"]:  # a path, which may differ between machines
         settings["data.train_labels"] = Path(labels).name
-    if callbacks := of_fit.get("callbacks"):  # which no config.yaml holds
+    if callbacks := of_fit.get("callbacks"):  # config.yaml does not hold them
         settings["callbacks"] = ", ".join(callbacks)
-    # which of the data sets is meant, as evaluate has it
+    # Name the data set that the normalization stands for, as `evaluate` does.
     settings["data.normalization"] = data_set_of(settings["data.normalization"], settings["data.source"])
     return settings

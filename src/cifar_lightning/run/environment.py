@@ -1,4 +1,4 @@
-"""Environment variables for a while, for what is told things in no other way."""
+"""Sets environment variables for a while, for libraries that take some options in no other way."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Within it, those of these variables that are not set are."""
+    """A context in which these variables are set, except those that already have a value."""
     added = {name: value for name, value in variables.items() if name not in os.environ}
     os.environ.update(added)
     try:

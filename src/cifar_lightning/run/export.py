@@ -1,4 +1,4 @@
-"""export(): a trained network as a file, or a folder, for other programs, which need nothing of this package."""
+"""export(): writes a trained network as a file or a folder for other programs, which need nothing of this package."""
 
 import importlib.metadata
 import importlib.util
@@ -26,7 +26,7 @@ from cifar_lightning.run.quiet import quietly
 from cifar_lightning.run.saved import home_of, model_of, output_of, select_checkpoint
 from cifar_lightning.run.weights import KEY, weights_file
 
-# Of each format, the packages that write it, all of the extra `export`.
+# For each format, the packages needed to write it, all in the extra `export`.
 FORMATS: dict[str, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxscript"),
     "pt2": (),
@@ -35,7 +35,7 @@ FORMATS: dict[str, tuple[str, ...]] = {
 }
 INPUTS = ("uint8", "float")
 INSTALL = "pip install 'cifar-lightning[export]'"
-OPSET = 18  # runtimes read it since 2023; torch has its default grow
+OPSET = 18  # runtimes have read it since 2023; fixed here because torch raises its default
 
 
 @quietly()
@@ -107,7 +107,7 @@ def export(
         contents = _program_file(model, format, input, views, metadata)
     else:
         contents = weights_file(plain_copy(model.net).state_dict(), metadata)
-    with signals.deferred():  # a file is there or not, and a folder is never between the old one and the new
+    with signals.deferred():  # so that a signal leaves a whole file or none, and a whole folder, the old or the new
         if format == "hf":
             write_hub_folder(path, contents, facts, trained)
         else:
@@ -118,7 +118,7 @@ def export(
 def _opened(
     checkpoint: str | Path | LitNet, net: str | nn.Module | None
 ) -> tuple[LitNet, dict[str, Any], dict[str, Any], Path]:
-    """A model, what is known of its training in short and at length, and the folder that its file goes to."""
+    """Returns the model, what is known of its training, in short and in full, and the folder for its file."""
     if isinstance(checkpoint, LitNet):
         return checkpoint, {}, {}, Path()
     if isinstance(checkpoint, nn.Module):
@@ -127,7 +127,7 @@ def _opened(
     saved = load_checkpoint(path)
     facts: dict[str, Any] = {**saved.get("facts", {}), "checkpoint": path.name, "step": saved["global_step"]}
     trained = {"data": saved.get("datamodule_hyper_parameters", {}), "precision": saved.get("precision"), "results": {}}
-    with suppress(OSError, ValueError, KeyError, TypeError):  # a run that was interrupted has none, others other ones
+    with suppress(OSError, ValueError, KeyError, TypeError):  # no results if interrupted, or those of another program
         results = read_results(home_of(path))
         tested = Path(results["checkpoint"]).name, results["step"]
         whole = ("train_count", "val_count", "test_count", "global_batch_size", "trainer")
@@ -140,7 +140,7 @@ def _opened(
 
 
 def _facts_of(model: LitNet) -> dict[str, Any]:
-    """What a file's user needs to know of a model, and in `model` what `load_model` needs besides."""
+    """Returns what the user of a file needs to know of a model, and in `model` what else `load_model` needs."""
     images = model.preprocessing
     arguments: Mapping[str, Any] = model.hparams
     rest = [name for name in inspect.signature(LitNet).parameters if name in arguments]
@@ -159,7 +159,7 @@ def _program_file(model: LitNet, format: str, input: str, views: str, metadata: 
         return write(program_of(model, input, views), metadata)
     except InputError:
         raise
-    except Exception as error:  # of a user's own network torch raises what it likes
+    except Exception as error:  # torch may raise any exception on a user's own network
         raise RunError(
             f"the network cannot be exported as {format} ({in_short(error)}): "
             "mend that, or give format safetensors, of its weights alone"
@@ -178,7 +178,7 @@ def _onnx(program: torch.export.ExportedProgram, metadata: str) -> bytes:
     )
     assert exported is not None
     file = exported.model_proto
-    # torch's notes on where each part comes from; and shapes within, which a runtime infers
+    # Remove torch's notes on where each part comes from, and the inner shapes, which a runtime infers.
     for part in (*file.graph.node, *file.graph.input, *file.graph.output, *file.graph.initializer, file.graph, file):
         del part.metadata_props[:]
     del file.graph.value_info[:]

@@ -1,6 +1,6 @@
-"""Who is in a run's folder, or was last: a file there, which is locked for as long as it is true.
+"""Names the job that uses a run's folder, or used it last, in a file there that is locked while the job uses it.
 
-This module imports nothing heavy: `cifar-lightning status` asks it, in a job's script.
+This module imports nothing heavy, because `cifar-lightning status` uses it in job scripts.
 """
 
 import json
@@ -18,11 +18,11 @@ LOCK = ".lock"
 
 @dataclass(frozen=True)
 class Holder:
-    """A job, as the lock of a run's folder names it.
+    """A job, as the lock file of a run's folder names it.
 
     Attributes:
-        job: The scheduler's name for it: see `cluster.job`.
-        host: The machine that its first process is on.
+        job: The scheduler's name for the job; see `cluster.job`.
+        host: The machine of its first process.
     """
 
     job: str | None = None
@@ -30,30 +30,30 @@ class Holder:
 
     @classmethod
     def this(cls) -> "Holder":
-        """This process's job."""
+        """Returns the job of this process."""
         return cls(job(), socket.gethostname())
 
     @classmethod
     def of(cls, folder: Path) -> "Holder":
-        """The job that is in a run's folder, or was last."""
+        """Returns the job that uses a run's folder, or used it last."""
         try:
             said = json.loads((folder / LOCK).read_text("utf-8"))
             return cls(said["job"], said["host"])
-        except (OSError, ValueError, TypeError, KeyError):  # there has been none, or its disk was full
+        except (OSError, ValueError, TypeError, KeyError):  # no job has used it, or the disk was full
             return cls()
 
     def write(self, descriptor: int) -> None:
-        """Notes it in the lock, which this process holds."""
-        with suppress(OSError):  # of a full disk: it is only to be known
+        """Writes the job into the lock file, whose lock this process holds."""
+        with suppress(OSError):  # a full disk: the name is only for information
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps(asdict(self)).encode(), 0)
 
     def same_job(self, other: "Holder") -> bool:
-        """Whether the other is this one: before it was requeued, say."""
+        """Returns whether both are the same job of the scheduler, for example before and after it was requeued."""
         return self.job is not None and self.job == other.job
 
     def neighbour(self, other: "Holder") -> bool:
-        """Whether the other is another task of the same array."""
+        """Returns whether the other is another task of the same array."""
         array, _, task = (self.job or "").partition("_")
         return bool(task) and other.job is not None and self.job != other.job and other.job.startswith(f"{array}_")
 
@@ -63,10 +63,10 @@ class Holder:
 
 
 def holder_in(folder: Path) -> Holder | None:
-    """The job that is in a run's folder now; None where none is."""
+    """Returns the job that uses a run's folder now; None if no job does."""
     try:
         descriptor = os.open(folder / LOCK, os.O_RDONLY)
-    except OSError:  # nobody has been, or nobody that this user could resume
+    except OSError:  # no job has used it, or this user may not read it and so could not resume the run
         return None
     try:
         return Holder.of(folder) if is_locked(descriptor) else None

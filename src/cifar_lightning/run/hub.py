@@ -1,4 +1,4 @@
-"""A folder of a trained network as Hugging Face's hub has them: weights, two files of settings, and a model card."""
+"""Writes a trained network as a folder for Hugging Face's hub: weights, two files of settings, and a model card."""
 
 import json
 from collections.abc import Mapping
@@ -14,21 +14,21 @@ from cifar_lightning.run.weights import KEY
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 FILES = {CONFIG, WEIGHTS, "preprocessor_config.json", "README.md"}
-BICUBIC = 3  # Pillow's number for how pictures of another size are scaled
+BICUBIC = 3  # Pillow's number of the filter with which pictures of another size are scaled
 
 
 def write_hub_folder(path: Path, weights: bytes, facts: Mapping[str, Any], trained: Mapping[str, Any]) -> None:
-    """Writes it, whole or not at all, in place of another such folder; equal arguments make equal files.
+    """Writes the folder, whole or not at all; replaces another such folder. Equal arguments give equal files.
 
     Args:
         path: The folder.
         weights: The contents of model.safetensors.
-        facts: Its metadata.
+        facts: The metadata of model.safetensors.
         trained: What else is known of the training; see `model_card`.
 
     Raises:
-        InputError: Something else is there; or the images have undergone what is not known.
-        RunError: The disk does not take it.
+        InputError: Something else is at this path, or the normalisation of the images is not known.
+        RunError: The folder cannot be written to this disk.
     """
     if facts["mean"] is None:
         raise InputError(
@@ -37,7 +37,7 @@ def write_hub_folder(path: Path, weights: bytes, facts: Mapping[str, Any], train
         )
     if path.exists() and not path.is_dir():
         raise InputError(f"output {path} is a file: give a folder")
-    if path.resolve() == Path.cwd():  # which would be replaced, and whoever is in it is then nowhere
+    if path.resolve() == Path.cwd():  # replacing it would leave every process in it in a deleted folder
         raise InputError(f"output {path} is the folder that this was started in: give another, such as {path / 'hf'}")
     with readable(path):
         there = {entry.name for entry in path.iterdir()} if path.exists() else set()
@@ -55,12 +55,12 @@ def write_hub_folder(path: Path, weights: bytes, facts: Mapping[str, Any], train
 
 
 def is_hub_folder(path: Path) -> bool:
-    """Whether there is such a folder."""
+    """Returns whether a path is a folder as `write_hub_folder` writes it."""
     return (path / CONFIG).exists() and (path / WEIGHTS).exists()
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether this folder is one that `write_hub_folder` has written: another model's has files of the same names."""
+    """Returns whether `write_hub_folder` wrote this folder: those of other models have files of the same names."""
     with suppress(OSError, ValueError, TypeError, KeyError):
         return bool(json.loads((path / CONFIG).read_text("utf-8"))["model_type"] == KEY)
     return False
@@ -71,7 +71,7 @@ def _json(values: Mapping[str, Any]) -> bytes:
 
 
 def _config(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """In the words of transformers' PretrainedConfig; what `load_model` goes by is in the weights' own metadata."""
+    """Returns config.json in the terms of transformers' PretrainedConfig. `load_model` reads the weights' metadata."""
     return {
         "model_type": KEY,
         "architectures": ["LitNet"],
@@ -85,7 +85,7 @@ def _config(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _preprocessor(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """In the words of transformers' image processors, of which ViT's does just this."""
+    """Returns the settings of transformers' image processor for ViT, which does the preprocessing of our networks."""
     return {
         "image_processor_type": "ViTImageProcessor",
         "do_convert_rgb": True,

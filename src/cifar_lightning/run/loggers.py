@@ -1,7 +1,7 @@
-"""Where a run's figures go besides metrics.csv: TensorBoard, Weights & Biases, MLflow, or a logger of the user's.
+"""Logs a run's figures elsewhere than in metrics.csv: TensorBoard, Weights & Biases, MLflow, or a user's own logger.
 
-None of them ends a run: one that fails is said in a line, and the run goes on without it. What they need to go on with
-their own run after an interruption is in the run's folder, in loggers.json.
+A logger never ends a run: if it fails, one line says so, and the run goes on without it. The ids by which loggers
+continue their own run after an interruption are kept in loggers.json in the run's folder.
 """
 
 import importlib.util
@@ -31,13 +31,13 @@ from cifar_lightning.run.settings import Settings
 
 NAMES = ("csv", "tensorboard", "wandb", "mlflow")
 IDS = "loggers.json"
-PROJECT = "cifar_lightning"  # W&B's project and MLflow's experiment, unless a variable of theirs names another
-# What Lightning calls on a logger.
+PROJECT = "cifar_lightning"  # W&B's project and MLflow's experiment, unless their environment variables name another
+# The methods of a logger that Lightning calls.
 METHODS = ("log_metrics", "log_hyperparams", "log_graph", "save", "after_save_checkpoint", "finalize")
 
 
 def check_logger(given: str) -> None:
-    """Raises an InputError where a name is not known, or its package is missing."""
+    """Raises an InputError if a name is not known, or its package is missing."""
     for name in _names(given):
         if name not in (*NAMES, "auto"):
             raise InputError(f"logger {name} is not known: give some of {', '.join(NAMES)}, with commas, or auto")
@@ -51,19 +51,19 @@ def _names(given: str) -> list[str]:
 
 def _is_installed(name: str) -> bool:
     spec = importlib.util.find_spec(name)
-    return spec is not None and spec.origin is not None  # a folder of that name is no package
+    return spec is not None and spec.origin is not None  # a mere folder of that name has no origin
 
 
 @contextmanager
 def loggers_of(settings: Settings, folder: Path, additions: Additions) -> Iterator[list[Logger]]:
-    """Gives the loggers of a run besides its metrics.csv; on the first rank only, but for the user's own."""
+    """A context that gives the loggers of a run besides metrics.csv: on rank 0 all, on other ranks the user's own."""
     names = _names(settings.logger)
     if "auto" in names and (tensorboard._TENSORBOARD_AVAILABLE or tensorboard._TENSORBOARDX_AVAILABLE):
         names.append("tensorboard")
     if settings.fast_dev_run:
         yield []
         return
-    # As `new_trainer` has it, for these ask before there is one.
+    # `new_trainer` sets this too, but the loggers read it before there is a Trainer.
     rank = this_rank()
     rank_zero_only.rank = rank.rank if rank else 0  # type: ignore[attr-defined]
     with ExitStack() as stack:
@@ -72,19 +72,19 @@ def loggers_of(settings: Settings, folder: Path, additions: Additions) -> Iterat
         for name, make in kinds if is_first_rank() else ():
             if name in names:
                 with _said(name), warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # what they warn of where they begin is their own affair
+                    warnings.simplefilter("ignore")  # warnings of these packages at start-up do not concern the user
                     found.append(stack.enter_context(make(settings, folder)))
         found += additions.loggers
         for logger in list(found):
             begun = False
             with _said(type(logger).__name__):
-                _ = getattr(logger, "experiment", None)  # where it first asks a server
+                _ = getattr(logger, "experiment", None)  # a logger first contacts its server here
                 stack.enter_context(_lasting(logger))
                 begun = True
             if not begun:
                 found.remove(logger)
         rest = asdict(settings)
-        flat = {**rest.pop("data"), **rest.pop("model"), **rest}  # by the names that Lightning gives the network's
+        flat = {**rest.pop("data"), **rest.pop("model"), **rest}  # with the names that Lightning logs a model's by
         for logger in found:
             logger.log_hyperparams(flat)
         yield found
@@ -92,18 +92,18 @@ def loggers_of(settings: Settings, folder: Path, additions: Additions) -> Iterat
 
 @contextmanager
 def _said(name: str) -> Iterator[None]:
-    """Within it an error is said in a line: what these packages raise, and when, is their own affair."""
+    """A context in which any error only prints one line: there is no knowing what these packages raise, and when."""
     try:
         yield
     except Exception as error:
-        # Lightning has a ValueError, on what may be logged, of whatever TensorBoard's writer raises
+        # Lightning turns any error of TensorBoard's writer into a ValueError about what may be logged.
         cause = (isinstance(error, ValueError) and error.__cause__) or error
         say(f"note: {name} logs nothing from here on ({in_short(cause)})")
 
 
 @contextmanager
 def _lasting(logger: Logger) -> Iterator[None]:
-    """Within it a logger's first error is said, and it does nothing from then on."""
+    """A context in which a logger's first error prints one line, and the logger does nothing from then on."""
     failed = False
 
     def lasting(method: Callable[..., object]) -> Callable[..., None]:
@@ -132,9 +132,9 @@ def _lasting(logger: Logger) -> Iterator[None]:
 
 @contextmanager
 def _tensorboard(settings: Settings, folder: Path) -> Iterator[Logger]:
-    """TensorBoard's, which writes event files into the run's folder."""
+    """A context that gives TensorBoard's logger, which writes event files into the run's folder."""
     logger = TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
-    _ = logger.experiment  # imports it, and opens the file
+    _ = logger.experiment  # imports TensorBoard, and opens the file
     hook = threading.excepthook
     threading.excepthook = lambda failed: None if _is_writer(failed.thread) else hook(failed)
     try:
@@ -144,38 +144,38 @@ def _tensorboard(settings: Settings, folder: Path) -> Iterator[Logger]:
 
 
 def _is_writer(thread: threading.Thread | None) -> bool:
-    """Whether it is the one in which TensorBoard writes: it hands its error on to the next call, which says it."""
+    """Returns whether TensorBoard writes in this thread: its error is raised again, and printed, in the next call."""
     return type(thread).__module__.partition(".")[0] in ("tensorboard", "tensorboardX")
 
 
 @contextmanager
 def _wandb(settings: Settings, folder: Path) -> Iterator[Logger]:
-    """W&B's, which writes into the run's folder, and asks no server unless WANDB_MODE says so."""
+    """A context that gives W&B's logger, which writes into the run's folder; offline unless WANDB_MODE says otherwise."""
     mode: Any = os.environ.get("WANDB_MODE", "offline")
     with environment({"WANDB_SILENT": "true"} | ({"WANDB_ERROR_REPORTING": "false"} if mode == "offline" else {})):
         import wandb
 
-        if wandb.run is not None:  # begun by the user: figures join it
+        if wandb.run is not None:  # the user has begun a run: log to that
             yield WandbLogger(experiment=wandb.run)
             return
         ids = {"wandb": secrets.token_hex(4), **_ids(folder)}
         _keep(folder, ids)
         project = os.environ.get("WANDB_PROJECT", PROJECT)
         run = wandb.init(project=project, name=folder.name, dir=folder, id=ids["wandb"], resume="allow", mode=mode)
-        run.define_metric("trainer/global_step")  # as Lightning's logger does with a run of its own
+        run.define_metric("trainer/global_step")  # as Lightning's logger does for a run that it makes itself
         run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
         try:
             yield WandbLogger(experiment=run)
         finally:
             with _said("wandb"):
                 run.finish()
-                wandb.teardown()  # it writes in a process of its own
+                wandb.teardown()  # ends the process in which W&B writes
 
 
 @contextmanager
 def _mlflow(settings: Settings, folder: Path) -> Iterator[Logger]:
-    """MLflow's, which writes into mlflow.db beside lightning_logs/ unless MLFLOW_TRACKING_URI says where."""
-    # Not by default_root_dir, which may be of another working directory than that in which the run goes on.
+    """A context that gives MLflow's logger: it logs to mlflow.db beside lightning_logs/, or to MLFLOW_TRACKING_URI."""
+    # Not in default_root_dir, which may be relative to another working directory than that of the resumed run.
     logs = next((parent for parent in folder.absolute().parents if parent.name == "lightning_logs"), None)
     database = (logs.parent if logs else Path(settings.default_root_dir).absolute()) / "mlflow.db"
     given = os.environ.get("MLFLOW_TRACKING_URI")
@@ -193,11 +193,11 @@ def _mlflow(settings: Settings, folder: Path) -> Iterator[Logger]:
             yield logger
         finally:
             if not given:
-                mlflow.set_tracking_uri(None)  # Lightning has set it, for whatever this process does next
+                mlflow.set_tracking_uri(None)  # Lightning has set it for the whole process
 
 
 class _MLFlow(MLFlowLogger):
-    """Lightning's, of which a run that goes on keeps its parameters: MLflow takes no other value for one."""
+    """Lightning's logger, except that a resumed run keeps its parameters: MLflow accepts no second value for one."""
 
     def __init__(self, *, run_id: str | None, **kwargs: Any) -> None:
         super().__init__(**kwargs, run_id=run_id)
@@ -206,13 +206,13 @@ class _MLFlow(MLFlowLogger):
             self.experiment.update_run(run_id, "RUNNING")
 
     def log_hyperparams(self, params: Any) -> None:
-        """Notes them, once."""
+        """Logs the parameters, unless the run is resumed."""
         if not self._goes_on:
             super().log_hyperparams(params)
 
 
 def _ids(folder: Path) -> dict[str, str]:
-    """What `_keep` has kept."""
+    """Returns the ids that `_keep` has written."""
     path = folder / IDS
     ids: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
     return ids

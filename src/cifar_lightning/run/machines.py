@@ -1,7 +1,7 @@
-"""The network between the machines of one job: which interface leads to the others, and what the loss of one breaks.
+"""The network between the machines of a job: finds the interface to the others, and turns a lost rank into an error.
 
-Left to themselves, the ranks of one machine tell the others the address that its own name has there. Debian's
-installer gives it 127.0.1.1, at which each finds itself.
+By default a rank tells the others the address to which the name of its machine resolves on that machine. Debian's
+installer makes that 127.0.1.1, where every machine finds only itself.
 """
 
 import signal
@@ -23,23 +23,23 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-SIOCGIFADDR = 0x8915  # Linux's
+SIOCGIFADDR = 0x8915  # on Linux
 
 
 def interface(rank: Rank, store: Store) -> dict[str, str]:
-    """The variable by which gloo takes the interface that leads to the other machines, where it would take none."""
+    """Returns the variable that names to gloo the interface to the other machines, if it would not find it itself."""
     if not _leads_to_itself(socket.gethostname()):
         return {}
     key = "cifar_lightning/last rank's address"
     if rank.rank == rank.world_size - 1:
         store.set(key, _here(rank.address) or "")
-    # The first machine finds itself at the meeting point: it looks the other way.
+    # On rank 0's machine the meeting point is local, so the way to the last rank's machine is looked up instead.
     here = _here(rank.address) or _here(store.get(key).decode())
     return {"GLOO_SOCKET_IFNAME": name} if here and (name := _interface_with(here)) else {}
 
 
 def _leads_to_itself(name: str) -> bool:
-    """Whether a machine's name is nobody's, or one that means another machine to each."""
+    """Returns whether a machine's name does not resolve, or only to loopback, where each machine finds itself."""
     try:
         return all(ip_address(found[4][0]).is_loopback for found in socket.getaddrinfo(name, None))
     except (OSError, ValueError):
@@ -47,7 +47,7 @@ def _leads_to_itself(name: str) -> bool:
 
 
 def _here(address: str) -> str | None:
-    """This machine's address on the way to another; None where the way leads to itself."""
+    """Returns this machine's address on the route to another; None if there is no route, or it is the loopback."""
     with suppress(OSError):
         family, kind, _, _, there = socket.getaddrinfo(address or "-", 9, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, kind) as way:
@@ -58,10 +58,10 @@ def _here(address: str) -> str | None:
 
 
 def _interface_with(address: str) -> str | None:
-    """The name of the interface that has an IPv4 address."""
+    """Returns the name of the interface that has this IPv4 address."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         for _, name in socket.if_nameindex() if fcntl else []:
-            with suppress(OSError):  # it has none
+            with suppress(OSError):  # the interface has no IPv4 address
                 answer = fcntl.ioctl(any_socket, SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
                 if socket.inet_ntoa(answer[20:24]) == address:
                     return name
@@ -70,20 +70,20 @@ def _interface_with(address: str) -> str | None:
 
 @contextmanager
 def watched(rank: Rank) -> Iterator[Presence]:
-    """Within it, a rank whose machine no longer answers, or that has ended, ends this one within a minute.
+    """A context in which the loss of another rank, or of its machine, ends this rank within a minute.
 
-    Gives the presence of this rank, whose launcher may not care; the ranks have not yet met.
+    For launchers that do not watch their ranks themselves. Gives the presence of this rank, before the ranks have met.
 
     Raises:
-        LostRankError: That rank and its machine. If what this one waits in cannot be broken off, as the wait for a
-            message or for a GPU, it says so itself, and the process ends.
+        LostRankError: Names the lost rank and its machine. If this rank is in a wait that cannot be interrupted, for a
+            message or a GPU, its presence prints the error instead, and ends the process.
     """
     watch = presence_of(rank)
     try:
         yield watch
         watch.leave()
     except (Stopped, KeyboardInterrupt) as error:
-        # So are they to: in a test nobody asks first, and a scheduler may tell one machine alone.
+        # The others have to stop too: a test does not ask all ranks first, and a scheduler may tell only one machine.
         watch.leave(f"{STOPPED}{error.signum if isinstance(error, Stopped) else signal.SIGINT}\n")
         raise
     except RuntimeError as error:
@@ -99,5 +99,5 @@ def watched(rank: Rank) -> Iterator[Presence]:
 
 
 def of_a_connection(error: RuntimeError) -> bool:
-    """Whether it is that of ranks that no longer hear each other."""
+    """Returns whether an error comes from a broken connection between ranks."""
     return isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error)

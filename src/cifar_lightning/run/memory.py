@@ -1,4 +1,4 @@
-"""What does not fit into memory: one line that says what to make smaller."""
+"""Turns an error for lack of memory into one line that says what to make smaller."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.errors import RunError, in_short
 
-SIGNS = ("out of memory", "DefaultCPUAllocator: ")  # of a GPU's allocator, and of the CPU's, in what torch says
+SIGNS = ("out of memory", "DefaultCPUAllocator: ")  # in torch's errors: from a GPU's allocator, and from the CPU's
 IN_FIT = (
     "start a new run with smaller ones, in which --trainer.accumulate_grad_batches keeps the steps as large, or make "
     "room, or take more --devices"
@@ -15,20 +15,20 @@ IN_TEST = "give evaluate a smaller --data.eval_batch_size, or make room"
 
 
 def of_memory(error: Exception) -> bool:
-    """Whether an error says that there is no memory left."""
+    """Returns whether an error says that there is no memory left."""
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in SIGNS)
 
 
 @contextmanager
 def within_memory(data: CIFAR10DataModule, fits: bool) -> Iterator[None]:
-    """Within it, that there is no memory left is an error of one line.
+    """A context in which a lack of memory is an error of one line.
 
     Args:
-        data: What the batches are of.
-        fits: Whether it is a fit, or a test.
+        data: The data module, for the batch sizes in the message.
+        fits: Whether this is a fit; otherwise it is a test.
 
     Raises:
-        RunError: It is so.
+        RunError: There is no memory left.
     """
     try:
         yield

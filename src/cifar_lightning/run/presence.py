@@ -1,11 +1,11 @@
-"""Which of a job's ranks are there, from their first moment on.
+"""Notices when a rank of the job, or its machine, is lost, from the moment that the rank starts.
 
-A machine that loses its power or its cable says nothing: those that wait for it would wait for as long as a rank may
-take (see `RANK_TIMEOUT` in devices.py), which has to be long. A rank that ends while it still starts says nothing
-either. So each has a connection to the first that carries nothing, and at whose ends the kernels look for a sign of
-life: whatever the ranks import, read, compute or compile, and for however long, their machines answer.
+A machine that loses its power or its cable says nothing: the other ranks would wait for as long as a rank may take
+(see `RANK_TIMEOUT` in devices.py), which has to be long. A rank that ends during its start-up says nothing either. So
+each rank has an idle TCP connection to rank 0, with keepalive: the kernels at both ends answer, whatever the ranks
+import, read, compute or compile, and however long that takes.
 
-This module imports nothing heavy: a script has its connection before it imports torch.
+This module imports nothing heavy, because a script opens its connection before it imports torch.
 """
 
 import json
@@ -22,49 +22,49 @@ from cifar_lightning.run import signals
 from cifar_lightning.run.cluster import OURS, Rank, this_rank
 
 CONNECT_SECONDS = 10.0
-IDLE_SECONDS, INTERVAL_SECONDS, PROBES = 10, 5, 4  # a machine that has given no sign for 30 seconds is gone
+IDLE_SECONDS, INTERVAL_SECONDS, PROBES = 10, 5, 4  # a machine that has not answered for 30 seconds is lost
 POLL_SECONDS = 0.5
-LEAVE_SECONDS = 5.0  # for a rank to meet with the loss of another by itself, or to hear of it
-PORTS = range(30_000, 32_768)  # between those where ranks meet and those that systems give to whoever asks for any
-DONE, STOPPED = "done", "stopped by "  # what a rank says as it leaves; the latter with the signal's number
+LEAVE_SECONDS = 5.0  # for a rank to run into the loss of another by itself, or to hear of it
+PORTS = range(30_000, 32_768)  # between the ports where ranks meet (cluster.py) and the ephemeral ones
+DONE, STOPPED = "done", "stopped by "  # what a rank says as it leaves; the latter is followed by the signal's number
 
-_times = count()  # that this process has met others: it may train more than once
+_times = count()  # how often this process has met others: it may train more than once
 _begun: "Presence | None" = None
 
 
 def begin() -> None:
-    """Has this process, a script's, be there for the other ranks of its job from now on; see `presence_of`."""
+    """Starts the presence of this process, which runs a script, for the other ranks of its job; see `presence_of`."""
     global _begun
-    if _begun is not None:  # that of a script before, in this process, which has ended by a mistake
+    if _begun is not None:  # left by an earlier script in this process, which ended with an error
         _begun.close()
     _begun = None
     rank = this_rank()
-    if rank is not None and rank.world_size > 1 and rank.launcher != OURS:  # whose parent watches
+    if rank is not None and rank.world_size > 1 and rank.launcher != OURS:  # our own launcher watches its ranks
         _begun = Presence(rank, early=True)
 
 
 def presence_of(rank: Rank) -> "Presence":
-    """That of this process, which has begun or begins, to be left when the ranks are done with one another."""
+    """Returns the presence of this process, begun earlier or now. The caller has to `leave` it when the job is done."""
     global _begun
     begun, _begun = _begun, None
     return begun or Presence(rank)
 
 
 def keep_quiet() -> None:
-    """Of a script that is about to end, and says why by itself: what becomes of others meanwhile does not end it."""
+    """Has a script that is about to end, and prints the reason itself, not be ended by the loss of other ranks."""
     if _begun is not None:
         _begun.keep_quiet()
 
 
 class Presence:
-    """A rank's connections: the first has one to each of the others, and they have one to the first.
+    """The connections of a rank: rank 0 has one to each other rank, and each of these has one to rank 0.
 
-    The loss of one ends this process within a minute, with one line a machine that says which.
+    The loss of a connection ends this process within a minute; one line per machine names the lost rank.
 
     Attributes:
-        port: Where the first is to be found, on its machine.
-        ranks: Those that it has a connection to, or has had.
-        early: Whether the ranks are there from their first moments on, as those of a script are, or only as they meet.
+        port: The port of rank 0's presence, on its machine.
+        ranks: The ranks to which this one has, or has had, a connection.
+        early: Whether the presence begins as the process starts, as in a script, or only when the ranks meet.
     """
 
     def __init__(self, rank: Rank, early: bool = False) -> None:
@@ -73,7 +73,7 @@ class Presence:
         self._found, self._left, self._connected = threading.Event(), threading.Event(), threading.Event()
         self._peers, self._connections = selectors.DefaultSelector(), list[socket.socket]()
         self._server: socket.socket | None = None
-        # Where they meet, and how many they are: no other job has both. At its second meeting it is another job.
+        # No other job has the same meeting port and number of ranks. Processes that train again count as another job.
         self._me = {"rank": rank.rank, "host": socket.gethostname(), "job": [rank.port, rank.world_size, next(_times)]}
         self.ranks = set[int]()
         self.port = PORTS[rank.port % len(PORTS)]
@@ -84,17 +84,20 @@ class Presence:
         signals.tell_others = self._say_stopped
 
     def connect_at(self, port: int) -> None:
-        """Has a rank that is not the first be connected with that by now, at the `port` that it has said."""
+        """Waits until this rank is connected to rank 0, whose `port` it now knows."""
         self.port = port
-        self._connected.wait(CONNECT_SECONDS)  # a port that is kept from it: then nobody watches
+        self._connected.wait(CONNECT_SECONDS)  # in vain if a firewall blocks the port: then its loss goes unnoticed
 
     def lost_within(self, seconds: float) -> str | None:
-        """What has become of another rank, if it is known by then."""
+        """Returns how another rank was lost, if that becomes known within so many seconds; otherwise None."""
         self._found.wait(seconds)
         return self._lost
 
     def leave(self, word: str = DONE) -> None:
-        """Tells the others that this rank is done, or stopped, or why it is lost, or nothing, by which it is lost."""
+        """Ends the presence with a last `word` to the others: done, stopped, or an error that they are to report.
+
+        After an empty word they report this rank as lost.
+        """
         if self._left.is_set():
             return
         self._left.set()
@@ -103,7 +106,7 @@ class Presence:
             self.close()
 
     def close(self) -> None:
-        """Lets go of all connections, without a word."""
+        """Closes all connections, without telling the others anything."""
         self._left.set()
         self._thread.join()
         for end in [*self._connections, *([self._server] if self._server else [])]:
@@ -111,7 +114,7 @@ class Presence:
         self._peers.close()
 
     def keep_quiet(self) -> None:
-        """Hears nothing any more, and says nothing: the end of the process is its word."""
+        """Stops listening and telling: the others notice the end of the process itself."""
         self._left.set()
 
     def _say_stopped(self, signum: int) -> None:
@@ -128,14 +131,14 @@ class Presence:
         both, most = socket.has_dualstack_ipv6(), self._rank.world_size
         family = socket.AF_INET6 if both else socket.AF_INET
         for port in (self.port, 0):
-            with suppress(OSError):  # another's
+            with suppress(OSError):  # the port is in use by another program
                 self._server = socket.create_server(("", port), family=family, backlog=most, dualstack_ipv6=both)
                 self._peers.register(self._server, selectors.EVENT_READ)
                 self.port = self._server.getsockname()[1]
                 return
 
     def _watch(self) -> None:
-        soon = iter((0.01, 0.02, 0.05, 0.1, 0.2))  # the first rank comes any moment now
+        soon = iter((0.01, 0.02, 0.05, 0.1, 0.2))  # try often at first: rank 0 starts at about the same time
         while self._lost is None and not self._left.is_set():
             pause = POLL_SECONDS
             if self._rank.rank != 0 and not self._connected.is_set():
@@ -154,13 +157,13 @@ class Presence:
         os._exit(1)
 
     def _connect(self) -> None:
-        """Of another rank, to the first, if that is there by now."""
+        """Connects this rank to rank 0, if that listens by now."""
         with suppress(OSError):
             connection = socket.create_connection((self._rank.address, self.port), CONNECT_SECONDS)
             self._meet(connection, first=False)
 
     def _greet(self) -> None:
-        """Of the first rank, who comes to its door."""
+        """Accepts, on rank 0, a connection from another rank."""
         assert self._server is not None
         with suppress(OSError):
             connection, _ = self._server.accept()
@@ -168,9 +171,10 @@ class Presence:
             self._meet(connection, first=True)
 
     def _meet(self, connection: socket.socket, first: bool) -> None:
-        """Both say who they are, the first rank first: it may come to who has given it up meanwhile.
+        """Keeps a new connection if both ends are ranks of one job; otherwise closes it.
 
-        Whoever is no rank of this job is left alone, as is one that has left it and is in its next.
+        Both say who they are, rank 0 first: the answer shows it that the other end has not given up meanwhile. A rank
+        that has left this job and is in its next does not belong to it either.
         """
         try:
             if first:
@@ -189,7 +193,7 @@ class Presence:
 
     def _add(self, connection: socket.socket, peer: dict[str, Any]) -> None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        idle = getattr(socket, "TCP_KEEPIDLE", None) or getattr(socket, "TCP_KEEPALIVE", None)  # of macOS
+        idle = getattr(socket, "TCP_KEEPIDLE", None) or getattr(socket, "TCP_KEEPALIVE", None)  # the latter on macOS
         if idle is not None:
             connection.setsockopt(socket.IPPROTO_TCP, idle, IDLE_SECONDS)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, INTERVAL_SECONDS)
@@ -205,7 +209,7 @@ class Presence:
             word = key.fileobj.recv(1_000).decode()  # type: ignore[union-attr]
             if word.startswith(STOPPED):
                 taken = signals.receive(int(word.removeprefix(STOPPED).split()[0]), passed_on=True)
-                if self._rank.rank == 0:  # which alone has a connection to the others
+                if self._rank.rank == 0:  # only rank 0 is connected to all others
                     self._tell(word)
                 word = DONE if taken else ""
             if word != DONE:

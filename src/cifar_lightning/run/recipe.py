@@ -1,4 +1,4 @@
-"""fit(recipe=...): a recipe's settings, under those that are given."""
+"""fit(recipe=...): fills in the settings of a recipe, which settings given by the user replace."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -17,11 +17,11 @@ R = TypeVar("R")
 
 
 def takes_recipe(function: Callable[P, R]) -> Callable[P, R]:
-    """Has a function whose arguments are settings take what its argument `recipe` names, where they are not given.
+    """Decorates a function whose arguments are settings: those not given come from the recipe that `recipe` names.
 
-    With a max_epochs and no max_steps, a recipe's own max_steps does not count.
+    If max_epochs is given and max_steps is not, the recipe's own max_steps does not count.
     """
-    call: Any = function  # with settings by name, which come from a file
+    call: Any = function  # untyped: the settings come by name from a file
 
     @wraps(function)
     def with_recipe(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -33,10 +33,10 @@ def takes_recipe(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def bound(function: Callable[..., Any], *args: Any, **kwargs: Any) -> inspect.BoundArguments:
-    """The arguments of a call of a function whose arguments are settings.
+    """Binds the arguments of a call to a function whose arguments are settings.
 
     Raises:
-        InputError: It has no such argument.
+        InputError: The function has no such argument.
     """
     signature = inspect.signature(function)
     anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
@@ -54,13 +54,13 @@ def bound(function: Callable[..., Any], *args: Any, **kwargs: Any) -> inspect.Bo
 
 
 def over_recipe(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by name, and for the others those of the recipe that is among them; see `takes_recipe`."""
+    """Returns the given settings, with all others that the recipe named in them has; see `takes_recipe`."""
     given = dict(given)
     name = given.pop("recipe", None)
     settings: dict[str, Any] = {} if name is None else yaml.safe_load(recipe(name).read_text("utf-8"))
     if name is not None and "max_epochs" in given and "max_steps" not in given:
         settings["max_steps"] = -1
     for key, group in settings.items():
-        if isinstance(group, dict) and isinstance(over := given.get(key) or {}, Mapping):  # or it is refused later
+        if isinstance(group, dict) and isinstance(over := given.get(key) or {}, Mapping):  # others are refused later
             given[key] = {**group, **over}
     return {**settings, **given}

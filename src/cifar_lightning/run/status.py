@@ -1,4 +1,4 @@
-"""How far a run, or a group of runs, has come, read from its folder without torch, which takes seconds."""
+"""Reads from its folder how far a run, or a group of runs, has come: without torch, whose import takes seconds."""
 
 import os
 import shlex
@@ -20,7 +20,7 @@ from cifar_lightning.run.no_run import instead_of_run
 from cifar_lightning.run.plan import is_group, read_plan
 
 FINISHED, DIVERGED, TO_BE_RESUMED, RUNNING = "finished", "diverged", "to be resumed", "running"
-# That of fit; and as a mail system's, which job scripts know: EX_TEMPFAIL, "try again", and EBUSY.
+# Exit codes: those of `fit`, then EX_TEMPFAIL ("try again"), which job scripts know from mail systems, and EBUSY.
 CODES = {FINISHED: 0, DIVERGED: 3, TO_BE_RESUMED: 75, RUNNING: 16}
 ANEW = "start anew with a lower learning rate"
 
@@ -30,16 +30,16 @@ class Status:
     """How far a run has come.
 
     Attributes:
-        run: Its folder.
+        run: The run's folder.
         state: One of CODES.
-        epoch: That of the last row of its log, from 1; None where there is none.
-        max_epochs: The run's.
-        step: Of its newest checkpoint, from which it would go on, or of the one that was tested; None: there is none.
-        accuracy: On the test images, or the last on those of its validation; None where there is none.
-        go_on: What resumes it; None where nothing is to be.
-        holder: The job that is in it; None where none is.
-        why: Of one that has diverged, what `fit` said.
-        newest_step: Of its newest checkpoint, to which `epoch` belongs; the one that was tested may be an earlier one.
+        epoch: The epoch of the last row of its log, from 1; None without such a row.
+        max_epochs: The run's setting.
+        step: The step of the newest checkpoint, from which the run would go on, or of the tested one; None without one.
+        accuracy: The test accuracy of a finished run, otherwise the last validation accuracy; None without one.
+        go_on: The command that resumes the run; None if there is nothing to resume.
+        holder: The job that uses the folder; None if no job does.
+        why: What `fit` said when the run diverged; None if it has not.
+        newest_step: The step of the newest checkpoint, to which `epoch` belongs; the tested one may be older.
     """
 
     run: str
@@ -67,12 +67,12 @@ class GroupStatus:
     """How far a group of runs has come.
 
     Attributes:
-        run: Its folder.
-        state: One of CODES: running where a job is in it or in one of its runs; else to be resumed, until all have
-            finished and are summed up, or those that have not have diverged.
-        runs: Of each of its runs.
-        go_on: What resumes it; None where nothing is to be.
-        holder: The job that is in it, and not only in one of its runs; None where none is.
+        run: The group's folder.
+        state: One of CODES: running if a job uses the folder or one of its runs; finished once all runs have finished
+            and are summed up; diverged if some have and all others have finished; otherwise to be resumed.
+        runs: The status of each run.
+        go_on: The command that resumes the group; None if there is nothing to resume.
+        holder: The job that uses the group's folder, not only that of one run; None if no job does.
     """
 
     run: str
@@ -94,7 +94,7 @@ def _line(of: Status | GroupStatus, parts: Sequence[str]) -> str:
 
 
 def status(run: str | Path) -> Status | GroupStatus:
-    """How far the run, or the group of runs, in a folder has come; raises an InputError where there is none."""
+    """Returns how far the run, or the group of runs, in a folder has come; raises an InputError if there is none."""
     folder = user_path(run)
     return _of_group(run, folder) if is_group(folder) else _of_run(run, folder)
 
@@ -124,9 +124,9 @@ def _of_run(run: str | Path, folder: Path) -> Status:
     names = [path.stem.removeprefix("step-") for path in (folder / "checkpoints").glob("step-*.ckpt")]
     step = newest = max((int(name) for name in names if name.isdigit()), default=None)
     rows: list[Row] = []
-    with suppress(InputError):  # there is as much to do without a log
+    with suppress(InputError):  # without a readable log, the state is still known
         rows = [row for row in read_rows(folder / "metrics.csv") if step is not None and (row["step"] or 0) <= step]
-    logged = {name: value for row in rows for name, value in row.items() if value is not None}  # the last of each
+    logged = {name: value for row in rows for name, value in row.items() if value is not None}  # the last value of each
     epoch = int(logged["epoch"]) + 1 if "epoch" in logged else None
     accuracy = logged.get("val_acc")
     if state == FINISHED and results is not None:

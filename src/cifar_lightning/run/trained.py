@@ -1,4 +1,4 @@
-"""Networks that are trained already, by the names of the recipes that have trained them. They lie in the package."""
+"""Weights of trained networks that come with the package, by the names of the recipes that trained them."""
 
 import difflib
 from pathlib import Path
@@ -8,14 +8,14 @@ from cifar_lightning.settings_file import recipes
 
 FOLDER = Path(__file__).parents[1] / "weights"
 SUFFIX = ".safetensors"
-LARGEST = 2 * 2**20  # bytes of a file in the package
+LARGEST = 2 * 2**20  # limit for such a file, in bytes
 
 
 def trained_weights(name: str) -> Path | None:
-    """The file of the weights of this name; None where it is the name of no recipe.
+    """Returns the file with the weights of a recipe; None if there is no recipe of this name.
 
     Raises:
-        InputError: There are none of this recipe.
+        InputError: The package has no weights of this recipe.
     """
     if name not in recipes():
         return None
@@ -26,7 +26,7 @@ def trained_weights(name: str) -> Path | None:
 
 
 def near_to(name: str) -> str | None:
-    """The name of such weights that may be meant by one of which there is nothing; None where none is like it."""
+    """Returns the name of such weights that an unknown name may mean; None if none is similar."""
     return next(iter(difflib.get_close_matches(name.lower(), _names(), n=1)), None)
 
 
@@ -35,5 +35,5 @@ def _names() -> list[str]:
 
 
 def is_trained(path: Path) -> bool:
-    """Whether this is a file of such weights, beside which nothing of a user's is to be written."""
+    """Returns whether this is a file of the package's weights, beside which no file of the user's may be written."""
     return path.suffix == SUFFIX and path.parent == FOLDER

@@ -1,4 +1,4 @@
-"""A .safetensors file: a network's weights by their names in it, and one entry of metadata that tells of the rest."""
+"""A .safetensors file: a network's weights by their names in the network, and everything else in one metadata entry."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -10,14 +10,14 @@ from torch import Tensor
 from cifar_lightning.errors import InputError
 from cifar_lightning.files import readable
 
-KEY = "cifar_lightning"  # of our metadata in any file: readers may find others' beside it
+KEY = "cifar_lightning"  # of our metadata, in files of every format: a file may also hold other programs' entries
 
 
 def weights_file(weights: Mapping[str, Any], metadata: str) -> bytes:
-    """The file's contents: equal for equal arguments, for safetensors has no order for several entries of metadata.
+    """Returns the file's contents, equal for equal arguments: safetensors would not keep several entries in order.
 
     Raises:
-        InputError: One of the weights is no tensor, as what a module's `get_extra_state` gives may be.
+        InputError: One of the weights is not a tensor, for example what a module's `get_extra_state` returns.
     """
     from safetensors.torch import save
 
@@ -28,21 +28,21 @@ def weights_file(weights: Mapping[str, Any], metadata: str) -> bytes:
 
 
 def read_weights(path: Path) -> dict[str, Any]:
-    """What a checkpoint of the same network would hold, of what is in a file that `export` has written.
+    """Reads a file that `export` has written, and returns its contents in the form of a checkpoint.
 
-    Of another's file, which tells nothing of the network, the weights alone.
+    From a file of another program, which says nothing of the network, it returns only the weights.
 
     Raises:
-        InputError: It is no such file.
+        InputError: The file cannot be read, or is not of safetensors.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
-        with readable(Path(path)), open(path, "rb"):  # which safetensors would call damaged
+        with readable(Path(path)), open(path, "rb"):  # safetensors would call a file damaged that it may not open
             pass
         with safe_open(path, "pt") as file:
             metadata = (file.metadata() or {}).get(KEY)
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # `file` is not a dict
     except (SafetensorError, OSError) as error:
         raise InputError(f"checkpoint {path} cannot be read: it is damaged or no safetensors; give another") from error
     if metadata is None:
@@ -65,9 +65,10 @@ def read_weights(path: Path) -> dict[str, Any]:
 
 
 def of_lit_net(weights: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
-    """Weights of a network by their `names` in a LitNet, whether or not it, DDP or torch.compile has named them.
+    """Renames a network's weights to their `names` in a LitNet, without the prefixes of DDP, torch.compile and LitNet.
 
-    A network's own names may begin so, too, as those of one that wraps another do. Where none are its, as good as any.
+    It removes no more prefixes than it must: a network's own names may begin like them, as in one that wraps another.
+    If the names do not fit in any way, it returns the last attempt.
     """
     for prefix in ("", "module.", "_orig_mod.", "net."):
         if all(name.startswith(prefix) for name in weights):
