@@ -27,8 +27,8 @@ from cifar_lightning.signatures import words_of
 
 # In quotes, because YAML reads 10:00:00:00 as a number in base 60.
 TIME = "a time of more than 0 as 'DD:HH:MM:SS', in quotes, or such as {hours: 8}"
-# Ranges, as a test and in words, of arguments for which the Trainer accepts other values and then does nothing or
-# something else.
+# For arguments of the Trainer, a test of their range and the range in words: the Trainer itself accepts other values,
+# and then does nothing or something else.
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "accumulate_grad_batches": (lambda batches: batches >= 1, "1 or more"),
     "gradient_clip_val": (lambda norm: norm >= 0, "0 or more"),  # also refuses NaN

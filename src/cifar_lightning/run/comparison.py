@@ -74,7 +74,7 @@ def compare(runs: Sequence[str | Path], html: str | Path | None = None) -> dict[
         tested = [replace(run, settings={**run.settings, "test.precision": precision}) for run, precision in named]
     comparison = compared(tested, INDIFFERENT)
     if page is not None:
-        from cifar_lightning.report.comparison_page import write_comparison  # only now: it imports what draws figures
+        from cifar_lightning.report.comparison_page import write_comparison  # imported late: only a page needs it
 
         write_comparison(comparison, tested, _test_images(tested[0]) if len(tested) == 2 else None, page)
     return comparison

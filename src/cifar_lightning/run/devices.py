@@ -23,7 +23,7 @@ from cifar_lightning.run.machines import interface, of_a_connection, watched
 from cifar_lightning.run.presence import Presence
 
 Read = TypeVar("Read")
-_objects: dist.ProcessGroup | None = None  # carries objects if the calling program's own process group may not
+_objects: dist.ProcessGroup | None = None  # carries objects if the calling program's process group may not
 
 # A rank that hears nothing from the others for this long gives up: a checkpoint takes seconds, an evaluation a minute.
 RANK_TIMEOUT = timedelta(minutes=5)
@@ -172,7 +172,7 @@ def _meet(rank: Rank, presence: Presence | None) -> Store:
     # Rank 0 reads its images before it opens the store.
     patience = PATIENCE if presence is not None and presence.ranks else RANK_TIMEOUT
     with _where_they_meet(rank) as where:
-        # A world size of 1, or torch would wait for all ranks here and not say which are missing.
+        # 1 in place of the world size, for which torch would wait here without saying which ranks are missing.
         store = next(iter(rendezvous(f"tcp://{where}", rank.rank, 1, timeout=patience)))[0]
         store.set_timeout(patience)
         meeting = _name_of_the_meeting(rank, presence, store)
@@ -216,8 +216,8 @@ def _patience(rank: Rank, other: int, presence: Presence | None) -> timedelta:
         return PATIENCE
     each = rank.local_world_size or 1
     beside = any(here // each == other // each for here in {0, *presence.ranks})
-    # Ranks connect to rank 0 as they start, and no firewall is in the way if others of its machine have done so: then
-    # this one has not started.
+    # Ranks connect to rank 0 as they start. If another rank of the same machine has, no firewall is in the way, so the
+    # missing rank has not started.
     return START_UP if presence.early and beside else RANK_TIMEOUT
 
 

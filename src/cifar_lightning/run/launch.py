@@ -224,7 +224,7 @@ def last_words(error: BaseException) -> bytes:
 
 
 def heard(pipe: int, returncode: int) -> dict[str, Any]:
-    """Returns the `last_words` of a process that has failed. One that was killed left none, and counts as the first.
+    """Returns the `last_words` of a failed process; one that was killed left none, and counts as the first to fail.
 
     Args:
         pipe: The file descriptor from which to read them.

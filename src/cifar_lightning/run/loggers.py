@@ -84,7 +84,7 @@ def loggers_of(settings: Settings, folder: Path, additions: Additions) -> Iterat
             if not begun:
                 found.remove(logger)
         rest = asdict(settings)
-        flat = {**rest.pop("data"), **rest.pop("model"), **rest}  # with the names that Lightning logs a model's by
+        flat = {**rest.pop("data"), **rest.pop("model"), **rest}  # named as Lightning names a model's arguments
         for logger in found:
             logger.log_hyperparams(flat)
         yield found
@@ -150,7 +150,7 @@ def _is_writer(thread: threading.Thread | None) -> bool:
 
 @contextmanager
 def _wandb(settings: Settings, folder: Path) -> Iterator[Logger]:
-    """A context that gives W&B's logger, which writes into the run's folder; offline unless WANDB_MODE says otherwise."""
+    """A context that gives W&B's logger, which writes into the run's folder; WANDB_MODE is offline if it is not set."""
     mode: Any = os.environ.get("WANDB_MODE", "offline")
     with environment({"WANDB_SILENT": "true"} | ({"WANDB_ERROR_REPORTING": "false"} if mode == "offline" else {})):
         import wandb

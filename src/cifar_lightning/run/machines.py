@@ -27,7 +27,7 @@ SIOCGIFADDR = 0x8915  # on Linux
 
 
 def interface(rank: Rank, store: Store) -> dict[str, str]:
-    """Returns the variable that names to gloo the interface to the other machines, if it would not find it itself."""
+    """Returns the variable that tells gloo the interface to the other machines, if gloo would not find it by itself."""
     if not _leads_to_itself(socket.gethostname()):
         return {}
     key = "cifar_lightning/last rank's address"

@@ -128,7 +128,7 @@ def resume_newest_many(
     folds: int | None = None,
     report: bool = True,
 ) -> dict[str, Any] | None:
-    """Resumes the newest unfinished group with so many runs whose results `changes` do not change; see `resume_newest`.
+    """Resumes the newest unfinished group of this kind and size that `changes` would not alter; see `resume_newest`.
 
     Args:
         default_root_dir: The folder that holds `lightning_logs/`.

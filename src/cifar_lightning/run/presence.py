@@ -51,7 +51,7 @@ def presence_of(rank: Rank) -> "Presence":
 
 
 def keep_quiet() -> None:
-    """Has a script that is about to end, and prints the reason itself, not be ended by the loss of other ranks."""
+    """Stops watching: a script that is about to end prints the reason itself, and no lost rank may end it before."""
     if _begun is not None:
         _begun.keep_quiet()
 

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from cifar_lightning.console import open_closed
 
 # Lightning reports which accelerators are missing, an advertisement, and notes on its own arguments; our banner says
-# what matters of these. A profiler's report stays, for those who ask for one. A new experiment is not worth a warning.
+# what matters of these. A profiler's report stays, for those who ask for one.
 LEVELS = {
     "lightning.pytorch": logging.WARNING,
     "lightning.fabric": logging.WARNING,
     "lightning.pytorch.profilers": logging.INFO,
-    "lightning.pytorch.loggers.mlflow": logging.ERROR,
+    "lightning.pytorch.loggers.mlflow": logging.ERROR,  # it warns that an experiment is new, which is no problem
     "matplotlib.font_manager": logging.ERROR,  # it reports which weight of a font is the nearest
 }
 

@@ -100,7 +100,7 @@ def home_of(checkpoint: Path) -> Path:
 
 
 def output_of(checkpoint: Path) -> Path:
-    """Returns the folder for files made from a checkpoint: `home_of` it, or here if it comes with the package."""
+    """Returns the folder for files made from a checkpoint: `home_of`, or the current one for the package's weights."""
     return Path() if is_trained(checkpoint) else home_of(checkpoint)
 
 

@@ -142,7 +142,7 @@ class Settings:
         return {name: value for name, value in self.data.items() if f"data.{name}" in PATHS}
 
     def images(self) -> CIFAR10DataModule:
-        """The data module of the run."""
+        """Makes the data module of the run."""
         return CIFAR10DataModule(**self.data, seed=self.seed)
 
     def for_trainer(self, validates: bool = True) -> Arguments:

@@ -1,4 +1,4 @@
-"""evaluate(), and the report on a test that a Trainer has run, as plain values."""
+"""evaluate(), and the report on a test: the Trainer's figures are handed to it as plain values."""
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -111,7 +111,7 @@ def evaluate(
         name, saved = on_first_rank(lambda: _selected(checkpoint))
         path = Path(name)
         trained = saved.get("precision", "32-true")
-        if precision is None and crawls(trained, accelerator):  # float32 represents each of its weights exactly
+        if precision is None and crawls(trained, accelerator):  # float32 holds every 16-bit weight exactly
             precision = "32-true"
             if is_first_rank():
                 say(f"note: evaluating in {precision}: {trained}, in which it was trained, is slow on a CPU")
@@ -319,7 +319,7 @@ def _text(path: Path) -> str:
 
 
 def _if_readable(what: str, read: Callable[[], T], otherwise: T) -> T:
-    """Returns what `read` returns; if that is not readable, says so and returns `otherwise`: the test does without."""
+    """Returns what `read` returns; on an InputError, notes it and returns `otherwise`: the test does not need it."""
     try:
         return read()
     except InputError as error:
