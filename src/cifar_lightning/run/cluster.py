@@ -37,7 +37,7 @@ class Rank:
         world_size: Number of processes.
         local_rank: The number of the process on its machine.
         local_world_size: Number of processes on its machine; None if the launcher does not say.
-        address: The machine where the processes meet: that of rank 0.
+        address: The machine where the processes meet: the one of rank 0.
         port: The port where they meet.
     """
 
@@ -78,7 +78,7 @@ def this_rank() -> Rank | None:
 def job() -> str | None:
     """Returns the name of this process's SLURM job, such as `17`, or `17_3` for a task of an array; None without SLURM.
 
-    A task's SLURM_JOB_ID would not do: that of an array's last task is the number of the whole array.
+    A task's plain SLURM_JOB_ID would not do: for the last task of an array it is the number of the whole array.
     """
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
@@ -99,7 +99,7 @@ def requeue() -> str:
 
 
 def first_rank_waits(seconds: float) -> bool:
-    """Returns whether rank 0 opens its meeting point within so many seconds: if so, it has not failed before that."""
+    """Returns whether rank 0 opens its meeting point within `seconds`: if so, it has not failed before that."""
     rank, deadline = this_rank(), time.monotonic() + seconds
     while rank is not None and time.monotonic() < deadline:
         try:
@@ -191,7 +191,7 @@ def _on_this_machine(variables: Variables) -> tuple[int, int | None]:
 
 
 def _of_srun(variables: Variables) -> Rank | None:
-    """Reads the variables of an srun step of several tasks. A batch script's own process has only those of the job.
+    """Reads the variables of an srun step of several tasks. A batch script's own process has none of a step.
 
     A step with a terminal (`srun --pty bash`) does not count: it is a shell, in which the user may start anything.
     """

@@ -84,7 +84,7 @@ def _test_images(run: Tested) -> ImageSet | None:
     """Returns the images that a run was tested on; None if they are not here or have changed. Downloads nothing."""
     names = ("data_dir", "synthetic_size")  # settings that not every version has
     told = {name: value for name in names if (value := run.settings.get(f"data.{name}")) is not None}
-    # The checksum in the training's settings may be of other images than those of the test.
+    # The checksum in the training's settings may not belong to the test images: then try without it.
     for digest in dict.fromkeys((run.settings.get("data.sha256"), None)):
         with suppress(InputError), console.notes(silent=True):  # `fit` has printed the notes on these images
             images = Source(run.settings["data.source"], sha256=digest, **told).load("test")

@@ -81,7 +81,7 @@ def _device_list(devices: str | int, available: int) -> list[int]:
 
 
 def shared_out(devices: str | int | None, num_nodes: int | None) -> tuple[str | int, int]:
-    """Returns `devices` and `num_nodes` as given; if not given, those of the launcher of this process, otherwise 1.
+    """Returns `devices` and `num_nodes` as given, otherwise those of the launcher of this process, otherwise 1.
 
     If a launcher has chosen how many processes it starts, `auto` counts as not given.
     """

@@ -36,7 +36,7 @@ class Group:
         return [name for name in self.names if results_in(self.folder / name) is None]
 
     def for_each(self, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns those of `changes` that go to each run; they are checked against the settings of the first run.
+        """Returns the part of `changes` that goes to each run; checks `changes` against the first run's settings.
 
         Raises:
             InputError: A change would change the result.
@@ -83,7 +83,7 @@ def members(settings: Settings, kind: str, count: int) -> dict[str, Settings]:
     """Returns the settings of each run of a group, by its name.
 
     Args:
-        settings: The settings that all runs share; the seed is that of the first run.
+        settings: The settings that all runs share, with the seed of the first run.
         kind: What the runs differ in.
         count: Number of runs.
 
@@ -130,7 +130,7 @@ def read_group(folder: Path) -> Group:
 
 
 def runs_in(folders: Sequence[Path]) -> list[Path]:
-    """Returns the folders of runs, where each group's folder is replaced by those of its runs."""
+    """Returns the folders, with each group's folder replaced by the folders of its runs."""
     return [
         run
         for folder in folders

@@ -60,7 +60,7 @@ def is_hub_folder(path: Path) -> bool:
 
 
 def _is_ours(path: Path) -> bool:
-    """Returns whether `write_hub_folder` wrote this folder: those of other models have files of the same names."""
+    """Returns whether `write_hub_folder` wrote this folder: other models' folders have files of the same names."""
     with suppress(OSError, ValueError, TypeError, KeyError):
         return bool(json.loads((path / CONFIG).read_text("utf-8"))["model_type"] == KEY)
     return False

@@ -175,7 +175,7 @@ def _wandb(settings: Settings, folder: Path) -> Iterator[Logger]:
 @contextmanager
 def _mlflow(settings: Settings, folder: Path) -> Iterator[Logger]:
     """A context that gives MLflow's logger: it logs to mlflow.db beside lightning_logs/, or to MLFLOW_TRACKING_URI."""
-    # Not in default_root_dir, which may be relative to another working directory than that of the resumed run.
+    # Not in default_root_dir: it may be relative to a working directory other than the resumed run's.
     logs = next((parent for parent in folder.absolute().parents if parent.name == "lightning_logs"), None)
     database = (logs.parent if logs else Path(settings.default_root_dir).absolute()) / "mlflow.db"
     given = os.environ.get("MLFLOW_TRACKING_URI")

@@ -132,7 +132,7 @@ def resume_newest_many(
 
     Args:
         default_root_dir: The folder that holds `lightning_logs/`.
-        changes: As for `resume_many`; `seed` is that of the first run.
+        changes: As for `resume_many`; `seed` means the seed of the first run.
         seeds: As for `fit_many`.
         folds: As for `fit_many`.
         report: As for `fit_many`.

@@ -22,7 +22,7 @@ def is_group(folder: Path) -> bool:
 
 
 def read_plan(folder: Path) -> tuple[str, tuple[str, ...]]:
-    """Returns what the runs of a group differ in, and their names, which are also those of their folders.
+    """Returns what the runs of a group differ in, and their names, which are also their folders' names.
 
     Raises:
         InputError: The folder is not a group's, or group.yaml cannot be read.
@@ -33,7 +33,7 @@ def read_plan(folder: Path) -> tuple[str, tuple[str, ...]]:
     with suppress(yaml.YAMLError, TypeError, KeyError, ValueError):
         plan = yaml.safe_load(text)
         kind, names = plan["kind"], plan["runs"]
-        # Whoever wrote the file, each name must be that of a folder directly in this one.
+        # The file may come from anywhere: each name must name a folder directly in this one.
         if kind in KINDS and all(name == Path(name).name for name in names):
             return kind, tuple(names)
     raise InputError(f"{path} is not that of a group of runs: mend it, or give one of the runs in its folder")

@@ -89,7 +89,7 @@ class Presence:
         self._connected.wait(CONNECT_SECONDS)  # in vain if a firewall blocks the port: then its loss goes unnoticed
 
     def lost_within(self, seconds: float) -> str | None:
-        """Returns how another rank was lost, if that becomes known within so many seconds; otherwise None."""
+        """Returns how another rank was lost, if that becomes known within `seconds`; otherwise None."""
         self._found.wait(seconds)
         return self._lost
 

@@ -199,7 +199,7 @@ def data_of(checkpoint: Mapping[str, Any], changes: Mapping[str, Any]) -> CIFAR1
     """
     known = inspect.signature(CIFAR10DataModule).parameters
     arguments = {k: v for k, v in checkpoint.get("datamodule_hyper_parameters", {}).items() if k in known}
-    if "normalization" in arguments:  # keep that of the training images, whatever the network is tested on
+    if "normalization" in arguments:  # the training's, whatever images the network is tested on
         arguments["normalization"] = data_set_of(arguments["normalization"], arguments.get("source", "cifar10"))
     elif (kept := preprocessing_in(checkpoint)) and (name := name_of(kept)):  # for example in a file of weights
         arguments["normalization"] = name

@@ -72,7 +72,7 @@ class GroupStatus:
             and are summed up; diverged if some have and all others have finished; otherwise to be resumed.
         runs: The status of each run.
         go_on: The command that resumes the group; None if there is nothing to resume.
-        holder: The job that uses the group's folder, not only that of one run; None if no job does.
+        holder: The job that uses the group's folder, not only the folder of one run; None if no job does.
     """
 
     run: str
