@@ -13,10 +13,11 @@
 # %% [markdown]
 # # An image classifier, from the tutorial to Lightning
 #
-# Ten kinds of small pictures, and a network that learns to tell them apart. First by hand, in the five steps of
-# [PyTorch's tutorial](https://docs.pytorch.org/tutorials/beginner/blitz/cifar10_tutorial.html) as it stands since May
-# 2026; then the same with Lightning; then what the tutorial leaves to you: GPUs, a wider network, saving, your own
-# picture. Half an hour to read, and less than ten minutes to run on two cores.
+# In this notebook you train a network that sorts small images into ten classes. You first write everything by hand,
+# in the five steps of [PyTorch's tutorial](https://docs.pytorch.org/tutorials/beginner/blitz/cifar10_tutorial.html),
+# in the version published since May 2026. Then you do the same with Lightning. The last part covers what the tutorial
+# leaves to you: GPUs, a wider network, saving, and your own picture. It takes half an hour to read, and less than ten
+# minutes to run on two cores.
 #
 # Install with `pip install -e '.[notebook]' jupyterlab`, run the cells from top to bottom, and change what you like.
 
@@ -46,14 +47,16 @@ warnings.filterwarnings("ignore", "IProgress not found")  # without ipywidgets a
 # %% [markdown]
 # ## 1. The images
 #
-# CIFAR-10 has 50,000 images to learn from and 10,000 to be tested on, of 32 × 32 pixels. The next cell fetches them
-# into the folder `data` beside this notebook once (170 MB). You have them? Give their folder, such as
-# `CIFAR10DataModule("../data")`, here and below. No network? Write `CIFAR10DataModule(source="synthetic")`, and the
-# package draws some.
+# CIFAR-10 has 50,000 training images and 10,000 test images of 32 × 32 pixels. The next cell downloads them once,
+# into the folder `data` beside this notebook (170 MB).
 #
-# A pixel is three bytes, 0 to 255. `ToImage` makes a tensor of a picture, `ToDtype` scales it to 0…1, and `Normalize`
-# takes 0.5 away and divides by 0.5, which leaves −1…1: numbers around zero, with which a network learns more easily.
-# (The tutorial's text of before May 2026 has `ToTensor` in place of the first two. The pixels are the same.)
+# - If you already have them, give their folder here and below, for example `CIFAR10DataModule("../data")`.
+# - If you have no internet connection, write `CIFAR10DataModule(source="synthetic")`. The package then generates
+#   images itself.
+#
+# A pixel is three bytes, from 0 to 255. `ToImage` turns a picture into a tensor and `ToDtype` scales it to 0…1.
+# `Normalize` subtracts 0.5 and divides by 0.5, which gives −1…1: a network learns more easily from numbers around
+# zero. (Before May 2026, the tutorial used `ToTensor` in place of the first two. The pixels are the same.)
 
 # %%
 torch.manual_seed(0)
@@ -87,8 +90,8 @@ names = [data.classes[label] for label in labels]
 show(images, ", ".join(names[:8]) + "\n" + ", ".join(names[8:]))
 
 # %% [markdown]
-# Why 0.5? It is a round number, and good enough. The images have a mean and a spread of their own, for each colour.
-# Asked of the training images, before they were normalised, they are:
+# Why 0.5? It is a round number, and good enough. Each colour of the images has a mean and a standard deviation of its
+# own. This computes them from the training images, before normalisation:
 
 # %%
 pixels = data.image_set("train").images.float() / 255
@@ -97,14 +100,14 @@ print("std ", *[f"{x:.4f}" for x in pixels.std((0, 2, 3))])
 print("CIFAR-10's:", MEAN, STD)
 
 # %% [markdown]
-# `CIFAR10DataModule(normalization="dataset")` uses those. (A spread of 0.20, which many scripts have, is another
-# thing: the mean of each image's own.)
+# `CIFAR10DataModule(normalization="dataset")` uses these values. (Many scripts use a standard deviation of 0.20. That
+# is something else: the mean of the standard deviations of the single images.)
 #
 # ## 2. The network
 #
-# Two convolutions look for patterns in small windows, each followed by a pooling, which keeps the strongest answer of
-# every four. Three layers then weigh what was found. What comes out is a number for each class: the larger, the more
-# likely.
+# Two convolutions look for patterns in small windows. Each is followed by a pooling layer, which keeps the largest of
+# every four values. Three linear layers then combine what was found. The output is one number per class: the larger
+# the number, the more likely the class.
 
 
 # %%
@@ -133,8 +136,9 @@ sum(parameter.numel() for parameter in net.parameters())
 # %% [markdown]
 # ## 3. The loss and the optimiser
 #
-# Cross-entropy is large where the right class has got a small share. Ten classes and no idea give ln 10 = 2.303. SGD
-# moves every weight a little against its gradient; the momentum lets it keep nine tenths of its speed.
+# Cross-entropy is large if the right class gets a low probability. A network that has learnt nothing gives each of
+# the ten classes about the same probability, and its loss is ln 10 = 2.303. SGD moves every weight a little against
+# its gradient. With a momentum of 0.9, each step also keeps nine tenths of the speed of the previous one.
 
 # %%
 criterion = nn.CrossEntropyLoss()
@@ -143,8 +147,8 @@ optimizer = optim.SGD(net.parameters(), lr=0.001, momentum=0.9)
 # %% [markdown]
 # ## 4. The training
 #
-# Four images a step, twice through all of them. On CIFAR-10 it takes one and a half minutes, most of it for the
-# loader.
+# Each step takes four images. Two epochs, that is twice through all images, take one and a half minutes on CIFAR-10,
+# most of it spent on loading the images.
 
 # %%
 start, losses = time.perf_counter(), []
@@ -169,7 +173,8 @@ plt.show()
 # %% [markdown]
 # ## 5. The test
 #
-# On images that it has never seen: first some to look at, then all of them, class by class. Guessing gets 10 %.
+# The test uses images that the network has never seen. The cell shows a few predictions, then the accuracy of each
+# class and of all images. Guessing gets 10 %.
 
 # %%
 net.eval()
@@ -189,13 +194,14 @@ for name, share in zip(data.classes, correct / count, strict=True):
 print(f"{'all':>12} {correct.sum() / count.sum():6.1%}")
 
 # %% [markdown]
-# About 54 % on CIFAR-10, and a few points more or less another time. Birds, cats and deer are the hardest, mostly.
+# On CIFAR-10 you get about 54 %, and a few points more or less if you train again. Birds, cats and deer are usually
+# the hardest.
 #
 # ## The same in eight lines
 #
-# Lightning keeps what changes from project to project (images, network, loss, optimiser) apart from what does not
-# (loops, devices, logs, checkpoints). `CIFAR10DataModule` has the loaders, `LitNet` the steps, and `Trainer` is the
-# loop.
+# Lightning separates what changes from project to project (images, network, loss, optimiser) from what does not
+# (loops, devices, logs, checkpoints). `CIFAR10DataModule` provides the loaders, `LitNet` the training and test steps,
+# and `Trainer` the loop.
 
 # %%
 data = CIFAR10DataModule("data", batch_size=4)
@@ -207,13 +213,15 @@ trainer.fit(model, data)
 figures = trainer.test(model, data)
 
 # %% [markdown]
-# The same network and the same number of steps. Leave out `**plain` to have a log, checkpoints, and a GPU if there is
-# one. A step of four images takes so little that most of the time is Lightning's own, about a millisecond a step;
-# `python scripts/fit.py` does the same without that, and needs a third of the time of the loop above.
+# This is the same network, trained for the same number of steps. Leave out `**plain` to get a log, checkpoints, and a
+# GPU if there is one. A step on four images is so short that most of the time is Lightning's overhead, about a
+# millisecond per step. `python scripts/fit.py` does the same without this overhead, in a third of the time of the
+# loop above.
 #
 # ## On a GPU
 #
-# By hand, network and images both have to get there. With Lightning, `accelerator="auto"` sees to it.
+# By hand, you have to move both the network and the images to the GPU. With Lightning, `accelerator="auto"` does this
+# for you.
 
 # %%
 devices = ["cpu"]
@@ -240,34 +248,35 @@ for device in devices:
         print(f"{device:>5}, batches of {batch_size:3}: {rate:9,.0f} images a second")
 
 # %% [markdown]
-# Why is the GPU not faster? With four images a step it spends its time waiting for the next order. Larger batches
-# give it something to do; they need a larger learning rate too.
+# Why is the GPU not faster? With four images per step, it spends its time waiting for the next operation. Larger
+# batches keep it busy, but they also need a larger learning rate.
 #
 # ## On several GPUs
 #
-# A notebook can have them share a batch in processes that are copies of itself:
+# In a notebook, several GPUs can share each batch. Lightning starts one process per GPU, as a copy of the notebook's
+# process:
 #
 # ```python
 # trainer = Trainer(max_epochs=2, accelerator="gpu", devices=2, strategy="ddp_notebook")
 # trainer.fit(model, data)
 # ```
 #
-# The copies are made by `fork`, and a process that has used CUDA cannot be copied: *Cannot re-initialize CUDA in
+# The copies are made by `fork`, which does not work once the process has used CUDA: *Cannot re-initialize CUDA in
 # forked subprocess*. So restart the kernel, and run nothing on the GPU before that cell. Windows has no `fork`. A
-# script has no such rules, and starts from a notebook as well:
+# script has none of these restrictions, and you can start one from a notebook:
 #
 # ```
 # import sys
 # !{sys.executable} -m cifar_lightning fit --accelerator gpu --devices 2
 # ```
 #
-# Here `batch_size` counts the images of a step over all devices, so that two GPUs learn what one learns, in less
-# time.
+# In this package, `batch_size` is the number of images per step over all devices. Two GPUs therefore learn the same
+# as one, in less time.
 #
 # ## The exercise: a wider network
 #
-# "Try increasing the width of your network", says the tutorial: the first convolution's channels. What does it cost,
-# and what does it bring? Each width gets one epoch, in batches of 32.
+# "Try increasing the width of your network", says the tutorial, and means the channels of the first convolution. What
+# does this cost, and what does it bring? The next cell trains three widths for one epoch each, in batches of 32.
 
 # %%
 widths = (6, 24, 96)
@@ -293,15 +302,16 @@ for axes in (cost, gain):
 plt.show()
 
 # %% [markdown]
-# When we ran this, on a CPU, sixteen times the channels cost ten times the time, and brought 46.5, 50.3 and 54.2 %
-# (one run each). A GPU computes channels side by side: there its line shows the speed-up that the tutorial promises.
-# To get further, more than one layer has to change: `LitNet(net="resnet18")`, or `python scripts/fit.py --recipe
-# quick`.
+# When we ran this on a CPU, sixteen times the channels took ten times as long. The accuracies were 46.5, 50.3 and
+# 54.2 % (one run each). A GPU computes channels in parallel: if you have one, its line shows the speed-up that the
+# tutorial promises. To get further, you have to change more than one layer: try `LitNet(net="resnet18")`, or
+# `python scripts/fit.py --recipe quick`.
 #
 # ## Saving and loading
 #
-# By hand a file has the weights, and whoever loads it must know the network. A Lightning checkpoint of a `LitNet`
-# knows it, and its classes, and how its images were normalised.
+# If you save by hand, the file holds only the weights, and the program that loads it has to build the network first.
+# A Lightning checkpoint of a `LitNet` also records which network it is, its classes, and how its images were
+# normalised.
 
 # %%
 torch.save(net.state_dict(), "cifar_net.pt")
@@ -316,8 +326,8 @@ print(model.preprocessing, *model.classes)
 # %% [markdown]
 # ## Your own picture
 #
-# Write the name of yours in place of `picture.png`, which is a test image. Whatever its size, the network sees 32 ×
-# 32 pixels; and it knows ten words, one of which it will say.
+# Replace `picture.png`, which is a test image, by the file name of your picture. Whatever its size, the network sees
+# 32 × 32 pixels. It knows only ten classes, and always answers with one of them.
 
 # %%
 data.dataset("test")[0][0].resize((320, 320)).save("picture.png")
@@ -340,5 +350,5 @@ for probability, index in zip(best.values, best.indices, strict=True):
 # %% [markdown]
 # ## And now
 #
-# `python scripts/fit.py --recipe quick` gets past 80 % in a minute, and writes a folder with figures. The README has
-# the way from there.
+# `python scripts/fit.py --recipe quick` gets past 80 % in a minute, and writes a folder with figures. The README
+# shows where to go from there.
