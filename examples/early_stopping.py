@@ -1,7 +1,7 @@
-"""Trains until the validation loss has not fallen for three epochs, and tests the checkpoint of the best accuracy.
+"""Stops once the validation loss has not fallen for three epochs, and tests the checkpoint with the best accuracy.
 
 python examples/early_stopping.py
-python examples/early_stopping.py --quick    # a few drawn images, in seconds
+python examples/early_stopping.py --quick    # on a few generated images, in seconds
 """
 
 import argparse
@@ -12,7 +12,7 @@ from cifar_lightning import fit
 
 
 def main(quick: bool) -> None:
-    """Runs it."""
+    """Runs the example."""
     stopping = EarlyStopping("val_loss", patience=1 if quick else 3)
     results = fit(
         data={"source": "synthetic", "synthetic_size": 500, "batch_size": 20, "val_split": 0.2}
@@ -22,7 +22,7 @@ def main(quick: bool) -> None:
         max_epochs=6 if quick else 100,
         callbacks=[stopping],
     )
-    # An interrupted run goes on with resume("lightning_logs/version_0", callbacks=[EarlyStopping(...)]).
+    # To continue an interrupted run: resume("lightning_logs/version_0", callbacks=[EarlyStopping(...)]).
     print(
         f"step {results['step']}: validation accuracy {results['val_acc']:.2%}, test accuracy {results['test_acc']:.2%}"
     )

@@ -1,6 +1,6 @@
-"""cifar_lightning in a notebook: what is between these lines goes into cells of Jupyter's, as it is.
+"""cifar_lightning in a notebook: copy each part between two `# %%` lines into a Jupyter cell.
 
-VS Code and Jupytext open the file itself as a notebook. Interrupting the kernel saves a checkpoint first.
+VS Code and Jupytext can also open this file as a notebook. If you interrupt the kernel, `fit` saves a checkpoint first.
 """
 
 # %%
@@ -12,16 +12,17 @@ data = {"source": "synthetic", "synthetic_size": 300, "batch_size": 20, "val_spl
 first = fit(data, {"lr": 0.02}, max_epochs=1, accelerator="cpu")
 
 # %% [markdown]
-# A second fit in the same kernel is a second run, in `lightning_logs/version_1`. Settings have the flags' names.
+# A second `fit` in the same kernel starts a second run, in `lightning_logs/version_1`. Settings are named like the
+# flags.
 
 # %%
 second = fit(data, {"lr": 0.05}, max_epochs=1, accelerator="cpu", report=False)
 print(first["val_acc"], second["val_acc"])
 
 # %% [markdown]
-# Two devices: `fit` starts two processes, and the kernel is neither of them. So there is no `if __name__ == "__main__"`
-# to write and no `strategy="ddp_notebook"`; but what a cell defines, such as a callback, cannot take part. A network
-# can, by its import path, from a file that a cell writes.
+# The third run uses two devices. `fit` starts two processes beside the kernel, so you need no
+# `if __name__ == "__main__"`, and no `strategy="ddp_notebook"`. These processes do not see what a cell defines, such as
+# a callback. To train a network of your own, let a cell write it to a file, and give its import path.
 
 # %%
 Path("my_nets.py").write_text("""
@@ -35,7 +36,8 @@ third = fit(data, {"net": "my_nets:small", "lr": 0.02}, max_epochs=1, accelerato
 print(third["devices"], "devices")
 
 # %% [markdown]
-# The network, and the run that goes on for longer. Code is imported for a run only where you name it.
+# Load the trained network, train the run for another epoch, and test it again. The package never imports your code just
+# because a run's file names it, so give the import path each time.
 
 # %%
 model = load_model("lightning_logs/version_2", net="my_nets:small")

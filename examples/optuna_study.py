@@ -1,11 +1,12 @@
-"""Tunes the learning rate and the weight decay with Optuna, by the validation accuracy: the test set has no part in it.
+"""Tunes the learning rate and the weight decay with Optuna, by validation accuracy and never by the test set.
 
 pip install 'cifar-lightning[optuna]'
 python examples/optuna_study.py
-python examples/optuna_study.py --quick    # a few drawn images, in seconds
+python examples/optuna_study.py --quick    # on a few generated images, in seconds
 
-The study is in study.db: started again it goes on, and two terminals share it. Trials that lag behind are pruned. What
-the best settings are worth on the test set is asked once, at the end.
+The study is stored in study.db. Run the script again to continue it, or in two terminals at once to share the work.
+Trials that lag behind are pruned. At the end, the script trains once more, with the best settings and another seed,
+and prints the test accuracy of that run.
 """
 
 import argparse
@@ -35,14 +36,14 @@ def settings(trial: optuna.trial.BaseTrial, quick: bool) -> dict[str, Any]:
 
 
 def main(quick: bool) -> None:
-    """Runs the study, then the best of it."""
+    """Runs the study, then a fit with the best settings."""
 
     def objective(trial: optuna.Trial) -> float:
         pruning = PyTorchLightningPruningCallback(trial, monitor="val_acc")
         try:
             results = fit(**settings(trial, quick), callbacks=[pruning], report=False)
         except NonFiniteError as error:
-            raise optuna.TrialPruned(str(error)) from error  # of a learning rate too high
+            raise optuna.TrialPruned(str(error)) from error  # the learning rate was too high
         return float(results["val_acc"])
 
     study = optuna.create_study(
