@@ -1,4 +1,4 @@
-"""CIFAR10DataModule: the images of a source, as ready batches for any LightningModule or a plain loop."""
+"""CIFAR10DataModule: the images of a source in ready-made batches, for any LightningModule or a plain loop."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,8 @@ from cifar_lightning.data.split import split_of, stratified_order
 from cifar_lightning.data.torch_loader import TorchLoader
 from cifar_lightning.errors import ImageWarning, InputError
 
-# Arguments that the images depend on, the split, and beside its own the training loader.
+# The arguments on which the images, the validation split and the training loader depend; `_training_loader` adds others
+# for the loader.
 OF_IMAGES = {"source", "data_dir", "mirror", "sha256", "train_labels", "synthetic_size"}
 OF_SPLIT = {"val_split", "split_seed"}
 OF_TRAINING = (*OF_IMAGES, *OF_SPLIT, "normalization", "train_transforms")
@@ -130,13 +131,13 @@ class CIFAR10DataModule(SettableDataModule):
         arguments = arguments_of(self)
         super().__init__()
         self._train_loader: BatchLoader | None = None
-        self._made_with: dict[str, Any] = {}  # that loader's settings
-        self._bordered: tuple[Any, Tensor] | None = None  # what one has kept of the images, and of which
-        self.nothing_else = type(self) is CIFAR10DataModule  # a subclass may have workers, say, for a loader of its own
+        self._made_with: dict[str, Any] = {}  # the settings of _train_loader
+        self._bordered: tuple[Any, Tensor] | None = None  # `_borders`, and the padded images for them
+        self.nothing_else = type(self) is CIFAR10DataModule  # a subclass may set num_workers for its own loader
         self._keep(arguments)
 
     def _take_up(self, arguments: Mapping[str, Any], changed: set[str]) -> None:
-        """Forgets the images that are not those of the arguments any more."""
+        """Discards the images and the split if they no longer match the arguments."""
         if changed & OF_IMAGES:
             where = {name: arguments[name] for name in ("mirror", "sha256", "synthetic_size")}
             self._source = Source(arguments["source"], arguments["data_dir"], **where)
@@ -148,13 +149,13 @@ class CIFAR10DataModule(SettableDataModule):
             self.__dict__.pop("_split", None)
 
     def prepare_data(self) -> None:
-        """Downloads what is not there yet. Safe to call from several processes at once.
+        """Downloads the images if they are missing. Safe to call from several processes at once.
 
         Raises:
-            InputError: The images cannot be had.
+            InputError: The images are not available.
         """
         self._follow()
-        if not self._prepared:  # a Trainer calls it before all that it does
+        if not self._prepared:  # a Trainer calls this before every fit, validate, test and predict
             self._source.prepare()
             self._prepared = True
 
@@ -165,9 +166,9 @@ class CIFAR10DataModule(SettableDataModule):
             stage: fit, validate, test, predict, or None for all.
 
         Raises:
-            InputError: The images cannot be had.
+            InputError: The images are not available.
         """
-        if stage == "fit":  # a fit before has left it
+        if stage == "fit":  # the loader is left over from an earlier fit
             self._train_loader = None
         splits = {"fit": ["train"], "validate": ["train"], "test": ["test"], "predict": ["test"]}
         for split in splits.get(stage or "", ["train", "test"]):
@@ -177,7 +178,8 @@ class CIFAR10DataModule(SettableDataModule):
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the labels.
 
-        What may have names of its own is looked into if it is not loaded yet: all but official images.
+        Loads images if none are loaded yet and the source may have its own class names. The names of synthetic images
+        and of the official archives are known without loading.
         """
         self._follow()
         if self._counted_as:
@@ -199,16 +201,16 @@ class CIFAR10DataModule(SettableDataModule):
 
     @property
     def val_indices(self) -> Tensor:
-        """Those that are, int64 `(n,)`, in an order of which every part has all classes alike."""
+        """Indices of the held-out training images, int64 `(n,)`; any part of their order is stratified by class."""
         self._follow()
         return self._split[1]
 
     @property
     def test_indices(self) -> Tensor:
-        """Indices of the test images in the order that they are tested in, int64 `(n,)`.
+        """Indices of the test images in the order in which they are tested, int64 `(n,)`.
 
-        It is their own; where a Trainer tests some of the batches only, one of which any part has all classes alike,
-        and still is once it has finished, for whoever reads its `last_evaluation`.
+        This is the images' own order. But if a Trainer tests only some of the batches, it is an order any part of which
+        is stratified by class; it stays so after the Trainer has finished, to match the model's `last_evaluation`.
         """
         labels = self.image_set("test").labels
         if self._tests_a_part:
@@ -217,20 +219,20 @@ class CIFAR10DataModule(SettableDataModule):
 
     @property
     def _tests_a_part(self) -> bool:
-        limit = getattr(self.trainer, "limit_test_batches", 1.0)  # 1.0 is all, and 1 is one
+        limit = getattr(self.trainer, "limit_test_batches", 1.0)  # 1.0 means all batches, 1 means one
         return not (isinstance(limit, float) and limit == 1)
 
     def image_set(self, split: str) -> ImageSet:
-        """All images of a split as they are.
+        """Returns all images of a split, neither augmented nor normalised.
 
         Args:
-            split: `train`, with the images that are held out, or `test`.
+            split: `train`, including the images held out for validation, or `test`.
 
         Returns:
             uint8 images `(N, 3, 32, 32)` and int64 labels `(N,)`, on the CPU.
 
         Raises:
-            InputError: The images cannot be had.
+            InputError: The images are not available.
 
         Example:
             >>> test = CIFAR10DataModule(source="synthetic").image_set("test")
@@ -246,7 +248,7 @@ class CIFAR10DataModule(SettableDataModule):
         return self._sets[split]
 
     def share(self, other: "CIFAR10DataModule") -> None:
-        """Takes the images that another has read, if those are its own, too: for several runs of one process.
+        """Reuses the images that another data module has loaded, if it has the same ones: for many runs in a process.
 
         Args:
             other: The other data module.
@@ -258,54 +260,54 @@ class CIFAR10DataModule(SettableDataModule):
             self.__dict__.pop("_split", None)
 
     def keep_bordered(self) -> None:
-        """Mirrors the borders of the training images, once for all that `share` them and hold out the same."""
+        """Mirrors the borders of the training images once, for all that `share` them and hold out the same ones."""
         self._bordered = self._borders, self._training_loader().images
 
     @property
     def _borders(self) -> Any:
-        """All that a training loader's images depend on."""
+        """Everything on which the padded images of a training loader depend."""
         h = self._follow()
         padding = h["crop_padding"] if h["augment"] else 0
         return {name: h[name] for name in OF_IMAGES | OF_SPLIT}, self._counted_as, padding, self._place["device"]
 
     def count_as(self, classes: Sequence[str]) -> None:
-        """Numbers the classes in the order in which a network knows them that has learnt other images.
+        """Renumbers the classes in the order used by a network that was trained on other images.
 
         Args:
-            classes: Their names in that order.
+            classes: The class names in the network's order.
 
         Raises:
-            InputError: They are not the same ones, by name.
+            InputError: The names are not those of the images' classes.
         """
         self._sets = {split: images.counted_as(classes) for split, images in self._sets.items()}
         self._counted_as = tuple(classes)
-        for name in ("fingerprint", "_split"):  # which are of the labels, too
+        for name in ("fingerprint", "_split"):  # these depend on the labels, too
             self.__dict__.pop(name, None)
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Those of `train` and `test` that there are: a set that was made to test on has no other."""
+        """The splits that the source has, of `train` and `test`: a published test set has only `test`."""
         self._follow()
         return self._source.splits
 
     @property
     def parts(self) -> list[Path]:
-        """The files of which each is a `data_dir` of its own, a test set, where `data_dir` is CIFAR-10-C's folder."""
+        """If `data_dir` is a folder of CIFAR-10-C, its files, each of which works as a `data_dir` with one test set."""
         self._follow()
         return list(self._source.parts)
 
     def dataset(self, split: str, transform: Callable[[Any], Any] | None = None) -> ImageDataset:
-        """The images of `image_set` one by one, for a `torch.utils.data.DataLoader`, a `Subset` or k-fold.
+        """Returns the images of `image_set` one by one, for a `torch.utils.data.DataLoader`, a `Subset` or k-fold.
 
         Args:
-            split: `train`, with the images that are held out, or `test`.
-            transform: Of an image of PIL's, as for `torchvision.datasets.CIFAR10`.
+            split: `train`, including the images held out for validation, or `test`.
+            transform: Called with each PIL image, as in `torchvision.datasets.CIFAR10`.
 
         Returns:
-            Pairs of an image, or what `transform` makes of it, and its label, an int.
+            Pairs of an image, or the result of `transform`, and its label, an int.
 
         Raises:
-            InputError: The images cannot be had.
+            InputError: The images are not available.
 
         Example:
             >>> images = CIFAR10DataModule(source="synthetic").dataset("train")
@@ -317,43 +319,43 @@ class CIFAR10DataModule(SettableDataModule):
         return ImageDataset(self.image_set(split), transform)
 
     def check(self, ranks: int = 1) -> None:
-        """Looks for what would only be noticed in a fit, or never: classes without images, too few to share.
+        """Checks for problems that would appear only during a fit, or never: empty classes, too few images per rank.
 
         Args:
-            ranks: How many share them.
+            ranks: Number of ranks that share the images.
 
         Raises:
-            InputError: There is such a thing.
+            InputError: There is such a problem.
         """
         h = self.hparams
         if h["source"] == "folder":
             check_classes(self.image_set("train"), self.train_indices, h["data_dir"], h["val_split"])
         check_batch_size(h["batch_size"], len(self.train_indices), ranks)
         check_evaluation(len(self.val_indices), ranks)
-        tested = len(self.image_set("test").labels)  # of which not everyone has any
+        tested = len(self.image_set("test").labels)  # even for one rank: raises if there are none
         if ranks > 1:
             check_evaluation(tested, ranks)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """What a network takes of images in a test, by `test_transforms` if there are any; see `Preprocessing`.
+        """Normalises images for a network as in a test: by `test_transforms` if given; see `Preprocessing`.
 
         Args:
             images: uint8 `(N, 3, 32, 32)`, or `(3, 32, 32)` for one.
 
         Returns:
-            float32 `(N, 3, 32, 32)`, on their device.
+            float32 `(N, 3, 32, 32)`, on the device of `images`.
 
         Raises:
-            InputError: They are of another kind or shape.
+            InputError: `images` have another dtype or shape.
         """
         return self._stages.applied("test", images)
 
     def sample(self, count: int, device: torch.device | str = "cpu") -> Tensor:
-        """Some of the training images that are not held out, evenly spread: the same for any seed.
+        """Returns some of the training images that are not held out, evenly spaced: the same for any `seed`.
 
         Args:
-            count: How many, at most.
-            device: Where they are wanted.
+            count: Maximum number of images.
+            device: Device on which to return them.
 
         Returns:
             float32 `(n, 3, 32, 32)`, normalised.
@@ -363,10 +365,10 @@ class CIFAR10DataModule(SettableDataModule):
         return self.normalize(images[index].to(device))
 
     def train_dataloader(self) -> BatchLoader | TorchLoader:
-        """Shuffled, augmented batches of the training images that are not held out.
+        """Returns a loader of shuffled, augmented batches of the training images that are not held out.
 
-        It is the same loader until `setup("fit")` or a change of its settings. A Trainer tells it the epoch; without
-        one epochs follow on, so that a loop may ask for it once or in every epoch.
+        Returns the same loader until `setup("fit")` is called or its settings change. A Trainer sets the loader's
+        epoch. Without a Trainer each iteration is the next epoch, so a loop may call this once or in every epoch.
         """
         before = self._train_loader
         loader = self._training_loader()
@@ -375,31 +377,32 @@ class CIFAR10DataModule(SettableDataModule):
         return self._handed_out(loader)
 
     def val_dataloader(self) -> BatchLoader | TorchLoader:
-        """The held-out training images, once each, unaugmented; without a `val_split` it has no batches."""
+        """Returns a loader of the held-out training images, once each, unaugmented; empty if none are held out."""
         if not len(self.val_indices):
             trainer = self.trainer if self._in_a_trainer else None
-            if trainer and trainer.state.fn == "validate" and trainer.is_global_zero:  # a fit does without
+            if trainer and trainer.state.fn == "validate" and trainer.is_global_zero:  # a fit needs none
                 said = "there are no images to validate on: give val_split, e.g. 0.1"
                 warnings.warn(said, ImageWarning, stacklevel=2)
-            # Lightning warns of it in a fit, too, and has no other way to hear that there is nothing to validate on
+            # An empty loader is the only way to tell Lightning that there is nothing to validate on, but it then warns,
+            # in a fit too.
             warnings.filterwarnings("ignore", "Total length of `(Batch|Torch)Loader` across ranks is zero")
         return self._handed_out(self._evaluation_loader("val", self.val_indices))
 
     def test_dataloader(self) -> BatchLoader | TorchLoader:
-        """The test images, once each, in their order; in a Trainer, in that of `test_indices`."""
+        """Returns a loader of the test images, once each, in their own order; in a Trainer, in `test_indices` order."""
         index = self.test_indices if self._in_a_trainer and self._tests_a_part else None
         return self._handed_out(self._evaluation_loader("test", index))
 
     def predict_dataloader(self) -> BatchLoader | TorchLoader:
-        """The test images, once each, in their order."""
+        """Returns a loader of the test images, once each, in their own order."""
         return self._handed_out(self._evaluation_loader("test", None))
 
     def state_dict(self) -> dict[str, Any]:
-        """What tells the training images from others, and the position in the epoch, for a resumed run.
+        """Returns a checksum of the training images and the position in the epoch, for a resumed run.
 
-        Lightning, too, keeps the position, but leaves a loader at the start of the epoch that it has made before it
-        reads the checkpoint: for a schedule that asks for its length, say. Empty where nobody has needed these images,
-        as for a test.
+        Lightning saves the position too, but does not restore it to a loader that was made before the checkpoint is
+        read, for example because a schedule needs its length: that loader stays at the start of the epoch. The state is
+        empty if the training images were never loaded, as in a test.
         """
         if "train" not in self._sets:
             return {}
@@ -407,21 +410,21 @@ class CIFAR10DataModule(SettableDataModule):
         return {"fingerprint": self.fingerprint, "position": position}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Has a fit go on where it was, if it has the images that it began with; see `check_images`."""
-        # a test may be of other images; and without a Trainer, as in load_from_checkpoint, none need be there yet
+        """Makes a fit continue where it was, after checking that the images are the same; see `check_images`."""
+        # A test may use other images. Without a Trainer, as in load_from_checkpoint, there may be no images yet.
         if self.trainer is not None and self.trainer.state.fn == "fit":
             self.check_images(state_dict)
             if (position := state_dict.get("position")) is not None:
                 self._training_loader().load_state_dict(position)
 
     def check_images(self, state_dict: dict[str, Any]) -> None:
-        """Are the training images those that a state was taken with?
+        """Checks that the training images are the ones with which a state was saved.
 
         Args:
-            state_dict: What `state_dict` gave then.
+            state_dict: The result of `state_dict` at that time.
 
         Raises:
-            InputError: They are not.
+            InputError: The training images are others.
         """
         if state_dict["fingerprint"] != self.fingerprint:
             raise InputError(
@@ -431,7 +434,7 @@ class CIFAR10DataModule(SettableDataModule):
 
     @cached_property
     def fingerprint(self) -> int:
-        """A checksum of the training images and their labels, which takes a tenth of a second."""
+        """A checksum of the training images and their labels; computing it takes a tenth of a second."""
         return self.image_set("train").checksum()
 
     @cached_property
@@ -441,10 +444,10 @@ class CIFAR10DataModule(SettableDataModule):
 
     @property
     def preprocessing(self) -> Preprocessing | None:
-        """That of the test images, for a model to keep; None where more, or something unknown, is done to them.
+        """Preprocessing of the test images, for a model to keep; None if `test_transforms` do more, or are unclear.
 
         Raises:
-            InputError: The training images are normalised otherwise.
+            InputError: The training images are normalised differently.
         """
         return self._stages.preprocessing("test")
 
@@ -456,18 +459,18 @@ class CIFAR10DataModule(SettableDataModule):
 
     @property
     def _in_a_trainer(self) -> bool:
-        return self.trainer is not None and not self.trainer.state.status.stopped  # one that has finished stays here
+        return self.trainer is not None and not self.trainer.state.status.stopped  # a finished one stays attached
 
     def _handed_out(self, loader: BatchLoader) -> BatchLoader | TorchLoader:
-        """A Trainer would make a DataLoader anew; others insist on one."""
+        """Wraps the loader as a DataLoader, which some callers insist on; not in a Trainer, which would rebuild it."""
         return loader if self._in_a_trainer else TorchLoader(loader)
 
     def _training_loader(self) -> BatchLoader:
-        """The loader of this fit: one, whoever asks for it, so that a callback's question changes no position."""
+        """Returns the one loader of this fit to every caller, so a callback that asks for it changes no position."""
         self._end_search()
         h = self._follow()
         augmentation = {name: h[name] for name in ("crop_padding", "flip", "cutout")} if h["augment"] else {}
-        # Of a Trainer: to learn the same few batches by heart.
+        # A Trainer with `overfit_batches` trains on the same few batches in every epoch.
         overfit = getattr(self.trainer, "overfit_batches", 0) if self._in_a_trainer else 0
         settings = {"batch_size": h["batch_size"], "seed": h["seed"], "repeat": overfit > 0, **augmentation}
         made_with = {**settings, **self._place, **{name: h[name] for name in OF_TRAINING}, "as": self._counted_as}
@@ -479,7 +482,7 @@ class CIFAR10DataModule(SettableDataModule):
         return self._train_loader
 
     def _end_search(self) -> None:
-        """Takes back to all images what Lightning's search for a batch size, within a fit, has doubled beyond them."""
+        """Caps `batch_size` at the number of training images: within a fit Lightning's BatchSizeFinder exceeds it."""
         if self._train_loader is not None and self.trainer is not None and self._in_a_trainer:
             count, ranks = len(self.train_indices), self.trainer.world_size
             self.hparams["batch_size"] = min(self.hparams["batch_size"], count // ranks * ranks)
@@ -488,13 +491,13 @@ class CIFAR10DataModule(SettableDataModule):
         h = self._follow()
         split = "train" if stage == "val" else stage
         loader = self._loader(stage, split, index, batch_size=h["eval_batch_size"], seed=h["seed"])
-        if index is None or len(index):  # of images that are not there it need not be
-            self._stages.preprocessing(stage)  # is it that of the training?
+        if index is None or len(index):  # without images there is nothing to compare
+            self._stages.preprocessing(stage)  # raises if the training images are normalised differently
         return loader
 
     @property
     def _place(self) -> dict[str, Any]:
-        """Where the batches are wanted, and how they are to lie there."""
+        """The device of the batches, and whether they are in channels_last."""
         trainer = self.trainer if self._in_a_trainer else None
         return {
             "device": trainer.strategy.root_device if trainer else torch.device(self.hparams["device"]),
@@ -522,9 +525,9 @@ class CIFAR10DataModule(SettableDataModule):
 
 
 def fake_data(size: int = 200, **kwargs: Any) -> CIFAR10DataModule:
-    """A data module of `size` drawn training images and a fifth as many test images, for unit tests.
+    """Makes a data module of `size` drawn training images and a fifth as many test images, for unit tests.
 
-    It has CIFAR-10's classes, shapes and dtypes. A network that learns on it has its parts in the right order.
+    It has CIFAR-10's classes, shapes and dtypes. If a network learns on it, its parts are in the right order.
 
     Args:
         size: Training images, 10 or more.
@@ -534,7 +537,7 @@ def fake_data(size: int = 200, **kwargs: Any) -> CIFAR10DataModule:
         The data module.
 
     Raises:
-        InputError: A value is out of its range.
+        InputError: A value is out of range.
 
     Example:
         >>> data = fake_data(size=100)

@@ -1,4 +1,4 @@
-"""BatchLoader: ready batches from images that lie in memory as one tensor."""
+"""BatchLoader: makes batches from images that are in memory as one tensor."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -20,12 +20,13 @@ from cifar_lightning.data.sharing import check_batch_size, check_evaluation, con
 from cifar_lightning.errors import InputError
 
 CHUNK = 512  # images prepared at once: enough to hide the cost of a call, few enough to stay in a core's cache
-GPU_CHUNK = 10_000  # on one of NVIDIA's GPUs, where a call costs the more, and there is no such cache
-# So many images, at most, have their borders mirrored once, in a copy of 1.6 times their memory for 4 pixels a side, to
-# which on a CPU theirs comes. Of more, a chunk's are each time, which takes 4 µs an image.
+GPU_CHUNK = 10_000  # on an NVIDIA GPU, where a call costs more and there is no such cache
+# Up to this many images have their borders mirrored once, in a padded copy that takes 1.6 times their memory for 4
+# pixels a side; on a CPU the originals stay in memory as well. For more images, the borders of each chunk are mirrored
+# anew, which takes 4 µs an image.
 BORDERED = 100_000
 
-SEEDS = 2**31  # what numpy takes
+SEEDS = 2**31  # numpy accepts any seed below this
 
 Batch = tuple[Tensor, Tensor]
 
@@ -110,28 +111,28 @@ class BatchLoader:
         self.cutout = cutout if train else 0
         self._rank, self._world_size, self.repeat, self.channels_last = rank, world_size, repeat, channels_last
         self.given_batch_size = batch_size
-        self.batch_size  # noqa: B018  # is it one that the ranks can share?
+        self.batch_size  # noqa: B018  # raises if the ranks cannot share it
         self._bordered = self.crop_padding > 0 and len(images) <= BORDERED
         if self._bordered:
             self.images = transforms.reflect_pad(self.images, crop_padding) if bordered is None else bordered
-        self._next, self._follows = Place(), True  # where an iteration begins; whether that after it is of a new epoch
-        self._loaded: Place | None = None  # a checkpoint's, until it has been gone on from
-        self._under_way: dict[object, Place] = {}  # the iterations that are not over
-        self._last = Place()  # where the last of the others has ended
-        self._ahead: tuple[Any, list[Tensor]] | None = None  # what has been drawn already, and for what
+        self._next, self._follows = Place(), True  # where the next iteration begins; whether each one is a new epoch
+        self._loaded: Place | None = None  # the place in a checkpoint, until an epoch has been completed from there
+        self._under_way: dict[object, Place] = {}  # places of the unfinished iterations
+        self._last = Place()  # where the iteration that ended last has stopped
+        self._ahead: tuple[Any, list[Tensor]] | None = None  # draws made in advance, after the `_part` they are for
 
     def _preprocessing(self, train: bool) -> Preprocessing | None:
-        """What the images have undergone, for a model to keep; None where that is not known."""
+        """How the images have been normalised, for a model to keep; None if that is not known."""
         if self.own is None:
             return self._normalization
         return self.own.in_training(self._normalization) if train else self.own.preprocessing(self._normalization)
 
     @property
     def dataset(self) -> ImageDataset:
-        """The images one by one, in their order and not augmented, each a tensor as in a batch.
+        """The images one by one, in their own order and not augmented, each a tensor as in a batch.
 
         Raises:
-            AttributeError: With a Trainer's `overfit_batches`: what has a `dataset` Lightning would make anew.
+            AttributeError: With a Trainer's `overfit_batches`: Lightning would rebuild a loader that has a `dataset`.
         """
         if self.repeat:
             raise AttributeError("a loader whose epochs repeat has no dataset")
@@ -141,14 +142,17 @@ class BatchLoader:
         return ImageDataset(images, self._alone)
 
     def _alone(self, picture: Any) -> Tensor:
-        """A picture of `dataset` as in a batch; an own transform draws from torch's generator, as torchvision's do."""
+        """Converts a picture of `dataset` to a tensor as in a batch.
+
+        The seed of the user's transform comes from torch's generator, as the random numbers of torchvision's do.
+        """
         images = torch.from_numpy(np.array(picture))[None]
         seeds = torch.randint(SEEDS, (1,)) if self.own else None
         return self._finished(images, seeds, torch.device("cpu"))[0]
 
     @property
     def rank(self) -> int:
-        """This process's index."""
+        """The rank of this process."""
         return (dist.get_rank() if connected() else 0) if self._rank is None else self._rank
 
     @property
@@ -158,7 +162,7 @@ class BatchLoader:
 
     @property
     def batch_size(self) -> int:
-        """Images per batch over all ranks; in evaluation, over one."""
+        """Images per batch: in training over all ranks, in evaluation on one rank."""
         images, world_size = len(self.labels), self.world_size
         if self.train:
             check_batch_size(self.given_batch_size, images, world_size)
@@ -167,23 +171,23 @@ class BatchLoader:
 
     @property
     def _eval_count(self) -> int:
-        """Evaluation batches over all ranks."""
+        """Number of evaluation batches over all ranks."""
         check_evaluation(len(self.labels), self.world_size)
         return evaluation_batches(len(self.labels), self.given_batch_size, self.world_size)
 
     @property
     def batch_sampler(self) -> SimpleNamespace:
-        """Where Lightning looks for `set_epoch`; not `sampler`, of which it would warn with `overfit_batches`."""
+        """Where Lightning looks for `set_epoch`; for a `sampler` it would warn if `overfit_batches` is set."""
         return SimpleNamespace(sampler=self)
 
     def repeating(self) -> "BatchLoader":
-        """One of the same images that makes every epoch as the first. This one goes on as it is."""
+        """Returns a loader of the same images that makes every epoch like the first. This loader stays unchanged."""
         other = copy.copy(self)
         other.repeat, other._ahead, other._under_way = True, None, {}
         return other
 
     def set_epoch(self, epoch: int) -> None:
-        """Makes all iterations from now on those of `epoch`. Lightning calls it; a plain loop need not."""
+        """Sets the epoch of all iterations from now on. Lightning calls this; a plain loop need not."""
         if self._loaded is not None and self._loaded.epoch != epoch:
             self._loaded = None
         self._next = self._last = self._loaded or Place(epoch)
@@ -191,16 +195,16 @@ class BatchLoader:
         self._under_way.clear()
 
     def follow(self, other: "BatchLoader") -> None:
-        """Has epochs follow on, from the last that `other`, which may be this one, has begun."""
+        """Makes each iteration a new epoch, after the last epoch that `other` (possibly this loader) has begun."""
         self._next = other._next if other._follows else Place(other._next.epoch + 1)
         self._follows = True
 
     def state_dict(self) -> dict[str, Any]:
-        """The place of the iteration that has come farthest, of those that are not over; else of the last."""
+        """Returns the place of the unfinished iteration that is farthest on, or if there is none, of the last one."""
         return max(self._under_way.values(), default=self._last)._asdict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Makes the next iteration go on from where `state_dict` was taken."""
+        """Makes the next iteration continue from the place in `state_dict`."""
         self._under_way.clear()
         self._loaded = self._last = place = Place(**state_dict)
         self._next = place if place.position < len(self) else Place(place.epoch + 1)
@@ -211,7 +215,8 @@ class BatchLoader:
         return len(range(self.rank, self._eval_count, self.world_size))
 
     def __iter__(self) -> Iterator[Batch]:
-        # A generator does nothing before its first `next`, and Lightning calls `iter` once more than it iterates.
+        # This is a generator, which does nothing before its first `next`: Lightning calls `iter` once more than it
+        # iterates, and that call must not count as an epoch.
         begin, iteration = self._next, object()
         if self._follows:
             self._next = Place(begin.epoch + 1)
@@ -226,7 +231,7 @@ class BatchLoader:
             self._last = self._under_way.pop(iteration, self._last)
 
     def _train_batches(self, begin: Place) -> Iterator[Batch]:
-        """This rank's slices of an epoch's global batches, from a place on."""
+        """Yields this rank's slices of an epoch's global batches, starting at a place in the epoch."""
         ahead, self._ahead = self._ahead, None
         draws = ahead[1] if ahead and ahead[0] == self._part(*begin[:2]) else self._draw_epoch(*begin[:2])
         batches, share = len(self), self.batch_size // self.world_size
@@ -235,26 +240,27 @@ class BatchLoader:
         while start < batches:
             stop = min(start + per_chunk, batches)
             chunk = self._prepare(*(x[start:stop].reshape(-1) for x in draws))
-            if stop == batches:  # while a GPU has steps left to do: it would wait for this between two epochs
+            if stop == batches:  # now, while a GPU still has steps queued: between two epochs it would wait for this
                 self._ahead = self._part(begin.epoch + 1), self._draw_epoch(begin.epoch + 1)
             yield from zip(*(_apart(x, share) for x in chunk), strict=True)
             start = stop
 
     def _part(self, epoch: int, lap: int = 0) -> tuple[int, ...]:
-        """What of all that is drawn is this rank's: ranks may meet, and batches be of another size, between epochs."""
+        """Identifies this rank's part of an epoch's draws: ranks or batch size may change after it was drawn ahead."""
         return epoch, lap, self.rank, self.world_size, self.batch_size
 
     def _draw_epoch(self, epoch: int, lap: int = 0) -> list[Tensor]:
-        """This rank's part of what is drawn for an epoch: a row a global batch, of which it has some of the columns."""
+        """Draws an epoch's random numbers and keeps this rank's: one row per global batch, this rank's columns."""
         batches, batch_size = len(self), self.batch_size
         share = batch_size // self.world_size
         columns = slice(self.rank * share, (self.rank + 1) * share)
-        # One after another: all of an epoch's of all ranks would take 41 bytes an image in each of them.
+        # `_draws` is lazy, so that only one array for all ranks exists at a time: all of them would take 41 bytes an
+        # image on every rank.
         drawn = self._draws(*((0, 0) if self.repeat else (epoch, lap)))
         return [x[: batches * batch_size].view(batches, batch_size)[:, columns].contiguous() for x in drawn]
 
     def _draws(self, epoch: int, lap: int) -> Iterator[Tensor]:
-        """For each position: which image, its crop's first row and column, mirrored or not, its hole's, a seed."""
+        """Yields for all positions: image index, crop's top, crop's left, mirrored or not, hole's top, left, seed."""
         generator = epoch_generator(self.seed, epoch, lap)
         count = len(self.labels)
         order = torch.randperm(count, generator=generator)
@@ -271,7 +277,7 @@ class BatchLoader:
         if self.own:
             yield torch.randint(SEEDS, (count,), generator=generator)
 
-    @torch.inference_mode(False)  # where the first batch of a chunk is only looked at, the next may be learnt from
+    @torch.inference_mode(False)  # even if the first batch of a chunk is only evaluated, the next may be trained on
     def _prepare(
         self,
         index: Tensor,
@@ -311,7 +317,7 @@ class BatchLoader:
             yield self._finished(images, own_seeds, self.labels.device), labels.clone()
 
     def _finished(self, images: Tensor, seeds: Tensor | None, device: torch.device) -> Tensor:
-        """What a network takes of uint8 `(N, H, W, 3)`: by the user's transform, if there is one, and normalised."""
+        """Applies the user's transform, if there is one, to uint8 `(N, H, W, 3)` and normalises bytes for a network."""
         if self.own is not None and seeds is not None:
             made = self.own(images.permute(0, 3, 1, 2), seeds.tolist())
             if made.is_floating_point():
@@ -326,5 +332,5 @@ class BatchLoader:
 
 
 def _apart(chunk: Tensor, size: int) -> Iterator[Tensor]:
-    """A chunk's batches, each a tensor of its own to autograd: one may be changed without those beside it in memory."""
+    """Splits a chunk into batches that autograd treats as separate tensors: changing one in place affects no other."""
     return (batch.data for batch in torch.split(chunk, size))
