@@ -1,14 +1,16 @@
-"""Decoded images, kept on disk so that the next start takes a blink instead of seconds.
+"""Decoded images, cached on disk so that the next start takes an instant instead of seconds.
 
-A file here is true as long as its key is, and one with notes only where its images lay then. A source's key has of each
-of its files the name, the size, the time it was written and, which no program can set, the time it was changed in any
-way and its inode: so it is another when two files or folders take each other's names, or when pixels are replaced and
-the time is put back. (Not the device, of which two machines that share a folder have different ones.) It also has the
-versions of what decodes.
+A cache file is valid as long as the key of its source is unchanged. If it contains notes, which name files, the data
+folder must also be at the same path as then.
 
-Unprotected is a file system that makes these up: one over a network without times of change, or a file of a whole
-disk, such as squashfs, of which another is mounted in its place, with all times set to one, and files of the same sizes
-in the same order. Remove `.cifar_lightning` there.
+For each file of a source, the key contains the name, size and modification time, and also the change time (ctime) and
+the inode, which no program can set. So the key changes even if two files or folders swap names, or if pixels are
+replaced and the modification time is restored. (The device number is left out: two machines that share a folder have
+different ones.) The key also contains the versions of the decoders.
+
+This fails on file systems that make up these values: a network file system without change times, or a disk image, such
+as squashfs, that is replaced by another one with all times set to one value and files of the same sizes in the same
+order. After such a change, remove `.cifar_lightning`.
 """
 
 import hashlib
@@ -26,21 +28,21 @@ import numpy.typing as npt
 from cifar_lightning.errors import RunError
 from cifar_lightning.files import cache_folder, locked, remove_parts, write_atomically
 
-# What we keep in a user's data folder beside the archive: the lock and the decoded images.
+# Folder for the lock and the decoded images, in the user's data folder, beside the archive.
 HIDDEN = ".cifar_lightning"
-# To be raised when a decoder of ours gives other pixels, labels or names, or a file here holds something else.
+# Increase this when one of our decoders gives different pixels, labels or names, or a cache file's contents change.
 VERSION = 6
 
 
 class Decoded(NamedTuple):
-    """Images as the decoders give them.
+    """Images as the decoders return them.
 
     Attributes:
         images: uint8 (N, 32, 32, 3).
         labels: int64 (N,), indices into `classes`.
-        classes: The names.
-        held_out: How many of the images, the last ones, are for validation.
-        notes: What the user should know of them, in a line each.
+        classes: Names of the classes.
+        held_out: Number of images, at the end, that are for validation.
+        notes: What the user should know about the images, one line each.
     """
 
     images: npt.NDArray[np.uint8]
@@ -51,23 +53,23 @@ class Decoded(NamedTuple):
 
 
 def identity(name: str, stat: os.stat_result) -> bytes:
-    """What a key has of a file, by its name or where it lies in the data folder; see above."""
+    """Returns a file's part of a key, for its name or its path in the data folder; see the top of this file."""
     known = f"{name}\0{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}\n"
     return known.encode("utf-8", "surrogateescape")
 
 
 def cached(home: Path, name: str, key: str, build: Callable[[], Decoded], shared: bool = False) -> Decoded:
-    """What was kept under `name` if its key is still `key` and its bytes are sound; else builds and keeps it.
+    """Returns the images cached under `name` if their key is still `key` and their bytes are sound, or builds them.
 
-    One process builds, the others wait for it, where files can be locked. Where nothing can be written the images stay
-    in memory.
+    What is built is cached. If files can be locked, one process builds and the others wait for it. If nothing can be
+    written, the images are only kept in memory.
 
     Args:
         home: The data folder.
-        name: File name without suffix. There is one file a name: a new one takes the place of a stale one.
+        name: File name without suffix. There is one file per name: a new one replaces a stale one.
         key: Changes when the source of the images does.
-        build: Decodes the images; called only if need be.
-        shared: Leave the images in the file, of which the system keeps one copy for all processes of a machine.
+        build: Decodes the images; called only if necessary.
+        shared: Map the images from the file: the system then keeps one copy for all processes of a machine.
     """
     places = _places(home)
     for place in places:
@@ -91,7 +93,7 @@ def cached(home: Path, name: str, key: str, build: Callable[[], Decoded], shared
 
 
 def has(home: Path, name: str, key: str) -> bool:
-    """Whether `cached` would find the images. Reads none of them."""
+    """Returns whether `cached` would find the images, without reading them."""
     return any(_would_read(_file(place, name), home, key) for place in _places(home))
 
 
@@ -101,17 +103,18 @@ def _places(home: Path) -> list[Path]:
 
 
 def _own_place(home: Path) -> list[Path]:
-    """One in the user's own cache folder, which serves data folders that cannot be written to; none without a home."""
+    """Returns a folder in the user's cache folder, for data folders that are read-only; nothing if there is no home."""
     try:
         root = cache_folder()
-    except RuntimeError:  # as a container's user may be
+    except RuntimeError:  # the user has no home folder, as may be in a container
         return []
     digest = hashlib.sha256(os.fsencode(home.resolve())).hexdigest()[:16]
     return [root / digest] if root.is_absolute() else []
 
 
 def _file(place: Path, name: str) -> Path:
-    # .npz is a zip of plain .npy files: one file to rename, nothing pickled, zip's CRC-32 over every byte.
+    # .npz is a zip of plain .npy files: there is one file to rename, nothing is pickled, and zip's CRC-32 covers every
+    # byte.
     return place / f"{name}.npz"
 
 
@@ -124,7 +127,7 @@ def _read(path: Path, home: Path, key: str, shared: bool) -> Decoded | None:
             held_out = int(array_in(file, "held_out"))
             images = _mapped_in(file, "images") if shared else array_in(file, "images")
             return Decoded(images, array_in(file, "labels"), classes, held_out, notes)
-    except Exception:  # missing, forbidden, cut short, or with a bit flipped: zip and numpy raise what they like
+    except Exception:  # missing, forbidden, cut short or with a flipped bit: zip and numpy raise many kinds of errors
         return None
 
 
@@ -137,7 +140,7 @@ def _would_read(path: Path, home: Path, key: str) -> bool:
 
 
 def _is_true(file: zipfile.ZipFile, home: Path, key: str) -> bool:
-    """Whether what has been kept is of this key; and of this folder, where notes name files of it."""
+    """Returns whether a cache file has this key and, if it has notes that name files, is of this folder."""
     if str(array_in(file, "key")) != _versioned(key):
         return False
     return not array_in(file, "notes").size or str(array_in(file, "home")) == _named(home)
@@ -148,19 +151,19 @@ def _versioned(key: str) -> str:
 
 
 def _named(home: Path) -> str:
-    return repr(os.path.realpath(home))  # of a name that is not UTF-8, too
+    return repr(os.path.realpath(home))  # repr, since the name may not be UTF-8
 
 
 def array_in(file: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
-    """An array of a .npz file. Raises what zip and numpy do where it is damaged, or would have to be unpickled."""
+    """Reads an array of a .npz file. Raises any error of zip or numpy if it is damaged or would need unpickling."""
     with file.open(f"{name}.npy") as member:
         array = np.lib.format.read_array(member, allow_pickle=False)
-        member.read()  # to its end, where zip compares the CRC: np.load believes a header that lies about the size
+        member.read()  # to the end, where zip compares the CRC: np.load believes a header that lies about the size
     return array
 
 
 class Header(NamedTuple):
-    """What stands before an array's bytes in one of numpy's files."""
+    """The header of a numpy file, before the bytes of the array."""
 
     shape: tuple[int, ...]
     by_columns: bool
@@ -168,20 +171,20 @@ class Header(NamedTuple):
 
 
 def header_of(file: IO[bytes]) -> Header:
-    """Reads it, after which the bytes begin. Raises what numpy does where there is none."""
+    """Reads the header, up to the array's first byte. Raises any error of numpy if there is no header."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     return Header(*read(file))
 
 
 def _mapped_in(file: zipfile.ZipFile, name: str) -> npt.NDArray[np.uint8]:
-    """An array of bytes where it lies in a .npz file; what this process changes is its own. Raises as `array_in`."""
+    """Maps an array of bytes in a .npz file, copy-on-write: changes stay in this process. Raises like `array_in`."""
     info = file.getinfo(f"{name}.npy")
     with file.open(info) as member:
         shape = header_of(member).shape
         begin = member.tell()
     assert file.fp is not None
-    file.fp.seek(info.header_offset + 26)  # of its local header, as long as two numbers in it say
+    file.fp.seek(info.header_offset + 26)  # two lengths in the member's local header, after which its bytes begin
     start = info.header_offset + 30 + sum(struct.unpack("<HH", file.fp.read(4)))
     stored = np.asarray(np.memmap(file.fp, np.uint8, "c", start, (info.file_size,)))
     if zlib.crc32(stored.data) != info.CRC:
@@ -191,5 +194,5 @@ def _mapped_in(file: zipfile.ZipFile, name: str) -> npt.NDArray[np.uint8]:
 
 def _write(path: Path, home: Path, key: str, decoded: Decoded) -> None:
     arrays: dict[str, Any] = decoded._asdict()
-    arrays["notes"] = np.asarray(decoded.notes, dtype=str)  # which may be none
+    arrays["notes"] = np.asarray(decoded.notes, dtype=str)  # str even if there are none
     write_atomically(path, lambda file: np.savez(file, key=_versioned(key), home=_named(home), **arrays))

@@ -1,4 +1,4 @@
-"""Fetching a file: several mirrors, resumed where it broke off, by one process at a time."""
+"""Fetches a file from one of several mirrors, by one process at a time; resumes an interrupted download."""
 
 import http.client
 import os
@@ -22,39 +22,39 @@ from cifar_lightning.files import locked, part_of, publish, user_path
 
 MIRROR_VARIABLE = "CIFAR_LIGHTNING_MIRROR"
 
-TIMEOUT = 15.0  # seconds without a byte, when connecting or later
-SPEED_WINDOW = 20.0  # seconds over which the speed is taken
-MIN_SPEED = 200_000.0  # bytes per second; a slower source is left for the next
-CRAWL_SPEED = 5_000.0  # enough the second time, when no source was quicker: it may be the user's own line
-MAX_ASKS = 3  # of one source; again only where it can go on from what is there
+TIMEOUT = 15.0  # seconds without receiving a byte, while connecting or later
+SPEED_WINDOW = 20.0  # seconds over which the speed is measured
+MIN_SPEED = 200_000.0  # bytes per second; a slower source is abandoned for the next
+CRAWL_SPEED = 5_000.0  # the limit for later attempts, when no source was faster: the user's own line may be slow
+MAX_ASKS = 3  # attempts per source; there is another one only after a `_BrokeOff`
 CHUNK = 2**16
 T = TypeVar("T")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class _Refused(Exception):
-    """Why a source is left for the next."""
+    """The reason why a source is abandoned for the next."""
 
 
 class _BrokeOff(_Refused):
-    """The same, but it is worth asking again."""
+    """The same, for a source that is worth another attempt."""
 
 
 def fetch(archive: Archive, path: Path, *, mirror: str | None, sha256: str | None, others: str = "") -> None:
-    """Puts the archive at `path` unless something is there. Any number of processes may call it at once.
+    """Fetches the archive to `path` unless something is already there. Processes may call it concurrently.
 
     Args:
         archive: What to fetch.
-        path: Where it goes. What has arrived of it stands beside, with the suffix .part, also between runs. Where files
-            cannot be locked each process fetches its own, from the start.
+        path: Where to put it. A partial download is kept beside it between runs, with the suffix .part. If files cannot
+            be locked, each process fetches its own copy from the start.
         mirror: The only place to ask: URL of the archive or of its folder, or a local file or folder.
             Default: the variable CIFAR_LIGHTNING_MIRROR, then the archive's own list.
-        sha256: Digest of a user's own archive in place of the pinned one.
-        others: What would do in its place, for the message.
+        sha256: Digest of a user's own archive, which replaces the pinned one.
+        others: What the user may provide instead of the archive, for the error message.
 
     Raises:
-        InputError: No source had it (each is named with its reason), or the disk refuses; or there can be no such
-            mirror.
+        InputError: No source had the archive (the message gives each source and its reason), the disk cannot be written
+            to, or `mirror` is not a valid place.
     """
     if path.exists():
         return
@@ -69,14 +69,14 @@ def fetch(archive: Archive, path: Path, *, mirror: str | None, sha256: str | Non
         try:
             _fetch(archive, path, part, f" (or have one of {others} there)" if others else "")
         finally:
-            if not alone:  # none can go on with what may be another's
+            if not alone:  # without a lock nobody can tell whether this file is in use, so nobody can resume it
                 part.unlink(missing_ok=True)
 
 
 def _fetch(archive: Archive, path: Path, part: Path, other: str) -> None:
     reasons: dict[str, str] = {}
     queue = [(source, MIN_SPEED) for source in archive.urls]
-    for source, speed in queue:  # grows while it is walked
+    for source, speed in queue:  # which grows in the loop
         try:
             _obtain(source, archive, part, speed)
         except _Refused as reason:
@@ -94,7 +94,7 @@ def _fetch(archive: Archive, path: Path, part: Path, other: str) -> None:
 
 
 def _obtain(source: str, archive: Archive, part: Path, speed: float) -> None:
-    """Fills `part` from one source and checks it; what fails the check is deleted."""
+    """Fills `part` from one source and checks its digest; deletes it if the digest is wrong."""
     resumed = part.exists()
     if "://" in source:
         _transfer(source, archive, part, speed)
@@ -106,7 +106,7 @@ def _obtain(source: str, archive: Archive, part: Path, speed: float) -> None:
     part.unlink()
     if not (resumed and "://" in source):
         raise _Refused(f"has SHA-256 {found}, expected {archive.sha256}")
-    _obtain(source, archive, part, speed)  # what was there before may have been the bad piece
+    _obtain(source, archive, part, speed)  # from the start: the resumed piece may have been bad
 
 
 def _copy(source: Path, part: Path) -> None:
@@ -121,7 +121,7 @@ def _transfer(url: str, archive: Archive, part: Path, speed: float) -> None:
     size = archive.size
     have = part.stat().st_size if part.exists() else 0
     if size is not None and have >= size:
-        return  # the digest tells whether it is whole
+        return  # the caller's check of the digest tells whether it is whole
     headers = {"User-Agent": "cifar-lightning", "Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
@@ -130,9 +130,9 @@ def _transfer(url: str, archive: Archive, part: Path, speed: float) -> None:
     except HTTPError as error:
         error.close()
         if error.code == 416 and have:
-            return  # nothing is left to send: the digest tells whether that is true
+            return  # the server has nothing left to send; the digest tells whether that is true
         raise _Refused(f"HTTP {error.code} {error.reason}") from error
-    except (OSError, http.client.HTTPException, UnicodeError) as error:  # the last for a host's name that can be none
+    except (OSError, http.client.HTTPException, UnicodeError) as error:  # the last for an impossible host name
         raise _Refused(_explain(error)) from error
 
     with response:
@@ -162,10 +162,10 @@ def _receive(
     speed: float,
     resumable: bool,
 ) -> int:
-    """Appends the response's body to `part`, which holds `have` bytes of it; gives its length at the end."""
+    """Appends the response's body to `part`, which already holds `have` bytes; returns the final length."""
     done, since, mark = have, time.monotonic(), have
     chunk = _read(lambda: response.read1(CHUNK) if have else response.read(2))
-    if not have and not chunk.startswith(GZIP):  # before anything of an earlier source is overwritten
+    if not have and not chunk.startswith(GZIP):  # checked before overwriting what an earlier source sent
         raise _Refused("sent something that is no gzip archive")
     with _disk(part), open(part, "ab" if have else "wb") as file, bar(part.stem, total, of_bytes=True) as show:
         while chunk:
@@ -190,7 +190,7 @@ def _read(read: Callable[[], T], resumable: bool = False) -> T:
 
 
 class _NoDowngrade(HTTPRedirectHandler):
-    """Follows redirects to https only, or from one loopback address to another."""
+    """Follows redirects only to https, or from one loopback address to another."""
 
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: http.client.HTTPMessage, newurl: str
@@ -213,7 +213,7 @@ def _open(request: Request) -> Any:
     if "SSL_CERT_FILE" not in os.environ:
         import certifi
 
-        context.load_verify_locations(certifi.where())  # Python from python.org finds none on macOS
+        context.load_verify_locations(certifi.where())  # on macOS, Python from python.org has no certificates
     proxies: dict[str, str] | None = {} if urlsplit(request.full_url).hostname in LOOPBACK else None
     opener = build_opener(HTTPSHandler(context=context), _NoDowngrade(), ProxyHandler(proxies))
     return opener.open(request, timeout=TIMEOUT)
@@ -230,7 +230,7 @@ def _explain(error: BaseException) -> str:
 
 
 def _place(mirror: str, name: str) -> str:
-    """The archive's URL or path, from that of the archive or of the folder that holds it."""
+    """Returns the URL or path of the archive, given that of the archive itself or of its folder."""
     if "://" not in mirror:
         path = user_path(mirror)
         path = path / name if path.is_dir() else path
@@ -241,12 +241,12 @@ def _place(mirror: str, name: str) -> str:
         raise InputError(f"mirror {mirror} is no https address: name one, or an archive on this machine, or its folder")
     parts = urlsplit(mirror)
     there = parts.path if parts.path.endswith((".gz", ".tgz")) else f"{parts.path.rstrip('/')}/{name}"
-    return urlunsplit(parts._replace(path=quote(there, safe="/%!$&'()*+,;=:@~")))  # as a browser asks for it
+    return urlunsplit(parts._replace(path=quote(there, safe="/%!$&'()*+,;=:@~")))  # quoted as by a browser
 
 
 @contextmanager
 def _disk(path: Path) -> Iterator[None]:
-    """Blames the disk for what is the disk's fault: network errors are caught closer to the network."""
+    """A context in which an OSError is reported as the disk's: network errors are caught closer to the network."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Class folders: which pictures there are in train/<class>/, test/<class>/ and, where there is one, val/<class>/."""
+"""Class folders: lists the pictures in train/<class>/, test/<class>/ and, if there is one, val/<class>/."""
 
 import hashlib
 import os
@@ -25,16 +25,16 @@ VALIDATION = ("val", "valid", "validation")
 
 
 class Listing(NamedTuple):
-    """One split's files.
+    """The files of one split.
 
     Attributes:
-        paths: Class by class; within one, a folder's files sorted by name, and then those of the folders in it.
-        labels: int64, one a path.
-        classes: The names.
-        held_out: How many of the paths, the last ones, are from the folder of the validation images.
-        fingerprint: Changes when a file is added, removed, renamed, written to or put in another's place; see cache.py.
-        size: Of all files, in bytes.
-        note: What has been passed over, for the user to know; empty if nothing.
+        paths: One class after another; within a class, a folder's own files sorted by name, then its subfolders'.
+        labels: int64, one per path.
+        classes: Names of the classes.
+        held_out: Number of paths, at the end, that come from the validation folder.
+        fingerprint: Changes when a file is added, removed, renamed, written to or replaced by another; see cache.py.
+        size: Total size of the files in bytes.
+        note: Message to the user about files that were passed over; empty if there are none.
     """
 
     paths: list[str]
@@ -48,26 +48,26 @@ class Listing(NamedTuple):
 
 @dataclass
 class _Tree:
-    """What lies in the class folders of one split, and what is found out on the way."""
+    """The class folders of one split, with the dead links and passed-over files found while listing them."""
 
     top: Path
-    folders: dict[str, list[str]] = field(default_factory=dict)  # a class's, by its name
+    folders: dict[str, list[str]] = field(default_factory=dict)  # the folders of each class, by class name
     dead: list[str] = field(default_factory=list)
     passed_over: list[str] = field(default_factory=list)
 
 
 def has_classes(data_dir: Path) -> bool:
-    """Whether there are class folders in it to train on, whatever is in them."""
+    """Returns whether `data_dir` has class folders for training, even if they are empty."""
     train = data_dir / "train"
     return train.is_dir() and any(path.is_dir() and not path.name.startswith(".") for path in train.iterdir())
 
 
 def scan(data_dir: Path, split: str) -> Listing:
-    """Lists one split, "train" (with the validation images) or "test". Hidden files and folders are passed over.
+    """Lists one split, "train" (with the validation images) or "test". Skips hidden files and folders.
 
     Raises:
-        InputError: A folder is missing; they have not the same classes; a link leads nowhere, or in a circle; the name
-            of a class is not UTF-8; or there are no pictures.
+        InputError: A folder is missing; the splits have different classes; a link leads nowhere or in a circle; a class
+            name is not UTF-8; or there are no pictures.
     """
     import PIL
 
@@ -100,7 +100,7 @@ def scan(data_dir: Path, split: str) -> Listing:
         before = len(paths)
         for label, name in enumerate(classes):
             for folder in tree.folders[name]:
-                where = os.path.relpath(folder, data_dir)  # once: it takes longer than all else of a picture
+                where = os.path.relpath(folder, data_dir)  # per folder: it takes longer than all else for a picture
                 for path, stat in pictures_in(folder, tree.dead, tree.passed_over):
                     digest.update(identity(where + path.removeprefix(folder), stat))
                     paths.append(path)
@@ -117,21 +117,22 @@ def scan(data_dir: Path, split: str) -> Listing:
 
 
 def _classes_in(top: Path) -> _Tree:
-    """The class folders of a split, by the names of the classes.
+    """Finds the class folders of a split, by class name.
 
-    A letter with an accent may be written as one or as two, which look alike: macOS makes the latter of the former.
+    Names are compared in Unicode's NFC form, because macOS may store an accented letter as two characters, which look
+    like the one character that other systems store.
     """
     tree = _Tree(top)
     for entry in sorted(os.scandir(top), key=lambda entry: entry.name):
         if entry.name.startswith("."):
             continue
-        if any("\ud800" <= letter <= "\udfff" for letter in entry.name):  # bytes that Python could not read as UTF-8
+        if any("\ud800" <= letter <= "\udfff" for letter in entry.name):  # in place of bytes that are not UTF-8
             raise InputError(f"{top} has a folder {entry.name!r}, whose name is not UTF-8: rename it")
         if entry.is_dir():
             tree.folders.setdefault(unicodedata.normalize("NFC", entry.name), []).append(entry.path)
         elif not os.path.exists(entry.path):
             tree.dead.append(entry.path)
-        elif may_be_picture(entry.path):  # of other files a data set may have any there
+        elif may_be_picture(entry.path):  # other kinds of files are nothing unusual there
             tree.passed_over.append(entry.path)
     return tree
 
@@ -152,7 +153,7 @@ def _check_links(tree: _Tree) -> None:
 
 
 def in_order(classes: Iterable[str]) -> tuple[str, ...]:
-    """CIFAR's own order for CIFAR's names, by number where all are numbers, else by name."""
+    """Returns the names in CIFAR's order if they are CIFAR's, in numerical order if all are numbers, or sorted."""
     names = set(classes)
     for official in CLASSES_OF.values():
         if set(official) == names:
@@ -170,15 +171,15 @@ def pictures_in(
     above: tuple[tuple[int, int], ...] = (),
     link: str = "",
 ) -> Iterator[tuple[str, os.stat_result]]:
-    """The pictures in a folder and those in it, as deep as they lie; a folder's own come first, by name.
+    """Yields the pictures in a folder, sorted by name, then those in its subfolders at any depth; each with its stat.
 
     Args:
-        folder: Its path.
-        dead: Learns of links to nothing.
-        passed_over: Learns of what is no picture.
-        goes_on: Whether a folder in it that cannot be read, or a link in a circle, is one of the dead, and no error.
-        above: The folders that it lies in, each by what no other has.
-        link: The last link on the way to it.
+        folder: Path of the folder.
+        dead: List to which links to nothing are added.
+        passed_over: List to which files that are not pictures are added.
+        goes_on: Whether an unreadable subfolder, or a link in a circle, is added to `dead` instead of raising an error.
+        above: Device and inode of each folder that contains this one, to recognise a circle.
+        link: The last link on the way to this folder.
 
     Raises:
         InputError: A link leads in a circle.

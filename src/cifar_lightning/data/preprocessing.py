@@ -1,4 +1,4 @@
-"""Preprocessing: from the bytes of an image to what a network takes. A data module does it, and a model keeps it."""
+"""Preprocessing: turns the bytes of images into a network's input. A data module applies it, and a model keeps it."""
 
 import math
 from collections.abc import Sequence
@@ -58,7 +58,7 @@ class Preprocessing:
         return f"mean ({mean}), std ({std}), {self.size} pixels"
 
     def plain(self) -> dict[str, Any]:
-        """The arguments as lists and numbers, which a checkpoint can hold.
+        """Returns the arguments as lists and numbers, which a checkpoint can hold.
 
         Returns:
             Arguments with which `Preprocessing(**plain)` equals this one.
@@ -72,10 +72,10 @@ class Preprocessing:
             images: uint8 `(N, 3, size, size)`, or `(3, size, size)` for one.
 
         Returns:
-            float32 `(N, 3, size, size)`, channels_last, on their device.
+            float32 `(N, 3, size, size)`, channels_last, on the device of `images`.
 
         Raises:
-            InputError: They are of another kind or shape.
+            InputError: `images` have another dtype or shape.
         """
         images = bytes_as_batch(images, self.size)
         mean, std = (torch.tensor(x, device=images.device) for x in (self.mean, self.std))
@@ -83,20 +83,20 @@ class Preprocessing:
 
 
 def _as_float32(value: Any) -> float:
-    """The shortest number that `normalize` takes for the same: 0.4914 of the 0.49140000343 that a tensor gives."""
+    """Returns the shortest decimal that is the same float32: 0.4914 for the 0.49140000343 that a tensor gives."""
     with np.errstate(over="ignore"):
         return float(str(np.float32(float(value))))
 
 
 def as_batch(images: Tensor, size: int | None) -> Tensor:
-    """`images` as `(N, 3, H, W)`, one of `(3, H, W)` as the only one of its batch.
+    """Returns `images` as `(N, 3, H, W)`; a single image `(3, H, W)` becomes a batch of one.
 
     Args:
         images: uint8 or floats.
-        size: What H and W should be; None where that is not known.
+        size: What H and W should be; None if that is not known.
 
     Raises:
-        InputError: They are of another kind or shape.
+        InputError: `images` have another type, dtype or shape.
     """
     if isinstance(images, np.ndarray):
         raise InputError(f"images are a numpy array {images.shape}: give a tensor, torch.from_numpy(images)")
@@ -128,7 +128,7 @@ def as_batch(images: Tensor, size: int | None) -> Tensor:
 
 
 def bytes_as_batch(images: Tensor, size: int | None) -> Tensor:
-    """As `as_batch`, and raises an InputError for floats, too: nothing tells whether they are normalised already."""
+    """Does the same as `as_batch`, but refuses floats: nothing tells whether they are already normalised."""
     images = as_batch(images, size)
     if images.dtype != torch.uint8:
         raise InputError(f"images of {images.dtype}: give uint8, bytes of 0 to 255")
@@ -136,14 +136,14 @@ def bytes_as_batch(images: Tensor, size: int | None) -> Tensor:
 
 
 def data_set_of(normalization: str, source: str) -> str:
-    """Whose mean and std `normalization` means of images from `source`: cifar10's, cifar100's; or half, neither's."""
+    """Resolves `normalization` for images from `source`: the set whose mean and std it means, or half for neither."""
     if normalization == "dataset":
         return "cifar100" if source.startswith("cifar100") else "cifar10"
     return normalization
 
 
 def preprocessing_of(normalization: str, source: str) -> Preprocessing:
-    """That of CIFAR10DataModule's arguments; see there."""
+    """Returns the Preprocessing that CIFAR10DataModule's arguments `normalization` and `source` mean."""
     constants = {
         "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
         "cifar10": (cifar10.MEAN, cifar10.STD),
@@ -153,6 +153,6 @@ def preprocessing_of(normalization: str, source: str) -> Preprocessing:
 
 
 def name_of(preprocessing: Preprocessing) -> str | None:
-    """The name that CIFAR10DataModule's `normalization` has for it, if any."""
+    """Returns the value of CIFAR10DataModule's `normalization` that means this preprocessing, if there is one."""
     names = ("half", "cifar10", "cifar100")
     return next((name for name in names if preprocessing_of(name, name) == preprocessing), None)

@@ -1,4 +1,4 @@
-"""Where images come from: official ones, somebody's own, or a drawing hand."""
+"""Where images come from: the official CIFAR sets, the user's own files, or synthetic drawings."""
 
 import hashlib
 import os
@@ -23,20 +23,20 @@ SPLITS = ("train", "test")
 
 
 class Source:
-    """One place where images come from. What it finds there is looked for once, and stands for as long as it does.
+    """A place that images come from. What has been found there is not looked for again while this object exists.
 
     Args:
         name: One of SOURCES.
         data_dir: Folder of the official images in a shape of official.py, or of train/ and test/, or of arrays; or
-            the path of an archive, or of a .npz file.
+            the path of an archive or of a .npz file.
         mirror: The only place to get the archive from: an https address of it or of its folder, or a local
             file or folder. Default: the variable CIFAR_LIGHTNING_MIRROR, then the public mirrors.
-        sha256: Digest of your own images, in an official shape in place of the official ones: of the archive or the
-            file of arrays, or of the files one after another. Of class folders and published test sets none is checked.
+        sha256: Digest of your own images that replace the official ones in an official shape: of the archive or the
+            file of arrays, or of several files concatenated. Not checked for class folders and published test sets.
         synthetic_size: Training images that the synthetic source draws; it draws a fifth as many for the test.
 
     Raises:
-        InputError: There is no such source, or the digest is none.
+        InputError: There is no such source, or `sha256` is not a SHA-256 digest.
     """
 
     def __init__(
@@ -59,12 +59,12 @@ class Source:
         self._official: official.Held | None = None
 
     def prepare(self) -> None:
-        """Does what `load` needs once: downloads, decodes, caches. Any number of processes may call it at once.
+        """Does the work that `load` needs done once: downloads, decodes, caches. Processes may call it concurrently.
 
-        Writes nothing and asks no server where the data is in place.
+        Writes nothing and contacts no server if the data is in place.
 
         Raises:
-            InputError: The data cannot be had, or is not what it should be.
+            InputError: The data is not available, or is not what it should be.
         """
         if self.name == "synthetic":
             return
@@ -75,7 +75,7 @@ class Source:
                         f"data_dir {self.data_dir} has class folders, and no {TITLES[self.name]}: give "
                         "--data.source folder to train on them, or another data_dir to fetch it into"
                     )
-                if self._target.is_dir():  # which is there already, to whoever would fetch it
+                if self._target.is_dir():  # `fetch` would take the folder for the archive
                     raise InputError(
                         f"{self._target} is a folder, and not the archive of that name: move it away to have that "
                         "fetched, or name another --data.data_dir"
@@ -93,15 +93,15 @@ class Source:
                     cache.cached(found.home, f"{self.name}-{split}", found.key, found.decode)
 
     def load(self, split: str, shared: bool = False) -> ImageSet:
-        """Reads one split, "train" or "test", into memory, after `prepare`. Warns of what its user should know.
+        """Reads one split into memory, after `prepare`. Warns of anything that the user should know about the images.
 
         Args:
-            split: Which.
-            shared: Into one memory for all processes of a machine that do so: the cache's file, which nobody may write
-                to meanwhile. (Another in its place does no harm.)
+            split: "train" or "test".
+            shared: Map the cache file, so that all processes of a machine that do this share one copy in memory. Nobody
+                may write to that file meanwhile. (Replacing it by another file does no harm.)
 
         Raises:
-            InputError: The data is not there, or is not what it should be.
+            InputError: The data is missing, or is not what it should be.
         """
         if split not in SPLITS:
             use = "train or test"
@@ -126,10 +126,10 @@ class Source:
         return image_set_of(decoded)
 
     def find(self, split: str) -> "Found":
-        """Looks where a split is, and does not read it. Not for the synthetic source, which is nowhere.
+        """Finds the files of a split without decoding them. Not for the synthetic source, which has no files.
 
         Raises:
-            InputError: It is not there.
+            InputError: The split is not there.
         """
         if split not in self._found:
             with self._naming():
@@ -159,7 +159,7 @@ class Source:
         if not held.decodes:
             decode, notes = partial(held.decode, split, False), (self._unchecked(held.shape),)
             return Found(held.home, "", decode, held.shape, held.files, notes)
-        # What has not been touched since it was decoded is not hashed again.
+        # The digest is checked inside `decode`, so files that have not changed since then are not hashed again.
         decode = partial(_decode, held, self.sha256, split, self.name)
         return Found(held.home, self._key(held.files), decode, held.shape, held.files)
 
@@ -167,11 +167,11 @@ class Source:
         return f"{self.sha256} {_identity(files)}"
 
     def _unchecked(self, shape: str) -> str:
-        """What to say of a digest, if one is given, where there is nothing that it could be of."""
+        """Returns a note that the digest is not checked for this shape; empty if no digest was given."""
         return f"sha256 {self.sha256} is not checked: {self.data_dir} has {shape}" if self.sha256 else ""
 
     def held(self) -> official.Held | None:
-        """What there is of an official source, or of a published test set; None if nothing."""
+        """Returns the official images, or the published test set, that the place holds; None if there are none."""
         if self._official is None:
             with self._naming():
                 if self.name in ARCHIVES:
@@ -182,7 +182,7 @@ class Source:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Their names, where they are known before the images are read; empty where a file may have others."""
+        """The class names if they are known before the images are read; empty if the files may have others."""
         if self.name == "synthetic":
             return CLASSES
         if self.name not in CLASSES_OF or self.sha256:
@@ -196,13 +196,13 @@ class Source:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Those that there are, as far as is known before they are read."""
+        """The splits that the source has, as far as is known before they are read."""
         held = self.held()
         return held.splits if held else SPLITS
 
     @property
     def parts(self) -> tuple[Path, ...]:
-        """Files of which each is a test set, where `data_dir` is a folder of corrupted ones."""
+        """If `data_dir` is a folder of corrupted test sets, its files, one test set each; otherwise empty."""
         held = self.held()
         return held.parts if held else ()
 
@@ -212,13 +212,13 @@ class Source:
 
     @property
     def _target(self) -> Path:
-        """Where an archive is fetched to."""
+        """The path to which an archive is fetched."""
         named = self._place.name.endswith((".tar.gz", ".tgz"))
         return self._place if named else self._place / ARCHIVES[self.name].name
 
     @contextmanager
     def _naming(self) -> Iterator[None]:
-        """Says which folder it is that the system does not let this user into."""
+        """A context in which an OSError becomes an InputError that names the file or folder that cannot be read."""
         try:
             yield
         except OSError as error:
@@ -251,7 +251,7 @@ def _decode_own(decode: Callable[[], Decoded], files: Sequence[Path], sha256: st
 
 
 def _identity(files: Sequence[Path]) -> str:
-    """Another where one of the files is: see cache.py. Of many, a digest."""
+    """Returns a digest that changes when one of the files or Pillow's version does: see cache.py."""
     import PIL
 
     found = hashlib.sha256(PIL.__version__.encode())
@@ -261,15 +261,15 @@ def _identity(files: Sequence[Path]) -> str:
 
 
 class Found(NamedTuple):
-    """Where a split is.
+    """Where a split is, and how to read it.
 
     Attributes:
-        home: Where to cache it.
-        key: Says whether the cache is still true; without one it is not cached.
-        decode: Reads it.
-        shape: What this is held as.
-        files: What is read; of class folders, one an image, in their order, for whose number Path takes long.
-        notes: What is to be known of them; empty texts say nothing.
+        home: The data folder in or for which the split is cached.
+        key: Changes when the images do, which invalidates the cache; if empty, the split is not cached.
+        decode: Reads the split.
+        shape: The name of the layout in which the images are held.
+        files: The files that are read. For class folders one per image, in order, as str: so many Paths take long.
+        notes: Warnings for the user; empty strings are ignored.
     """
 
     home: Path
@@ -281,10 +281,10 @@ class Found(NamedTuple):
 
 
 def synthetic(split: str, count: int) -> ImageSet:
-    """Draws images: see `shapes` for what they are and how hard.
+    """Draws images; see `shapes` for what they show and how hard they are to learn.
 
     Args:
-        split: "train" or "test": other images of the same kind.
-        count: How many. Fewer are the first of more.
+        split: "train" or "test", which are different images of the same kind.
+        count: Number of images. A smaller number gives the first images of a larger one.
     """
     return image_set_of(Decoded(*shapes.draw(count, SPLITS.index(split)), CLASSES))

@@ -1,8 +1,8 @@
 """Batched image transforms: pure functions of tensors, on any device.
 
-They take and give images whose bytes lie as `(N, H, W, 3)`: one pixel's colours side by side. That is what
-PyTorch calls channels_last once the dimensions are permuted to `(N, 3, H, W)`; it makes a crop a copy of whole
-rows, and convolutions on the result need no re-ordering.
+They take and return images stored as `(N, H, W, 3)`, with the three colours of a pixel side by side. PyTorch calls this
+layout channels_last once the dimensions are permuted to `(N, 3, H, W)`. With it a crop is a copy of whole rows, and
+convolutions on the result need no re-ordering.
 """
 
 import torch
@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:
-    """`x`, which lies on the CPU, on `device`; without waiting for a GPU of NVIDIA's.
+    """Copies `x` from the CPU to `device`, without waiting if that is an NVIDIA GPU.
 
-    An Apple GPU reads the bytes later, when they may be another tensor's
-    (https://github.com/pytorch/pytorch/issues/83015); CUDA has read them when the call returns.
+    CUDA has read the bytes when the call returns. An Apple GPU reads them later, when their memory may already belong
+    to another tensor (https://github.com/pytorch/pytorch/issues/83015).
     """
     return x.to(device, non_blocking=device.type == "cuda")
 
@@ -23,7 +23,7 @@ def reflect_pad(images: Tensor, padding: int) -> Tensor:
     """Mirrors the border of `images` outwards, without repeating the edge pixels.
 
     Args:
-        images: `(N, H, W, 3)`, any dtype (torch's own reflection padding has none for uint8).
+        images: `(N, H, W, 3)`, any dtype (torch's own reflection padding does not support uint8).
         padding: Pixels added on each side, less than H and W.
 
     Returns:
@@ -33,7 +33,7 @@ def reflect_pad(images: Tensor, padding: int) -> Tensor:
     bottom, right = padding + height, padding + width
     padded = images.new_empty(n, height + 2 * padding, width + 2 * padding, channels)
     padded[:, padding:bottom, padding:right] = images
-    # first the sides, then whole rows, whose ends are there by then; copies of rows take half the time of an index
+    # The sides come first, so that the rows copied next are complete. Copying slices takes half as long as indexing.
     padded[:, padding:bottom, :padding] = images[:, :, 1 : padding + 1].flip(2)
     padded[:, padding:bottom, right:] = images[:, :, width - 1 - padding : width - 1].flip(2)
     padded[:, :padding] = padded[:, padding + 1 : 2 * padding + 1].flip(1)
@@ -42,11 +42,11 @@ def reflect_pad(images: Tensor, padding: int) -> Tensor:
 
 
 def crop(padded: Tensor, index: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
-    """Cuts one window out of each of the images chosen by `index`.
+    """Cuts one window out of each image selected by `index`.
 
     Args:
-        padded: `(M, H, W, 3)`, contiguous: all images.
-        index: `(N,)` int64: which images.
+        padded: All images, `(M, H, W, 3)`, contiguous.
+        index: `(N,)` int64: indices of the images.
         top: `(N,)` int64: first row of each window, 0 to H - size.
         left: `(N,)` int64: first column of each window, 0 to W - size.
         size: Height and width of the windows.
@@ -54,20 +54,20 @@ def crop(padded: Tensor, index: Tensor, top: Tensor, left: Tensor, size: int) ->
     Returns:
         `(N, size, size, 3)`.
     """
-    # A view of every window of every image, (M, rows, columns, size, size, 3): indexing it copies whole rows.
+    # A view of all windows of all images, (M, rows, columns, size, size, 3): indexing it copies whole rows.
     windows = padded.unfold(1, size, 1).unfold(2, size, 1).permute(0, 1, 2, 4, 5, 3)
     return windows[index, top, left]
 
 
 def flip(images: Tensor, mirrored: Tensor) -> Tensor:
-    """Mirrors left and right, in place, the images `(N, H, W, 3)` where `mirrored` `(N,)`, on the CPU, is true."""
-    chosen = to_device(mirrored.nonzero().squeeze(1), images.device)  # on a GPU, nonzero would wait for it
+    """Mirrors, left to right and in place, those `images` `(N, H, W, 3)` for which `mirrored` `(N,)` (CPU) is true."""
+    chosen = to_device(mirrored.nonzero().squeeze(1), images.device)  # nonzero on a GPU would wait for the GPU
     images[chosen] = images[chosen].flip(2)
     return images
 
 
 def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Turns bytes into what a network takes: `(x / 255 - mean) / std`.
+    """Normalises bytes for a network: `(x / 255 - mean) / std`.
 
     Args:
         images: uint8 `(N, H, W, 3)`, contiguous.
@@ -78,14 +78,14 @@ def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         float32 `(N, 3, H, W)`, channels_last.
     """
     n, height, width, channels = images.shape
-    # One long row per image and the constants repeated along it: a broadcast over 3 values runs 5 times slower.
+    # Each image is one long row, with the constants repeated along it: a broadcast over 3 values is 5 times slower.
     scale, shift = (factor.repeat(height * width) for factor in scale_and_shift(mean, std))
     flat = images.reshape(n, height * width * channels).float().mul_(scale).add_(shift)
     return flat.view(n, height, width, channels).permute(0, 3, 1, 2)
 
 
 def scale_and_shift(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
-    """What a byte is multiplied by, and what is added then, to give `(x / 255 - mean) / std`; per channel."""
+    """Returns per-channel `scale` and `shift`, such that `x * scale + shift` equals `(x / 255 - mean) / std`."""
     return 1 / (255 * std), -mean / std
 
 
@@ -96,8 +96,8 @@ def cutout(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
 
     Args:
         images: Float `(N, C, H, W)`.
-        top: `(N,)` int64: first row of each square; what lies outside the image is not there.
-        left: `(N,)` int64: first column, likewise.
+        top: `(N,)` int64: first row of each square; the part of a square outside the image is ignored.
+        left: `(N,)` int64: first column of each square, in the same way.
         size: Height and width of the squares.
     """
     rows, columns = (torch.arange(n, device=images.device) for n in images.shape[2:])
@@ -107,9 +107,9 @@ def cutout(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
 
 
 def shrink(images: Tensor, size: int | None) -> Tensor:
-    """Float images `(N, C, H, W)` as `(N, C, size, size)`, channels_last, each pixel the mean of those it stands for.
+    """Scales float images `(N, C, H, W)` down to `(N, C, size, size)`, channels_last, by averaging areas of pixels.
 
-    With None they are as they were.
+    If `size` is None, returns the images unchanged.
     """
     if size is None:
         return images
@@ -121,17 +121,17 @@ def shrink(images: Tensor, size: int | None) -> Tensor:
 
 
 def _by_products(images: Tensor, size: int) -> Tensor:
-    """The same, for where torch has it of divisors of the side only.
+    """Does the same by matrix products, for MPS, where torch can only shrink to a divisor of the side.
 
     Source: https://github.com/pytorch/pytorch/issues/96056
     """
-    with torch.autocast(images.device.type, enabled=False):  # which would round
+    with torch.autocast(images.device.type, enabled=False):  # autocast would round
         rows, columns = (_means(side, size).to(images) for side in images.shape[2:])
         return rows @ images @ columns.T
 
 
 def _means(side: int, size: int) -> Tensor:
-    """What a row of `side` pixels is multiplied by, to become one of `size`; `(size, side)`."""
+    """Returns the matrix `(size, side)` that averages a row of `side` pixels into a row of `size` pixels."""
     i, pixels = torch.arange(size)[:, None], torch.arange(side)
     inside = (i * side // size <= pixels) & (pixels * size < (i + 1) * side)
     return inside / inside.sum(1, keepdim=True)
