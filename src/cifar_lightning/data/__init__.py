@@ -1,4 +1,5 @@
-"""Images: where they come from, how they are kept, and the batches that are made of them.
+"""Images: where they come from, how they are stored, and how batches are made of them.
 
-It may import the ground only. Read `datamodule.py` first, then `sources.py` and `loader.py`.
+Of this package it may import only the modules at the top level. Read `datamodule.py` first, then `sources.py` and
+`loader.py`.
 """

@@ -1,4 +1,4 @@
-"""What other data modules are told and this one is not, or not on the command line, and why: for who looks for it."""
+"""Arguments that other data modules have and this one lacks, or lacks on the command line; tells the user why."""
 
 _WORKERS = (
     "there are no workers, for the images lie in memory and batches are made in the training process: leave it out"
@@ -7,7 +7,7 @@ _LOADER = 'the loaders are its own: for another make DataLoader(data.dataset("tr
 _SIZE = "images have 32 x 32 pixels: for others give, in Python, train_transforms and test_transforms with a v2.Resize"
 _TRANSFORM = "training images have theirs, test images theirs: give, in Python, train_transforms and test_transforms"
 
-# by the argument's name
+# argument: reason
 WHY = {
     "num_workers": _WORKERS,
     "workers": _WORKERS,
@@ -26,8 +26,8 @@ WHY = {
     **{name: f"{_LOADER}{name}=...)" for name in ("sampler", "batch_sampler", "collate_fn")},
     "download": "what is not there is downloaded: leave it out",
 }
-# what has another name here, and none that is like it
+# arguments whose name here is too different for a guess
 NAMED = {"root": "data_dir", "test_batch_size": "eval_batch_size"}
 
 TRANSFORMS = ("train_transforms", "val_transforms", "test_transforms")
-NO_FLAGS = ("seed", "device", *TRANSFORMS)  # a run has a seed, and a device; a transform is code
+NO_FLAGS = ("seed", "device", *TRANSFORMS)  # a run sets the seed and the device; a transform is code

@@ -1,4 +1,4 @@
-"""Reading the official archives, packed or not, without trusting them: nothing is extracted, nothing in them is run."""
+"""Reads the official archives, packed or unpacked, without trusting them: extracts no files and runs no code."""
 
 import gzip
 import hashlib
@@ -27,7 +27,7 @@ Part = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]  # pixels (N, 3072), 
 
 
 def digest(*paths: Path) -> str:
-    """The SHA-256 of the file, hexadecimal; of several, of their bytes one after another."""
+    """Returns the SHA-256 of a file, hexadecimal; for several files, of their bytes concatenated."""
     found = hashlib.sha256()
     for path in paths:
         with readable(path), open(path, "rb") as file:
@@ -37,12 +37,12 @@ def digest(*paths: Path) -> str:
 
 
 def check_digest(paths: Sequence[Path], *expected: str, instead: str = FETCHED) -> None:
-    """Raises InputError unless these files have this SHA-256, or one of these; see `digest`.
+    """Raises an InputError unless the SHA-256 of the files is one of those expected; see `digest`.
 
     Args:
         paths: The files.
-        expected: What they may have.
-        instead: What to do where they should.
+        expected: The digests that they may have.
+        instead: What the user can do to have the expected files, for the message.
     """
     found = digest(*paths)
     if found not in expected:
@@ -54,16 +54,16 @@ def check_digest(paths: Sequence[Path], *expected: str, instead: str = FETCHED) 
 
 
 def read(path: Path, versions: Sequence[Archive | Binary], split: str, own: bool = False) -> Decoded:
-    """Decodes one split of a tar, compressed or as browsers leave it, of one of these versions.
+    """Decodes one split of a tar file, gzip-compressed or decompressed by a browser.
 
     Args:
         path: The file.
-        versions: What it may hold.
+        versions: The versions that it may hold.
         split: "train" or "test".
-        own: Whether it is the user's own, not the official one; the caller has checked its digest.
+        own: Whether it is the user's own archive, not the official one; the caller has then checked its digest.
 
     Raises:
-        InputError: It is damaged, is not the official one, holds what it should not, or lacks what it should hold.
+        InputError: The file is damaged, is not the official one, or holds more or less than it should.
     """
     compressed = is_compressed(path)
     if compressed and not own:
@@ -88,7 +88,7 @@ def read(path: Path, versions: Sequence[Archive | Binary], split: str, own: bool
 
 
 def read_folder(folder: Path, version: Archive | Binary, split: str, own: bool = False) -> Decoded:
-    """Decodes one split of what has been unpacked of an archive; see `read`."""
+    """Decodes one split of an unpacked archive; see `read`."""
     files = {}
     for name in _files(version, split):
         try:
@@ -102,7 +102,7 @@ def read_folder(folder: Path, version: Archive | Binary, split: str, own: bool =
 
 
 def unpacked(folder: Path, version: Archive | Binary) -> list[Path]:
-    """What there is of an archive's files in `folder`, in the order in which their SHA-256 is taken."""
+    """Lists those of an archive's files that are in `folder`, in the order in which their SHA-256 is computed."""
     paths = [folder / name for name in (*version.train, *version.test, version.meta)]
     return [path for path in paths if path.is_file()]
 
@@ -112,7 +112,7 @@ def _files(version: Archive | Binary, split: str) -> tuple[str, ...]:
 
 
 def _may_lack(version: Archive | Binary, name: str) -> bool:
-    return isinstance(version, Binary) and name == version.meta  # the names are CIFAR's
+    return isinstance(version, Binary) and name == version.meta  # its class names are then CIFAR's
 
 
 def _check_official(files: dict[str, bytes], version: Archive | Binary, place: Path, paths: Sequence[Path]) -> None:
@@ -121,7 +121,7 @@ def _check_official(files: dict[str, bytes], version: Archive | Binary, place: P
         if expected is None:
             continue
         kind = "SHA-256" if len(expected) == 64 else "MD5"
-        # against damage and mistakes, not attackers, whom the decoders withstand
+        # This finds damage and mistakes. It need not stop attackers: the decoders are safe against malicious files.
         found = (hashlib.sha256(data) if kind == "SHA-256" else hashlib.md5(data, usedforsecurity=False)).hexdigest()
         if found != expected:
             raise InputError(
@@ -138,13 +138,13 @@ def _decode(files: dict[str, bytes], version: Archive | Binary, split: str, plac
         key = version.folder
         content = {name: _unpickle(files.pop(name), place, f"{key}/{name}") for name in (*batches, version.meta)}
         classes = _names(content.pop(version.meta).get(version.names_key), place)
-        # in the official order: that inside the tar is another
+        # in the official order, from which the order in the tar differs
         parts = [_check(content.pop(name), version.labels_key, len(classes), place, name) for name in batches]
     return joined(parts, classes)
 
 
 def joined(parts: Sequence[Part], classes: tuple[str, ...]) -> Decoded:
-    """The images of all parts, with their channels last."""
+    """Joins the images of all parts, with the channels last."""
     images = np.empty((sum(len(pixels) for pixels, _ in parts), 32, 32, 3), dtype=np.uint8)
     start = 0
     for pixels, _ in parts:
@@ -158,7 +158,7 @@ def _binary(
 ) -> tuple[tuple[str, ...], list[Part]]:
     classes: tuple[str, ...] = version.classes
     if version.meta in files:
-        classes = tuple(files[version.meta].decode("utf-8", "replace").split())  # a blank line ends CIFAR-10's
+        classes = tuple(files[version.meta].decode("utf-8", "replace").split())  # CIFAR-10's ends in a blank line
     parts, size = [], version.label_bytes + PIXELS
     for name in batches:
         data = files[name]
@@ -173,7 +173,7 @@ def _binary(
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file is a tar, compressed or not, or by its name was meant to be one: a damaged one is, too."""
+    """Returns whether a file is a tar, compressed or not, or a damaged one; or is meant to be one, by its name."""
     if path.name.endswith((".tar", ".tar.gz", ".tgz")):
         return True
     opened = gzip.open if is_compressed(path) else open
@@ -182,22 +182,22 @@ def is_archive(path: Path) -> bool:
             tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
         except tarfile.HeaderError:
             return False
-        except (gzip.BadGzipFile, EOFError, zlib.error):  # damaged, if it is one
+        except (gzip.BadGzipFile, EOFError, zlib.error):  # gzip, but damaged
             return True
     return True
 
 
 def is_compressed(path: Path) -> bool:
-    """Whether a tar is; browsers may have unpacked it."""
+    """Returns whether a tar is gzip-compressed; browsers may have decompressed it."""
     with readable(path), open(path, "rb") as file:
         return file.read(2) == GZIP
 
 
 def members(path: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
-    """Streams through a tar and gives the wanted files.
+    """Streams through a tar and yields the wanted files, each as name and contents.
 
     Raises:
-        InputError: It is damaged, cannot be read, or has a member that is up to something.
+        InputError: The tar is damaged, cannot be read, or has a suspicious member.
     """
     mode: Literal["r|gz", "r|"] = "r|gz" if is_compressed(path) else "r|"
     with readable(path):

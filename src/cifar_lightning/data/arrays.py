@@ -15,25 +15,25 @@ from cifar_lightning.data.folder import VALIDATION
 from cifar_lightning.errors import InputError
 from cifar_lightning.files import readable
 
-# What images and labels of a split are called, in small letters; Keras' names are the first, MedMNIST's the second.
+# Names of a split's images and labels, in lower case; the first pair is Keras', the second MedMNIST's.
 NAMES = (("x_{}", "y_{}"), ("{}_images", "{}_labels"), ("{}_data", "{}_labels"), ("{}_x", "{}_y"))
 CLASSES = ("classes", "class_names", "label_names")
 KNOWN = {*CLASSES, *(name.format(split) for pair in NAMES for name in pair for split in ("train", "test", *VALIDATION))}
 LAYOUT = "arrays are x_train, y_train, x_test and y_test, in a .npz file or in .npy files of these names"
 SHAPE = "numpy arrays"
-PIECE = 128  # images that are read at once
+PIECE = 128  # images read at a time
 SHAPES = "uint8 (N, 32, 32, 3), (N, 3, 32, 32) or (N, 3072)"
 
 
 def find(place: Path, names: str = "[!.]*.npz") -> list[Path]:
-    """The files with arrays: `place` itself if it is a .npz file, or those in it; none if there is no x_train.
+    """Finds the files with arrays: `place` itself if it is a .npz file, or those in it; none if there is no x_train.
 
     Args:
         place: A file or a folder.
-        names: What a .npz file in a folder may be called, as a pattern; not what is hidden, as macOS leaves there.
+        names: Pattern for names of .npz files in a folder; by default all but hidden ones, such as macOS leaves there.
 
     Raises:
-        InputError: There are several .npz files with images, or one of which nobody knows, for it cannot be read.
+        InputError: There are several .npz files with images, or one that cannot be read and might have some.
     """
     if place.is_file():
         return [place] if place.suffix == ".npz" else []
@@ -49,15 +49,15 @@ def find(place: Path, names: str = "[!.]*.npz") -> list[Path]:
 
 
 def read(files: Sequence[Path], split: str, *names: tuple[str, ...]) -> Decoded:
-    """Reads one split, "train" (with the validation images, where there are such arrays) or "test".
+    """Reads one split: "train" (with the validation images at its end, if there are such arrays) or "test".
 
     Args:
-        files: What `find` has found.
-        split: Which.
-        names: What the classes may be called, the fewest first, where the file does not say; default: their numbers.
+        files: The result of `find`.
+        split: Which split.
+        names: For files without class names, the sets of names that may fit, the smallest first; default: the numbers.
 
     Raises:
-        InputError: Arrays are missing, damaged or not such as SHAPES says; or labels are no integers, or out of range.
+        InputError: Arrays are missing, damaged or not as in SHAPES; or labels are not integers, or out of range.
     """
     place = files[0] if files[0].suffix == ".npz" else files[0].parent
     where = {name: path for path in files for name in ([path.stem] if path.suffix == ".npy" else _names_in(path))}
@@ -88,10 +88,10 @@ def read(files: Sequence[Path], split: str, *names: tuple[str, ...]) -> Decoded:
 
 
 def read_pair(images: Path, labels: Path, look: bool = False) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Reads a .npy file of images and that of their labels; for a `look`, none of the images.
+    """Reads a .npy file of images and the one of their labels; with `look`, checks the images without reading them.
 
     Raises:
-        InputError: They are missing, damaged or not such as SHAPES says.
+        InputError: The files are missing, damaged or not as in SHAPES.
     """
     where = {path.stem: path for path in (images, labels)}
     found = _labels(where, labels.stem)
@@ -106,12 +106,12 @@ def _names_in(path: Path) -> list[str]:
             return [name.removesuffix(".npy") for name in file.namelist()]
     except InputError:
         raise
-    except Exception as error:  # of some bytes zip says that it is too old to read them
+    except Exception as error:  # of many kinds: for some bytes zip says that it is too old to read them
         raise InputError(f"{path} is no .npz file, or damaged ({error}): replace it") from error
 
 
 def _pair(names: Iterable[str], split: str) -> tuple[str, str] | None:
-    """The names of the images and the labels of a split, as they are written; None if there are none."""
+    """Returns the names of a split's images and labels, in the case in which they are written; None if missing."""
     written = {name.lower(): name for name in names}
     for images, labels in NAMES:
         if (x := images.format(split)) in written and (y := labels.format(split)) in written:
@@ -121,7 +121,7 @@ def _pair(names: Iterable[str], split: str) -> tuple[str, str] | None:
 
 @contextmanager
 def _bytes_of(path: Path, name: str) -> Iterator[IO[bytes]]:
-    """The bytes of an array; what goes wrong with them within it is an InputError."""
+    """A context with the bytes of an array as a file, in which any error in reading them becomes an InputError."""
     try:
         with readable(path):
             if path.suffix == ".npy":
@@ -130,10 +130,10 @@ def _bytes_of(path: Path, name: str) -> Iterator[IO[bytes]]:
             else:
                 with zipfile.ZipFile(path) as packed, packed.open(f"{name}.npy") as member:
                     yield member
-                    member.read()  # to its end, where zip compares the CRC
+                    member.read()  # to the end, where zip compares the CRC
     except InputError:
         raise
-    except Exception as error:  # whatever zip and numpy raise for bytes that are not theirs
+    except Exception as error:  # zip and numpy raise many kinds of errors for invalid bytes
         if isinstance(error, ValueError) and "allow_pickle" in str(error):
             raise InputError(
                 f"{path}: {name} holds Python objects, which are not read, for that may run code: save numbers, "
@@ -162,7 +162,7 @@ def _labels(where: dict[str, Path], name: str) -> npt.NDArray[np.int64]:
 
 
 def integers(labels: npt.NDArray[Any], where: str) -> npt.NDArray[np.int64]:
-    """Labels (N,), of an array that may have them in a column; an InputError says where they are none."""
+    """Returns labels (N,), from an array (N,) or (N, 1). Raises an InputError, beginning with `where`, for others."""
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.dtype.kind not in "iu" or labels.ndim != 1:
@@ -171,7 +171,7 @@ def integers(labels: npt.NDArray[Any], where: str) -> npt.NDArray[np.int64]:
 
 
 def _read_images(where: dict[str, Path], name: str, labels: str, count: int, images: npt.NDArray[np.uint8]) -> None:
-    """Reads so many `images`, (N, 32, 32, 3); those that there is no room for are only looked for."""
+    """Reads `count` images into `images`, (count, 32, 32, 3); if that is empty, only checks that they are there."""
     with _bytes_of(where[name], name) as file:
         shape, by_columns, dtype = header_of(file)
         found = f"{where[name]}: {name} is {dtype} {shape}"
@@ -202,10 +202,12 @@ def _read_images(where: dict[str, Path], name: str, labels: str, count: int, ima
 
 
 def _pieces(images: npt.NDArray[np.uint8], shape: tuple[int, ...], by_columns: bool) -> Iterator[npt.NDArray[np.uint8]]:
-    """Parts of `images` as they follow on in a file, for there may be too little memory for all of it twice."""
+    """Yields parts of `images` in the order of the file: there may be too little memory to hold the file twice."""
     images = images if shape[1:] == (32, 32, 3) else images.transpose(0, 3, 1, 2)
     if not by_columns:
         yield from (images[start : start + PIECE] for start in range(0, len(images), PIECE))
-    elif len(images):  # the axes from the last to the first, that of the images; pixels in a row are one axis
+    elif len(images):
+        # In column-major order the last axis varies slowest, and that of the images fastest. (N, 3072) has a single
+        # axis of pixels.
         images = images if len(shape) == 2 else images.transpose(0, 3, 2, 1)
         yield from (images[:, i, j].T for i, j in np.ndindex(images.shape[1:3]))

@@ -1,4 +1,4 @@
-"""A bar of how many things are done, of those that take a while before a run begins."""
+"""A progress bar for things that take a while before a run begins."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -7,15 +7,15 @@ from contextlib import contextmanager
 
 @contextmanager
 def bar(name: str, total: int | None, of_bytes: bool = False) -> Iterator[Callable[[int], None]]:
-    """Shows one on standard error where someone may be watching, and takes it away at the end.
+    """A context with a progress bar on standard error, if that is a terminal. The bar disappears at the end.
 
     Args:
         name: What is being done.
-        total: How many there are; None if that is not known.
-        of_bytes: Whether they are bytes, of which the speed is shown too.
+        total: Number of things to do; None if that is not known.
+        of_bytes: Whether the things are bytes; their speed is then shown too.
 
     Yields:
-        A function that takes how many are done.
+        A function to call with the number of things done so far.
     """
     if not sys.stderr.isatty():
         yield lambda done: None
@@ -25,7 +25,7 @@ def bar(name: str, total: int | None, of_bytes: bool = False) -> Iterator[Callab
     from rich.table import Column
 
     kinds = (rich.DownloadColumn, rich.TransferSpeedColumn) if of_bytes else (rich.MofNCompleteColumn,)
-    # Whole, so that in a narrow terminal the bar alone gives way.
+    # no_wrap keeps the figures whole: in a narrow terminal only the bar gets shorter.
     figures = (kind(table_column=Column(no_wrap=True)) for kind in (*kinds, rich.TimeRemainingColumn))
     columns = ("{task.description}", rich.BarColumn(), *figures)
     with rich.Progress(*columns, console=Console(stderr=True), transient=True, refresh_per_second=4) as progress:

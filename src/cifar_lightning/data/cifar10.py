@@ -18,8 +18,8 @@ https://github.com/kuangliu/pytorch-cifar/issues/19
 """
 
 IMAGE_SHAPE = (3, 32, 32)
-PIXELS = 3_072  # bytes of an image: all of red, of green, of blue
-# Of CIFAR-10, and of CIFAR-100; of every class as many.
+PIXELS = 3_072  # bytes of an image: all red ones, then green, then blue
+# Numbers of images, the same for CIFAR-10 and CIFAR-100; every class has equally many.
 COUNTS = {"train": 50_000, "test": 10_000}
 
 # The fine labels 0..99, which are in alphabetical order.
@@ -34,7 +34,8 @@ _FINE_LABELS = """
 """
 CIFAR100_CLASSES = tuple(_FINE_LABELS.split())
 
-# The coarse labels 0..19, spelled as in the files, and what is of each: https://www.cs.toronto.edu/~kriz/cifar.html
+# The coarse labels 0..19, spelled as in the files, with the fine labels of each:
+# https://www.cs.toronto.edu/~kriz/cifar.html
 _SUPERCLASSES = """
     aquatic_mammals: beaver dolphin otter seal whale
     fish: aquarium_fish flatfish ray shark trout
@@ -60,7 +61,7 @@ _SUPERCLASSES = """
 _MEMBERS = dict(line.strip().split(": ") for line in _SUPERCLASSES.strip().splitlines())
 CIFAR100_COARSE_CLASSES = tuple(_MEMBERS)
 _SUPERCLASS = {fine: coarse for coarse, (_, fines) in enumerate(_MEMBERS.items()) for fine in fines.split()}
-# The coarse label of each fine one.
+# The coarse label of each fine label.
 COARSE = tuple(_SUPERCLASS[name] for name in CIFAR100_CLASSES)
 
 CLASSES_OF = {"cifar10": CLASSES, "cifar100": CIFAR100_CLASSES, "cifar100-coarse": CIFAR100_COARSE_CLASSES}
@@ -77,17 +78,17 @@ class Archive:
 
     Attributes:
         name: The file's name.
-        urls: Where to get it, the quickest first. Every copy is byte-identical and checked against `sha256`.
+        urls: Where to get it, the fastest first. Every copy is byte-identical and checked against `sha256`.
         sha256: Digest of the file, hexadecimal.
-        size: Length of the file in bytes; None if that is not known, as of a user's own.
-        folder: The one folder inside.
+        size: Length of the file in bytes; None if that is not known, as for a user's own archive.
+        folder: The only folder inside.
         train: Batches of the training set inside `folder`, in order.
         test: Batches of the test set.
-        labels_key: Where a batch keeps its labels.
+        labels_key: Key of the labels in a batch.
         meta: The file inside `folder` that names the classes.
-        names_key: Where that file keeps the names.
-        digests: MD5 of each of these files, as https://github.com/pytorch/vision/blob/main/torchvision/datasets/cifar.py
-            has them.
+        names_key: Key of the names in that file.
+        digests: MD5 of each of these files, from
+            https://github.com/pytorch/vision/blob/main/torchvision/datasets/cifar.py
     """
 
     name: str
@@ -105,20 +106,20 @@ class Archive:
 
 @dataclass(frozen=True)
 class Binary:
-    """An official "binary version" archive: each image is its label, one byte, and 3,072 of pixels.
+    """An official "binary version" archive: for each image the bytes of its labels, and 3,072 bytes of pixels.
 
     Attributes:
         name: The file's name.
         sha256: Digest of the file, hexadecimal.
-        folder: The one folder inside.
+        folder: The only folder inside.
         train: Files of the training set inside `folder`, in order.
         test: Files of the test set.
         label_bytes: Bytes before the pixels: CIFAR-100 has the coarse label before the fine one.
-        label_at: Which of them is the label.
-        meta: The file inside `folder` that names the classes, in a line each.
-        classes: What it names, where it is left out.
-        digests: SHA-256 of the files with images, as
-            https://github.com/ankane/torchvision-ruby/tree/master/lib/torchvision/datasets has them.
+        label_at: Index of the label among these bytes.
+        meta: The file inside `folder` that names the classes, one per line.
+        classes: The names of the classes if that file is missing.
+        digests: SHA-256 of the files with images, from
+            https://github.com/ankane/torchvision-ruby/tree/master/lib/torchvision/datasets
     """
 
     name: str
@@ -134,7 +135,7 @@ class Binary:
 
 
 # Zenodo is immutable and has a DOI (10.5281/zenodo.10089977); the official server has been throttled or down
-# since June 2026 (https://github.com/pytorch/vision/issues/9536), so it comes last.
+# since June 2026 (https://github.com/pytorch/vision/issues/9536), so that one comes last.
 ARCHIVES = {
     "cifar10": Archive(
         name="cifar-10-python.tar.gz",

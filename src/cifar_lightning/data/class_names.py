@@ -1,14 +1,15 @@
-"""The same classes under other names, or in another order; and two under one."""
+"""Recognises the same classes under other names or in another order, and finds two classes with one name."""
 
 from collections import Counter
 from collections.abc import Sequence
 
-# As https://docs.pytorch.org/tutorials/beginner/blitz/cifar10_tutorial.html and STL-10 call two of CIFAR-10's.
+# Names for two of CIFAR-10's classes, in https://docs.pytorch.org/tutorials/beginner/blitz/cifar10_tutorial.html and
+# in STL-10.
 _ALSO = {"plane": "airplane", "aeroplane": "airplane", "car": "automobile"}
 
 
 def numbers_in(classes: Sequence[str], names: Sequence[str]) -> list[int] | None:
-    """Of each of `names` its number in `classes`; None where they are not the same ones."""
+    """Returns for each of `names` its index in `classes`; None if these are not the same classes."""
     if list(names) == list(classes):
         return list(range(len(classes)))
     known = {_plain(name): number for number, name in enumerate(classes)}
@@ -17,7 +18,7 @@ def numbers_in(classes: Sequence[str], names: Sequence[str]) -> list[int] | None
 
 
 def named_twice(classes: Sequence[str]) -> str | None:
-    """The first name that two classes have, so that no figure could say which it is of; None where each has its own."""
+    """Returns the first name that two classes share, as no figure could tell them apart; None if all names differ."""
     return next((name for name, count in Counter(classes).items() if count > 1), None)
 
 

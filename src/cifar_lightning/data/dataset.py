@@ -1,4 +1,4 @@
-"""ImageDataset: images one by one, as torchvision's datasets give them, for loops and tools of other people's."""
+"""ImageDataset: images one by one, as torchvision's datasets return them, for other people's loops and tools."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -54,7 +54,7 @@ class ImageDataset(Dataset[tuple[Any, int]]):
         return len(self._images.labels)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        """An image, PIL's or what `transform` makes of it, and its label."""
+        """Returns an image, as a PIL image or the result of `transform`, and its label."""
         from PIL import Image
 
         image: Any = Image.fromarray(self.data[index])

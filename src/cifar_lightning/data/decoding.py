@@ -1,4 +1,4 @@
-"""A picture of any kind and size, decoded: upright, RGB on white, 32×32."""
+"""Decodes a picture of any kind and size: upright, RGB on white, 32×32."""
 
 import io
 import os
@@ -22,24 +22,25 @@ if TYPE_CHECKING:
 
 Pixels = npt.NDArray[np.uint8]
 PNG = b"\x89PNG\r\n\x1a\n"
-# In the name that Pillow has for how 16 bits a value lie in a file; "BGR;16" are 16 a pixel.
+# Matches Pillow's names of raw modes with 16 bits per value; "BGR;16" has 16 bits per pixel.
 DEEP = re.compile("(?<!BGR);16")
-# Of 16 bits, below which the upper two are unused: a camera has filled 10, 12 or 14 of them.
+# If all 16-bit values are below this, the upper two bits are unused: a camera has filled only 10, 12 or 14 bits.
 DARK = 2**14
-# A JPEG is decoded at an eighth, a quarter or half of its size, if this is left of either side: a field of 8 × 8 for
-# each of our pixels. They are nearer to the picture's that was saved than from all of it, which clips at white and
-# black what JPEG adds and takes away around an edge. See docs/experiments.md.
+# A JPEG is decoded at an eighth, a quarter or half of its size if each side keeps at least this many pixels: 8 × 8 for
+# each of ours. Our pixels are then closer to the picture that was saved than with decoding at full size, which clips
+# JPEG's ringing around edges at white and black. See docs/experiments.md.
 DRAFT = (256, 256)
-# What Pillow knows of a picture that says nothing but what a JPEG has to say: there is nothing to be turned upright.
+# Keys of Pillow's `info` that a JPEG has in any case. A picture with no other keys says nothing of its orientation, so
+# it need not be turned upright.
 BARE = {"jfif", "jfif_version", "jfif_unit", "jfif_density", "dpi"}
 
 
 class Remarks:
-    """What there is to say of pictures that have been decoded, besides errors.
+    """Remarks, other than errors, on pictures that have been decoded.
 
     Attributes:
-        metadata: Those whose metadata cannot be read.
-        deep: Of each with 16 bits a value, the largest; as far as its upper byte says it, in colour.
+        metadata: Paths of the pictures whose metadata cannot be read.
+        deep: The largest value of each picture with 16 bits per value; in colour, the largest with that upper byte.
     """
 
     def __init__(self) -> None:
@@ -47,19 +48,19 @@ class Remarks:
         self.deep: dict[str, int] = {}
 
     def add(self, others: "Remarks") -> None:
-        """Adds those on other pictures."""
+        """Adds the remarks on other pictures."""
         self.metadata += others.metadata
         self.deep |= others.deep
 
     def on(self, path: str) -> "Remarks":
-        """Those on one picture."""
+        """Returns the remarks on one picture."""
         remarks = Remarks()
         remarks.metadata = [path] if path in self.metadata else []
         remarks.deep = {path: self.deep[path]} if path in self.deep else {}
         return remarks
 
     def notes(self) -> tuple[str, ...]:
-        """In a line each."""
+        """Returns the remarks as messages, one line each."""
         notes = []
         if len(self.metadata) == 1:
             notes.append(f"the metadata of {quoted(self.metadata[0])} cannot be read: the pixels are used as they lie")
@@ -80,7 +81,7 @@ class Remarks:
 
 @contextmanager
 def pillows_warnings() -> Iterator[None]:
-    """Within it Pillow says nothing of broken metadata; it warns from 89 million pixels: we refuse from there on."""
+    """A context in which Pillow ignores broken metadata, and refuses more than 89 million pixels instead of warning."""
     from PIL import Image
 
     with warnings.catch_warnings():
@@ -91,24 +92,24 @@ def pillows_warnings() -> Iterator[None]:
 
 @cache
 def formats() -> list[str]:
-    """What Pillow is to try, by its own names; it has then loaded its plugins, which threads do not take turns at."""
+    """Returns Pillow's names of the formats to try, and loads its plugins, which is not safe in several threads."""
     from PIL import Image
 
     Image.init()
-    common = [name for name in ("JPEG", "PNG") if name in Image.ID]  # first: Pillow tries one after another
+    common = [name for name in ("JPEG", "PNG") if name in Image.ID]  # first: Pillow tries in order
     others = [name for name in Image.ID if name not in common]
-    return [*common, *(name for name in others if name != "EPS")]  # which Ghostscript reads, and runs programs in it
+    return [*common, *(name for name in others if name != "EPS")]  # Ghostscript runs programs in EPS
 
 
 def decode(path: str, remarks: Remarks) -> Pixels:
-    """The pixels of a file, uint8 (32, 32, 3).
+    """Decodes a file to pixels, uint8 (32, 32, 3).
 
     Args:
-        path: Its own.
-        remarks: Learns what there is to say of it.
+        path: Path of the file.
+        remarks: Receives any remarks on it.
 
     Raises:
-        InputError: It cannot be read as an image; names it.
+        InputError: The file cannot be read as an image; the message names it.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -129,7 +130,7 @@ def decode(path: str, remarks: Remarks) -> Pixels:
 
 
 def _absent(path: str) -> str:
-    """What a path is where there is no file, and what to do, to follow its name in a message."""
+    """Says what a path without a file is, and what to do, as the part of an error message after the path."""
     if os.path.isdir(path):
         is_link = os.path.islink(path)
         return f"is a {'link to a folder that holds it: remove' if is_link else 'folder that cannot be read: mend'} it"
@@ -148,7 +149,7 @@ def _decoded(path: str, remarks: Remarks) -> Pixels:
             if image.format == "PNG":
                 check_sums(Path(path).read_bytes())
             return to_pixels(image, path, remarks)
-    except (OSError, ValueError, SyntaxError):  # the first is also what UnidentifiedImageError is
+    except (OSError, ValueError, SyntaxError):  # UnidentifiedImageError is an OSError
         with suppress(OSError, ValueError, SyntaxError):
             if bare := _without_metadata(Path(path).read_bytes()):
                 with Image.open(io.BytesIO(bare), formats=["PNG"]) as image:
@@ -159,7 +160,7 @@ def _decoded(path: str, remarks: Remarks) -> Pixels:
 
 
 def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The chunks of a PNG: the kind of each, and all its bytes; none of other files.
+    """Yields the chunks of a PNG, each as its type and all its bytes; nothing for other files.
 
     Source: https://www.w3.org/TR/png-3/#5Chunk-layout
     """
@@ -171,22 +172,22 @@ def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def check_sums(png: bytes) -> None:
-    """Raises a ValueError where pixels are not what was written: Pillow compares the sums of all other chunks."""
+    """Raises a ValueError if a PNG's pixel chunks fail their checksums; Pillow checks those of all other chunks."""
     for kind, chunk in _chunks(png):
         if kind == b"IDAT" and zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:], "big"):
             raise ValueError("its pixels are not those that were written, by its checksum")
 
 
 def _without_metadata(png: bytes) -> bytes:
-    """What pixels come from of a sound PNG; empty for other files. Pillow refuses one for a text that is damaged."""
+    """Returns a PNG without its metadata, as Pillow refuses one for a damaged text; empty for other files."""
     check_sums(png)
     kept = [chunk for kind, chunk in _chunks(png) if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")]
     return b"".join([PNG, *kept]) if kept else b""
 
 
 def _reduced(image: "Image.Image") -> tuple[float, float, float, float] | None:
-    """Has a large JPEG decoded at a part of its size; gives the rectangle that it then takes, None for another."""
-    # None in CMYK, of which RGB is made by products: the mean of those is not the product of the means.
+    """Makes Pillow decode a large JPEG at reduced size; returns the rectangle it then fills, None if not reduced."""
+    # Not for CMYK, which is converted to RGB by products: the mean of products is not the product of the means.
     if image.format not in ("JPEG", "MPO") or image.mode not in ("L", "RGB") or min(image.size) < 2 * DRAFT[0]:
         return None
     draft = image.draft(None, DRAFT)
@@ -194,33 +195,33 @@ def _reduced(image: "Image.Image") -> tuple[float, float, float, float] | None:
 
 
 def to_pixels(image: "Image.Image", path: str, remarks: Remarks) -> Pixels:
-    """Of an opened picture uint8 (32, 32, 3): upright, RGB on white, scaled by antialiased bicubic.
+    """Converts an opened picture to uint8 (32, 32, 3): upright, RGB on white, scaled by antialiased bicubic.
 
     Args:
-        image: It, not loaded yet.
-        path: What `remarks` are to call it.
-        remarks: Learns what there is to say of it.
+        image: The picture, not loaded yet.
+        path: The name for it in `remarks`.
+        remarks: Receives any remarks on it.
 
     Raises:
-        Exception: It is damaged, or nothing tells which of its values is white; what a decoder likes.
+        Exception: The picture is damaged (decoders raise many kinds), or nothing tells which of its values is white.
     """
     from PIL import Image, ImageOps
 
     deep = any(DEEP.search(str(tile[3])) for tile in getattr(image, "tile", ()))
     box = _reduced(image)
-    image.load()  # what goes wrong after it is the metadata's
+    image.load()  # errors in turning it upright, below, are the metadata's
     bare = image.format in ("JPEG", "PNG") and image.info.keys() <= BARE
     if box:
         image = image.resize((32, 32), Image.Resampling.BICUBIC, box)
     if not bare:
         try:
             ImageOps.exif_transpose(image, in_place=True)
-        except Exception:  # a parser of EXIF raises what it likes
+        except Exception:  # an EXIF parser raises many kinds of errors
             remarks.metadata.append(path)
-    # 16 bits of these two may also come as "I"
+    # In a PNG or PPM, the mode "I" may also stand for 16 bits.
     if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
         raise ValueError("it has 32 bits a pixel, and nothing says which of their values is white")
-    if image.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip at 255
+    if image.mode.startswith("I"):  # 16 bits per pixel, which convert() would clip at 255
         values = np.asarray(image).clip(0, 65535)
         remarks.deep[path] = int(values.max())
         image = Image.fromarray((values >> 8).astype(np.uint8))

@@ -1,9 +1,9 @@
-"""Helpers: processes that decode small pictures for this one, in which one thread at a time can.
+"""Helpers: processes that decode small pictures for this process, in which only one thread at a time could.
 
-Most of what a small picture takes is Pillow's own Python, and threads have to wait for each other there. A helper is
-this Python with numpy and Pillow alone, without torch, which starts in a fifth of a second. It is no process of
-`multiprocessing`'s, which would run a user's script once more, nor a fork, which would copy the locks of torch's
-threads as they happen to be.
+Most of the time for a small picture goes into Pillow's Python code, where threads have to wait for each other. A helper
+runs the same Python with only numpy and Pillow, without torch, and starts in a fifth of a second. It does not use
+`multiprocessing`, which would run the user's script again, nor a fork, which would copy the locks of torch's threads in
+whatever state they are.
 """
 
 import os
@@ -17,24 +17,24 @@ from queue import SimpleQueue
 from typing import Any
 
 Process = subprocess.Popen[bytes]
-# It looks for packages where this process does.
+# It searches for packages in the same places as this process.
 PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from cifar_lightning.data import pictures; pictures.help_out()"
-# Before each answer, on the line's end: what this Python runs at its start may have printed something, which is none.
+# Ends the line before each answer: whatever Python runs when it starts may have printed something before it.
 ANSWER = b"cifar_lightning answers:\n"
 
 
 def usable_cores() -> int:
-    """Those that this process may use."""
+    """Returns the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
 def helpers(count: int) -> Iterator[Callable[[Sequence[str]], Any]]:
-    """Has `count` helpers within it.
+    """A context with `count` helpers.
 
     Yields:
-        A function, for as many threads, that gives what a helper makes of some paths; None where there is none that
-        does, for it has not started, or is gone.
+        A function, for up to `count` threads at a time, that has a helper decode some paths and returns its answer; it
+        returns None if the helper could not be started or is gone.
     """
     idle: SimpleQueue[Process | None] = SimpleQueue()
 
@@ -55,9 +55,9 @@ def helpers(count: int) -> Iterator[Callable[[Sequence[str]], Any]]:
 
 
 def serve(decode: Callable[[Sequence[str]], Any]) -> None:
-    """What a helper does: `decode` of whatever paths it is given, until nobody asks any more."""
+    """Runs as a helper: answers each request with `decode` of its paths, until there are no more requests."""
     with os.fdopen(os.dup(1), "wb") as answers:
-        os.dup2(2, 1)  # where what a decoder prints is no answer
+        os.dup2(2, 1)  # so that nothing a decoder prints is taken for an answer
         while True:
             try:
                 paths = pickle.load(sys.stdin.buffer)
@@ -70,9 +70,9 @@ def serve(decode: Callable[[Sequence[str]], Any]) -> None:
 
 def _start() -> Process | None:
     executable = spawn.get_executable()
-    if not executable or hasattr(sys, "frozen"):  # a program that has Python in it, and is none
+    if not executable or hasattr(sys, "frozen"):  # a program with Python inside, not an interpreter
         return None
-    # In a session of its own no Ctrl-C reaches it: it ends when its input does, however this process ends.
+    # In a session of its own the helper gets no Ctrl-C. It ends when its input does, however this process ends.
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     try:
         return subprocess.Popen([executable, "-c", PROGRAM, *map(str, sys.path)], start_new_session=True, **pipes)
@@ -89,8 +89,8 @@ def _asked(process: Process, paths: Sequence[str]) -> Any:
         while not (line := process.stdout.readline()).endswith(ANSWER):
             if not line:
                 raise EOFError
-        return pickle.load(process.stdout)  # of our own making
-    except Exception:  # it is gone
+        return pickle.load(process.stdout)  # safe: a helper of ours wrote it
+    except Exception:  # the helper is gone
         process.kill()
         return None
 

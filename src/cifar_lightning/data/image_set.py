@@ -1,4 +1,4 @@
-"""Labelled images in memory: what every source gives."""
+"""Labelled images in memory, as every source returns them."""
 
 import zlib
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ class ImageSet:
     """Labelled images in memory.
 
     Attributes:
-        images: uint8 (N, 3, 32, 32), in torch.channels_last, from which the loader gathers fastest.
+        images: uint8 (N, 3, 32, 32), in torch.channels_last, the layout from which the loader gathers fastest.
         labels: int64 (N,), indices into `classes`.
         classes: Names of the classes.
-        held_out: How many images, at the end, their publisher has set aside for validation.
+        held_out: Number of images, at the end, that their publisher has set aside for validation.
     """
 
     images: Tensor
@@ -32,12 +32,12 @@ class ImageSet:
 
     @property
     def pixels(self) -> npt.NDArray[np.uint8]:
-        """The images as an array (N, 32, 32, 3); no copy, where they lie so."""
+        """The images as an array (N, 32, 32, 3); not a copy if they are stored in this layout."""
         pixels: npt.NDArray[np.uint8] = self.images.permute(0, 2, 3, 1).contiguous().numpy()
         return pixels
 
     def part(self, index: Tensor) -> "ImageSet":
-        """Some of the images, with their labels.
+        """Returns some of the images, with their labels.
 
         Args:
             index: Indices of the images, int64 `(n,)`.
@@ -51,7 +51,7 @@ class ImageSet:
         return ImageSet(images, labels, self.classes)
 
     def checksum(self) -> int:
-        """A checksum of the images and their labels.
+        """Computes a checksum of the images and their labels.
 
         Returns:
             A CRC-32.
@@ -59,10 +59,10 @@ class ImageSet:
         return zlib.crc32(self.labels.numpy().data, zlib.crc32(self.pixels.data))
 
     def counted_as(self, classes: Sequence[str]) -> "ImageSet":
-        """The same with labels that are indices into `classes`, which are its own in another order.
+        """Returns the same images, with labels that are indices into `classes`: the same classes in another order.
 
         Raises:
-            InputError: They are others.
+            InputError: `classes` are other classes.
         """
         numbers = numbers_in(classes, self.classes)
         if numbers is None:
@@ -71,6 +71,6 @@ class ImageSet:
 
 
 def image_set_of(decoded: Decoded) -> ImageSet:
-    """What a decoder has given, which must not change any more: the same memory."""
+    """Makes an ImageSet of a decoder's result; both share memory, so the result must not be changed afterwards."""
     images = torch.from_numpy(decoded.images).permute(0, 3, 1, 2)
     return ImageSet(images, torch.from_numpy(decoded.labels), decoded.classes, decoded.held_out)

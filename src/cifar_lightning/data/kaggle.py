@@ -1,7 +1,8 @@
 """The pictures of Kaggle's competition `cifar-10`: train/1.png and so on, and trainLabels.csv with the class of each.
 
-Image n there is the official n - 1. Kaggle keeps the labels of its test pictures, 10,000 among 290,000 that do not
-count: who has them writes a testLabels.csv like the other; pictures that it does not list are passed over.
+Kaggle's image n is the official image n - 1. Kaggle does not publish the labels of its test pictures, 10,000 among
+290,000 that do not count. If you have them, write a testLabels.csv in the same format; pictures that it does not list
+are passed over.
 """
 
 import csv
@@ -21,7 +22,7 @@ TEST_LABELS = "testLabels.csv"
 
 
 def find(home: Path) -> list[Path]:
-    """The labels, and the pictures that they list; none where there are no such labels."""
+    """Finds the files of labels and the pictures that they list; none if there is no trainLabels.csv."""
     tables = [path for name in (TRAIN_LABELS, TEST_LABELS) if (path := home / name).is_file()]
     if not tables or tables[0].name != TRAIN_LABELS:
         return []
@@ -29,15 +30,15 @@ def find(home: Path) -> list[Path]:
 
 
 def splits(home: Path) -> tuple[str, ...]:
-    """Those that have labels."""
+    """Returns the splits that have labels."""
     return ("train", "test") if (home / TEST_LABELS).is_file() else ("train",)
 
 
 def read(home: Path, split: str) -> Decoded:
-    """Decodes one split, in the order of the numbers.
+    """Decodes one split, in the order of the pictures' numbers.
 
     Raises:
-        InputError: A line of the labels is none, a picture is missing or cannot be read, or there are no labels.
+        InputError: A line of the labels is invalid, a picture is missing or cannot be read, or there are no labels.
     """
     table = home / (TRAIN_LABELS if split == "train" else TEST_LABELS)
     if not table.is_file():
@@ -52,7 +53,7 @@ def read(home: Path, split: str) -> Decoded:
 
 
 def _listed(table: Path) -> list[tuple[Path, str]]:
-    """Picture and class, by number."""
+    """Returns the pictures and their classes, sorted by number."""
     folder = table.parent / table.name.removesuffix("Labels.csv")
     there = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
     found: dict[int, str] = {}
