@@ -1,8 +1,8 @@
-"""Labels that come without images: people's, to train on (CIFAR-10N) or to test against (CIFAR-10H).
+"""Labels given by people, without images: to train on (CIFAR-10N) or to test against (CIFAR-10H).
 
 CIFAR-10N and CIFAR-100N (http://www.noisylabels.com) are a .pt or a .npy file with a dict of several lists of labels
-for the training images. CIFAR-10H (https://github.com/jcpeterson/cifar-10h) has for each test image how many people
-took it for which class.
+for the training images. CIFAR-10H (https://github.com/jcpeterson/cifar-10h) has, for each test image, how many people
+chose each class.
 """
 
 from collections.abc import Mapping
@@ -26,15 +26,15 @@ from cifar_lightning.files import user_path
 
 
 def relabelled(images: ImageSet, place: str) -> ImageSet:
-    """Training images with labels from a file in place of their own.
+    """Returns the training images with labels from a file instead of their own.
 
     Args:
-        images: All of them, in their order.
-        place: The file, and where it has several lists of labels `FILE:NAME`.
+        images: All training images, in their own order.
+        place: The file; if it has several lists of labels, `FILE:NAME`.
 
     Raises:
-        InputError: It is not there, is damaged, holds more than arrays and lists, or has no such list; or the labels
-            are not one an image, are out of range, or are of images in another order.
+        InputError: The file is missing, is damaged, holds more than arrays and lists, or has no such list; or the
+            labels are not one per image, are out of range, or belong to images in another order.
     """
     path, name = _file_and_name(place)
     content = _read(path)
@@ -62,18 +62,18 @@ def relabelled(images: ImageSet, place: str) -> ImageSet:
 
 
 def distributions(path: str | Path, images: ImageSet, classes: tuple[str, ...]) -> Tensor:
-    """People's distribution over the classes for each image, of their shares or their numbers.
+    """Reads people's distribution over the classes for each image, from their shares or their numbers.
 
     Args:
-        path: A .npy file of a row an image and a column a class.
-        images: The test images, in their order.
-        classes: The columns' names, in their order.
+        path: A .npy file with one row per image and one column per class.
+        images: The test images, in their own order.
+        classes: Class names of the columns, in order.
 
     Returns:
-        float64 `(N, classes)`, in the order of `images.classes`; the sum of a row is 1.
+        float64 `(N, classes)`, with columns in the order of `images.classes`; each row sums to 1.
 
     Raises:
-        InputError: It is not there, is damaged, or is of other images or classes.
+        InputError: The file is missing, is damaged, or is for other images or classes.
     """
     path = user_path(path)
     rows = _read(path)
@@ -91,7 +91,7 @@ def distributions(path: str | Path, images: ImageSet, classes: tuple[str, ...]) 
     assert numbers is not None
     shares = (shares / sums)[:, np.argsort(numbers)]
     agreeing = (shares.argmax(1) == images.labels).double().mean().item()
-    if agreeing < 0.5:  # of CIFAR-10H's it is 99 %
+    if agreeing < 0.5:  # for CIFAR-10H it is 99 %
         raise InputError(
             f"soft_labels {path} has most people agree with the labels of {percent(agreeing, 0)} of the test images "
             "only: they are of other images, or of these in another order"
@@ -108,7 +108,7 @@ def _file_and_name(place: str) -> tuple[Path, str]:
 
 
 def _read(path: Path) -> Any:
-    """What a .pt or a .npy file holds: an array, a list or tensor, or a dict of those."""
+    """Reads a .pt or a .npy file: an array, a list or tensor, or a dict of those."""
     try:
         with open(path, "rb") as file:
             try:
@@ -127,12 +127,12 @@ def _read_npy(file: IO[bytes]) -> Any:
         file.seek(0)
         return np.load(file, allow_pickle=False)
     content = pickles.load(file)
-    is_one = isinstance(content, np.ndarray) and content.shape == ()  # as np.save has what is no array
+    is_one = isinstance(content, np.ndarray) and content.shape == ()  # np.save wraps anything that is no array
     return content.item() if is_one else content
 
 
 def _read_pt(file: IO[bytes]) -> Any:
-    # torch's own unpickler builds tensors and plain values; what is to stand for arrays it knows by their names
+    # torch's own unpickler builds tensors and plain values. For numpy's names it is given our stand-ins for arrays.
     with torch.serialization.safe_globals([(given, name) for name, given in pickles.GIVEN.items()]):
         return pickles.arrays_in(torch.load(file, map_location="cpu", weights_only=True))
 

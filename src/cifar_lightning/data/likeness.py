@@ -1,4 +1,4 @@
-"""What CIFAR's images look like, as far as four numbers say it, and pictures that do not."""
+"""Describes what CIFAR's images look like, by four numbers, and finds pictures that look different."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -6,11 +6,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-EVEN = 1  # two neighbours are alike up to a step of rounding
+EVEN = 1  # neighbouring pixels count as equal up to one step of rounding
 
 
 class Range(NamedTuple):
-    """Where a number lies for all but a thousandth of the images at either end, and what a picture is beyond."""
+    """The range of a number over all images but a thousandth at either end, and words for a picture outside it."""
 
     low: float
     high: float
@@ -18,7 +18,7 @@ class Range(NamedTuple):
     above: str
 
 
-# Of CIFAR-10's 50,000 training images, re-encoded as JPEG: see docs/trained.md.
+# Measured on CIFAR-10's 50,000 training images, re-encoded as JPEG: see docs/trained.md.
 RANGES = {
     "brightness": Range(0.1164, 0.8986, "darker", "brighter"),
     "contrast": Range(0.0429, 0.3809, "of less contrast", "of more contrast"),
@@ -28,12 +28,12 @@ RANGES = {
 
 
 def unlike(images: Sequence[npt.NDArray[np.uint8]]) -> list[str]:
-    """In what each picture is beyond 999 of 1,000 of CIFAR-10's training images; empty where it is not.
+    """Says in what each picture exceeds 999 of 1,000 of CIFAR-10's training images; empty if in nothing.
 
-    It says nothing of what is in a picture: a face is as likely as a cat.
+    This says nothing about what a picture shows: a face is as likely as a cat.
 
     Args:
-        images: uint8 `(32, 32, 3)` each.
+        images: The pictures, each uint8 `(32, 32, 3)`.
     """
     if not images:
         return []
@@ -49,10 +49,11 @@ def _beyond(numbers: Mapping[str, float]) -> Iterator[str]:
 
 
 def look(images: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
-    """The numbers of each image, `(N,)` each.
+    """Computes the four numbers of each image, `(N,)` each.
 
-    Its mean brightness; the contrast, the standard deviation of that; the grain, how much neighbours differ, as a
-    share of the contrast; and the evenness, how many have a neighbour of the same colour.
+    They are the mean brightness; the contrast, which is the standard deviation of the brightness; the grain, which is
+    how much neighbouring pixels differ, relative to the contrast; and the evenness, which is the share of horizontally
+    neighbouring pixels with the same colour.
     """
     grey = images.mean(3, dtype=np.float32) / 255
     contrast = grey.std((1, 2))

@@ -1,4 +1,4 @@
-"""The MATLAB version: arrays in .mat files, in the folder that they unpack to, or packed as they are published.
+"""Reads the MATLAB version: .mat files of arrays, unpacked in a folder, or in the archive as it is published.
 
 Source of names, layout and digests: https://www.cs.toronto.edu/~kriz/cifar.html.
 """
@@ -21,13 +21,13 @@ INSTALL = "pip install 'cifar-lightning[matlab]'"
 
 
 class Version(NamedTuple):
-    """What is published.
+    """A published archive.
 
     Attributes:
-        name: The archive.
-        md5: Its digest.
-        folder: What is in it.
-        files: Of each split, in their order.
+        name: File name of the archive.
+        md5: MD5 of the archive.
+        folder: The folder inside.
+        files: The files of each split, in order.
     """
 
     name: str
@@ -53,7 +53,7 @@ LABELS = {"cifar10": "labels", "cifar100": "fine_labels", "cifar100-coarse": "co
 
 
 def find(place: Path, source: str) -> list[Path]:
-    """The archive, or the files of its folder, in a folder or at their own place; empty if there are none."""
+    """Finds the archive or the files unpacked from it: `place` itself, or in that folder; empty if there are none."""
     version = VERSIONS[source]
     packed = (version.name, version.name.removesuffix(".gz"))
     if place.is_file():
@@ -72,13 +72,13 @@ def read(paths: Sequence[Path], source: str, split: str, own: bool = False) -> D
     """Decodes one split.
 
     Args:
-        paths: What `find` has found.
+        paths: The result of `find`.
         source: cifar10, cifar100 or cifar100-coarse.
         split: "train" or "test".
-        own: Whether they are the user's own, not the official ones; the caller has checked their digest.
+        own: Whether they are the user's own files, not the official ones; the caller has then checked their digest.
 
     Raises:
-        InputError: scipy is not there; or a file is damaged, lacks what it should hold, or is missing.
+        InputError: scipy is not installed; or a file is damaged, lacks what it should hold, or is missing.
     """
     version, home = VERSIONS[source], paths[0].parent
     if len(paths) == 1 and paths[0].suffix in (".gz", ".tar"):
@@ -96,7 +96,7 @@ def read(paths: Sequence[Path], source: str, split: str, own: bool = False) -> D
 
 def _packed(path: Path, version: Version, split: str, own: bool) -> dict[str, io.BytesIO]:
     if archive.is_compressed(path) and not own:
-        found = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()  # against damage, not attackers
+        found = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()  # finds damage, not attacks
         if found != version.md5:
             raise InputError(
                 f"{path} has MD5 {found}, expected {version.md5}: put the official archive in its place, or "
@@ -114,7 +114,7 @@ def _arrays(file: Path | io.BytesIO, name: str, source: str) -> archive.Part:
     key, classes = LABELS[source], len(CLASSES_OF[source])
     try:
         content: dict[str, Any] = loadmat(file, variable_names=("data", key))
-    except Exception as error:  # of a damaged file it raises many kinds
+    except Exception as error:  # scipy raises many kinds of errors for a damaged file
         raise InputError(f"{name} cannot be read ({error}): put a whole one in its place") from error
     pixels, labels = content.get("data"), content.get(key)
     if not (isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape[1:] == (PIXELS,)):

@@ -1,6 +1,6 @@
-"""The official images in the shapes in which people hold them: which of these a data folder has, and how to read it.
+"""Finds and reads the official images of a data folder, in any of the layouts ("shapes") in which people keep them.
 
-Here, too, is what a shape is called in a message. All are read where they lie, and never written to.
+It also gives each shape's name for messages. All files are read in place, and never written to.
 """
 
 from collections.abc import Callable
@@ -29,17 +29,18 @@ from cifar_lightning.errors import InputError
 
 
 class Held(NamedTuple):
-    """What has been found.
+    """Images that have been found.
 
     Attributes:
-        home: The folder beside which it is cached.
-        files: All that it consists of, in the order in which their SHA-256 is taken.
-        shape: What this is called.
-        decode: Reads the split that it is given; and whether the images are the user's own, not the official ones.
-        splits: Those that there are.
-        named: Whether its name says that it is of this data set; else others may look the same.
-        decodes: Whether `decode` takes long enough to keep what it gives.
-        parts: Files of which each is such a test set, where it is a folder of many.
+        home: The data folder, in which the decoded images are cached.
+        files: All files of the images, in the order in which their SHA-256 is computed.
+        shape: The name of the layout.
+        decode: Reads a split; its arguments are the split, and whether the images are the user's own, not the official
+            ones.
+        splits: The splits that there are.
+        named: Whether a file or folder name identifies the data set; if not, it may be another one in the same layout.
+        decodes: Whether `decode` takes so long that its result is worth caching.
+        parts: If this is a folder of many test sets, the files, one test set each.
     """
 
     home: Path
@@ -53,10 +54,10 @@ class Held(NamedTuple):
 
 
 def find(place: Path, source: str) -> Held | None:
-    """What there is of CIFAR-10, or of CIFAR-100 for either of its sources, in a folder or a file; None if nothing.
+    """Finds CIFAR-10, or CIFAR-100 for either of its sources, in a folder or a file; None if a folder has none.
 
     Raises:
-        InputError: What there is cannot be read, by anyone or without its other half.
+        InputError: The file is of no known kind, or files that belong to it are missing.
     """
     if place.is_file():
         return _labelled(_file(place, source), source)
@@ -69,14 +70,14 @@ def find(place: Path, source: str) -> Held | None:
 
 
 def find_test_set(place: Path, source: str) -> Held | None:
-    """What there is of CIFAR-10.1, CIFAR-10-C or CIFAR-100-C in a folder, or in a file; None if nothing.
+    """Finds CIFAR-10.1, CIFAR-10-C or CIFAR-100-C in a folder or a file; None if there is none.
 
     Raises:
-        InputError: There are two, or the labels are not there; or a corrupted one is damaged, or of other classes.
+        InputError: There are two, or the labels are missing; or a corrupted one is damaged or has other classes.
     """
     source = source.removesuffix("-coarse")  # the labels are the fine ones
     if corrupted := test_sets.find_corrupted(place):
-        for part in corrupted:  # before hours of evaluation
+        for part in corrupted:  # checked before hours of evaluation
             test_sets.read(part, source, look=True)
         parts = tuple(part.images for part in corrupted)
         decode = partial(_refuse_corrupted, place, parts[0])
@@ -113,7 +114,7 @@ def _labelled(held: Held, source: str) -> Held:
 
 
 def _coarse(decode: Callable[[str, bool], Decoded], split: str, own: bool) -> Decoded:
-    """Coarse labels as they are held, or from the fine ones where there are no others."""
+    """Decodes with coarse labels: the stored ones, or if only fine ones are stored, those converted."""
     decoded = decode(split, own)
     if decoded.classes != CIFAR100_CLASSES:
         return decoded
@@ -121,7 +122,7 @@ def _coarse(decode: Callable[[str, bool], Decoded], split: str, own: bool) -> De
 
 
 def departure(labels: npt.NDArray[np.int64], split: str, source: str) -> str:
-    """How many images there are, where they are not as many of every class as are published; empty where they are."""
+    """Says how many images there are, if that differs from what is published, in all or per class; otherwise empty."""
     counts, published = np.bincount(labels, minlength=len(CLASSES_OF[source])), COUNTS[split]
     if len(labels) == published and counts.min() == counts.max():
         return ""
@@ -133,7 +134,7 @@ def departure(labels: npt.NDArray[np.int64], split: str, source: str) -> str:
 
 
 def looked_for(source: str) -> str:
-    """What `find` looks for, to be listed in a message."""
+    """Lists what `find` looks for, for a message."""
     tables = (kaggle.TRAIN_LABELS,) if source == "cifar10" else ()
     folders = (f"{version.folder}/" for version in _versions(source))
     parquets = f"{parquet.FOLDERS[source][0]}/train-*.parquet"
@@ -150,7 +151,7 @@ def _versions(source: str) -> tuple[Archive, Binary]:
 
 
 def _archive_names(source: str) -> list[str]:
-    """The official names, as browsers and as Keras change them: it calls the archive by the folder inside."""
+    """Returns the official names, as browsers and Keras change them: Keras names the archive after its folder."""
     stems = [name for version in _versions(source) for name in (version.name.removesuffix(".tar.gz"), version.folder)]
     names = [
         f"{stem}{suffix}" for suffix in (".tar.gz", ".tgz", ".tar", "_archive", "-target_archive") for stem in stems
@@ -169,7 +170,7 @@ def _packed(path: Path, source: str) -> Held:
 
 
 def _folder(home: Path, source: str) -> Held | None:
-    """Torchvision's folder; Keras has it inside another, whose name differs with its version; or `home` itself."""
+    """Finds an unpacked archive: torchvision's folder, `home` itself, or Keras' folder in one named by its version."""
     for version in _versions(source):
         for folder in (home / version.folder, home, *sorted(home.glob(f"*/{version.folder}"))):
             files = archive.unpacked(folder, version)
@@ -202,7 +203,7 @@ def _kaggle(home: Path, source: str) -> Held | None:
 
 
 def _arrays(place: Path, source: str) -> Held | None:
-    # others may be of anything, such as Keras' mnist.npz
+    # A .npz file with another name may hold anything, such as Keras' mnist.npz.
     fine = CLASSES_OF[_set(source)]
     names = f"cifar*{len(fine)}.npz"
     if not (files := arrays.find(place, names)):

@@ -1,4 +1,4 @@
-"""Transforms of a user's own, torchvision's or any other: what they are given, and what they may make of it."""
+"""The user's own transforms, torchvision's or any other: what they are given, and what they may return."""
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,36 +15,36 @@ from cifar_lightning.errors import InputError
 from cifar_lightning.generators import random_states, restore_random_states
 
 STAGES = ("train", "val", "test")
-MORE_THAN_SCALE = ("Normalize", "LinearTransformation", "Lambda")  # torchvision's: what they make of 0..1 is not 0..1
-OF_PICTURES = ("ToTensor", "PILToTensor")  # torchvision's, which take no tensor: it has two of each
+MORE_THAN_SCALE = ("Normalize", "LinearTransformation", "Lambda")  # torchvision's that may leave 0..1
+OF_PICTURES = ("ToTensor", "PILToTensor")  # torchvision's that take no tensor; v1 and v2 each have both
 
 
 @dataclass(frozen=True)
 class OwnTransform:
-    """A callable of one image at a time, as a batch of one; on the CPU, so that all devices and ranks have the same.
+    """Applies a callable to one image at a time, as a batch of one; on the CPU, so that all devices and ranks agree.
 
-    Whatever it draws from torch, numpy or Python's `random` is a function of the image's seed, and these are left as
-    they were.
+    The random numbers it draws from torch, numpy or Python's `random` depend only on the image's seed. The states of
+    these generators are restored afterwards.
 
     Args:
-        name: Of the argument, for messages.
-        function: The callable: of uint8 `(1, 3, H, W)`; or of a picture of PIL's, where one of OF_PICTURES is in it.
+        name: Name of the argument, for messages.
+        function: The callable. It gets uint8 `(1, 3, H, W)`, or a PIL image if one of OF_PICTURES is part of it.
     """
 
     name: str
     function: Callable[[Any], Any]
 
     def __call__(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
-        """What it makes of images, uint8 or float32 `(N, 3, height, width)`, on their device.
+        """Returns the transformed images, uint8 or float32 `(N, 3, height, width)`, on the device of `images`.
 
         Args:
             images: uint8 `(N, 3, H, W)`.
-            seeds: An image's own, each.
+            seeds: One seed per image.
 
         Raises:
-            InputError: It fails, or gives something else.
+            InputError: The callable fails, or returns something else.
         """
-        given = images.cpu().clone(memory_format=torch.contiguous_format)  # to be changed in place, if he likes
+        given = images.cpu().clone(memory_format=torch.contiguous_format)  # the callable may change it in place
         pictures = bool(self._parts(*OF_PICTURES))
         with _as_they_were():
             made = [self._one(given[i : i + 1], seed, pictures) for i, seed in enumerate(seeds)]
@@ -58,7 +58,7 @@ class OwnTransform:
             generator(seed)
         try:
             made = self.function(_picture(image) if as_picture else image)
-        except Exception as error:  # whatever somebody's code raises
+        except Exception as error:  # the user's code may raise anything
             kind = "a PIL image" if as_picture else f"uint8 {tuple(image.shape)}"
             raise InputError(
                 f"{self} fails on an image, {kind}: {' '.join(str(error).split()) or type(error).__name__}; mend it "
@@ -75,24 +75,24 @@ class OwnTransform:
 
     @property
     def stated(self) -> Preprocessing | None:
-        """The normalisation that the one Normalize of torchvision's in it says; None where there is none, or two."""
+        """The normalisation stated by torchvision's Normalize in the transform; None unless there is exactly one."""
         found = self._parts("Normalize")
         if len(found) != 1:
             return None
         mean, std = (torch.as_tensor(x, dtype=torch.float64).flatten().tolist() for x in (found[0].mean, found[0].std))
-        mean, std = (3 * x if len(x) == 1 else x for x in (mean, std))  # one number stands for three there
+        mean, std = (3 * x if len(x) == 1 else x for x in (mean, std))  # one number there stands for three
         return Preprocessing(mean, std)
 
     def in_training(self, after_bytes: Preprocessing) -> Preprocessing | None:
-        """What images have undergone besides an augmentation; None where nothing tells, or they have another size.
+        """Returns how images are normalised, apart from augmentation; None if that is unclear, or their size changes.
 
         Args:
-            after_bytes: How those are normalised that it leaves as bytes.
+            after_bytes: How images that the callable leaves as bytes are normalised.
         """
         size = after_bytes.size
         images = torch.stack([torch.full((3, size, size), value, dtype=torch.uint8) for value in (0, 255)])
         made = self(images, range(2))
-        if made.shape != images.shape:  # a network of such images takes none of the others, normalised as they may be
+        if made.shape != images.shape:  # a network for the new size does not take the old one, however normalised
             return None
         if made.dtype == torch.uint8:
             return after_bytes
@@ -102,15 +102,15 @@ class OwnTransform:
 
     @property
     def _knows_of_no_normalisation(self) -> bool:
-        """Whether all of it is torchvision's, and none of MORE_THAN_SCALE."""
+        """Whether all parts are torchvision's, and none is one of MORE_THAN_SCALE."""
         known, parts = ("torchvision.", "torch.nn.modules.container"), self._all_parts()
         return all(type(x).__module__.startswith(known) and type(x).__name__ not in MORE_THAN_SCALE for x in parts)
 
     def preprocessing(self, after_bytes: Preprocessing) -> Preprocessing | None:
-        """What images have undergone, if that is a normalisation and no more; None otherwise, or if nothing tells.
+        """Returns how images are normalised, if nothing else is done to them; None otherwise, or if it is unclear.
 
         Args:
-            after_bytes: How those are normalised that it leaves as bytes.
+            after_bytes: How images that the callable leaves as bytes are normalised.
         """
         size = after_bytes.size
         black, white = torch.zeros(1, 3, size, size, dtype=torch.uint8), torch.full((1, 3, size, size), 255).byte()
@@ -125,14 +125,14 @@ class OwnTransform:
         return guess if torch.allclose(made, guess.normalize(images), atol=1e-4) else None
 
     def _parts(self, *names: str) -> list[Any]:
-        """Those of these classes of torchvision's that it is composed of."""
+        """Returns the parts of the transform that are of torchvision's classes with these names."""
         parts = self._all_parts()
         return [x for x in parts if type(x).__name__ in names and type(x).__module__.startswith("torchvision.")]
 
     def _all_parts(self) -> list[Any]:
-        """All that it is composed of, itself among them."""
+        """Returns all parts of the transform, including itself."""
         found: list[Any] = [self.function]
-        for part in found:  # which grows
+        for part in found:  # which grows in the loop
             found += part.children() if isinstance(part, nn.Module) else ()
             found += inner if isinstance(inner := getattr(part, "transforms", ()), list | tuple) else ()
         return found
@@ -144,21 +144,21 @@ class OwnTransform:
 
 @dataclass(frozen=True)
 class Stages:
-    """What is done to the images of each stage.
+    """What is done to the images in each stage.
 
     Args:
         after_bytes: How bytes are normalised.
-        own: A user's transform by its stage, one of STAGES.
+        own: The user's transforms, by stage, which is one of STAGES.
     """
 
     after_bytes: Preprocessing
     own: Mapping[str, OwnTransform]
 
     def preprocessing(self, stage: str) -> Preprocessing | None:
-        """What the images of an evaluation have undergone, if that is a normalisation and no more; None otherwise.
+        """Returns how the images of an evaluation are normalised, if nothing else is done to them; None otherwise.
 
         Raises:
-            InputError: It is another than that of the training images, as far as both are known.
+            InputError: The training images are normalised differently, as far as both are known.
         """
         own, train = self.own.get(stage), self.own.get("train")
         found = own.preprocessing(self.after_bytes) if own else self.after_bytes
@@ -171,7 +171,7 @@ class Stages:
         return found
 
     def applied(self, stage: str, images: Tensor) -> Tensor:
-        """What a network takes of images, uint8 `(N, 3, H, W)` or one of `(3, H, W)`, in an evaluation."""
+        """Converts images, uint8 `(N, 3, H, W)` or one `(3, H, W)`, to a network's input, as in an evaluation."""
         if own := self.own.get(stage):
             images = bytes_as_batch(images, None)
             if (images := own(images, range(len(images)))).is_floating_point():
@@ -181,7 +181,7 @@ class Stages:
 
 @contextmanager
 def _as_they_were() -> Iterator[None]:
-    """Leaves the generators of torch (the CPU's), numpy and Python as they are before."""
+    """A context that at its end restores the states of torch's CPU generator, numpy's and Python's."""
     cpu = torch.device("cpu")
     states = random_states(cpu)
     try:

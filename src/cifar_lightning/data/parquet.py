@@ -1,4 +1,4 @@
-"""Images as Hugging Face keeps them, CIFAR's or one's own: parquet files of encoded pictures and labels."""
+"""Reads images as Hugging Face stores them, CIFAR's or the user's own: parquet files of encoded pictures and labels."""
 
 import io
 import json
@@ -21,7 +21,7 @@ from cifar_lightning.errors import InputError, brief
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
 
-# Where the files lie: in a clone or download of the data set, in its parquet folder itself, as others upload it.
+# Where the files are: in a clone or download of the data set, in its parquet folder itself, or as others upload it.
 FOLDERS = {
     "cifar10": ("plain_text", "cifar10", "", "data"),
     "cifar100": ("cifar100", "", "data"),
@@ -31,7 +31,7 @@ FOLDERS["cifar100-coarse"] = FOLDERS["cifar100"]
 IMAGES = ("img", "image")
 INSTALL = "pip install 'cifar-lightning[parquet]'"
 _FINE = dict.fromkeys(("fine_label", "fine_labels"), CIFAR100_CLASSES)
-# Columns of labels, the first that there is, and what its numbers mean where the file does not say.
+# Possible columns of labels, of which the first one found is read; and what its numbers mean if the file does not say.
 LABELS: dict[str, dict[str, tuple[str, ...]]] = {
     "cifar10": dict.fromkeys(("label", "labels"), CLASSES),
     "cifar100": {**_FINE, "label": CIFAR100_CLASSES},
@@ -43,15 +43,15 @@ LABELS: dict[str, dict[str, tuple[str, ...]]] = {
     "folder": dict.fromkeys(("label", "labels"), ()),
 }
 MISSPELT = {"cra": "crab"}  # https://huggingface.co/datasets/uoft-cs/cifar100/blob/main/README.md
-# By batches, never by row groups: some writers put 50,000 images into one.
+# Rows to read at a time. They are never read by row groups: some writers put 50,000 images into one.
 BATCH = 1_000
 SHAPE = "parquet files"
 
 
 def find(home: Path, source: str) -> dict[str, list[Path]]:
-    """The files of each split, in their order; empty where there are none of train or of test.
+    """Finds the files of each split, in order; empty if there are none for train or for test.
 
-    The folder source may have a third, called as such a folder is.
+    The folder source may have a third split, with the name of a validation folder.
 
     Raises:
         InputError: Some of a split's files are missing.
@@ -65,7 +65,7 @@ def find(home: Path, source: str) -> dict[str, list[Path]]:
 
 
 def read_own(files: Mapping[str, Sequence[Path]], split: str) -> Decoded:
-    """Decodes a split of one's own images, "train" (with the validation images) or "test"; see `find` and `read`."""
+    """Decodes a split of the user's own images: "train" (with validation images) or "test"; see `find` and `read`."""
     names = dict.fromkeys(LABELS["folder"], _classes([path for paths in files.values() for path in paths]))
     parts = [paths for name, paths in files.items() if (name == "test") == (split == "test")]
     counts = [_count(paths) for paths in parts]
@@ -73,7 +73,7 @@ def read_own(files: Mapping[str, Sequence[Path]], split: str) -> Decoded:
 
 
 def names_in(files: Iterable[Path], source: str) -> dict[str, tuple[str, ...]]:
-    """What the numbers in a column of labels mean, by the first of the files that says so of it."""
+    """Returns what the numbers in each column of labels mean, according to the first file that says so."""
     found: dict[str, tuple[str, ...]] = {}
     for path in files:
         with _opened(path) as file:
@@ -84,16 +84,16 @@ def names_in(files: Iterable[Path], source: str) -> dict[str, tuple[str, ...]]:
 
 
 def read(files: Sequence[Path], source: str, names: Mapping[str, tuple[str, ...]]) -> Decoded:
-    """Decodes one split's files, in their order.
+    """Decodes the files of one split, in order.
 
     Args:
-        files: They.
-        source: What they are of.
-        names: What the numbers in a column mean, in all splits; see `names_in`. Of another, what `source` says.
+        files: The files.
+        source: The source to which they belong.
+        names: What the numbers in a column mean, in all splits; see `names_in`. For other columns, `source` decides.
 
     Raises:
-        InputError: pyarrow is not installed; or a file is damaged, has other classes than another, or has not the
-            columns, pictures of 32×32 pixels and labels that there should be.
+        InputError: pyarrow is not installed; or a file is damaged, has other classes than the others, or lacks the
+            columns, pictures of 32×32 pixels or labels that it should have.
     """
     classes: tuple[str, ...] = ()
     count, done, remarks = _count(files), 0, Remarks()
@@ -106,14 +106,14 @@ def read(files: Sequence[Path], source: str, names: Mapping[str, tuple[str, ...]
                 raise InputError(f"{path} has other classes than those before it: give all files the same")
             classes = here
             rows, end = _rows(file, path, (pictures, column), classes, remarks), done + file.metadata.num_rows
-            for row, (pixels, label) in zip(range(done, end), rows, strict=True):  # of a damaged one they may differ
+            for row, (pixels, label) in zip(range(done, end), rows, strict=True):  # lengths may differ if damaged
                 images[row], labels[row] = pixels, label
             done = end
     return Decoded(images, labels, classes, notes=remarks.notes())
 
 
 def _count(files: Sequence[Path]) -> int:
-    """How many images a split has: one or more."""
+    """Counts the images of a split; there must be at least one."""
     count = 0
     for path in files:
         with _opened(path) as file:
@@ -127,7 +127,7 @@ def _count(files: Sequence[Path]) -> int:
 
 
 def _files(folder: Path, split: str) -> list[Path]:
-    """`train-00000-of-00002.parquet` and so on, `train.parquet`, or whatever lies in `train/`."""
+    """Finds `train-00000-of-00002.parquet` and so on, `train.parquet`, or whatever is in `train/`."""
     parts: dict[str, Path] = {}
     for path in sorted(folder.glob(f"{split}*.parquet")):
         name = re.fullmatch(rf"{split}(?:-(\d+)-of-(\d+)(?:-[0-9a-f]+)?)?\.parquet", path.name)
@@ -153,12 +153,12 @@ def _opened(path: Path) -> Iterator["ParquetFile"]:
     except InputError:
         raise
     except (OSError, ValueError, ArrowException) as error:
-        reason = " ".join(str(error).split())  # some are of several lines
+        reason = " ".join(str(error).split())  # some messages have several lines
         raise InputError(f"{path} is damaged, or cannot be read ({reason}): replace it") from error
 
 
 def _classes(files: Sequence[Path]) -> tuple[str, ...]:
-    """The names of one's own classes: those of the first file that has any, else what the labels say."""
+    """Returns the names of the user's own classes: from the first file that has names, or else from the labels."""
     values: set[str | int] = set()
     for path in files:
         with _opened(path) as file:
@@ -170,11 +170,11 @@ def _classes(files: Sequence[Path]) -> tuple[str, ...]:
     if texts := sorted(value for value in values if isinstance(value, str)):
         return tuple(texts)
     highest = max((value for value in values if type(value) is int), default=-1)
-    return tuple(map(str, range(min(highest + 1, 10**6))))  # more are no labels, and are refused
+    return tuple(map(str, range(min(highest + 1, 10**6))))  # larger numbers are no labels, and are refused
 
 
 def _names(file: "ParquetFile", column: str, source: str) -> tuple[str, ...]:
-    """The classes, as Hugging Face's metadata has them; () where there are none, as other writers drop them."""
+    """Returns the classes from Hugging Face's metadata; () if there are none, since other writers drop them."""
     try:
         features = json.loads((file.schema_arrow.metadata or {})[b"huggingface"])["info"]["features"]
         names = features[column]["names"]
@@ -218,7 +218,7 @@ def _rows(
 
 
 def _pixels(data: Any, path: Path, row: int, remarks: Remarks) -> npt.NDArray[np.uint8]:
-    """A picture's, by the rules for one that lies in a file of its own: what is transparent, deep or on its side."""
+    """Decodes a picture by the rules for picture files, for transparency, 16 bits per value and orientation."""
     from PIL import Image
 
     if not isinstance(data, bytes):
