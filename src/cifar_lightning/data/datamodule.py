@@ -132,7 +132,7 @@ class CIFAR10DataModule(SettableDataModule):
         super().__init__()
         self._train_loader: BatchLoader | None = None
         self._made_with: dict[str, Any] = {}  # the settings of _train_loader
-        self._bordered: tuple[Any, Tensor] | None = None  # `_borders`, and the padded images for them
+        self._bordered: tuple[Any, Tensor] | None = None  # a value of `_borders`, and its padded images
         self.nothing_else = type(self) is CIFAR10DataModule  # a subclass may set num_workers for its own loader
         self._keep(arguments)
 
@@ -248,7 +248,7 @@ class CIFAR10DataModule(SettableDataModule):
         return self._sets[split]
 
     def share(self, other: "CIFAR10DataModule") -> None:
-        """Reuses the images that another data module has loaded, if it has the same ones: for many runs in a process.
+        """Takes over the images that another data module has loaded, if both use the same: for many runs in a process.
 
         Args:
             other: The other data module.
@@ -260,7 +260,7 @@ class CIFAR10DataModule(SettableDataModule):
             self.__dict__.pop("_split", None)
 
     def keep_bordered(self) -> None:
-        """Mirrors the borders of the training images once, for all that `share` them and hold out the same ones."""
+        """Mirrors the borders of the training images once, for all modules that `share` them with the same split."""
         self._bordered = self._borders, self._training_loader().images
 
     @property
@@ -367,8 +367,8 @@ class CIFAR10DataModule(SettableDataModule):
     def train_dataloader(self) -> BatchLoader | TorchLoader:
         """Returns a loader of shuffled, augmented batches of the training images that are not held out.
 
-        Returns the same loader until `setup("fit")` is called or its settings change. A Trainer sets the loader's
-        epoch. Without a Trainer each iteration is the next epoch, so a loop may call this once or in every epoch.
+        The loader is the same until `setup("fit")` is called or its settings change. A Trainer sets its epoch. Without
+        a Trainer each iteration is the next epoch, so a loop may call this method once or in every epoch.
         """
         before = self._train_loader
         loader = self._training_loader()
@@ -383,8 +383,8 @@ class CIFAR10DataModule(SettableDataModule):
             if trainer and trainer.state.fn == "validate" and trainer.is_global_zero:  # a fit needs none
                 said = "there are no images to validate on: give val_split, e.g. 0.1"
                 warnings.warn(said, ImageWarning, stacklevel=2)
-            # An empty loader is the only way to tell Lightning that there is nothing to validate on, but it then warns,
-            # in a fit too.
+            # An empty loader is the only way to tell Lightning that there is nothing to validate on, but Lightning
+            # warns about that even in a fit.
             warnings.filterwarnings("ignore", "Total length of `(Batch|Torch)Loader` across ranks is zero")
         return self._handed_out(self._evaluation_loader("val", self.val_indices))
 
@@ -424,7 +424,7 @@ class CIFAR10DataModule(SettableDataModule):
             state_dict: The result of `state_dict` at that time.
 
         Raises:
-            InputError: The training images are others.
+            InputError: The training images differ.
         """
         if state_dict["fingerprint"] != self.fingerprint:
             raise InputError(
@@ -444,7 +444,7 @@ class CIFAR10DataModule(SettableDataModule):
 
     @property
     def preprocessing(self) -> Preprocessing | None:
-        """Preprocessing of the test images, for a model to keep; None if `test_transforms` do more, or are unclear.
+        """Preprocessing of the test images, for a model to keep; None if `test_transforms` do more, or unknown things.
 
         Raises:
             InputError: The training images are normalised differently.

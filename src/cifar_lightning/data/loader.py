@@ -119,7 +119,7 @@ class BatchLoader:
         self._loaded: Place | None = None  # the place in a checkpoint, until an epoch has been completed from there
         self._under_way: dict[object, Place] = {}  # places of the unfinished iterations
         self._last = Place()  # where the iteration that ended last has stopped
-        self._ahead: tuple[Any, list[Tensor]] | None = None  # draws made in advance, after the `_part` they are for
+        self._ahead: tuple[Any, list[Tensor]] | None = None  # draws made in advance, with the `_part` of their epoch
 
     def _preprocessing(self, train: bool) -> Preprocessing | None:
         """How the images have been normalised, for a model to keep; None if that is not known."""
@@ -181,7 +181,7 @@ class BatchLoader:
         return SimpleNamespace(sampler=self)
 
     def repeating(self) -> "BatchLoader":
-        """Returns a loader of the same images that makes every epoch like the first. This loader stays unchanged."""
+        """Returns a loader of the same images that makes every epoch like the first. This loader is unaffected."""
         other = copy.copy(self)
         other.repeat, other._ahead, other._under_way = True, None, {}
         return other

@@ -1,6 +1,7 @@
-"""Reading pickles of plain values and arrays without trusting them: one can name any function, and none is called.
+"""Reads pickles of plain values and arrays without trusting them: a pickle can name any function, but none is called.
 
-Nor are numpy's own, which believe what a pickle says of an array, be it damaged: arrays are made of their bytes alone.
+Numpy's own functions are not called either, since they believe what even a damaged pickle says about an array: arrays
+are made from their bytes alone.
 """
 
 import pickle
@@ -11,17 +12,17 @@ import numpy as np
 
 
 def load(file: IO[bytes]) -> Any:
-    """What a pickle holds.
+    """Returns what a pickle holds.
 
     Raises:
-        Exception: Any, for a broken one; UnpicklingError for one that asks for anything but numpy's arrays.
+        Exception: Any kind, for a broken pickle; UnpicklingError if it asks for anything but numpy's arrays.
     """
     # latin1 reads the byte strings of Python 2, which wrote the archives
     return arrays_in(_ArraysOnly(file, encoding="latin1").load())
 
 
 class Dtype:
-    """Stands for numpy.dtype."""
+    """A stand-in for numpy.dtype."""
 
     def __init__(self, code: str, *options: Any) -> None:
         if not re.fullmatch(r"[biuf][1248]|[SU]\d{1,4}|O8?", code):
@@ -33,29 +34,29 @@ class Dtype:
         self.order = state[1]
 
     def real(self) -> np.dtype[Any]:
-        """What it stands for."""
-        dtype: np.dtype[Any] = np.dtype(self.code).newbyteorder(self.order)  # which refuses what is no order
+        """Returns the dtype that this stands for."""
+        dtype: np.dtype[Any] = np.dtype(self.code).newbyteorder(self.order)  # which refuses an invalid byte order
         return dtype
 
 
 class Array:
-    """Stands for an array until all is read, and for the function of numpy's that would make it."""
+    """A stand-in for an array until everything is read, and for numpy's function that would make the array."""
 
     array: np.ndarray[Any, Any]
 
     def __init__(self, *options: Any) -> None:
-        """Of numpy's options, which are of an empty one, none is needed."""
+        """Ignores the arguments of numpy's function, which describe an empty array."""
 
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, by_columns, data = state
-        if isinstance(data, list):  # of objects, which are in rows however they lay in memory
+        if isinstance(data, list):  # objects are pickled in row order, whatever `by_columns` is
             self.array = np.fromiter(map(arrays_in, data), object, len(data)).reshape(shape)
         else:
             self.array = _from_buffer(data, dtype, shape, "F" if by_columns else "C")
 
 
 class _Ndarray:
-    """Stands for numpy.ndarray, one of those options."""
+    """A stand-in for numpy.ndarray, one of the arguments that `Array` ignores."""
 
 
 def _from_buffer(data: Any, dtype: Dtype, shape: Any, order: Any, axes: Any = None) -> np.ndarray[Any, Any]:
@@ -68,18 +69,18 @@ def _scalar(dtype: Dtype, data: bytes | str) -> Any:
     return _from_buffer(data, dtype, (), "C")[()]
 
 
-# What a pickle of arrays asks for, by either name that numpy 1 and 2 have for it, and what it is given.
+# What a pickle of arrays asks for, by its names in numpy 1 and 2, and what it gets.
 GIVEN: dict[str, Any] = {
     **{f"numpy.{core}.multiarray._reconstruct": Array for core in ("core", "_core")},
     **{f"numpy.{core}.multiarray.scalar": _scalar for core in ("core", "_core")},
-    **{f"numpy.{core}.numeric._frombuffer": _from_buffer for core in ("core", "_core")},  # of protocol 5
+    **{f"numpy.{core}.numeric._frombuffer": _from_buffer for core in ("core", "_core")},  # protocol 5
     "numpy.ndarray": _Ndarray,
     "numpy.dtype": Dtype,
 }
 
 
 def arrays_in(value: Any, done: dict[int, Any] | None = None) -> Any:
-    """A value with arrays in place of what stands for them. What is in it twice is so after, and is looked at once."""
+    """Replaces the stand-ins in a value by arrays. An object that occurs twice still does, and is converted once."""
     done = {} if done is None else done
     if isinstance(value, Array):
         return value.array
@@ -97,7 +98,7 @@ def _encode(text: str, encoding: str) -> bytes:
 
 class _ArraysOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        allowed = {**GIVEN, "_codecs.encode": _encode}  # how Python 3 writes bytes in protocol 2, the archives'
+        allowed = {**GIVEN, "_codecs.encode": _encode}  # for bytes in protocol 2, the archives', by Python 3
         if (asked := f"{module}.{name}") not in allowed:
             raise pickle.UnpicklingError(f"it asks for {asked}")
         return allowed[asked]

@@ -1,4 +1,4 @@
-"""Pictures in numbers, decoded in their order: large ones by threads, small ones by helpers."""
+"""Decodes many pictures, in order: large ones in threads, small ones in helper processes."""
 
 import os
 from collections import deque
@@ -18,23 +18,23 @@ from cifar_lightning.data.folder import Listing
 from cifar_lightning.data.helpers import helpers, serve, usable_cores
 from cifar_lightning.errors import InputError
 
-# Bytes a file, on the mean, above which they are photographs.
+# Mean bytes per file above which the files are treated as photographs.
 PHOTOGRAPH = 2**15
-# Files that a thread or a helper decodes in one go: of small ones many, for to hand one over takes as long.
+# Small files that are decoded in one go, because handing a file over takes as long as decoding it.
 AT_ONCE = 64
-# Small pictures for which a helper is worth its start: it decodes as many in that time.
+# Small pictures for which it is worth starting a helper: it decodes that many in the time that it takes to start.
 WORTH = 2_000
-# What may be decoded for each thread, or wait to be, before somebody takes it.
+# Tasks per thread that may be waiting, or finished and not yet used.
 AHEAD = 4
 
 
 class Part(NamedTuple):
-    """Some pictures that have been decoded.
+    """Some decoded pictures.
 
     Attributes:
         pixels: uint8 (N, 32, 32, 3).
-        remarks: On them.
-        errors: By its path, of each that cannot be read; its pixels are any.
+        remarks: Remarks on the pictures.
+        errors: By path, the error of each picture that cannot be read, whose pixels are then undefined.
     """
 
     pixels: Pixels
@@ -46,7 +46,7 @@ def read(listing: Listing) -> Decoded:
     """Decodes the listed files.
 
     Raises:
-        InputError: A file cannot be read as an image; names it.
+        InputError: A file cannot be read as an image; the message names it.
     """
     images = np.empty((len(listing.paths), 32, 32, 3), dtype=np.uint8)
     remarks, done = Remarks(), 0
@@ -63,10 +63,10 @@ def read(listing: Listing) -> Decoded:
 
 
 def read_each(paths: Sequence[str | Path]) -> Generator[tuple[Pixels, tuple[str, ...]] | InputError, None, None]:
-    """Reads image files as `read` does, in order, a few ahead of whoever asks for them.
+    """Reads image files as `read` does, in order, a few ahead of the caller.
 
     Yields:
-        Of each its pixels, uint8 (32, 32, 3), and what there is to say of it; or the error, where it cannot be read.
+        For each file its pixels, uint8 (32, 32, 3), and any remarks on it; or the error, if it cannot be read.
     """
     names = [str(path) for path in paths]
     with closing(_in_order(names, sum(map(_size, names)))) as parts:
@@ -76,22 +76,22 @@ def read_each(paths: Sequence[str | Path]) -> Generator[tuple[Pixels, tuple[str,
 
 
 def _size(path: str) -> int:
-    with suppress(OSError, ValueError):  # one that is not there is reported when it is read
+    with suppress(OSError, ValueError):  # a missing file is reported when it is read
         return os.path.getsize(path)
     return 0
 
 
 def _in_order(paths: Sequence[str], size: int) -> Generator[tuple[Sequence[str], Part], None, None]:
-    """Some of the paths at a time, in order, and what they hold.
+    """Yields some of the paths at a time, in order, with their decoded pictures.
 
     Args:
-        paths: Of the files.
-        size: Of all of them, in bytes.
+        paths: Paths of the files.
+        size: Total size of the files in bytes.
     """
-    photographs = size > PHOTOGRAPH * len(paths)  # with which threads help: most of their time is the decoder's
+    photographs = size > PHOTOGRAPH * len(paths)  # threads help with these: most of the time goes into the decoder
     helping = 0 if photographs else min(usable_cores(), len(paths) // WORTH)
     workers, step = (usable_cores(), 1) if photographs else (max(1, helping), AT_ONCE)
-    decoding.formats()  # before the threads ask for them
+    decoding.formats()  # loads Pillow's plugins before there are threads
     waiting: deque[tuple[Sequence[str], Future[Part]]] = deque()
     with ExitStack() as stack:
         stack.enter_context(pillows_warnings())
@@ -111,7 +111,7 @@ def _in_order(paths: Sequence[str], size: int) -> Generator[tuple[Sequence[str],
 
 
 def _part(paths: Sequence[str], ask: Callable[[Sequence[str]], Part | None] | None = None) -> Part:
-    """Some pictures, by a helper if there are any; not where it is gone, or knows less than this process's Pillow."""
+    """Decodes some pictures by a helper, or here if there is none or it fails: Pillow may know more formats here."""
     if ask and (part := ask(paths)) and not part.errors:
         return part
     part = Part(np.empty((len(paths), 32, 32, 3), np.uint8), Remarks(), {})
@@ -124,7 +124,7 @@ def _part(paths: Sequence[str], ask: Callable[[Sequence[str]], Part | None] | No
 
 
 def help_out() -> None:
-    """Decodes for the process that has started this one as its helper: see helpers.py."""
+    """Decodes for the process that started this one as a helper; see helpers.py."""
     decoding.formats()
     with pillows_warnings():
         serve(_part)

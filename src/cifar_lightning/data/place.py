@@ -1,4 +1,4 @@
-"""Place: how far an iteration has come, and what is random there: a function of it and the seed, drawn on the CPU."""
+"""Place: how far an iteration has come. Its random numbers depend only on place and seed, and are drawn on the CPU."""
 
 import random
 from typing import NamedTuple
@@ -10,9 +10,9 @@ class Place(NamedTuple):
     """How far an iteration has come.
 
     Attributes:
-        epoch: The epoch it is of.
-        lap: Whole passes over the images that came before it in that epoch.
-        position: Batches that it has yielded.
+        epoch: The epoch of the iteration.
+        lap: Number of complete passes over the images that came before it in this epoch.
+        position: Number of batches that it has yielded.
     """
 
     epoch: int = 0
@@ -21,6 +21,6 @@ class Place(NamedTuple):
 
 
 def epoch_generator(seed: int, epoch: int, lap: int = 0) -> torch.Generator:
-    """A CPU generator that is a function of (seed, epoch, lap) only; neighbouring ones are unrelated."""
+    """Returns a CPU generator that depends only on (seed, epoch, lap); those of neighbouring values are unrelated."""
     name = f"{seed}/{epoch}/{lap}" if lap else f"{seed}/{epoch}"
     return torch.Generator().manual_seed(random.Random(name).getrandbits(63))

@@ -1,4 +1,4 @@
-"""What the arguments of CIFAR10DataModule may be, and its classes."""
+"""Checks of CIFAR10DataModule's arguments and of its classes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from cifar_lightning.errors import InputError, quoted
 
 
 def check_ranges(arguments: Mapping[str, Any]) -> None:
-    """Raises an InputError where one of all arguments, of the right types, is out of its range, or fits not another."""
+    """Raises an InputError if an argument is out of range or does not fit another; their types are right already."""
     h = arguments
     for name, ok, range_ in (
         ("data_dir", "://" not in h["data_dir"], "a folder or a file of this machine, and an address as mirror"),
@@ -44,13 +44,13 @@ def _is_split(value: int | float | str) -> bool:
 
 
 def check_classes(images: ImageSet, train: Tensor, data_dir: str, val_split: int | float | str) -> None:
-    """Raises an InputError where the training images are of one class, or one has none, or a name of Lightning's.
+    """Raises an InputError if there is only one class, or a class has no training images or a name that Lightning uses.
 
     Args:
-        images: They, with those held out.
-        train: The indices of those that are not.
-        data_dir: Where they are.
-        val_split: By what some are held out, if not by their owner.
+        images: The training images, including those held out.
+        train: Indices of those that are not held out.
+        data_dir: Where the images are.
+        val_split: The split by which images are held out, if their owner has not set any aside.
     """
     present = set(images.labels[train].tolist())
     if lacking := [name for label, name in enumerate(images.classes) if label not in present]:
@@ -64,7 +64,7 @@ def check_classes(images: ImageSet, train: Tensor, data_dir: str, val_split: int
         )
     if len(images.classes) == 1:
         raise InputError(f"data_dir {data_dir} has one class only, {quoted(images.classes[0])}: give two or more")
-    if taken := [name for name in images.classes if "/dataloader_idx_" in f"/{name}"]:  # of a figure's, val_acc/<class>
+    if taken := [name for name in images.classes if "/dataloader_idx_" in f"/{name}"]:  # in the metric val_acc/<class>
         raise InputError(
             f"data_dir {data_dir} has the class {quoted(taken[0])}, by which Lightning means a loader: rename it"
         )

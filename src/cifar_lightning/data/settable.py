@@ -1,4 +1,4 @@
-"""The arguments of a data module as attributes that may be set, as users and Lightning's tuner do."""
+"""A data module whose arguments are attributes that can be set, as users and Lightning's tuner do."""
 
 import inspect
 import os
@@ -17,15 +17,16 @@ PATHS = ("data_dir", "mirror", "train_labels")
 
 
 class SettableDataModule(LightningDataModule):
-    """A data module whose arguments are attributes, too, and in `hparams`, which checkpoints keep: but for transforms.
+    """A data module whose arguments are also attributes and, except transforms, in `hparams`, which checkpoints save.
 
-    Whichever is set, `_follow` finds it: all that depends on arguments asks that for them. An attribute is checked when
-    it is set, and is as it was where its value is refused.
+    Both can be set: everything that depends on arguments gets them from `_follow`, which notices changes. The value of
+    an attribute is checked when it is set; if it is refused, the attribute keeps its old value.
 
     Attributes:
-        signature: The constructor's.
-        arguments: Their names, in order.
-        nothing_else: Whether it refuses, in words, to be given what data modules of other people's have.
+        signature: Signature of the constructor.
+        arguments: Names of the arguments, in order.
+        nothing_else: Whether setting an attribute that only other people's data modules have raises an error that
+            explains why.
     """
 
     signature: ClassVar[inspect.Signature] = inspect.Signature()
@@ -33,22 +34,23 @@ class SettableDataModule(LightningDataModule):
     nothing_else: bool = False
 
     def _keep(self, arguments: Mapping[str, Any]) -> None:
-        """Begins with these, all that the constructor has been given."""
-        for name in self.arguments:  # what a subclass has set before
+        """Takes the initial values: all arguments that the constructor was given."""
+        for name in self.arguments:  # which a subclass may have set before it called this constructor
             self.__dict__.pop(name, None)
         arguments = self._plain(arguments)
-        self.__dict__.update({name: arguments[name] for name in TRANSFORMS})  # code, which no checkpoint holds
+        self.__dict__.update({name: arguments[name] for name in TRANSFORMS})  # code, which checkpoints do not hold
         rest = {name: arguments[name] for name in (*self.arguments, *arguments) if name not in TRANSFORMS}
-        # not to the logger: Lightning ends a fit whose LightningModule has another `batch_size`, say, among its own
+        # Not to the logger: Lightning stops a fit if the LightningModule has, for example, a `batch_size` of its own
+        # with another value.
         self.save_hyperparameters(rest, logger=False)
         self._followed: dict[str, Any] = {}
         self._follow()
 
     def _follow(self) -> dict[str, Any]:
-        """All arguments, as they are now.
+        """Returns the current values of all arguments; if some have changed, has `_take_up` discard what used them.
 
         Raises:
-            InputError: One has been set to what it cannot be.
+            InputError: An argument has been set to an invalid value.
         """
         now = self._plain({name: self._home(name)[name] for name in self.arguments})
         self.hparams.update({name: now[name] for name in self.arguments if name not in TRANSFORMS})
@@ -59,10 +61,10 @@ class SettableDataModule(LightningDataModule):
         return now
 
     def _take_up(self, arguments: Mapping[str, Any], changed: set[str]) -> None:
-        """Forgets what has been made of those that have changed since."""
+        """Discards what was made from arguments that have changed since."""
 
     def _plain(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments, of the right types, as checkpoints keep them: one with a Path is refused by weights_only."""
+        """Returns the arguments in the right types, as checkpoints save them: weights_only refuses a Path in one."""
         plain = typed(arguments, self.signature)
         paths = {name: absolute(plain[name]) for name in PATHS if plain[name] is not None}
         seed = _global_seed() if plain["seed"] is None else plain["seed"]
@@ -74,7 +76,7 @@ class SettableDataModule(LightningDataModule):
     if TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            """What `settable` makes. Python's own would hide which attribute it is that a property lacks."""
+            """Declares what `settable` makes. A real `__getattr__` would hide which attribute a property lacks."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.arguments and "_followed" in self.__dict__:
@@ -91,7 +93,7 @@ class SettableDataModule(LightningDataModule):
             super().__setattr__(name, value)
 
     def __repr__(self) -> str:
-        """The class and its arguments: Lightning's would ask the loaders for what a DataLoader has."""
+        """Returns the class and its arguments; Lightning's version would ask the loaders for what a DataLoader has."""
         transforms = {name: value for name in TRANSFORMS if (value := self.__dict__[name]) is not None}
         return f"{type(self).__name__}({', '.join(f'{n}={x!r}' for n, x in {**self.hparams, **transforms}.items())})"
 
@@ -102,7 +104,7 @@ Module = TypeVar("Module", bound=SettableDataModule)
 
 
 def settable(kind: type[Module]) -> type[Module]:
-    """Has the arguments of a data module's constructor as its attributes, which Python finds as it does others."""
+    """Makes the arguments of a data module's constructor its attributes, which Python looks up like any others."""
     kind.signature = inspect.signature(kind)
     kind.arguments = tuple(kind.signature.parameters)
     for name in kind.arguments:
@@ -112,7 +114,7 @@ def settable(kind: type[Module]) -> type[Module]:
 
 
 class _Argument:
-    """The value of an argument; not of what a subclass has set under its name before it calls the constructor."""
+    """A descriptor of an argument's value. What a subclass sets before it calls the constructor takes precedence."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -126,7 +128,7 @@ class _Argument:
 
 
 def _global_seed() -> int:
-    """That of `lightning.seed_everything`, which keeps it in the environment; else 0."""
+    """Returns the seed of `lightning.seed_everything`, which keeps it in the environment, or 0 if there is none."""
     given = os.environ.get("PL_GLOBAL_SEED", "0")
     try:
         return int(given)

@@ -1,8 +1,8 @@
-"""Ten kinds of drawn images that stand in for CIFAR-10: no download, learnt in seconds.
+"""Draws ten kinds of images that stand in for CIFAR-10: they need no download and are learnt in seconds.
 
-One shape an image, of random place, size, colours and noise, on a background that shades off in a random
-direction. As often as not the shape is the lighter of the two, so the mean image is alike for every class and
-a linear model finds little to hold on to.
+Each image has one shape, with random place, size, colours and noise, on a background that shades off in a random
+direction. The shape is lighter than the background as often as darker, so the mean images of all classes are alike, and
+a linear model has little to go by.
 
 Measured with the default 10,000 training and 2,000 test images, normalised to [-1, 1]: the tutorial's network
 reaches 98 to 100 % in 2 epochs (SGD, momentum 0.9; batch 4 at lr 0.001 or batch 32 at lr 0.01; 3 seeds), a
@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[Any]  # float32
 
-BLOCK = 200  # images drawn at once; image i depends on the seed and i only
-NOISE = 8  # grey levels either way
+BLOCK = 200  # images drawn at once; image i depends only on the seed and i
+NOISE = 8  # largest noise, in grey levels, up or down
 
 
 def _bars(u: Floats, v: Floats) -> Floats:
@@ -27,7 +27,7 @@ def _bars(u: Floats, v: Floats) -> Floats:
     return bars
 
 
-# Signed distances, negative inside, in units of the shape's radius, v downwards. In the order of the classes.
+# Signed distances, negative inside, in units of the shape's radius, in the order of the classes; v points down.
 SHAPES: tuple[Callable[[Floats, Floats], Floats], ...] = (
     # airplane: a cross
     lambda u, v: np.minimum(np.maximum(abs(u), 3.6 * abs(v)), np.maximum(3.6 * abs(u), abs(v))) - 1,
@@ -56,7 +56,7 @@ def draw(count: int, seed: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.i
     """Draws images.
 
     Args:
-        count: How many. Every ten in a row hold each class once.
+        count: Number of images. Every ten in a row contain each class once.
         seed: 0 or more.
 
     Returns:
@@ -87,9 +87,9 @@ def _draw_block(rng: np.random.Generator) -> tuple[npt.NDArray[np.uint8], npt.ND
     for label, shape in enumerate(SHAPES):
         which = labels == label
         ink[which] = shape(u[which], v[which])
-    ink = (0.5 - ink * radius).clip(0, 1)  # one pixel from inside to outside
+    ink = (0.5 - ink * radius).clip(0, 1)  # the edge is one pixel wide
 
-    # Two colours, one of the darker half and one of the lighter, in either role.
+    # One dark and one light colour, in either role.
     dark, light = uniform(20, 110, 3), uniform(145, 235, 3)
     swap = uniform(0, 1, 1) < 0.5
     paper, colour = np.where(swap, dark, light), np.where(swap, light, dark)

@@ -1,4 +1,4 @@
-"""How ranks share the images: whole batches of an evaluation, and equal parts of every training batch."""
+"""How ranks share the images: whole batches in an evaluation, and equal parts of every batch in training."""
 
 import torch.distributed as dist
 
@@ -6,23 +6,23 @@ from cifar_lightning.errors import InputError
 
 
 def connected() -> bool:
-    """Whether this process is a rank of several, as far as torch knows."""
+    """Returns whether this process is a rank in an initialised process group of torch."""
     return dist.is_available() and dist.is_initialized()
 
 
 def evaluation_batches(images: int, batch_size: int, world_size: int) -> int:
-    """How many batches, of at most `batch_size`, an evaluation of `images` takes.
+    """Returns the number of batches, of at most `batch_size`, in an evaluation of `images`.
 
-    A multiple of 8, so that up to 8 ranks share the same ones, and their figures agree to the last bit; 1, 2, 4 and 8
-    ranks have equally many each, or collectives in somebody's test step would wait for ever. With more ranks, a
-    multiple of those. Where there are fewer images, one each.
+    It is a multiple of 8, so that any number of ranks up to 8 evaluates the same batches, with bit-identical results.
+    With 1, 2, 4 or 8 ranks each has equally many batches; otherwise collectives in a user's test step would wait for
+    ever. For more than 8 ranks it is a multiple of their number. If there are too few images, each is a batch.
     """
     multiple = max(8, world_size)
     return min(images, multiple * -(-images // (multiple * batch_size)))
 
 
 def check_evaluation(images: int, world_size: int) -> None:
-    """Raises an InputError where some of the ranks would have no image: Lightning cannot evaluate then."""
+    """Raises an InputError if some ranks would have no image: Lightning cannot evaluate then."""
     if 0 < images < world_size:
         raise InputError(
             f"devices: {world_size} are more than the {images} image{'s' * (images != 1)} of an evaluation: "
@@ -31,7 +31,7 @@ def check_evaluation(images: int, world_size: int) -> None:
 
 
 def check_batch_size(batch_size: int, images: int, world_size: int) -> None:
-    """Raises an InputError where `batch_size` images cannot be shared by `world_size` ranks, or are not there."""
+    """Raises an InputError if `batch_size` is no multiple of `world_size`, less than 1 or more than the images."""
     if batch_size < 1:
         raise InputError(f"batch_size {batch_size} is less than 1: give a positive number of images")
     if batch_size > images:

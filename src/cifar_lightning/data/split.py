@@ -1,4 +1,4 @@
-"""Orders of images of which every part has all classes alike, and the validation split."""
+"""Stratified orders of images, any part of which has all classes alike, and the validation split."""
 
 import re
 from typing import NamedTuple
@@ -12,12 +12,13 @@ from cifar_lightning.errors import InputError, quoted
 
 
 class Fold(NamedTuple):
-    """One of several parts of the training images, which takes its turn in being held out: "2of5".
+    """One of several parts of the training images, which are held out in turn: "2of5".
 
-    The images of each class are spread over them evenly, to an image: with few a class the parts may differ in size.
+    The images of each class are spread evenly over the folds, to within one image: with few images per class, the folds
+    may differ in size.
     """
 
-    number: int  # from 1 on
+    number: int  # starting at 1
     folds: int
 
     def __str__(self) -> str:
@@ -25,23 +26,23 @@ class Fold(NamedTuple):
 
     @classmethod
     def of(cls, text: str) -> "Fold | None":
-        """The fold that `text` names; None where it names none."""
+        """Returns the fold that `text` names; None if it names none."""
         parts = re.fullmatch(r"(\d{1,6})of(\d{1,6})", text)
         fold = cls(int(parts[1]), int(parts[2])) if parts else None
         return fold if fold and 1 <= fold.number <= fold.folds and fold.folds > 1 else None
 
 
 def split_of(images: ImageSet, val_split: int | float | str, seed: int, data_dir: str) -> tuple[Tensor, Tensor]:
-    """The indices of the training images and of those held out: by a stratified split, or by their owner.
+    """Returns the indices of the training images and of those held out, by a stratified split or by their owner.
 
     Raises:
-        InputError: By both; or it would hold out all images, or none.
+        InputError: Images are held out by both; or the split would hold out all images, or none.
     """
     if not images.held_out:
         if not isinstance(val_split, str):
             return stratified_split(images.labels, val_split, seed)
         fold = Fold.of(val_split)
-        assert fold is not None  # of the values that there may be
+        assert fold is not None  # `check_ranges` has checked the value
         return stratified_fold(images, fold, seed)
     if val_split:
         raise InputError(
@@ -58,35 +59,35 @@ def stratified_split(labels: Tensor, val_split: int | float, seed: int) -> tuple
     Args:
         labels: `(N,)` int64.
         val_split: How many images to hold out, or a fraction of them.
-        seed: The split is a function of it and of the labels.
+        seed: The split depends only on the seed and the labels.
 
     Returns:
-        The indices of the rest, sorted, and of the held-out images, of which any first part is stratified too.
+        The indices of the rest, sorted, and those of the held-out images, any first part of which is stratified too.
 
     Raises:
-        InputError: It would hold out all images, or a share that is less than one.
+        InputError: The split would hold out all images, or a share of less than one image.
     """
     count = round(val_split * len(labels)) if isinstance(val_split, float) else val_split
     if count >= len(labels):
         raise InputError(f"val_split {val_split} leaves none of the {len(labels)} training images: give less")
     if val_split and not count:
         raise InputError(f"val_split {val_split} holds out none of the {len(labels)} training images: give more, or 0")
-    if not count:  # without the order, which takes memory and time
+    if not count:  # avoids computing the order, which takes memory and time
         return torch.arange(len(labels)), torch.arange(0)
     order = stratified_order(labels, seed)
     return order[count:].sort().values, order[:count]
 
 
 def stratified_fold(images: ImageSet, fold: Fold, seed: int) -> tuple[Tensor, Tensor]:
-    """Holds out one of the folds, of which every one has the same share of every class, to an image.
+    """Holds out one fold; all folds have the same share of every class, to within one image.
 
     Args:
-        images: All of them.
-        fold: Which. Each image is in one of the folds of a seed.
-        seed: The folds are a function of it and of the labels.
+        images: All training images.
+        fold: The fold to hold out. For a given seed, each image is in exactly one fold.
+        seed: The folds depend only on the seed and the labels.
 
     Returns:
-        As `stratified_split`.
+        The same as `stratified_split`.
 
     Raises:
         InputError: There are more folds than images of a class.
@@ -107,7 +108,7 @@ def stratified_fold(images: ImageSet, fold: Fold, seed: int) -> tuple[Tensor, Te
 
 
 def stratified_order(labels: Tensor, seed: int) -> Tensor:
-    """Indices `(N,)` of all the images of which `labels` are, in a random order: any first part is stratified."""
+    """Returns the indices `(N,)` of all `labels` in a random order, any first part of which is stratified."""
     # Shuffle, then order by the position within the class relative to the class's size.
     shuffled = torch.randperm(len(labels), generator=epoch_generator(seed, 0))
     by_class = shuffled[torch.sort(labels[shuffled], stable=True).indices]

@@ -1,4 +1,4 @@
-"""survey(): what there is at a place, how it is read, how much of each class, and which images come twice."""
+"""survey(): which images are at a place, how they are read, how many of each class, and which occur twice."""
 
 import hashlib
 import os
@@ -20,11 +20,11 @@ from cifar_lightning.data.sources import Found, Source
 from cifar_lightning.errors import InputError
 from cifar_lightning.files import user_path
 
-NAMED = 3  # files, and pairs of images, that are named one by one
+NAMED = 3  # number of files, and of pairs of images, that are named as examples
 
 
 class Pair(NamedTuple):
-    """Two images that are the same to the last pixel, each by its split and its place there."""
+    """Two images with identical pixels, each given by its split and its index there."""
 
     split: str
     place: int
@@ -38,10 +38,10 @@ class Survey:
 
     Attributes:
         data_dir: The place.
-        source: The data module's.
-        sha256: The digest by which its user knows it.
+        source: Name of the source, as in the data module.
+        sha256: The digest that the user has given for the images.
         sets: The images of `train`, of `validation` if some are held out, and of `test` if there are any with labels.
-        found: Where the splits that are read are.
+        found: Where the images are, by the split that is read: `train`, which includes validation, and `test`.
     """
 
     data_dir: str
@@ -52,22 +52,22 @@ class Survey:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names."""
+        """Names of the classes."""
         return self.sets["train"].classes
 
     @property
     def flags(self) -> list[str]:
-        """What `fit` is to be given to read them."""
+        """The flags with which `fit` reads these images."""
         digest = ["--data.sha256", self.sha256] if self.sha256 else []
         return ["--data.source", self.source, "--data.data_dir", self.data_dir, *digest]
 
     def count(self, split: str) -> dict[str, int]:
-        """How many images of each class there are in a split."""
+        """Counts the images of each class in a split."""
         counts = self.sets[split].labels.bincount(minlength=len(self.classes))
         return dict(zip(self.classes, counts.tolist(), strict=True))
 
     def name(self, split: str, index: int) -> str:
-        """What an image is called: its file in class folders, else its place in the split."""
+        """Returns the name of an image: its file if there are class folders, otherwise its index in the split."""
         found = self.found["test" if split == "test" else "train"]
         if found.shape != folder.SHAPE:
             return f"{split}[{index}]"
@@ -76,7 +76,7 @@ class Survey:
 
     @cached_property
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of each channel of the training images, in 0..1."""
+        """Mean and standard deviation of each channel of the training images, scaled to 0..1."""
         values = np.arange(256) / 255
         means, stds = [], []
         for channel in self.sets["train"].images.unbind(1):
@@ -87,7 +87,7 @@ class Survey:
 
     @cached_property
     def repeated(self) -> dict[tuple[str, str], list[Pair]]:
-        """Of each two splits, the images of the second that are in the first too, with the first such one there."""
+        """For each pair of splits, the images of the second that are also in the first, with the earliest one there."""
         pairs, splits = {}, list(self.sets)
         for i, first in enumerate(splits):
             there = {digest: index for index, digest in reversed(list(enumerate(self._digests[first])))}
@@ -100,9 +100,9 @@ class Survey:
 
     @cached_property
     def contradictions(self) -> list[Pair]:
-        """The training images that are there before under another label, with the first such one."""
+        """The training images that occur earlier under another label, with the earliest such one."""
         labels, pairs = self.sets["train"].labels.tolist(), []
-        first: dict[bytes, dict[int, int]] = {}  # of an image, by its label
+        first: dict[bytes, dict[int, int]] = {}  # by image: for each label, the first index
         for index, digest in enumerate(self._digests["train"]):
             seen, label = first.setdefault(digest, {}), labels[index]
             if (before := next((there for other, there in seen.items() if other != label), None)) is not None:
@@ -118,7 +118,7 @@ class Survey:
         }
 
     def plain(self) -> dict[str, Any]:
-        """All of it as lists, texts and numbers, for JSON; files and repeated images by their number and the first."""
+        """Returns everything as lists, strings and numbers, for JSON; of files and repeated images, count and a few."""
         files = list(dict.fromkeys(str(path) for found in self.found.values() for path in found.files))
         mean, std = self.statistics
         official_name = next((name for name, names in CLASSES_OF.items() if names == self.classes), None)
@@ -197,7 +197,7 @@ def _survey(source: Source, data_dir: str, sha256: str | None) -> Survey:
 
 
 def _sources_at(place: Path, sha256: str | None) -> list[str]:
-    """Those that have images there: an official one where a name says so, or the images do."""
+    """Returns the sources that have images at `place`: an official source if a name or the images identify it."""
     own, names, files = Source("folder", place, sha256=sha256), [], set[Path]()
     refused: list[InputError] = []
     for name in ("cifar10", "cifar100"):
@@ -210,14 +210,14 @@ def _sources_at(place: Path, sha256: str | None) -> list[str]:
         except InputError as error:
             refused.append(error)
     try:
-        own.held()  # arrays, say, that are there and cannot be read
+        own.held()  # raises if arrays, for example, are there and cannot be read
     except InputError as error:
         refused.append(error)
     try:
-        if own.find("train").files[0] not in files and not (sha256 and names):  # a digest is of one of them
+        if own.find("train").files[0] not in files and not (sha256 and names):  # a digest belongs to only one of them
             names.append("folder")
     except InputError as error:
-        if os.path.isdir(place / "train"):  # False, where Path's raises, for what this user may not see
+        if os.path.isdir(place / "train"):  # Path.is_dir would raise if access is denied
             refused.append(error)
     if not names and refused:
         raise refused[0]
@@ -228,7 +228,7 @@ def _sources_at(place: Path, sha256: str | None) -> list[str]:
 
 
 def _is_whole(source: Source) -> bool:
-    """Whether images, of which no name says so, are all of an official set."""
+    """Returns whether images that no name identifies are a complete official set."""
     with notes(silent=True):
         images = source.load("train")
     whole = not official.departure(images.labels.numpy(), "train", source.name)

@@ -1,8 +1,9 @@
-"""Test sets of others for networks that have learnt CIFAR: CIFAR-10.1, CIFAR-10-C and CIFAR-100-C, as published.
+"""Published test sets for networks trained on CIFAR: CIFAR-10.1, CIFAR-10-C and CIFAR-100-C.
 
-They are .npy files of images with one of their labels beside them, in the order of CIFAR's classes, and none to learn
-from. CIFAR-10.1 (https://github.com/modestyachts/CIFAR-10.1) has a pair a version. CIFAR-10-C
-(https://arxiv.org/abs/1903.12261) has a file a corruption: the test set five times, ever more corrupted.
+They are .npy files of images with a .npy file of labels beside them, which are in the order of CIFAR's classes. There
+are no training images. CIFAR-10.1 (https://github.com/modestyachts/CIFAR-10.1) has one pair of files per version.
+CIFAR-10-C (https://arxiv.org/abs/1903.12261) has one file of images per corruption: the test set five times, each time
+more corrupted.
 """
 
 from pathlib import Path
@@ -17,7 +18,7 @@ from cifar_lightning.data.cifar10 import CLASSES_OF
 from cifar_lightning.errors import InputError
 
 SEVERITIES = 5
-# Those over which the paper takes its mean, in its order, and those that it keeps for a validation.
+# The corruptions over which the paper averages, in its order, and those that it keeps for validation.
 CORRUPTIONS = (
     "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow",
     "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression",
@@ -29,7 +30,7 @@ _NEW_TEST_SET = "cifar10.1_*_data.npy"
 
 
 class Files(NamedTuple):
-    """Those of a test set.
+    """The files of a test set.
 
     Attributes:
         images: uint8 (N, 32, 32, 3).
@@ -41,10 +42,10 @@ class Files(NamedTuple):
 
 
 def find(place: Path) -> Files | None:
-    """The test set that a folder holds, or that is of this file of images; None if there is none.
+    """Finds the test set in a folder, or the one of a given file of images; None if there is none.
 
     Raises:
-        InputError: There are two; or the labels are not there.
+        InputError: There are two test sets, or the labels are missing.
     """
     if place.is_file():
         images = [place] if place.match(_NEW_TEST_SET) or is_corruption(place) else []
@@ -64,7 +65,7 @@ def find(place: Path) -> Files | None:
 
 
 def find_corrupted(place: Path) -> list[Files]:
-    """The test sets of a folder of CIFAR-10-C or CIFAR-100-C, one a corruption; none if it is no such folder."""
+    """Finds the test sets in a folder of CIFAR-10-C or CIFAR-100-C, one per corruption; none in any other folder."""
     labels = place / _LABELS
     if not labels.is_file():
         return []
@@ -76,18 +77,18 @@ def read(found: Files, source: str, look: bool = False) -> Decoded:
     """Reads a test set.
 
     Args:
-        found: It.
-        source: Of the images that it goes with: cifar10, cifar100; or folder, whichever it is.
-        look: Leave the images on the disk, and see whether all is as it should be.
+        found: The files of the test set.
+        source: Source of the images that the test set belongs to: cifar10 or cifar100; or folder, for either.
+        look: Check that everything is as it should be, but leave the images on disk.
 
     Raises:
-        InputError: A file is damaged, does not fit the other, or is of other classes.
+        InputError: A file is damaged, does not match the other, or has other classes.
     """
     images, labels = arrays.read_pair(*found, look)
     if is_corruption(found.images):
         _check_severities(labels, found.labels)
     highest = int(labels.max())
-    # in either set every class has images
+    # The highest label tells the sets apart, since every class of either set has images.
     own = "cifar10" if highest < len(CLASSES_OF["cifar10"]) else "cifar100"
     if highest >= len(CLASSES_OF[own]):
         raise InputError(f"{found.labels} has a label {highest}, more than CIFAR has classes: replace it")
@@ -100,7 +101,7 @@ def read(found: Files, source: str, look: bool = False) -> Decoded:
 
 
 def is_corruption(images: Path) -> bool:
-    """Whether a file of images has a corruption's name: it has the test set once for each severity."""
+    """Returns whether a file of images is named after a corruption: it has the test set once for each severity."""
     return images.suffix == ".npy" and images.stem in (*CORRUPTIONS, *EXTRA_CORRUPTIONS)
 
 

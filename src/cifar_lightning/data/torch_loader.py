@@ -1,4 +1,4 @@
-"""TorchLoader: a BatchLoader by the type of torch's DataLoader, on which Lightning's Fabric and others insist."""
+"""TorchLoader: a BatchLoader with the type of torch's DataLoader, on which Lightning's Fabric and others insist."""
 
 import warnings
 from collections.abc import Iterator
@@ -12,20 +12,20 @@ from cifar_lightning.errors import InputError
 
 
 class TorchLoader(DataLoader[Batch]):
-    """Iterates the batches of a BatchLoader, and has what a DataLoader has.
+    """Iterates the batches of a BatchLoader, and has the attributes of a DataLoader.
 
-    `fabric.setup_dataloaders` takes no other, moves its batches to the device and tells it the epoch.
+    `fabric.setup_dataloaders` accepts nothing else; it moves the batches to the device and sets the epoch.
 
     Args:
-        batches: The loader.
-        others: What Lightning would have another DataLoader made anew with, to predict: the same batches serve; in
-            order, for a Trainer's `overfit_batches`: then those of the first epoch do, in every one.
+        batches: The BatchLoader.
+        others: Arguments with which Lightning re-creates a DataLoader. To predict, it gets the same batches. For a
+            Trainer's `overfit_batches`, when it gives a sequential sampler, every epoch repeats the first.
     """
 
-    dataset: ImageDataset  # type: ignore[assignment]  # of images, where a batch is one of tensors
+    dataset: ImageDataset  # type: ignore[assignment]  # it has single images, while DataLoader[Batch] expects batches
 
     def __init__(self, batches: BatchLoader, **others: Any) -> None:
-        # The workers that Lightning advises to give would have nothing to do.
+        # Lightning advises to add workers, which would have nothing to do.
         warnings.filterwarnings("ignore", "The '.*_dataloader' does not have many workers")
         given, drop_last, dataset = batches.given_batch_size, batches.train, batches.dataset
         if isinstance(others.get("sampler"), SequentialSampler):
@@ -33,7 +33,7 @@ class TorchLoader(DataLoader[Batch]):
         super().__init__(dataset, given, sampler=_Shared(batches), drop_last=drop_last)  # type: ignore[arg-type]
         self.batches, self.preprocessing = batches, batches.preprocessing
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # that of torch names a class of its own
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # torch's returns a class of its own
         return iter(self.batches)
 
     def __len__(self) -> int:
@@ -45,18 +45,18 @@ class TorchLoader(DataLoader[Batch]):
         return getattr(self.batches, name)
 
     def state_dict(self) -> dict[str, Any]:
-        """That of the batches."""
+        """Returns the position, as the BatchLoader's `state_dict` does."""
         return self.batches.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Has the batches go on from there."""
+        """Makes the next iteration continue from the position in `state_dict`."""
         self.batches.load_state_dict(state_dict)
 
 
 class _Shared(DistributedSampler[int]):
-    """Says that the ranks share the batches already, and hears of the epoch.
+    """A sampler that shows that the ranks already share the batches, and that passes the epoch on to the BatchLoader.
 
-    It is asked for an index only where somebody makes a DataLoader anew, as accelerate's `prepare` does.
+    It is iterated only if somebody re-creates the DataLoader, as accelerate's `prepare` does.
     """
 
     def __init__(self, batches: BatchLoader) -> None:
@@ -69,7 +69,7 @@ class _Shared(DistributedSampler[int]):
         return len(self.batches.labels)
 
     def __iter__(self) -> Iterator[int]:
-        if self.batches.train:  # whose images are shuffled and augmented by it, not by their dataset
+        if self.batches.train:  # it shuffles and augments; `dataset` does not
             raise InputError(
                 "a DataLoader made anew from train_dataloader() would neither shuffle nor augment: iterate that as it "
                 'is, or make DataLoader(data.dataset("train", transform), batch_size=128, shuffle=True)'

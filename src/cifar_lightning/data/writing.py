@@ -1,4 +1,4 @@
-"""Writing images where other programs read them: as class folders of PNG files, or as Hugging Face's parquet files."""
+"""Writes images for other programs to read: as class folders of PNG files, or as Hugging Face's parquet files."""
 
 import importlib.util
 import io
@@ -19,8 +19,8 @@ from cifar_lightning.errors import ImageWarning, InputError, RunError, quoted
 from cifar_lightning.files import part_of, user_path
 
 FORMATS = ("folders", "parquet")
-# Without it Hugging Face's `datasets` takes a class that is called test or train, as one of CIFAR-100's is, for a split
-# too: see findings/datasets-class-named-train.sh.
+# Without this card, Hugging Face's `datasets` takes a class named test or train, such as CIFAR-100's train, for a split
+# as well: see findings/datasets-class-named-train.sh.
 CARD = """---
 configs:
 - config_name: default
@@ -30,10 +30,10 @@ configs:
 
 
 def check_target(format: str, out: str | Path) -> None:
-    """Looks whether `write` can write there.
+    """Checks that `write` can write to `out`.
 
     Raises:
-        InputError: There is no such format, its package is missing, or `out` has something in it.
+        InputError: There is no such format, its package is missing, or `out` is neither new nor an empty folder.
     """
     if format not in FORMATS:
         raise InputError(f"format {format} is not known: give {' or '.join(FORMATS)}")
@@ -53,19 +53,20 @@ def check_target(format: str, out: str | Path) -> None:
 
 
 def write(sets: Mapping[str, ImageSet], out: str | Path, format: str) -> Path:
-    """Writes images into a new folder, which is there when it is whole.
+    """Writes images into a new folder, which appears only when it is complete.
 
     Args:
-        sets: The images of train, and perhaps of validation and test.
-        out: The folder. It is not there yet, or empty.
-        format: folders, `SPLIT/CLASS/00000.png` by the images' places in the split, or parquet, as `datasets` has it.
+        sets: The images of train, and optionally of validation and test.
+        out: The folder, which does not exist yet or is empty.
+        format: folders, `SPLIT/CLASS/00000.png`, numbered by the image's index in the split; or parquet, as `datasets`
+            has it.
 
     Returns:
         The folder.
 
     Raises:
-        InputError: See `check_target`; or a class's name cannot be a folder's.
-        RunError: The disk does not take it. Nothing is left behind.
+        InputError: See `check_target`; or a class name cannot be the name of a folder.
+        RunError: The folder cannot be written. Nothing is left behind.
     """
     check_target(format, out)
     path = _resolved(out)
@@ -110,7 +111,7 @@ def _check_names(classes: tuple[str, ...]) -> None:
 def _folders(sets: Mapping[str, ImageSet], home: Path) -> None:
     for split, images in sets.items():
         folders = [home / split / name for name in images.classes]
-        for folder in folders:  # of a class without images too, for every split has the same
+        for folder in folders:  # even for a class without images: all splits need the same classes
             folder.mkdir(parents=True)
         for name, data, label in _pngs(images):
             (folders[label] / name).write_bytes(data)
@@ -142,7 +143,7 @@ def _parquet(sets: Mapping[str, ImageSet], home: Path) -> None:
 
 
 def _pngs(images: ImageSet) -> Iterator[tuple[str, bytes, int]]:
-    """Of each image the name, the contents and the label; a signal ends it."""
+    """Yields the file name, the contents and the label of each image; raises if a signal has asked to stop."""
     from PIL import Image
 
     width = max(5, len(str(len(images.labels) - 1)))
