@@ -30,8 +30,7 @@ DARK = 2**14
 # each of ours. Our pixels are then closer to the picture that was saved than with decoding at full size, which clips
 # JPEG's ringing around edges at white and black. See docs/experiments.md.
 DRAFT = (256, 256)
-# Keys of Pillow's `info` that a JPEG has in any case. A picture with no other keys says nothing of its orientation, so
-# it need not be turned upright.
+# Keys of Pillow's `info` that say nothing about orientation: a picture with only these need not be turned upright.
 BARE = {"jfif", "jfif_version", "jfif_unit", "jfif_density", "dpi"}
 
 
@@ -40,7 +39,8 @@ class Remarks:
 
     Attributes:
         metadata: Paths of the pictures whose metadata cannot be read.
-        deep: The largest value of each picture with 16 bits per value; in colour, the largest with that upper byte.
+        deep: The largest value of each picture with 16 bits per value. In colour only its upper byte is known, and the
+            lower one is taken as 255.
     """
 
     def __init__(self) -> None:

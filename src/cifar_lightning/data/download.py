@@ -190,7 +190,7 @@ def _read(read: Callable[[], T], resumable: bool = False) -> T:
 
 
 class _NoDowngrade(HTTPRedirectHandler):
-    """Follows redirects only to https, or from one loopback address to another."""
+    """A handler that follows redirects only to https, or from one loopback address to another."""
 
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: http.client.HTTPMessage, newurl: str

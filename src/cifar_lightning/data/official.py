@@ -114,7 +114,7 @@ def _labelled(held: Held, source: str) -> Held:
 
 
 def _coarse(decode: Callable[[str, bool], Decoded], split: str, own: bool) -> Decoded:
-    """Decodes with coarse labels: the stored ones, or if only fine ones are stored, those converted."""
+    """Decodes with coarse labels: the stored ones, or if there are only fine ones, those converted to coarse ones."""
     decoded = decode(split, own)
     if decoded.classes != CIFAR100_CLASSES:
         return decoded

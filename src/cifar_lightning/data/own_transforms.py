@@ -15,16 +15,16 @@ from cifar_lightning.errors import InputError
 from cifar_lightning.generators import random_states, restore_random_states
 
 STAGES = ("train", "val", "test")
-MORE_THAN_SCALE = ("Normalize", "LinearTransformation", "Lambda")  # torchvision's that may leave 0..1
+MORE_THAN_SCALE = ("Normalize", "LinearTransformation", "Lambda")  # torchvision's that may change the range 0..1
 OF_PICTURES = ("ToTensor", "PILToTensor")  # torchvision's that take no tensor; v1 and v2 each have both
 
 
 @dataclass(frozen=True)
 class OwnTransform:
-    """Applies a callable to one image at a time, as a batch of one; on the CPU, so that all devices and ranks agree.
+    """A callable applied to one image at a time, as a batch of one; on the CPU, so that all devices and ranks agree.
 
-    The random numbers it draws from torch, numpy or Python's `random` depend only on the image's seed. The states of
-    these generators are restored afterwards.
+    The random numbers that it draws from torch, numpy or Python's `random` depend only on the image's seed. The states
+    of these generators are restored afterwards.
 
     Args:
         name: Name of the argument, for messages.

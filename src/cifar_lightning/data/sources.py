@@ -268,7 +268,7 @@ class Found(NamedTuple):
         key: Changes when the images do, which invalidates the cache; if empty, the split is not cached.
         decode: Reads the split.
         shape: The name of the layout in which the images are held.
-        files: The files that are read. For class folders one per image, in order, as str: so many Paths take long.
+        files: The files that are read. For class folders one per image, in order, as str: Paths would take too long.
         notes: Warnings for the user; empty strings are ignored.
     """
 

@@ -12,14 +12,14 @@ from cifar_lightning.errors import InputError
 
 
 class TorchLoader(DataLoader[Batch]):
-    """Iterates the batches of a BatchLoader, and has the attributes of a DataLoader.
+    """A DataLoader that iterates the batches of a BatchLoader.
 
     `fabric.setup_dataloaders` accepts nothing else; it moves the batches to the device and sets the epoch.
 
     Args:
         batches: The BatchLoader.
-        others: Arguments with which Lightning re-creates a DataLoader. To predict, it gets the same batches. For a
-            Trainer's `overfit_batches`, when it gives a sequential sampler, every epoch repeats the first.
+        others: Arguments with which Lightning re-creates a DataLoader. For prediction the batches stay the same. For a
+            Trainer's `overfit_batches` Lightning passes a sequential sampler: every epoch then repeats the first.
     """
 
     dataset: ImageDataset  # type: ignore[assignment]  # it has single images, while DataLoader[Batch] expects batches
