@@ -11,7 +11,7 @@ MEAN = (0.4914, 0.4822, 0.4465)
 """Means of red, green and blue over CIFAR-10's 50,000 training images, pixels in 0..1."""
 
 STD = (0.2470, 0.2435, 0.2616)
-"""Standard deviations likewise.
+"""Standard deviations of red, green and blue over the same images.
 
 The std often seen elsewhere, (0.2023, 0.1994, 0.2010), is the mean of the images' own deviations:
 https://github.com/kuangliu/pytorch-cifar/issues/19
