@@ -63,7 +63,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version  # not before: it takes as long as all else here
+        from importlib.metadata import version  # imported late: it takes as long as all else here
 
         return version("cifar-lightning")
     if name not in _MODULE_OF:

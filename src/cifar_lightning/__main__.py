@@ -11,7 +11,7 @@ from cifar_lightning.errors import InputError
 
 
 def script(arguments: Sequence[str]) -> int | None:
-    """Does what the command says that comes first."""
+    """Runs the command that the first argument names."""
     name, *rest = arguments or ("--help",)
     if name in commands.NAMES:
         return commands.load(name)(rest)
@@ -35,7 +35,7 @@ def _help() -> str:
 
 
 def main() -> None:
-    """Ends the process; see `cli.main`."""
+    """Runs `script` and ends the process; see `cli.main`."""
     cli.main(script)
 
 

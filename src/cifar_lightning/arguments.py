@@ -1,4 +1,4 @@
-"""The arguments that a constructor was given: whether it has such, and whether they are of the types that it says."""
+"""Checks of the arguments that a constructor was given: whether it has them, and whether their types are right."""
 
 import difflib
 import inspect
@@ -19,10 +19,11 @@ from cifar_lightning.signatures import words_of
 
 
 def arguments_of(module: object) -> dict[str, Any]:
-    """The arguments with which `module` is being made: of the constructor that calls this, and of its subclasses'.
+    """Returns the arguments that `module` is being made with: of the constructor that calls this, and of subclasses'.
 
-    Where both have one of the same name it is the former's, which is what it works with. Lightning's
-    `save_hyperparameters` takes the latter, and also those of any other module whose constructor makes this one.
+    If both have an argument of the same name, the value is the calling constructor's, because that is what it works
+    with. Lightning's `save_hyperparameters` takes the subclass's value, and also takes the arguments of any other
+    module whose constructor makes this one.
     """
     arguments: dict[str, Any] = {}
     frame: FrameType | None = inspect.currentframe()
@@ -41,11 +42,11 @@ Init = TypeVar("Init", bound=Callable[..., None])
 
 
 def explained(why: Mapping[str, str], named: Mapping[str, str]) -> Callable[[Init], Init]:
-    """Has a constructor refuse in words the arguments that it lacks.
+    """Decorates a constructor: it refuses arguments that it does not have, with a hint.
 
     Args:
-        why: What to say of some, by their names.
-        named: What it calls others that have other names elsewhere.
+        why: The hint for some arguments, by their names.
+        named: The constructor's own name for arguments that other libraries call differently.
     """
 
     def of(init: Init) -> Init:
@@ -53,14 +54,14 @@ def explained(why: Mapping[str, str], named: Mapping[str, str]) -> Callable[[Ini
         kind, known = init.__qualname__.partition(".")[0], [*signature.parameters][1:]
 
         @wraps(init)
-        def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # arguments_of knows the name
+        def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # arguments_of looks for this name
             for name in kwargs:
                 if name not in known:
                     said = why.get(name) or instead_of(name, known, named)
                     raise InputError(f"{name} is no argument of {kind}: {said}")
             init(self, *args, **kwargs)
 
-        # Lightning, which makes a module again of a checkpoint, looks at the outer one
+        # Lightning inspects this signature to rebuild a module from a checkpoint.
         __init__.__signature__ = signature  # type: ignore[attr-defined]
         return cast(Init, __init__)
 
@@ -68,22 +69,22 @@ def explained(why: Mapping[str, str], named: Mapping[str, str]) -> Callable[[Ini
 
 
 def instead_of(name: str, known: Sequence[str], named: Mapping[str, str]) -> str:
-    """What to give for an argument that is none of those that are known, one of which it may be meant for."""
+    """Hints at the known argument that an unknown one may stand for; otherwise lists those that are known."""
     near = [named[name]] if name in named else difflib.get_close_matches(name, known, n=1)
     return f"did you mean {near[0]}?" if near else f"give some of {', '.join(known)}"
 
 
 def typed(arguments: Mapping[str, Any], signature: inspect.Signature) -> dict[str, Any]:
-    """The arguments, each of its annotated type and plain: numbers are Python's, and sequences are lists.
+    """Checks the arguments' types and returns them as plain values: numbers are Python's, and sequences are lists.
 
-    A checkpoint with any other is refused by `weights_only`, or cannot be written at all.
+    A checkpoint with other values is refused by torch.load's `weights_only`, or cannot be written at all.
 
     Args:
-        arguments: By their names; of those that the signature lacks, a subclass's, what is code is left out.
-        signature: Of what takes them.
+        arguments: By name. Those that the signature lacks are a subclass's; if they are code they are left out.
+        signature: The signature of the constructor that takes them.
 
     Raises:
-        InputError: One is of another type, which would end in a traceback later, or be taken for what it is not.
+        InputError: One is of another type, which would cause a traceback later or be taken for something else.
     """
     checked: dict[str, Any] = {}
     for name in arguments:
@@ -106,16 +107,16 @@ def _plain(value: Any) -> Any:
 
 
 class _CodeError(Exception):
-    """A value comes of a class or a function, which no checkpoint holds."""
+    """A value is a function, a class, or an object of a class that a checkpoint cannot hold."""
 
 
 def code_in(given: Mapping[str, Any], kept: Mapping[str, Any], kind: type) -> list[str]:
-    """The names of the arguments that `typed` has left out, but for those that are what the constructor has anyway.
+    """Names the arguments that `typed` has left out, except those that are the constructor's defaults.
 
     Args:
-        given: All that the constructor was given.
-        kept: What `typed` has made of them.
-        kind: Whose constructor it is.
+        given: All arguments that the constructor was given.
+        kept: What `typed` returned for them.
+        kind: The class of the constructor.
     """
     parameters = inspect.signature(kind).parameters
     left_out = {name: value for name, value in given.items() if name not in kept}
@@ -123,13 +124,13 @@ def code_in(given: Mapping[str, Any], kept: Mapping[str, Any], kind: type) -> li
 
 
 def warn_of_defaults(kind: type, code: Sequence[str], plain: Mapping[str, Any], before: Sequence[str]) -> None:
-    """Warns where a constructor was given code `before`, which no checkpoint holds, and now has the default for it.
+    """Warns if an argument was code when a checkpoint was made, which cannot hold it, and is now the default.
 
     Args:
-        kind: Whose constructor it is.
-        code: The names of its arguments that are code now.
-        plain: The others.
-        before: The names of those that were code.
+        kind: The class of the constructor.
+        code: The names of the arguments that are code now.
+        plain: The other arguments.
+        before: The names of the arguments that were code when the checkpoint was made.
     """
     for name in before:
         parameter = inspect.signature(kind).parameters.get(name)
@@ -144,16 +145,16 @@ def warn_of_defaults(kind: type, code: Sequence[str], plain: Mapping[str, Any], 
 
 
 def _stored(value: Any) -> Any:
-    """A value of any type as a checkpoint stores it: as it is, but numpy's as torch's or Python's, and paths as text.
+    """Converts a value for a checkpoint: numpy's to torch's or Python's, and paths to text; others stay as they are.
 
     Raises:
-        _CodeError: None does.
+        _CodeError: A checkpoint cannot store it.
     """
-    import torch  # not before: scripts ask this module about flags
+    import torch  # imported late: scripts use this module for flags
 
     if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
-        with suppress(TypeError, ValueError):  # torch has no float128, say, nor another byte order
-            return torch.from_numpy(value.copy())  # of any strides
+        with suppress(TypeError, ValueError):  # torch lacks float128, and foreign byte orders
+            return torch.from_numpy(value.copy())  # copied: torch refuses negative strides
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     if isinstance(value, os.PathLike):
@@ -162,7 +163,7 @@ def _stored(value: Any) -> Any:
         return type(value)(map(_stored, value))
     if type(value) in (dict, OrderedDict, Counter):
         return type(value)({_stored(key): _stored(item) for key, item in value.items()})
-    # What torch reads with `weights_only`; but nothing of a type derived from these.
+    # The types that torch reads with `weights_only`, but no types derived from them.
     plain = (type(None), bool, int, float, complex, str, bytes, bytearray)
     if type(value) not in (*plain, torch.Tensor, torch.nn.Parameter, torch.Size, torch.device, torch.dtype):
         raise _CodeError
@@ -176,9 +177,9 @@ def is_of(value: Any, kind: Any) -> bool:
         return any(is_of(value, part) for part in parts)
     if origin is Literal:
         return isinstance(value, str) and value in parts
-    if origin in (list, Sequence):  # any sequence, but for text, which is one of letters
+    if origin in (list, Sequence):  # any sequence but text
         return isinstance(value, Sequence) and not isinstance(value, str) and all(is_of(x, parts[0]) for x in value)
-    if isinstance(value, bool):  # which Python takes for a number
+    if isinstance(value, bool):  # which is also an int to Python
         return origin is bool
     wider: dict[Any, Any] = {float: (int, float), Path: os.PathLike}
     return isinstance(value, wider.get(origin, origin))

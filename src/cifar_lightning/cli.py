@@ -1,4 +1,4 @@
-"""How a script begins and ends: errors are one line, and an exit code says what has become of it."""
+"""How a script begins and ends: errors are one line, and the exit code tells the outcome."""
 
 import atexit
 import os
@@ -14,16 +14,16 @@ from cifar_lightning.errors import InputError, LostRankError, NonFiniteError, Ru
 from cifar_lightning.run import cluster, presence, signals
 from cifar_lightning.startup import check_system
 
-FIRST_RANK_SECONDS = 5.0  # for a launcher to see that the first rank has ended
-FIRST_RANK_READS_SECONDS = 25.0  # for the first rank to come, by way of its images, to where it waits for the others
+FIRST_RANK_SECONDS = 5.0  # time for a launcher to notice that the first rank has ended
+FIRST_RANK_READS_SECONDS = 25.0  # time for the first rank to read its images and wait for the others
 
 
 def main(script: Callable[[Sequence[str]], int | None]) -> NoReturn:
     """Runs a script on the command line's arguments and ends the process; see `run`.
 
-    Not by `sys.exit`: it would wait for threads of a broken process group, and takes a second to take apart what torch
-    and Lightning have made; with torch 2.15 it also prints a page of "leaks", for Triton's objects are frozen (see
-    `startup.importing` and findings/triton-gc-freeze.sh). What was registered to be done at the end is done.
+    `sys.exit` would wait for threads of a broken process group, and takes a second to tear down the objects of torch
+    and Lightning. With torch 2.15 it also prints a page of "leaks", because Triton's objects are frozen (see
+    `startup.importing` and findings/triton-gc-freeze.sh). Functions registered with `atexit` still run.
     """
     code = run(script)
     with suppress(OSError):
@@ -33,11 +33,11 @@ def main(script: Callable[[Sequence[str]], int | None]) -> NoReturn:
 
 
 def run(script: Callable[[Sequence[str]], int | None]) -> int:
-    """Runs a script on the command line's arguments, and says how it has ended.
+    """Runs a script on the command line's arguments, and prints how it failed, if it did.
 
     Returns:
-        The exit code: 0; 1 for a failed run; 2 for a user's mistake; 3 for NaN; 128 + the signal for one that was
-        stopped; what the script gives.
+        The exit code: 0; 1 for a failed run; 2 for a user's mistake; 3 for NaN; 128 + the signal's number for a run
+        that was stopped; or what the script returns.
     """
     console.open_closed()
     try:
@@ -47,7 +47,7 @@ def run(script: Callable[[Sequence[str]], int | None]) -> int:
     except (ImportError, InputError) as error:
         console.say(f"error: {error}")
         return 2
-    except FileNotFoundError:  # torch would end the process without a word of it
+    except FileNotFoundError:  # torch would end the process without a message
         console.say("error: the folder that this was started in has been deleted: cd to another")
         return 2
     signals.install()
@@ -60,8 +60,8 @@ def run(script: Callable[[Sequence[str]], int | None]) -> int:
         presence.keep_quiet()
         mine = not isinstance(error, LostRankError) or cluster.is_first_of_its_machine()
         if code == 2 and not first:
-            # Every rank comes here with the same mistake, and most launchers end all at the end of one: leave it to the
-            # first rank, unless the mistake is not its own.
+            # Every rank gets here with the same mistake, and most launchers end all ranks when one ends. Only the first
+            # rank prints it, unless the first rank has not made it.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(FIRST_RANK_SECONDS)
             mine = cluster.first_rank_waits(FIRST_RANK_READS_SECONDS)

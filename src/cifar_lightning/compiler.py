@@ -1,7 +1,7 @@
-"""torch's compiler, which is imported when something is to be compiled.
+"""Defers the import of torch's compiler until something is compiled.
 
-It takes a third of the time of all imports and 150 MB. Lightning imports it to ask of a network whether it has been
-compiled, and torch's optimisers to keep themselves out of what is: nothing of it is needed before.
+Importing it takes a third of the time of all imports, and 150 MB. Lightning imports it to find out whether a network is
+compiled, and torch's optimisers to exclude themselves from compilation. Before anything is compiled, neither needs it.
 """
 
 import sys
@@ -18,22 +18,22 @@ NAME = "torch._dynamo"
 
 
 def defer_compiler() -> None:
-    """Has torch's compiler be imported when something is compiled."""
+    """Defers the import of torch's compiler until something is compiled."""
     import torch  # noqa: F401
 
     defer(NAME, {"OptimizedModule": _Compiled, "disable": _disable, "graph_break": lambda *args, **kwargs: None})
 
 
 def compiler() -> Any:
-    """The compiler, if it is imported; else nothing has been compiled in this process, and it is None."""
+    """Returns the compiler if it is imported; None otherwise, when nothing can have been compiled in this process."""
     module = sys.modules.get(NAME)
     if module is None or isinstance(module, Deferred):
         return None
-    return import_module(NAME)  # which waits where another thread has imported half of it
+    return import_module(NAME)  # waits if another thread is still importing it
 
 
 def eager() -> AbstractContextManager[Any]:
-    """Within it, what has been compiled runs as it is written."""
+    """A context in which compiled functions and networks run uncompiled."""
     return nullcontext() if compiler() is None else compiler().set_stance("force_eager")
 
 
@@ -43,16 +43,16 @@ class _AnyCompiled(type):
 
 
 class _Compiled(metaclass=_AnyCompiled):
-    """What is compiled: for Lightning, which takes it from the compiler to compare with."""
+    """Stands for the compiler's OptimizedModule, which Lightning imports for isinstance checks."""
 
 
 def _disable(fn: Any = None, *args: Any, **kwargs: Any) -> Any:
-    """A function that is not to be compiled, as the compiler's own `disable` would give it once it is there."""
+    """Excludes a function from compilation, by the compiler's own `disable` once the compiler is imported."""
     if not isinstance(fn, FunctionType):
         return import_module(f"{NAME}.decorators").disable(fn, *args, **kwargs)
     disabled: list[Callable[..., Any]] = []
 
-    @wraps(fn)  # Lightning goes by the signature of a step
+    @wraps(fn)  # Lightning inspects the signature of a step
     def call(*given: Any, **named: Any) -> Any:
         if compiler() is None:
             return fn(*given, **named)

@@ -1,4 +1,4 @@
-"""A package that others import without need is imported when something of it is asked for."""
+"""Defers the import of a package that other libraries import without need, until something in it is used."""
 
 import sys
 from collections.abc import Sequence
@@ -15,16 +15,16 @@ from cifar_lightning.garbage import no_looks
 
 
 class Deferred(ModuleType):
-    """Stands for a package in `sys.modules` until something of it, or a module in it, is asked for.
+    """A placeholder in `sys.modules` for a package, until an attribute or a submodule of the package is asked for.
 
     Args:
-        spec: The package's.
-        own: What is here without it, by its name.
+        spec: The spec of the package.
+        own: Attributes that the placeholder has without importing the package, by name.
     """
 
     def __init__(self, spec: ModuleSpec, own: dict[str, Any]) -> None:
         super().__init__(spec.name)
-        # What looks through all modules finds what is said of every package.
+        # Code that goes through all modules finds the attributes that every package has.
         self.__spec__, self.__file__, self.__path__ = spec, spec.origin, spec.submodule_search_locations or []
         self.__dict__.update(own)
         self._lock = Lock()
@@ -35,22 +35,22 @@ class Deferred(ModuleType):
         return getattr(self.imported(), name)
 
     def imported(self) -> ModuleType:
-        """The package itself, in the place of this."""
+        """Imports the package, which takes the place of this, and returns it."""
         with self._lock:
             if stands := sys.modules.get(self.__name__) is self:
                 parent, _, child = self.__name__.rpartition(".")
                 del sys.modules[self.__name__]
                 delattr(sys.modules[parent], child)
-        # What else there is by now, such as a run, is not to last.
+        # Not `lasting`: other objects that exist by now, such as those of a run, are not to be frozen.
         with no_looks() if stands else nullcontext():
             return import_module(self.__name__)
 
 
 class _Modules(MetaPathFinder):
-    """Finds the modules in a package for which one stands; `_Within` imports the package.
+    """Finds the submodules of a package that a Deferred stands for. Their loader, `_Within`, imports the package.
 
-    Not this: importlib holds a lock of all imports while it asks, and what another thread imports, of which the package
-    needs it, would wait for that, and the package for it.
+    The finder cannot, because importlib holds its global import lock while it calls finders: if another thread is
+    importing something that the package needs, that thread would wait for the lock, and the package for the thread.
     """
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
@@ -64,19 +64,19 @@ class _Modules(MetaPathFinder):
 
 
 class _Within(Loader):
-    """Has a module imported as if it had not been asked for before its package was there."""
+    """Imports the package of a module first, and then the module, as if the package had never been deferred."""
 
     def __init__(self, package: Deferred) -> None:
         self._package = package
 
     def exec_module(self, module: ModuleType) -> None:
-        del sys.modules[module.__name__]  # an empty one: the package may bring the module with it
+        del sys.modules[module.__name__]  # an empty one: the package may import the module itself
         self._package.imported()
         import_module(module.__name__)
 
 
 def defer(name: str, own: dict[str, Any]) -> None:
-    """Has a package, whose parent is imported, be imported when something of it is asked for that is not its `own`."""
+    """Defers the import of a package, whose parent is imported, until something other than `own` is asked of it."""
     spec = find_spec(name)
     if spec is None or name in sys.modules:
         return

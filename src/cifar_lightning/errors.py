@@ -1,4 +1,4 @@
-"""How a job of ours ends badly, the exit code that says so, and what is only to be known."""
+"""The errors that end a job, with their exit codes, and the warning that ends nothing."""
 
 from collections.abc import Sequence
 
@@ -14,11 +14,11 @@ class InputError(ValueError):
 
 
 class ImageWarning(UserWarning):
-    """Something about the images that a user should know, and that ends nothing: one line."""
+    """Something about the images that a user should know, but that does not end the job: one line."""
 
 
 class NonFiniteError(RuntimeError):
-    """Training has met NaN or infinity: the learning rate was too high, most often. Exit code 3.
+    """Training has met NaN or infinity, most often because the learning rate was too high. Exit code 3.
 
     Example:
         >>> small = {"source": "synthetic", "synthetic_size": 100}
@@ -37,11 +37,11 @@ class RunError(RuntimeError):
 
 
 class LostRankError(RunError):
-    """Another rank of the job, or its machine, is gone: one rank on each machine says so."""
+    """Another rank of the job, or its machine, is gone: one rank on each machine reports it."""
 
 
 class Stopped(BaseException):
-    """The job was told to stop by a signal. Exit code 128 + the signal's number, as a shell has it.
+    """The job was told to stop by a signal. Exit code 128 + the signal's number, as in a shell.
 
     Not an `Exception`: nothing that handles errors should take it for one.
     """
@@ -62,26 +62,26 @@ def exit_code(error: BaseException) -> int:
 
 
 def kind_of(code: int) -> type[Exception]:
-    """What a process of ours has failed by that has ended with this exit code."""
+    """Returns the error that one of our processes failed with, by its exit code."""
     return _OF_CODE.get(code, RunError)
 
 
 def in_short(error: BaseException) -> str:
-    """What somebody else's code has raised, for a message: its kind, and the first line that it says."""
+    """Summarises an error of other people's code for a message: its type, and the first line of its text."""
     return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])[:200]
 
 
 def quoted(name: str) -> str:
-    """A file's or a class's name for a message: in quotes where it would not be seen to end."""
+    """Returns the name of a file or a class for a message, in quotes if a reader could not see where it ends."""
     return name if name == name.strip() and name.isprintable() and name else repr(name)
 
 
 def brief(value: object) -> str:
-    """A value for a message, in one line; of a long one, its type."""
+    """Returns a value for a message, in one line; if that is too long, its type."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else f"of type {type(value).__name__}"
 
 
 def some(names: Sequence[str]) -> str:
-    """The first few of many names for a message, and how many there are."""
+    """Returns the first few of many names for a message, and how many there are."""
     return ", ".join(map(quoted, names[:3])) + (f", … ({len(names)})" if len(names) > 3 else "")

@@ -1,4 +1,4 @@
-"""Files that others read and write too: one lock a folder, and files that appear whole or not at all."""
+"""Files that other processes read and write too: one lock per folder, and files that appear whole or not at all."""
 
 import ctypes
 import errno
@@ -23,10 +23,10 @@ except ImportError:  # Windows
 
 @contextmanager
 def locked(folder: Path) -> Iterator[bool]:
-    """Keeps every other process out of `folder`, which is made if need be; gives whether it could: see `lock`.
+    """A context that locks other processes out of `folder`, which it creates if need be. Yields the result of `lock`.
 
     Raises:
-        OSError: The folder cannot be made or written to.
+        OSError: The folder cannot be created or written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = open_for_all(folder / "lock")
@@ -37,17 +37,18 @@ def locked(folder: Path) -> Iterator[bool]:
 
 
 def lock(descriptor: int, wait: bool = True) -> bool:
-    """Locks a file that is open for writing; it is free once no process has it open any more, even one that was killed.
+    """Locks a file that is open for writing. The lock ends when no process has the file open, even if one was killed.
 
-    On Linux by a record lock of the open file itself, which NFS and other network file systems carry between machines;
-    processes that inherit the file hold it too, which those of a process (fcntl.lockf) are not for. Elsewhere by flock.
+    On Linux it is a record lock of the open file description, which NFS and other network file systems pass on between
+    machines. Unlike the record locks of a process (fcntl.lockf), processes that inherit the file hold it too. Elsewhere
+    it is flock.
 
     Returns:
-        Whether it is locked. Some network file systems have no locks, and then nobody can be kept out: whoever goes on
-        writes so that others may write the same.
+        Whether the file is locked. Some network file systems have no locks, so that nobody can be kept out. A caller
+        that goes on without one must write so that other processes may write the same.
 
     Raises:
-        BlockingIOError: Another process has locked it, and this one is not to wait.
+        BlockingIOError: Another process has locked the file, and `wait` is false.
     """
     if fcntl is None:
         return False
@@ -59,7 +60,7 @@ def lock(descriptor: int, wait: bool = True) -> bool:
             fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
-    except PermissionError as error:  # the other name that POSIX has for it
+    except PermissionError as error:  # POSIX allows EACCES in place of EAGAIN
         raise BlockingIOError(*error.args) from error
     except OSError:
         return False
@@ -67,9 +68,9 @@ def lock(descriptor: int, wait: bool = True) -> bool:
 
 
 def is_locked(descriptor: int) -> bool:
-    """Whether a file, open for reading, is locked by who has opened it for himself; asks, and keeps out nobody.
+    """Whether a file, open for reading, is locked through another opening of it. Only asks, and keeps nobody out.
 
-    No, too, where there are no locks.
+    Also false if the file system has no locks.
     """
     if fcntl is None:
         return False
@@ -78,7 +79,7 @@ def is_locked(descriptor: int) -> bool:
             whole = struct.pack("hhqqi0q", fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)  # C's struct flock
             found: int = struct.unpack("hhqqi0q", fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, whole))[0]
             return found != fcntl.F_UNLCK
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # which others who ask can have, too
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # a shared lock: others may ask at the same time
     except BlockingIOError:
         return True
     except OSError:
@@ -87,27 +88,27 @@ def is_locked(descriptor: int) -> bool:
 
 
 def open_for_all(path: Path) -> int:
-    """A descriptor of a file that every user may open, whoever has made it."""
+    """Opens a file, creating it if need be, so that every user may open it; returns the descriptor."""
     try:
-        return os.open(path, os.O_RDWR)  # without O_CREAT, which is refused for another's file in a folder like /tmp
+        return os.open(path, os.O_RDWR)  # O_CREAT is refused for another user's file in a folder like /tmp
     except FileNotFoundError:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     with suppress(OSError):
-        path.chmod(0o666)  # whatever this user's files are otherwise
+        path.chmod(0o666)  # whatever this user's umask
     return descriptor
 
 
 def part_of(path: Path) -> Path:
-    """Where `path` may be written until it is whole: a name in its folder that nobody else has."""
+    """Returns a path to write `path` at until it is whole: a name in its folder that nobody else uses."""
     return path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
 
 
 def publish(temporary: Path, target: Path) -> None:
-    """Gives a finished file its name, so that a crash leaves the old file or the new one, never a part."""
+    """Gives a finished file its name. A crash leaves the old file or the new one, never a part of it."""
     with open(temporary, "rb+") as file:
         os.fsync(file.fileno())
     os.replace(temporary, target)
-    # The new name outlives a power failure once its folder is flushed, which some network file systems cannot do.
+    # The new name survives a power failure once the folder is flushed, which some network file systems cannot do.
     with suppress(OSError):
         folder = os.open(target.parent, os.O_RDONLY)
         try:
@@ -116,21 +117,21 @@ def publish(temporary: Path, target: Path) -> None:
             os.close(folder)
 
 
-_staying: list[tuple[Path, os.stat_result]] = []  # of `staying`: a file in each folder, and which it was
+_staying: list[tuple[Path, os.stat_result]] = []  # see `staying`: a file in each folder, and its identity
 
 
 @contextmanager
 def staying(mark: Path, descriptor: int) -> Iterator[None]:
-    """Within it, nothing is written into the folder of a file once that is no longer there: see `check_stays`.
+    """A context in which nothing is written into a file's folder once the file is gone from there: see `check_stays`.
 
-    The folder has been moved or removed then, and another may have its name.
+    The folder has then been moved or removed, and another folder may have its name.
 
     Args:
         mark: The file.
-        descriptor: The same, open: some file systems number a file anew that nobody has open.
+        descriptor: The same file, open: some file systems give a file a new inode number if nobody has it open.
     """
     entry = Path(os.path.abspath(mark)), os.fstat(descriptor)
-    if not _is(*entry):  # by this file system it could never be told
+    if not _is(*entry):  # on this file system it can never be told
         yield
         return
     _staying.append(entry)
@@ -141,13 +142,13 @@ def staying(mark: Path, descriptor: int) -> Iterator[None]:
 
 
 def moved(path: Path) -> Path | None:
-    """The folder of `staying` that `path` is in, where it is no longer the one that it was."""
+    """Returns the folder, of those of `staying`, that `path` is in, if that has been moved or removed; else None."""
     parents = Path(os.path.abspath(path)).parents
     return next((mark.parent for mark, was in _staying if mark.parent in parents and not _is(mark, was)), None)
 
 
 def check_stays(path: Path) -> None:
-    """Raises a RunError where `path` is not to be written, for its folder has not stayed: see `staying`."""
+    """Raises a RunError if `path` must not be written, because its folder was moved or removed: see `staying`."""
     if folder := moved(path):
         raise RunError(
             f"{folder} has been moved or removed while this job was in it: nothing more is written there; "
@@ -158,15 +159,15 @@ def check_stays(path: Path) -> None:
 def _is(path: Path, was: os.stat_result) -> bool:
     try:
         return os.path.samestat(os.stat(path), was)
-    except OSError as error:  # another than these is for who writes to say
+    except OSError as error:  # any other error is for the writer to report
         return error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
 
 
 def append(path: Path, text: str) -> None:
-    """Adds to the end of a file, which is made if need be.
+    """Appends text to a file, which it creates if need be.
 
     Raises:
-        RunError: The disk or the folder does not take it.
+        RunError: The text cannot be written to the disk or the folder.
     """
     check_stays(path)
     try:
@@ -177,12 +178,12 @@ def append(path: Path, text: str) -> None:
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Gives `write` a file that becomes `path` once it is whole and on the disk.
+    """Gives `write` an open file that becomes `path` once it is whole and on the disk.
 
-    Any number of processes and threads may write the same file at once: it is then that of the last to finish.
+    Any number of processes and threads may write the same file at once: the last to finish wins.
 
     Raises:
-        RunError: The disk or the folder does not take it. Nothing is left behind, and `path` is as it was.
+        RunError: The file cannot be written to the disk or the folder. Nothing is left behind, and `path` is unchanged.
     """
     check_stays(path)
     part = part_of(path)
@@ -202,21 +203,21 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 def user_path(name: str | Path) -> Path:
-    """The path that a user names, with his home for ~; where he has none it stays, of which Path's own would raise."""
+    """Returns a user's path with ~ expanded; ~ stays if the user has no home, for which Path.expanduser would raise."""
     return Path(os.path.expanduser(name))
 
 
 def absolute(place: str | Path) -> str:
-    """A path that means the same in whatever folder it is read later; an address as it is."""
+    """Returns a path that means the same in any working directory. An address (with ://) stays as it is."""
     place = os.fspath(place)
     return place if "://" in place else os.path.abspath(os.path.expanduser(place))
 
 
 def cache_folder() -> Path:
-    """Where this user's system has programs keep what can be had again.
+    """The folder in which this user's system wants programs to cache what they can get again.
 
     Raises:
-        RuntimeError: He has no home; some versions of platformdirs then name "~" instead.
+        RuntimeError: The user has no home; some versions of platformdirs return a path with "~" instead.
     """
     import platformdirs
 
@@ -225,7 +226,7 @@ def cache_folder() -> Path:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Within it, what the system does not let this user read of `path` is an InputError, for him to mend."""
+    """A context in which an OSError from reading `path` becomes an InputError: the user can mend it."""
     try:
         yield
     except OSError as error:
@@ -233,17 +234,17 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def why_unwritable(folder: Path) -> str | None:
-    """Why no file can be written into a folder, which may be yet to be made; None where one can. Nothing is left."""
+    """Says why no file can be written into a folder, which need not exist yet; None if one can. Leaves nothing."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
     try:
-        with tempfile.TemporaryFile(dir=there):  # the mode of a folder does not tell: of a read-only disk, say
+        with tempfile.TemporaryFile(dir=there):  # the folder's mode does not tell of a read-only disk
             return None
     except OSError as error:
         return error.strerror or str(error)
 
 
 def strict_json(values: Any, **options: Any) -> str:
-    """What `json.dumps` gives, with null for NaN and infinity, which JSON has no words for and most readers refuse."""
+    """Dumps values as JSON, with null for NaN and infinity, which are not JSON and which most readers refuse."""
     try:
         return json.dumps(values, allow_nan=False, **options)
     except ValueError:
@@ -251,10 +252,10 @@ def strict_json(values: Any, **options: Any) -> str:
 
 
 def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
-    """Writes a folder of files, by their names, that becomes `path` once it is whole; what stood there is replaced.
+    """Writes a folder of files, by their names, that replaces `path` once it is whole.
 
     Raises:
-        RunError: The disk, or the folder that it goes into, does not take it. `path` is as it was.
+        RunError: The folder cannot be written to the disk or to its parent. `path` is unchanged.
     """
     part, before = part_of(path), part_of(path)
     try:
@@ -263,7 +264,7 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
             write_atomically(part / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
         if not path.exists():
             part.rename(path)
-        elif not _exchanged(part, path):  # then it has no name for a moment
+        elif not _exchanged(part, path):  # for a moment there is no `path`
             path.rename(before)
             part.rename(path)
     except OSError as error:
@@ -276,7 +277,7 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
 
 
 def remove_parts(folder: Path) -> None:
-    """Removes what processes have left in `folder` that were killed while they wrote; for who holds its lock."""
+    """Removes what processes that were killed while writing left in `folder`. The caller must hold its lock."""
     for part in folder.glob(".*.part"):
         if part.is_dir():
             shutil.rmtree(part, ignore_errors=True)
@@ -285,7 +286,7 @@ def remove_parts(folder: Path) -> None:
 
 
 def _exchanged(one: Path, other: Path) -> bool:
-    """Has two folders take each other's names at once; gives whether the system could, as Linux can on most disks."""
+    """Swaps the names of two folders atomically; returns whether that worked, as it does on most Linux disks."""
     try:
         rename = ctypes.CDLL(None).renameat2
     except (AttributeError, OSError, TypeError):
@@ -295,13 +296,13 @@ def _exchanged(one: Path, other: Path) -> bool:
 
 
 def unwritten(path: Path, error: OSError) -> RunError:
-    """What to raise where a disk or a folder does not take a file that leaves what stood in its place as it was."""
+    """Makes the error for a file that could not be written, and whose previous version is unchanged."""
     untouched = "what stood there before is untouched"
     return RunError(f"could not write {path}: {error.strerror}; {untouched}: make room, or mend the folder")
 
 
 def os_error(error: BaseException | None) -> OSError | None:
-    """What the system has said, where that is behind an error."""
+    """Finds the OSError that caused an error, if one did."""
     while error is not None and not isinstance(error, OSError):
         error = error.__cause__ or error.__context__
     return error

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 def new_parser(usage: str, doc: str | None, elsewhere: str = "-", folder: str = "scripts") -> "ArgumentParser":
-    """A parser whose help opens with the script's docstring as it is laid out there, and takes a line or two a flag.
+    """Makes a parser whose help opens with the script's docstring, in its own layout, then has a line or two per flag.
 
     Args:
         usage: The command's name, and how it is called.
-        doc: Its docstring, whose examples begin with "cifar-lightning NAME".
-        elsewhere: How the flags begin that are by default not what the signature says, but as they were in a run.
-        folder: Where the script is, in a checkout.
+        doc: The command's docstring, whose examples begin with "cifar-lightning NAME".
+        elsewhere: The prefix of flags that default to a run's values, not to those of the signature.
+        folder: The script's folder in a checkout.
     """
     from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
@@ -64,25 +64,25 @@ def new_parser(usage: str, doc: str | None, elsewhere: str = "-", folder: str = 
         description=(doc or "").replace(installed, program or installed),
         formatter_class=Formatter,
         exit_on_error=False,
-        print_config=None,  # a run's config.yaml is that
+        print_config=None,  # a run writes its config.yaml
     )
 
 
 def _is_group(action: "Action") -> bool:
-    """Whether this is `--data` or `--model`, which take a file of settings for one group: --config does for all."""
+    """Whether this is `--data` or `--model`, which take a settings file for one group: --config does so for all."""
     from jsonargparse._actions import _ActionConfigLoad
 
     return isinstance(action, _ActionConfigLoad)
 
 
 def add_net(parser: "ArgumentParser") -> None:
-    """Has a command that reads a checkpoint take the network of one's own that it may be of."""
+    """Adds --model.net to a command that reads a checkpoint, which may be of a user's own network."""
     doc = "import path of your own network, if the checkpoint is of one: package.module:Net"
     parser.add_argument("--model.net", type=str, default=None, help=doc)
 
 
 def parse(parser: "ArgumentParser", arguments: Sequence[str], defaults: bool = True) -> "Namespace":
-    """The flags of `arguments`; without `defaults`, only those that are given.
+    """Parses the flags in `arguments`; without `defaults`, returns only those that are given.
 
     Raises:
         InputError: One of them is unknown or has a wrong value.
@@ -91,10 +91,10 @@ def parse(parser: "ArgumentParser", arguments: Sequence[str], defaults: bool = T
 
     known = [option for action in parser._actions if not _is_group(action) for option in action.option_strings]
     flags = [flag for argument in arguments if (flag := argument.partition("=")[0]).startswith("--")]
-    where = dict.fromkeys(flags, "")  # each is given: on the command line, or in a file
+    where = dict.fromkeys(flags, "")  # where each flag is given: on the command line, or in a file
     files: list[str] = []
     if "--config" in known:
-        # --trainer, too, is to be left out rather than null
+        # --trainer may not be null either, only left out
         optional = {action.dest for action in parser._actions if action.default is None} - {"trainer"}
         expected = {action.dest: _expected(action) for action in parser._actions if not _is_group(action)}
         files = _values_of("--config", arguments)
@@ -106,7 +106,7 @@ def parse(parser: "ArgumentParser", arguments: Sequence[str], defaults: bool = T
         if flag not in known and not flag.startswith("--trainer."):
             raise InputError(f"unknown flag {flag}{place}: {_instead(flag, known)}")
     try:
-        # whatever JSONARGPARSE_DEFAULT_ENV says: a variable is no flag
+        # Environment variables are no flags, even if JSONARGPARSE_DEFAULT_ENV is set.
         return parser.parse_args(list(arguments), env=False, defaults=defaults)
     except ArgumentError as error:
         said = " ".join(str(error).split())
@@ -115,7 +115,7 @@ def parse(parser: "ArgumentParser", arguments: Sequence[str], defaults: bool = T
 
 
 def _is_wrong(path: str, error: str, parser: "ArgumentParser") -> bool:
-    """Whether a file for --config is what jsonargparse has found that error in."""
+    """Whether jsonargparse has found that error in this file for --config."""
     from jsonargparse import ArgumentError
 
     try:
@@ -126,10 +126,10 @@ def _is_wrong(path: str, error: str, parser: "ArgumentParser") -> bool:
 
 
 def _instead(flag: str, known: Sequence[str]) -> str:
-    """What to give in place of a flag that is not known."""
+    """Says what to give in place of an unknown flag."""
     if why := refused.why_absent(flag[2:]) or ("--trainer" in known and refused.why_refused(flag[2:])):
         return why
-    # --trainer is no flag without a name of its own
+    # --trainer is no flag without a .NAME
     flags = [option for option in known if option not in ("-h", "--help", "--trainer")]
     name = flag[2:].rpartition(".")[2]
     name = refused.NAMED.get(name, name)
@@ -144,17 +144,17 @@ def _instead(flag: str, known: Sequence[str]) -> str:
 
 
 def _expected(action: "Action") -> str:
-    """What is to be given for a flag."""
+    """Says what values a flag takes."""
     return " or ".join(words_of(getattr(action, "_typehint", None))) or "a value"
 
 
 def _in_our_words(error: str, parser: "ArgumentParser", place: str) -> str:
-    """Jsonargparse's message for a value of the wrong type, without Python's names; any other as it is.
+    """Rewords jsonargparse's message for a value of the wrong type, without Python's names; keeps any other message.
 
     Args:
         error: The message.
-        parser: Whose it is.
-        place: " in FILE", where it is of a file's.
+        parser: The parser that raised it.
+        place: " in FILE", if the value is from a file.
     """
     parts = re.fullmatch(r'Parser key "(\S+)": .+ (?:Got|Given) value: ?(.*)', error)
     if parts is None:
@@ -165,7 +165,7 @@ def _in_our_words(error: str, parser: "ArgumentParser", place: str) -> str:
 
 
 def named_in(arguments: Sequence[str]) -> set[str]:
-    """The names that flags have, and settings, or groups of them, in files for --config, before all are parsed.
+    """Returns the names of the flags, and of settings or groups in files for --config, without parsing values.
 
     Raises:
         InputError: A file cannot be read, or holds no settings.
@@ -175,7 +175,7 @@ def named_in(arguments: Sequence[str]) -> set[str]:
 
 
 def value_of(flag: str, arguments: Sequence[str]) -> str | None:
-    """The last value of `flag`, before the arguments are parsed; None where it is not given."""
+    """Returns the last value of `flag`, without parsing the arguments; None if the flag is not given."""
     values = _values_of(flag, arguments)
     return values[-1] if values else None
 
@@ -191,5 +191,5 @@ def _values_of(flag: str, arguments: Sequence[str]) -> list[str]:
 
 
 def arguments_in(namespace: "Namespace") -> dict[str, Any]:
-    """A parsed group of flags as keyword arguments."""
+    """Converts a parsed group of flags to keyword arguments."""
     return dict(namespace.as_dict())

@@ -1,4 +1,4 @@
-"""The generators that random numbers come from, Python's, numpy's and torch's: as they are, and as they were."""
+"""Saves and restores the states of the random number generators of Python, numpy and torch."""
 
 import random
 from collections.abc import Mapping
@@ -9,18 +9,18 @@ import torch
 
 
 def random_states(device: torch.device) -> dict[str, Any]:
-    """Their states, torch's on the CPU and on a device: plain values, which a checkpoint may hold."""
+    """Returns the states of all generators, torch's on the CPU and on `device`, as plain values for a checkpoint."""
     states = {
         "python": random.getstate(),
         "numpy": [part.tolist() if isinstance(part, np.ndarray) else part for part in np.random.get_state()],
     }
-    for name, module in _of_torch(device).items():  # as text: to read bytes, torch has Python import a codec
+    for name, module in _of_torch(device).items():  # as text: to read bytes, torch makes Python import a codec
         states[name] = module.get_rng_state().numpy().tobytes().hex()
     return states
 
 
 def restore_random_states(states: Mapping[str, Any], device: torch.device) -> None:
-    """Has them go on from there, but for torch's on a device of another kind than they were taken on."""
+    """Restores the states, except torch's on the device if they were saved on another kind of device."""
     random.setstate(states["python"])
     np.random.set_state(tuple(states["numpy"]))
     for name, module in _of_torch(device).items():
@@ -29,6 +29,6 @@ def restore_random_states(states: Mapping[str, Any], device: torch.device) -> No
 
 
 def _of_torch(device: torch.device) -> dict[str, Any]:
-    """What has torch's generators: a GPU has one beside the CPU's."""
+    """The modules with torch's generators, by name: the CPU's, and a GPU's if that is the device."""
     module = getattr(torch, device.type, None)
     return {"torch": torch, **({device.type: module} if hasattr(module, "get_rng_state") else {})}

@@ -1,6 +1,6 @@
-"""Files of settings: recipes, and those for --config, looked at before jsonargparse does.
+"""Files of settings, which are recipes and files for --config, checked before jsonargparse reads them.
 
-It takes no value for one of any type.
+jsonargparse accepts a setting without a value, whatever its type.
 """
 
 import os
@@ -19,10 +19,10 @@ def recipes() -> list[str]:
 
 
 def recipe(name: str) -> Path:
-    """The file of a recipe.
+    """Returns the path of a recipe's file.
 
     Raises:
-        InputError: There is none of that name.
+        InputError: There is no recipe of that name.
     """
     if name not in recipes():
         raise InputError(f"recipe {name!r} is not known: give one of {', '.join(recipes())}")
@@ -30,15 +30,15 @@ def recipe(name: str) -> Path:
 
 
 def names_in(path: str, expected: Mapping[str, str], optional: Collection[str]) -> list[str]:
-    """The names of the settings in a file, those of a group with the group's: "data.batch_size".
+    """Returns the names of the settings in a file. A setting in a group has the group's name too: "data.batch_size".
 
     Args:
-        path: Of the file.
-        expected: What is to be given for each known setting, by its name.
+        path: The path of the file.
+        expected: What values each known setting takes, by its name.
         optional: The settings that may be null.
 
     Raises:
-        InputError: It cannot be read, holds no settings, or one that has no value and needs one.
+        InputError: The file cannot be read or holds no settings, or a setting that needs a value has none.
     """
     content = _read(path)
     if not isinstance(content, dict):
@@ -56,7 +56,7 @@ def names_in(path: str, expected: Mapping[str, str], optional: Collection[str]) 
             raise InputError(f"{key} in {path} {what}: give settings below it, such as {examples}, or leave it out")
         found = {f"{key}.{name}": x for name, x in value.items()} if members else {str(key): value}
         for name, x in found.items():
-            # jsonargparse does not take a file in which nothing has a value, not even one that may be null
+            # jsonargparse refuses a file in which no setting has a value, even if all may be null.
             if x is None and name in expected and (nothing or name not in optional):
                 raise InputError(f"--{name} has no value in {path}: give {expected[name]}, or leave it out")
         names += found
@@ -78,17 +78,17 @@ def _read(path: str) -> object:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise InputError(f"--config {path} is no YAML ({error.problem}, line {line}): mend it") from error
-    except (yaml.YAMLError, ValueError) as error:  # a character that it does not take, a date that is none
+    except (yaml.YAMLError, ValueError) as error:  # a character that YAML forbids, an impossible date
         raise InputError(f"--config {path} is no YAML ({' '.join(str(error).split())}): mend it") from error
     for settings in (written, *(value for _, value in _pairs(written))):
         before: dict[str, Any] = {}
         for key, _ in _pairs(settings):
-            if (first := before.setdefault(str(key.value), key)) is not key:  # YAML would forget what it says
+            if (first := before.setdefault(str(key.value), key)) is not key:  # YAML would drop the first
                 lines = f"lines {first.start_mark.line + 1} and {key.start_mark.line + 1}"
                 raise InputError(f"--config {path} has {key.value} twice, in {lines}: make it one")
     return content
 
 
 def _pairs(node: Any) -> Sequence[tuple[Any, Any]]:
-    """The keys and values of a mapping as YAML composes it; none of anything else."""
+    """Returns the keys and values of a mapping node that YAML composed; nothing for any other node."""
     return node.value if getattr(node, "id", "") == "mapping" else ()

@@ -1,7 +1,7 @@
-"""Arguments of functions and classes of this package, from their source alone.
+"""Reads the arguments of this package's functions and classes from their source, without importing it.
 
-A script's flags are the arguments of what it calls, and importing that takes seconds (torch, Lightning). A flag's help,
-or what is wrong with it, need not wait for them.
+A script's flags are the arguments of the function that it calls, and importing that function takes seconds (torch,
+Lightning). Neither the help nor an error about a flag should wait for them.
 """
 
 import ast
@@ -12,8 +12,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, Union, get_args, get_origin
 
-# What annotations and defaults may name, besides constants that the module imports. A flag can only name a module of
-# networks, or a file of one.
+# What annotations and defaults may refer to, besides constants that the module imports. Objects such as networks are
+# `str` here: a flag can only name them.
 NAMES = {
     "Any": Any,
     "Callable": Callable,
@@ -30,7 +30,7 @@ NAMES = {
 }
 
 
-# What is to be given for a value of a type, by the type's name.
+# What a user is told to give for a value of each type, by the type's name.
 WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text (in quotes)"}
 WORDS_OF_OBJECTS = {
     "dict": "--trainer.KEY VALUE",
@@ -45,24 +45,24 @@ IN_ORDER = [*WORDS.values(), *WORDS_OF_OBJECTS.values()]
 
 
 def words_of(kind: Any) -> list[str]:
-    """What may be given for a value of an annotated type, beside None."""
+    """Says what may be given for a value of an annotated type, other than None."""
     origin = get_origin(kind) or kind
     if origin is Literal:
         return [str(choice) for choice in get_args(kind)]
     if origin in (Union, types.UnionType):
         words = dict.fromkeys(word for part in get_args(kind) for word in words_of(part))
-        # In an order of ours: typing gives Union[int, float] as Union[float, int], if a process has had that before.
+        # In our own order: typing returns Union[int, float] as Union[float, int] if the process made that one first.
         return sorted(words, key=lambda word: IN_ORDER.index(word) if word in IN_ORDER else len(IN_ORDER))
     word = {**WORDS, **WORDS_OF_OBJECTS}.get(getattr(origin, "__name__", ""))
     return [word] if word else []
 
 
 def signature_of(module: str, name: str) -> Callable[..., None]:
-    """An empty function with the arguments, types, defaults and docstring of a function or class.
+    """Makes an empty function with the arguments, types, defaults and docstring of a function or class.
 
     Args:
         module: A module of this package, such as "run.training".
-        name: Of the function, or of the class whose constructor is meant.
+        name: The name of the function, or of the class, whose constructor is read.
     """
     tree = ast.parse(Path(__file__).parent.joinpath(*module.split(".")).with_suffix(".py").read_text("utf-8"))
     (found,) = (node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name)
@@ -81,7 +81,7 @@ def signature_of(module: str, name: str) -> Callable[..., None]:
 
 
 def _imported(tree: ast.Module, name: str) -> Any:
-    """What a module imports by that name from a module of facts."""
+    """Imports the constant `name` from the module that `tree` imports it from, which must be quick to import."""
     imports = (node for node in tree.body if isinstance(node, ast.ImportFrom))
     (home,) = (node.module for node in imports if name in [alias.name for alias in node.names])
     return getattr(importlib.import_module(str(home)), name)

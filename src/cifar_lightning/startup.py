@@ -1,4 +1,4 @@
-"""Start-up of a process: whether runs work on its system, and the import of torch and Lightning."""
+"""The start of a process: checks that runs work on its system, and speeds up the import of torch and Lightning."""
 
 import getpass
 import importlib
@@ -16,7 +16,7 @@ from cifar_lightning.garbage import lasting
 
 
 def check_system() -> None:
-    """Raises an ImportError, of one line, on a system without what runs stand on, such as locks and signals."""
+    """Raises a one-line ImportError on a system that lacks what runs need, such as locks and signals."""
     try:
         import fcntl  # noqa: F401
     except ImportError:
@@ -26,14 +26,14 @@ def check_system() -> None:
         ) from None
 
 
-# What torchmetrics, which Lightning imports, imports in its turn where it is there: for metrics of sounds and of boxes,
-# and to plot one. A report draws without it.
+# Packages that torchmetrics, which Lightning imports, imports in turn if they are installed: for metrics of audio and
+# of bounding boxes, and to plot a metric. Our reports do not draw with torchmetrics.
 UNUSED = {"scipy", "torchvision", "matplotlib"}
 
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Within it they are imported in a third of the time, and whatever the user's surroundings."""
+    """A context for importing torch and Lightning: in a third of the time, and whatever the user's environment."""
     if "torch" in sys.modules:
         yield
         return
@@ -45,11 +45,11 @@ def importing() -> Iterator[None]:
 
 
 def _import_counter() -> None:
-    """Imports what counts a step's operations without Triton, whose kernels it would count: 70 MB for nothing."""
-    logging.getLogger("torch.utils.flop_counter").setLevel(logging.ERROR)  # it would warn
+    """Imports torch's counter of operations without Triton, whose kernels it would count too: 70 MB for nothing."""
+    logging.getLogger("torch.utils.flop_counter").setLevel(logging.ERROR)  # it would warn that Triton is missing
     if importlib.util.find_spec("triton") is None or "triton" in sys.modules:
         return
-    sys.modules["triton"] = None  # type: ignore[assignment]  # an import of it fails
+    sys.modules["triton"] = None  # type: ignore[assignment]  # makes its import fail
     try:
         import torch.utils.flop_counter  # noqa: F401
     finally:
@@ -58,11 +58,11 @@ def _import_counter() -> None:
 
 @contextmanager
 def unused_left_out() -> Iterator[None]:
-    """Within it torchmetrics takes UNUSED for missing: over a second, and 75 MB. Whoever else may import them."""
+    """A context in which only torchmetrics takes the UNUSED packages for missing: saves over a second, and 75 MB."""
     try:
         module: Any = importlib.import_module("lightning_utilities.core.imports")
         available, check = module.package_available, module.RequirementCache._check_requirement
-    except (ImportError, AttributeError):  # another version, which looks in another way
+    except (ImportError, AttributeError):  # another version, which checks in another way
         yield
         return
 
@@ -81,20 +81,20 @@ def unused_left_out() -> Iterator[None]:
 
 
 def _settle() -> None:
-    """Puts right what of a user's surroundings would end such an import, would be warned of in it, or hides a report.
+    """Corrects what in a user's environment would break these imports, cause warnings in them, or hide output.
 
-    In a container a user may have no name, and no home or none to write to.
+    In a container a user may have no name, and either no home or one that cannot be written to.
     """
     if any(option.startswith("error") for option in sys.warnoptions):
-        warnings.simplefilter("default")  # what these libraries deprecate of each other is to be seen, but ends no run
+        warnings.simplefilter("default")  # shows deprecation warnings among these libraries, but they end no run
     try:
         getpass.getuser()
-    except (KeyError, OSError):  # torch 2.11 asks, for the name of a folder
+    except (KeyError, OSError):  # torch 2.11 names a folder after the user
         os.environ["USER"] = f"uid_{os.getuid()}"
-    if not os.path.isabs(os.path.expanduser("~")):  # matplotlib 3.9 asks
-        os.environ["HOME"] = "/"  # as `docker run -u 12345` has it
+    if not os.path.isabs(os.path.expanduser("~")):  # matplotlib 3.9 needs a home
+        os.environ["HOME"] = "/"  # as under `docker run -u 12345`
     if not os.environ.get("COLUMNS", "80").strip("0"):
         del os.environ["COLUMNS"]  # rich would print nothing in a width of 0
-    # matplotlib, where it draws a report, then caches in a folder that is gone at the end, and warns of it
+    # Without a home to write to, matplotlib caches in a temporary folder when it draws a report, and warns of that.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    os.environ["MPLBACKEND"] = "agg"  # nothing is shown here, and it does not start with one that it does not have
+    os.environ["MPLBACKEND"] = "agg"  # nothing is shown, and a backend that is not installed would be an error

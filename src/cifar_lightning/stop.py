@@ -1,11 +1,11 @@
-"""The request to stop: raised by run/signals.py, and looked at by whatever takes long, between two of its parts."""
+"""The request to stop: set by run/signals.py, and checked between the parts of whatever takes long."""
 
 from cifar_lightning.errors import Stopped
 
-requested = 0  # number of the signal that asks this process to stop; 0: none has
+requested = 0  # the number of the signal that asked this process to stop; 0 if none has
 
 
 def raise_if_requested() -> None:
-    """Raises `Stopped` where this process is asked to stop."""
+    """Raises `Stopped` if this process has been asked to stop."""
     if requested:
         raise Stopped(requested)

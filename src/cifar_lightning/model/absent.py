@@ -1,4 +1,4 @@
-"""What has another name in LitNet than elsewhere, and none that is like it: for who looks for it."""
+"""What other libraries call LitNet's arguments, if their names are too unlike ours for a spelling hint to find."""
 
 NAMED = {
     "learning_rate": "lr",

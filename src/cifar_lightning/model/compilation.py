@@ -1,4 +1,4 @@
-"""torch.compile of a module's network: in which mode, if any, and all of it before the first step."""
+"""torch.compile for a module's network: chooses the mode, if any, and compiles everything before the first step."""
 
 import os
 import shutil
@@ -23,19 +23,19 @@ from cifar_lightning.model.images import can_sample
 from cifar_lightning.model.modes import evaluating
 from cifar_lightning.model.schedules import accumulation_of
 
-# CUDA graphs give every backward pass the same memory for its gradients, so nothing can be added to them
-# (https://github.com/pytorch/pytorch/issues/169545), and DDP has hung and crashed on these modes
+# These modes use CUDA graphs, which give the gradients of every backward pass the same memory, so gradients cannot be
+# accumulated (https://github.com/pytorch/pytorch/issues/169545), and DDP has hung and crashed in these modes
 # (https://github.com/pytorch/pytorch/issues/140395, https://github.com/pytorch/pytorch/issues/139207).
 GRAPH_MODES = ("reduce-overhead", "max-autotune")
-WARM_UP_RUNS = 2  # CUDA graphs are recorded in the second, at the latest
+WARM_UP_RUNS = 2  # CUDA graphs are recorded in the second run at the latest
 _recorded: list[Tensor] = []  # see keep_addresses
 
 
 def resolve_mode(mode: str, on_gpu: bool, graphs: bool) -> str:
-    """What `mode` stands for here: one of torch.compile's, or none.
+    """Resolves `auto`, and replaces modes that need CUDA graphs if there are none: a mode of torch.compile, or none.
 
     Args:
-        mode: One of LitNet's `compile`.
+        mode: A value of LitNet's `compile`.
         on_gpu: Whether the network is on an NVIDIA GPU.
         graphs: Whether CUDA graphs can be used.
     """
@@ -45,7 +45,7 @@ def resolve_mode(mode: str, on_gpu: bool, graphs: bool) -> str:
 
 
 def _can_compile() -> bool:
-    """Whether there is what Triton builds its launcher with.
+    """Whether Triton can build its launcher: it needs a C compiler and Python.h.
 
     Source: https://github.com/triton-lang/triton/blob/main/python/triton/runtime/build.py
     """
@@ -54,62 +54,62 @@ def _can_compile() -> bool:
 
 
 def compile_network(net: nn.Module, mode: str) -> None:
-    """Has `net` compiled in `mode` when it first runs, in place: its weights keep their names.
+    """Marks `net`, in place, to be compiled in `mode` when it first runs. Its weights keep their names.
 
-    Options of inductor's that suit a network are in its `compile_options`, if it has some.
+    A network may have inductor options of its own in an attribute `compile_options`.
     """
     options = {
         **torch._inductor.list_mode_options(mode),
         **getattr(net, "compile_options", {}),
-        "autotune_num_choices_displayed": 0,  # it prints the times of every kernel it tries
+        "autotune_num_choices_displayed": 0,  # or it prints the times of every kernel it tries
     }
-    # Each size of images and of batches has its own code, which is faster than one for all sizes, and torch would give
-    # up at the ninth in a process.
+    # Every image size and batch size is compiled separately, which is faster than one program for all sizes. By default
+    # torch would stop compiling at the ninth in a process.
     torch._dynamo.config.recompile_limit = 64
     with torch._dynamo.config.patch(wrap_top_frame=True):  # torch 2.11 compiles only the parts of an nn.Sequential
         net.compile(options=options, dynamic=False)
 
 
 def keep_addresses(net: nn.Module) -> None:
-    """Has nothing else ever lie where the weights of `net` do on a GPU, not even once a fit's end has moved them away.
+    """Keeps the GPU memory of the weights of `net` allocated for ever, even after the end of a fit has moved them away.
 
-    A CUDA graph tells a later network's weights from those it was recorded with by their addresses alone, and would
-    hand the old ones to the backward pass.
+    A CUDA graph recognises the weights it was recorded with by their addresses alone. If a later network's weights had
+    the same addresses, the graph would hand the old weights to the backward pass.
     """
     _recorded.extend(value for value in net.state_dict().values() if value.is_cuda)
 
 
 class Compilation:
-    """Has the `net` of a LightningModule compiled for a fit, and runs it before the first step.
+    """Compiles the `net` of a LightningModule for a fit, by running it before the first step.
 
-    Without a data module that `can_sample` nothing is run: the first step compiles.
+    Without a data module that `can_sample` there is nothing to run it on, and the first step compiles it.
 
     Args:
-        mode: One of LitNet's `compile`; with auto a test runs what is not compiled, for which it is too short.
-        sizes: Sides that training images are shrunk to, besides their own.
+        mode: A value of LitNet's `compile`. With auto, a test runs uncompiled: it is too short to repay compilation.
+        sizes: Sides that training images are shrunk to, besides their own size.
     """
 
     def __init__(self, mode: str, sizes: Sequence[int] = ()) -> None:
         self.mode, self.sizes = mode, sizes
-        self._taken: str | None = None  # the mode that the network is marked for
+        self._taken: str | None = None  # the mode we have marked the network for
 
     def prepare(self, module: LightningModule) -> None:
-        """Marks the network for compilation, once it is known where it is to run, and how: a fit before may differ."""
+        """Marks the network for compilation on this fit's device and in its mode; an earlier fit's may differ."""
         net, trainer = _net(module), module.trainer
         mode = resolve_mode(
             self.mode,
             on_gpu=trainer.strategy.root_device.type == "cuda",
             graphs=trainer.world_size == 1 and not _accumulates(trainer),
         )
-        if _is_compiled(net) and self._taken in (None, mode):  # its owner's doing, or ours for a fit like this
+        if _is_compiled(net) and self._taken in (None, mode):  # by its owner, or by us for a fit in this mode
             return
         net._compiled_call_impl, self._taken = None, None
         if mode != "none":
-            compile_network(net, mode)  # that alone: the module around it logs while it computes
+            compile_network(net, mode)  # not the whole module, which logs while it computes
             self._taken = mode
 
     def warm_up(self, module: LightningModule, views: str) -> None:
-        """Runs a step of each size of images, and a validation, and leaves no trace but the compiled code."""
+        """Runs a step at each image size and a validation, then restores the weights: only compiled code remains."""
         net, trainer = _net(module), module.trainer
         data = _data(trainer)
         if not _is_compiled(net):
@@ -117,7 +117,7 @@ class Compilation:
         keep_addresses(net)
         if not can_sample(data):
             return
-        from torch._dynamo.exc import TorchDynamoException  # not before: see compiler.py
+        from torch._dynamo.exc import TorchDynamoException  # imported late: see compiler.py
 
         before = {name: value.clone() for name, value in net.state_dict().items()}
         try:
@@ -130,7 +130,7 @@ class Compilation:
         net, trainer = _net(module), module.trainer
         data = _data(trainer)
         image = data.sample(1, module.device).expand(data.hparams["batch_size"] // trainer.world_size, -1, -1, -1)
-        # as the loader's; what is in them does not matter
+        # in the memory format of the loader's batches; their content does not matter
         layout = torch.channels_last if getattr(module, "channels_last", False) else torch.contiguous_format
         images = image.contiguous(memory_format=layout)
         images = trainer.precision_plugin.convert_input(images)
@@ -142,14 +142,14 @@ class Compilation:
                     loss = F.cross_entropy(net(shrink(images, size)), labels)
                 loss.backward()  # type: ignore[no-untyped-call]
                 net.zero_grad()
-        with evaluating(net), torch.no_grad():  # as a validation within a fit has it, where a test is in inference mode
+        with evaluating(net), torch.no_grad():  # as in a validation within a fit; a test is in inference mode instead
             _evaluate(module, data.val_dataloader(), views)
 
     def _do_without(self, module: LightningModule, error: Exception) -> None:
-        """Leaves the network as it is where nobody has asked for more: it only takes longer.
+        """Falls back to the uncompiled network if the mode is auto: it is merely slower.
 
         Raises:
-            RunError: Somebody has.
+            RunError: The user asked for a mode other than auto.
         """
         reason = " ".join(str(error).strip().splitlines()[:1])[:300]
         if self.mode != "auto":
@@ -161,12 +161,12 @@ class Compilation:
             say(f"note: the network cannot be compiled, and is slower ({reason})")
 
     def warm_up_test(self, module: LightningModule, views: str) -> None:
-        """Likewise for a test: after a fit the weights have moved in memory."""
+        """Runs a batch of each size before a test, because after a fit the weights have moved in memory."""
         if self.mode != "auto" and _is_compiled(_net(module)) and can_sample(_data(module.trainer)):
             _evaluate(module, module.trainer.test_dataloaders or [], views)
 
     def in_words(self, module: LightningModule) -> str:
-        """What has become of the mode, and why, for whoever is told how a fit computes."""
+        """Says whether the network is compiled, in which mode, and why not in the mode that was asked for."""
         taken, trainer = self._taken, module.trainer
         if _is_compiled(_net(module)):
             if taken is None:
@@ -182,12 +182,12 @@ class Compilation:
         return "not compiled (there is no C compiler, or no Python.h)"
 
     def in_test(self) -> AbstractContextManager[Any]:
-        """Within it a test runs what it is to run."""
-        return eager() if self.mode == "auto" else nullcontext()  # from here on, and to its end
+        """A context for the steps of a test, in which the network runs uncompiled if the mode is auto."""
+        return eager() if self.mode == "auto" else nullcontext()  # eager() applies from this call to its exit
 
 
 def _evaluate(module: LightningModule, loader: Iterable[Any], views: str) -> None:
-    """Runs a batch of each size that `loader` gives."""
+    """Runs one batch of each size that `loader` yields."""
     precision = module.trainer.precision_plugin
     for images in {len(images): images for images, _ in loader}.values():
         for _ in range(WARM_UP_RUNS):
@@ -203,7 +203,7 @@ def _net(module: LightningModule) -> nn.Module:
 
 
 def _accumulates(trainer: Trainer) -> bool:
-    """Whether a step has several batches, or will have: by a callback, in some epochs."""
+    """Whether a step accumulates several batches, or will in some epochs because of a callback."""
     accumulation = accumulation_of(trainer)
     later = accumulation is not None and accumulation.going_to_accumulate_grad_batches()
     return later or trainer.accumulate_grad_batches > 1

@@ -1,4 +1,4 @@
-"""An evaluation: the views of its images that are averaged over, and the figures that it counts."""
+"""Evaluation: the views of an image whose logits are averaged, and the figures that are computed from the logits."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -13,7 +13,7 @@ from torchmetrics.utilities.data import dim_zero_cat
 
 def _six_views(images: Tensor) -> list[tuple[float, Tensor]]:
     padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
-    # In the others' memory format, so that one compiled network serves all.
+    # The same memory format as the other views, so that one compiled network serves all.
     shifted = [x.contiguous(memory_format=torch.channels_last) for x in (padded[:, :, 2:, 2:], padded[:, :, :-2, :-2])]
     return [
         *((0.25, view) for view in (images, images.flip(3))),
@@ -21,7 +21,7 @@ def _six_views(images: Tensor) -> list[tuple[float, Tensor]]:
     ]
 
 
-# By name, each with its weight: see LitNet's `test_views`.
+# By name; each view has a weight. See LitNet's `test_views`.
 VIEWS: dict[str, Callable[[Tensor], list[tuple[float, Tensor]]]] = {
     "one": lambda images: [(1.0, images)],
     "mirror": lambda images: [(0.5, images), (0.5, images.flip(3))],
@@ -30,10 +30,10 @@ VIEWS: dict[str, Callable[[Tensor], list[tuple[float, Tensor]]]] = {
 
 
 def mean_logits(net: Callable[[Tensor], Tensor], images: Tensor, views: str) -> Tensor:
-    """Logits of `net`, averaged over views of the images, in a precision of at least 32 bits.
+    """Returns the logits of `net`, averaged over views of the images, in float32 or wider.
 
-    In bfloat16, of eight digits, a mean would make ties. One view's are converted before the next is computed: a CUDA
-    graph gives them all the same memory.
+    In bfloat16, which has eight binary digits, the mean would create ties between classes. The logits of each view are
+    converted before the next view is computed, because a CUDA graph gives the logits of all views the same memory.
     """
     logits = [weight * _float32(net(view)) for weight, view in VIEWS[views](images)]
     return torch.stack(logits).sum(0)
@@ -44,21 +44,22 @@ def _float32(logits: Tensor) -> Tensor:
 
 
 def against_people(people: Tensor, logits: Tensor) -> dict[str, float]:
-    """How far a network's answers are from people's, each a distribution over the classes for an image.
+    """Compares a network's predicted distributions over the classes with those of human annotators.
 
     Args:
-        people: `(N, classes)`, the sum of a row is 1.
-        logits: The network's, `(N, classes)`.
+        people: The annotators' distribution for each image, `(N, classes)`; each row sums to 1.
+        logits: The network's logits, `(N, classes)`.
 
     Returns:
-        cross_entropy: The network's against people's, in nats, the mean over the images.
-        entropy: People's own, the least that there is.
-        agreement: The share of the images taken for the class that most people chose, or one of several that as many
-            did.
+        cross_entropy: Of the network's predictions against the annotators' distributions: the mean over images, in
+            nats.
+        entropy: Of the annotators' distributions: the lower bound of the cross-entropy.
+        agreement: The share of images whose predicted class is the one that most annotators chose, or one of those tied
+            for it.
     """
     people, logits = people.double(), logits.double()
     chosen = people.gather(1, logits.argmax(1, keepdim=True))[:, 0]
-    surprise = -logits.log_softmax(1)  # infinite for a class that the network rules out, as people may, too
+    surprise = -logits.log_softmax(1)  # infinite if the network rules the class out; people may too
     return {
         "cross_entropy": torch.where(people > 0, people * surprise, 0).sum(1).mean().item(),
         "entropy": -torch.xlogy(people, people).sum(1).mean().item(),
@@ -67,11 +68,11 @@ def against_people(people: Tensor, logits: Tensor) -> dict[str, float]:
 
 
 class Evaluation(nn.Module):
-    """The figures of an evaluation over all ranks: accuracy, per class too, confusion counts, mean loss.
+    """The figures of an evaluation over all ranks: accuracy overall and per class, confusion counts, mean loss.
 
     Args:
         classes: Names of the classes, in the order of the labels.
-        keeps_logits: Whether those of every image are kept, too.
+        keeps_logits: Whether to keep the logits of every image too.
     """
 
     def __init__(self, classes: Sequence[str], keeps_logits: bool = False) -> None:
@@ -91,17 +92,17 @@ class Evaluation(nn.Module):
         )
 
     def start(self) -> None:
-        """Forgets an evaluation that was cut short; has losses summed in float32, in a true half precision too."""
+        """Drops what an interrupted evaluation counted; sums losses in float32, even in true half precision."""
         self.metrics.reset()
         self.metrics["loss"].set_dtype(torch.float32)
 
     def count(self, logits: Tensor, labels: Tensor, batch: int) -> None:
-        """Counts a batch.
+        """Adds a batch to the figures.
 
         Args:
             logits: `(N, classes)`.
             labels: int64 `(N,)`.
-            batch: Its number, among those of all ranks.
+            batch: The batch's index among the batches of all ranks.
         """
         predicted = logits.argmax(1)
         self.metrics["predicted"].update(predicted, batch)
@@ -112,24 +113,24 @@ class Evaluation(nn.Module):
             self.metrics[name].update(predicted, labels)
 
     def finish(self, module: LightningModule, prefix: str) -> dict[str, Tensor]:
-        """Logs the scalars that have been counted, named as in `names`, and begins anew.
+        """Computes the figures, logs the scalars under the names of `names`, and resets the counts.
 
-        A class without images has no accuracy, which is not one of 0.
+        A class without images is not logged: it has no accuracy, which differs from an accuracy of 0.
 
         Returns:
-            All figures, on the CPU: acc, acc_per_class `(classes,)`, confusion `(classes, classes)`, loss; and
-            predicted, int64 `(images,)`, the class that each was counted as, in the order of the batches; and logits
-            `(images, classes)`, likewise, where they are kept.
+            All figures, on the CPU: acc, acc_per_class `(classes,)`, confusion `(classes, classes)`, loss; predicted,
+            int64 `(images,)`, the predicted class of each image, in the order of the batches; and, if they are kept,
+            logits `(images, classes)`, in the same order.
         """
         figures = self.metrics.compute()  # over all ranks
         on_cpu = {name: value.cpu() for name, value in figures.items()}
-        on_cpu["predicted"] = on_cpu["predicted"].view(-1)  # torchmetrics makes a number of one image's
-        # The figures to log stay on their device: NCCL takes no others.
+        on_cpu["predicted"] = on_cpu["predicted"].view(-1)  # torchmetrics turns a single image's into a 0-d tensor
+        # The figures to log stay on the GPU: NCCL reduces no others.
         values = (figures["loss"], figures["acc"], *figures["acc_per_class"])
         images = (1, 1, *on_cpu["confusion"].sum(1).tolist())
         named = zip(names(prefix, self.classes), values, images, strict=True)
-        # The ranks have the same figures already; Lightning warns without sync_dist. The maximum of equal figures is
-        # exactly those; their mean may be rounded.
+        # All ranks already have the same figures, but Lightning warns without sync_dist. The maximum of equal figures
+        # is exact; their mean may be rounded.
         scalars = {name: value for name, value, count in named if count}
         module.log_dict(scalars, sync_dist=True, reduce_fx="max")
         self.metrics.reset()
@@ -137,7 +138,7 @@ class Evaluation(nn.Module):
 
 
 class OfEachImage(Metric):
-    """A value of each image, such as the class that it was counted as, over all ranks, in the order of the batches."""
+    """A metric that keeps a value per image, such as the predicted class, of all ranks, in the order of the batches."""
 
     values: list[Tensor]
     batch: list[Tensor]
@@ -149,17 +150,17 @@ class OfEachImage(Metric):
         self.add_state("batch", [], dist_reduce_fx="cat")
 
     def update(self, values: Tensor, batch: int) -> None:
-        """Adds those of a batch, `(N, …)`, and its number."""
+        """Adds the values of a batch, `(N, …)`, and the batch's index."""
         self.values.append(values)
         self.batch.append(torch.full((len(values),), batch, device=values.device))
 
     def compute(self) -> Tensor:
-        """`(images, …)`."""
+        """Returns the values of all images, `(images, …)`."""
         return dim_zero_cat(self.values)[dim_zero_cat(self.batch).argsort(stable=True)]
 
 
 def names(prefix: str, classes: Sequence[str]) -> Iterator[str]:
-    """What an evaluation logs its figures as: `val_loss`, `val_acc`, `val_acc/<class>` for the prefix "val"."""
+    """Yields the names that an evaluation logs: for "val", `val_loss`, `val_acc`, and `val_acc/<class>` per class."""
     yield f"{prefix}_loss"
     yield f"{prefix}_acc"
     yield from (f"{prefix}_acc/{name}" for name in classes)

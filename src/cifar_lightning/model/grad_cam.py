@@ -1,4 +1,4 @@
-"""Grad-CAM: where in an image the evidence for a class is, in the eyes of a network's last convolution."""
+"""Grad-CAM: where in an image a network's last convolution finds evidence for a class."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -8,18 +8,19 @@ from torch import Tensor, nn
 
 
 def grad_cam(net: nn.Module, images: Tensor, classes: Tensor) -> Tensor | None:
-    """Maps of the evidence for a class of each image (https://arxiv.org/abs/1610.02391, section 3).
+    """Maps the evidence for one class in each image (https://arxiv.org/abs/1610.02391, section 3).
 
-    A channel of the last convolution counts by the mean of the class's gradient over it; what speaks for the class
-    stays, relative to the strongest place of the image. The gradient goes back to that convolution, and no further.
+    Each channel of the last convolution is weighted by the mean gradient of the class's logit over that channel. Only
+    positive evidence is kept, scaled by its maximum in the image. The gradient goes back no further than that
+    convolution.
 
     Args:
-        net: From images to logits, in evaluation mode; it is left as it is.
+        net: A network from images to logits, in evaluation mode; it is not changed.
         images: Normalised, `(N, 3, H, W)`, on the network's device and in its precision.
-        classes: int64 `(N,)`, whose evidence is looked for.
+        classes: The class to explain in each image, int64 `(N,)`.
 
     Returns:
-        float32 `(N, h, w)`, from 0 to 1, on the CPU; None where no convolution of the network gives a map.
+        float32 `(N, h, w)`, from 0 to 1, on the CPU; None if no convolution of the network has a spatial output.
     """
     last = _last_convolution(net, images[:1])
     if last is None:
@@ -27,9 +28,9 @@ def grad_cam(net: nn.Module, images: Tensor, classes: Tensor) -> Tensor | None:
     features: list[Tensor] = []
 
     def begin_here(module: nn.Module, given: object, output: Tensor) -> Tensor:
-        torch.set_grad_enabled(True)  # up to here nothing is kept
+        torch.set_grad_enabled(True)  # autograd records nothing before this layer
         features.append(output.detach().requires_grad_())
-        return features[-1].clone()  # which what follows may change in place
+        return features[-1].clone()  # later layers may change it in place
 
     with torch.no_grad(), _hooked([last], begin_here):
         scores = net(images).gather(1, classes[:, None]).sum()
@@ -41,7 +42,7 @@ def grad_cam(net: nn.Module, images: Tensor, classes: Tensor) -> Tensor | None:
 
 
 def _last_convolution(net: nn.Module, image: Tensor) -> nn.Module | None:
-    """The convolution that comes last when the network runs, of those whose output has more than one place."""
+    """Finds the convolution that runs last, among those whose output has more than one pixel."""
     ran: list[nn.Module] = []
 
     def note(module: nn.Module, given: object, output: Tensor) -> None:

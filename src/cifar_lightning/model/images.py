@@ -1,4 +1,4 @@
-"""What a LitNet takes from a Trainer's data module besides its batches. Anybody's may be in use."""
+"""What a LitNet takes from a Trainer's data module besides batches. The data module may be ours or a user's."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,9 +19,9 @@ def can_sample(data: Any) -> bool:
 
 
 def check_classes(data: Any, classes: Sequence[str]) -> None:
-    """Raises an InputError for images of other classes than a network's, which would go by wrong names.
+    """Raises an InputError if the images have other classes than the network, which would mislabel its predictions.
 
-    `data` is a data module, or a loader. Own names for the same number of classes are fine.
+    `data` is a data module or a loader. A LitNet may give its own names to the same number of classes.
     """
     theirs = getattr(data, "classes", None)
     if not isinstance(theirs, list | tuple) or not theirs:
@@ -36,10 +36,10 @@ def check_classes(data: Any, classes: Sequence[str]) -> None:
 
 
 def agreed(mine: Preprocessing | None, source: Any) -> Preprocessing | None:
-    """A model's preprocessing, or that of a data module or a loader where the model has none.
+    """Returns the model's preprocessing, or the preprocessing of a data module or loader if the model has none.
 
     Raises:
-        InputError: They differ: the network would be given images that are not as it knows them.
+        InputError: They differ, so the network would get images prepared differently from those it was trained on.
     """
     theirs = getattr(source, "preprocessing", None)
     if not isinstance(theirs, Preprocessing) or theirs == mine:
@@ -52,9 +52,9 @@ def agreed(mine: Preprocessing | None, source: Any) -> Preprocessing | None:
 
 
 def preprocessing_in(checkpoint: Mapping[str, Any]) -> Preprocessing | None:
-    """That of a model's checkpoint; in older versions', that of the data module it was trained with, if it was ours."""
+    """Reads the preprocessing from a checkpoint; one of an older version has it in the settings of our data module."""
     arguments = checkpoint.get("hyper_parameters", {})
-    if "preprocessing" in arguments:  # where that is None the images have undergone what nothing tells
+    if "preprocessing" in arguments:  # None: how the images were prepared is not known
         kept = arguments["preprocessing"]
         return Preprocessing(**kept) if isinstance(kept, Mapping) else kept
     data = checkpoint.get("datamodule_hyper_parameters", {})
@@ -64,10 +64,10 @@ def preprocessing_in(checkpoint: Mapping[str, Any]) -> Preprocessing | None:
 
 
 def begin_from_images(net: nn.Module, data: Any, device: torch.device, name: str | None) -> None:
-    """Gives a network that begins from images some: the same whatever the seed and the rank.
+    """Initialises a network that `begins_from_images` with images that depend on neither the seed nor the rank.
 
     Raises:
-        InputError: There are none to be had.
+        InputError: The network needs images, and the data module cannot sample any.
     """
     if not getattr(net, "begins_from_images", False):
         return

@@ -1,4 +1,4 @@
-"""LitNet: a network with its loss, its optimiser, its learning rate and its figures."""
+"""LitNet: a network with its loss, optimiser, learning rate schedule and metrics."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -100,11 +100,11 @@ class LitNet(LightningModule):
         classes: Sequence[str] = CLASSES,
         preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     ) -> None:
-        # plain values only: anything else makes a checkpoint that weights_only refuses
+        # Plain values only: torch.load with weights_only refuses a checkpoint that holds anything else.
         given = arguments_of(self)
         arguments = typed(given, inspect.signature(LitNet))
         code = code_in(given, arguments, type(self))
-        classes, sizes = arguments["classes"], arguments["sizes"]  # not arrays, at which Lightning's look would end
+        classes, sizes = arguments["classes"], arguments["sizes"]  # lists: Lightning's == fails on arrays
         if isinstance(preprocessing, Mapping):
             preprocessing = Preprocessing(**preprocessing)
         arguments["preprocessing"] = preprocessing and preprocessing.plain()
@@ -114,22 +114,23 @@ class LitNet(LightningModule):
         self.save_hyperparameters(arguments)
         check_ranges(arguments)
         self.net = build(net, len(classes), width) if isinstance(net, str) else net
-        self.classes = classes  # one list, which hparams and the figures have, too
-        # By this name torch's DDP is told what it is not to send from the first rank to the others before every step.
+        self.classes = classes  # the same list as in hparams and the metrics
+        # torch's DDP reads here which buffers it need not send from the first rank to the others before every step.
         self._ddp_params_and_buffers_to_ignore = same_on_all_ranks(self)
-        # How CIFAR10DataModule's batches are to lie: our networks take them so as they are, others may have a `view`.
+        # The memory format of CIFAR10DataModule's batches: channels_last for our networks, but not for a user's, which
+        # may call `view`.
         self.channels_last = isinstance(net, str)
         self.last_evaluation: dict[str, Tensor] = {}
         self.val_metrics, self.test_metrics = Evaluation(classes), Evaluation(classes, keeps_logits=True)
         self._running_loss, self._compilation = RunningLoss(), Compilation(compile, sizes or ())
         self._total_steps = 0.0
-        self._made_for: tuple[float, float] | None = None  # the rate and the length that the optimiser was made for
-        self._random_states: dict[str, Any] | None = None  # a checkpoint's, until its fit goes on
+        self._made_for: tuple[float, float] | None = None  # the lr and number of steps the optimiser was built for
+        self._random_states: dict[str, Any] | None = None  # a checkpoint's, until training resumes
         self._code = code
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "classes" and name in self.__dict__:
-            # The network's outputs and the figures are of so many, and a checkpoint makes both anew of its hparams.
+            # The network's outputs and the metrics depend on their number, and a checkpoint rebuilds both from hparams.
             raise InputError(
                 "classes are given when a LitNet is made, and then stay: make it LitNet(..., classes=data.classes), of "
                 "a network that is there LitNet(model.net, classes=...)"
@@ -137,7 +138,7 @@ class LitNet(LightningModule):
         super().__setattr__(name, value)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits `(N, len(classes))` of normalised images `(N, 3, 32, 32)`."""
+        """Returns logits `(N, len(classes))` of normalised images `(N, 3, 32, 32)`."""
         logits: Tensor = self.net(images)
         if logits.shape[1] != len(self.classes):
             raise InputError(
@@ -147,7 +148,7 @@ class LitNet(LightningModule):
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The mean cross-entropy of a batch, whose images may be bytes, as in an evaluation; see `logits`."""
+        """Returns the mean cross-entropy of a batch. Images may be uint8, as in an evaluation; see `logits`."""
         images, labels = self._normalized(batch[0]), batch[1]
         if self.hparams["sizes"]:
             images = shrink(images, size_at(self.trainer.global_step / self._total_steps, self.hparams["sizes"]))
@@ -156,28 +157,28 @@ class LitNet(LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Counts a batch into the validation figures."""
+        """Adds a batch to the validation metrics."""
         self.val_metrics.count(self.logits(batch[0]), batch[1], self._number(batch_idx))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Counts a batch into the test figures."""
+        """Adds a batch to the test metrics."""
         with self._compilation.in_test():
             self.test_metrics.count(self.logits(batch[0]), batch[1], self._number(batch_idx))
 
     def _number(self, batch_idx: int) -> int:
-        """A batch's, among those of all ranks, which take whole ones in turn."""
+        """The index of a batch among the batches of all ranks, which take whole batches in turn."""
         return batch_idx * self.trainer.world_size + self.global_rank
 
     def predict_step(self, batch: Tensor | Batch, batch_idx: int = 0) -> tuple[Tensor, Tensor]:
-        """The predicted class `(N,)` and the probabilities `(N, len(classes))` of a batch, with or without labels."""
+        """Returns classes `(N,)` and probabilities `(N, len(classes))` of a batch, which need not have labels."""
         probabilities = self.logits(batch if isinstance(batch, Tensor) else batch[0]).softmax(1)
         return probabilities.argmax(1), probabilities
 
     def logits(self, images: Tensor) -> Tensor:
-        """Mean logits over the views of an evaluation (see `test_views`), in float32 or wider.
+        """Returns the mean logits over the views of an evaluation (see `test_views`), in float32 or wider.
 
         Args:
-            images: Normalised `(N, 3, 32, 32)`; or uint8, which is normalised here.
+            images: Normalised floats `(N, 3, 32, 32)`; or uint8, which this method normalises.
 
         Returns:
             `(N, len(classes))`.
@@ -209,7 +210,7 @@ class LitNet(LightningModule):
             (torch.Size([5]), torch.Size([5, 10]))
         """
         images = as_batch(images, self.preprocessing.size if self.preprocessing else None)
-        with evaluating(self), eager():  # what a fit has compiled is for its device
+        with evaluating(self), eager():  # the code that a fit compiled is for the fit's device
             images = images.to(self.device)
             return self.predict_step(images if images.dtype == torch.uint8 else images.to(self.dtype))
 
@@ -235,7 +236,7 @@ class LitNet(LightningModule):
         return images if self.channels_last else images.contiguous()
 
     def configure_optimizers(self) -> Any:
-        """The optimiser, and a schedule as long as the Trainer will fit."""
+        """Builds the optimiser, and a schedule as long as the Trainer's fit."""
         learnt = (p for p in self.parameters() if p.requires_grad)
         optimizer = build_optimizer(learnt, self.hparams, self.trainer.precision)
         steps = steps_of(self.trainer)
@@ -248,51 +249,52 @@ class LitNet(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def setup(self, stage: str) -> None:
-        """Looks at the images: are they of the network's classes, and does it begin from some of them?"""
+        """Checks the data's classes and preprocessing; for a fit, prepares the network, if need be from images."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by a connector
         self._agree_with(data)
         if stage == "fit":
-            # Not what a fit before has left, perhaps on another device. A checkpoint brings its own, later.
+            # Discards what an earlier fit left, perhaps on another device. A checkpoint restores its own later.
             self._running_loss, self._random_states = RunningLoss(), None
             self._compilation.prepare(self)
             begin_from_images(self.net, data, self.trainer.strategy.root_device, self.hparams.get("net"))
 
     def _agree_with(self, source: Any) -> None:
-        """Refuses a data module or loader of other classes or preprocessing; in a fit, takes the latter from it.
+        """Refuses a data module or loader with other classes or preprocessing; a fit adopts its preprocessing.
 
-        From the module alone, where it tells: its training images may have undergone less than those of the test.
+        If the data module has a preprocessing, a fit ignores that of its loaders: the transforms of training images
+        may do less than those of test images.
         """
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by a connector
-        for one in source if isinstance(source, list | tuple) else [source]:  # an evaluation takes a list, too
+        for one in source if isinstance(source, list | tuple) else [source]:  # an evaluation may have a list
             check_classes(one, self.classes)
             found = agreed(self.preprocessing, one)
             if self.trainer.state.fn == "fit" and (one is data or not hasattr(data, "preprocessing")):
                 self.preprocessing = found
 
     def on_fit_start(self) -> None:
-        """Has the network compiled before the first step."""
+        """Compiles the network before the first step."""
         self._compilation.warm_up(self, self.hparams["test_views"])
 
     def compilation_in_words(self) -> str:
-        """Whether the network is compiled in this fit, how, and why not."""
+        """Says whether and how the network is compiled in this fit, or why not."""
         return self._compilation.in_words(self)
 
     def on_train_start(self) -> None:
-        """Notes how long the fit is, of which the images' size is a function; goes on to draw where it was."""
+        """Notes the length of the fit, on which the image size depends; restores a checkpoint's random generators."""
         self._agree_with(self.trainer.train_dataloader)
         self._total_steps = steps_of(self.trainer)
         self._follow_search()
-        # Asked for that before it has read a checkpoint, Lightning makes the loader and leaves it at the start of the
-        # epoch. CIFAR10DataModule sees to its own.
+        # Lightning makes the loader when it is first asked for the number of steps. If that is before it has read a
+        # checkpoint, it leaves the loader at the start of the epoch. CIFAR10DataModule restores its loader itself.
         self.trainer.fit_loop._load_combined_loader_states()
-        if self._random_states is not None:  # only now: a start draws, too, to compile a network say
+        if self._random_states is not None:  # only now: the start of a fit may draw, too, as in compiling
             restore_random_states(self._random_states, self.trainer.strategy.root_device)
             self._random_states = None
 
     def _follow_search(self) -> None:
-        """Makes the optimiser anew where Lightning's search for a rate or a batch size has come after it, in the fit.
+        """Rebuilds the optimiser at the start of a fit if Lightning's tuner has changed the lr or the number of steps.
 
-        Its search for a rate trains with a schedule that is not ours.
+        While the learning rate search itself trains, the schedule is not ours, and the optimiser stays as it is.
         """
         changed = self._made_for not in (None, (self.hparams["lr"], self._total_steps))
         ours = all(isinstance(config.scheduler, Schedule) for config in self.trainer.lr_scheduler_configs)
@@ -300,42 +302,42 @@ class LitNet(LightningModule):
             self.trainer.strategy.setup_optimizers(self.trainer)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Logs the training loss and the learning rate, at the log points."""
+        """Logs the training loss and the learning rate if this is a log point."""
         self._running_loss.log_if_due(self)
 
     def on_train_epoch_end(self) -> None:
-        """Logs the training loss of the steps since then."""
+        """Logs the training loss of the steps since the last log point."""
         self._running_loss.log_rest(self)
 
     def on_validation_start(self) -> None:
-        """Begins to count."""
+        """Checks the data, and resets the validation metrics."""
         self._agree_with(self.trainer.val_dataloaders)
         self.val_metrics.start()
 
     def on_test_start(self) -> None:
-        """Begins to count; has the network compiled for a test."""
+        """Checks the data, resets the test metrics, and compiles the network for a test."""
         self._agree_with(self.trainer.test_dataloaders)
         self.test_metrics.start()
         self._compilation.warm_up_test(self, self.hparams["test_views"])
 
     def on_predict_start(self) -> None:
-        """Looks at the images, as a test does."""
+        """Checks the data, as a test does."""
         self._agree_with(self.trainer.predict_dataloaders)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the validation figures."""
+        """Logs the validation metrics."""
         self.last_evaluation = self.val_metrics.finish(self, "val")
 
     def on_test_epoch_end(self) -> None:
-        """Logs the test figures."""
+        """Logs the test metrics."""
         self.last_evaluation = self.test_metrics.finish(self, "test")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the running loss of every rank and the states of its generators, and the precision."""
+        """Saves the running loss and the random generator states of every rank, and the precision."""
         if self._code:
             checkpoint["code"] = self._code
         trainer = self._trainer
-        if trainer is None:  # that has fitted in other processes (ddp_spawn), whose sums and generators are gone
+        if trainer is None:  # the fit was in other processes (ddp_spawn), whose sums and generators are gone
             return
         checkpoint["train_loss_window"] = self._running_loss.state(trainer)
         states = of_every_rank(random_states(trainer.strategy.root_device), trainer.world_size)
@@ -343,10 +345,11 @@ class LitNet(LightningModule):
         checkpoint["precision"] = trainer.precision
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes up the preprocessing; where a fit goes on, the running loss and the generators, too.
+        """Restores the preprocessing and, if a fit resumes, the running loss and the random generators.
 
         Raises:
-            InputError: The checkpoint is without the network that it was of; or of other images than the Trainer's.
+            InputError: The checkpoint is of a user's own network, which it does not hold; or its preprocessing is not
+                that of the Trainer's data module.
         """
         check_network(self.hparams, checkpoint)
         warn_of_defaults(type(self), self._code, self.hparams, checkpoint.get("code", ()))
@@ -355,31 +358,32 @@ class LitNet(LightningModule):
         if trainer is None:
             return
         agreed(self.preprocessing, trainer.datamodule)  # type: ignore[attr-defined]  # set by a connector
-        # Lightning does so only once it has loaded the weights: into float32, which rounds those of float64.
+        # Lightning converts the module only after it has loaded the weights: into float32, which rounds float64.
         trainer.precision_plugin.convert_module(self)
         if trainer.state.fn != "fit":
             return
         if (kept := checkpoint.get("train_loss_window")) is not None:
             assert isinstance(self.dtype, torch.dtype)
             self._running_loss.restore(kept, self.global_rank, trainer.world_size, self.dtype)
-        if states := checkpoint.get("random_states"):  # an earlier version's has none
-            # One, where all ranks have drawn alike, as they begin; of other ranks than before, all go on as the first.
+        if states := checkpoint.get("random_states"):  # earlier versions saved none
+            # There is only one if all ranks have drawn the same numbers, as they do at first. If the number of ranks
+            # has changed, all continue from the first rank's.
             self._random_states = states[self.global_rank if len(states) == trainer.world_size else 0]
 
     def diverged(self, what: str) -> str:
-        """What to say where a training has met NaN or infinity.
+        """Words an error for a training that has met NaN or infinity.
 
         Args:
-            what: What is so, such as "the loss is nan".
+            what: What was met, such as "the loss is nan".
 
         Returns:
-            That, with the learning rate and the last loss.
+            The message, with the learning rate and the last loss.
         """
         return self._running_loss.diverged(self.trainer, what)
 
     @property
     def example_input_array(self) -> Tensor | tuple[Any, ...] | dict[Any, Any] | None:
-        """Images in the network's precision, for Lightning's summary; None where it is not known of which size."""
+        """Images in the network's precision, for Lightning's summary; None if their size is not known."""
         images = self._example_input_array
         if not isinstance(images, Tensor):
             of_ours = 32 if "net" in self.hparams else None

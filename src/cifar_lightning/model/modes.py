@@ -1,4 +1,4 @@
-"""Modules that evaluate for a while, and then are as before."""
+"""Evaluation mode for a while."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from torch import nn
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Within it `module` evaluates; after it each part trains or not as before: a frozen batch norm does not thaw."""
+    """A context with `module` in evaluation mode; each part then gets its own mode back: a frozen norm stays frozen."""
     before = [(part, part.training) for part in module.modules()]
     module.eval()
     try:

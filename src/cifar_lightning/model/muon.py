@@ -1,4 +1,4 @@
-"""Muon for filters and SGD for the rest, as one optimiser: Lightning's automatic optimisation takes only one."""
+"""Muon for filters and SGD for the rest, in one optimiser: Lightning's automatic optimisation allows only one."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -9,32 +9,32 @@ from torch.optim.sgd import sgd
 
 
 def can_fuse(weights: Iterable[Tensor]) -> bool:
-    """Whether SGD may update all `weights` by one kernel.
+    """Whether SGD may update all `weights` with torch's fused kernel.
 
-    That for a CPU leaves nearly all those of 16 bits as they are, and their momenta wrong, before torch 2.14:
+    Before torch 2.14, the fused kernel for CPUs leaves nearly all 16-bit weights unchanged and their momenta wrong:
     https://github.com/pytorch/pytorch/issues/191763
     """
     return all(p.dtype.itemsize > 2 or p.device.type != "cpu" for p in weights)
 
 
 class SGDWithMuon(torch.optim.Optimizer):
-    """Nesterov SGD, but in the groups with `muon=True` each update is made orthogonal first.
+    """SGD with Nesterov momentum that, in groups with `muon=True`, orthogonalises each update first.
 
     Muon (https://kellerjordan.github.io/posts/muon/): the momentum of a filter bank, as a matrix of
     `(out, in * height * width)`, is replaced by the nearest matrix with equal singular values, which
-    a few Newton-Schulz steps approximate. Before it is updated the bank is scaled to a Frobenius norm of sqrt(out), as
-    the 94 % speed run does, so that the learning rate is relative to the weights. torch.optim.Muon takes matrices only
-    and does not scale them.
+    a few Newton-Schulz steps approximate. Before each update the filter bank is scaled to a Frobenius norm of
+    sqrt(out), as in the 94 % speed run, so that the learning rate is relative to the weights. torch.optim.Muon takes
+    matrices only and does not scale them.
 
     Args:
         params: Groups of parameters, with `lr`, `momentum`, `weight_decay` and `muon`.
-        lr: For groups without their own.
-        momentum: Likewise.
-        weight_decay: Likewise; unused with Muon.
-        nesterov: Whether the SGD groups' momentum is Nesterov's; Muon's is.
-        muon: Likewise.
-        dtype: Of the products that make updates orthogonal. By default the weights', and bfloat16 on a GPU: its tensor
-            cores have it.
+        lr: Default learning rate of a group.
+        momentum: Default momentum of a group.
+        weight_decay: Default weight decay of a group; Muon groups ignore it.
+        nesterov: Whether a group uses Nesterov momentum by default; Muon groups always do.
+        muon: Whether a group uses Muon by default.
+        dtype: Dtype of the matrix products that orthogonalise updates. By default the weights' dtype, but bfloat16 on
+            a GPU, whose tensor cores support it.
     """
 
     def __init__(
@@ -54,12 +54,12 @@ class SGDWithMuon(torch.optim.Optimizer):
         self._dtype = dtype
 
     def __getstate__(self) -> dict[str, Any]:
-        """What copies begin with: torch's own leaves out what it does not know."""
+        """The state of copies and pickles: torch's version leaves out our own attributes."""
         return {**super().__getstate__(), "_dtype": self._dtype}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update of all groups."""
+        """Updates all groups once."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -83,7 +83,7 @@ class SGDWithMuon(torch.optim.Optimizer):
         updates = list(torch._foreach_add(grads, momenta, alpha=group["momentum"]))
         norms = list(torch._foreach_norm(params))
         torch._foreach_div_(norms, [len(p) ** 0.5 for p in params])
-        torch._foreach_clamp_min_(norms, torch.finfo(norms[0].dtype).tiny)  # a bank that begins as zeros has none
+        torch._foreach_clamp_min_(norms, torch.finfo(norms[0].dtype).tiny)  # a filter bank of zeros has norm 0
         torch._foreach_div_(params, norms)
         shapes = list(dict.fromkeys(p.shape for p in params))
         for chosen in [shapes] if _together(params[0]) else [[shape] for shape in shapes]:
@@ -97,7 +97,7 @@ class SGDWithMuon(torch.optim.Optimizer):
                 p.add_(_corner(bank, p.shape), alpha=-group["lr"])
 
     def _momenta(self, params: list[Tensor]) -> list[Tensor]:
-        """The running sums of gradients, zero at first."""
+        """Returns the momentum buffers, the running sums of gradients, which start as zeros."""
         for p in params:
             if "momentum_buffer" not in self.state[p]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
@@ -109,25 +109,25 @@ def _grads(params: list[Tensor]) -> list[Tensor]:
 
 
 def _together(param: Tensor) -> bool:
-    """Whether banks of all shapes go through the steps together, padded with zeros, which stay zeros.
+    """Whether filter banks of all shapes are orthogonalised as one batch, padded with zeros, which stay zeros.
 
-    A GPU takes about as long for a small product as for a large one, and longer for two. A CPU would multiply the zeros
-    for nothing: there, only banks of one shape go together.
+    A GPU takes about as long for a small product as for a large one, and longer for two. A CPU would waste time on the
+    zeros, so only banks of the same shape are batched there.
     """
     return param.is_cuda
 
 
 def _corner(bank: Tensor, shape: torch.Size) -> Tensor:
-    """The view of a matrix's corner, at its top left, as filters of that shape."""
+    """Views the top left corner of a matrix as filters of `shape`."""
     return bank[: shape[0], : shape[1:].numel()].view(shape)
 
 
 def orthogonal(matrices: Tensor, steps: int = 3) -> Tensor:
-    """Each of `matrices` `(N, rows, columns)` with its singular values brought near 1, in their dtype.
+    """Brings the singular values of each of `matrices`, `(N, rows, columns)`, near 1; the dtype stays the same.
 
-    The quintic's coefficients are those of https://kellerjordan.github.io/posts/muon/, chosen for speed over
-    exactness: after five steps the singular values are between about 0.7 and 1.2; after three, those that began below
-    some 0.02 of the matrix's norm are still smaller.
+    The quintic's coefficients are from https://kellerjordan.github.io/posts/muon/, chosen for speed over exactness:
+    after five steps the singular values lie between about 0.7 and 1.2; after three steps, those that began below some
+    0.02 of the matrix's norm are still smaller.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrices.shape[1] > matrices.shape[2]

@@ -1,4 +1,4 @@
-"""The optimiser of a LitNet, by its hyperparameters: SGD, or SGD with Muon where groups of weights have own rates."""
+"""Builds the optimiser of a LitNet: SGD, or SGDWithMuon if some weights have a learning rate of their own."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -13,16 +13,16 @@ from cifar_lightning.model.muon import SGDWithMuon, can_fuse
 def build_optimizer(
     weights: Iterable[nn.Parameter], h: Mapping[str, Any], precision: str | None = None
 ) -> torch.optim.Optimizer:
-    """One optimiser for all `weights`.
+    """Builds one optimiser for all `weights`.
 
     Args:
-        weights: Those to train.
-        h: Of LitNet's arguments: lr, momentum, nesterov, weight_decay, muon_lr, muon_momentum, bias_lr, head_lr.
-        precision: The Trainer's. In bfloat16 Muon's products are too, and on a GPU always; else one rank and two
-            agree to the rounding of the weights.
+        weights: The weights to train.
+        h: These arguments of LitNet's: lr, momentum, nesterov, weight_decay, muon_lr, muon_momentum, bias_lr, head_lr.
+        precision: The Trainer's precision. If it is bfloat16, or on a GPU, Muon's matrix products are in bfloat16.
+            Otherwise they are in the dtype of the weights, and one rank and two agree to its rounding.
 
     Raises:
-        InputError: There are none to train.
+        InputError: There are no weights to train.
     """
     options = {"momentum": h["momentum"], "nesterov": h["nesterov"]}
     weights = list(weights)
@@ -32,12 +32,12 @@ def build_optimizer(
         fused = can_fuse(weights)
         sgd = torch.optim.SGD(weights, h["lr"], weight_decay=h["weight_decay"], fused=fused, **options)
 
-        def as_here(loaded: torch.optim.Optimizer) -> None:  # not as where a checkpoint is from, a GPU perhaps
+        def as_here(loaded: torch.optim.Optimizer) -> None:  # not as on the checkpoint's device, perhaps a GPU
             for group in loaded.param_groups:
                 group["fused"] = fused
 
         sgd.register_load_state_dict_post_hook(as_here)
-        # It may leave the scaling of float16's gradients to others; Lightning else refuses to clip them
+        # Leaves the unscaling of float16 gradients to the gradient scaler: otherwise Lightning refuses to clip them
         # (https://github.com/Lightning-AI/pytorch-lightning/issues/21435).
         sgd._step_supports_amp_scaling = False
         return sgd

@@ -1,4 +1,4 @@
-"""A LitNet as a program that needs none of this package: from the bytes of any number of images to probabilities."""
+"""A LitNet as a program that runs without this package: from any number of uint8 images to probabilities."""
 
 import copy
 from itertools import chain
@@ -16,23 +16,23 @@ OUTPUTS = ("logits", "probabilities")
 
 
 def plain_copy(net: nn.Module) -> nn.Module:
-    """A copy of `net` for use alone: in evaluation mode, on the CPU, in float32, its weights in rows."""
+    """Copies `net` for use on its own: in evaluation mode, on the CPU, in float32, with contiguous weights."""
     net = copy.deepcopy(net).cpu().float().eval().requires_grad_(False)
     for tensor in chain(net.parameters(), net.buffers()):
-        tensor.data = tensor.data.contiguous()  # ours are channels_last, which safetensors refuses and torch warns of
+        tensor.data = tensor.data.contiguous()  # ours are channels_last, which safetensors rejects and torch warns of
     return net
 
 
 class Program(nn.Module):
-    """What `LitNet.predict` does to a batch.
+    """A module that does to a batch what `LitNet.predict` does.
 
     Args:
-        model: Its network is copied.
-        input: uint8, or float for images that have been normalised.
-        views: What to average over: see LitNet's `test_views`.
+        model: The model, whose network is copied.
+        input: uint8, or float for images that are already normalised.
+        views: The views to average over: see LitNet's `test_views`.
 
     Raises:
-        InputError: The model does not know how to normalise uint8.
+        InputError: The input is uint8, and the model does not know how to normalise it.
     """
 
     scale: Tensor
@@ -52,7 +52,7 @@ class Program(nn.Module):
                 self.register_buffer(name, factor)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Logits and probabilities, `(N, classes)` each, of `images`, `(N, 3, size, size)`."""
+        """Returns logits and probabilities, each `(N, classes)`, of `images`, `(N, 3, size, size)`."""
         if self.input == "uint8":
             images = images.float() * self.scale + self.shift
         logits = mean_logits(self.net, images, self.views)
@@ -60,7 +60,7 @@ class Program(nn.Module):
 
 
 def program_of(model: LitNet, input: str, views: str) -> ExportedProgram:
-    """A model's Program, traced by torch.export, for any number of images of its size.
+    """Traces a model's Program with torch.export, for any number of images of the model's size.
 
     Raises:
         InputError: See Program.
@@ -70,11 +70,11 @@ def program_of(model: LitNet, input: str, views: str) -> ExportedProgram:
     images = torch.zeros(2, 3, size, size, dtype=torch.uint8 if input == "uint8" else torch.float32)
     with torch.no_grad():
         traced = torch.export.export(program, (images,), dynamic_shapes={"images": {0: Dim("batch", min=1)}})
-    for module in traced.graph_module.modules():  # the network, and what it does under a context manager
+    for module in traced.graph_module.modules():  # the main graph, and those inside context managers
         if isinstance(module, torch.fx.GraphModule):
             for node in list(module.graph.nodes):
-                node.meta.pop("stack_trace", None)  # paths of this machine: on another, an equal file would differ
+                node.meta.pop("stack_trace", None)  # has paths of this machine: the file would differ on others
                 if node.target is torch.ops.aten._assert_tensor_metadata.default:
-                    module.graph.erase_node(node)  # of a cast: it would hold the program to this device
+                    module.graph.erase_node(node)  # from a cast: it would tie the program to this device
             module.recompile()
     return traced

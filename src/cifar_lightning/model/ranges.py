@@ -1,4 +1,4 @@
-"""What LitNet's arguments may be, and whether a checkpoint is of the same."""
+"""Checks that LitNet's arguments are in range, and that a checkpoint fits its network."""
 
 import math
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from cifar_lightning.errors import InputError, quoted
 
 
 def check_ranges(h: Mapping[str, Any]) -> None:
-    """Raises an InputError where one of LitNet's arguments is out of its range; see there what they are."""
+    """Raises an InputError if one of LitNet's arguments is out of range; LitNet's docstring explains them."""
     rates = {name: h[name] is None or 0 < h[name] < math.inf for name in ("lr", "muon_lr", "bias_lr", "head_lr")}
     for name, ok, range_ in (
         *((name, ok, "more than 0, and finite") for name, ok in rates.items()),
@@ -31,7 +31,7 @@ def check_ranges(h: Mapping[str, Any]) -> None:
 
 
 def check_network(h: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> None:
-    """Raises an InputError for a checkpoint of a network of one's own, where the one at hand was built by name."""
+    """Raises an InputError if the checkpoint is of a user's own network, but the network to load was built by name."""
     if "net" in h and "net" not in checkpoint.get("hyper_parameters", {"net": None}):
         raise InputError(
             "the checkpoint is of a network of your own, which it does not hold: "

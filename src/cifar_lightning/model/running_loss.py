@@ -1,4 +1,4 @@
-"""RunningLoss: the mean training loss between two log points, at no cost to the steps between them."""
+"""RunningLoss: the mean training loss between two log points, at no cost to the steps in between."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -14,12 +14,12 @@ from cifar_lightning.errors import NonFiniteError
 
 
 class RunningLoss:
-    """Logs the mean of the losses that it is given, and the learning rate, every `log_every_n_steps` steps.
+    """A sum of training losses, whose mean it logs, with the learning rate, every `log_every_n_steps` steps.
 
-    The sum stays on the device: to read a loss in every step, or to copy it, would make the host wait for a GPU.
+    The sum stays on the device: reading or copying a loss in every step would make the host wait for the GPU.
 
     Attributes:
-        count: Losses since the last log point.
+        count: Number of losses since the last log point.
     """
 
     def __init__(self) -> None:
@@ -27,43 +27,43 @@ class RunningLoss:
         self._last: float | None = None
 
     def add(self, loss: Tensor) -> None:
-        """Counts the loss of a batch."""
+        """Adds the loss of a batch."""
         loss = loss.detach()
         if (self._sum.device, self._sum.dtype) == (loss.device, _dtype(loss.dtype)):
             self._sum.add_(loss)
         else:
-            self._sum = self._sum + loss  # in the first step: a number from the host
+            self._sum = self._sum + loss  # the first step: the sum is still a scalar on the CPU
         self.count += 1
 
     def log_if_due(self, module: LightningModule) -> None:
-        """Logs at a log point, after a batch."""
+        """Logs, after a batch, if this is a log point."""
         if self._is_due(module.trainer):
-            # A loop of ours (run/loop.py) has a shorter way to the loggers than Lightning's `log_dict`.
+            # Our loop (run/loop.py) reaches the loggers with less overhead than Lightning's `log_dict`.
             loop = module.trainer.fit_loop.epoch_loop
             self._log(module, getattr(loop, "log_step", partial(module.log_dict, prog_bar=True)))
 
     def _is_due(self, trainer: Trainer) -> bool:
-        """Whether this is a log point that has not been logged."""
-        # Batches that accumulate share a global step: only the last of them has stepped.
+        """Whether this is a log point that has not been logged yet."""
+        # Accumulated batches share a global step, and only the last of them ends with an optimiser step.
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
         due = every and trainer.global_step % every == 0 and self.count
         return bool(due) and not trainer.fit_loop._should_accumulate()
 
     def log_rest(self, module: LightningModule) -> None:
-        """Logs what the batches since the last log point have left, at the end of an epoch."""
+        """Logs the mean of the batches since the last log point, at the end of an epoch."""
         if self.count:
-            # The ranks have the same figures already, and any of those is right; Lightning warns without it.
+            # All ranks already have the same figures, so the maximum is right; Lightning warns without sync_dist.
             self._log(module, partial(module.log_dict, prog_bar=True, sync_dist=True, reduce_fx="max"))
 
     def _mean(self, trainer: Trainer) -> float:
-        # Every rank has the same number of images, so the mean over ranks is that over images.
+        # Every rank has the same number of images, so the mean over ranks is the mean over images.
         return float(trainer.strategy.reduce(self._sum / self.count, reduce_op="mean"))
 
     def _log(self, module: LightningModule, log: Callable[[Mapping[str, float]], None]) -> None:
         mean = self._mean(module.trainer)
         callbacks: list[Any] = module.trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
         searches = any(isinstance(callback, _LRCallback) for callback in callbacks)
-        if not math.isfinite(mean) and not searches:  # rates that are too high are what a search ends with
+        if not math.isfinite(mean) and not searches:  # a learning rate search tries rates until one is too high
             raise NonFiniteError(self.diverged(module.trainer, f"the training loss is {mean}"))
         log({"train_loss": mean, "lr": current_lr(module.trainer)})
         self._last = mean
@@ -71,7 +71,7 @@ class RunningLoss:
         self.count = 0
 
     def diverged(self, trainer: Trainer, what: str) -> str:
-        """The message that `what` is so, with the learning rate, the last loss and the flags of the rates."""
+        """Returns a message: `what` happened, the learning rate, the last loss, and the flags of the rates to lower."""
         last = "never logged" if self._last is None else f"{self._last:.4f}"
         own = (n for n in ("muon_lr", "bias_lr", "head_lr") if trainer.lightning_module.hparams.get(n) is not None)
         return (
@@ -80,9 +80,10 @@ class RunningLoss:
         )
 
     def state(self, trainer: Trainer) -> dict[str, Any]:
-        """The sums of all ranks, so that a resumed run logs the same figures.
+        """Returns the sums of all ranks, so that a resumed run logs the same figures.
 
-        Lightning's ModelCheckpoint saves after a step before that is logged: what is logged then is no part of it.
+        Lightning's ModelCheckpoint may save after a step but before its log point is logged. The losses that are
+        about to be logged are then left out of the state.
         """
         mine, count, last = self._sum.item(), self.count, self._last
         if self._is_due(trainer):
@@ -91,7 +92,7 @@ class RunningLoss:
         return {"sums": of_every_rank(mine, trainer.world_size), "count": count, "last": last}
 
     def restore(self, state: Mapping[str, Any], rank: int, ranks: int, dtype: torch.dtype) -> None:
-        """Takes a state up, for losses of `dtype`; of another number of ranks, each takes the mean of theirs."""
+        """Restores a state, for losses of `dtype`. If the number of ranks has changed, each takes the mean sum."""
         sums = state["sums"]
         mine = sums[rank] if len(sums) == ranks else sum(sums) / len(sums)
         self._sum, self.count = torch.tensor(mine, dtype=_dtype(dtype)), state["count"]
@@ -99,7 +100,7 @@ class RunningLoss:
 
 
 def of_every_rank(mine: Any, ranks: int) -> list[Any]:
-    """What each of so many ranks has to give, in their order."""
+    """Gathers the value `mine` of each rank, in rank order."""
     everyones = [mine] * ranks
     if ranks > 1:
         torch.distributed.all_gather_object(everyones, mine)
@@ -107,12 +108,12 @@ def of_every_rank(mine: Any, ranks: int) -> list[Any]:
 
 
 def _dtype(loss: torch.dtype) -> torch.dtype:
-    """What losses are summed in: half precision loses count, and a float64 is to stay one."""
+    """The dtype of the sum: at least float32, for a sum in half precision loses digits; float64 stays float64."""
     return torch.promote_types(loss, torch.float32)
 
 
 def current_lr(trainer: Trainer) -> float:
-    """The learning rate, where the schedule is, of the weights that have no rate of their own; 0 of none."""
+    """The learning rate, at this point of the schedule, of weights without a rate of their own; 0 without any."""
     groups, lr = trainer.optimizers[0].param_groups, trainer.lightning_module.hparams.get("lr")
     own = (group for group in groups if group.get("initial_lr", group["lr"]) == lr)
     return float(next(own, groups[0])["lr"]) if groups else 0.0

@@ -23,7 +23,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 
 
 def build(name: str, num_classes: int, width: int | None = None) -> nn.Module:
-    """The network called `name`, with random weights.
+    """Builds the network called `name`, with random weights.
 
     Raises:
         InputError: There is no such network, or `width` is less than 1, or more than there is memory for.
@@ -36,5 +36,5 @@ def build(name: str, num_classes: int, width: int | None = None) -> nn.Module:
         raise InputError(f"width {width} is less than 1: give a positive number of channels")
     try:
         return NETWORKS[name](num_classes, width)
-    except Exception as error:  # torch's, by how far it is too much, or a network's own
+    except Exception as error:  # torch raises several types, depending on the width
         raise InputError(f"width {width}: {name} cannot be made so ({in_short(error)}): give another") from error

@@ -1,9 +1,10 @@
-"""Images side by side, pixel by pixel: the same convolutions, over rows that are as long as one likes.
+"""Lays images side by side, interleaved pixel by pixel: the same convolutions, but over longer rows.
 
-oneDNN's bfloat16 convolutions multiply some pixels of a row at once, 16 on a CPU with AMX. A map of 7 by 7 leaves more
-than half of that empty, one of 3 by 3 four fifths, and most so in the filters' gradients. With pixel (h, w) of n images
-in n places of one row, a pixel's neighbour is n places away: a dilation of n, and a border of n zeros, gives each image
-the convolution that it would have alone. Nothing else in a network has to know, but what moves along a row.
+oneDNN's bfloat16 convolutions multiply several pixels of a row at once, 16 on a CPU with AMX. A 7x7 feature map leaves
+more than half of that capacity unused and a 3x3 map four fifths, and the gradients of the filters suffer most. Here
+pixel (h, w) of each of n images is in n successive places of one row, so the neighbour of a pixel is n places away: a
+convolution with a dilation of n and a border of n zeros gives each image the result that it would have alone. In the
+rest of a network, only layers that move along a row need to know.
 """
 
 from functools import cache
@@ -11,14 +12,14 @@ from functools import cache
 import torch
 from torch import Tensor
 
-MOST = 32  # images beside each other: of 16, 20, 32, 50, 64 and 128 the middle ones are quickest, see experiments.md
-NARROW = 12  # pixels of a row; see there
+MOST = 32  # images side by side: of 16, 20, 32, 50, 64 and 128 the middle ones are fastest, see docs/experiments.md
+NARROW = 12  # pixels in the widest rows for which it pays; see docs/experiments.md
 
 
 def images_beside(x: Tensor) -> int:
-    """How many images of `x`, `(N, C, H, W)`, are best laid side by side: at most MOST, and N is a multiple of it.
+    """Chooses how many images of `x`, `(N, C, H, W)`, to lay side by side: the greatest divisor of N up to MOST.
 
-    1, or each alone, where it does not pay: wide maps, on a GPU, in float32, compiled, or where it was not tried.
+    Returns 1, each image alone, if this does not pay (wide maps, a GPU, float32, compiled code) or was not tried.
     """
     if (
         x.shape[3] > NARROW
@@ -33,21 +34,21 @@ def images_beside(x: Tensor) -> int:
 
 @cache
 def multiplies_bfloat16() -> bool:
-    """Whether the CPU has instructions for it that were tried: AMX's, or AVX-512's."""
+    """Whether the CPU has bfloat16 instructions with which this was tried: those of AMX or AVX-512."""
     abilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return bool(abilities.get("amx_bf16") or abilities.get("avx512_bf16"))
 
 
 def put_beside(x: Tensor, n: int) -> Tensor:
-    """`(N, C, H, W)` → `(N // n, C, H, W * n)`, channels_last."""
+    """Lays every n images side by side: `(N, C, H, W)` → `(N // n, C, H, W * n)`, channels_last."""
     if n == 1:
         return x
-    # By way of (N, H, W, C), so that the gradient too is put in order as channels_last: in any other order the pooling
-    # before it takes three times as long for its own.
+    # Goes through (N, H, W, C) so that the gradient comes back in channels_last too: with any other memory format, the
+    # backward pass of the pooling before this takes three times as long.
     pixels = x.permute(0, 2, 3, 1)
     return pixels.reshape(-1, n, *pixels.shape[1:]).permute(0, 2, 3, 1, 4).flatten(2, 3).permute(0, 3, 1, 2)
 
 
 def in_order(x: Tensor) -> Tensor:
-    """Features of images of one pixel, `(N // n, C, 1, n)` → `(N, C)`."""
+    """Separates images that lie side by side, of one pixel each: `(N // n, C, 1, n)` → `(N, C)`."""
     return x.flatten(2).transpose(1, 2).flatten(0, 1)

@@ -1,4 +1,4 @@
-"""The last layer: from features to logits that can be told apart."""
+"""The last layer: from features to logits, precise enough not to tie."""
 
 import torch
 from torch import Tensor, nn
@@ -6,13 +6,13 @@ from torch.nn import functional as F
 
 
 class Head(nn.Linear):
-    """A linear layer that computes in float32 at least in an evaluation, in whatever precision the features come.
+    """A linear layer that, in evaluation, computes in float32 or wider, whatever the precision of the features.
 
-    In bfloat16, of eight binary digits, one image in 250 would have two classes of the very same highest logit.
+    In bfloat16, which has eight binary digits, two classes would tie for the highest logit in one image in 250.
     """
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits `(N, out_features)` of features `(N, in_features)`."""
+        """Returns logits `(N, out_features)` of features `(N, in_features)`."""
         if self.training:
             return super().forward(features)
         exact = torch.promote_types(features.dtype, torch.float32)

@@ -10,18 +10,18 @@ from cifar_lightning.data.sharing import connected
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """torch's, with the statistics of all ranks' images in training.
+    """torch's BatchNorm2d, but in training with the statistics of the images of all ranks.
 
-    Without that, two ranks train another network than one. torch.nn.SyncBatchNorm does it on GPUs only; this one's
-    weights have the same names. The ranks must have equally many images, as BatchLoader gives them.
+    Otherwise two ranks would train a different network from one. torch.nn.SyncBatchNorm does this on GPUs only; the
+    weights here have the same names. Every rank must have the same number of images, as it has with BatchLoader.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised features, of the shape of `x`, `(N, C, H, W)`."""
+        """Returns normalised features in the shape of `x`, `(N, C, H, W)`."""
         if not (self.training and connected() and dist.get_world_size() > 1):
             return super().forward(x)
         x32 = x.to(torch.promote_types(x.dtype, torch.float32))
-        # Not by the mean of the squares: where the mean is large, little is left of that after subtracting its square.
+        # Not as the mean of the squares minus the square of the mean: if the mean is large, little precision is left.
         variances, means = _all_ranks(torch.stack(torch.var_mean(x32, (0, 2, 3), correction=0)))
         mean = means.mean(0)
         variance = (variances + (means - mean).square()).mean(0)
@@ -42,7 +42,7 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 def same_on_all_ranks(module: nn.Module) -> list[str]:
-    """The names of a module's buffers that need not be sent from rank to rank: those of the norms of this kind.
+    """Names the buffers of a module's BatchNorm2d layers, which need not be sent from rank to rank.
 
     Every rank computes them from the same sums.
     """
@@ -51,9 +51,9 @@ def same_on_all_ranks(module: nn.Module) -> list[str]:
 
 
 def _all_ranks(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Of all ranks' `x`, `(2, C)`: both rows of each, `(ranks, C)` and `(ranks, C)`.
+    """Gathers `x`, `(2, C)`, from all ranks; returns all first rows, `(ranks, C)`, and all second rows, `(ranks, C)`.
 
-    By one sum, with a place for each rank: its gradient is one sum too.
+    Uses one all-reduce of a tensor with a slot per rank, so that the gradient takes one all-reduce too.
     """
     places = x.new_zeros(dist.get_world_size(), *x.shape)
     places[dist.get_rank()] = x
@@ -62,9 +62,9 @@ def _all_ranks(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """The sum of a tensor over all ranks; its gradient is the sum of theirs.
+    """The sum of a tensor over all ranks; its gradient is the sum of the gradients of all ranks.
 
-    torch.distributed.nn.functional.all_reduce would be this, but is deprecated and cannot be compiled.
+    torch.distributed.nn.functional.all_reduce does the same, but is deprecated and cannot be compiled.
     """
 
     @staticmethod

@@ -12,7 +12,7 @@ class NormedNet(nn.Sequential):
 
     Args:
         num_classes: Number of logits.
-        width: Channels of the first convolution; the second has 8/3 times as many, which of 6 are the tutorial's 16.
+        width: Channels of the first convolution; the second has 8/3 times as many: 16 for 6, as in the tutorial.
     """
 
     def __init__(self, num_classes: int = 10, width: int = 6) -> None:
@@ -30,5 +30,5 @@ class NormedNet(nn.Sequential):
 
 
 def _convolution(channels_in: int, channels_out: int) -> tuple[nn.Module, ...]:
-    """A convolution and what follows it; first the pooling, which leaves less to normalise."""
+    """Returns a convolution and the layers after it, pooling first, because that leaves less to normalise."""
     return Conv2d(channels_in, channels_out, 5), nn.MaxPool2d(2), BatchNorm2d(channels_out), nn.ReLU()

@@ -1,4 +1,4 @@
-"""Max pooling whose gradient, once compiled, is quick."""
+"""Max pooling with a gradient that is fast when compiled."""
 
 from typing import Any
 
@@ -8,23 +8,23 @@ from torch.nn import functional as F
 
 
 def max_pool(x: Tensor, beside: int = 1, window: tuple[int, int] = (2, 2)) -> Tensor:
-    """The greatest pixel of every `window` of `x`, `(N, C, H, W)`, as F.max_pool2d has it.
+    """Takes the maximum of every `window` of `x`, `(N, C, H, W)`, like F.max_pool2d.
 
-    Of images that lie `beside` each other, those of each: `(N // beside, C, H // 2, W // 2 * beside)`.
+    With `beside` images side by side (see beside.py) each is pooled alone: `(N // beside, C, H // 2, W // 2 * beside)`.
 
-    torch.compile gives that a gradient which computes where each window lies in arithmetic that takes several times as
-    long as its memory traffic: see docs/experiments.md.
+    For F.max_pool2d, torch.compile generates a gradient that computes the position of each window, with arithmetic
+    that takes several times as long as its memory traffic: see docs/experiments.md.
     """
     if beside > 1:
-        with torch.autocast(x.device.type, enabled=False):  # which has it in float32, to no end
+        with torch.autocast(x.device.type, enabled=False):  # it would pool in float32, for nothing
             return F.max_pool3d(x.reshape(*x.shape[:3], -1, beside), (*window, 1)).flatten(3)
-    compiled = torch.compiler.is_compiling() and not torch.compiler.is_exporting()  # which has no use for a gradient
+    compiled = torch.compiler.is_compiling() and not torch.compiler.is_exporting()  # an export has no gradient
     by_two = window == (2, 2) and x.shape[2] % 2 == x.shape[3] % 2 == 0
     return _MaxPool.apply(x) if compiled and by_two else F.max_pool2d(x, window)
 
 
 class _MaxPool(torch.autograd.Function):
-    """The same for even H and W: the first of equal pixels takes the gradient."""
+    """Max pooling by 2 of even H and W. The first of several equal pixels gets the gradient, as in torch."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

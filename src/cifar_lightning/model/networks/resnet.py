@@ -24,14 +24,14 @@ class BasicBlock(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features `(N, channels_out, H / stride, W / stride)`."""
+        """Returns features `(N, channels_out, H / stride, W / stride)`."""
         out = F.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
         return F.relu(out + self.shortcut(x))
 
 
 class ResNet18(nn.Sequential):
-    """ResNet-18 for 32x32 images: a 3x3 stem without pooling in place of ImageNet's 7x7 with it.
+    """ResNet-18 for 32x32 images: a 3x3 stem without pooling in place of ImageNet's 7x7 stem with pooling.
 
     Source: https://arxiv.org/abs/1512.03385; the stem is that paper's section 4.2.
 
@@ -60,4 +60,4 @@ class ResNet18(nn.Sequential):
             nn.Flatten(),
             Head(channels, num_classes),
         )
-        self.to(memory_format=torch.channels_last)  # as the images lie; saves the convolutions a re-ordering
+        self.to(memory_format=torch.channels_last)  # the images' memory format: saves the convolutions a re-ordering

@@ -1,4 +1,4 @@
-"""The network of the CIFAR-10 speed runs, from its descriptions.
+"""The network of the CIFAR-10 speed runs, written from its published descriptions.
 
 Sources: https://arxiv.org/abs/2404.00498 (sections 3 and A), and before it
 https://myrtle.ai/learn/how-to-train-your-resnet/ (whitening, part 8; frozen batch-norm scales, part 6).
@@ -31,18 +31,18 @@ class SpeedNet(nn.Module):
         width: Channels of the first block; the later two have `growth` times as many.
         growth: See `width`.
         convs: Convolutions in a block, 2 or 3; with 3, a shortcut bridges the last two.
-        stride: Of the first layer. With 2 its patches do not overlap: they hold all of the image in a quarter of the
-            pixels, and every later layer does a quarter of the work.
+        stride: Stride of the first layer. With 2 its patches do not overlap: they hold the whole image in a quarter of
+            the pixels, and every later layer does a quarter of the work.
         norm_momentum: Share of the newest batch in the batch norms' running statistics.
 
     Attributes:
-        begins_from_images: Whether `init_from_images` is still to come: until it has, or weights are loaded.
-        compile_options: Those of inductor's that suit it.
+        begins_from_images: Whether the network still needs `init_from_images`, or weights to be loaded.
+        compile_options: Options of inductor's that suit this network.
     """
 
-    # Inductor writes parts of a long formula to memory. The gradient of a batch norm and a GELU is one, and a GPU takes
-    # less time to compute its parts twice. The whole of it, which has more than seven operands, is still written: the
-    # pooling's gradient would compute it four times. See docs/experiments.md.
+    # Inductor writes the intermediate results of a long formula to memory. The gradient of a batch norm and a GELU is
+    # such a formula, and a GPU computes them twice in less time. The whole gradient, which has more than seven
+    # operands, is still written, or the pooling's gradient would compute it four times. See docs/experiments.md.
     compile_options: ClassVar = {
         "realize_opcount_threshold": 200,
         "realize_reads_threshold": 20,
@@ -68,12 +68,13 @@ class SpeedNet(nn.Module):
         channels = [first, *widths]
         self.blocks = nn.ModuleList(SpeedBlock(i, o, convs, norm_momentum) for i, o in pairwise(channels))
         self.head = Head(widths[-1], num_classes, bias=False)
-        self.to(memory_format=torch.channels_last)  # as the images lie; saves the convolutions a re-ordering
+        self.to(memory_format=torch.channels_last)  # the images' memory format: saves the convolutions a re-ordering
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits `(N, num_classes)` of images of any size from 16 up."""
+        """Returns logits `(N, num_classes)` of images of any size from 16 up."""
         x, beside = gelu(self.whiten(x)), 1
-        # In training: what a trained network says depends on no batch. And eager: compiled, it would bring nothing.
+        # Lays images side by side in training only, so that a trained network's logits do not depend on the rest of the
+        # batch; and not when compiled, where it would bring nothing.
         if self.training and not torch.compiler.is_compiling() and _are_ours(self.blocks):
             for block in self.blocks:
                 assert isinstance(block, SpeedBlock)
@@ -81,8 +82,8 @@ class SpeedNet(nn.Module):
         else:
             for block in self.blocks:
                 x = block(x)
-        # Not amax: torch.compile computes its gradient from values that it has not rounded, of which none may equal the
-        # rounded maximum, and divides by their number: NaN. See findings/inductor-amax-nan.sh.
+        # Not amax: torch.compile divides its gradient by the number of values that equal the maximum. It compares
+        # unrounded values with the rounded maximum, so the number can be 0: NaN. See findings/inductor-amax-nan.sh.
         x = max_pool(x, beside, (x.shape[2], x.shape[3] // beside))
         logits: Tensor = self.head(in_order(x)) * SCALE
         return logits
@@ -95,15 +96,15 @@ class SpeedNet(nn.Module):
             images: Normalised, `(N, 3, H, W)`, on any device; a thousand are enough.
         """
         self.begins_from_images = False
-        # In float64, which not every device has: in float32 the order of sums, and so the number of threads, turns the
-        # eigenvectors of the least values by a thousandth.
+        # In float64 if the device supports it: in float32 the order of summation, and so the number of threads, turns
+        # the eigenvectors of the smallest eigenvalues by a thousandth.
         images = images.to(torch.float64 if images.device.type in ("cpu", "cuda") else torch.float32)
         windows = images.unfold(2, 2, 1).unfold(3, 2, 1)  # as a 2x2 convolution sees them
         patches = windows.permute(1, 4, 5, 0, 2, 3).reshape(12, -1)
-        covariance = (patches @ patches.T / patches.shape[1]).cpu()  # which a GPU takes longer to decompose
+        covariance = (patches @ patches.T / patches.shape[1]).cpu()  # a GPU takes longer for the decomposition
         values, vectors = torch.linalg.eigh(covariance)
-        # An eigenvector's negative is one, too, and which LAPACK gives depends on the number of threads. Squares: along
-        # 1, 2, 3, 4 the pattern + - - + would be nothing.
+        # The negative of an eigenvector is one too, and which LAPACK returns depends on the number of threads. The
+        # sign is fixed by a projection on the squares: on 1, 2, 3, 4 that of the pattern + - - + would be 0.
         vectors *= (torch.arange(1, 13).square().to(vectors) @ vectors).sign()
         filters = (vectors / (values + 5e-4).sqrt()).T.flip(0).reshape(12, 3, 2, 2)  # the strongest first
         self.whiten.weight.copy_(torch.cat([filters, -filters]))
@@ -116,7 +117,7 @@ def _has_begun(net: SpeedNet, incompatible_keys: object) -> None:
 
 
 class SpeedBlock(nn.Module):
-    """Convolve, halve the size, then one or two more convolutions, each with a batch norm and GELU."""
+    """A convolution, a pooling by 2, and one or two more convolutions, each with a batch norm and a GELU."""
 
     def __init__(self, channels_in: int, channels_out: int, convs: int, norm_momentum: float) -> None:
         super().__init__()
@@ -126,11 +127,11 @@ class SpeedBlock(nn.Module):
         self.norms = nn.ModuleList(_norm(channels_out, norm_momentum) for _ in range(convs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features `(N, channels_out, H // 2, W // 2)`."""
+        """Returns features `(N, channels_out, H // 2, W // 2)`."""
         return self._rest(max_pool(self.convs[0](x)))
 
     def side_by_side(self, x: Tensor, beside: int) -> tuple[Tensor, int]:
-        """The same, of images of which so many lie beside each other, and how many do then: more, where that pays."""
+        """Runs the block on `beside` images side by side; returns also how many are after it: more, if that pays."""
         x = max_pool(self.convs[0](x, beside), beside)
         if beside == 1:
             beside = images_beside(x)
@@ -150,24 +151,24 @@ class SpeedBlock(nn.Module):
 
 
 class Conv2d(nn.Conv2d):
-    """A 3x3 convolution with a border of zeros, of images that may lie beside each other."""
+    """A 3x3 convolution, zero-padded, of images that may lie side by side (see beside.py)."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor, beside: int = 1) -> Tensor:
-        """Features `(N, out_channels, H, W)`."""
+        """Returns features `(N, out_channels, H, W)`."""
         return F.conv2d(x, self.weight, padding=(1, beside), dilation=(1, beside))
 
 
 class PooledConv2d(Conv2d):
-    """One that leaves out what the pooling by 2 after it would: an odd last row or column.
+    """A Conv2d that does not compute an odd last row or column, which the pooling by 2 after it would drop.
 
     For images of 32 pixels that saves a tenth of a SpeedNet's multiplications.
     """
 
     def forward(self, x: Tensor, beside: int = 1) -> Tensor:
-        """Features `(N, out_channels, H // 2 * 2, W // 2 * 2)`."""
+        """Returns features `(N, out_channels, H // 2 * 2, W // 2 * 2)`."""
         height, width = x.shape[2], x.shape[3] // beside
         if height % 2 == width % 2 == 0:
             return super().forward(x, beside)
@@ -175,13 +176,13 @@ class PooledConv2d(Conv2d):
         return F.conv2d(x, self.weight, dilation=(1, beside))
 
 
-HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")  # where torch keeps them
+HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")  # where torch keeps hooks
 
 
 def _are_ours(blocks: nn.ModuleList) -> bool:
-    """Whether nothing in them is a user's, not even a hook: it may look along a row, where other images would lie."""
+    """Whether the blocks hold no module or hook of a user's: it might expect a row to hold only one image."""
     ours = (nn.ModuleList, SpeedBlock, Conv2d, PooledConv2d, BatchNorm2d)
-    if any(getattr(nn.modules.module, f"_global{hooks}") for hooks in HOOKS):  # those of every module
+    if any(getattr(nn.modules.module, f"_global{hooks}") for hooks in HOOKS):  # global hooks
         return False
     return all(
         type(module) in ours and not any(getattr(module, hooks) for hooks in HOOKS) for module in blocks.modules()
@@ -189,14 +190,14 @@ def _are_ours(blocks: nn.ModuleList) -> bool:
 
 
 def _from_dirac(conv: nn.Conv2d) -> nn.Conv2d:
-    """`conv` with its first filters handing their input on."""
+    """Sets the first filters of `conv` to pass their input through, and returns `conv`."""
     with torch.no_grad():
         nn.init.dirac_(conv.weight[: conv.in_channels])
     return conv
 
 
 def _norm(channels: int, momentum: float) -> BatchNorm2d:
-    """A batch norm with its scale fixed at 1."""
+    """Makes a batch norm with its scale fixed at 1."""
     norm = BatchNorm2d(channels, eps=1e-12, momentum=momentum)
     assert norm.weight is not None
     norm.weight.requires_grad_(False)
@@ -204,7 +205,7 @@ def _norm(channels: int, momentum: float) -> BatchNorm2d:
 
 
 def speed54(num_classes: int = 10, width: int = 16) -> SpeedNet:
-    """The SpeedNet that passes the tutorial's 54 % soonest on a CPU: a sixtieth of the 94 % one's operations."""
+    """Makes the SpeedNet that is first past the tutorial's 54 % on a CPU: a sixtieth of the operations for 94 %."""
     net = SpeedNet(num_classes, width, growth=(2, 2), stride=2)
     with torch.no_grad():
         net.head.weight.mul_(4.5)  # logits that begin small are still small after 60 steps: see docs/experiments.md
@@ -212,5 +213,5 @@ def speed54(num_classes: int = 10, width: int = 16) -> SpeedNet:
 
 
 def speed96(num_classes: int = 10, width: int = 128) -> SpeedNet:
-    """The wider and deeper SpeedNet that reaches 96 %: 128, 384 and 512 channels, three convolutions a block."""
+    """Makes the wider and deeper SpeedNet that reaches 96 %: 128, 384 and 512 channels, three convolutions a block."""
     return SpeedNet(num_classes, width, growth=(3, 4), convs=3, norm_momentum=0.1)
