@@ -1,4 +1,4 @@
-"""What a test leaves for people and programs: results.json, the table, the figures, the page. Made from plain values.
+"""The reports of a test, for people and programs: results.json, table, figures and page, made from plain values.
 
 It may import the ground, `data` and `model`, and knows no Trainer and no run. Read `results.py` first.
 """

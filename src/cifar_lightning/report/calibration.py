@@ -1,4 +1,4 @@
-"""Calibration: whether a network is right as often as it says, and the temperature with which it would be."""
+"""Calibration: whether a network is right as often as it says, and the temperature at which it would be."""
 
 import math
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ BINS = 15
 
 @dataclass(frozen=True)
 class Reliability:
-    """Images in bins of their confidence, the probability of the predicted class.
+    """Images, binned by confidence, the probability of the predicted class.
 
-    The bins are `BINS` equally wide ones, each with its upper end: (0, 1/15], (1/15, 2/15], … (14/15, 1], as in
-    https://arxiv.org/abs/1706.04599. Libraries differ: torchmetrics' have the lower end.
+    There are `BINS` equally wide bins that include their upper ends: (0, 1/15], (1/15, 2/15], … (14/15, 1], as in
+    https://arxiv.org/abs/1706.04599. Libraries differ: torchmetrics' bins include their lower ends.
 
     Attributes:
-        counts: int64 `(BINS,)`, images.
+        counts: int64 `(BINS,)`, the number of images in each bin.
         confidences: float64 `(BINS,)`, their mean confidence; 0 for an empty bin.
-        accuracies: float64 `(BINS,)`, the share of them that is right; likewise.
-        images: All of them, also those without a confidence, which are in no bin.
-        ece: The expected calibration error: the mean distance of these two over all images; NaN where some have no
-            confidence, and are in no bin.
+        accuracies: float64 `(BINS,)`, their accuracy; 0 for an empty bin.
+        images: The number of all images, including those without a confidence, which are in no bin.
+        ece: The expected calibration error: the distance between confidence and accuracy, averaged over all images;
+            NaN if some images have no confidence.
     """
 
     counts: Tensor
@@ -33,7 +33,7 @@ class Reliability:
     ece: float
 
     def rows(self) -> list[tuple[int, float, float]]:
-        """Each bin's, as a table has them."""
+        """Returns the count, confidence and accuracy of each bin, as rows of a table."""
         return list(zip(self.counts.tolist(), self.confidences.tolist(), self.accuracies.tolist(), strict=True))
 
 
@@ -41,8 +41,8 @@ def reliability(confidences: Tensor, right: Tensor) -> Reliability:
     """Sorts images into bins.
 
     Args:
-        confidences: float64 `(N,)`, N at least 1; NaN where there is none, for the logits are not finite.
-        right: bool `(N,)`, whether the prediction is.
+        confidences: float64 `(N,)`, N at least 1; NaN if the logits of an image are not finite.
+        right: bool `(N,)`, whether each prediction is right.
     """
     known = ~confidences.isnan()
     bins = torch.bucketize(confidences[known], torch.arange(1, BINS, dtype=torch.float64) / BINS)
@@ -54,26 +54,27 @@ def reliability(confidences: Tensor, right: Tensor) -> Reliability:
 
 
 def best_temperature(logits: Tensor, labels: Tensor) -> float | None:
-    """The number to divide logits by so that their cross-entropy is least (https://arxiv.org/abs/1706.04599, 4.2).
+    """Finds the number to divide logits by that minimises their cross-entropy (https://arxiv.org/abs/1706.04599, 4.2).
 
-    By LBFGS with a line search, which ends at the minimum; 50 steps of it without one, of a rate of 0.01, often do not.
+    Uses LBFGS with a line search, which converges to the minimum; 50 steps without one, at rate 0.01, often do not.
 
     Args:
         logits: `(N, K)`, of images that the network was neither trained nor tested on.
         labels: int64 `(N,)`.
 
     Returns:
-        It; None where there is no minimum: every image is right, or the logits are no better than chance or not finite.
+        The temperature; None if there is no minimum: every image is right, or the logits are no better than chance or
+        not finite.
     """
     logits = logits.to(torch.float64, copy=True)
     own = logits.gather(1, labels[:, None]).squeeze(1)
-    # The cross-entropy is convex in 1 / temperature: it has a minimum if it falls at 0 and rises in the end.
+    # The cross-entropy is convex in 1 / temperature: it has a minimum if it falls at 0 and rises towards infinity.
     if len(labels) == 0 or not logits.isfinite().all():
         return None
     if (own >= logits.amax(1)).all() or (own - logits.mean(1)).mean() <= 0:
         return None
     with torch.enable_grad():
-        log = torch.zeros((), dtype=torch.float64, requires_grad=True)  # of the temperature, which stays positive
+        log = torch.zeros((), dtype=torch.float64, requires_grad=True)  # of the temperature, which so stays positive
         optimizer = torch.optim.LBFGS(
             [log], max_iter=100, tolerance_grad=1e-9, tolerance_change=1e-12, line_search_fn="strong_wolfe"
         )

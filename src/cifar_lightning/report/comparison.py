@@ -1,4 +1,4 @@
-"""What several tested runs say of one another: settings that differ, intervals, and tests of the difference."""
+"""Compares several tested runs: the settings that differ, intervals, and significance tests of the differences."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -12,9 +12,9 @@ from cifar_lightning.report import statistics
 from cifar_lightning.report.copies import copies_in
 from cifar_lightning.report.predictions import Predictions
 
-DIFFERENCE = 0.002  # of accuracies: how many seeds are needed to find it
+DIFFERENCE = 0.002  # of accuracies: we compute how many seeds it takes to detect it
 VERSIONS = ("torch", "torchvision", "lightning")
-# Of these 1 is one batch, and 1.0 is all of them: arguments of the Trainer.
+# Arguments of the Trainer for which 1 means one batch, and 1.0 means all batches.
 LIMITS = {
     "limit_train_batches", "limit_val_batches", "limit_test_batches", "overfit_batches", "val_check_interval",
 }  # fmt: skip
@@ -26,11 +26,11 @@ class Tested:
     """A run that has been tested, as plain values.
 
     Attributes:
-        folder: Its name.
+        folder: The name of the run's folder.
         results: The contents of its results.json.
-        settings: By their flags' names, such as `data.batch_size`.
-        predictions: Of the test, image by image; None in an earlier version's run.
-        learnt: Digest of the training images and their labels; None where it is not known.
+        settings: Its settings, by their flags' names, such as `data.batch_size`.
+        predictions: The prediction for each test image; None for a run of an earlier version.
+        learnt: Digest of the training images and their labels; None if it is not known.
     """
 
     folder: str
@@ -41,13 +41,13 @@ class Tested:
 
     @property
     def accuracy(self) -> float:
-        """On the test images."""
+        """The accuracy on the test images."""
         return float(self.results["test_acc"])
 
     @property
     def images(self) -> str | None:
-        """Digest of the images that it was tested on; None where it is not known."""
-        found: str | None = self.results.get("test_images")  # of a test on corrupted images, which has no predictions
+        """Digest of the images that the run was tested on; None if it is not known."""
+        found: str | None = self.results.get("test_images")  # from a test on corrupted images, without predictions
         return self.predictions.images if self.predictions else found
 
 
@@ -65,11 +65,11 @@ class _Group:
 
 
 def compared(runs: Sequence[Tested], free: Collection[str]) -> dict[str, Any]:
-    """Compares them; see `compare` of run/comparison.py for what it gives.
+    """Compares runs; for the result see `compare` in run/comparison.py.
 
     Args:
         runs: Two or more.
-        free: Settings that a result does not depend on.
+        free: Settings that do not affect results.
     """
     groups = _grouped(runs, {*free, "seed"})
     pairs = [(groups[0], group) for group in groups[1:]]
@@ -94,14 +94,14 @@ def compared(runs: Sequence[Tested], free: Collection[str]) -> dict[str, Any]:
 
 
 def _grouped(runs: Sequence[Tested], apart_from: Collection[str]) -> list[_Group]:
-    """Runs whose settings are equal but for the seed, and their images too, together.
+    """Groups runs that have the same images, and the same settings except the seed.
 
-    One whose seed is there already begins another group. It has been trained elsewhere, or by another version: it is
-    to be compared, and is no further seed.
+    A run whose seed its group already has starts another group. It was trained elsewhere, or by another version: it is
+    to be compared with the first, and is not a further seed.
     """
     found: list[tuple[dict[str, str], list[Tested]]] = []
     for run in runs:
-        settings = run.settings.items()  # of which a resume may have added one that is nothing
+        settings = run.settings.items()  # a resume may have added a setting that is None
         key = {name: _meant(name, value) for name, value in settings if name not in apart_from and value is not None}
         seed = run.settings["seed"]
         for other, group in found:
@@ -115,7 +115,7 @@ def _grouped(runs: Sequence[Tested], apart_from: Collection[str]) -> list[_Group
 
 
 def _meant(name: str, value: Any) -> str:
-    """A setting's value as text, the same for 0 and for 0.0: Python may give the one, and a flag the other."""
+    """Returns a setting's value as text, the same for 0 and 0.0: Python code may give one, and a flag the other."""
     text = json.dumps(value, sort_keys=True)
     if value == 1 and name.removeprefix("trainer.") in LIMITS:
         return text
@@ -123,14 +123,14 @@ def _meant(name: str, value: Any) -> str:
 
 
 def _alike(a: Tested, b: Tested) -> bool:
-    """Whether they have learnt from the same images, and were tested on the same, as far as is known."""
+    """Whether two runs were trained on the same images, and tested on the same images, as far as is known."""
     return _same_images([a, b]) is not False and (None in (a.learnt, b.learnt) or a.learnt == b.learnt)
 
 
 def _same_images(runs: Sequence[Tested]) -> bool | None:
-    """Whether all were tested on the same images; None where it is not known."""
+    """Whether all runs were tested on the same images; None if it is not known."""
     known = {run.images for run in runs if run.images}
-    # An earlier version's test on corrupted images tells their names alone.
+    # A test on corrupted images by an earlier version recorded only the names of the corruptions.
     named = {tuple(run.results["corruption_acc"]) for run in runs if "corruption_acc" in run.results}
     counts = {run.results["test_count"] for run in runs}
     if max(len(known), len(named), len(counts)) > 1:
@@ -139,7 +139,7 @@ def _same_images(runs: Sequence[Tested]) -> bool | None:
 
 
 def _differing(groups: Sequence[_Group]) -> dict[str, dict[str, Any]]:
-    """The settings and versions in which groups differ, by name; where a group's own runs do, a list."""
+    """Finds the settings and versions in which groups differ, by name; a list if they differ within a group."""
     all_known = all(run.learnt for group in groups for run in group.runs)
     values = {
         group.name: [
@@ -190,7 +190,7 @@ def _spread(group: _Group) -> dict[str, Any]:
 
 
 def _comparison(a: _Group, b: _Group) -> dict[str, Any]:
-    """B against A: the difference of their accuracies, and a p-value, or why there is none."""
+    """Compares B with A: the difference of their accuracies, and a p-value, or why there is none."""
     found: dict[str, Any] = {
         "groups": [a.name, b.name],
         "difference": fmean(b.accuracies) - fmean(a.accuracies),

@@ -1,6 +1,6 @@
-"""The page of a comparison: one file that asks nothing of the network. Its looks are in comparison.html.
+"""The page of a comparison: one file that loads nothing from the network. Its template is comparison.html.
 
-Whether a difference is more than noise is computed in comparison.py; here are its parts: each class, each image.
+comparison.py computes whether a difference is more than noise; this module breaks it down by class and by image.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,12 +21,12 @@ from cifar_lightning.report.copies import copies_in
 from cifar_lightning.report.many import shown_classes, which_classes
 from cifar_lightning.report.template import png, write_html
 
-PICTURES = 24  # of each way to disagree, at most
+PICTURES = 24  # at most, for each kind of disagreement
 Sides = Mapping[str, Sequence[Tested]]
 
 
 class Kind(NamedTuple):
-    """Images that two networks count alike, or otherwise, in one way: how many, and some of them."""
+    """Images on which two networks agree, or disagree, in one way: how many, and some of them."""
 
     name: str
     total: int
@@ -36,7 +36,7 @@ class Kind(NamedTuple):
 def write_comparison(
     comparison: Mapping[str, Any], runs: Sequence[Tested], images: ImageSet | None, page: Path
 ) -> None:
-    """Writes the page of what `compared` gives of runs; `images` are those that all were tested on, if at hand."""
+    """Writes the page for the result of `compared`; `images` are the images of all tests, if they are at hand."""
     sides = _sides(comparison, {run.folder: run for run in runs})
     classes = _per_class(comparison, sides)
     pairs = comparison["comparisons"]
@@ -62,7 +62,7 @@ def write_comparison(
 
 
 def _sides(comparison: Mapping[str, Any], runs: Mapping[str, Tested]) -> dict[str, list[Tested]]:
-    """What is compared with what, by name: groups, or two runs of one."""
+    """Returns the sides that are compared, by name: groups, or two runs of one group."""
     members: dict[str, list[Tested]] = {}
     for run in comparison["runs"]:
         for name in {run["name"], run["group"]}:
@@ -87,7 +87,7 @@ def _heading(comparison: Mapping[str, Any]) -> str:
 
 
 def _accuracy(comparison: Mapping[str, Any], side: str) -> tuple[float, Sequence[float] | None, str]:
-    """The accuracy of a side, its interval, and what that is of."""
+    """Returns the accuracy of a side, its interval, and what they are based on."""
     for group in comparison["groups"]:
         if group["name"] == side:
             return group["mean"], group["mean_interval"], f"mean of {len(group['seeds'])} seeds"
@@ -96,14 +96,14 @@ def _accuracy(comparison: Mapping[str, Any], side: str) -> tuple[float, Sequence
 
 
 def _times(comparison: Mapping[str, Any], sides: Sides) -> list[dict[str, Any]]:
-    """How long the training of each run took, where, and what it has done in that time."""
+    """Tells how long the training of each run took, on which devices, and how many images it saw in that time."""
     seen = {run.folder: run.results.get("images_seen") for run in chain(*sides.values())}
     return [
         {
             **run,
             "images_seen": seen.get(run["run"]),
             "pace": _divided(seen.get(run["run"]), run["fit_seconds"]),
-            # an evaluation's are not those of the training
+            # the device and precision of an evaluation are not those of the training
             "device": words.device(run),
             "precision": "n/a" if run["fit_seconds"] is None else run["precision"],
         }
@@ -116,7 +116,7 @@ def _divided(count: int | None, seconds: float | None) -> float | None:
 
 
 def _pace(pair: Mapping[str, Any], sides: Sides) -> str:
-    """How long one side took, against the other."""
+    """Says how long the training of one side took, relative to the other."""
     a, b = pair["groups"]
     seconds: list[list[Any]] = [[run.results.get("fit_seconds") for run in sides[name]] for name in (a, b)]
     if not all(chain(*seconds)):
@@ -129,7 +129,7 @@ def _pace(pair: Mapping[str, Any], sides: Sides) -> str:
 
 
 def _per_class(comparison: Mapping[str, Any], sides: Sides) -> list[dict[str, Any]]:
-    """Each class: its accuracy on each side, with the interval, and each difference; nothing where classes differ."""
+    """Returns for each class the accuracy of each side, and each difference; nothing if the runs' classes differ."""
     runs = list(chain(*sides.values()))
     names = list(runs[0].results["per_class_acc"])
     if any(set(run.results["per_class_acc"]) != set(names) for run in runs):
@@ -148,7 +148,7 @@ def _per_class(comparison: Mapping[str, Any], sides: Sides) -> list[dict[str, An
 
 
 def _of_class(members: Sequence[Tested], name: str) -> tuple[float, Sequence[float] | None] | None:
-    """The accuracy of a side on a class, and its interval; None without images."""
+    """Returns the accuracy of a side on a class, and its interval; None if the class has no images."""
     accuracies = [run.results["per_class_acc"][name] for run in members]
     if (mean := _mean(accuracies)) is None:
         return None
@@ -160,7 +160,7 @@ def _of_class(members: Sequence[Tested], name: str) -> tuple[float, Sequence[flo
 
 
 def _difference(pair: Mapping[str, Any], sides: Sides, name: str) -> tuple[float, Sequence[float] | None] | None:
-    """The difference of two sides on a class, and its interval where they were tested by one."""
+    """Returns the difference of two sides on a class, with an interval if their difference overall was tested."""
     a, b = (sides[side] for side in pair["groups"])
     values = [[run.results["per_class_acc"][name] for run in members] for members in (a, b)]
     means = [_mean(accuracies) for accuracies in values]
@@ -185,10 +185,10 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def _figures(
     comparison: Mapping[str, Any], sides: Sequence[str], classes: Sequence[Mapping[str, Any]]
 ) -> dict[str, str]:
-    """SVG of the accuracies of all runs and groups, and of those of each class."""
+    """Draws, as SVG, the accuracies of all runs and groups, and the accuracies on each class."""
     from cifar_lightning.report import drawing, plots_of_runs
 
-    rows: list[tuple[str, str, Any]] = []  # a row's name, its series and what that has there
+    rows: list[tuple[str, str, Any]] = []  # the name of a row, its series, and the series' value there
     spreads = {group["name"]: group for group in comparison["groups"]}
     for group in dict.fromkeys(run["group"] for run in comparison["runs"]):
         members = [run for run in comparison["runs"] if run["group"] == group]
@@ -207,12 +207,12 @@ def _figures(
             names = [row["name"] for row in classes]
             figures["classes"] = plots_of_runs.intervals(names, by_side)
         for figure in figures.values():
-            figure.draw_without_rendering()  # all finds its place
+            figure.draw_without_rendering()  # lays the figure out
         return {name: drawing.as_svg(figure, name) for name, figure in figures.items()}
 
 
 def _kinds(sides: Sides, images: ImageSet | None) -> list[Kind]:
-    """How many images two networks count alike, and how many not; with some pictures of the latter."""
+    """Counts the images on which two networks agree, and those on which they disagree, with some pictures of these."""
     (a, *_), (b, *_) = sides.values()
     assert a.predictions is not None
     assert b.predictions is not None
@@ -229,7 +229,7 @@ def _kinds(sides: Sides, images: ImageSet | None) -> list[Kind]:
     found = []
     for name, (members, disagree) in kinds.items():
         index = torch.from_numpy(members).nonzero().squeeze(1)
-        shown = index[torch.linspace(0, len(index) - 1, min(PICTURES, len(index))).long()]  # spread evenly over them
+        shown = index[torch.linspace(0, len(index) - 1, min(PICTURES, len(index))).long()]  # spread evenly
         pictures = _pictures(sides, images, shown) if images and disagree else []
         found.append(Kind(name, len(index), pictures))
     return found

@@ -1,4 +1,4 @@
-"""What the console shows of a comparison."""
+"""Prints a comparison to the console."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,15 +11,15 @@ from cifar_lightning.console import percent
 from cifar_lightning.report.comparison_words import INTERVAL, NOTHING_DIFFERS, device, shares, statements, value
 from cifar_lightning.report.table import PLAIN, natural_width, print_table
 
-NUMBERS = {"test", "val", "seconds", "parameters", "runs", "mean", "sd"}  # headings of columns that end alike
+NUMBERS = {"test", "val", "seconds", "parameters", "runs", "mean", "sd"}  # headings of columns that are aligned right
 
 
 def print_comparison(comparison: Mapping[str, Any], console: Console | None = None) -> None:
-    """Prints what `compare` gives, to standard output by default."""
+    """Prints the result of `compare`, by default to standard output."""
     console = console or Console()
     runs, groups = comparison["runs"], comparison["groups"]
     width = max(len(run["name"]) for run in runs) + 2
-    for run in runs:  # as Text and unwrapped, for brackets in a path are no markup and paths get copied
+    for run in runs:  # as Text, because brackets in a path are no markup; unwrapped, because paths get copied
         console.print(Text(f"{run['name']:{width}}{run['run']}"), soft_wrap=True)
     names = list(dict.fromkeys(run["group"] for run in runs))
     settings = [(setting, *(value(row[name]) for name in names)) for setting, row in comparison["settings"].items()]
@@ -38,7 +38,7 @@ def print_comparison(comparison: Mapping[str, Any], console: Console | None = No
 
 
 def _tables(headings: Sequence[str], rows: Sequence[Sequence[str]], console: Console) -> list[Table]:
-    """One, if there are rows; in a terminal as many columns beside the first as it takes, and the others below."""
+    """Makes a table of the rows, if any; several, each with the first column, if a terminal is too narrow for one."""
     if not rows:
         return []
     columns = range(1, len(headings))

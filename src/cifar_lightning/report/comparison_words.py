@@ -1,4 +1,4 @@
-"""What the console and the page say of a comparison, in the same words."""
+"""Words a comparison, for both the console and the page."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -10,43 +10,43 @@ NOTHING_DIFFERS = "No setting differs, not even the seed."
 
 
 def statements(comparison: Mapping[str, Any]) -> list[str]:
-    """Whether each difference in what `compare` gives is more than noise, and what is to be known of it."""
+    """States whether each difference in the result of `compare` is more than noise, with notes on the tests."""
     several = len([c for c in comparison["comparisons"] if c["p"] is not None])
     return [*(_sentence(c, several) for c in comparison["comparisons"]), *_notes(comparison)]
 
 
 def verdict(comparison: Mapping[str, Any]) -> str:
-    """Whether one of the differences is more than noise, in as few words as there are."""
+    """States in a few words whether one difference is more than noise."""
     if comparison["p"] is None:
         return "not tested"
     return "more than noise" if comparison["more_than_noise"] else "it may be noise"
 
 
 def value(setting: Any) -> str:
-    """The value of a setting, or those of a group's runs."""
+    """Formats the value of a setting, or the values that the runs of a group have."""
     if isinstance(setting, bool | None):
         return {None: "none", True: "true", False: "false"}[setting]
     return ", ".join(map(value, setting)) if isinstance(setting, list) else str(setting)
 
 
 def shares(interval: Sequence[float]) -> str:
-    """An interval of accuracies."""
+    """Formats an interval of accuracies."""
     low, high = interval
     return f"{100 * low:.2f} to {100 * high:.2f} %"
 
 
 def points(difference: float, digits: int = 2) -> str:
-    """A difference of accuracies."""
+    """Formats a difference of accuracies, in percentage points."""
     return f"{100 * difference:+.{digits}f}"
 
 
 def device(run: Mapping[str, Any]) -> str:
-    """What a run was trained on; an evaluation, which has no seconds of a training, tells its own alone."""
+    """Names the devices of a training; n/a for an evaluation (no `fit_seconds`), which records only its own devices."""
     return "n/a" if run["fit_seconds"] is None else f"{run['devices']} x {run['accelerator']}"
 
 
 def p_value(p: float) -> str:
-    """A p-value."""
+    """Formats a p-value."""
     return f"{p:.2g}" if p >= 0.0001 else "< 0.0001"
 
 

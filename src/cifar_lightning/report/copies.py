@@ -1,4 +1,4 @@
-"""How often a test has each of its images: one that is corrupted in many ways is one photograph still."""
+"""How many copies of each image a test has: a photograph that is corrupted in many ways is still one image."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,10 +8,10 @@ from cifar_lightning.data.test_sets import SEVERITIES, is_corruption
 
 
 def copies_in(results: Mapping[str, Any]) -> int:
-    """That, by the results of the test.
+    """Reads the number of copies of each image from the results of a test.
 
-    Right is the mean over an image's copies, which lies within 0 to 1: of n images with a mean of p, p (1 - p) / n
-    bounds the variance of the accuracy. So its interval is that of n images, however many copies there are.
+    Each image contributes the mean over its copies, a number from 0 to 1. If n images have a mean of p, the variance of
+    the accuracy is at most p (1 - p) / n. So the interval is computed for n images, whatever the number of copies.
     """
     if "corruption_acc" in results:
         return sum(map(len, results["corruption_acc"].values()))

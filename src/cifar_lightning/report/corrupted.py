@@ -1,4 +1,4 @@
-"""What a test on corrupted images leaves: results.json, a figure, and a table on the console."""
+"""The report of a test on corrupted images: results.json, figures, and a table on the console."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ from cifar_lightning.report.results import PAGE, results_of, write_figures, writ
 
 @dataclass(frozen=True)
 class CorruptedOutcome:
-    """A test's outcome, as plain values.
+    """The outcome of a test on corrupted images, as plain values.
 
     Attributes:
-        accuracies: By the corruption's name, 0..1, one a severity.
+        accuracies: By the name of the corruption, one accuracy (0..1) per severity.
         confusion: int64 counts `(K, K)` over all images, rows = true class.
         loss: Mean cross-entropy of all images.
-        classes: The K names.
+        classes: The K class names.
         images: Digest of all images and their labels; see `predictions.Predictions`.
         facts: Further entries of results.json; see `outcome.Outcome`.
         not_finite: Images with logits of NaN or infinity.
@@ -49,7 +49,7 @@ def report_corrupted(outcome: CorruptedOutcome, output: Path) -> None:
         "mean_corruption_error": _mean_error(outcome.accuracies, CORRUPTIONS),
         "mean_corruption_error_19": _mean_error(outcome.accuracies, (*CORRUPTIONS, *EXTRA_CORRUPTIONS)),
     }
-    for name in (PAGE, PREDICTIONS):  # of another test, which has left them there
+    for name in (PAGE, PREDICTIONS):  # left there by another test
         (output / name).unlink(missing_ok=True)
     draw_corrupted(outcome, output / "figures")
     stop.raise_if_requested()
@@ -60,7 +60,7 @@ def report_corrupted(outcome: CorruptedOutcome, output: Path) -> None:
 
 def draw_corrupted(outcome: CorruptedOutcome, folder: Path) -> None:
     """Writes the figures into `folder`."""
-    from cifar_lightning.report import drawing, plots  # not before: matplotlib takes a second
+    from cifar_lightning.report import drawing, plots  # imported late: matplotlib takes a second
 
     with drawing.own_style():
         write_figures(
@@ -74,7 +74,7 @@ def draw_corrupted(outcome: CorruptedOutcome, folder: Path) -> None:
 
 
 def _mean_error(accuracies: Mapping[str, Sequence[float]], names: Iterable[str]) -> float | None:
-    """As the literature on CIFAR-10-C has it, not divided by another network's errors; None without all of them."""
+    """The mean error as defined for CIFAR-10-C, not divided by a baseline's; None unless all corruptions are there."""
     if not set(names) <= accuracies.keys():
         return None
     return fmean(1 - fmean(accuracies[name]) for name in names)

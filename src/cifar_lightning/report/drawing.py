@@ -1,4 +1,4 @@
-"""The paper and ink of all figures, and their files; without pyplot: no window, no global state, safe in any thread."""
+"""The style of all figures, and their files. Without pyplot: no window, no global state, safe in any thread."""
 
 import io
 import math
@@ -20,13 +20,13 @@ from matplotlib.text import Text
 
 from cifar_lightning.report.names import shortened_apart
 
-# Okabe and Ito's palette: the colours stay apart for colour-blind readers.
+# Okabe and Ito's palette: colour-blind readers can tell the colours apart.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#E69F00", GREY)
 DPI = 120
 STYLE: Any = {"axes.spines.top": False, "axes.spines.right": False, "grid.alpha": 0.25, "legend.frameon": False}
 LONGEST_NAME = 24  # characters; class folders can carry any name
-# For the letters that matplotlib's own font lacks: those that come with Linux, macOS and Windows.
+# Fonts of Linux, macOS and Windows, for letters that matplotlib's own font lacks.
 OTHER_FONTS = (
     "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "WenQuanYi Zen Hei", "Droid Sans Fallback",
     "Arial Unicode MS", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Noto Sans Devanagari", "Noto Sans Thai",
@@ -35,7 +35,7 @@ OTHER_FONTS = (
 
 @contextmanager
 def own_style() -> Iterator[None]:
-    """Within it a user's own style does not count, which may ask for what is not there, such as LaTeX."""
+    """A context with our style in place of the user's, which may need something not installed, such as LaTeX."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE | {"font.family": fonts()})
@@ -43,13 +43,13 @@ def own_style() -> Iterator[None]:
 
 
 def fonts() -> list[str]:
-    """Font families with which the figures can show names in more of the world's letters."""
+    """Returns the font families for figures: as many as are installed, to show names in most scripts."""
     installed = set(get_font_names())
     return ["DejaVu Sans", *(name for name in OTHER_FONTS if name in installed)]
 
 
 def new_figure(width: float, height: float, laid_out: bool = True) -> Figure:
-    """An empty one, in inches; laid out, what is put on it makes room for all that belongs to it."""
+    """Makes an empty figure, with its size in inches; `laid_out` makes room for labels, titles and legends."""
     layout = ConstrainedLayoutEngine(w_pad=0.07, h_pad=0.07) if laid_out else None
     figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)
     FigureCanvasAgg(figure)
@@ -57,16 +57,16 @@ def new_figure(width: float, height: float, laid_out: bool = True) -> Figure:
 
 
 def short(names: Sequence[str]) -> list[str]:
-    """The names of a figure, each in the room that it has for one."""
+    """Shortens names to the length that a figure has room for."""
     return list(map(shortened_apart(names, LONGEST_NAME).__getitem__, names))
 
 
 def legend_above(axes: Axes, width: float) -> int:
-    """A legend that lies on no data; gives its lines.
+    """Adds a legend above the axes, where it covers no data; returns its number of lines.
 
     Args:
-        axes: Those that it stands above.
-        width: Theirs, in inches, about.
+        axes: The axes.
+        width: Their approximate width in inches.
     """
     labels = axes.get_legend_handles_labels()[1]
     for columns in range(len(labels), 0, -1):
@@ -79,20 +79,20 @@ def legend_above(axes: Axes, width: float) -> int:
 
 
 def above_legend(lines: int) -> float:
-    """How far a title stands above axes with a legend of so many lines, in points."""
+    """Returns the distance, in points, of a title from axes with a legend of that many lines in between."""
     return 6.0 + 18 * lines
 
 
 def as_percentages(axes: Axes, axis: Literal["x", "y"]) -> None:
-    """An axis that ends about 0 and 100, for there is nothing beyond, and whose ticks tell their values."""
+    """Limits an axis to about 0 to 100, as there is nothing beyond, and labels its ticks with full values."""
     low, high = axes.get_xlim() if axis == "x" else axes.get_ylim()
-    margin = 0.02 * (high - low)  # for what is drawn at an end; less than the next tick
+    margin = 0.02 * (high - low)  # room for markers at the ends, less than to the next tick
     axes.set(**{f"{axis}lim": (max(low, -margin), min(high, 100 + margin))})
     axes.ticklabel_format(axis=axis, style="plain", useOffset=False)
 
 
 def without_a_font(figure: Figure) -> set[str]:
-    """The letters of a figure that no font here has: they are boxes."""
+    """Returns the letters of a figure that no installed font has, and that appear as boxes."""
     letters = {letter for text in figure.findobj(Text) for letter in text.get_text() if letter.isprintable()}
     for font in fonts():
         if letters:
@@ -101,7 +101,7 @@ def without_a_font(figure: Figure) -> set[str]:
 
 
 def drawn(figure: Figure) -> memoryview:
-    """The pixels of a figure. `savefig` would draw it once more, where it has a layout, to lay it out."""
+    """Draws a figure and returns its pixels. `savefig` would draw a figure with a layout twice, to lay it out."""
     canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
     pixels: memoryview = canvas.buffer_rgba()
@@ -114,19 +114,19 @@ def write_png(pixels: memoryview, file: BinaryIO) -> None:
 
 
 def as_svg(figure: Figure, name: str) -> str:
-    """A figure that has been saved, as SVG to stand within a page: in its ink and its font, on its paper.
+    """Converts a figure that was drawn before to SVG for a page, with the page's text colour, font and background.
 
-    Each figure of a page has a name of its own, by which its ids differ from the others'.
+    `name` must differ between the figures of a page, because it makes their ids differ.
     """
-    figure.set_layout_engine("none")  # all is in its place
+    figure.set_layout_engine("none")  # it is laid out already
     stream = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         canvas: Any = FigureCanvasSVG(figure)
         canvas.print_svg(stream, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text = stream.getvalue()
-    text = re.sub(r' id="(?![mp][0-9a-f]{10}")[^"]*"', "", text[text.index("<svg") :])  # nothing points to the others
+    text = re.sub(r' id="(?![mp][0-9a-f]{10}")[^"]*"', "", text[text.index("<svg") :])  # no other id is used
     text = re.sub(r' (width|height)="[\d.]+pt"| xmlns(:xlink)?="[^"]*"', "", text)
-    width = figure.get_figwidth()  # inches: below half its size it cannot be read, and is scrolled
+    width = figure.get_figwidth()  # inches; below half its size it is illegible: it scrolls instead
     text = text.replace("<svg", f'<svg style="max-width:{100 * width:.0f}px;min-width:{50 * width:.0f}px"', 1)
     text = re.sub(r"font: [^;\"]*?([\d.]+px) [^;\"]*", r"font-size: \1", text)
     return text.replace("#000000", "currentColor").replace("#ffffff", "none")

@@ -1,4 +1,4 @@
-"""What many runs of one recipe say together: mean, spread and interval, as values, on the console and as a figure."""
+"""Summarises many runs of one recipe: mean, spread and interval, as values, on the console and as a figure."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ OF_A_RUN = ("seed", "test_acc", "test_loss", "val_acc", "val_loss", "fit_seconds
 
 
 def summary(kind: str, runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The results.json of a group: of what its runs differ in, and of the results.json of each by its name."""
+    """Builds the results.json of a group. `kind` is what the runs differ in; `runs` has each one's results.json."""
     figures = {name: [results.get(name) for results in runs.values()] for name in FIGURES}
     classes = next(iter(runs.values()))["per_class_acc"]
     return {
@@ -35,7 +35,7 @@ def summary(kind: str, runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _spread(values: Sequence[float | None], shares: bool = True) -> dict[str, Any] | None:
-    """Of a figure that every run has; None for a class without images."""
+    """Summarises the values of one figure over the runs; None if some have none, as for a class without images."""
     known = [value for value in values if value is not None]
     if len(known) < len(values):
         return None
@@ -44,9 +44,9 @@ def _spread(values: Sequence[float | None], shares: bool = True) -> dict[str, An
 
 
 def print_group(found: Mapping[str, Any], paths: Sequence[Path], console: Console | None = None) -> None:
-    """Prints what `summary` gives, of many classes the best and worst, and which files have been written.
+    """Prints the result of `summary`, with the best and worst of many classes, and the paths of the written files.
 
-    To standard output by default.
+    Prints to standard output by default.
     """
     console = console or Console()
     table = table_of_numbers("accuracy", "mean", "sd", INTERVAL, padding=0)
@@ -58,7 +58,7 @@ def print_group(found: Mapping[str, Any], paths: Sequence[Path], console: Consol
     for name, spread in shown.items():
         table.add_row(*_row(name, spread, 1, shown))
     if console.is_terminal and (over := natural_width(console, table) - console.width) > 0:
-        # The names give way; by rich's own measure the intervals would, and be folded.
+        # Shortens the names. By default rich would fold the intervals instead.
         table.columns[0].max_width = max(SHORTEST, max(map(cell_len, (*overall, *shown, "accuracy"))) - over)
     console.print()
     console.print(Text(f"Accuracy over {len(found['runs'])} {found['kind']}", "bold"), soft_wrap=True)
@@ -71,7 +71,7 @@ def print_group(found: Mapping[str, Any], paths: Sequence[Path], console: Consol
 
 
 def _shown(found: Mapping[str, Any]) -> tuple[dict[str, Mapping[str, Any] | None], str]:
-    """The classes that are shown, with their spread, and which these are, in words."""
+    """Returns the classes to show, with their spread, and says in words which these are."""
     named = list(found["per_class_acc"].items())
     shown = shown_classes([spread and spread["mean"] for _, spread in named])
     return {named[label][0]: named[label][1] for label in shown}, which_classes(len(shown), len(named))
@@ -89,7 +89,7 @@ def _row(
 
 
 def write_figure(found: Mapping[str, Any], run: str, folder: Path) -> Path:
-    """Draws the accuracies into `folder`; gives the file's path."""
+    """Draws the accuracies into `folder`; returns the path of the file."""
     from cifar_lightning.report import drawing, plots_of_runs
 
     values = [result["test_acc"] for result in found["runs"]]

@@ -1,4 +1,4 @@
-"""What a network says of each image that it was tested on, and which images are worth a look for it."""
+"""What a network predicts for each test image, and which images are therefore worth a look."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-MISTAKES, DOUBTFUL = 36, 24  # images that are shown as such
-MATRIX_CLASSES = 20  # up to which the whole confusion matrix is shown
-PAIRS = 40  # of more classes: their most frequent confusions
-CELL_IMAGES, IMAGES_A_CELL = 400, 24  # images behind all cells together, and behind one, at most
+MISTAKES, DOUBTFUL = 36, 24  # at most so many images are shown as mistakes, and as doubtful
+MATRIX_CLASSES = 20  # with more classes, the page does not show the whole confusion matrix
+PAIRS = 40  # with more classes, the most frequent confusions that are shown
+CELL_IMAGES, IMAGES_A_CELL = 400, 24  # the most images behind all cells together, and behind one
 
 
 class Cell(NamedTuple):
@@ -25,12 +25,12 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Judgements:
-    """What a network says of N images, N at least 1. All that is computed from it is in float64.
+    """The logits of a network for N images, N at least 1, and what follows from them, computed in float64.
 
     Attributes:
         logits: `(N, K)`.
         labels: int64 `(N,)`.
-        predicted: int64 `(N,)`, the class that each was counted as.
+        predicted: int64 `(N,)`, the class that each image was counted as.
     """
 
     logits: Tensor
@@ -39,22 +39,22 @@ class Judgements:
 
     @cached_property
     def right(self) -> Tensor:
-        """Whether each is: bool `(N,)`."""
+        """Whether each prediction is right, bool `(N,)`."""
         return self.predicted == self.labels
 
     @cached_property
     def not_finite(self) -> Tensor:
-        """Whether some of its logits are NaN or infinite: bool `(N,)`."""
+        """Whether some logits of each image are NaN or infinite, bool `(N,)`."""
         return not_finite(self.logits)
 
     @cached_property
     def confidences(self) -> Tensor:
-        """The probability of the class that each was counted as, `(N,)`."""
+        """The probability of the predicted class of each image, `(N,)`."""
         return self._as_it_is[0]
 
     @cached_property
     def losses(self) -> Tensor:
-        """The cross-entropy of each, `(N,)`."""
+        """The cross-entropy of each image, `(N,)`."""
         return self._as_it_is[1]
 
     @cached_property
@@ -62,8 +62,8 @@ class Judgements:
         return self.at(1.0)
 
     def at(self, temperature: float) -> tuple[Tensor, Tensor]:
-        """Confidences and losses, `(N,)` each, of the logits divided by a temperature."""
-        # A few thousand at a time: float64 of a thousand classes is large.
+        """Computes confidences and losses, each `(N,)`, of the logits divided by a temperature."""
+        # A few thousand images at a time, because the float64 logits of a thousand classes are large.
         parts = zip(*(torch.split(x, 4_096) for x in (self.logits, self.labels, self.predicted)), strict=True)
         found = [_confidences_and_losses(logits.double() / temperature, *named) for logits, *named in parts]
         confidences, losses = (torch.cat(x) for x in zip(*found, strict=True))
@@ -71,16 +71,16 @@ class Judgements:
 
     @cached_property
     def top2(self) -> float:
-        """The share of images that are right, or whose class is the most probable of the others."""
+        """The share of images whose true class is the predicted one, or the most probable of the others."""
         others = self.logits.scatter(1, self.predicted[:, None], -torch.inf)
         return (self.right | (others.argmax(1) == self.labels)).double().mean().item()
 
     def mistakes(self) -> Tensor:
-        """Indices of images that are counted as another class, most confident first."""
+        """Returns the indices of misclassified images, the most confident first."""
         return self._wrong_by(self.confidences)[:MISTAKES]
 
     def doubtful(self) -> Tensor:
-        """Indices of images whose label may be the mistake: of the largest losses, the largest first; none of NaN."""
+        """Returns the indices of images whose label may be wrong: the largest losses first, without losses of NaN."""
         found = self._wrong_by(self.losses)
         return found[~self.losses[found].isnan()][:DOUBTFUL]
 
@@ -89,7 +89,7 @@ class Judgements:
         return _by(values, wrong)
 
     def cells(self) -> list[Cell]:
-        """The cells of the confusion matrix that are not empty, row by row; of many classes, the largest mistakes."""
+        """Returns the non-empty cells of the confusion matrix, row by row; with many classes, the largest mistakes."""
         classes = self.logits.shape[1]
         keys = self.labels * classes + self.predicted
         found, counts = torch.unique(keys, return_counts=True)
@@ -108,15 +108,15 @@ class Judgements:
 
 
 def not_finite(logits: Tensor) -> Tensor:
-    """Of `(N, K)` logits, the rows of which some are NaN or infinite: bool `(N,)`.
+    """Finds the rows of logits `(N, K)` that hold NaN or infinity, bool `(N,)`.
 
-    Such an image counts as the first class whose logit is NaN, the first of all where each is: as right, if it is that.
+    An image with NaN is counted as the first class whose logit is NaN, and so as right if that is its class.
     """
     return ~logits.isfinite().all(1)
 
 
 def _by(values: Tensor, index: Tensor) -> Tensor:
-    """Indices from the largest of the values to the smallest, and what is NaN at the end."""
+    """Sorts the indices from the largest value to the smallest, with NaN at the end."""
     known = values[index].nan_to_num(nan=-torch.inf, posinf=torch.inf)
     return index[known.argsort(descending=True, stable=True)]
 

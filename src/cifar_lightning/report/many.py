@@ -1,16 +1,16 @@
-"""Which of many classes are shown: hundreds have no room in a table, in bars or on a page."""
+"""Chooses which of many classes to show: a table, a bar chart or a page has no room for hundreds."""
 
 from collections.abc import Sequence
 
-ALL = 100  # classes up to which each is shown
-ENDS = 20  # how many of the best, and of the worst, are where there are more
+ALL = 100  # up to this many classes, all are shown
+ENDS = 20  # with more classes, this many of the best and of the worst are shown
 
 
 def shown_classes(accuracies: Sequence[float | None]) -> list[int]:
-    """The labels that are shown: all, in their order; or of many the best, then the worst, from high to low.
+    """Returns the labels to show: all, in their order; of many, the best and then the worst, from high to low.
 
     Args:
-        accuracies: That of each class; None where it has no images.
+        accuracies: The accuracy of each class; None if it has no images.
     """
     if len(accuracies) <= ALL:
         return list(range(len(accuracies)))
@@ -20,7 +20,7 @@ def shown_classes(accuracies: Sequence[float | None]) -> list[int]:
 
 
 def which_classes(shown: int, classes: int) -> str:
-    """Which these are, in words; nothing where it is all of them."""
+    """Says in words which classes are shown; empty if all are."""
     if shown == classes:
         return ""
     ends = f"the {ENDS} best and the {ENDS} worst" if shown == 2 * ENDS else f"the {shown} with images"

@@ -1,4 +1,4 @@
-"""A model card: what is known of a trained network, and what is not, as the README.md of a folder for others."""
+"""A model card: what is known about a trained network, and what is not, as the README.md of a folder to share."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -35,18 +35,18 @@ labels, probabilities = model.predict(images)  # uint8 (N, 3, {size}, {size})
 `model.safetensors` has the weights, in float32, by their names in the network; `preprocessor_config.json` says what is
 done to an image first, and `config.json` has the names of the classes."""
 OWN = "\n\nThe network itself, `net`, is code of its maker's, which this folder does not hold."
-# What tells how it was trained, besides the arguments of the network and its optimiser.
+# Settings that describe the training, besides the arguments of the network and its optimiser.
 TRAINED = ("batch_size", "val_split", "augment", "crop_padding", "flip", "cutout", "normalization", "seed")
 
 
 def model_card(facts: Mapping[str, Any], trained: Mapping[str, Any]) -> str:
-    """The card, which says the same wherever it is written.
+    """Writes the text of the card, which does not depend on where it is written.
 
     Args:
-        facts: The metadata of an exported file; or of weights that come with the package, which tell of their training.
+        facts: The metadata of an exported file; or of weights in the package, which also describe their training.
         trained: `data`, the arguments of the data module; `precision`; `results`, the contents of the results.json of
-            this checkpoint's test; `run`, what of its run's holds for other checkpoints, too. Each of them, or all, may
-            be missing.
+            this checkpoint's test; `run`, those results of its run that hold for all its checkpoints. Any of these, or
+            all, may be missing.
     """
     from huggingface_hub import ModelCard
 
@@ -81,16 +81,16 @@ def model_card(facts: Mapping[str, Any], trained: Mapping[str, Any]) -> str:
 
 
 def _is_official(source: str, data: Mapping[str, Any], told: Mapping[str, Any]) -> bool:
-    """Whether its run has learnt from a published data set and was tested on it, as far as their numbers tell."""
+    """Whether the run was trained and tested on a published data set, as far as the numbers of images tell."""
     if source not in TITLES or data.get("sha256") is not None:
         return False
-    counts = [told.get(name) for name in ("train_count", "val_count")]  # which earlier versions do not tell
+    counts = [told.get(name) for name in ("train_count", "val_count")]  # earlier versions do not record them
     learnt = COUNTS["train"] if None in counts else sum(map(int, filter(None, counts)))
     return (learnt, told.get("test_count")) == (COUNTS["train"], COUNTS["test"])
 
 
 def _front(name: str, images: str, source: str, results: Mapping[str, Any]) -> str:
-    """The card's metadata, in the hub's words."""
+    """Writes the card's metadata, in the terms of the Hugging Face Hub."""
     from huggingface_hub import EvalResult, ModelCardData
 
     evaluation = EvalResult(
@@ -127,7 +127,7 @@ def _measured(results: Mapping[str, Any]) -> list[str]:
             f"The network's logits of {odd:,} of these images are NaN or infinite. Where there is NaN, an image counts "
             "as the first class that has it, and may count as right by that alone."
         )
-    if "confusion" not in results:  # a file of weights has none
+    if "confusion" not in results:  # the metadata of weights has none
         return said
     images = [sum(row) for row in results["confusion"]]
     rows = [
@@ -145,7 +145,7 @@ def _data(source: str, data: Mapping[str, Any], told: Mapping[str, Any], layout:
         digest = data.get("sha256")
         which = f"that are not the official ones; their SHA-256 digest is {digest}" if digest else "of whatever origin"
         words = f"I{layout[1:]} {which}."
-    if labels := data.get("train_labels"):  # a path, of which only its end tells others anything
+    if labels := data.get("train_labels"):  # a path, of which only the name is of use to others
         words += f" It has learnt other labels in place of their own: {_text(Path(labels).name)}."
     return words
 
@@ -164,7 +164,7 @@ def _settings(
         "step of these weights": facts.get("step"),
         "test_views": facts["test_views"],
         "train_count": results.get("train_count"),
-        # those of the weights that were tested may have been fewer
+        # The tested weights may be from an earlier step, after fewer steps, images and seconds.
         **{f"{name}, of the whole training": results.get(name) for name in ("fit_steps", "images_seen", "fit_seconds")},
         **{name: results.get(name) for name in ("devices", "accelerator")},
         **{f"{name}, in training": results.get(name) for name in ("torch", "lightning", "cifar_lightning")},
@@ -182,5 +182,5 @@ def _table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def _text(name: str) -> str:
-    """A name in Markdown, whatever is in it."""
+    """Escapes a name for Markdown."""
     return "".join(f"\\{sign}" if sign in "|\\`*_[]<>#" else sign for sign in quoted(name))

@@ -1,4 +1,4 @@
-"""Names in the room that there is for them: it is their ends that tell them apart most often."""
+"""Shortens names to the room there is for them, keeping their ends, which most often tell them apart."""
 
 import os
 import re
@@ -11,15 +11,15 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.text import Text
 
-SHORTEST = 5  # characters that stay of any name
+SHORTEST = 5  # characters that any name keeps
 
 
 def shortened(name: str, width: int) -> str:
-    """A name in so many characters, at least 4, of which an East Asian one counts as two; its middle is left out.
+    """Shortens a name by leaving out its middle. An East Asian character counts as two.
 
     Args:
-        name: Such as a class's, or a file's.
-        width: The most that it takes.
+        name: The name, such as a class's or a file's.
+        width: The maximum number of characters, at least 4.
     """
     if cell_len(name) <= width:
         return name
@@ -29,11 +29,11 @@ def shortened(name: str, width: int) -> str:
 
 
 def shortened_apart(names: Iterable[str], width: int) -> dict[str, str]:
-    """Each name as `shortened` has it, but those that would become one text are cut where they differ.
+    """Shortens names like `shortened`, but cuts names that would become equal at the place where they differ.
 
     Args:
-        names: Those that stand beside each other.
-        width: The most that each takes, at least 5.
+        names: Names that are shown together.
+        width: The maximum number of characters of each, at least 5.
     """
     found = {name: shortened(name, width) for name in names}
     for alike in _alike(found):
@@ -42,7 +42,7 @@ def shortened_apart(names: Iterable[str], width: int) -> dict[str, str]:
 
 
 def _alike(found: Mapping[str, str]) -> list[list[str]]:
-    """The names that have become one text."""
+    """Groups the names that have been shortened to the same text."""
     groups = defaultdict(list)
     for name, text in found.items():
         groups[text].append(name)
@@ -50,10 +50,10 @@ def _alike(found: Mapping[str, str]) -> list[list[str]]:
 
 
 def _apart(names: Sequence[str], width: int) -> dict[str, str]:
-    """The beginning of all, and what follows the place at which they begin to differ."""
+    """Shortens names to their common beginning, and what follows the place at which they begin to differ."""
     beginning, head = _beginning(names), chop_cells(names[0], (width - 2) // 3)[0]
     room = width - 1 - cell_len(head)
-    digits = re.search(rf"\d{{0,{room // 4}}}$", beginning)  # of 007 and 012 not only 07 and 12
+    digits = re.search(rf"\d{{0,{room // 4}}}$", beginning)  # for 007 and 012, not only 07 and 12
     start = len(beginning) - len(digits[0] if digits else "")
     rest = {name: name[start:] for name in names}
     found = {
@@ -61,40 +61,40 @@ def _apart(names: Sequence[str], width: int) -> dict[str, str]:
         for name, end in rest.items()
     }
     for alike in _alike(found):
-        if len(_beginning(alike)) > len(beginning):  # else nothing is left to tell them by
+        if len(_beginning(alike)) > len(beginning):  # otherwise nothing is left to tell them apart
             found |= _apart(alike, width)
     return found
 
 
 @dataclass(frozen=True)
 class Name:
-    """A name as a table's cell: on one line, shortened where its column has less room.
+    """A name in a cell of a table: on one line, and shortened if its column is too narrow.
 
     Attributes:
-        name: It.
-        others: The names of its column, which it is told from.
+        name: The name.
+        others: The names in its column, from which it must stay distinct.
     """
 
     name: str
     others: Collection[str] = ()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """It in the room that there is."""
+        """Yields the name, shortened to the available width."""
         yield Text(shortened_apart([self.name, *self.others], max(SHORTEST, options.max_width))[self.name])
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        """The least and the most that it takes."""
+        """Returns the minimum and maximum width."""
         width = cell_len(self.name)
         return Measurement(min(SHORTEST, width), width)
 
 
 def common_folder(files: Iterable[str]) -> str:
-    """What all of these begin with, up to the last separator of folders; empty where that is none."""
+    """Returns the folder that all paths begin with, including its separator; empty if there is none."""
     beginning = _beginning(list(files))
     folder = beginning[: beginning.rfind(os.sep) + 1]
     return folder if folder.strip(os.sep) else ""
 
 
 def _beginning(names: Sequence[str]) -> str:
-    """What all begin with."""
-    return os.path.commonprefix(names)  # noqa: RUF071  # commonpath's is none of what is printed here: "./"
+    """Returns the common beginning of all names."""
+    return os.path.commonprefix(names)  # noqa: RUF071  # commonpath would normalise what is printed here, such as "./"

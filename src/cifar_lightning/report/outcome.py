@@ -1,4 +1,4 @@
-"""Outcome: all that a report is made of, as plain values."""
+"""Outcome: everything that a report is made of, as plain values."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from cifar_lightning.report.judgements import Judgements
 
 
 class Calibrated(NamedTuple):
-    """What a network's confidences are worth where its logits are divided by a temperature; two means over all images.
+    """The calibration of a network whose logits are divided by a temperature.
 
     Attributes:
-        temperature: It; 1 leaves them as they are.
-        bins: The images by their confidence.
-        confidence: The mean of that.
-        loss: The mean cross-entropy.
+        temperature: The temperature; 1 leaves the logits unchanged.
+        bins: The images, binned by confidence.
+        confidence: The mean confidence over all images.
+        loss: The mean cross-entropy over all images.
     """
 
     temperature: float
@@ -30,24 +30,24 @@ class Calibrated(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """A test's outcome, and what its figures and its page show, as plain values.
+    """The outcome of a test, and what its figures and page show, as plain values.
 
     Attributes:
         confusion: int64 counts `(K, K)`, rows = true class.
         loss: Mean cross-entropy of the test images.
-        classes: The K names.
-        facts: Further entries of results.json, with `checkpoint`, what was tested, and its `step`.
-        training_images: Some of those it has learnt from; None where it is not known to have learnt from these.
-        test_images: Those it was tested on, in their order.
-        numbers: int64, which of the test set each of these is.
-        predicted: int64, the classes that they were counted as.
-        logits: `(N, K)`, theirs.
-        rows: Those of the training's metrics.csv; none where it is not at hand.
-        label_smoothing: That of the training loss.
-        settings: The text of the training's config.yaml; empty where it is not at hand.
-        held_out: Logits and labels of the validation images; None where there are none.
-        grad_cam: What gives maps `(n, h, w)` of the evidence for a class in each of some images, uint8 and int64, or
-            None where the network has no convolution.
+        classes: The K class names.
+        facts: Further entries of results.json, including `checkpoint`, what was tested, and its `step`.
+        training_images: Some images that the network was trained on; None if these are not known to be among them.
+        test_images: The N images that it was tested on, in the order of the test.
+        numbers: int64 `(N,)`, the index of each of them in the test set.
+        predicted: int64 `(N,)`, their predicted classes.
+        logits: `(N, K)`, their logits.
+        rows: The rows of the training's metrics.csv; empty if it is not at hand.
+        label_smoothing: The label smoothing of the training loss.
+        settings: The text of the training's config.yaml; empty if it is not at hand.
+        held_out: Logits and labels of the validation images; None if there are none.
+        grad_cam: Given n images, uint8, and a class for each, int64, returns maps `(n, h, w)` of the evidence; None if
+            the network has no convolution.
     """
 
     confusion: Tensor
@@ -67,17 +67,17 @@ class Outcome:
 
     @cached_property
     def judgements(self) -> Judgements:
-        """What the network says of each test image."""
+        """What the network predicts for each test image."""
         return Judgements(self.logits, self.test_images.labels, self.predicted)
 
     @cached_property
     def temperature(self) -> float | None:
-        """That which suits the validation images best; None where there are none, or none does."""
+        """The temperature that suits the validation images best; None if there are no such images, or no best one."""
         return best_temperature(*self.held_out) if self.held_out else None
 
     @cached_property
     def calibrations(self) -> list[Calibrated]:
-        """As the network is, and at the temperature where there is one."""
+        """The calibration of the network as it is, and at the best temperature if there is one."""
         found, said = [], self.judgements
         for temperature in (1.0, *([] if self.temperature is None else [self.temperature])):
             confidences, losses = said.at(temperature)

@@ -1,6 +1,6 @@
-"""The page of a test: report.html, one file that asks nothing of the network. Its looks are in page.html.
+"""The page of a test: report.html, one file that loads nothing from the network. Its template is page.html.
 
-All that it says is computed here and in judgements.py, calibration.py and statistics.py; the template places it.
+Its contents are computed here and in judgements.py, calibration.py and statistics.py; the template arranges them.
 """
 
 import math
@@ -25,7 +25,7 @@ from cifar_lightning.report.plots import gradient_norm
 from cifar_lightning.report.statistics import wilson
 from cifar_lightning.report.template import percent, png, uri, write_html
 
-HEAT_SIZE, HEAT_LEVELS = 16, 16  # of a map of evidence: it is smooth, and the browser enlarges it
+HEAT_SIZE, HEAT_LEVELS = 16, 16  # of a map of evidence: few suffice, as it is smooth and the browser enlarges it
 SHOWN_FACTS = {
     "checkpoint": "checkpoint", "step": "step of the tested weights", "test_views": "views of a test image",
     "precision": "precision", "devices": "devices", "accelerator": "accelerator", "seed": "seed",
@@ -36,7 +36,7 @@ COUNTS = ("step", "global_batch_size", "fit_steps", "images_seen")
 
 
 class Picture(NamedTuple):
-    """A test image as the page shows it: both as data URIs, and its number in the test set."""
+    """A test image as the page shows it: image and map of evidence as data URIs, and its index in the test set."""
 
     image: str
     heat: str | None
@@ -52,7 +52,7 @@ def write_page(
 ) -> None:
     """Writes the page of an outcome and its results.json; `figures` are SVG of `calibration` and, if any, `curves`.
 
-    `matrix` is the picture of the confusion matrix, for more classes than the page has room for.
+    `matrix` is a picture file of the confusion matrix, shown if there are too many classes for a table.
     """
     said = outcome.judgements
     mistakes, doubtful, cells = said.mistakes().tolist(), said.doubtful().tolist(), said.cells()
@@ -122,12 +122,12 @@ def _per_class(results: Mapping[str, Any], confusion: Tensor) -> list[dict[str, 
 
 
 def _matrix(confusion: Tensor, cells: Sequence[Cell]) -> list[list[dict[str, Any]]]:
-    """Each cell's count, how deep its colour is, and the place of the page that shows its images."""
+    """Returns each cell's count, the depth of its colour, and whether the page shows images of it."""
     images = confusion.sum(1).tolist()
     filled = {(cell.true, cell.said) for cell in cells}
     return [
         [
-            # a root: a confusion of 5 % would be as good as white on a linear scale
+            # a square root, because on a linear scale a confusion of 5 % would be almost white
             {"count": count, "depth": math.sqrt(count / max(1, images[true])), "filled": (true, said) in filled}
             for said, count in enumerate(row)
         ]
@@ -136,13 +136,13 @@ def _matrix(confusion: Tensor, cells: Sequence[Cell]) -> list[list[dict[str, Any
 
 
 def _last(rows: Iterable[Mapping[str, Any]], name: str) -> tuple[int, float] | None:
-    """The last step at which something was logged, and what."""
+    """Returns the last step at which a figure was logged, and its value."""
     logged = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
     return logged[-1] if logged else None
 
 
 def _pictures(outcome: Outcome, index: Tensor, maps: Tensor | None) -> dict[int, Picture]:
-    """The test images of these indices, with their maps of evidence if there are some."""
+    """Returns the test images at these indices, with their maps of evidence if there are any."""
     said, names = outcome.judgements, outcome.classes
     pixels = outcome.test_images.part(index).pixels
     columns = (
@@ -158,7 +158,7 @@ def _pictures(outcome: Outcome, index: Tensor, maps: Tensor | None) -> dict[int,
 
 
 def _heats(maps: Tensor) -> list[str | None]:
-    """Maps from 0 to 1 as small pictures to lie on an image: red where the evidence is, dark where there is none."""
+    """Converts maps from 0 to 1 to small overlays for images: red where there is evidence, dark elsewhere."""
     from matplotlib import colormaps
 
     if max(maps.shape[1:]) > HEAT_SIZE:

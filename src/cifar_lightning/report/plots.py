@@ -55,7 +55,7 @@ def prediction_grid(
         labels: int64, (N,).
         predictions: int64, (N,).
         classes: The name of each label.
-        confidences: The probabilities of the predictions, (N,), to stand beside them; a line above says what they are.
+        confidences: The probabilities of the predictions, (N,), to show beside them, with a line above to explain.
     """
     names = short(classes)
     pairs = list(zip(labels.tolist(), predictions.tolist(), strict=True))
@@ -71,13 +71,13 @@ def prediction_grid(
 
 
 def curves(rows: Rows, label_smoothing: float = 0.0, test: Mapping[str, Any] | None = None) -> Figure:
-    """Plots losses (left) and accuracies (right) against optimiser steps, and gradient norms where they are logged.
+    """Plots losses (left) and accuracies (right) against optimiser steps, and gradient norms if they were logged.
 
     Args:
         rows: The rows of a metrics.csv in order: `step` and any of `train_loss`, `val_loss`, `val_acc` (0..1) and
-            what `gradient_norm` names.
-        label_smoothing: That of `train_loss`, which is the higher for it; the other losses are without.
-        test: `test_loss` and `test_acc` (0..1) of the network as it was at `step`, for a star.
+            the column that `gradient_norm` finds.
+        label_smoothing: The label smoothing of `train_loss`, which raises it; the other losses have none.
+        test: `test_loss` and `test_acc` (0..1) of the network at `step`, to be marked with a star.
     """
     norm = gradient_norm(rows)
     panels = 3 if norm else 2
@@ -97,10 +97,10 @@ def curves(rows: Rows, label_smoothing: float = 0.0, test: Mapping[str, Any] | N
     _line(accuracy, val_steps, val, ORANGE, "validation")
     if test is not None:
         _star(accuracy, test["step"], 100 * test["test_acc"], f"test {percent(test['test_acc'], 2)}")
-        if not val:  # one number is all there is: make it a level to compare with
+        if not val:  # with one number only, draws it as a level to compare with
             accuracy.axhline(100 * test["test_acc"], color=GREEN, linestyle="--", linewidth=1)
     accuracy.set(ylabel="%")
-    if len(val) < 2:  # no curve to look at closely: two points alone would fill the height with their difference
+    if len(val) < 2:  # no curve to look at closely: the difference of two points would fill the height
         accuracy.set_ylim(0, 102)
     _at_least_as_high(accuracy, 1)
     as_percentages(accuracy, "y")
@@ -109,7 +109,7 @@ def curves(rows: Rows, label_smoothing: float = 0.0, test: Mapping[str, Any] | N
         _line(axes, *_series(rows, norm or ""), BLUE, "train")
         axes.set(yscale="log")
 
-    ticks = 4 if others else 6  # a million steps have room for no more
+    ticks = 4 if others else 6  # with a million steps there is no room for more
     for axes in (loss, accuracy, *others):
         axes.set_xlabel("optimiser step")
         axes.set_xlim(left=0)
@@ -126,13 +126,13 @@ def curves(rows: Rows, label_smoothing: float = 0.0, test: Mapping[str, Any] | N
 
 
 def gradient_norm(rows: Rows) -> str | None:
-    """The column of a metrics.csv that has the norm of all gradients, in our words or Lightning's; None without one."""
+    """Finds the metrics.csv column with the norm of all gradients, by our name or Lightning's; None without one."""
     logged = (name for row in rows for name, value in row.items() if value is not None)
     return next((name for name in logged if name == "grad_norm" or name.endswith("_norm_total")), None)
 
 
 def confusion_matrix(confusion: Tensor, classes: Sequence[str]) -> Figure:
-    """Shows how often each class is taken for each other, coloured by the share of the true class.
+    """Shows how often each class is taken for each other one, coloured by the share of the true class.
 
     Args:
         confusion: int64 counts, (K, K), rows = true class.
@@ -145,13 +145,13 @@ def confusion_matrix(confusion: Tensor, classes: Sequence[str]) -> Figure:
     side = 9.0 if few else 13.3
     figure = new_figure(side, side * 0.93)
     axes = figure.subplots()
-    # A power scale, for a confusion of 5 % would be as good as white on a linear one.
+    # A power scale, because on a linear scale a confusion of 5 % would be almost white.
     picture = axes.imshow(share, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
     bar = figure.colorbar(picture, ax=axes, shrink=0.6, aspect=30, pad=0.02, ticks=[0, 0.05, 0.2, 0.5, 1])
     bar.set_label("share of the true class")
     bar.outline.set_visible(False)
 
-    ticks = range(0, size, math.ceil(size / 100))  # more names than that would run into each other
+    ticks = range(0, size, math.ceil(size / 100))  # more names would overlap
     names = short(classes)
     points = min(10.0, 0.75 * 72 * side * 0.8 / len(ticks))
     turn = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if few else {"rotation": 90}
@@ -165,13 +165,13 @@ def confusion_matrix(confusion: Tensor, classes: Sequence[str]) -> Figure:
         points = min(9.0, 0.6 * 72 * side / size / (0.65 * digits))
         for (row, column), count in np.ndenumerate(counts):
             ink = "white" if share[row, column] > 0.35 else "black"
-            # Within its cell: a layout that looks at a hundred of them takes a tenth longer.
+            # Not in the layout, as it is within its cell: a layout with a hundred texts takes a tenth longer.
             axes.text(column, row, f"{count}", ha="center", va="center", color=ink, fontsize=points, in_layout=False)
     return figure
 
 
 def per_class_bars(confusion: Tensor, classes: Sequence[str]) -> Figure:
-    """Shows each class's accuracy, of many the best and worst, and the overall one as a line; none is n/a.
+    """Shows each class's accuracy (of many, the best and worst), n/a if it has no images; a line marks the overall one.
 
     Args:
         confusion: int64 counts, (K, K), rows = true class.
@@ -207,10 +207,10 @@ def per_class_bars(confusion: Tensor, classes: Sequence[str]) -> Figure:
 
 
 def corruption_map(accuracies: Mapping[str, Sequence[float]]) -> Figure:
-    """Shows the accuracy on images by what has corrupted them and how severely, and the mean over the severities.
+    """Shows the accuracy on corrupted images by corruption and severity, and the mean over the severities.
 
     Args:
-        accuracies: 0..1, one a severity, by the corruption's name.
+        accuracies: By the name of the corruption, one accuracy (0..1) per severity.
     """
     names = list(accuracies)
     percent = np.array([[*row, np.mean(row)] for row in accuracies.values()]) * 100
@@ -234,10 +234,10 @@ def corruption_map(accuracies: Mapping[str, Sequence[float]]) -> Figure:
 
 
 def calibration(panels: Mapping[str, Reliability]) -> Figure:
-    """Shows how often predictions are right against how confident they are, and how many there are of each.
+    """Plots the accuracy of predictions against their confidence, and the share of images with each confidence.
 
     Args:
-        panels: One or two of them, each with the heading of its panel.
+        panels: One or two sets of bins, by the headings of their panels.
     """
     figure = new_figure(6 * len(panels), 5.4)
     middles = (np.arange(BINS) + 0.5) / BINS
@@ -261,7 +261,7 @@ def calibration(panels: Mapping[str, Reliability]) -> Figure:
 
 
 def _grid(images: Tensor, captions: Sequence[str], framed: Sequence[bool] = (), heading: str = "") -> Figure:
-    """Lays images out in as square a block as their number allows, a caption under each; some are framed."""
+    """Lays images out in as square a block as their number allows, with a caption under each; frames some."""
     rows = math.isqrt(len(captions))
     columns = math.ceil(len(captions) / rows)
     cell = GRID_WIDTH / columns
@@ -273,7 +273,7 @@ def _grid(images: Tensor, captions: Sequence[str], framed: Sequence[bool] = (), 
     first = 0.1 + (0.3 if heading else 0)
     height = first + rows * (side + text) + 0.05
     figure = new_figure(GRID_WIDTH, height, laid_out=False)
-    # One pair of axes, in inches from the top left: one for each image would take three times as long.
+    # One pair of axes, in inches from the top left: axes for each image would take three times as long.
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     if heading:
@@ -292,7 +292,7 @@ def _grid(images: Tensor, captions: Sequence[str], framed: Sequence[bool] = (), 
 
 
 def _series(rows: Rows, key: str) -> tuple[list[float], list[float]]:
-    """Picks one metric: the steps at which it was measured, and its values."""
+    """Picks one metric: returns the steps at which it was measured, and its values."""
     measured = [row for row in rows if row.get(key) is not None]
     return [row["step"] for row in measured], [row[key] for row in measured]
 
@@ -305,7 +305,7 @@ def _line(axes: Axes, steps: list[float], values: list[float], color: str, label
 
 
 def _at_least_as_high(axes: Axes, height: float) -> None:
-    """Else all but equal values would fill the height with their rounding errors, on an axis that tells no values."""
+    """Widens the axis to `height`: otherwise the rounding errors of almost equal values would fill it, unlabelled."""
     low, high = axes.get_ylim()
     if high - low < height:
         middle = (low + high) / 2
@@ -314,6 +314,6 @@ def _at_least_as_high(axes: Axes, height: float) -> None:
 
 
 def _star(axes: Axes, step: float, value: float, label: str) -> None:
-    """Marks a value under all lines, with a label that has its figure; what is not finite is in the legend alone."""
-    under = 1.9  # the lines' is 2
+    """Marks a value below all lines, with a label that states it; a non-finite value appears in the legend only."""
+    under = 1.9  # lines have zorder 2
     axes.plot([step], [value], "*", color=GREEN, markersize=13, label=label, clip_on=False, zorder=under)

@@ -1,4 +1,4 @@
-"""Figures of several runs: those that differ in a seed or a fold, and those that are compared."""
+"""Figures of several runs: runs that differ in a seed or a fold, and runs that are compared."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,8 +19,8 @@ from cifar_lightning.report.drawing import (
     short,
 )
 
-MARKERS = "osD^v"  # for the series of more than so many colours
-LEGIBLE_ROWS = 20  # up to which a row has the room of its letters
+MARKERS = "osD^v"  # told apart by marker, if there are more series than colours
+LEGIBLE_ROWS = 20  # up to this many, a row is as high as its letters
 
 Measured = tuple[float, Sequence[float] | None]  # an accuracy, 0..1, and the ends of its interval
 
@@ -33,14 +33,14 @@ def spread(
     per_class: Mapping[str, Mapping[str, Any] | None],
     which: str = "",
 ) -> Figure:
-    """Shows the accuracy of every run as a dot, with the mean and its interval; and the same of each class.
+    """Shows the accuracy of every run as a dot, with the mean and its interval; and the latter two for each class.
 
     Args:
-        run: What one is called, such as "seed".
-        numbers: The runs', in order.
-        accuracies: Theirs, 0..1.
-        overall: `mean` and `interval` of these; the latter None where they have no spread.
-        per_class: The same of each class, by its name; None of one without images.
+        run: What a run is called, such as "seed".
+        numbers: The numbers of the runs, in order.
+        accuracies: The accuracies of the runs, 0..1.
+        overall: `mean` and `interval` of the accuracies; the interval is None if they are all equal.
+        per_class: `mean` and `interval` for each class, by its name; None for a class without images.
         which: Which classes these are, if not all.
     """
     length = len(per_class)
@@ -81,24 +81,24 @@ def spread(
 
 
 def intervals(names: Sequence[str], series: Mapping[str, Sequence[Measured | None]]) -> Figure:
-    """Shows accuracies as dots with their intervals, a row a name and a colour a series.
+    """Shows accuracies as dots with their intervals: one row per name, one colour per series.
 
     Args:
-        names: The rows'.
-        series: What each has of every row, by its name: an accuracy and the ends of its interval, 0..1, which may be
-            None; None for a row that it has nothing of.
+        names: The names of the rows.
+        series: The values of each series in every row, by the name of the series: an accuracy, 0..1, and the ends of
+            its interval or None; None for a row in which the series has no value.
     """
     length = len(names)
     there = [[name for name, row in series.items() if row[i] is not None] for i in range(length)]
     abreast = max(map(len, there))
     few = length * abreast <= 2 * LEGIBLE_ROWS
-    legend = math.ceil(len(series) / 6) if abreast > 1 else 0  # lines; else a row's name says it
+    legend = math.ceil(len(series) / 6) if abreast > 1 else 0  # lines; without a legend, the names of the rows suffice
     height = 0.2 + 0.11 * abreast if few else max(0.2, 0.07 * abreast)
     figure = new_figure(6.4, 0.8 + 0.25 * legend + length * height)
     axes = figure.subplots()
     for number, (name, row) in enumerate(series.items()):
         color, marker = COLOURS[number % len(COLOURS)], MARKERS[number // len(COLOURS) % len(MARKERS)]
-        axes.plot([], [], color=color, marker=marker, linewidth=2, label=name)  # for the legend, if it has no row
+        axes.plot([], [], color=color, marker=marker, linewidth=2, label=name)  # for the legend, even without values
         for i, found in enumerate(row):
             if found is None:
                 continue

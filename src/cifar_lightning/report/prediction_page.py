@@ -1,4 +1,4 @@
-"""The page of predictions: each picture as the network saw it, and what it said. Its looks are in prediction.html."""
+"""The page of predictions: each picture as the network saw it, and its prediction. The template: prediction.html."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,17 +10,17 @@ from PIL import Image
 
 from cifar_lightning.report.template import png, write_html
 
-PICTURES = 500  # on one page, at most: it stays under 3 MB
+PICTURES = 500  # at most, on one page: it stays under 3 MB
 
 
 class Seen(NamedTuple):
-    """A picture that a network has seen.
+    """A picture that a network has classified.
 
     Attributes:
-        file: Its name.
+        file: The name of its file.
         pixels: uint8 `(32, 32, 3)`.
         top: The most probable classes, `{"class": str, "probability": 0..1}` each.
-        unlike: In what it is unlike the training images; empty where it is not, None where it was not judged.
+        unlike: How it differs from the training images; empty if it does not, None if it was not judged.
     """
 
     file: str
@@ -30,7 +30,7 @@ class Seen(NamedTuple):
 
 
 def write_predictions_page(seen: Sequence[Seen], total: int, network: str, page: Path) -> None:
-    """Writes the page of `PICTURES` at most of the `total` pictures that a network, by this name, has seen."""
+    """Writes a page of pictures, at most `PICTURES` of the `total` that the network of this name has classified."""
     pictures = [{"image": png(Image.fromarray(one.pixels)), "seen": one} for one in seen]
     judged = any(one.unlike is not None for one in seen)
     write_html("prediction.html", {"pictures": pictures, "total": total, "network": network, "judged": judged}, page)

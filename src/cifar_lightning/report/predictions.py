@@ -1,4 +1,4 @@
-"""predictions.npz: what each image of a test was counted as, so that two networks can be compared image by image."""
+"""predictions.npz: the predicted class of each test image, so that two networks can be compared image by image."""
 
 import hashlib
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ class Predictions:
 
     Attributes:
         predicted: uint16 `(N,)`, the class that each image was counted as, in the order of the test images.
-        labels: uint16 `(N,)`, its own.
-        images: Digest of the images and their labels, in that order: equal where two tests were of the same.
+        labels: uint16 `(N,)`, the true class of each image.
+        images: Digest of the images and their labels, in that order: equal if two tests had the same images.
     """
 
     predicted: NDArray[np.uint16]
@@ -36,7 +36,7 @@ class Predictions:
     images: str
 
     def confusion(self, classes: int) -> list[list[int]]:
-        """Counts `(classes, classes)`, rows = true class; of more classes, where there are more."""
+        """Returns counts `(classes, classes)`, rows = true class; larger if there are labels of more classes."""
         size = max(classes, 1 + int(max(self.labels.max(), self.predicted.max())))
         counts = np.zeros((size, size), np.int64)
         np.add.at(counts, (self.labels, self.predicted), 1)
@@ -45,12 +45,12 @@ class Predictions:
 
     @property
     def right(self) -> NDArray[np.bool_]:
-        """Which of the images were counted as what they are."""
+        """Whether each image was predicted correctly."""
         return np.equal(self.predicted, self.labels)
 
 
 def write_predictions(folder: Path, predicted: "Tensor", tested: "ImageSet") -> None:
-    """Writes predictions.npz, of the classes `(N,)` of N tested images, into the folder of a run or an evaluation."""
+    """Writes the predicted classes `(N,)` of N tested images to predictions.npz in a run's or evaluation's folder."""
     arrays: dict[str, Any] = {
         "predicted": predicted.numpy().astype(np.uint16),
         "labels": tested.labels.numpy().astype(np.uint16),
@@ -60,23 +60,23 @@ def write_predictions(folder: Path, predicted: "Tensor", tested: "ImageSet") -> 
 
 
 def digest_of(tested: "ImageSet") -> str:
-    """What `Predictions.images` is of these."""
+    """Computes the `Predictions.images` of these images."""
     digest = hashlib.sha256()
     add_images(digest, tested)
     return digest.hexdigest()
 
 
 def add_images(digest: "_Hash", tested: "ImageSet") -> None:
-    """Goes on with a digest: that of a test of several sets, one after another, is of all of them."""
+    """Adds images to a digest: the digest of a test on several sets covers them one after another."""
     digest.update(tested.pixels.data)
     digest.update(tested.labels.numpy().astype(np.uint16).data)
 
 
 def read_predictions(folder: Path) -> Predictions | None:
-    """What `write_predictions` has written; None where there is none, as in an earlier version's run.
+    """Reads what `write_predictions` has written; None if there is no file, as in a run of an earlier version.
 
     Raises:
-        InputError: It cannot be read.
+        InputError: The file cannot be read.
     """
     path = folder / NAME
     try:
@@ -87,5 +87,5 @@ def read_predictions(folder: Path) -> Predictions | None:
             return found
     except FileNotFoundError:
         return None
-    except Exception as error:  # of a damaged file zipfile, zlib and numpy raise what they like
+    except Exception as error:  # zipfile, zlib and numpy raise many types for a damaged file
         raise InputError(f"{path} cannot be read: it is damaged; evaluate the run, and give its evaluation/") from error

@@ -1,4 +1,4 @@
-"""What a test leaves: results.json, the figures, and the table on the console."""
+"""The report of a test: results.json, the figures, and the table on the console."""
 
 import importlib.metadata
 import json
@@ -26,14 +26,14 @@ FIGURES = {
     "training_images", "test_predictions", "confusion_matrix", "per_class_accuracy", "curves", "corruptions",
     "calibration", "mistakes",
 }  # fmt: skip
-SHOWN_IMAGES = 36  # in the figures of images, spread evenly over the set
-INLINE = ("calibration", "curves")  # figures that stand in the page
+SHOWN_IMAGES = 36  # in each figure of images, spread evenly over the set
+INLINE = ("calibration", "curves")  # figures within the page
 
 
 def report(outcome: Outcome, output: Path, page: Path, aloud: bool = True) -> None:
-    """Writes results.json into the folder `output`; aloud, also figures/ and the page, and prints the table.
+    """Writes results.json into the folder `output`; if `aloud`, also figures/ and the page, and prints the table.
 
-    Figures and a page that another test has left there do not stay beside this one's results.
+    Removes figures and a page that another test left there, because they would not match these results.
     """
     from cifar_lightning.report.table import print_report
 
@@ -57,7 +57,7 @@ def report(outcome: Outcome, output: Path, page: Path, aloud: bool = True) -> No
 def results_of(
     confusion: Tensor, loss: float, classes: Sequence[str], facts: Mapping[str, Any], not_finite: int
 ) -> dict[str, Any]:
-    """The contents of results.json; see `Outcome`. `not_finite` images had logits of NaN or infinity."""
+    """Returns the contents of results.json; see `Outcome`. `not_finite` images had logits of NaN or infinity."""
     counts, right = confusion.sum(1).tolist(), confusion.diag().tolist()
     accuracies = [r / n if n else None for r, n in zip(right, counts, strict=True)]
     return {
@@ -74,14 +74,14 @@ def results_of(
 
 
 def write_results(results: Mapping[str, Any], output: Path) -> None:
-    """Writes results.json into the folder `output`; what is NaN or infinite is null there."""
+    """Writes results.json into the folder `output`, with null for NaN and infinity."""
     text = _as_json(results)
     write_atomically(output / "results.json", lambda file: file.write(text.encode()))
 
 
 def _as_json(results: Mapping[str, Any]) -> str:
-    """An entry a line, and of the confusion counts a row: a number a line would be a million lines of 1,000 classes."""
-    if "confusion" not in results:  # those of many runs
+    """Formats one entry per line, and one row of confusion counts: 1,000 classes have a million counts."""
+    if "confusion" not in results:  # the results of many runs
         return strict_json(results, indent=2) + "\n"
     rows = ",\n".join(f"    {json.dumps(row)}" for row in results["confusion"])
     text = strict_json({**results, "confusion": []}, indent=2)
@@ -89,7 +89,7 @@ def _as_json(results: Mapping[str, Any]) -> str:
 
 
 def read_results(output: Path) -> dict[str, Any]:
-    """The contents of the results.json that `report` has written into `output`; None for an earlier version's NaN."""
+    """Reads the results.json that `report` wrote into `output`. NaN, which earlier versions wrote, becomes None."""
     text = (output / "results.json").read_text()
     results: dict[str, Any] = json.loads(text, parse_constant=lambda name: None)
     return results
@@ -121,7 +121,7 @@ def draw(outcome: Outcome, results: Mapping[str, Any], folder: Path, page: Path)
 
 
 def write_figures(figures: Mapping[str, "Figure"], folder: Path) -> None:
-    """Writes figures into `folder` as NAME.png, in place of all of ours that another test may have left there."""
+    """Writes figures into `folder` as NAME.png, and removes other figures of ours that another test left there."""
     import matplotlib
 
     from cifar_lightning.report import drawing
@@ -157,14 +157,14 @@ def _predictions(outcome: Outcome, index: Tensor, confidences: Tensor | None = N
 
 
 def _panels(outcome: Outcome) -> dict[str, Reliability]:
-    """How reliable the confidences are, as they are and at the temperature, by the heading of each."""
+    """Returns the bins for the calibration figure, as they are and at the best temperature, by their headings."""
     found = outcome.calibrations
-    headings = ["Calibration error"]  # of two panels each says what it is of
+    headings = ["Calibration error"]  # if there are two panels, each heading says which it is
     if len(found) == 2:
         headings = ["As it is: calibration error", f"At temperature {found[1].temperature:.2f}: calibration error"]
     return {f"{heading} {percent(one.bins.ece, 2)}": one.bins for heading, one in zip(headings, found, strict=True)}
 
 
 def shown(images: int) -> Tensor:
-    """Which of so many images a figure shows: int64, spread evenly over them."""
+    """Chooses which of `images` images a figure shows: int64 indices, spread evenly."""
     return torch.linspace(0, images - 1, min(SHOWN_IMAGES, images)).long()

@@ -1,6 +1,6 @@
-"""Whether a difference is more than noise: intervals and tests of accuracies, of plain numbers.
+"""Whether a difference is more than noise: intervals and significance tests of accuracies, on plain numbers.
 
-None of the package's dependencies has them; what is here agrees with SciPy's to ten digits.
+None of the package's dependencies has them. The results agree with SciPy's to ten digits.
 """
 
 import math
@@ -19,13 +19,13 @@ _Z = NormalDist().inv_cdf(1 - ALPHA / 2)
 
 
 def wilson(right: float, count: float) -> Interval:
-    """The interval of a share (https://doi.org/10.1080/01621459.1927.10502953), exactly 0 and 1 at the ends.
+    """Computes the interval of a share (https://doi.org/10.1080/01621459.1927.10502953), exactly 0 and 1 at the ends.
 
-    It is the error of having tested on these images and not on others like them; another seed is another network.
+    It covers the error of testing on these images rather than on others like them, not the variation between seeds.
 
     Args:
-        right: How many of the images count; of one that is there several times, as a mean.
-        count: How many there are, at least 1.
+        right: How many of the images are right; an image with several copies counts as their mean.
+        count: How many images there are, at least 1.
     """
     share, z2 = right / count, _Z * _Z / count
     middle, half = share + z2 / 2, _Z * math.sqrt((share * (1 - share) + z2 / 4) / count)
@@ -34,12 +34,12 @@ def wilson(right: float, count: float) -> Interval:
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-    """The exact p-value of two classifiers on the same images: the binomial's, of those that one alone got right.
+    """Computes the exact p-value of two classifiers on the same images: a binomial test on images one alone got right.
 
-    1 where they differ on none.
+    It is 1 if there are none.
     """
     n, fewer = only_a + only_b, min(only_a, only_b)
-    term, tail = 1, 1  # binomial coefficients, whole
+    term, tail = 1, 1  # binomial coefficients, as integers
     for k in range(1, fewer + 1):
         term = term * (n - k + 1) // k
         tail += term
@@ -47,7 +47,7 @@ def mcnemar(only_a: int, only_b: int) -> float:
 
 
 def paired_interval(only_a: int, only_b: int, count: int) -> Interval:
-    """That of B's accuracy less A's on the same images, by Agresti and Min (https://doi.org/10.1002/sim.1781)."""
+    """Agresti and Min's interval of B's accuracy minus A's on the same images (https://doi.org/10.1002/sim.1781)."""
     a, b, n = only_a + 0.5, only_b + 0.5, count + 2
     difference = (b - a) / n
     half = _Z * math.sqrt(a + b - n * difference**2) / n
@@ -55,7 +55,7 @@ def paired_interval(only_a: int, only_b: int, count: int) -> Interval:
 
 
 def mean_interval(values: Sequence[float], shares: bool = True) -> Interval | None:
-    """That of the mean, by Student's t, of shares within 0 to 1; None where they have no spread to tell it from."""
+    """Computes the interval of the mean, by Student's t; of shares, within 0 to 1. None if values have no spread."""
     if len(values) < 2 or stdev(values) == 0:
         return None
     half = t_quantile(1 - ALPHA / 2, len(values) - 1) * stdev(values) / math.sqrt(len(values))
@@ -64,9 +64,9 @@ def mean_interval(values: Sequence[float], shares: bool = True) -> Interval | No
 
 
 def welch(a: Sequence[float], b: Sequence[float]) -> tuple[float, Interval] | None:
-    """Welch's test of b's mean against a's: the p-value, and the interval of the difference.
+    """Tests b's mean against a's by Welch's test; returns the p-value, and the interval of the difference.
 
-    None where a group has no spread: fewer than two values, or equal ones, which say nothing about those to come.
+    None if a group has no spread: fewer than two values, or equal ones, which say nothing about further values.
     """
     if min(len(a), len(b)) < 2 or not (stdev(a) and stdev(b)):
         return None
@@ -79,12 +79,12 @@ def welch(a: Sequence[float], b: Sequence[float]) -> tuple[float, Interval] | No
 
 
 def of_shares(interval: Interval) -> Interval:
-    """An interval of a difference of shares: one beyond -1 or 1 there cannot be."""
+    """Clips the interval of a difference of shares to -1 to 1, beyond which no difference can be."""
     return max(-1.0, interval[0]), min(1.0, interval[1])
 
 
 def bootstrap(a: Sequence[float], b: Sequence[float]) -> Interval | None:
-    """Percentiles of the difference of the means of values drawn anew; None as for `welch`. The same every time."""
+    """Computes a percentile bootstrap interval of the difference of means, with a fixed seed; None as for `welch`."""
     if min(len(a), len(b)) < 2 or not (stdev(a) and stdev(b)):
         return None
     generator = np.random.default_rng(0)
@@ -94,7 +94,7 @@ def bootstrap(a: Sequence[float], b: Sequence[float]) -> Interval | None:
 
 
 def pooled_sd(groups: Sequence[Sequence[float]]) -> float | None:
-    """The standard deviation within groups; None where none has two values, or all are equal."""
+    """Computes the standard deviation within groups; None if no group has two values, or if all values are equal."""
     several = [values for values in groups if len(values) > 1]
     if not several:
         return None
@@ -103,7 +103,7 @@ def pooled_sd(groups: Sequence[Sequence[float]]) -> float | None:
 
 
 def needed(difference: float, sd: float) -> int:
-    """How many values each of two groups needs to find such a difference of their means with the power POWER."""
+    """Computes how many values each of two groups needs to detect a difference of their means with power POWER."""
     ratio = 2 * (sd / difference) ** 2
     n = max(2, math.floor(ratio * (_Z + NormalDist().inv_cdf(POWER)) ** 2))
     while n < ratio * (t_quantile(1 - ALPHA / 2, 2 * n - 2) + t_quantile(POWER, 2 * n - 2)) ** 2:
@@ -112,7 +112,7 @@ def needed(difference: float, sd: float) -> int:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """P-values for as many tests at once, by Holm's method (https://www.jstor.org/stable/4615733)."""
+    """Adjusts p-values for the number of tests, by Holm's method (https://www.jstor.org/stable/4615733)."""
     adjusted, least = [0.0] * len(p), 0.0
     for rank, index in enumerate(sorted(range(len(p)), key=p.__getitem__)):
         least = max(least, min(1.0, (len(p) - rank) * p[index]))
@@ -121,12 +121,12 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def t_tail(t: float, freedom: float) -> float:
-    """The probability that Student's t, of so many degrees of freedom, is more than `t`, which is 0 or more."""
+    """Computes the probability that Student's t, with `freedom` degrees of freedom, exceeds `t` (0 or more)."""
     return _incomplete_beta(freedom / 2, 0.5, freedom / (freedom + t * t)) / 2
 
 
 def t_quantile(probability: float, freedom: float) -> float:
-    """What Student's t is below with this probability, of 0.5 or more."""
+    """Computes the value that Student's t is below with this probability, which is at least 0.5."""
     low, high = 0.0, 1.0
     while t_tail(high, freedom) > 1 - probability:
         high *= 2
@@ -139,7 +139,7 @@ def _incomplete_beta(a: float, b: float, x: float) -> float:
     """The regularised incomplete beta function I_x(a, b), by its continued fraction: https://dlmf.nist.gov/8.17#E22."""
     if x <= 0 or x >= 1:
         return float(x >= 1)
-    if x > (a + 1) / (a + b + 2):  # where the fraction of the other end is the quicker
+    if x > (a + 1) / (a + b + 2):  # the fraction from the other end converges faster
         return 1 - _incomplete_beta(b, a, 1 - x)
     log = a * math.log(x) + b * math.log1p(-x) + math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
     # Lentz's algorithm, as modified by Thompson and Barnett: https://dlmf.nist.gov/3.10#iii

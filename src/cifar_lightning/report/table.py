@@ -1,4 +1,4 @@
-"""What the console shows: a test's result, predictions for single files, and what there is of images."""
+"""Tables on the console: the results of a test, predictions for single files, and a survey of the images."""
 
 import math
 import shlex
@@ -24,13 +24,13 @@ MEAN_ERRORS = {
     "mean_corruption_error": "the 15 corruptions of the benchmark",
     "mean_corruption_error_19": "all 19",
 }
-# Characters that are left of a file's name beside guesses, and beside the class alone.
+# The fewest characters that a file's name is shortened to beside several guesses, and beside one.
 LEGIBLE, SHORTEST_FILE = 24, 12
-ONE_COLUMN = 20  # classes up to which the table stays a single column
+ONE_COLUMN = 20  # up to this many classes, the table stays a single column
 
 
 def print_report(results: Mapping[str, Any], paths: Sequence[Path], console: Console | None = None) -> None:
-    """Prints results.json: the overall accuracy, and per class, of many the best and worst; and where the files are."""
+    """Prints results.json: accuracy overall and per class (of many, the best and worst), and where the files are."""
     console = console or Console()
     _print_overall(results, console)
     names, accuracies = list(results["per_class_acc"]), list(results["per_class_acc"].values())
@@ -61,7 +61,7 @@ def print_report(results: Mapping[str, Any], paths: Sequence[Path], console: Con
 
 
 def print_corrupted(results: Mapping[str, Any], paths: Sequence[Path], console: Console | None = None) -> None:
-    """Prints results.json: the accuracy per corruption and severity, the mean errors; and where the files are."""
+    """Prints results.json: accuracy per corruption and severity, mean errors, and where the files are."""
     console = console or Console()
     _print_overall(results, console)
     accuracies = results["corruption_acc"]
@@ -87,9 +87,9 @@ def _print_overall(results: Mapping[str, Any], console: Console) -> None:
 
 
 def print_paths(paths: Sequence[Path], console: Console) -> None:
-    """Says where the files are."""
+    """Prints the paths of the files that were written."""
     console.print("Written:")
-    for path in paths:  # as Text and unwrapped, for brackets in a path are no markup and paths get copied
+    for path in paths:  # as Text, because brackets in a path are no markup; unwrapped, because paths get copied
         console.print(Text(f"  {path}"), soft_wrap=True)
 
 
@@ -99,16 +99,16 @@ def predictions_table(
     classes: Sequence[str],
     console: Console | None = None,
 ) -> None:
-    """Prints a table of predictions, a line a file, each as soon as it is there; nothing where there are none.
+    """Prints a table of predictions, one line per file, each as soon as it is known; nothing if there are none.
 
-    A terminal whose width the files' names do not fit into is told the folder that all have in common once. What still
-    does not fit is shortened in its middle, and where little would be left of a name, there are fewer guesses. In a
-    pipe, which has no right edge, all is whole.
+    If the files' names are too long for a terminal, their common folder is printed once, above. Names that are still
+    too long are shortened in the middle, and if little would be left of them, fewer guesses are shown. In a pipe, which
+    has no width, nothing is shortened.
 
     Args:
         rows: `{"file": str, "class": str, "top": [{"class": str, "probability": 0..1}, …]}` each, the most
             probable first.
-        files: The names of all that may come.
+        files: The names of all files that may follow.
         classes: The names of all classes.
         console: Standard output if None.
     """
@@ -124,7 +124,7 @@ def predictions_table(
         while len(widths) > 3 and _width(widths) - widths[0] + legible > console.width:
             widths.pop()
         over = _width(widths) - widths[0] + min(widths[0], SHORTEST_FILE) - console.width
-        if over > 0:  # by long names of classes alone
+        if over > 0:  # only because of long class names
             class_width = max(SHORTEST, class_width - over)
             widths[1] = max(class_width, len("class"))
         widths[0] = max(SHORTEST, min(widths[0], widths[0] + console.width - _width(widths)))
@@ -146,13 +146,13 @@ def predictions_table(
 
 
 def _widths(names: Iterable[str], class_width: int) -> list[int]:
-    """Those of the columns of predictions of files by these names."""
+    """Returns the widths of the columns for predictions of files with these names."""
     guess = class_width + len(" 100.0 %")
     return [max(map(cell_len, ("file", *names))), max(class_width, len("class")), len("probability"), guess, guess]
 
 
 def _width(widths: Sequence[int]) -> int:
-    """That of a line of such columns."""
+    """Returns the width of a line with columns of these widths."""
     return sum(widths) + 2 * (len(widths) - 1)
 
 
@@ -162,7 +162,7 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def print_survey(survey: Mapping[str, Any]) -> None:
-    """Prints what there is of images at a place, as `Survey.plain` has it."""
+    """Prints a survey of the images at a place, given as `Survey.plain`."""
     console = Console()
 
     def say(*parts: str) -> None:
@@ -186,7 +186,7 @@ def print_survey(survey: Mapping[str, Any]) -> None:
 
 
 def _counts_table(survey: Mapping[str, Any]) -> Table:
-    """A line a class; of many, those with the most and the fewest training images, or one where all have as many."""
+    """A table of a line per class; of many, those with most and fewest training images, or one line if all are equal."""
     counts = survey["class_counts"]
     rows = [(name, [f"{counts[split][name]:,}" for split in counts]) for name in survey["classes"]]
     if len(rows) > ONE_COLUMN and all(figures == rows[0][1] for _, figures in rows):
@@ -207,7 +207,7 @@ def _triple(values: Sequence[float]) -> str:
 
 
 def _examples(pairs: Mapping[str, Any]) -> str:
-    """How many, and some."""
+    """Says how many pairs there are, with some examples."""
     listed = ", ".join(f"{one} = {other}" for one, other in pairs["examples"])
     return f"{pairs['count']:,}{', such as ' * bool(listed)}{listed}"
 
@@ -221,7 +221,7 @@ def _class_table(rows: Sequence[tuple[str, str, str, str]]) -> Table:
 
 
 def table_of_numbers(names: str, *numbers: str, padding: int | tuple[int, int] = (0, 1)) -> Table:
-    """An empty one with a column of names and others of numbers, by their headings."""
+    """Makes an empty table with a column of names and columns of numbers, by their headings."""
     table = Table(names, **PLAIN, padding=padding)
     for heading in numbers:
         table.add_column(heading, justify="right")
@@ -229,12 +229,12 @@ def table_of_numbers(names: str, *numbers: str, padding: int | tuple[int, int] =
 
 
 def print_table(table: Table, console: Console) -> None:
-    """Prints a table whose text may be long: in the width of a terminal, whole in a pipe, which has no right edge."""
+    """Prints a table whose text may be long: within the width of a terminal, but in full to a pipe."""
     if not console.is_terminal:
         table.width = natural_width(console, table)
     console.print(table, soft_wrap=not console.is_terminal)
 
 
 def natural_width(console: Console, table: Table) -> int:
-    """Characters a line that a table takes where nothing in it is folded."""
+    """Returns the number of characters per line that a table takes if nothing in it is folded."""
     return Measurement.get(console, console.options.update(width=10_000), table).maximum

@@ -1,4 +1,4 @@
-"""Pages that are one file each and ask nothing of the network; base.html has the looks that they share."""
+"""Pages that are one file each and load nothing from the network; base.html has the style that they share."""
 
 import base64
 import io
@@ -15,15 +15,15 @@ from cifar_lightning.files import user_path, why_unwritable, write_atomically
 
 
 def page_at(html: str | Path, name: str) -> Path:
-    """The file of a page that a user asks for, which can be written; `name` is such as one might have.
+    """Returns the path of a page that a user asks for, checked to be writable; `name` is an example for messages.
 
     Raises:
-        InputError: It is a folder, or in one that cannot be written; or it is called otherwise than a page.
+        InputError: It is a folder, or in a folder that cannot be written to; or its name is not that of an HTML file.
     """
     page = user_path(html)
     if os.path.isdir(page):
         raise InputError(f"html {quoted(str(html))} is a folder: give a file, such as {page / name}")
-    if page.suffix.lower() not in (".html", ".htm"):  # of `--html *.jpg` it is the first picture
+    if page.suffix.lower() not in (".html", ".htm"):  # for `--html *.jpg` it would be the first picture
         raise InputError(f"html {quoted(str(html))} is no .html file: give one, such as {name}")
     if why := why_unwritable(page.parent):
         raise InputError(f"html {page} cannot be written ({why}): give another")
@@ -31,8 +31,8 @@ def page_at(html: str | Path, name: str) -> Path:
 
 
 def write_html(template: str, contents: Mapping[str, Any], page: Path) -> None:
-    """Writes a page: a template, by the name of its file beside this one, and the contents that it places."""
-    import jinja2  # not before: not every process draws
+    """Writes a page from a template, the name of a file beside this one, and its contents."""
+    import jinja2  # imported late: not every process draws
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -44,21 +44,21 @@ def write_html(template: str, contents: Mapping[str, Any], page: Path) -> None:
     environment.filters.update(percent=percent, decimal=console.decimal)
     text = environment.get_template(template).render(contents)
     stop.raise_if_requested()
-    write_atomically(page, lambda file: file.write(text.encode(errors="replace")))  # a file's name may be no text
+    write_atomically(page, lambda file: file.write(text.encode(errors="replace")))  # a file's name may be no valid text
 
 
 def png(image: Image.Image, **options: Any) -> str:
-    """An image as the page holds it, a data URI."""
+    """Encodes an image as a data URI for a page."""
     stream = io.BytesIO()
     image.save(stream, "png", **options)
     return uri(stream.getvalue())
 
 
 def uri(content: bytes) -> str:
-    """Likewise of the content of a .png file."""
+    """Encodes the content of a .png file as a data URI."""
     return f"data:image/png;base64,{base64.b64encode(content).decode()}"
 
 
 def percent(share: float | None, digits: int = 2) -> str:
-    """A share as a page has it."""
+    """Formats a share for a page, with a no-break space."""
     return console.percent(share, digits).replace(" ", "\N{NO-BREAK SPACE}")
