@@ -1,4 +1,4 @@
-"""Says what runs differ in, and whether that is more than noise. See commands/compare.py; `--help` says how."""
+"""Compares runs, and tells whether they differ by more than noise. See commands/compare.py and `--help`."""
 
 from cifar_lightning.cli import main
 from cifar_lightning.commands.compare import script

@@ -1,4 +1,4 @@
-"""Says what images there are, or writes them in another shape. See commands/data.py; `--help` says how."""
+"""Lists the images of a folder, or writes them in another layout. See commands/data.py and `--help`."""
 
 from cifar_lightning.cli import main
 from cifar_lightning.commands.data import script

@@ -1,4 +1,4 @@
-"""Tests a trained network. See commands/evaluate.py; `--help` says how."""
+"""Tests a trained network. See commands/evaluate.py and `--help`."""
 
 from cifar_lightning.cli import main
 from cifar_lightning.commands.evaluate import script

@@ -1,4 +1,4 @@
-"""Writes a trained network into one file for other programs. See commands/export.py; `--help` says how."""
+"""Writes a trained network into a file or folder for other programs. See commands/export.py and `--help`."""
 
 from cifar_lightning.cli import main
 from cifar_lightning.commands.export import script

@@ -1,4 +1,4 @@
-"""Trains a network on CIFAR-10, tests it, draws and reports. See commands/fit.py; `--help` says how."""
+"""Trains a network on CIFAR-10, tests it, draws and reports. See commands/fit.py and `--help`."""
 
 from cifar_lightning.cli import main
 from cifar_lightning.commands.fit import script

@@ -1,10 +1,10 @@
-"""Climbs from the tutorial's 54 % in rungs, each a change of flags against the one before, and says what each brings.
+"""Climbs from the tutorial's 54 % in rungs, each of which changes some flags, and measures what each rung gains.
 
-python scripts/ladder.py                                     # on CIFAR-10; an hour, half of it the last rung's
-python scripts/ladder.py --rungs tutorial,batches --seeds 2  # some of it
+python scripts/ladder.py                                     # on CIFAR-10; an hour, half of it for the last rung
+python scripts/ladder.py --rungs tutorial,batches --seeds 2  # part of it
 python scripts/ladder.py --data.source folder --data.data_dir pictures
 
-Flags that are not its own go to every fit. A run that has finished is not trained again, one that was stopped goes on.
+Other flags go to every fit. A run that has finished is not trained again, and one that was stopped is resumed.
 """
 
 import argparse
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rung:
-    """A step up.
+    """One step of the ladder.
 
     Attributes:
-        name: What `--rungs` calls it.
-        titles: By language.
-        changes: The flags that are new or other than in the rung before; with a recipe, all that there are.
+        name: Its name for `--rungs`.
+        titles: Its title in each language.
+        changes: The flags that are new or different from the rung before; if one is a recipe, all flags of the rung.
     """
 
     name: str
@@ -86,7 +86,7 @@ AXES = {
     "zh": ("训练秒数（中位数，对数刻度）", "测试准确率（%，均值 ± 标准差）"),
 }
 FIGURES = {"en": "ladder.png", "zh": "ladder.zh.png"}
-# Settings that go to no fit, by flag or in a file: how many runs there are, of which seeds, and where.
+# Settings that may not be passed on to a fit, by flag or in a file, because the ladder sets them itself.
 OWN = {
     "seed": "the seeds are those from 0 on: give --seeds, how many",
     "seeds": "the runs are begun one by one: give --seeds as a flag",
@@ -99,12 +99,12 @@ BEGIN, END = "<!-- what scripts/ladder.py has written begins -->", "<!-- and end
 
 @dataclass(frozen=True)
 class Measured:
-    """What the runs of a rung have given.
+    """The measurements of the runs of a rung.
 
     Attributes:
-        rung: It.
-        accuracies: 0 to 1, one a seed.
-        seconds: To train, likewise.
+        rung: The rung.
+        accuracies: The test accuracy of each seed, 0 to 1.
+        seconds: The training time of each seed.
     """
 
     rung: Rung
@@ -113,23 +113,23 @@ class Measured:
 
     @property
     def percent(self) -> float:
-        """The mean accuracy."""
+        """The mean accuracy, in percent."""
         return 100 * fmean(self.accuracies)
 
     @property
     def sd(self) -> float | None:
-        """Its standard deviation; None of one seed."""
+        """The standard deviation of the accuracy; None for one seed."""
         return 100 * stdev(self.accuracies) if len(self.accuracies) > 1 else None
 
 
 def _pairs(rung: Rung) -> list[tuple[str, str]]:
-    """The flags that a rung changes, with their values."""
+    """Returns the flags that a rung changes, with their values."""
     words = rung.changes.split()
     return list(zip(words[::2], words[1::2], strict=True))
 
 
 def flags_of(rung: Rung) -> list[str]:
-    """All flags of a rung: those of the rungs since the last recipe, of which a later one counts."""
+    """Returns all flags of a rung: those of all rungs since the last recipe, where later values win."""
     found: dict[str, str] = {}
     for each in LADDER[: LADDER.index(rung) + 1]:
         pairs = _pairs(each)
@@ -140,7 +140,7 @@ def flags_of(rung: Rung) -> list[str]:
 
 
 def script(arguments: Sequence[str]) -> None:
-    """Trains what has not been trained, and writes table and figure."""
+    """Trains the runs that have not been trained, and writes table and figure."""
     settings, others = _parser().parse_known_args(arguments)
     names = [rung.name for rung in LADDER]
     chosen = settings.rungs.split(",")
@@ -189,7 +189,7 @@ def _pages(docs: Path) -> dict[str, Path]:
 
 
 def _folder(rung: Rung, seed: int, runs: Path, others: Sequence[str]) -> Path:
-    """Where a run is: with other flags, or by a recipe that says something else, it is another run."""
+    """Returns the folder of a run. It depends on the flags and on the content of the recipe."""
     told = [*flags_of(rung), *others]
     if name := value_of("--recipe", told):
         told.append(json.dumps(yaml.safe_load(recipe(name).read_text("utf-8"))))
@@ -198,7 +198,7 @@ def _folder(rung: Rung, seed: int, runs: Path, others: Sequence[str]) -> Path:
 
 
 def _results(folder: Path) -> Path | None:
-    """Where those of a run are, if it has finished."""
+    """Returns the path of the results of a run, if it has finished."""
     return next((run / RESULTS for run in folder.glob("lightning_logs/version_*") if results_in(run) is not None), None)
 
 
@@ -207,7 +207,7 @@ def _train(rung: Rung, seed: int, runs: Path, others: Sequence[str]) -> None:
     if _results(folder):
         return
     say(f"{rung.name}, seed {seed}: fit {shlex.join(flags_of(rung))}", 1)
-    began = next(folder.glob("lightning_logs/version_*/config.yaml"), None)  # without one it was killed before it began
+    began = next(folder.glob("lightning_logs/version_*/config.yaml"), None)  # none: it was killed before it began
     where = ["--resume", str(began.parent)] if began else ["--default_root_dir", str(folder)]
     fit([*flags_of(rung), "--seed", str(seed), "--report", "false", *others, *where])
     signals.begin_again()
@@ -222,7 +222,7 @@ def _measured(rung: Rung, seeds: Iterable[int], runs: Path, others: Sequence[str
 
 
 def table(ladder: Sequence[Measured], language: str = "en") -> str:
-    """The rungs as a table in Markdown."""
+    """Formats the rungs as a table in Markdown."""
     words = WORDS[language]
     lines = [f"| {' | '.join(words)} |", "|---|---|---:|---:|---:|---:|"]
     for before, here in zip([None, *ladder[:-1]], ladder, strict=True):
@@ -241,7 +241,7 @@ def table(ladder: Sequence[Measured], language: str = "en") -> str:
 
 
 def commands(ladder: Sequence[Measured], language: str = "en") -> str:
-    """The whole command of each rung, as a block of Markdown."""
+    """Formats the full command of each rung, as a code block in Markdown."""
     lines = ["```bash"]
     for here in ladder:
         lines += [f"# {here.rung.titles[language]}", shlex.join(["python", "scripts/fit.py", *flags_of(here.rung)])]
@@ -249,7 +249,7 @@ def commands(ladder: Sequence[Measured], language: str = "en") -> str:
 
 
 def _put(path: Path, text: str) -> None:
-    """Has `text` stand between the marks in a page."""
+    """Replaces what is between the marks in a page by `text`."""
     before, found, rest = path.read_text("utf-8").partition(BEGIN)
     _, ended, after = rest.partition(END)
     if not (found and ended):
@@ -259,7 +259,7 @@ def _put(path: Path, text: str) -> None:
 
 
 def _drawable(language: str) -> str:
-    """The language, where a font is here that has its letters; else English, and says so."""
+    """Returns the language if an installed font has its letters; otherwise English, with a note."""
     from matplotlib.font_manager import findfont, get_font
 
     from cifar_lightning.report.drawing import fonts
@@ -272,7 +272,7 @@ def _drawable(language: str) -> str:
 
 
 def drawn(ladder: Sequence[Measured], language: str = "en") -> "Figure":
-    """Accuracy over seconds to train."""
+    """Draws accuracy over seconds to train."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -291,7 +291,8 @@ def drawn(ladder: Sequence[Measured], language: str = "en") -> "Figure":
         for here, x, y in zip(ladder, seconds, accuracies, strict=True):
             others = {*zip(seconds, accuracies, strict=True)} - {(x, y)}
             beside = [other for other, height in others if abs(height - y) < near]
-            left = x < min(beside) if beside else x > 1.01 * middle  # two at one height have theirs on either side
+            # The labels of two points at one height go to opposite sides.
+            left = x < min(beside) if beside else x > 1.01 * middle
             axes.annotate(
                 f"{here.rung.titles[language]}  {y:.1f} %",
                 (x, y),

@@ -1,10 +1,10 @@
-"""Makes the weights that come with the package, of a run of a recipe, and says in them what they are.
+"""Makes a file of trained weights for the package from a run of a recipe, with a description of them inside.
 
 python scripts/weights.py lightning_logs/version_0 --recipe quick --images "CIFAR-10 re-encoded as JPEG"
 
-In float32, for in half precision a few images in ten thousand would get another class. What the file says of its
-accuracy is what it has in that, on the run's test images, whatever the run was tested in. The row of docs/trained.md is
-printed. A file of more than 2 MB is too large for the package, and stays in the current folder.
+The weights are in float32, because in half precision a few images in ten thousand would get another class. The accuracy
+in the file is measured in float32 on the run's test images, whatever the precision of the run's own test. Prints the
+row for docs/trained.md. A file of more than 2 MB is too large for the package, and stays in the current folder.
 """
 
 import argparse
@@ -27,9 +27,9 @@ TEST = ("test_acc", "test_loss", "test_count", "test_views", "precision")
 
 
 def script(arguments: Sequence[str]) -> None:
-    """Makes the file."""
+    """Makes the file of weights."""
     settings = _parser().parse_args(arguments)
-    with importing():  # not before: torch and Lightning take seconds
+    with importing():  # imported late: torch and Lightning take seconds
         from cifar_lightning.run.checkpoint import load_checkpoint
         from cifar_lightning.run.saved import data_of, home_of, select_checkpoint
         from cifar_lightning.run.settings import read_settings
@@ -68,23 +68,24 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check_recipe(name: str, run: "Settings", folder: Path) -> None:
-    """Raises an InputError where a run has another setting than the recipe's, of those that its result depends on."""
+    """Raises an InputError if a setting that a result depends on differs between the run and the recipe."""
     from cifar_lightning.run.many import settings_of_fit
     from cifar_lightning.run.recipe import over_recipe
     from cifar_lightning.run.settings import INDIFFERENT
 
-    images = {key: run.data[key] for key in ("source", "sha256", "synthetic_size")}  # which --images names
+    images = {key: run.data[key] for key in ("source", "sha256", "synthetic_size")}  # --images describes them
     wanted = settings_of_fit({"recipe": name, "seed": run.seed, "data": images}).by_flags()
     free = {*INDIFFERENT, "log_every_n_steps"}
-    if over_recipe({"recipe": name}).get("precision") == "auto":  # the machine's
+    if over_recipe({"recipe": name}).get("precision") == "auto":  # it depends on the machine
         free.add("precision")
-    for key, here in sorted(run.by_flags().items(), key=lambda setting: "." not in setting[0]):  # groups tell more
+    # Settings in groups first, because a difference in one of them tells more.
+    for key, here in sorted(run.by_flags().items(), key=lambda setting: "." not in setting[0]):
         if key not in free and here != (value := wanted.get(key)):
             raise InputError(f"{folder} has {key} {here}, and the recipe {name} {value}: give a run of it")
 
 
 def _contents(path: Path, told: Mapping[str, Any]) -> bytes:
-    """What `export` writes of a checkpoint, and what else is told of it."""
+    """Returns the file that `export` writes for a checkpoint, with further facts added."""
     from safetensors import safe_open
 
     from cifar_lightning.run.export import export

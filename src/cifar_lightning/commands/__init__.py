@@ -1,6 +1,6 @@
-"""The commands: what `cifar-lightning NAME`, `python -m cifar_lightning NAME` and scripts/NAME.py do, a file each.
+"""The commands `cifar-lightning NAME`, also `python -m cifar_lightning NAME` and scripts/NAME.py; one file each.
 
-They import the rooms only once the command line is known to be right, for torch and Lightning take seconds.
+They import the other packages only once the command line is known to be valid: torch and Lightning take seconds.
 """
 
 import importlib
@@ -10,6 +10,6 @@ NAMES = ("fit", "evaluate", "predict", "compare", "export", "data", "status")
 
 
 def load(name: str) -> Callable[[Sequence[str]], int | None]:
-    """The function that does what a command says, given its arguments; its module's docstring tells of it."""
+    """Returns the function that runs a command, given its arguments; the docstring of its module describes it."""
     script: Callable[[Sequence[str]], int | None] = importlib.import_module(f"{__name__}.{name}").script
     return script

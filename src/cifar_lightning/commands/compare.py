@@ -22,7 +22,7 @@ def script(arguments: Sequence[str]) -> None:
     parser.add_argument("--html", type=str, default=None, help="page to write (.html), with pictures")
     settings = parse(parser, arguments)
 
-    with importing():  # not before: torch and Lightning take seconds
+    with importing():  # imported late: torch and Lightning take seconds
         from cifar_lightning.report.comparison_table import print_comparison
         from cifar_lightning.run.comparison import compare
 

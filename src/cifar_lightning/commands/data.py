@@ -18,7 +18,7 @@ from cifar_lightning.startup import importing
 
 
 def script(arguments: Sequence[str]) -> None:
-    """Describes images, and writes them where that is asked for."""
+    """Describes images, and writes them if asked to."""
     parser = new_parser("data DIR [flags]", __doc__)
     parser.add_argument("data_dir", type=str, help="folder of images in a layout of docs/data.md, or their one file")
     parser.add_function_arguments(signature_of("data.survey", "survey"), "data", skip={"data_dir"})
@@ -32,7 +32,7 @@ def script(arguments: Sequence[str]) -> None:
     )
     settings = parse(parser, arguments)
 
-    with importing():  # not before: torch and Lightning take seconds
+    with importing():  # imported late: torch and Lightning take seconds
         from cifar_lightning.data.survey import survey
         from cifar_lightning.data.writing import check_target, write
         from cifar_lightning.report.table import print_survey

@@ -15,7 +15,7 @@ from cifar_lightning.run import presence
 from cifar_lightning.signatures import signature_of
 from cifar_lightning.startup import importing
 
-# Of a fit's flags those that do nothing here: why, and what to give.
+# Flags of a fit that do nothing here: why, and what to give instead.
 NOTHING = {
     "batch_size": "whose batch is --data.eval_batch_size: give that",
     **dict.fromkeys(("augment", "crop_padding", "flip", "cutout"), "which changes no image: leave it out"),
@@ -28,7 +28,7 @@ def script(arguments: Sequence[str]) -> None:
     parser = new_parser("evaluate CHECKPOINT [flags]", __doc__, elsewhere="data.")
     parser.add_function_arguments(signature_of("run.testing", "evaluate"), skip={"data", "net"}, as_positional=True)
     add_net(parser)
-    # Only what is given: all else is as it was in the training.
+    # Only the flags that are given count: all other settings are those of the training.
     skip: set[str | int] = {*NO_FLAGS, *NOTHING}
     parser.add_function_arguments(signature_of("data.datamodule", "CIFAR10DataModule"), "data", skip=skip)
     for name, why in NOTHING.items():
@@ -38,7 +38,7 @@ def script(arguments: Sequence[str]) -> None:
     net = settings.pop("model")["net"]
     given = arguments_in(parse(parser, arguments, defaults=False))
 
-    with importing():  # not before: torch and Lightning take seconds
+    with importing():  # imported late: torch and Lightning take seconds
         from cifar_lightning.run.testing import evaluate
 
     evaluate(**{**settings, "data": given.get("data", {}), "net": net})

@@ -22,7 +22,7 @@ def script(arguments: Sequence[str]) -> None:
     settings = arguments_in(parse(parser, arguments))
     net = settings.pop("model")["net"]
 
-    with importing():  # not before: torch and Lightning take seconds
+    with importing():  # imported late: torch and Lightning take seconds
         from cifar_lightning.run.export import export
 
     path = export(**settings, net=net)

@@ -22,9 +22,9 @@ from cifar_lightning.settings_file import recipes
 from cifar_lightning.signatures import signature_of
 from cifar_lightning.startup import importing
 
-OFFICIAL = (None, "cifar10", "cifar100", "cifar100-coarse")  # sources that are downloaded, by default the first
-# Flags that do nothing with some settings: whether they do something, and what to give for it. A file of settings may
-# have them all the same.
+OFFICIAL = (None, "cifar10", "cifar100", "cifar100-coarse")  # sources that are downloaded; None is the default, cifar10
+# Flags that do nothing with some settings: whether they do something, and what they need. They are allowed in a file of
+# settings nevertheless.
 NEEDS: dict[str, tuple[Callable[[Mapping[str, Any]], Any], str]] = {
     "data.data_dir": (lambda s: s["data"].get("source") != "synthetic", "--data.source cifar10, cifar100 or folder"),
     "data.mirror": (lambda s: s["data"].get("source") in OFFICIAL, "--data.source cifar10 or cifar100"),
@@ -37,9 +37,9 @@ NEEDS: dict[str, tuple[Callable[[Mapping[str, Any]], Any], str]] = {
 
 
 def script(arguments: Sequence[str]) -> None:
-    """Fits, or resumes a run."""
+    """Fits a network, or resumes a run."""
     presence.begin()
-    from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]  # it is documented there
+    from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]  # documented as part of jsonargparse
 
     parser = new_parser("fit [flags]", __doc__)
     parser.add_argument(
@@ -54,12 +54,12 @@ def script(arguments: Sequence[str]) -> None:
     parser.add_argument("--folds", type=int, default=None, help="Number of runs, each validated on its own fold.")
     parser.add_function_arguments(signature_of("run.training", "fit"), skip={"data", "model", "callbacks", "recipe"})
     parser.add_function_arguments(signature_of("data.datamodule", "CIFAR10DataModule"), "data", skip=set(NO_FLAGS))
-    kept: set[str | int] = {"classes", "preprocessing"}  # the images say
+    kept: set[str | int] = {"classes", "preprocessing"}  # taken from the images
     parser.add_function_arguments(signature_of("model.lit_net", "LitNet"), "model", skip=kept)
 
     run = value_of("--resume", arguments)
     given = arguments_in(parse(parser, arguments, defaults=False))
-    for name in ("recipe", "resume"):  # read before the others: a file is too late
+    for name in ("recipe", "resume"):  # read before files are
         if (value := given.get(name)) != value_of(f"--{name}", arguments):
             raise InputError(f"{name} {value} in a file of settings does nothing: give --{name} {value} as a flag")
     given = {name: value for name, value in given.items() if name not in ("config", "resume")}
@@ -75,19 +75,20 @@ def script(arguments: Sequence[str]) -> None:
     if run not in (None, "auto"):
         for name, value in many.items():
             raise InputError(f"{name} {value}: --resume goes on with the runs that there are: leave it out")
-        if "recipe" in given:  # else a refusal would name its settings, which nobody gave
+        if "recipe" in given:  # or an error would name settings of the recipe, which nobody gave
             raise InputError(f"recipe {given['recipe']}: --resume goes on with the run's own settings: leave it out")
 
-    with importing():  # not before: torch and Lightning take seconds
+    with importing():  # imported late: torch and Lightning take seconds
         from cifar_lightning.run import signals
         from cifar_lightning.run.many import fit_many, resume_many, resume_newest_many
         from cifar_lightning.run.plan import is_group
         from cifar_lightning.run.resuming import resume, resume_newest
         from cifar_lightning.run.training import fit
 
-    signals.requeues = run == "auto"  # started again with the same flags, it goes on
+    signals.requeues = run == "auto"  # started again with the same flags, it resumes
     root, report = settings.get("default_root_dir", "."), settings.get("report", True)
-    of_runs = {name: value for name, value in settings.items() if name != "report"}  # where it is the group's
+    # In a group of runs, `report` is a setting of the group.
+    of_runs = {name: value for name, value in settings.items() if name != "report"}
     if run not in (None, "auto"):
         if is_first_rank() and is_group(user_path(run)):
             resume_many(run, of_runs, report=report)

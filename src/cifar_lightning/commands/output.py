@@ -1,4 +1,4 @@
-"""Standard output, where what is printed there is what a command is for."""
+"""Standard output of commands whose purpose is to print."""
 
 import errno
 from collections.abc import Iterator
@@ -10,10 +10,10 @@ from cifar_lightning.errors import RunError
 
 @contextmanager
 def output() -> Iterator[None]:
-    """For what a command is asked to print: as `printing`, but a disk that is full does not end in 0.
+    """A context for a command's output: like `printing`, but a full disk is an error.
 
     Raises:
-        RunError: It is.
+        RunError: The disk is full.
     """
     with printing(1):
         try:

@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from cifar_lightning.model.lit_net import LitNet
     from cifar_lightning.report.prediction_page import Seen
 
-BATCH = 256  # pictures that go through the network at once
+BATCH = 256  # at most so many pictures go through the network at once
 Row = dict[str, Any]
 
 
 def script(arguments: Sequence[str]) -> int:
-    """Predicts; returns 1 where some of the images could not be read."""
+    """Predicts; returns 1 if some images could not be read."""
     parser = new_parser("predict CHECKPOINT IMAGE ... [flags]", __doc__)
     parser.add_argument("checkpoint", type=str, help="a run's folder, a .ckpt file, or trained weights such as quick")
     parser.add_argument(
@@ -51,7 +51,7 @@ def script(arguments: Sequence[str]) -> int:
         raise
     _check_order(settings.checkpoint, settings.images)
 
-    with importing():  # not before: torch and Lightning take seconds
+    with importing():  # imported late: torch and Lightning take seconds
         from cifar_lightning.report.prediction_page import PICTURES, write_predictions_page
         from cifar_lightning.report.table import predictions_table
         from cifar_lightning.report.template import page_at
@@ -64,7 +64,7 @@ def script(arguments: Sequence[str]) -> int:
     model = model_of(saved, path, settings["model.net"])
     files = _files(settings.images)
     unread: list[str] = []
-    seen: list[Seen] = []  # as many as a page has room for
+    seen: list[Seen] = []  # up to as many as a page has room for
     odd: list[tuple[str, str]] = []
     total = blank = 0
 
@@ -77,7 +77,7 @@ def script(arguments: Sequence[str]) -> int:
         if picture.unlike:
             odd.append((picture.file, picture.unlike))
 
-    # Where nobody reads on, such as `head`, it ends there.
+    # Ends when the reader of the output does, such as `head`.
     with output(), closing(_rows(model, files, unread, see)) as rows:
         if settings.json:
             _print_json(rows)
@@ -96,7 +96,7 @@ def script(arguments: Sequence[str]) -> int:
 
 
 def _check_order(checkpoint: str, images: Sequence[str]) -> None:
-    """Raises an InputError where the run has been forgotten, or the images, or a picture is where the run should be."""
+    """Raises an InputError if the run or the images are missing, or an image is in the place of the run."""
     if checkpoint.lower().endswith(USUAL) and not os.path.isdir(checkpoint):
         example = f"predict quick {shlex.quote(checkpoint)}"
         raise InputError(f"{quoted(checkpoint)} is no run: name a run or weights before the images, such as {example}")
@@ -110,23 +110,23 @@ def _check_order(checkpoint: str, images: Sequence[str]) -> None:
 def _rows(
     model: "LitNet", files: Sequence[str], unread: list[str], see: "Callable[[Seen], None]"
 ) -> Generator[Row, None, None]:
-    """What is in each of the files, in order, which `see` is called with.
+    """Yields the prediction for each file, in order, and calls `see` with the picture.
 
-    Of one that cannot be read it says why, and adds it to `unread`.
+    If a file cannot be read, prints why and adds the file to `unread`.
     """
     from cifar_lightning.data.cifar10 import CLASSES
     from cifar_lightning.data.likeness import unlike
     from cifar_lightning.data.pictures import read_each
     from cifar_lightning.report.prediction_page import Seen
 
-    size = 1  # and twice as many the next time: the first line is not to wait for many photographs
+    size = 1  # doubles with each batch, so that the first line need not wait for many photographs
     with closing(read_each(files)) as pictures:
         left = zip(files, pictures, strict=True)
         while batch := list(islice(left, size)):
             size = min(2 * size, BATCH)
             images = [picture[0] for _, picture in batch if not isinstance(picture, InputError)]
             tops = iter(_top(model, images))
-            # of other classes nothing is known of the images
+            # for other classes we do not know what the training images look like
             how = iter(unlike(images) if tuple(model.classes) == CLASSES else [None] * len(images))
             for file, picture in batch:
                 if isinstance(picture, InputError):
@@ -141,7 +141,7 @@ def _rows(
 
 
 def _say_what_is_unlike(odd: Sequence[tuple[str, str]]) -> None:
-    """In one line of all."""
+    """Prints one note on all images that are unlike the training images."""
     if odd:
         file, words = odd[0]
         more = f", and so {'are' if len(odd) > 2 else 'is'} {len(odd) - 1:,} more" if len(odd) > 1 else ""
@@ -150,14 +150,14 @@ def _say_what_is_unlike(odd: Sequence[tuple[str, str]]) -> None:
 
 
 def _top(model: "LitNet", images: "Sequence[Pixels]") -> list[list[Row]]:
-    """The three most probable classes of each image, the most probable first."""
+    """Returns the three most probable classes of each image, the most probable first."""
     import numpy as np
     import torch
 
     if not images:
         return []
     _, probabilities = model.predict(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2))
-    # Not topk: of equal ones, and of NaN, the first is to be the first, as for `argmax`.
+    # Not topk: among equal values, and NaN, the first must come first, as with `argmax`.
     shares, indices = (x[:, :3].tolist() for x in probabilities.sort(dim=1, descending=True, stable=True))
     return [
         [{"class": model.classes[i], "probability": share} for share, i in zip(*pair, strict=True)]
@@ -166,7 +166,7 @@ def _top(model: "LitNet", images: "Sequence[Pixels]") -> list[list[Row]]:
 
 
 def _print_json(rows: Iterable[Row]) -> None:
-    """As one list, an entry as soon as it is there."""
+    """Prints the rows as one JSON list, each as soon as it is known."""
     before = "["
     for row in rows:
         print(f"{before}\n{indent(strict_json(row, indent=2), '  ')}", end="", flush=True)
@@ -175,7 +175,7 @@ def _print_json(rows: Iterable[Row]) -> None:
 
 
 def _files(paths: Sequence[str]) -> list[str]:
-    """The pictures that are named, and those in the folders; what is no file is reported when it is read."""
+    """Lists the named files, and the pictures in named folders. A missing file is reported when it is read."""
     from cifar_lightning.data.folder import pictures_in
 
     files: list[str] = []

@@ -186,7 +186,7 @@ def print_survey(survey: Mapping[str, Any]) -> None:
 
 
 def _counts_table(survey: Mapping[str, Any]) -> Table:
-    """A table of a line per class; of many, those with most and fewest training images, or one line if all are equal."""
+    """A table with a line per class; of many, those with most and fewest training images, or one line if all agree."""
     counts = survey["class_counts"]
     rows = [(name, [f"{counts[split][name]:,}" for split in counts]) for name in survey["classes"]]
     if len(rows) > ONE_COLUMN and all(figures == rows[0][1] for _, figures in rows):
