@@ -39,7 +39,7 @@ NEEDS: dict[str, tuple[Callable[[Mapping[str, Any]], Any], str]] = {
 def script(arguments: Sequence[str]) -> None:
     """Fits a network, or resumes a run."""
     presence.begin()
-    from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]  # documented as part of jsonargparse
+    from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]  # but documented
 
     parser = new_parser("fit [flags]", __doc__)
     parser.add_argument(

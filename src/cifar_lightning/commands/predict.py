@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from cifar_lightning.model.lit_net import LitNet
     from cifar_lightning.report.prediction_page import Seen
 
-BATCH = 256  # at most so many pictures go through the network at once
+BATCH = 256  # at most this many pictures go through the network at once
 Row = dict[str, Any]
 
 

@@ -32,7 +32,7 @@ _recorded: list[Tensor] = []  # see keep_addresses
 
 
 def resolve_mode(mode: str, on_gpu: bool, graphs: bool) -> str:
-    """Resolves `auto`, and replaces modes that need CUDA graphs if there are none: a mode of torch.compile, or none.
+    """Resolves `auto` to a mode of torch.compile or none, and modes that need CUDA graphs to one that does not.
 
     Args:
         mode: A value of LitNet's `compile`.
@@ -61,10 +61,10 @@ def compile_network(net: nn.Module, mode: str) -> None:
     options = {
         **torch._inductor.list_mode_options(mode),
         **getattr(net, "compile_options", {}),
-        "autotune_num_choices_displayed": 0,  # or it prints the times of every kernel it tries
+        "autotune_num_choices_displayed": 0,  # otherwise it prints the times of every kernel it tries
     }
     # Every image size and batch size is compiled separately, which is faster than one program for all sizes. By default
-    # torch would stop compiling at the ninth in a process.
+    # torch stops compiling at the ninth size in a process.
     torch._dynamo.config.recompile_limit = 64
     with torch._dynamo.config.patch(wrap_top_frame=True):  # torch 2.11 compiles only the parts of an nn.Sequential
         net.compile(options=options, dynamic=False)
@@ -94,7 +94,7 @@ class Compilation:
         self._taken: str | None = None  # the mode we have marked the network for
 
     def prepare(self, module: LightningModule) -> None:
-        """Marks the network for compilation on this fit's device and in its mode; an earlier fit's may differ."""
+        """Marks the network for compilation once the fit's device and mode are known; an earlier fit's may differ."""
         net, trainer = _net(module), module.trainer
         mode = resolve_mode(
             self.mode,

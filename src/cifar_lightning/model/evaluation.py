@@ -59,7 +59,7 @@ def against_people(people: Tensor, logits: Tensor) -> dict[str, float]:
     """
     people, logits = people.double(), logits.double()
     chosen = people.gather(1, logits.argmax(1, keepdim=True))[:, 0]
-    surprise = -logits.log_softmax(1)  # infinite if the network rules the class out; people may too
+    surprise = -logits.log_softmax(1)  # infinite if the network rules a class out; ignored if people do too
     return {
         "cross_entropy": torch.where(people > 0, people * surprise, 0).sum(1).mean().item(),
         "entropy": -torch.xlogy(people, people).sum(1).mean().item(),

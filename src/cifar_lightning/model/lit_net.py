@@ -287,7 +287,7 @@ class LitNet(LightningModule):
         # Lightning makes the loader when it is first asked for the number of steps. If that is before it has read a
         # checkpoint, it leaves the loader at the start of the epoch. CIFAR10DataModule restores its loader itself.
         self.trainer.fit_loop._load_combined_loader_states()
-        if self._random_states is not None:  # only now: the start of a fit may draw, too, as in compiling
+        if self._random_states is not None:  # only now: the start of a fit draws too, e.g. to compile
             restore_random_states(self._random_states, self.trainer.strategy.root_device)
             self._random_states = None
 

@@ -127,7 +127,7 @@ def orthogonal(matrices: Tensor, steps: int = 3) -> Tensor:
 
     The quintic's coefficients are from https://kellerjordan.github.io/posts/muon/, chosen for speed over exactness:
     after five steps the singular values lie between about 0.7 and 1.2; after three steps, those that began below some
-    0.02 of the matrix's norm are still smaller.
+    0.02 of the matrix's norm are still below that range.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrices.shape[1] > matrices.shape[2]

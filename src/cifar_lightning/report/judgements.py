@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-MISTAKES, DOUBTFUL = 36, 24  # at most so many images are shown as mistakes, and as doubtful
+MISTAKES, DOUBTFUL = 36, 24  # at most this many images are shown as mistakes, and as doubtful
 MATRIX_CLASSES = 20  # with more classes, the page does not show the whole confusion matrix
 PAIRS = 40  # with more classes, the most frequent confusions that are shown
 CELL_IMAGES, IMAGES_A_CELL = 400, 24  # the most images behind all cells together, and behind one

@@ -165,7 +165,7 @@ def confusion_matrix(confusion: Tensor, classes: Sequence[str]) -> Figure:
         points = min(9.0, 0.6 * 72 * side / size / (0.65 * digits))
         for (row, column), count in np.ndenumerate(counts):
             ink = "white" if share[row, column] > 0.35 else "black"
-            # Not in the layout, as it is within its cell: a layout with a hundred texts takes a tenth longer.
+            # Left out of the layout, as it fits its cell anyway: laying out a hundred texts takes a tenth longer.
             axes.text(column, row, f"{count}", ha="center", va="center", color=ink, fontsize=points, in_layout=False)
     return figure
 

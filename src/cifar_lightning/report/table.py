@@ -24,7 +24,7 @@ MEAN_ERRORS = {
     "mean_corruption_error": "the 15 corruptions of the benchmark",
     "mean_corruption_error_19": "all 19",
 }
-# The fewest characters that a file's name is shortened to beside several guesses, and beside one.
+# A file's name keeps at least this many characters beside further guesses, and beside the predicted class alone.
 LEGIBLE, SHORTEST_FILE = 24, 12
 ONE_COLUMN = 20  # up to this many classes, the table stays a single column
 
