@@ -22,8 +22,8 @@ compiles = pytest.mark.skipif(
     not THERE or resolve_mode("auto", on_gpu=True, graphs=True) == "none", reason="there is no GPU, or no C compiler"
 )
 SPEED = {
-    "net": "speed", "width": 16, "lr": 5.0, "head_lr": 0.08, "muon_lr": 0.2, "momentum": 0.85, "nesterov": True,
-    "schedule": "linear",
+    "net": "speed", "width": 16 if THERE else 8, "lr": 5.0, "head_lr": 0.08, "muon_lr": 0.2, "momentum": 0.85,
+    "nesterov": True, "schedule": "linear",
 }  # fmt: skip
 
 
@@ -74,10 +74,10 @@ def test_a_network_learns_on_a_gpu_in_every_precision(tmp_path, plain, precision
     options = {"accelerator": "gpu", "max_epochs": 4, "default_root_dir": tmp_path, "precision": precision}
     results = fit(DATA, {**SPEED, "compile": mode, "test_views": "six"}, **options)
     assert results["accelerator"] == "gpu"
-    assert results["test_acc"] > 0.8
+    assert results["test_acc"] > (0.8 if THERE else 0.5)  # of 40 test images in place of 400; 0.1 by guessing
     (run,) = (tmp_path / "lightning_logs").iterdir()
     on_cpu = evaluate(run, accelerator="cpu", precision="32-true")
-    assert on_cpu["test_acc"] == pytest.approx(results["test_acc"], abs=0.01)
+    assert on_cpu["test_acc"] == pytest.approx(results["test_acc"], abs=0.01 if THERE else 0.1)
 
 
 @compiles
@@ -124,7 +124,7 @@ def test_a_network_learns_on_an_apple_gpu(tmp_path, plain, precision):
     model = {**SPEED, "sizes": [20, 24], "test_views": "six"}
     options = {"accelerator": "mps", "max_epochs": 4, "default_root_dir": tmp_path, "precision": precision}
     results = fit({**DATA, "augment": True, "cutout": 8}, model, **options)
-    assert results["test_acc"] > 0.8
+    assert results["test_acc"] > 0.5
 
 
 @pytest.mark.parametrize("gpu", ["mps"], indirect=True)

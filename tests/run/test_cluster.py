@@ -205,7 +205,9 @@ def by_name(rank):
     return {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
 
 
-@pytest.mark.parametrize("launcher", [as_srun, as_mpirun, by_name])
+@pytest.mark.parametrize(
+    "launcher", [as_srun, *(pytest.param(other, marks=pytest.mark.soak) for other in (as_mpirun, by_name))]
+)
 def test_two_processes_of_a_launcher_are_one_run(whole, tmp_path, launcher):
     """To the bit that which our own launcher makes of two devices, but for the file that names its settings."""
     ranks = [start("fit", *SMALL, cwd=tmp_path, env=launcher(rank)) for rank in (0, 1)]

@@ -276,6 +276,7 @@ def test_a_run_by_command_has_the_figures_of_its_test(call, finished_copy):
         assert counts.tolist() == results["confusion"]
 
 
+@pytest.mark.soak
 def test_equal_networks_make_equal_files_in_any_process(finished_copy, tmp_path):
     """Whatever the order of its sets, and whatever has been exported in it before."""
     program = f"""

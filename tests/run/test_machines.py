@@ -265,6 +265,7 @@ def both(script, *arguments, homes, fault="", launcher=by_name):
     return [end(rank) for rank in ranks]
 
 
+@pytest.mark.soak
 def test_machines_without_a_common_disk(whole, tmp_path):
     """The first reads and writes, and the others are told: a run, its interruption, and its test, to the bit."""
     homes = [tmp_path / "first", tmp_path / "other"]
@@ -381,6 +382,7 @@ def _reads(rank, meeting, seconds):
     devices.check_same_images(fake_data(100), "train")
 
 
+@pytest.mark.soak
 def test_a_machine_that_fetches_its_images_is_waited_for(tmp_path):
     multiprocessing.spawn(_reads, (tmp_path / "meeting", (0, 5)), 2)
 

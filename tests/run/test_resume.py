@@ -168,7 +168,7 @@ class Drawing(nn.Sequential):
     [
         (1, "kill@-:train:13", "step-7.ckpt"),  # in the middle of an epoch
         (1, "kill@-:val:3", "step-18.ckpt"),  # at its end
-        (2, "kill@1:train:16", "step-14.ckpt"),
+        pytest.param(2, "kill@1:train:16", "step-14.ckpt", marks=pytest.mark.soak),
     ],
 )
 def test_a_network_that_draws_goes_on_exactly(tmp_path, devices, fault, goes_on):
@@ -265,7 +265,7 @@ class Validations(Callback):
         self.count = state_dict["count"]
 
 
-@pytest.mark.parametrize("best", [True, False])
+@pytest.mark.parametrize("best", [True, pytest.param(False, marks=pytest.mark.soak)])
 def test_the_same_end_is_validated_once(tmp_path, best):
     """Unless what it has found is gone."""
     data = {"source": "synthetic", "synthetic_size": 200, "batch_size": 20, "val_split": 20}

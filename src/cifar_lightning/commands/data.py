@@ -1,6 +1,6 @@
 """Lists the images of a folder, or writes them in another layout.
 
-cifar-lightning data pictures                    # what is there, and how fit reads it
+cifar-lightning data pictures                    # and how fit reads it
 cifar-lightning data pictures --json
 cifar-lightning data data --to parquet for-hf    # for Hugging Face
 cifar-lightning data data --to folders pngs      # as PNG files

@@ -1,9 +1,9 @@
-"""Names what is in pictures, with the three most probable classes.
+"""Names what is in a picture, with the three most probable classes.
 
 cifar-lightning predict lightning_logs/version_0 cat.jpg holiday/
 cifar-lightning predict lightning_logs/version_0 cat.jpg --json
 cifar-lightning predict lightning_logs/version_0 holiday/ --html seen.html
-cifar-lightning predict quick cat.jpg    # by weights that come with the package
+cifar-lightning predict quick cat.jpg    # by weights of the package
 """
 
 import math

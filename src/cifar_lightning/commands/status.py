@@ -3,10 +3,10 @@
 cifar-lightning status lightning_logs/version_0
 cifar-lightning status lightning_logs/version_0 --json
 
-Exit codes: 0, the run has finished; 75, resume it; 16, a job is training it now;
-3, it has diverged, and would again; 2, there is no such run. For a group of runs
-(--seeds, --folds) it tells how many have finished, with 0 once all have. Use it
-under torchrun, whose own exit code does not tell:
+Exit codes: 0, the run has finished; 75, resume it; 16, a job is training it;
+3, it has diverged, and would again; 2, there is no such run. For a group of
+runs (--seeds, --folds) it tells how many have finished; 0 means all have.
+Use it under torchrun, whose own exit code does not tell:
 `torchrun … fit.py …; cifar-lightning status RUN;
 if [ $? = 75 ]; then sbatch again.sh; fi`.
 """
