@@ -59,12 +59,12 @@ class CIFAR10DataModule(SettableDataModule):
         cutout: Side of the square that `augment` blanks in each image; 0: none.
         normalization: half: to -1..1, as in the tutorial; cifar10, cifar100: by that set's mean and std; dataset:
             cifar100 for its sources, else cifar10.
-        eval_batch_size: Images per validation or test batch, at most an eighth.
+        eval_batch_size: Images per validation or test batch, at most an eighth of all.
         seed: Seed of the order and the augmentation; by default that last given to `lightning.seed_everything`, or 0.
         split_seed: Seed of the validation split, the same for runs of all seeds.
         mirror: Where to get the archive: an https address, a file or a folder.
         sha256: SHA-256 of your own file of images, or of several, concatenated.
-        train_labels: Other labels to train on: CIFAR-10_human.pt:worse_label
+        train_labels: Other labels to train on, such as CIFAR-10_human.pt:worse_label
         synthetic_size: Training images to draw, and a fifth as many for the test.
         device: Where to put the batches if there is no Trainer, e.g. "cuda".
         train_transforms: Your own transform, from torchvision.transforms.v2 or any callable. It gets one image at a

@@ -22,7 +22,7 @@ class ImageSet:
         images: uint8 (N, 3, 32, 32), in torch.channels_last, the layout from which the loader gathers fastest.
         labels: int64 (N,), indices into `classes`.
         classes: Names of the classes.
-        held_out: Number of images, at the end, that their publisher has set aside for validation.
+        held_out: Number of images, at the end, that their owner has set aside for validation.
     """
 
     images: Tensor

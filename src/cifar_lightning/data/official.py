@@ -57,7 +57,8 @@ def find(place: Path, source: str) -> Held | None:
     """Finds CIFAR-10, or CIFAR-100 for either of its sources, in a folder or a file; None if a folder has none.
 
     Raises:
-        InputError: The file is of no known kind, or files that belong to it are missing.
+        InputError: The file is missing or of no known kind, files that belong to it are missing, there are several
+            sets, or what there is cannot be read.
     """
     if place.is_file():
         return _labelled(_file(place, source), source)

@@ -114,7 +114,7 @@ def settable(kind: type[Module]) -> type[Module]:
 
 
 class _Argument:
-    """A descriptor of an argument's value. What a subclass sets before it calls the constructor takes precedence."""
+    """A descriptor of an argument's value. A subclass that sets it before it calls the constructor loses that value."""
 
     def __init__(self, name: str) -> None:
         self._name = name

@@ -160,7 +160,7 @@ def survey(
     source: Literal["cifar10", "cifar100", "cifar100-coarse", "folder"] | None = None,
     sha256: str | None = None,
 ) -> list[Survey]:
-    """Lists the images in a folder or file, without moving or downloading anything.
+    """Describes the images in a folder or file, without moving or downloading anything.
 
     Args:
         data_dir: Folder of images, or their one file.

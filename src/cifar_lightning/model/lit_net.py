@@ -261,8 +261,8 @@ class LitNet(LightningModule):
     def _agree_with(self, source: Any) -> None:
         """Refuses a data module or loader with other classes or preprocessing; a fit adopts its preprocessing.
 
-        If the data module has a preprocessing, a fit ignores that of its loaders: the transforms of training images
-        may do less than those of test images.
+        If the data module has a preprocessing, a fit does not adopt that of its loaders: the transforms of training
+        images may do less than those of test images. A loader whose preprocessing differs is refused all the same.
         """
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by a connector
         for one in source if isinstance(source, list | tuple) else [source]:  # an evaluation may have a list
@@ -348,8 +348,8 @@ class LitNet(LightningModule):
         """Restores the preprocessing and, if a fit resumes, the running loss and the random generators.
 
         Raises:
-            InputError: The checkpoint is of a user's own network, which it does not hold; or its preprocessing is not
-                that of the Trainer's data module.
+            InputError: The checkpoint is of a user's own network, which it does not hold, but this LitNet's was built
+                by name; or its preprocessing is not that of the Trainer's data module.
         """
         check_network(self.hparams, checkpoint)
         warn_of_defaults(type(self), self._code, self.hparams, checkpoint.get("code", ()))

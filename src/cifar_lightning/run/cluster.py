@@ -56,7 +56,7 @@ class Rank:
 
 
 def this_rank() -> Rank | None:
-    """Returns the place of this process in its job; None if it is the only process of its job.
+    """Returns the place of this process in its job; None for a job of one process, unless torchrun has started it.
 
     Raises:
         InputError: The environment variables contradict each other, or do not say where the ranks meet.

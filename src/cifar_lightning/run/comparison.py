@@ -45,7 +45,7 @@ def compare(runs: Sequence[str | Path], html: str | Path | None = None) -> dict[
         Plain values. `settings`: those that differ, by name and group. `runs`: the figures of each, with Wilson's
         interval. `groups`: mean, standard deviation and t interval over seeds. `comparisons`: the difference, its
         interval (for seeds also a bootstrap's), `p`, `p_holm` (Holm's correction over all comparisons) and
-        `more_than_noise`; if p is None, `why` tells the reason. `seeds_needed`: for each group, how many seeds would
+        `more_than_noise`; if p is None, `why` tells the reason. `seeds_needed`: how many seeds each group would need to
         find a difference of 0.2 points with a power of 80 %.
 
     Raises:

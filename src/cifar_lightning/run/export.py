@@ -50,9 +50,9 @@ def export(
 ) -> Path:
     """Writes a trained network to a file, or to a folder for a model hub, always in float32.
 
-    An onnx or pt2 file takes any number of `images` and returns `logits` and `probabilities`, one row per image. Its
-    metadata is JSON under the key `cifar_lightning`: classes, mean, std, image_size, test_views, checkpoint, step
-    and the test's figures. The same network always gives the same bytes.
+    An onnx or pt2 file takes any number of `images` and returns `logits` and `probabilities`, one row per image. Every
+    format has metadata: JSON under the key `cifar_lightning`, with classes, mean, std, image_size, test_views,
+    checkpoint, step and the test's figures. The same network always gives the same bytes.
 
     Args:
         checkpoint: A run's folder (its selected checkpoint is exported), a .ckpt file, or anything else that load_model
@@ -71,7 +71,7 @@ def export(
 
     Raises:
         InputError: There is no such network, or a package is missing.
-        RunError: The network cannot be exported to this format, or the disk is full.
+        RunError: The network cannot be exported to this format, or the file or folder cannot be written.
 
     Example:
         >>> path = export("lightning_logs/version_0", "pt2")

@@ -72,7 +72,8 @@ def _interface_with(address: str) -> str | None:
 def watched(rank: Rank) -> Iterator[Presence]:
     """A context in which the loss of another rank, or of its machine, ends this rank within a minute.
 
-    For launchers that do not watch their ranks themselves. Gives the presence of this rank, before the ranks have met.
+    For all launchers but our own, since they may not watch their ranks. Gives the presence of this rank, before the
+    ranks have met.
 
     Raises:
         LostRankError: Names the lost rank and its machine. If this rank is in a wait that cannot be interrupted, for a

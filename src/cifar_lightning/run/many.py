@@ -90,7 +90,7 @@ def fit_many(
 
 @quietly()
 def resume_many(folder: str | Path, changes: Mapping[str, Any] | None = None, *, report: bool = True) -> dict[str, Any]:
-    """Resumes an interrupted `fit_many`: finished runs stay as they are, the others go on from their last checkpoints.
+    """Resumes an interrupted `fit_many`: finished runs stay as they are, begun ones go on from their last checkpoints.
 
     Args:
         folder: The group's folder.

@@ -151,7 +151,7 @@ class MetricsCSV(Logger):
     def go_back(self, count: int, last: Row | None) -> None:
         """Takes an interrupted run's file back to a `position`."""
         header, *rows = self._cells() or [[]]
-        # The file may have other columns, from another version or from other loggers of figures.
+        # The file may have other columns: another version wrote it, or a user's callbacks logged other figures.
         self.columns = [*header, *(name for name in self.columns if name not in header)]
         self._row = dict(last or {})
         self.columns += [name for name in self._row if name not in self.columns]

@@ -42,7 +42,7 @@ def lit_net(arguments: Mapping[str, Any], classes: Sequence[str] = CLASSES) -> L
 def imported(path: str, num_classes: int, width: int | None = None) -> nn.Module:
     """Makes a network, with random weights, by calling the class or function at an import path.
 
-    It is called with `num_classes=` if it has an argument of that name, and with `width=` if a width is given.
+    It is called with `num_classes=` if it takes that, by name or by `**kwargs`, and with `width=` if a width is given.
 
     Args:
         path: "package.module:Name", in an installed package or in the current folder.
@@ -50,7 +50,7 @@ def imported(path: str, num_classes: int, width: int | None = None) -> nn.Module
         width: As for LitNet.
 
     Raises:
-        InputError: There is no such callable, it has no argument `width`, or it does not return a module.
+        InputError: There is no such callable, a `width` is given that it does not take, or it does not return a module.
     """
     module_name, _, name = path.partition(":")
     if (here := os.getcwd()) not in sys.path:

@@ -45,6 +45,6 @@ def why_absent(name: str) -> str | None:
 
 
 def why_refused(flag: str) -> str | None:
-    """Returns why a run does not take this Trainer argument, given as a flag without its group; None if it does."""
+    """Returns why a run does not take this Trainer argument, given as a flag without its group; None if unknown."""
     why = WHY.get(f"trainer.{flag}")
     return why and f"it {why}"

@@ -76,7 +76,7 @@ def resume(
 def resume_newest(default_root_dir: str | Path, changes: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
     """Resumes the newest unfinished run in a log folder whose result `changes` do not alter; see `resume`.
 
-    A requeued SLURM job resumes the run that it was in before, if there is one: see folder.py.
+    In a SLURM job, for example a requeued one, the run that the job was in before comes first: see folder.py.
 
     Returns:
         The contents of results.json; None if there is no such run.
@@ -151,7 +151,7 @@ def go_on(
 
 
 def _check_unfinished(folder: Path, before: Settings, settings: Settings) -> None:
-    """Raises an InputError if a run has no training left to do, or no checkpoint to resume from."""
+    """Raises an InputError if a run has no training left to do, or was trained and has lost its checkpoints."""
     saved = step_checkpoints(folder / "checkpoints")
     traces = (RESULTS, "metrics.csv", f"checkpoints/{BEST}")
     if not saved and any((folder / name).exists() for name in traces):

@@ -111,7 +111,7 @@ def load_model(path: str | Path, net: str | nn.Module | None = None, **arguments
         path: A run's folder (its selected checkpoint is loaded), a .ckpt file, a .safetensors file or an hf folder.
             With `net`, also bare weights: a plain state_dict in a .pth or .safetensors file. If there is no such path,
             quick, speed54 or tutorial name weights of these recipes that come with the package (./quick is always a
-            path); they were trained and tested on CIFAR-10 re-encoded as JPEG.
+            path), trained on CIFAR-10's training images and tested on its 10,000 test images, re-encoded as JPEG.
         net: The network that bare weights belong to, by its name, its import path ("package.module:Net") or as a
             module; or your own network, which no file holds. Code is imported only if it is named here, never because
             a checkpoint or a config.yaml names it.

@@ -36,7 +36,7 @@ FREE = {
     "accelerator", "devices", "num_nodes", "strategy", "default_root_dir", "checkpoint_every_n_steps", "verify_steps",
     "threads", "logger", "report", "data.data_dir", "data.mirror", "data.train_labels", "data.device",
 }  # fmt: skip
-INDIFFERENT = FREE - {"data.train_labels"}  # never change a result; another file of labels may hold other labels
+INDIFFERENT = FREE - {"data.train_labels"}  # `compare` disregards these; a file of labels may hold other labels
 
 PATHS = {"data.data_dir", "data.mirror", "data.train_labels"}
 # For messages: the class whose arguments a group of settings holds, and an example of the group.
@@ -163,8 +163,8 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
     """Returns the settings that the arguments of `fit` make.
 
     Raises:
-        InputError: A value is not text, a number, a list or a dictionary; an argument is one that a run sets itself; or
-            the data module or the network has no such argument.
+        InputError: A value is not text, a number, a list or a dictionary; an argument is one that a run does not take;
+            or the data module or the network has no such argument.
     """
     for group in GROUPS:
         check_group(group, given[group], "fit", "fit(model, data)")
@@ -277,7 +277,7 @@ def _complete(settings: Arguments) -> Settings:
 
 
 def _in_place(name: str, value: Any) -> Any:
-    """Returns the value to keep of a setting: paths become absolute, since the run may go on from another folder."""
+    """Returns the value to keep of a setting: the data's paths become absolute, for a resume from another folder."""
     if name == "devices" and str(value).isdecimal():  # text if it comes from a flag
         return int(value)
     if name == "default_root_dir" and isinstance(value, str):
@@ -313,7 +313,7 @@ def plain(settings: Mapping[str, Any], group: str = "") -> Arguments:
     """Returns `settings` in a form for config.yaml and for other processes: paths as text, numbers as Python's own.
 
     Raises:
-        InputError: A value is not text, a number, a list or a dictionary; or an argument is one that a run sets itself.
+        InputError: A value is not text, a number, a list or a dictionary; or an argument is one that a run refuses.
     """
     found: Arguments = {}
     for key, value in settings.items():

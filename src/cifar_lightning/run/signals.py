@@ -14,8 +14,9 @@ signal's number into a pipe at once (`signal.set_wakeup_fd`), and a thread that 
 This module imports nothing heavy, so that a script can install the handlers before it imports torch.
 
 If no script has installed the handlers (`fit` is called in a notebook, say), `deferred()` borrows the signals while it
-lasts. It then raises KeyboardInterrupt once everything is saved. A second signal does not end the process, but raises
-an exception at once.
+lasts. If one has come, it raises KeyboardInterrupt once everything is saved; a signal other than SIGINT goes to the
+program's own handler first, which by default ends the process. A second signal does not end the process, but raises an
+exception at once.
 """
 
 import os

@@ -36,7 +36,7 @@ class Status:
         max_epochs: The run's setting.
         step: The step of the newest checkpoint, from which the run would go on, or of the tested one; None without one.
         accuracy: The test accuracy of a finished run, otherwise the last validation accuracy; None without one.
-        go_on: The command that resumes the run; None if there is nothing to resume.
+        go_on: The command that resumes the run; None unless the state is "to be resumed".
         holder: The job that uses the folder; None if no job does.
         why: What `fit` said when the run diverged; None if it has not.
         newest_step: The step of the newest checkpoint, to which `epoch` belongs; the tested one may be older.
@@ -71,7 +71,7 @@ class GroupStatus:
         state: One of CODES: running if a job uses the folder or one of its runs; finished once all runs have finished
             and are summed up; diverged if some have and all others have finished; otherwise to be resumed.
         runs: The status of each run.
-        go_on: The command that resumes the group; None if there is nothing to resume.
+        go_on: The command that resumes the group; None unless the state is "to be resumed".
         holder: The job that uses the group's folder, not only the folder of one run; None if no job does.
     """
 

@@ -77,7 +77,7 @@ def evaluate(
         devices: As for `fit`.
         precision: As for `fit`; by default the training's, but 32-true instead of 16-true on a CPU.
         test_views: Views to average over, as for LitNet; by default the training's.
-        soft_labels: People's answers for the test images, to compare with: CIFAR-10H's cifar10h-probs.npy.
+        soft_labels: People's answers for the test images, to compare with, such as CIFAR-10H's cifar10h-probs.npy.
         output_dir: Folder for results.json and figures/, not a run's own; by default `evaluation/` in the run's folder,
             beside the .ckpt file, or, for weights that come with the package, here.
         html: File for the page, NAME.html; by default report.html beside results.json.
@@ -275,7 +275,7 @@ def report_on(
         facts: Further entries of results.json, among them `checkpoint`, which was tested, and its `step`.
         output: The folder to write into.
         metrics: The metrics.csv of the training, for its curves; they are left out if there is no such file.
-        aloud: Whether to draw and print, or to write only results.json.
+        aloud: Whether to draw and print, or only to write the results.
         page: The page's file, if not the one in `output`.
         saved: The checkpoint that was tested, if it was trained in another process: then whether it was trained on the
             images of `data` is checked.

@@ -79,8 +79,8 @@ def fit(
 ) -> dict[str, Any]:
     """Trains, tests, draws and reports, in a new folder `default_root_dir/lightning_logs/version_N`.
 
-    Afterwards the process has its threads, oneDNN, choice of algorithms, warnings and loggers back. Two things stay:
-    the random seed is the run's, and glibc keeps freed memory (see cpu.py).
+    Afterwards the process has its threads, oneDNN, choice of algorithms, warnings and loggers back. But the random seed
+    is the run's, and glibc keeps freed memory (see cpu.py).
 
     Metrics are written to metrics.csv; by default also to TensorBoard's event files, if it is installed; and to the
     Lightning loggers that you give, one or a list.
@@ -90,7 +90,7 @@ def fit(
         model: Arguments of LitNet; a `net` of your own by its import path, "package.module:Net".
         accelerator: Where to train: cpu, gpu, mps (Apple) or auto.
         devices: How many, or which GPUs ("0,1"); auto: every GPU, or one CPU.
-        num_nodes: Number of machines; srun and torchrun set this and devices.
+        num_nodes: Number of machines. Default of both: srun's or torchrun's, or 1.
         strategy: Lightning's; auto is DDP if there are several devices.
         precision: Lightning's; auto is bfloat16 if the device has it.
         max_epochs: Passes over the training images.
@@ -103,7 +103,7 @@ def fit(
         verify_steps: First steps to compute twice and compare bit for bit.
         threads: Most CPU threads to use; by default as many as help.
         logger: Any of csv, tensorboard, wandb, mlflow; in Python objects
-        report: Print the table, draw figures; false: results.json only.
+        report: Print, and draw figures and a page; false: only the results.
         callbacks: Lightning callbacks, one or a list, beside the run's own; in this process, or under torchrun.
         trainer: Other Trainer arguments: --trainer.gradient_clip_val 1
         recipe: Named settings; arguments that you give override them.
@@ -115,8 +115,8 @@ def fit(
         InputError: A setting is wrong, or the images are not available. No folder has been made.
         KeyboardInterrupt: Ctrl-C was pressed. A checkpoint has been saved if at least one step was done.
         NonFiniteError: The loss or a weight became NaN or infinite.
-        RunError: Something outside the run failed: a full disk, too little memory, or, with `verify_steps`, a machine
-            that did not compute the same thing twice.
+        RunError: Something outside the run failed, such as a full disk, too little memory or, with `verify_steps`, a
+            machine that did not compute the same thing twice.
         Exception: A callback's exception, unchanged; the run can be resumed.
 
     Example:
