@@ -1,4 +1,4 @@
-"""Describes the images of a folder or file, or writes them in another layout. See commands/data.py and `--help`."""
+"""Describes the images of a folder, or writes them in another layout. See commands/data.py and `--help`."""
 
 from cifar_lightning.cli import main
 from cifar_lightning.commands.data import script

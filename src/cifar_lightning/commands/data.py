@@ -1,4 +1,4 @@
-"""Describes the images of a folder or file, or writes them in another layout.
+"""Describes the images of a folder, or writes them in another layout.
 
 cifar-lightning data pictures                    # and how fit reads it
 cifar-lightning data pictures --json
