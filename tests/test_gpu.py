@@ -119,7 +119,7 @@ def test_two_gpus_share_the_images_and_lose_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("gpu", ["mps"], indirect=True)
-@pytest.mark.parametrize("precision", ["auto", "16-mixed"])
+@pytest.mark.parametrize("precision", ["auto", pytest.param("16-mixed", marks=pytest.mark.soak)])
 def test_a_network_learns_on_an_apple_gpu(tmp_path, plain, precision):
     model = {**SPEED, "sizes": [20, 24], "test_views": "six"}
     options = {"accelerator": "mps", "max_epochs": 4, "default_root_dir": tmp_path, "precision": precision}
