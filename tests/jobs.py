@@ -116,17 +116,18 @@ def _main(path, arguments, cwd, env, log, terminal, user, forked):
     import sitecustomize
 
     sitecustomize.install()
-    if gpus := env.get("PRETENDED_GPUS"):
-        from pretended import pretended_gpu
-
-        pretended = pretended_gpu(count=int(gpus))  # to the process's end
-        pretended.__enter__()
     if forked:
         from cifar_lightning.run import launch
 
         launch.subprocess = SimpleNamespace(Popen=ForkedRank, PIPE=subprocess.PIPE)
     sys.argv = [path.stem, *arguments]
-    runpy.run_path(str(path), run_name="__main__")
+    gpus = contextlib.nullcontext()
+    if count := env.get("PRETENDED_GPUS"):
+        from pretended import pretended_gpu
+
+        gpus = pretended_gpu(count=int(count))
+    with gpus:
+        runpy.run_path(str(path), run_name="__main__")
 
 
 class ForkedRank:

@@ -1,8 +1,8 @@
-"""A GPU for machines that have none: tensors that say they lie on one, and lie on the CPU.
+"""A pretended GPU, for machines that have none: tensors that report a GPU as their device but compute on the CPU.
 
-What it shows is what does not depend on a GPU's arithmetic: that nothing computes with tensors of two devices, that
-what an Apple GPU lacks is not asked of it, and for which operations the host would wait. torch's own fake tensors hold
-no numbers, so that no fit could come to its end on them.
+It shows what does not depend on a GPU's arithmetic: that no operation mixes devices, that nothing asks an Apple GPU for
+what it lacks, and at which operations the host would wait. torch's own fake tensors hold no numbers, so no fit could
+run to its end on them.
 """
 
 import warnings
@@ -18,16 +18,17 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 CPU = torch.device("cpu")
 aten = torch.ops.aten
-# The host needs the value, or the shape, of what comes of them.
+# Tags of operations whose result the host must know, its value or its shape.
 WAITS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
-INDEXING = (aten.index.Tensor, aten.index_put_.default, aten._index_put_impl_.default)  # take indices from the CPU
-OF_DDP = (aten.mul.out,)  # on its buckets, which C++ makes where it takes the gradients to be
+INDEXING = (aten.index.Tensor, aten.index_put_.default, aten._index_put_impl_.default)  # may take indices from the CPU
+OF_DDP = (aten.mul.out,)  # on its buckets, which its C++ code allocates on the CPU
 
 
 class Pretended(Tensor):
-    """What it holds computes; torch takes it for a CPU's, too, which alone is there, and Python for the GPU's."""
+    """A wrapper of a CPU tensor. To torch's C++ code its device is the CPU, the only device; to Python, the GPU."""
 
-    gpu = torch.device("cuda", 0)
+    gpu = torch.device("cuda", 0)  # of this process
+    tells = False  # whether to warn when the host waits
     device = property(lambda self: self.gpu)
     is_cuda = property(lambda self: self.gpu.type == "cuda")
     is_mps = property(lambda self: self.gpu.type == "mps")
@@ -43,7 +44,7 @@ class Pretended(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
-        raise RuntimeError(f"{func} once the pretended GPU is gone")
+        raise RuntimeError(f"{func} after the end of pretended_gpu()")
 
     def __repr__(self):
         return f"{type(self).__name__}({self.held})"
@@ -79,7 +80,7 @@ class Pretended(Tensor):
 
 
 class ToCPU(torch.autograd.Function):
-    """A copy on the CPU, whose gradient lies on the GPU."""
+    """A copy to the CPU, whose backward pass copies the gradient to the GPU."""
 
     @staticmethod
     def forward(ctx, x):
@@ -92,13 +93,13 @@ class ToCPU(torch.autograd.Function):
 
 
 def waits():
-    """Says that the host waits, as torch does for a GPU of NVIDIA's."""
-    if torch.cuda.get_sync_debug_mode():
+    """Warns that the host waits, as torch does for an NVIDIA GPU with `torch.cuda.set_sync_debug_mode("warn")`."""
+    if Pretended.tells:
         warnings.warn("called a synchronizing operation", stacklevel=2)
 
 
 class Operations(TorchDispatchMode):
-    """Computes with what such tensors hold, where all of them do, and gives such tensors."""
+    """Runs each operation on the tensors held, and wraps its results; refuses to mix devices."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -109,11 +110,7 @@ class Operations(TorchDispatchMode):
             return func(*args, **kwargs)
         copies = func in (aten.copy_.default, aten._to_copy.default)
         elsewhere = any(isinstance(x, Tensor) and not isinstance(x, Pretended) and x.dim() for x in leaves)
-        if (
-            device is not None
-            and device.type != "cpu"
-            and device not in (Pretended.gpu, torch.device(Pretended.gpu.type))
-        ):
+        if device not in (None, CPU, Pretended.gpu, torch.device(Pretended.gpu.type)):
             raise RuntimeError(f"{func}: a tensor on {device}, and this process's are on {Pretended.gpu}")
         if elsewhere and not copies and func not in (*INDEXING, *OF_DDP) and func.namespace != "c10d":
             raise RuntimeError(f"{func}: tensors on {Pretended.gpu} and on the CPU")
@@ -122,7 +119,7 @@ class Operations(TorchDispatchMode):
             raise TypeError(f"{func}: an Apple GPU has no float64")
         if copies:
             stops = elsewhere and not (kwargs.get("non_blocking") or args[2:] == (True,))
-        elif func in INDEXING:  # they have a tag for the sake of masks
+        elif func in INDEXING:  # the host waits for a mask, whose number of elements it must know
             stops = elsewhere or any(x is not None and x.dtype in (torch.bool, torch.uint8) for x in args[1])
         else:
             stops = not WAITS.isdisjoint(func.tags)
@@ -138,7 +135,7 @@ class Operations(TorchDispatchMode):
 
 
 def moved(to):
-    """Tensor.to, which does not know where a pretended tensor lies, and would ask CUDA for the number of its device."""
+    """Wraps Tensor.to, which takes a pretended tensor for a CPU's, and asks CUDA for the index of "cuda"."""
 
     def given(x):
         if isinstance(x, Pretended):
@@ -152,7 +149,7 @@ def moved(to):
 
 
 def to_tensor(make):
-    """torch.tensor or torch.as_tensor, which would ask CUDA itself to go to its device."""
+    """Wraps torch.tensor or torch.as_tensor, which would use CUDA itself."""
 
     def made(data, *, device=None, **options):
         if isinstance(data, Pretended):
@@ -163,7 +160,7 @@ def to_tensor(make):
 
 
 def autocast(init):
-    """Of the CPU, where these tensors compute."""
+    """Wraps torch.autocast's constructor: the pretended GPU's autocast is the CPU's, which computes."""
     return lambda self, kind, *args, **kwargs: init(
         self, "cpu" if kind == Pretended.gpu.type else kind, *args, **kwargs
     )
@@ -171,12 +168,11 @@ def autocast(init):
 
 @contextmanager
 def pretended_gpu(kind="cuda", count=1):
-    """Within it this process sees so many GPUs, NVIDIA's or (mps) Apple's, and has one, for all but compiled code.
+    """A context in which this process sees `count` GPUs, of NVIDIA or (mps) Apple, and uses one; not in compiled code.
 
-    What it sends to other processes goes by gloo, as a CPU's does.
+    Tensors go to other processes by gloo, like a CPU's.
     """
     generator = {"get_rng_state": lambda *args: torch.get_rng_state(), "set_rng_state": torch.set_rng_state}
-    told = [False]  # whether waits are
     nvidia = {
         **generator,
         "is_available": lambda: True,
@@ -191,22 +187,23 @@ def pretended_gpu(kind="cuda", count=1):
         "get_device_name": lambda *args: "pretended",
         "get_device_capability": lambda *args: (9, 0),
         "is_bf16_supported": lambda **kwargs: True,
-        "set_sync_debug_mode": lambda mode: told.__setitem__(0, mode == "warn"),
+        "set_sync_debug_mode": lambda mode: setattr(Pretended, "tells", mode == "warn"),
     }
     patches = {
         torch: {
             "tensor": to_tensor(torch.tensor),
             "as_tensor": to_tensor(torch.as_tensor),
-            # in inference mode no tensor can hold another
+            # a tensor made in inference mode cannot be wrapped
             "inference_mode": lambda mode=True: torch.no_grad() if mode else torch.enable_grad(),
         },
         dist: {"is_nccl_available": lambda: False},
         Tensor: {"to": moved(Tensor.to)},
         torch.autocast: {"__init__": autocast(torch.autocast.__init__)},
-        Pretended: {"gpu": torch.device(kind, 0)},
-        torch.cuda: {"get_sync_debug_mode": lambda: told[0], **(nvidia if kind == "cuda" else {})},
+        Pretended: {"gpu": torch.device(kind, 0), "tells": False},
     }
-    if kind == "mps":
+    if kind == "cuda":
+        patches[torch.cuda] = nvidia
+    else:
         patches[torch.mps], patches[torch.backends.mps] = generator, {"is_available": lambda: True}
         patches[mps.MPSAccelerator] = {"is_available": staticmethod(lambda: True)}
     swaps = torch.__future__.get_swap_module_params_on_conversion()
@@ -215,6 +212,6 @@ def pretended_gpu(kind="cuda", count=1):
             for name, value in names.items():
                 stack.enter_context(mock.patch.object(owner, name, value))
         stack.callback(torch.__future__.set_swap_module_params_on_conversion, swaps)
-        torch.__future__.set_swap_module_params_on_conversion(True)  # a weight's type changes on its way
+        torch.__future__.set_swap_module_params_on_conversion(True)  # a parameter changes its type when it moves
         stack.enter_context(Operations())
         yield

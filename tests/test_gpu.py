@@ -1,4 +1,4 @@
-"""On a GPU: where there is none, on one that is pretended, which shows no more than pretended.py says."""
+"""Tests on a GPU; if there is none, on a pretended one, whose limits pretended.py states."""
 
 import json
 from contextlib import nullcontext
