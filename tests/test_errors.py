@@ -335,11 +335,11 @@ def test_a_file_may_say_that_what_need_not_be_given_is_null(plain, call, tmp_pat
 
 
 ABSENT = [
-    ({"epochs": 3}, r"epochs is no argument of fit: did you mean max_epochs\?"),
-    ({"lr": 0.1}, r"lr is no argument of fit: give model=\{'lr': ...\}"),
-    ({"batch_size": 4}, r"batch_size is no argument of fit: give data=\{'batch_size': ...\}"),
-    ({"learning_rate": 4}, r"learning_rate is no argument of fit: give model=\{'lr': ...\}"),
-    ({"gpus": 4}, r"gpus is no argument of fit: did you mean devices\?"),
+    ({"epochs": 3}, r"epochs is not an argument of fit: did you mean max_epochs\?"),
+    ({"lr": 0.1}, r"lr is not an argument of fit: give model=\{'lr': ...\}"),
+    ({"batch_size": 4}, r"batch_size is not an argument of fit: give data=\{'batch_size': ...\}"),
+    ({"learning_rate": 4}, r"learning_rate is not an argument of fit: give model=\{'lr': ...\}"),
+    ({"gpus": 4}, r"gpus is not an argument of fit: did you mean devices\?"),
 ]
 
 
@@ -376,7 +376,7 @@ def test_another_programs_folder_is_no_run_to_resume(call, tmp_path):
         ({"data": {"seed": 1}}, "data.seed is set by the run's seed: give that"),
         (
             {"data": {"num_workers": 4}},
-            "data.num_workers is no argument of CIFAR10DataModule: there are no workers, for the",
+            "data.num_workers is not an argument of CIFAR10DataModule: there are no workers, for the",
         ),
         ({"model": {"classes": ["a"]}}, "model.classes is set by the images: leave it out"),
         ({"max_epochs": 2.0}, "max_epochs 2.0 is out of range: give a whole number"),
@@ -431,7 +431,7 @@ def test_fit_from_python(tmp_path, arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"data": {"sourc": "cifar100"}}, "data.sourc is no argument of CIFAR10DataModule: did you mean source?"),
+        ({"data": {"sourc": "cifar100"}}, "data.sourc is not an argument of CIFAR10DataModule: did you mean source?"),
         *(
             ({"data": data}, f"data is {what} and no dictionary: evaluate makes its own CIFAR10DataModule of settings")
             for data, what in (("data", "'data'"), (CIFAR10DataModule(source="synthetic"), "a CIFAR10DataModule"))
@@ -453,7 +453,7 @@ def test_evaluate_from_python(checkpoint, tmp_path, arguments, message):
         ({"threads": True}, "threads True is out of range: give a whole number"),
         ({"optim.lr": 0.1}, "optim.lr is no setting of a run: give some of fit's, such as max_epochs or data.data_dir"),
         ({"data": 5}, "data is no setting of a run: give some of fit's, such as max_epochs or data.data_dir"),
-        ({"data": {"sourc": "folder"}}, "data.sourc is no argument of CIFAR10DataModule: did you mean source?"),
+        ({"data": {"sourc": "folder"}}, "data.sourc is not an argument of CIFAR10DataModule: did you mean source?"),
         ({"trainer.foo": 3}, "unknown flag --trainer.foo: Lightning's Trainer has no such argument"),
         ({"trainer": {"max_epochs": 3}}, "--trainer.max_epochs is a flag of its own: give --max_epochs"),
     ],

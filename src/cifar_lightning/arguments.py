@@ -58,7 +58,7 @@ def explained(why: Mapping[str, str], named: Mapping[str, str]) -> Callable[[Ini
             for name in kwargs:
                 if name not in known:
                     said = why.get(name) or instead_of(name, known, named)
-                    raise InputError(f"{name} is no argument of {kind}: {said}")
+                    raise InputError(f"{name} is not an argument of {kind}: {said}")
             init(self, *args, **kwargs)
 
         # Lightning inspects this signature to rebuild a module from a checkpoint.

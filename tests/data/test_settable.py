@@ -118,8 +118,9 @@ def test_what_cannot_be_is_refused_and_not_kept(name, value, message):
 @pytest.mark.parametrize("name", WHY)
 def test_what_others_have_is_refused_in_words(name):
     data = fake_data(50)
+    said = f"{name} is not an argument of CIFAR10DataModule: {WHY[name]}"
     for attempt in (lambda: CIFAR10DataModule(**{name: 4}), lambda: setattr(data, name, 4)):
-        with pytest.raises(InputError, match=f"^{name} is no argument of CIFAR10DataModule: {re.escape(WHY[name])}$"):
+        with pytest.raises(InputError, match=f"^{re.escape(said)}$"):
             attempt()
 
 
@@ -145,7 +146,7 @@ def test_of_other_names_the_nearest_is_named(kind, name, said):
             super().__init__(**others)
 
     for make in (kind, Own):
-        with pytest.raises(InputError, match=f"^{name} is no argument of {kind.__name__}: {re.escape(said)}"):
+        with pytest.raises(InputError, match=f"^{name} is not an argument of {kind.__name__}: {re.escape(said)}"):
             make(**{name: 4})
 
 

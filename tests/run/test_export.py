@@ -434,7 +434,7 @@ def test_weights_alone(tmp_path):
         InputError, match=r"a.pth does not fit the network 'tutorial': .* the arguments it was made with"
     ):
         load_model(tmp_path / "a.pth", "tutorial")
-    with pytest.raises(InputError, match=r"model\.depth is no argument of LitNet"):
+    with pytest.raises(InputError, match=r"model\.depth is not an argument of LitNet"):
         load_model(tmp_path / "a.pth", "speed54", depth=3)
 
 

@@ -88,7 +88,7 @@ class SettableDataModule(LightningDataModule):
                 home[name] = before
                 raise
         elif name in WHY and self.nothing_else:
-            raise InputError(f"{name} is no argument of {type(self).__name__}: {WHY[name]}")
+            raise InputError(f"{name} is not an argument of {type(self).__name__}: {WHY[name]}")
         else:
             super().__setattr__(name, value)
 

@@ -49,7 +49,7 @@ def bound(function: Callable[..., Any], *args: Any, **kwargs: Any) -> inspect.Bo
         for group, kind in {"data": CIFAR10DataModule, "model": LitNet}.items():
             if meant in inspect.signature(kind).parameters:
                 said = f"give {group}={{{meant!r}: ...}}"
-        raise InputError(f"{unknown[0]} is no argument of {function.__name__}: {said}")
+        raise InputError(f"{unknown[0]} is not an argument of {function.__name__}: {said}")
     return signature.bind(*args, **kwargs)
 
 

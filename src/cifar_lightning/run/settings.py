@@ -342,7 +342,7 @@ def check_names(arguments: Iterable[str], group: str, kind: type) -> None:
     if unknown := sorted(set(arguments) - set(known)):
         name, named = f"{group}.{unknown[0]}", {"data": absent.NAMED, "model": NAMED}[group]
         why = refused.why_absent(name) or instead_of(unknown[0], known, named)
-        raise InputError(f"{name} is no argument of {kind.__name__}: {why}")
+        raise InputError(f"{name} is not an argument of {kind.__name__}: {why}")
 
 
 def check_trainer_names(names: Iterable[str]) -> None:
