@@ -40,23 +40,21 @@ MISTAKES = {
     (
         "--data.image_size",
         "64",
-    ): "unknown flag --data.image_size: images have 32 x 32 pixels: for others give, in Python",
+    ): "unknown flag --data.image_size: images have 32 x 32 pixels; for others, pass train_",
     (
         "--data.num_workers",
         "4",
-    ): "unknown flag --data.num_workers: there are no workers, for the images lie in memory and "
-    "batches are made in the training process: leave it out",
-    (
-        "--num_workers=4",
-    ): "unknown flag --num_workers: there are no workers, for the images lie in memory and batches are",
+    ): "unknown flag --data.num_workers: there are no workers, because the images are in memory "
+    "and the training process makes the batches; leave it out",
+    ("--num_workers=4",): "unknown flag --num_workers: there are no workers, because the images are in memory and the",
     (
         "--data.persistent_workers",
         "true",
-    ): "unknown flag --data.persistent_workers: there are no workers, for the images",
+    ): "unknown flag --data.persistent_workers: there are no workers, because the images",
     (
         "--data.pin_memory",
         "true",
-    ): "unknown flag --data.pin_memory: the images lie on the device, and none are copied to ",
+    ): "unknown flag --data.pin_memory: the images are already on the device, and none are copied ",
     (
         "--data.shuffle",
         "false",
@@ -64,11 +62,11 @@ MISTAKES = {
     (
         "--data.drop_last",
         "true",
-    ): "unknown flag --data.drop_last: training batches are always whole, and an evaluation ",
+    ): "unknown flag --data.drop_last: training batches are always full, and an evaluation ",
     (
         "--data.normalize",
         "true",
-    ): "unknown flag --data.normalize: images always are, and data.normalization says by what: ",
+    ): "unknown flag --data.normalize: images are always normalised; use data.normalization to ",
     ("--model.shuffle", "true"): "unknown flag --model.shuffle: did you mean --model.schedule?",
     ("--devcies=2",): "unknown flag --devcies: did you mean --devices?",
     ("stray",): "unrecognized arguments: stray; see --help",
@@ -78,11 +76,11 @@ MISTAKES = {
     ("--trainer.sync_batchnorm", "true", "--devices", "2", "--data.batch_size", "10"): "trainer.sync_batchnorm true: "
     "torch's needs GPUs, and the networks here share their statistics without it: leave it out",
     ("--data.batch_size", "ten"): "--data.batch_size ten is not valid: give a whole number",
-    ("--data.batch_size", "0"): "batch_size 0 is out of range: give 1 or more",
-    ("--data.batch_size", "-4"): "batch_size -4 is out of range: give 1 or more",
-    ("--data.batch_size", "101"): "batch_size 101 is more than the 100 training images: give at most 100",
+    ("--data.batch_size", "0"): "batch_size 0: must be at least 1",
+    ("--data.batch_size", "-4"): "batch_size -4: must be at least 1",
+    ("--data.batch_size", "101"): "batch_size 101 is more than the 100 training images: use at most 100",
     ("--data.batch_size", "10", "--devices", "3"): "batch_size 10 cannot be shared by 3 devices: it is the global "
-    "batch, images per step over all devices; give 9 or 12",
+    "batch, the images per step over all devices; use 9 or 12",
     (
         "--data.batch_size",
         "10",
@@ -90,9 +88,9 @@ MISTAKES = {
         "2",
         "--data.val_split",
         "1",
-    ): "devices: 2 are more than the 1 image of an evaluation: give at most 1, or more images",
-    ("--data.batch_size", "42", "--devices", "21"): "devices: 21 are more than the 20 images of an evaluation: give at "
-    "most 20, or more images",
+    ): "2 devices are more than the 1 image of an evaluation: use at most 1 device, or more images",
+    ("--data.batch_size", "42", "--devices", "21"): "21 devices are more than the 20 images of an evaluation: use at "
+    "most 20 devices, or more images",
     ("--lr", "3"): "unknown flag --lr: did you mean --model.lr?",
     ("--data.lr", "3"): "unknown flag --data.lr: did you mean --model.lr?",
     ("--data.root", "data"): "unknown flag --data.root: did you mean --data.data_dir?",
@@ -102,10 +100,10 @@ MISTAKES = {
     ("--gradient_clip_val", "1"): "unknown flag --gradient_clip_val: see --help; for an argument of Lightning's "
     "Trainer give --trainer.NAME",
     ("--model.lr", ""): "--model.lr (nothing) is not valid: give a number",
-    ("--data.val_split", "-1"): "val_split -1 is out of range: give a count, a fraction from 0 to 1, or a fold",
-    ("--data.val_split", "1.5"): "val_split 1.5 is out of range: give a fraction below 1",
-    ("--data.val_split", "100"): "val_split 100 leaves none of the 100 training images: give less",
-    ("--data.val_split", "some"): "val_split some is out of range: give a count, a fraction from 0 to 1, or a fold",
+    ("--data.val_split", "-1"): "val_split -1: must be a count, a fraction from 0 to 1, or a fold",
+    ("--data.val_split", "1.5"): "val_split 1.5: a fraction must be below 1",
+    ("--data.val_split", "100"): "val_split 100 leaves none of the 100 training images: use a smaller val_split",
+    ("--data.val_split", "some"): "val_split some: must be a count, a fraction from 0 to 1, or a fold",
     ("--data.source", "imagenet"): "--data.source imagenet is not valid: give cifar10 or cifar100 or cifar100-coarse "
     "or folder or synthetic",
     ("--model.lr", "0"): "lr 0.0 is out of range: give more than 0",
@@ -117,8 +115,8 @@ MISTAKES = {
     ("--model.sizes", "[16,0]"): "sizes [16, 0] is out of range: give sides of 1 pixel or more",
     ("--model.sizes", "small"): "--model.sizes small is not valid: give a list such as [16,24]",
     ("--model.sizes", "[16]"): "sizes [16]: the network tutorial takes no images of 16 pixels a side",
-    ("--data.cutout", "8"): "cutout 8 is out of range: give 0, or augment true",
-    ("--data.flip", "alternating"): "flip alternating is out of range: give random, or augment true",
+    ("--data.cutout", "8"): "cutout 8: requires augment true; otherwise use 0",
+    ("--data.flip", "alternating"): "flip alternating: requires augment true; otherwise use random",
     ("--data.crop_padding", "4"): "--data.crop_padding 4 does nothing here: give --data.augment true too, or leave it",
     ("--data.flip", "random"): "--data.flip random does nothing here: give --data.augment true too, or leave it out",
     ("--model.muon_momentum=0.9",): "--model.muon_momentum 0.9 does nothing here: give --model.muon_lr 0.1 too, or ",
@@ -283,8 +281,8 @@ def test_fit(call, tmp_path, flags):
         ("seed: 0\nconfig: other.yaml\n", "config in mine.yaml does nothing: give --config for each file"),
         (
             "data: {num_workers: 4}\n",
-            "unknown flag --data.num_workers in mine.yaml: there are no workers, for the images lie in memory "
-            "and batches are made in the training process: leave it out",
+            "unknown flag --data.num_workers in mine.yaml: there are no workers, because the images are in "
+            "memory and the training process makes the batches; leave it out",
         ),
         ("data: {bach_size: 4}\n", "unknown flag --data.bach_size in mine.yaml: did you mean --data.batch_size?"),
         ("model: {net: 5}\n", "--model.net 5 in mine.yaml is not valid: give text (in quotes)"),
@@ -376,7 +374,7 @@ def test_another_programs_folder_is_no_run_to_resume(call, tmp_path):
         ({"data": {"seed": 1}}, "data.seed is set by the run's seed: give that"),
         (
             {"data": {"num_workers": 4}},
-            "data.num_workers is not an argument of CIFAR10DataModule: there are no workers, for the",
+            "data.num_workers is not an argument of CIFAR10DataModule: there are no workers, because the",
         ),
         ({"model": {"classes": ["a"]}}, "model.classes is set by the images: leave it out"),
         ({"max_epochs": 2.0}, "max_epochs 2.0 is out of range: give a whole number"),
@@ -562,20 +560,20 @@ def test_folder_without_images(call, tmp_path):
 def test_folder_with_a_class_without_images(call, tmp_path):
     make_folders(tmp_path / "d", "train/a/1.png", "test/a/1.png", "test/b/1.png")
     (tmp_path / "d" / "train" / "b").mkdir()
-    line = "error: data_dir d has no training images of the class b: give some, or remove it\n"
+    line = "error: data_dir d has no training images of the class b: add some, or remove the class\n"
     assert fit_folder(call, "d") == line
 
 
 def test_folder_with_one_class(call, tmp_path):
     make_folders(tmp_path / "d", "train/a/1.png", "test/a/1.png")
-    assert fit_folder(call, "d") == "error: data_dir d has one class only, a: give two or more\n"
+    assert fit_folder(call, "d") == "error: data_dir d has only one class, a: use two or more\n"
     CIFAR10DataModule(tmp_path / "d", source="folder").prepare_data()  # a module of one's own may have a use for it
 
 
 def test_folder_with_a_class_of_lightnings_name(call, tmp_path):
     name = "dataloader_idx_0"
     make_folders(tmp_path / "d", *(f"{split}/{label}/1.png" for split in ("train", "test") for label in ("a", name)))
-    line = f"error: data_dir d has the class {name}, by which Lightning means a loader: rename it\n"
+    line = f"error: data_dir d has the class {name}, a name that Lightning reserves for loaders: rename the class\n"
     assert fit_folder(call, "d") == line
 
 
@@ -962,7 +960,7 @@ def test_as_a_process(tmp_path):
     assert done.code == 2
     (line,) = done.lines
     assert line.startswith("error: ")
-    assert "give 9 or 12" in line
+    assert "use 9 or 12" in line
     assert not (tmp_path / "lightning_logs").exists()
 
 

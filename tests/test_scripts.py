@@ -785,8 +785,8 @@ def test_a_run_knows_its_pictures_from_any_folder(plain, call, tmp_path, monkeyp
     code, _, err = call("fit", "--resume", run, "--max_epochs", 3, "--data.data_dir", "pictures")
     assert code == 2
     assert err == (
-        f"error: the training images in {tmp_path / 'elsewhere' / 'pictures'} are not those that the run began with: "
-        "give --data.data_dir, where those are, or start a new run\n"
+        f"error: the training images in {tmp_path / 'elsewhere' / 'pictures'} are not the ones that the run began "
+        "with: pass the folder of the original ones as --data.data_dir, or start a new run\n"
     )
     left = (run / "results.json").read_bytes()
     (tmp_path / "there" / "pictures").rename(tmp_path / "moved")

@@ -9,7 +9,7 @@ class InputError(ValueError):
     Example:
         >>> CIFAR10DataModule(batch_size=0)
         Traceback (most recent call last):
-        cifar_lightning.errors.InputError: batch_size 0 is out of range: give 1 or more
+        cifar_lightning.errors.InputError: batch_size 0: must be at least 1
     """
 
 

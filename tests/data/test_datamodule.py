@@ -138,7 +138,7 @@ def test_a_fold_has_its_share_of_every_class_to_an_image():
         assert ((shares - counts / 5).abs() < 1).all()
     assert not torch.equal(held_out[0], fake_data(207, val_split="1of5", split_seed=1).val_indices)
     for wrong in ("0of5", "6of5", "1of1", "1/5", "one"):
-        with pytest.raises(InputError, match=f"val_split {wrong} is out of range: give a count, a fraction"):
+        with pytest.raises(InputError, match=f"val_split {wrong}: must be a count, a fraction"):
             CIFAR10DataModule(source="synthetic", val_split=wrong)
 
 
@@ -234,7 +234,7 @@ def test_a_resumed_run_refuses_other_images():
     data.setup("fit")
     state = data.state_dict()
     fake_data(200).check_images(state)
-    with pytest.raises(InputError, match="are not those that the run began with"):
+    with pytest.raises(InputError, match="are not the ones that the run began with"):
         fake_data(210).check_images(state)
 
 
@@ -327,15 +327,15 @@ def test_it_prints_as_what_makes_it():
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("batch_size", 0, "batch_size 0 is out of range: give 1 or more"),
-        ("data_dir", "s3://mine/cifar", "data_dir s3://mine/cifar is out of range: give a folder or a file of this"),
-        ("eval_batch_size", 0, "eval_batch_size 0 is out of range"),
-        ("val_split", -1, "val_split -1 is out of range: give a count, a fraction from 0 to 1, or a fold"),
-        ("val_split", 1.0, "val_split 1.0 is out of range: give a fraction below 1"),
-        ("val_split", float("nan"), "val_split nan is out of range"),
-        ("crop_padding", 32, "crop_padding 32 is out of range: give 0 to 31"),
-        ("device", "gpu", "device gpu is out of range: give one of torch's, such as cpu or cuda"),
-        ("synthetic_size", 5, "synthetic_size 5 is out of range: give 10 or more"),
+        ("batch_size", 0, "batch_size 0: must be at least 1"),
+        ("data_dir", "s3://mine/cifar", "data_dir s3://mine/cifar: must be a folder or file on this machine; pass"),
+        ("eval_batch_size", 0, "eval_batch_size 0: must be at least 1"),
+        ("val_split", -1, "val_split -1: must be a count, a fraction from 0 to 1, or a fold"),
+        ("val_split", 1.0, "val_split 1.0: a fraction must be below 1"),
+        ("val_split", float("nan"), "val_split nan: must be a count, a fraction"),
+        ("crop_padding", 32, "crop_padding 32: must be from 0 to 31"),
+        ("device", "gpu", "device gpu: must be a torch device, such as cpu or cuda"),
+        ("synthetic_size", 5, "synthetic_size 5: must be at least 10"),
         (
             "source",
             "imagenet",
@@ -353,8 +353,8 @@ def test_values_out_of_range(name, value, message):
 @pytest.mark.parametrize(
     ("val_split", "message"),
     [
-        (100, "val_split 100 leaves none of the 100 training images: give less"),
-        (0.004, "val_split 0.004 holds out none of the 100 training images: give more, or 0"),
+        (100, "val_split 100 leaves none of the 100 training images: use a smaller val_split"),
+        (0.004, "val_split 0.004 holds out none of the 100 training images: use a larger val_split, or 0"),
     ],
 )
 def test_a_split_that_leaves_nothing(val_split, message):
@@ -452,9 +452,9 @@ def test_a_class_of_which_all_images_are_held_out_is_refused(tmp_path, layout):
         (tmp_path / "dog").rename(tmp_path / "val" / "dog")
     val_split = 0.8 if layout == "val_split" else 0
     data = CIFAR10DataModule(tmp_path, source="folder", val_split=val_split, batch_size=1)
-    message = f"data_dir {tmp_path} has no training images of the class dog: give some, or remove it"
+    message = f"data_dir {tmp_path} has no training images of the class dog: add some, or remove the class"
     if layout == "val_split":
-        message = "val_split 0.8 holds out all training images of the class dog: give less"
+        message = "val_split 0.8 holds out all training images of the class dog: use a smaller val_split"
     with pytest.raises(InputError, match=f"^{message}$"):
         data.check()
 

@@ -464,7 +464,7 @@ def test_validation_images_of_ones_own(tmp_path, name):
     assert sum(len(y) for _, y in data.train_dataloader()) == 6
     assert sum(len(y) for _, y in data.val_dataloader()) == 4
     assert Source("folder", tmp_path).load("test").held_out == 0
-    with pytest.raises(InputError, match=r"val_split 0.5: data_dir .* has a folder of validation images already"):
+    with pytest.raises(InputError, match=r"val_split 0.5: data_dir .* already has a folder of validation images"):
         CIFAR10DataModule(tmp_path, source="folder", val_split=0.5).val_indices  # noqa: B018
     folders(tmp_path, vali=["a/1.png"])
     (tmp_path / "vali").rename(tmp_path / ("val" if name != "val" else "valid"))

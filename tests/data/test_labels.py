@@ -111,7 +111,7 @@ def test_a_resumed_run_refuses_other_labels(tmp_path):
     state = data.state_dict()
     fake_data(COUNT, train_labels=f"{tmp_path / 'a.pt'}:worse_label").check_images(state)
     for other in (None, f"{tmp_path / 'a.pt'}:random_label1"):
-        with pytest.raises(InputError, match="are not those that the run began with"):
+        with pytest.raises(InputError, match="are not the ones that the run began with"):
             fake_data(COUNT, train_labels=other).check_images(state)
 
 

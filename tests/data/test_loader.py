@@ -341,17 +341,18 @@ def test_it_is_gone_when_nobody_holds_it(images):
 
 def test_fewer_images_than_ranks(images):
     few = (images[0][:3], images[1][:3])
-    with pytest.raises(InputError, match="4 are more than the 3 images of an evaluation: give at most 3, or more"):
+    said = "4 devices are more than the 3 images of an evaluation: use at most 3 devices, or more images"
+    with pytest.raises(InputError, match=said):
         loader(few, train=False, rank=0, world_size=4)
 
 
 @pytest.mark.parametrize(
     ("batch_size", "world_size", "message"),
     [
-        (0, 1, "batch_size 0 is less than 1: give a positive number of images"),
-        (104, 1, "batch_size 104 is more than the 103 training images: give at most 103"),
-        (10, 4, "batch_size 10 cannot be shared by 4 devices: .*; give 8 or 12$"),
-        (3, 4, "batch_size 3 cannot be shared by 4 devices: .*; give 4$"),
+        (0, 1, "batch_size 0: must be at least 1"),
+        (104, 1, "batch_size 104 is more than the 103 training images: use at most 103"),
+        (10, 4, "batch_size 10 cannot be shared by 4 devices: .*; use 8 or 12$"),
+        (3, 4, "batch_size 3 cannot be shared by 4 devices: .*; use 4$"),
     ],
 )
 def test_batch_sizes_that_cannot_be(images, batch_size, world_size, message):

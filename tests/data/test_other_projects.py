@@ -143,7 +143,8 @@ def test_nothing_is_held_out_where_nobody_asks(tmp_path):
     quiet = dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False)
     trainer = Trainer(max_epochs=1, accelerator="cpu", default_root_dir=tmp_path, log_every_n_steps=1, **quiet)
     trainer.fit(Flat(), images)
-    with pytest.warns(ImageWarning, match=r"^there are no images to validate on: give val_split, e.g. 0.1$") as said:
+    line = r"^there are no images to validate on: pass val_split, for example 0.1$"
+    with pytest.warns(ImageWarning, match=line) as said:
         assert trainer.validate(Flat(), images, verbose=False) == []
     assert [warning.category for warning in said if "validate on" in str(warning.message)] == [ImageWarning]
     trainer.fit(Flat(), images)  # again

@@ -122,7 +122,8 @@ def test_floats_are_taken_as_they_are():
 def test_images_may_be_of_another_size():
     batches = train_batches(train_transforms=v2.Resize(48), augment=True)
     assert batches[0][0].shape == (20, 3, 48, 48)
-    with pytest.raises(InputError, match=r"Resize.* makes images of \(48, 48\) pixels: give cutout 0"):
+    said = r"Resize.* makes images of \(48, 48\) pixels, but cutout is for \(32, 32\): use cutout 0"
+    with pytest.raises(InputError, match=said):
         train_batches(train_transforms=v2.Resize(48), augment=True, cutout=8)
 
 

@@ -93,9 +93,9 @@ def test_what_is_misspelt_is_named(capsys):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("batch_size", 0, "batch_size 0 is out of range: give 1 or more"),
-        ("flip", "alternating", "flip alternating is out of range: give random, or augment true"),
-        ("val_split", 1.5, "val_split 1.5 is out of range: give a fraction below 1"),
+        ("batch_size", 0, "batch_size 0: must be at least 1"),
+        ("flip", "alternating", "flip alternating: requires augment true; otherwise use random"),
+        ("val_split", 1.5, "val_split 1.5: a fraction must be below 1"),
         ("sha256", "zz", "sha256 'zz' is not a SHA-256 digest"),
         ("batch_size", 20.0, "batch_size 20.0 is out of range: give a whole number"),  # as large as it is
         ("train_transforms", "RandAugment", "train_transforms 'RandAugment' is out of range: give a callable"),
@@ -222,7 +222,7 @@ def test_so_does_the_callback(tmp_path):
     assert data.batch_size == 20
     assert os.listdir(tmp_path) == []
     data.batch_size = 128  # outside of a search nobody makes it fit
-    with pytest.raises(InputError, match="batch_size 128 is more than the 20 training images: give at most 20"):
+    with pytest.raises(InputError, match="batch_size 128 is more than the 20 training images: use at most 20"):
         searcher(tmp_path).fit(Theirs(), data)
 
 
@@ -232,7 +232,7 @@ def test_the_seed_of_seed_everything(monkeypatch):
     assert (fake_data().seed, fake_data().hparams["seed"], fake_data(seed=0).seed) == (7, 7, 0)
     assert contents(fake_data(60)) == contents(fake_data(60, seed=7)) != contents(fake_data(60, seed=0))
     monkeypatch.setenv("PL_GLOBAL_SEED", "seven")
-    with pytest.raises(InputError, match="PL_GLOBAL_SEED 'seven' is no whole number: give one, or a seed"):
+    with pytest.raises(InputError, match="PL_GLOBAL_SEED 'seven' is not a whole number: set it to one, or pass seed"):
         fake_data()
     monkeypatch.delenv("PL_GLOBAL_SEED")
     assert fake_data().seed == 0

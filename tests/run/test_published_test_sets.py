@@ -276,7 +276,7 @@ def test_a_run_on_other_labels(plain, call, tmp_path):
     assert code == 0, err
     assert "train_labels" not in results_in(tmp_path / "out")["data"]
     for name, message in (
-        ("moved.pt:random_label1", "are not those that the run began with"),
+        ("moved.pt:random_label1", "are not the ones that the run began with"),
         ("moved.pt:worse_label", ""),
     ):
         code, _, err = call("fit", "--resume", run, "--max_epochs", 2, "--data.train_labels", name)

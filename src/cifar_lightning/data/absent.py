@@ -1,11 +1,11 @@
 """Arguments that other data modules have and this one lacks, or lacks on the command line; tells the user why."""
 
 _WORKERS = (
-    "there are no workers, for the images lie in memory and batches are made in the training process: leave it out"
+    "there are no workers, because the images are in memory and the training process makes the batches; leave it out"
 )
-_LOADER = 'the loaders are its own: for another make DataLoader(data.dataset("train", transform), '
-_SIZE = "images have 32 x 32 pixels: for others give, in Python, train_transforms and test_transforms with a v2.Resize"
-_TRANSFORM = "training images have theirs, test images theirs: give, in Python, train_transforms and test_transforms"
+_LOADER = 'the data module makes its own loaders; for another one, use DataLoader(data.dataset("train", transform), '
+_SIZE = "images have 32 x 32 pixels; for others, pass train_transforms and test_transforms with a v2.Resize, in Python"
+_TRANSFORM = "training and test images have separate transforms; pass train_transforms and test_transforms, in Python"
 
 # argument: reason
 WHY = {
@@ -14,17 +14,17 @@ WHY = {
     "persistent_workers": _WORKERS,
     "prefetch_factor": _WORKERS,
     "multiprocessing_context": _WORKERS,
-    "pin_memory": "the images lie on the device, and none are copied to it for a batch: leave it out",
-    "shuffle": "training images come in a new order in every epoch, and evaluation images in one: leave it out",
-    "drop_last": "training batches are always whole, and an evaluation has every image once: leave it out",
-    "normalize": "images always are, and data.normalization says by what: give that",
+    "pin_memory": "the images are already on the device, and none are copied for a batch; leave it out",
+    "shuffle": "training images come in a new order in every epoch, and evaluation images in a fixed one; leave it out",
+    "drop_last": "training batches are always full, and an evaluation has every image once; leave it out",
+    "normalize": "images are always normalised; use data.normalization to choose the mean and std",
     "transform": _TRANSFORM,
     "transforms": _TRANSFORM,
     "image_size": _SIZE,
     "img_size": _SIZE,
     "resize": _SIZE,
     **{name: f"{_LOADER}{name}=...)" for name in ("sampler", "batch_sampler", "collate_fn")},
-    "download": "what is not there is downloaded: leave it out",
+    "download": "missing images are downloaded automatically; leave it out",
 }
 # arguments whose name here is too different for a guess
 NAMED = {"root": "data_dir", "test_batch_size": "eval_batch_size"}

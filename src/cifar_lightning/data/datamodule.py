@@ -381,7 +381,7 @@ class CIFAR10DataModule(SettableDataModule):
         if not len(self.val_indices):
             trainer = self.trainer if self._in_a_trainer else None
             if trainer and trainer.state.fn == "validate" and trainer.is_global_zero:  # a fit needs none
-                said = "there are no images to validate on: give val_split, e.g. 0.1"
+                said = "there are no images to validate on: pass val_split, for example 0.1"
                 warnings.warn(said, ImageWarning, stacklevel=2)
             # An empty loader is the only way to tell Lightning that there is nothing to validate on, but Lightning
             # warns about that even in a fit.
@@ -428,8 +428,8 @@ class CIFAR10DataModule(SettableDataModule):
         """
         if state_dict["fingerprint"] != self.fingerprint:
             raise InputError(
-                f"the training images in {self.hparams['data_dir']} are not those that the run began with: "
-                "give --data.data_dir, where those are, or start a new run"
+                f"the training images in {self.hparams['data_dir']} are not the ones that the run began with: "
+                "pass the folder of the original ones as --data.data_dir, or start a new run"
             )
 
     @cached_property

@@ -302,7 +302,10 @@ class BatchLoader:
         images = self._finished(images, seeds, device)
         if self.cutout:
             if images.shape[2:] != (self.size, self.size):
-                raise InputError(f"{self.own} makes images of {tuple(images.shape[2:])} pixels: give cutout 0")
+                raise InputError(
+                    f"{self.own} makes images of {tuple(images.shape[2:])} pixels, but cutout is for "
+                    f"{(self.size, self.size)}: use cutout 0"
+                )
             hole_top, hole_left = (transforms.to_device(x, device) for x in (hole_top, hole_left))
             images = transforms.cutout(images, hole_top, hole_left, self.cutout)
         return images, self.labels[index]

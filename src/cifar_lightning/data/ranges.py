@@ -14,21 +14,21 @@ from cifar_lightning.errors import InputError, quoted
 def check_ranges(arguments: Mapping[str, Any]) -> None:
     """Raises an InputError if an argument is out of range or does not fit another; their types are right already."""
     h = arguments
-    for name, ok, range_ in (
-        ("data_dir", "://" not in h["data_dir"], "a folder or a file of this machine, and an address as mirror"),
-        ("batch_size", h["batch_size"] >= 1, "1 or more"),
-        ("eval_batch_size", h["eval_batch_size"] >= 1, "1 or more"),
-        ("crop_padding", 0 <= h["crop_padding"] < 32, "0 to 31"),
-        ("cutout", 0 <= h["cutout"] <= 32, "0 to 32"),
-        ("synthetic_size", h["synthetic_size"] >= 10, "10 or more"),
-        ("cutout", h["augment"] or not h["cutout"], "0, or augment true"),
-        ("flip", h["augment"] or h["flip"] != "alternating", "random, or augment true"),
-        ("val_split", _is_split(h["val_split"]), "a count, a fraction from 0 to 1, or a fold such as 2of5"),
-        ("val_split", not isinstance(h["val_split"], float) or h["val_split"] < 1, "a fraction below 1"),
-        ("device", _is_device(h["device"]), "one of torch's, such as cpu or cuda"),
+    for name, ok, rule in (
+        ("data_dir", "://" not in h["data_dir"], "must be a folder or file on this machine; pass an address as mirror"),
+        ("batch_size", h["batch_size"] >= 1, "must be at least 1"),
+        ("eval_batch_size", h["eval_batch_size"] >= 1, "must be at least 1"),
+        ("crop_padding", 0 <= h["crop_padding"] < 32, "must be from 0 to 31"),
+        ("cutout", 0 <= h["cutout"] <= 32, "must be from 0 to 32"),
+        ("synthetic_size", h["synthetic_size"] >= 10, "must be at least 10"),
+        ("cutout", h["augment"] or not h["cutout"], "requires augment true; otherwise use 0"),
+        ("flip", h["augment"] or h["flip"] != "alternating", "requires augment true; otherwise use random"),
+        ("val_split", _is_split(h["val_split"]), "must be a count, a fraction from 0 to 1, or a fold such as 2of5"),
+        ("val_split", not isinstance(h["val_split"], float) or h["val_split"] < 1, "a fraction must be below 1"),
+        ("device", _is_device(h["device"]), "must be a torch device, such as cpu or cuda"),
     ):
         if not ok:
-            raise InputError(f"{name} {h[name]} is out of range: give {range_}")
+            raise InputError(f"{name} {h[name]}: {rule}")
 
 
 def _is_device(name: str) -> bool:
@@ -57,14 +57,16 @@ def check_classes(images: ImageSet, train: Tensor, data_dir: str, val_split: int
         first = min(lacking)
         if val_split and (images.labels == images.classes.index(first)).any():
             raise InputError(
-                f"val_split {val_split} holds out all training images of the class {quoted(first)}: give less"
+                f"val_split {val_split} holds out all training images of the class {quoted(first)}: "
+                "use a smaller val_split"
             )
         raise InputError(
-            f"data_dir {data_dir} has no training images of the class {quoted(first)}: give some, or remove it"
+            f"data_dir {data_dir} has no training images of the class {quoted(first)}: add some, or remove the class"
         )
     if len(images.classes) == 1:
-        raise InputError(f"data_dir {data_dir} has one class only, {quoted(images.classes[0])}: give two or more")
+        raise InputError(f"data_dir {data_dir} has only one class, {quoted(images.classes[0])}: use two or more")
     if taken := [name for name in images.classes if "/dataloader_idx_" in f"/{name}"]:  # in the metric val_acc/<class>
         raise InputError(
-            f"data_dir {data_dir} has the class {quoted(taken[0])}, by which Lightning means a loader: rename it"
+            f"data_dir {data_dir} has the class {quoted(taken[0])}, a name that Lightning reserves for loaders: "
+            "rename the class"
         )

@@ -133,4 +133,4 @@ def _global_seed() -> int:
     try:
         return int(given)
     except ValueError as error:
-        raise InputError(f"PL_GLOBAL_SEED {given!r} is no whole number: give one, or a seed") from error
+        raise InputError(f"PL_GLOBAL_SEED {given!r} is not a whole number: set it to one, or pass seed") from error

@@ -24,22 +24,23 @@ def evaluation_batches(images: int, batch_size: int, world_size: int) -> int:
 def check_evaluation(images: int, world_size: int) -> None:
     """Raises an InputError if some ranks would have no image: Lightning cannot evaluate then."""
     if 0 < images < world_size:
+        s = "s" * (images != 1)
         raise InputError(
-            f"devices: {world_size} are more than the {images} image{'s' * (images != 1)} of an evaluation: "
-            f"give at most {images}, or more images"
+            f"{world_size} devices are more than the {images} image{s} of an evaluation: "
+            f"use at most {images} device{s}, or more images"
         )
 
 
 def check_batch_size(batch_size: int, images: int, world_size: int) -> None:
-    """Raises an InputError if `batch_size` is no multiple of `world_size`, less than 1 or more than the images."""
+    """Raises an InputError if `batch_size` is not a multiple of `world_size`, less than 1 or more than the images."""
     if batch_size < 1:
-        raise InputError(f"batch_size {batch_size} is less than 1: give a positive number of images")
+        raise InputError(f"batch_size {batch_size}: must be at least 1")
     if batch_size > images:
-        raise InputError(f"batch_size {batch_size} is more than the {images} training images: give at most {images}")
+        raise InputError(f"batch_size {batch_size} is more than the {images} training images: use at most {images}")
     if batch_size % world_size:
         below, above = batch_size // world_size * world_size, -(-batch_size // world_size) * world_size
         nearest = f"{below} or {above}" if below else f"{above}"
         raise InputError(
             f"batch_size {batch_size} cannot be shared by {world_size} devices: it is the global batch, "
-            f"images per step over all devices; give {nearest}"
+            f"the images per step over all devices; use {nearest}"
         )

@@ -46,8 +46,8 @@ def split_of(images: ImageSet, val_split: int | float | str, seed: int, data_dir
         return stratified_fold(images, fold, seed)
     if val_split:
         raise InputError(
-            f"val_split {val_split}: data_dir {data_dir} has a folder of validation images already: "
-            "leave it out, or move the folder away"
+            f"val_split {val_split}: data_dir {data_dir} already has a folder of validation images; "
+            "leave out val_split, or move the folder away"
         )
     first = len(images.labels) - images.held_out
     return torch.arange(first), first + stratified_order(images.labels[first:], seed)
@@ -69,9 +69,13 @@ def stratified_split(labels: Tensor, val_split: int | float, seed: int) -> tuple
     """
     count = round(val_split * len(labels)) if isinstance(val_split, float) else val_split
     if count >= len(labels):
-        raise InputError(f"val_split {val_split} leaves none of the {len(labels)} training images: give less")
+        raise InputError(
+            f"val_split {val_split} leaves none of the {len(labels)} training images: use a smaller val_split"
+        )
     if val_split and not count:
-        raise InputError(f"val_split {val_split} holds out none of the {len(labels)} training images: give more, or 0")
+        raise InputError(
+            f"val_split {val_split} holds out none of the {len(labels)} training images: use a larger val_split, or 0"
+        )
     if not count:  # avoids computing the order, which takes memory and time
         return torch.arange(len(labels)), torch.arange(0)
     order = stratified_order(labels, seed)
@@ -99,7 +103,7 @@ def stratified_fold(images: ImageSet, fold: Fold, seed: int) -> tuple[Tensor, Te
     if rarest[0] < fold.folds:
         raise InputError(
             f"{fold.folds} folds are more than the {rarest[0]} training images of the class "
-            f"{quoted(images.classes[rarest[1]])}: give at most {rarest[0]}"
+            f"{quoted(images.classes[rarest[1]])}: use at most {rarest[0]}"
         )
     for label, size in enumerate(sizes):
         fold_of[ordered == label] = torch.arange(size) * fold.folds // max(size, 1)
