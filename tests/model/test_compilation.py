@@ -23,7 +23,7 @@ def test_one_that_was_to_be_compiled_ends_the_run_in_a_line(plain, call, no_comp
     assert code == 1
     assert err.count("\n") == 1
     assert err.startswith("error: the network cannot be compiled (InvalidCxxCompiler: No working C++ compiler found ")
-    assert "): mend that, or give --model.compile none; go on with --resume " in err
+    assert "): fix the cause, or use --model.compile none; go on with --resume " in err
 
 
 def test_one_that_was_to_be_as_fast_as_can_be_runs_as_it_is(plain, call, no_compiler, monkeypatch, tmp_path):
@@ -33,11 +33,11 @@ def test_one_that_was_to_be_as_fast_as_can_be_runs_as_it_is(plain, call, no_comp
         assert code == 0, err
     note = err.splitlines()[0]
     assert note.startswith(
-        "note: the network cannot be compiled, and is slower (InvalidCxxCompiler: No working C++ com"
+        "note: the network cannot be compiled, so it runs slower (InvalidCxxCompiler: No working C++ com"
     )
     assert [line.split()[0] for line in err.splitlines()[1:]] == ["epoch"]
     results = [json.loads((tmp_path / mode / "lightning_logs/version_0/results.json").read_text()) for mode in MODES]
     assert results[0]["computed"].endswith(", not compiled")
-    assert results[1]["computed"].endswith(", not compiled (it could not be)")
+    assert results[1]["computed"].endswith(", not compiled (compilation failed)")
     logs = [(tmp_path / mode / "lightning_logs" / "version_0" / "metrics.csv").read_text() for mode in MODES]
     assert logs[0] == logs[1]

@@ -335,9 +335,9 @@ def test_logits_of_an_evaluation_in_half_precision_can_be_told_apart(name, dtype
 
 
 def test_mistakes():
-    with pytest.raises(InputError, match="net 'vgg' is not known: give one of tutorial, normed, resnet18"):
+    with pytest.raises(InputError, match="unknown net 'vgg': choose from tutorial, normed, resnet18"):
         build("vgg", 10)
-    with pytest.raises(InputError, match="width 0 is less than 1: give a positive number of channels"):
+    with pytest.raises(InputError, match="width 0: the number of channels must be at least 1"):
         build("tutorial", 10, 0)
 
 

@@ -11,7 +11,7 @@ from cifar_lightning import CIFAR10DataModule, InputError, LitNet, Preprocessing
 from cifar_lightning.data.cifar10 import CIFAR100_MEAN, CIFAR100_STD, MEAN, STD
 
 HALF = {"mean": [0.5] * 3, "std": [0.5] * 3, "size": 32}
-OTHER = "has learnt from images of mean .0.4914.* these come with mean .0.5.*normalization='cifar10'"
+OTHER = "was trained on images with mean .0.4914.* these have mean .0.5.*normalization='cifar10'"
 
 
 def new_trainer(path, **kwargs):
@@ -125,7 +125,7 @@ def test_an_older_checkpoint_has_it_from_its_data_module(trained, tmp_path):
     torch.save(old, tmp_path / "old.ckpt")
     model = load_model(tmp_path / "old.ckpt")
     assert model.preprocessing is None
-    with pytest.raises(InputError, match="does not know how: give LitNet"):
+    with pytest.raises(InputError, match="does not know how to normalise them: use LitNet"):
         model.predict(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
     assert model.predict(torch.zeros(2, 3, 32, 32))[0].shape == (2,)
 

@@ -46,7 +46,7 @@ def test_the_line_is_what_was_set(plain, capsys, monkeypatch, tmp_path, images, 
     why = "faster" if has_bfloat16("cpu") else "no faster: it has no instructions for it"
     precision += f" (this processor multiplies it {why})" if precision == "bf16-mixed" else ""
     line = f"on the CPU (there is no GPU that torch can use), {threads}, {kernels}, {precision}, "
-    line += "not compiled (auto does so on NVIDIA GPUs)"
+    line += "not compiled (auto compiles on NVIDIA GPUs only)"
     assert capsys.readouterr().out.splitlines()[1] == f"computes {line}"
     assert results["computed"] == line
     assert watching.threads == int(threads.split()[0])

@@ -142,7 +142,7 @@ def test_six_views_inside_of_a_network_that_nnpack_convolves(cpu_settings, forma
 @pytest.mark.parametrize("format", PROGRAMS)
 def test_normalised_images(format, tmp_path):
     model = model_with("tutorial", preprocessing=None)
-    with pytest.raises(InputError, match="this model does not know how: give input float"):
+    with pytest.raises(InputError, match="this model does not know how: use input float"):
         export(model, format, tmp_path / f"model.{format}")
     path = export(model, format, tmp_path / f"model.{format}", input="float")
     images = PREPROCESSING.normalize(drawn(5)).contiguous()

@@ -160,7 +160,7 @@ WRONG = {
     "mine.nets:nothing": "mine.nets:nothing gives int: have it give a torch.nn.Module",
     "mine.nets:flat": "gives (2, 3072) for 2 images of 10 classes: have it give logits (2, 10), of which an argument ",
     "mine.nets:narrow": "mine.nets:narrow does not take images (2, 3, 32, 32) (RuntimeError: ",
-    "cake": "net 'cake' is not known: give one of tutorial, ",
+    "cake": "unknown net 'cake': choose from tutorial, ",
 }
 
 

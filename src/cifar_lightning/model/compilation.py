@@ -154,11 +154,11 @@ class Compilation:
         reason = " ".join(str(error).strip().splitlines()[:1])[:300]
         if self.mode != "auto":
             raise RunError(
-                f"the network cannot be compiled ({reason}): mend that, or give --model.compile none"
+                f"the network cannot be compiled ({reason}): fix the cause, or use --model.compile none"
             ) from error
         _net(module)._compiled_call_impl = None
         if module.trainer.is_global_zero:
-            say(f"note: the network cannot be compiled, and is slower ({reason})")
+            say(f"note: the network cannot be compiled, so it runs slower ({reason})")
 
     def warm_up_test(self, module: LightningModule, views: str) -> None:
         """Runs a batch of each size before a test, because after a fit the weights have moved in memory."""
@@ -170,15 +170,16 @@ class Compilation:
         taken, trainer = self._taken, module.trainer
         if _is_compiled(_net(module)):
             if taken is None:
-                return "compiled by its owner"
+                return "compiled by the user"
             fewer = taken == "default" and self.mode != "default"
-            return f"compiled ({taken}{', for CUDA graphs take one device and a batch a step' if fewer else ''})"
+            why = ", because CUDA graphs need one device and one batch per step" if fewer else ""
+            return f"compiled ({taken}{why})"
         if self.mode == "none":
             return "not compiled"
         if taken is not None:
-            return "not compiled (it could not be)"
+            return "not compiled (compilation failed)"
         if trainer.strategy.root_device.type != "cuda":
-            return f"not compiled ({self.mode} does so on NVIDIA GPUs)"
+            return f"not compiled ({self.mode} compiles on NVIDIA GPUs only)"
         return "not compiled (there is no C compiler, or no Python.h)"
 
     def in_test(self) -> AbstractContextManager[Any]:

@@ -30,8 +30,8 @@ def check_classes(data: Any, classes: Sequence[str]) -> None:
     unnamed = ours and list(classes) == list(CLASSES) != list(theirs)
     if len(theirs) != len(classes) or unnamed:
         raise InputError(
-            f"the images have the {len(theirs)} classes {quoted(str(theirs[0]))}, …, the network the {len(classes)} "
-            f"classes {quoted(classes[0])}, …: make it LitNet(classes=data.classes)"
+            f"the images have {len(theirs)} classes ({quoted(str(theirs[0]))}, …), but the network has {len(classes)} "
+            f"({quoted(classes[0])}, …): use LitNet(classes=data.classes)"
         )
 
 
@@ -46,8 +46,8 @@ def agreed(mine: Preprocessing | None, source: Any) -> Preprocessing | None:
         return mine
     if mine is not None:
         name = name_of(mine)
-        hint = f"CIFAR10DataModule(normalization={name!r})" if name else "images normalised alike"
-        raise InputError(f"the network has learnt from images of {mine}, and these come with {theirs}: give {hint}")
+        hint = f"CIFAR10DataModule(normalization={name!r})" if name else "images normalised like those"
+        raise InputError(f"the network was trained on images with {mine}, but these have {theirs}: use {hint}")
     return theirs
 
 
@@ -73,7 +73,7 @@ def begin_from_images(net: nn.Module, data: Any, device: torch.device, name: str
         return
     if not can_sample(data):
         raise InputError(
-            f"net {name or type(net).__name__} begins from the images: fit it with a CIFAR10DataModule, or call "
-            "model.net.init_from_images(images) first"
+            f"net {name or type(net).__name__} is initialised from images: fit it with a CIFAR10DataModule, or first "
+            "call model.net.init_from_images(images)"
         )
     net.init_from_images(data.sample(2_000, device))  # type: ignore[operator]

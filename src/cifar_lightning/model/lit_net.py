@@ -41,21 +41,21 @@ class LitNet(LightningModule):
 
     Args:
         net: tutorial, normed, resnet18, speed, speed54 or speed96; or your own: my.nets:Net for fit, in Python any
-            module to logits.
+            module giving logits.
         width: Channels of the first convolution; by default the network's own.
         lr: Learning rate; with a schedule, its peak.
         momentum: Momentum of SGD, 0 to 1.
-        weight_decay: L2 penalty on all weights but Muon's, scaled so that every group, whatever its rate, decays
-            alike.
+        weight_decay: L2 penalty on all weights but Muon's, scaled so that all groups decay equally, whatever their
+            rates.
         nesterov: Use Nesterov momentum.
         label_smoothing: Part of each label spread over all classes in training, 0 to 1.
         schedule: Learning rate per step over the whole fit: constant; one-cycle (linear from lr / 25 to lr in the
             first 30 %, then a half cosine to zero); cosine (a half cosine from lr to zero); linear (straight from lr
             to zero).
-        muon_lr: Muon's rate for the filters, relative to their size; none: SGD.
+        muon_lr: Muon's rate for the filters, relative to their size; none: use SGD.
         muon_momentum: Momentum of Muon, 0 to 1.
-        bias_lr: Learning rate of biases and norms, if it is not lr.
-        head_lr: Learning rate of linear layers' weights, if it is not lr.
+        bias_lr: Learning rate of biases and norms, if not lr.
+        head_lr: Learning rate of linear layers' weights, if not lr.
         sizes: Progressive resizing: train on images shrunk to these sides, one after another, for equal shares of the
             first 60 % of the fit. They teach nearly as much for less (https://arxiv.org/abs/2104.00298).
         compile: Mode of torch.compile for the network; auto: reduce-overhead on a GPU if there is a C compiler, none
@@ -132,8 +132,8 @@ class LitNet(LightningModule):
         if name == "classes" and name in self.__dict__:
             # The network's outputs and the metrics depend on their number, and a checkpoint rebuilds both from hparams.
             raise InputError(
-                "classes are given when a LitNet is made, and then stay: make it LitNet(..., classes=data.classes), of "
-                "a network that is there LitNet(model.net, classes=...)"
+                "classes cannot change after a LitNet is made: use LitNet(..., classes=data.classes), or "
+                "LitNet(model.net, classes=...) to keep the network"
             )
         super().__setattr__(name, value)
 
@@ -142,8 +142,8 @@ class LitNet(LightningModule):
         logits: Tensor = self.net(images)
         if logits.shape[1] != len(self.classes):
             raise InputError(
-                f"the network gives {logits.shape[1]} logits for an image, and there are {len(self.classes)} classes: "
-                "give it as many outputs, or LitNet(classes=...)"
+                f"the network returns {logits.shape[1]} logits per image, but there are {len(self.classes)} classes: "
+                "change its number of outputs, or pass LitNet(classes=...)"
             )
         return logits
 
@@ -229,8 +229,8 @@ class LitNet(LightningModule):
             return images
         if self.preprocessing is None:
             raise InputError(
-                f"images of {images.dtype} are not normalised, and this model does not know how: "
-                "give LitNet(preprocessing=data.preprocessing), or data.normalize(images)"
+                f"images of {images.dtype} are not normalised, and this model does not know how to normalise them: "
+                "use LitNet(preprocessing=data.preprocessing), or pass data.normalize(images)"
             )
         images = self.preprocessing.normalize(images).to(self.dtype)
         return images if self.channels_last else images.contiguous()

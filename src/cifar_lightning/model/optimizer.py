@@ -27,7 +27,7 @@ def build_optimizer(
     options = {"momentum": h["momentum"], "nesterov": h["nesterov"]}
     weights = list(weights)
     if not weights:
-        raise InputError("the network has no weights to train: call requires_grad_() on those that are to learn")
+        raise InputError("the network has no weights to train: call requires_grad_() on those that you want to train")
     if h["muon_lr"] is None and h["bias_lr"] is None and h["head_lr"] is None:
         fused = can_fuse(weights)
         sgd = torch.optim.SGD(weights, h["lr"], weight_decay=h["weight_decay"], fused=fused, **options)

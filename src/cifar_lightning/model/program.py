@@ -44,8 +44,8 @@ class Program(nn.Module):
         if input == "uint8":
             if model.preprocessing is None:
                 raise InputError(
-                    "input uint8 is to be normalised, and this model does not know how: "
-                    "give input float, or LitNet(preprocessing=data.preprocessing)"
+                    "input uint8 must be normalised, and this model does not know how: "
+                    "use input float, or LitNet(preprocessing=data.preprocessing)"
                 )
             mean, std = (torch.tensor(x).view(3, 1, 1) for x in (model.preprocessing.mean, model.preprocessing.std))
             for name, factor in zip(("scale", "shift"), scale_and_shift(mean, std), strict=True):

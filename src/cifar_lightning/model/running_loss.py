@@ -72,11 +72,11 @@ class RunningLoss:
 
     def diverged(self, trainer: Trainer, what: str) -> str:
         """Returns a message: `what` happened, the learning rate, the last loss, and the flags of the rates to lower."""
-        last = "never logged" if self._last is None else f"{self._last:.4f}"
+        last = "no finite loss was logged" if self._last is None else f"the last finite loss was {self._last:.4f}"
         own = (n for n in ("muon_lr", "bias_lr", "head_lr") if trainer.lightning_module.hparams.get(n) is not None)
         return (
-            f"{what} at step {trainer.global_step:,}, with lr {current_lr(trainer):g}; the last finite loss was "
-            f"{last}: lower {', '.join(f'--model.{name}' for name in ('lr', *own))}"
+            f"{what} at step {trainer.global_step:,}, with lr {current_lr(trainer):g}; {last}: "
+            f"lower {', '.join(f'--model.{name}' for name in ('lr', *own))}"
         )
 
     def state(self, trainer: Trainer) -> dict[str, Any]:

@@ -76,7 +76,9 @@ def steps_of(trainer: Trainer) -> float:
 def check_length(steps: float, what: str) -> None:
     """Raises an InputError if the length of a fit is not known, which Lightning states as infinity or -1."""
     if not 0 < steps < math.inf:
-        raise InputError(f"{what} needs a length: give max_epochs, or max_steps where the loader has no length either")
+        raise InputError(
+            f"{what} needs the length of the fit: pass max_epochs, or max_steps if the loader has no length either"
+        )
 
 
 WHOLE_SHARE = 0.4  # of the fit, at its end, in which images have their full size

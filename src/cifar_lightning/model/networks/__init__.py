@@ -29,12 +29,12 @@ def build(name: str, num_classes: int, width: int | None = None) -> nn.Module:
         InputError: There is no such network, or `width` is less than 1, or more than there is memory for.
     """
     if name not in NETWORKS:
-        raise InputError(f"net {name!r} is not known: give one of {', '.join(NETWORKS)}, or module:Name of your own")
+        raise InputError(f"unknown net {name!r}: choose from {', '.join(NETWORKS)}, or use module:Name for your own")
     if width is None:
         return NETWORKS[name](num_classes)
     if width < 1:
-        raise InputError(f"width {width} is less than 1: give a positive number of channels")
+        raise InputError(f"width {width}: the number of channels must be at least 1")
     try:
         return NETWORKS[name](num_classes, width)
     except Exception as error:  # torch raises several types, depending on the width
-        raise InputError(f"width {width}: {name} cannot be made so ({in_short(error)}): give another") from error
+        raise InputError(f"width {width}: cannot build {name} ({in_short(error)}); use another width") from error
