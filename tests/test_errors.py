@@ -521,7 +521,7 @@ def test_a_page_takes_the_place_of_no_other_kind_of_file(call, tmp_path, checkpo
     for name in ("0.jpg", "1.jpg", "config.yaml", "page"):
         (tmp_path / name).write_text("mine")
         line = one_line(*call(command, checkpoint, *(["1.jpg"] if command != "evaluate" else []), "--html", name))
-        assert line == f"error: html {name} is no .html file: give one, such as {such_as}.html\n"
+        assert line == f"error: html {name} is not an .html file: use a name such as {such_as}.html\n"
         assert (tmp_path / name).read_text() == "mine"
 
 

@@ -162,7 +162,7 @@ def test_data(command, call, tmp_path):
         Image.new("RGB", (320, 200), "orange").save(tmp_path / "pictures" / name / "1.jpg")
     code, out, err = call("data", *command[2:])
     assert code == 0, err
-    assert "Read by fit with --data.source folder --data.data_dir pictures\n" in out
+    assert "Flags for fit: --data.source folder --data.data_dir pictures\n" in out
 
 
 class AnAlbum:

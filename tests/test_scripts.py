@@ -161,7 +161,7 @@ def test_evaluate_gives_what_fit_gave(finished, results, call, monkeypatch):
     pages = [(parent / "report.html").read_text() for parent in (folder, finished.folder)]
     ours, theirs = (page.partition('<h2 id="settings">') for page in pages)
     assert ours[0] == theirs[0]
-    assert f"{100 * results['test_acc']:.2f}\N{NO-BREAK SPACE}% of 600 test images are right" in ours[0]
+    assert f"{100 * results['test_acc']:.2f}\N{NO-BREAK SPACE}% of 600 test images are classified correctly" in ours[0]
     assert "on the 500 validation images; no test image was used" in ours[0]
     assert ours[0].count('class="heat"') == ours[0].count('class="pixels"') > 60
     assert "synthetic_size: 3000" in ours[2]  # of config.yaml
@@ -174,15 +174,15 @@ def test_no_temperature_is_fitted_on_images_that_may_have_been_learnt(undrawn, f
     code, out, err = call("evaluate", finished.folder, *flags)
     assert (code, err) == (0, "")
     assert f"  {page}\n" in out
-    assert "No temperature is fitted: that takes validation images of the training" in page.read_text()
+    assert "No temperature was fitted: this needs the validation images of the training" in page.read_text()
     assert not (tmp_path / "out" / "report.html").exists()
 
 
 def test_the_page_of_an_evaluation_is_a_file(finished, call, tmp_path):
     line = one_line(*call("evaluate", finished.folder, "--accelerator", "cpu", "--html", tmp_path))
-    assert line == f"error: html {tmp_path} is a folder: give a file, such as {tmp_path}/report.html\n"
+    assert line == f"error: html {tmp_path} is a folder: use a file name, such as {tmp_path}/report.html\n"
     line = one_line(*call("evaluate", finished.folder, "--accelerator", "cpu", "--html="))
-    assert line == "error: html '' is a folder: give a file, such as report.html\n"
+    assert line == "error: html '' is a folder: use a file name, such as report.html\n"
 
 
 def test_where_an_evaluation_cannot_write_is_said_before_it(finished, call, tmp_path):
@@ -190,7 +190,8 @@ def test_where_an_evaluation_cannot_write_is_said_before_it(finished, call, tmp_
     for flag, value in (("html", "file/page.html"), ("output_dir", "file/out")):
         flags = ("--accelerator", "cpu", "--output_dir", "out", f"--{flag}", value)
         line = one_line(*call("evaluate", finished.folder, *flags))
-        assert line == f"error: {flag} {value} cannot be written (Not a directory): give another\n"
+        another = {"html": "choose another path", "output_dir": "give another"}[flag]
+        assert line == f"error: {flag} {value} cannot be written (Not a directory): {another}\n"
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
 
@@ -529,7 +530,7 @@ def test_a_page_shows_what_the_network_saw(finished, call, tmp_path, monkeypatch
     assert [len(page.all("small", item)) for item in shown] == [1, 2, 2, 2]
     with Image.open(io.BytesIO(bytes_of(page.one("img", shown[0])))) as image:
         assert np.array_equal(np.asarray(image), drawn)
-    assert page.one("footer")["text"].strip().startswith("Unlike: beyond 999 of 1,000")
+    assert page.one("footer")["text"].strip().startswith("Unlike: more extreme than 999 of 1,000")
 
 
 @pytest.mark.parametrize(("classes", "judged"), [(CLASSES, True), (("ant", "bee"), False)])
@@ -546,7 +547,7 @@ def test_a_page_explains_likeness_where_it_was_judged(tmp_path, classes, judged)
 
 def test_a_page_of_predictions_that_cannot_be_written(finished, call, tmp_path):
     said = one_line(*call("predict", finished.folder, "cat.png", "--html", tmp_path))
-    assert said == f"error: html {tmp_path} is a folder: give a file, such as {tmp_path}/predictions.html\n"
+    assert said == f"error: html {tmp_path} is a folder: use a file name, such as {tmp_path}/predictions.html\n"
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)])

@@ -168,8 +168,8 @@ def test_repeated_images(tmp_path, call):
     ]
     assert found["contradictions"] == {"count": 1, "examples": [["train/b/0.png", "train/a/1.png"]]}
     _, out, _ = call("data", "pictures")
-    assert "Test images that are in train too: 2, such as test/a/1.bmp = train/a/0.png, test/b/0.png = " in out
-    assert "Training images that are there under another label too: 1, such as train/b/0.png = train/a/1.png" in out
+    assert "Test images that are also in train: 2, such as test/a/1.bmp = train/a/0.png, test/b/0.png = " in out
+    assert "Training images that are also there with another label: 1, such as train/b/0.png = train/a/1.png" in out
     np.savez(tmp_path / "a.npz", x_train=noise, y_train=[0, 1, 0, 1], x_test=noise[2:], y_test=[1, 1])
     (found,) = as_json(call, "a.npz")
     assert found["repeated"][0]["examples"] == [["test[0]", "train[2]"], ["test[1]", "train[3]"]]
@@ -184,12 +184,12 @@ def test_the_table_is_of_few_classes_of_all_alike_or_of_the_most_and_the_fewest(
     write_kaggle(tmp_path / "kaggle", tests=False)
     code, out, _ = call("data", "kaggle")
     assert code == 0
-    for line in ("kaggle: Kaggle's pictures", "Read by fit with --data.source cifar10 --data.data_dir kaggle"):
+    for line in ("kaggle: Kaggle's pictures", "Flags for fit: --data.source cifar10 --data.data_dir kaggle"):
         assert f"{line}\n" in out
     table = [line.split() for line in out.splitlines()]
     assert all([name, "10"] in table for name in CLASSES)
     assert ["all", "100"] in table
-    assert "There are no test images with labels, which fit ends with: add some, or train in Python\n" in out
+    assert "There are no test images with labels, but fit ends with a test: add some, or train in Python\n" in out
 
     labels = np.arange(100)
     pixels = np.zeros((100, 32, 32, 3), np.uint8)

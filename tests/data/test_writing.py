@@ -79,7 +79,7 @@ def test_the_command(tmp_path, call):
     write_parquet(tmp_path / "hf")
     code, out, err = call("data", "hf", "--to", "folders", "new/pictures")
     assert code == 0, err
-    assert "Read by fit with --data.source folder --data.data_dir hf\n" in out
+    assert "Flags for fit: --data.source folder --data.data_dir hf\n" in out
     assert err.endswith("new/pictures: 120 images written\n")
     files, labels = pngs_of("test")
     read = Source("folder", "new/pictures").load("test")

@@ -48,7 +48,7 @@ def test_an_image_that_is_there_several_times_is_one(tested, images):
     assert found["runs"][0]["test_acc_interval"] == wilson(5_000, 10_000)
     assert (found["comparisons"][0]["p"], found["comparisons"][0]["test"]) == (None, None)
     assert found["comparisons"][0]["why"].startswith(
-        "McNemar's test would take the copies of an image, corrupted other"
+        "McNemar's test would count the differently corrupted copies of an image"
     )
 
 

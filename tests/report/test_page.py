@@ -103,7 +103,7 @@ def test_the_first_figures_equal_numpy(made, capsys):
     page, _, _, logits, labels, predicted, _ = made
     right = predicted == labels
     low, high = interval(right.sum(), len(right))
-    assert plain(page.one("h1")["text"]) == f"{percent(right.mean())} of 800 test images are right"
+    assert plain(page.one("h1")["text"]) == f"{percent(right.mean())} of 800 test images are classified correctly"
     accuracy = page.one("dd", id="accuracy")
     assert plain(accuracy["text"]) == f"{percent(right.mean())}95 % interval {percent(low)} to {percent(high)}"
     second = np.sort(logits, 1)[:, -2]
@@ -164,11 +164,11 @@ def test_mistakes_come_with_the_most_confident_first(made):
     expected = wrong[np.argsort(-confidences[wrong], kind="stable")][:36]
     mistakes, _ = galleries(page)
     assert numbers_in(page, mistakes) == (expected + 1_000).tolist()
-    assert any(f"{len(wrong)} images are counted as another class" in p["text"] for p in page.all("p"))
+    assert any(f"{len(wrong)} images are misclassified" in p["text"] for p in page.all("p"))
     for item, index in zip(page.all("li", mistakes), expected, strict=True):
         picture, heat = page.all("img", item)
         assert picture["alt"] == (
-            f"Test image {index + 1_000}: {NAMES[labels[index]]}, counted as {NAMES[predicted[index]]}"
+            f"Test image {index + 1_000}: {NAMES[labels[index]]}, predicted as {NAMES[predicted[index]]}"
         )
         with Image.open(io.BytesIO(bytes_of(picture))) as image:  # itself, to the bit
             assert np.array_equal(np.array(image), outcome.test_images.images[index].permute(1, 2, 0).numpy())
@@ -220,21 +220,21 @@ def test_a_calibration_alone_is_not_told_from_another(made):
     outcome = made[2]
     assert [text.partition(" error")[0] for text in _panels(replace(outcome, held_out=None))] == ["Calibration"]
     as_it_is, at = _panels(outcome)
-    assert as_it_is.startswith("As it is: calibration error")
+    assert as_it_is.startswith("Unscaled: calibration error")
     assert at.startswith(f"At temperature {outcome.temperature:.2f}: calibration error")
     rows = made[0].rows(made[0].one("table", **{"class": "calibration"}))[1:]
-    assert [row[0] for row in rows] == ["as it is", "scaled"]
+    assert [row[0] for row in rows] == ["unscaled", "scaled"]
 
 
 def test_curves_and_settings_are_those_of_the_run(made):
     page, _, _, _, _, _, _ = made
     last = "training loss 1.500 (step 1,000), validation loss 1.750 (step 500), validation accuracy 25.00 % (step 500)"
     assert plain(page.one("p", id="last")["text"]) == f"Last {last}."
-    assert any("Norms of the gradients were not logged" in p["text"] for p in page.all("p"))
+    assert any("Gradient norms were not logged" in p["text"] for p in page.all("p"))
     facts = dict(page.rows(page.one("table", **{"class": "facts"})))
     assert facts["checkpoint"] == "a/<best>.ckpt"
     assert (facts["step of the tested weights"], facts["seed"], facts["data: source"]) == ("1,234", "7", "folder")
-    assert (facts["steps of the whole training"], facts["batch size of a step"]) == ("2,345", "200")
+    assert (facts["steps of the whole training"], facts["global batch size"]) == ("2,345", "200")
     assert facts["trainer: accumulate_grad_batches"] == "4"
     assert facts["images seen in training"] == "56,789"
     assert facts["torch"] == importlib.metadata.version("torch")
@@ -274,14 +274,14 @@ def test_without_mistakes_validation_convolution_and_log(tmp_path, request):
     page, size = written(outcome, tmp_path)
     text = plain((tmp_path / "report.html").read_text())
     assert_sound(page, size, (tmp_path / "report.html").read_text())
-    assert plain(page.one("h1")["text"]) == "100.00 % of 60 test images are right"
+    assert plain(page.one("h1")["text"]) == "100.00 % of 60 test images are classified correctly"
     low, _ = interval(60, 60)
     assert f"{percent(low)} to 100.00 %" in plain(page.one("dd", id="accuracy")["text"])
     assert not page.all("dd", id="top2")  # of two classes it is all
     assert text.count("None: every test image is right.") == 2
-    assert "No temperature is fitted: that takes validation images" in text
+    assert "No temperature was fitted: this needs the validation images" in text
     assert "this network has no convolution" in text
-    assert "metrics.csv, is not at hand" in text
+    assert "metrics.csv, is not available" in text
     assert not page.all("pre")
     assert not page.all("img", **{"class": "heat"})
     assert not page.all("input")
@@ -292,7 +292,7 @@ def test_without_mistakes_validation_convolution_and_log(tmp_path, request):
     request.getfixturevalue("undrawn")
     page, _ = written(replace(outcome, held_out=perfect), tmp_path)
     assert [row[0] for row in page.rows(page.one("table", **{"class": "calibration"}))[1:]] == ["test images"]
-    assert any("the 2 validation images have none that is best" in p["text"] for p in page.all("p"))
+    assert any("there is no best one for the 2 validation images" in p["text"] for p in page.all("p"))
 
 
 def strict(text):
@@ -331,7 +331,7 @@ def test_logits_that_are_not_finite_end_no_report(tmp_path, capsys, value, where
     assert results.read_results(tmp_path) == strict(text)
     assert page.one("dd", id="loss")["text"].startswith("n/a")
     assert not any(re.search(r"\b(nan|inf)\b", element["text"]) for element in page.all("main"))
-    assert any("or are not all finite" in p["text"] for p in page.all("p"))
+    assert any("or not all finite" in p["text"] for p in page.all("p"))
     mistakes, *doubtful = galleries(page)
     shown = [small["text"] for small in page.all("small", mistakes) if not small["text"].startswith("no. ")]
     assert shown == sorted(shown, key="n/a".__eq__)
@@ -341,7 +341,7 @@ def test_logits_that_are_not_finite_end_no_report(tmp_path, capsys, value, where
         assert page.one("dd", id="ece")["text"].startswith("n/a")
         assert len(doubtful) == (1 if where == 3 else 0)  # of a loss that nobody knows nothing is told
         assert not any("loss n/a" in gallery["text"] or 1_003 in numbers_in(page, gallery) for gallery in doubtful)
-        assert any("the loss of every image that is wrong is NaN" in p["text"] for p in page.all("p")) != bool(doubtful)
+        assert any("the loss of every misclassified image is NaN" in p["text"] for p in page.all("p")) != bool(doubtful)
         known = sum(int(row[1]) for row in page.rows(page.one("table", **{"class": "bins"}))[1:])
         assert known == (59 if where == 3 else 0)
     assert (tmp_path / "figures" / "mistakes.png").exists()
@@ -361,7 +361,7 @@ def test_letters_that_no_font_has_are_named(tmp_path, capsys):
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
         written(replace(outcome, classes=odd), tmp_path)
     (note,) = capsys.readouterr().err.splitlines()
-    assert note.startswith("note: no font here has \U00012000\U00012001, which the figures show as boxes: install one ")
+    assert note.startswith("note: no installed font has \U00012000\U00012001, so the figures show boxes: install one ")
     assert "fontlist-*.json in " in note
     written(outcome, tmp_path)
     assert capsys.readouterr().err == ""
@@ -377,19 +377,23 @@ def test_the_copies_of_a_corrupted_image_are_one_in_the_intervals(tmp_path, undr
     row = page.rows(page.one("table", **{"class": "per-class"}))[1]
     low, high = interval(((labels == 0) & (predicted == 0)).sum() / 5, (labels == 0).sum() / 5)
     assert row[4] == f"{percent(low, 1)} to {percent(high, 1)}"
-    assert "Each image is there 5 times, corrupted, and counts once in them." in page.one("footer")["text"]
+    assert (
+        "Each image occurs 5 times, with different corruptions, and counts once in the intervals."
+        in page.one("footer")["text"]
+    )
 
 
 def test_what_noisy_labels_were_used_for_is_told(made, tmp_path, undrawn):
     page, _, outcome, *_ = made
-    assert not any("by the labels of" in p["text"] for p in page.all("p"))
+    assert not any("the labels of" in p["text"] for p in page.all("p"))
     data = {**outcome.facts["data"], "train_labels": "/home/me/CIFAR-10_human.pt:<b>"}
     page, _ = written(replace(outcome, facts={**outcome.facts, "data": data}), tmp_path)
     said = [plain(p["text"]) for p in page.all("p")]
-    named = "by the labels of CIFAR-10_human.pt:<b>"
-    assert any(f"the least cross-entropy on the 500 validation images, {named}; no test image was" in p for p in said)
+    named = "the labels of CIFAR-10_human.pt:<b>"
+    assert any(f"cross-entropy on the 500 validation images, with {named}; no test image was" in p for p in said)
     (last,) = (p for p in said if p.startswith("Last training loss"))
-    assert f"(step 500). Those of the validation are {named}, which it has learnt; the test is by the" in last
+    used = f"The training and validation figures use {named}, on which the network was trained"
+    assert f"(step 500). {used}; the test uses the" in last
 
 
 def test_the_second_guess_of_logits_that_are_equal():

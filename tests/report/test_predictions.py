@@ -34,14 +34,14 @@ def test_a_flipped_bit_is_an_error_of_one_line_or_does_nothing(kept, tmp_path):
         else:
             assert np.array_equal(found.predicted, kept.predicted)
             assert np.array_equal(found.labels, kept.labels)
-    assert said == {f"{path} cannot be read: it is damaged; evaluate the run, and give its evaluation/"}
+    assert said == {f"{path} is damaged: evaluate the run, and compare its evaluation/ instead"}
     assert damaged > len(whole) / 7 / 2
 
 
 @pytest.mark.parametrize("labels", [np.zeros(599, np.uint16), np.zeros((600, 1), np.uint16), np.uint16(0)])
 def test_arrays_of_other_lengths_are_damage(kept, tmp_path, labels):
     np.savez(tmp_path / NAME, predicted=kept.predicted, labels=labels, images=kept.images)
-    with pytest.raises(InputError, match="it is damaged"):
+    with pytest.raises(InputError, match="is damaged: evaluate"):
         read_predictions(tmp_path)
 
 

@@ -145,9 +145,9 @@ def test_seeds_without_a_spread_have_no_p_value(runs):
     for name in ("results.json", "predictions.npz"):
         shutil.copy(runs[0] / name, runs[1])
     (comparison,) = compare(runs)["comparisons"]
-    assert (comparison["p"], comparison["why"]) == (None, "the runs of A have one accuracy, and no spread")
+    assert (comparison["p"], comparison["why"]) == (None, "all runs of A have the same accuracy, so no spread")
     (comparison,) = compare([runs[0], *runs[2:]])["comparisons"]
-    assert (comparison["p"], comparison["why"]) == (None, "A is one run")
+    assert (comparison["p"], comparison["why"]) == (None, "A is a single run")
 
 
 def test_several_comparisons_are_judged_together(runs, tmp_path):
@@ -177,7 +177,8 @@ def test_an_evaluation_in_place_of_its_run(plain, runs):
     del results["parameters"]
     (runs[0] / "results.json").write_text(json.dumps(results))
     found = compare([runs[0], runs[2]])
-    assert found["comparisons"][0]["why"] == (f"no predictions.npz in {runs[0]}: evaluate it, and give its evaluation/")
+    why = f"there is no predictions.npz in {runs[0]}: evaluate it, and compare its evaluation/ instead"
+    assert found["comparisons"][0]["why"] == why
     assert found["comparisons"][0]["difference"] == pytest.approx(
         results_of(runs[2])["test_acc"] - results["test_acc"], abs=1e-12
     )
@@ -256,12 +257,14 @@ def test_by_command(trained, call, monkeypatch, tmp_path):
     assert re.search(r"^model\.lr +0\.01 +0\.02 *$", out, re.M)
     accuracy = 100 * results_of(trained[0])["test_acc"]
     assert re.search(rf"^A1 +{accuracy:.2f} % +[\d.]+ to [\d.]+ % +[\d.]+ % +[\d.]+ +1 x cpu +62,006", out, re.M)
-    assert re.search(r"^B - A: [+-][\d.]+ points \(.*; by a bootstrap .*\), p .* by Welch's test: ", out, re.M)
-    assert re.search(r"^To find a difference of 0\.2 points .* takes [\d,]+ seeds of each", out, re.M)
+    assert re.search(
+        r"^B - A: [+-][\d.]+ points \(95 % interval: .*; bootstrap: .*\), p [=<] .* by Welch's test: ", out, re.M
+    )
+    assert re.search(r"^Finding a difference of 0\.2 points .* takes [\d,]+ seeds of each", out, re.M)
     code, out, err = call("compare", "version_0", "version_2")
     assert (code, err) == (0, "")
     assert re.search(
-        r"^B - A: .* A alone right on \d+ images, B alone on \d+, p .* by McNemar's exact test: ", out, re.M
+        r"^B - A: .* only A is right on \d+ images, only B on \d+; p [=<] .* by McNemar's exact test: ", out, re.M
     )
     code, out, err = call("compare", "version_0", "version_2", "--json")
     assert (code, err) == (0, "")
@@ -335,10 +338,10 @@ def test_the_page_shows_what_two_networks_disagree_on(trained, tmp_path):
     right_a, right_b, wrong = said_a == labels, said_b == labels, (said_a != labels) & (said_b != labels)
     kinds = {
         "Both are right": right_a & right_b,
-        "A alone is right": right_a & ~right_b,
-        "B alone is right": right_b & ~right_a,
-        "Both are wrong, and say the same": wrong & (said_a == said_b),
-        "Both are wrong, and say different things": wrong & (said_a != said_b),
+        "Only A is right": right_a & ~right_b,
+        "Only B is right": right_b & ~right_a,
+        "Both are wrong, with the same prediction": wrong & (said_a == said_b),
+        "Both are wrong, with different predictions": wrong & (said_a != said_b),
     }
     assert table(page, "kinds") == [[name, str(members.sum())] for name, members in kinds.items()]
     galleries = page.all("ul", **{"class": "gallery"})
@@ -353,7 +356,7 @@ def test_the_page_shows_what_two_networks_disagree_on(trained, tmp_path):
         assert kinds[name][numbers].all()
         for number, picture in zip(numbers, pictures, strict=True):
             true, one, other = (images.classes[x[number]] for x in (labels, said_a, said_b))
-            assert picture["alt"] == f"Test image {number}: {true}; A says {one}; B says {other}"
+            assert picture["alt"] == f"Test image {number}: {true}; A predicts {one}; B predicts {other}"
             with Image.open(io.BytesIO(bytes_of(picture))) as image:
                 assert np.array_equal(np.array(image), images.images[number].permute(1, 2, 0).numpy())
 
@@ -402,8 +405,8 @@ def test_the_page_of_groups_of_seeds(trained, call, tmp_path):
     assert not page.all("table", **{"class": "kinds"})
     compare(trained[:2], html=tmp_path / "seeds.html")  # of one recipe, and so image by image
     page = Page((tmp_path / "seeds.html").read_text())
-    assert any(plain(p["text"]) == "The seed alone." for p in page.all("p"))
-    assert table(page, "kinds")[1][0] == "A1 alone is right"
+    assert any(plain(p["text"]) == "Only the seed." for p in page.all("p"))
+    assert table(page, "kinds")[1][0] == "Only A1 is right"
 
 
 def test_an_evaluation_of_weights_without_a_run(tmp_path, monkeypatch):
@@ -462,15 +465,15 @@ def test_mistakes(runs, call, tmp_path):
         "begun": "run begun has not finished: resume it",
         "diverged": "run diverged has diverged, and has no results: leave it out, and give the others",
         "empty": "run empty has no results.json: give a folder that fit or evaluate wrote",
-        "cut": "cut/predictions.npz cannot be read: it is damaged; evaluate the run, and give its evaluation/",
+        "cut": "cut/predictions.npz is damaged: evaluate the run, and compare its evaluation/ instead",
         "mixed": "predictions.npz and results.json in mixed are of two tests: evaluate it again",
         "strange": "run strange: strange/config.yaml is not the settings of a run of fit",
     }.items():
         assert one_line(*call("compare", "version_0", other)) == f"error: {said}\n"
     (tmp_path / "file").touch()
     for html, said in {
-        "empty": "html empty is a folder: give a file, such as empty/comparison.html",
-        "file/page.html": "html file/page.html cannot be written (Not a directory): give another",
+        "empty": "html empty is a folder: use a file name, such as empty/comparison.html",
+        "file/page.html": "html file/page.html cannot be written (Not a directory): choose another path",
     }.items():
         assert one_line(*call("compare", "version_0", "version_2", "--html", html)) == f"error: {said}\n"
     assert one_line(*call("compare", "version_0")) == "error: 1 run to compare: give two or more folders of runs\n"

@@ -59,10 +59,8 @@ def test_the_card_tells_what_was_measured(run):
     assert (evaluation.metric_type, evaluation.metric_value) == ("accuracy", results["test_acc"])
     assert (card.data.library_name, card.data.datasets) == ("cifar-lightning", None)
     low, high = wilson(sum(row[i] for i, row in enumerate(results["confusion"])), 600)
-    assert (
-        f"{100 * results['test_acc']:.2f} % of 600 test images (95 % interval {100 * low:.2f} to {100 * high:.2f} %"
-        in (card.text)
-    )
+    said = f"{100 * results['test_acc']:.2f} % of 600 test images are classified correctly"
+    assert f"{said} (95 % interval {100 * low:.2f} to {100 * high:.2f} %" in card.text
     for (name, accuracy), row in zip(results["per_class_acc"].items(), results["confusion"], strict=True):
         assert f"| {name} | {sum(row)} | {100 * accuracy:.1f} % |" in card.text
     assert "no photographs" in card.text
@@ -87,7 +85,7 @@ def test_the_card_tells_the_trainers_version_from_the_exporters(run):
     assert results["cifar_lightning"] == here
     path.write_text(json.dumps({**results, "cifar_lightning": "0.0.1"}))
     text = (export(run, "hf") / "README.md").read_text()
-    assert f"trained with PyTorch Lightning by cifar_lightning, and exported by its version {here}." in text
+    assert f"trained with PyTorch Lightning and cifar_lightning, and exported by cifar_lightning {here}." in text
     assert "| cifar\\_lightning, in training | 0.0.1 |" in text
 
 
@@ -95,7 +93,7 @@ def test_a_loss_that_is_not_finite_is_not_applicable(run):
     path = run / "results.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "test_loss": float("nan")}))  # an earlier version's
     folder = export(run, "hf")
-    assert ", mean cross-entropy n/a. " in (folder / "README.md").read_text()
+    assert ", with a mean cross-entropy of n/a. " in (folder / "README.md").read_text()
     assert "NaN" not in (folder / "README.md").read_text()
     path.write_text(json.dumps({**json.loads(path.read_text()), "not_finite": 1_234}))
     folder = export(run, "hf")
@@ -139,7 +137,7 @@ def test_the_card_says_what_is_not_known(run):
     for checkpoint in (run / "checkpoints").glob("step-*.ckpt"):  # best.ckpt was tested
         card = ModelCard.load(export(checkpoint, "hf") / "README.md")
         assert card.data.eval_results is None
-        assert "Not known: this checkpoint's test is not on record." in card.text
+        assert "Not known: no test of this checkpoint is recorded." in card.text
         assert "| fit" not in card.text
         assert "| global\\_batch\\_size | 20 |" in card.text
     card = ModelCard.load(export(model_with("tutorial"), "hf", run / "memory") / "README.md")
@@ -170,7 +168,7 @@ def test_official_images_are_named_and_others_are_not(run):
         assert (card.data.eval_results[0].dataset_type == "other") != official
         name = "CIFAR-10" if official else "images in CIFAR-10's layout"
         assert (card.data.eval_results[0].dataset_name, f"# tutorial on {name}\n" in card.text) == (name, True)
-        assert ("Training images of CIFAR-10, but for those that" in card.text) == official
+        assert ("The training images of CIFAR-10, except those that" in card.text) == official
         assert ("Images in CIFAR-10's layout that are not the official ones; " in card.text) == (digest is not None)
         assert "50,000" not in card.text
         assert f"| images\\_seen, of the whole training | {results['images_seen']} |" in card.text
@@ -192,8 +190,8 @@ def test_the_card_of_weights_by_name_tells_what_they_are(tmp_path):
     assert card.data.datasets is None
     for line in (
         f"# speed on {images}\n",
-        "\n81.47 % of 10,000 test images (95 % interval 80.70 to 82.22 %",
-        f"\n{images}: 50,000 images to learn from, and 10,000 to test on.\n",
+        "\n81.47 % of 10,000 test images are classified correctly (95 % interval 80.70 to 82.22 %",
+        f"\n{images}: 50,000 training images and 10,000 test images.\n",
         "\n| command | cifar-lightning fit --recipe quick --seed 0 |\n",
     ):
         assert line in text
@@ -213,7 +211,7 @@ def test_coarse_classes_and_other_labels_are_told(run):
     card = ModelCard.load(export(run, "hf") / "README.md")
     assert (card.data.datasets, card.data.eval_results[0].dataset_name) == ("uoft-cs/cifar100", "CIFAR-100")
     assert (
-        "by their 20 coarse classes. It has learnt other labels in place of their own: CIFAR-100\\_human.pt:noisy"
+        "with the 20 coarse classes. The network was trained on other labels than their own: CIFAR-100\\_human.pt:noisy"
         in (card.text)
     )
     assert "/home/me" not in card.content
@@ -251,7 +249,7 @@ def test_class_names_are_no_markdown(tmp_path):
     card = (folder / "README.md").read_text()
     assert "a\\|b, \\*c\\*, \\<d\\>, 'e\\\\nf'." in card
     assert 'load_model("path/of/this/folder", net=net)' in card
-    assert "The network itself, `net`, is code of its maker's" in card
+    assert "The network itself, `net`, is its author's own code" in card
     assert load_model(folder, Own()).classes == classes
 
 

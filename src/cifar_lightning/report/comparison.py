@@ -212,7 +212,8 @@ def _by_seeds(a: _Group, b: _Group) -> dict[str, Any]:
     if result is None:
         single = next((group.name for group in (a, b) if len(group.runs) == 1), None)
         equal = next((group.name for group in (a, b) if len(set(group.accuracies)) == 1), None)
-        return {"why": f"{single} is one run" if single else f"the runs of {equal} have one accuracy, and no spread"}
+        why = f"{single} is a single run" if single else f"all runs of {equal} have the same accuracy, so no spread"
+        return {"why": why}
     p, interval = result
     interval = statistics.of_shares(interval)
     bootstrap = statistics.bootstrap(a.accuracies, b.accuracies)
@@ -222,10 +223,12 @@ def _by_seeds(a: _Group, b: _Group) -> dict[str, Any]:
 def _by_images(a: Tested, b: Tested) -> dict[str, Any]:
     without = [run.folder for run in (a, b) if run.predictions is None]
     if copies_in(a.results) > 1 or copies_in(b.results) > 1:
-        why = "McNemar's test would take the copies of an image, corrupted otherwise, for as many images"
+        why = "McNemar's test would count the differently corrupted copies of an image as separate images"
         return {"why": f"{why}: compare several seeds of each"}
     if not a.predictions or not b.predictions:
-        return {"why": f"no predictions.npz in {' and '.join(without)}: evaluate it, and give its evaluation/"}
+        it, its = ("it", "its") if len(without) == 1 else ("them", "their")
+        why = f"there is no predictions.npz in {' and '.join(without)}"
+        return {"why": f"{why}: evaluate {it}, and compare {its} evaluation/ instead"}
     right_a, right_b = a.predictions.right, b.predictions.right
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
     return {

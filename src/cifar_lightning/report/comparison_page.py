@@ -120,12 +120,12 @@ def _pace(pair: Mapping[str, Any], sides: Sides) -> str:
     a, b = pair["groups"]
     seconds: list[list[Any]] = [[run.results.get("fit_seconds") for run in sides[name]] for name in (a, b)]
     if not all(chain(*seconds)):
-        return f"{b} - {a}: how long the training took is not known of all."
+        return f"{b} - {a}: the training time is not known for all runs."
     places = [{(run.results.get("devices"), run.results.get("accelerator")) for run in sides[name]} for name in (a, b)]
     if places[0] != places[1] or len(places[0]) > 1:
-        return f"{b} - {a}: they were trained on other devices, and their times are not compared."
+        return f"{b} - {a}: the runs were trained on different devices, so their times are not compared."
     means = [fmean(values) for values in seconds]
-    return f"{b} took {means[1] / means[0]:.2f} times as long as {a}: {means[1]:,.1f} s to {means[0]:,.1f} s."
+    return f"{b} took {means[1] / means[0]:.2f} times as long as {a}: {means[1]:,.1f} s against {means[0]:,.1f} s."
 
 
 def _per_class(comparison: Mapping[str, Any], sides: Sides) -> list[dict[str, Any]]:
@@ -221,10 +221,10 @@ def _kinds(sides: Sides, images: ImageSet | None) -> list[Kind]:
     name_a, name_b = sides
     kinds = {
         "Both are right": (right_a & right_b, False),
-        f"{name_a} alone is right": (right_a & ~right_b, True),
-        f"{name_b} alone is right": (right_b & ~right_a, True),
-        "Both are wrong, and say the same": (~right_a & same, False),
-        "Both are wrong, and say different things": (~right_a & ~right_b & ~same, True),
+        f"Only {name_a} is right": (right_a & ~right_b, True),
+        f"Only {name_b} is right": (right_b & ~right_a, True),
+        "Both are wrong, with the same prediction": (~right_a & same, False),
+        "Both are wrong, with different predictions": (~right_a & ~right_b & ~same, True),
     }
     found = []
     for name, (members, disagree) in kinds.items():

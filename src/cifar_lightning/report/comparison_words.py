@@ -46,8 +46,8 @@ def device(run: Mapping[str, Any]) -> str:
 
 
 def p_value(p: float) -> str:
-    """Formats a p-value."""
-    return f"{p:.2g}" if p >= 0.0001 else "< 0.0001"
+    """Formats a p-value, such as "p = 0.012"."""
+    return f"p = {p:.2g}" if p >= 0.0001 else "p < 0.0001"
 
 
 def _sentence(comparison: Mapping[str, Any], several: int) -> str:
@@ -56,27 +56,27 @@ def _sentence(comparison: Mapping[str, Any], several: int) -> str:
     if comparison["p"] is None:
         return f"{text}. No p-value: {comparison['why']}."
     low, high = map(points, comparison["interval"])
-    text += f" ({100 * LEVEL:.0f} %: {low} to {high}"
+    text += f" ({INTERVAL}: {low} to {high}"
     if comparison["test"] == "welch":
         low, high = map(points, comparison["bootstrap_interval"])
-        text += f"; by a bootstrap {low} to {high}), p {p_value(comparison['p'])} by Welch's test"
+        text += f"; bootstrap: {low} to {high}), {p_value(comparison['p'])} by Welch's test"
     else:
         only_a, only_b = comparison["only_right"]
-        text += f"), {a} alone right on {only_a:,} images, {b} alone on {only_b:,}, p {p_value(comparison['p'])} "
+        text += f"); only {a} is right on {only_a:,} images, only {b} on {only_b:,}; {p_value(comparison['p'])} "
         text += "by McNemar's exact test"
     if several > 1:
-        text += f", {p_value(comparison['p_holm'])} as one of {several}"
+        text += f", {p_value(comparison['p_holm'])} after Holm's correction for {several} tests"
     return f"{text}: {verdict(comparison)}."
 
 
 def _notes(comparison: Mapping[str, Any]) -> Iterable[str]:
     tests = [c["test"] for c in comparison["comparisons"]]
     if "mcnemar" in tests and comparison["settings"]:
-        yield "That compares these networks, not their settings: for those, train several seeds of each."
+        yield "This compares these two networks, not their settings: to compare settings, train several seeds of each."
     if any(c["test"] == "welch" and c["same_images"] is None for c in comparison["comparisons"]):
-        yield "Whether all were tested on the same images is not known: some runs have no predictions.npz."
+        yield "It is not known whether all runs were tested on the same images: some have no predictions.npz."
     if needed := comparison["seeds_needed"]:
         yield (
-            f"To find a difference of {100 * needed['difference']:g} points with a power of {100 * POWER:.0f} % takes "
+            f"Finding a difference of {100 * needed['difference']:g} points with a power of {100 * POWER:.0f} % takes "
             f"{needed['seeds']:,} seeds of each (sd {100 * needed['sd']:.2f} points)."
         )

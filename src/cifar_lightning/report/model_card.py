@@ -10,18 +10,18 @@ from cifar_lightning.errors import quoted
 from cifar_lightning.report.statistics import LEVEL, wilson
 
 HUB_NAMES = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100", "cifar100-coarse": "uoft-cs/cifar100"}
-NAMES = {**TITLES, "folder": "the user's own images", "synthetic": "drawn images"}
-_OFFICIAL = "Training images of {}, but for those that the `val_split` below holds out"
+NAMES = {**TITLES, "folder": "the user's own images", "synthetic": "generated images"}
+_OFFICIAL = "The training images of {}, except those that the `val_split` below holds out"
 DATA = {
     "cifar10": f"{_OFFICIAL.format('CIFAR-10')}.",
     "cifar100": f"{_OFFICIAL.format('CIFAR-100')}.",
-    "cifar100-coarse": f"{_OFFICIAL.format('CIFAR-100')}, by their 20 coarse classes.",
-    "folder": "Images of its maker's own, brought to 32 × 32 pixels, of which nothing more is known here.",
-    "synthetic": "Images that cifar_lightning draws: coloured shapes under the names of CIFAR-10's classes. It has "
-    "seen no photographs, and is of no use on any.",
+    "cifar100-coarse": f"{_OFFICIAL.format('CIFAR-100')}, labelled with the 20 coarse classes.",
+    "folder": "The author's own images, converted to 32 × 32 pixels. Nothing more is known about them here.",
+    "synthetic": "Images that cifar_lightning generates: coloured shapes named after CIFAR-10's classes. The network "
+    "has seen no photographs, and is useless for them.",
 }
 VIEWS = {
-    "one": "each image as it is",
+    "one": "each image alone",
     "mirror": "the mean of each image and its mirror image",
     "six": "the mean of six views of each image",
 }
@@ -32,9 +32,9 @@ model = load_model("path/of/this/folder"{own})
 labels, probabilities = model.predict(images)  # uint8 (N, 3, {size}, {size})
 ```
 
-`model.safetensors` has the weights, in float32, by their names in the network; `preprocessor_config.json` says what is
-done to an image first, and `config.json` has the names of the classes."""
-OWN = "\n\nThe network itself, `net`, is code of its maker's, which this folder does not hold."
+`model.safetensors` has the weights in float32, by their names in the network; `preprocessor_config.json` says how
+images are prepared, and `config.json` has the names of the classes."""
+OWN = "\n\nThe network itself, `net`, is its author's own code, which is not in this folder."
 # Settings that describe the training, besides the arguments of the network and its optimiser.
 TRAINED = ("batch_size", "val_split", "augment", "crop_padding", "flip", "cutout", "normalization", "seed")
 
@@ -55,26 +55,26 @@ def model_card(facts: Mapping[str, Any], trained: Mapping[str, Any]) -> str:
     official = _is_official(source, data, trained.get("run", results))
     layout = f"images in {TITLES[source]}'s layout" if source in TITLES and not official else ""
     images = told.get("images") or layout or NAMES.get(source, "images unknown")
-    net, size = facts["model"].get("net", "A network of its own kind"), facts["image_size"]
+    net, size = facts["model"].get("net", "A custom network"), facts["image_size"]
     name = f"{net} on {images}"
     own = "net" not in facts["model"]
     parts = [
         f"# {_text(name)}",
         f"A classifier of images of {size} × {size} pixels into {len(facts['classes'])} classes, trained with PyTorch "
-        f"Lightning by cifar_lightning, and exported by its version {facts['version']}.",
+        f"Lightning and cifar_lightning, and exported by cifar_lightning {facts['version']}.",
         "## Use",
         USE.format(size=size, own=", net=net" if own else "") + (OWN if own else ""),
         "## Accuracy",
-        *(_measured(results) if results else ["Not known: this checkpoint's test is not on record."]),
+        *(_measured(results) if results else ["Not known: no test of this checkpoint is recorded."]),
         "## Data",
         _data(source, data, told, layout),
-        f"A pixel x of 0 to 255 has become (x / 255 - mean) / std, of mean {tuple(facts['mean'])} and std "
+        f"A pixel value x from 0 to 255 becomes (x / 255 - mean) / std, with mean {tuple(facts['mean'])} and std "
         f"{tuple(facts['std'])}.",
         "## Training",
         _table(("setting", "value"), _settings(facts, trained, results)),
         "## Limits",
-        f"Whatever an image shows, it is given one of these names: {', '.join(map(_text, facts['classes']))}. Pictures "
-        "of another size are to be scaled first, and lose what does not fit.",
+        f"Whatever an image shows, the network names one of these classes: {', '.join(map(_text, facts['classes']))}. "
+        "Pictures of another size must be scaled first, and lose the detail that does not fit.",
     ]
     front = _front(name, images, source if official else "", results)
     return str(ModelCard(f"---\n{front}\n---\n\n" + "\n\n".join(parts) + "\n"))
@@ -116,16 +116,16 @@ def _measured(results: Mapping[str, Any]) -> list[str]:
     count, accuracy = results["test_count"], results["test_acc"]
     low, high = wilson(round(accuracy * count), count)
     said = [
-        f"{100 * accuracy:.2f} % of {count:,} test images ({100 * LEVEL:.0f} % interval {100 * low:.2f} to "
-        f"{100 * high:.2f} %, of the choice of these images alone), mean cross-entropy "
+        f"{100 * accuracy:.2f} % of {count:,} test images are classified correctly ({100 * LEVEL:.0f} % interval "
+        f"{100 * low:.2f} to {100 * high:.2f} %, for the choice of these images only), with a mean cross-entropy of "
         f"{decimal(results['test_loss'])}. "
         f"Computed in {results.get('precision', 'the precision of the training')}, from "
         f"{VIEWS[results.get('test_views', 'one')]}.",
     ]
     if odd := results.get("not_finite"):
         said.append(
-            f"The network's logits of {odd:,} of these images are NaN or infinite. Where there is NaN, an image counts "
-            "as the first class that has it, and may count as right by that alone."
+            f"The network's logits of {odd:,} of these images are NaN or infinite. An image with NaN counts as the "
+            "first class whose logit is NaN, and may count as right for that reason alone."
         )
     if "confusion" not in results:  # the metadata of weights has none
         return said
@@ -139,14 +139,14 @@ def _measured(results: Mapping[str, Any]) -> list[str]:
 
 def _data(source: str, data: Mapping[str, Any], told: Mapping[str, Any], layout: str) -> str:
     if told:
-        return f"{_text(told['images'])}: {told['train']:,} images to learn from, and {told['test']:,} to test on."
+        return f"{_text(told['images'])}: {told['train']:,} training images and {told['test']:,} test images."
     words = DATA.get(source, "Not known: the checkpoint does not say.")
     if layout:
         digest = data.get("sha256")
-        which = f"that are not the official ones; their SHA-256 digest is {digest}" if digest else "of whatever origin"
+        which = f"that are not the official ones; their SHA-256 digest is {digest}" if digest else "of unknown origin"
         words = f"I{layout[1:]} {which}."
     if labels := data.get("train_labels"):  # a path, of which only the name is of use to others
-        words += f" It has learnt other labels in place of their own: {_text(Path(labels).name)}."
+        words += f" The network was trained on other labels than their own: {_text(Path(labels).name)}."
     return words
 
 

@@ -29,8 +29,8 @@ HEAT_SIZE, HEAT_LEVELS = 16, 16  # of a map of evidence: few suffice, as it is s
 SHOWN_FACTS = {
     "checkpoint": "checkpoint", "step": "step of the tested weights", "test_views": "views of a test image",
     "precision": "precision", "devices": "devices", "accelerator": "accelerator", "seed": "seed",
-    "global_batch_size": "batch size of a step", "fit_steps": "steps of the whole training",
-    "images_seen": "images seen in training", "fit_seconds": "seconds of training", "computed": "training computed",
+    "global_batch_size": "global batch size", "fit_steps": "steps of the whole training",
+    "images_seen": "images seen in training", "fit_seconds": "training time, seconds", "computed": "training ran",
 }  # fmt: skip
 COUNTS = ("step", "global_batch_size", "fit_steps", "images_seen")
 

@@ -83,9 +83,9 @@ def read_predictions(folder: Path) -> Predictions | None:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             found = Predictions(arrays["predicted"], arrays["labels"], str(arrays["images"]))
             if not found.predicted.shape == found.labels.shape == (len(found.labels),):
-                raise ValueError("of other lengths")
+                raise ValueError("the lengths differ")
             return found
     except FileNotFoundError:
         return None
     except Exception as error:  # zipfile, zlib and numpy raise many types for a damaged file
-        raise InputError(f"{path} cannot be read: it is damaged; evaluate the run, and give its evaluation/") from error
+        raise InputError(f"{path} is damaged: evaluate the run, and compare its evaluation/ instead") from error

@@ -138,7 +138,7 @@ def write_figures(figures: Mapping[str, "Figure"], folder: Path) -> None:
     if letters := "".join(sorted(set().union(*map(drawing.without_a_font, figures.values())))):
         some = letters if len(letters) <= 10 else f"{letters[:10]} and {len(letters) - 10:,} more"
         say(
-            f"note: no font here has {some}, which the figures show as boxes: install one that has, such as Noto Sans "
+            f"note: no installed font has {some}, so the figures show boxes: install one that has, such as Noto Sans "
             f"CJK, and remove matplotlib's list of fonts, fontlist-*.json in {matplotlib.get_cachedir()}"
         )
 
@@ -161,7 +161,7 @@ def _panels(outcome: Outcome) -> dict[str, Reliability]:
     found = outcome.calibrations
     headings = ["Calibration error"]  # if there are two panels, each heading says which it is
     if len(found) == 2:
-        headings = ["As it is: calibration error", f"At temperature {found[1].temperature:.2f}: calibration error"]
+        headings = ["Unscaled: calibration error", f"At temperature {found[1].temperature:.2f}: calibration error"]
     return {f"{heading} {percent(one.bins.ece, 2)}": one.bins for heading, one in zip(headings, found, strict=True)}
 
 

@@ -52,8 +52,8 @@ def print_report(results: Mapping[str, Any], paths: Sequence[Path], console: Con
     console.print()
     if people := results.get("soft_labels"):
         line = (
-            f"Against people's answers: cross-entropy {people['cross_entropy']:.3f} (people's own, the least: "
-            f"{people['entropy']:.3f}), taken for what most people chose: {100 * people['agreement']:.2f} %"
+            f"Against people's answers: cross-entropy {people['cross_entropy']:.3f} (at best {people['entropy']:.3f}, "
+            f"the entropy of the answers); same class as most people: {100 * people['agreement']:.2f} %"
         )
         console.print(Text(line), soft_wrap=True)
         console.print()
@@ -73,7 +73,7 @@ def print_corrupted(results: Mapping[str, Any], paths: Sequence[Path], console: 
     print_table(table, console)
     console.print()
     for key, over in MEAN_ERRORS.items():
-        error = "n/a, for some are missing" if results[key] is None else f"{100 * results[key]:.2f} %"
+        error = "n/a, because some are missing" if results[key] is None else f"{100 * results[key]:.2f} %"
         console.print(Text(f"Mean corruption error over {over}: {error}"), soft_wrap=True)
     console.print()
     print_paths(paths, console)
@@ -171,7 +171,7 @@ def print_survey(survey: Mapping[str, Any]) -> None:
     files, counts, published = survey["files"], survey["counts"], survey["published"]
     more = f" and {survey['file_count'] - len(files):,} more" if survey["file_count"] > len(files) else ""
     console.print(Text(f"{survey['data_dir']}: {survey['shape']}", "bold"), soft_wrap=True)
-    say(f"Read by fit with {shlex.join(survey['flags'])}")
+    say(f"Flags for fit: {shlex.join(survey['flags'])}")
     say(f"Files: {', '.join(files)}{more}\n")
     print_table(_counts_table(survey), console)
     say()
@@ -179,10 +179,10 @@ def print_survey(survey: Mapping[str, Any]) -> None:
     if published:
         say(f"{published['name']}, published: mean {_triple(published['mean'])}, std {_triple(published['std'])}")
     for pairs in survey["repeated"]:
-        say(f"{pairs['split'].capitalize()} images that are in {pairs['in']} too: {_examples(pairs)}")
-    say(f"Training images that are there under another label too: {_examples(survey['contradictions'])}")
+        say(f"{pairs['split'].capitalize()} images that are also in {pairs['in']}: {_examples(pairs)}")
+    say(f"Training images that are also there with another label: {_examples(survey['contradictions'])}")
     if "test" not in counts:
-        say("There are no test images with labels, which fit ends with: add some, or train in Python")
+        say("There are no test images with labels, but fit ends with a test: add some, or train in Python")
 
 
 def _counts_table(survey: Mapping[str, Any]) -> Table:

@@ -22,11 +22,11 @@ def page_at(html: str | Path, name: str) -> Path:
     """
     page = user_path(html)
     if os.path.isdir(page):
-        raise InputError(f"html {quoted(str(html))} is a folder: give a file, such as {page / name}")
+        raise InputError(f"html {quoted(str(html))} is a folder: use a file name, such as {page / name}")
     if page.suffix.lower() not in (".html", ".htm"):  # for `--html *.jpg` it would be the first picture
-        raise InputError(f"html {quoted(str(html))} is no .html file: give one, such as {name}")
+        raise InputError(f"html {quoted(str(html))} is not an .html file: use a name such as {name}")
     if why := why_unwritable(page.parent):
-        raise InputError(f"html {page} cannot be written ({why}): give another")
+        raise InputError(f"html {page} cannot be written ({why}): choose another path")
     return page
 
 
