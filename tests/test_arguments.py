@@ -173,9 +173,9 @@ def test_a_default_in_place_of_the_code_that_was_given_is_told_of(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((0.5, 0.5), "mean 0.5 and std 0.5: give three numbers each"),
-        (("half", None), "mean half and std None: give three numbers each"),
-        (((0.5,) * 3, (0.5,) * 3, 32.0), "size 32.0 is no whole number from 1 on"),
+        ((0.5, 0.5), "mean 0.5 and std 0.5: must be three numbers each"),
+        (("half", None), "mean half and std None: must be three numbers each"),
+        (((0.5,) * 3, (0.5,) * 3, 32.0), "size 32.0: must be a whole number of at least 1"),
     ],
 )
 def test_a_preprocessing_of_other_things(arguments, message):

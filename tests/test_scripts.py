@@ -345,9 +345,7 @@ def test_predict_reads_any_image(finished, call, pictures):
     assert code == 0
     deep, unlike = err.splitlines()
     assert deep.startswith(f"note: {pictures / 'deep.png'} has 16 bits a value and none above")  # of 256 grey levels
-    assert unlike.startswith(
-        f"note: {pictures / 'bits.png'} is unlike 999 of 1,000 of CIFAR-10's images (of finer grain"
-    )
+    assert unlike.startswith(f"note: {pictures / 'bits.png'} is unlike 999 of 1,000 of CIFAR-10's images (grainier")
     rows = json.loads(out)
     assert [row["file"] for row in rows] == [str(path) for path in sorted(pictures.iterdir())]
     for row in rows:
@@ -388,7 +386,7 @@ def test_what_lies_about_in_a_folder_is_passed_over(finished, call, tmp_path):
     assert [row["file"] for row in json.loads(out)] == ["holiday/cat.png", "holiday/dog"]
     assert code == 0, err
     notes = err.splitlines()
-    assert notes[0] == "note: passed over 2 files, first holiday/Thumbs.db: no pictures by their names"
+    assert notes[0] == "note: skipped 2 files, first holiday/Thumbs.db: not pictures by their names"
     assert not any("cannot be read" in note or "not an image" in note for note in notes)
 
 
@@ -408,7 +406,7 @@ def test_pictures_are_seen_as_deep_as_they_lie(finished, call, tmp_path):
         assert (code, said[:2]) == (
             1,
             [
-                f"note: passed over {Path(folder, 'a/notes.txt')}: it is no picture by its name",
+                f"note: skipped {Path(folder, 'a/notes.txt')}: not a picture by its name",
                 f"error: {Path(folder, 'a/gone.png')} is a link to nothing: mend or remove it",
             ],
         )
@@ -487,7 +485,7 @@ def test_an_unreadable_image_stops_no_other(finished, call, tmp_path):
     assert err.splitlines() == [
         "error: bad.png is not an image: remove it, or hide it with a leading dot",
         "error: missing.png does not exist: give an image, or a folder of images",
-        "note: good.png is unlike 999 of 1,000 of CIFAR-10's images (of less contrast, smoother, more even): "
+        "note: good.png is unlike 999 of 1,000 of CIFAR-10's images (less contrast, smoother, more even): "
         "the guess says little; --html shows what the network saw",
     ]
     table = out.splitlines()
@@ -510,7 +508,7 @@ def test_a_page_shows_what_the_network_saw(finished, call, tmp_path, monkeypatch
     pictures = [tmp_path / f"{name}.png" for name in ("a <drawn> one", "bad", "flat", "one", latin, "two")]
     code, out, err = call("predict", finished.folder, *pictures, "--json", "--html", "seen.html")
     assert code == 1
-    assert f"{pictures[2]} is unlike 999 of 1,000 of CIFAR-10's images (of less contrast, smoother, more even)" in err
+    assert f"{pictures[2]} is unlike 999 of 1,000 of CIFAR-10's images (less contrast, smoother, more even)" in err
     assert ", and so are 3 more: " in err
     assert err.endswith("seen.html written\n")
 

@@ -165,7 +165,7 @@ def test_split_keeps_the_shares_of_unequal_classes(tmp_path):
 def test_only_bytes_are_normalised():
     data, images = fake_data(20), torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
     for wrong in (images / 255, images.long()):
-        with pytest.raises(InputError, match="give uint8"):
+        with pytest.raises(InputError, match="pass uint8"):
             data.normalize(wrong)
     assert torch.equal(data.normalize(images[0]), data.normalize(images[:1]))
 

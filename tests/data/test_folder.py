@@ -130,10 +130,10 @@ def test_bad_files_are_named(tmp_path):
         (b"hello", "is not an image: remove it, or hide it with a leading dot"),
         (b"", "is empty: replace or remove it"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is a PostScript drawing: convert it to JPEG or PNG"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0", "is a HEIC picture, as Apple's phones take them: convert it"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "is a HEIC picture, Apple's format for photos: convert it"),
         (b"<?xml version='1.0'?>\n<!-- x -->\n<svg xmlns='http://www.w3.org/2000/svg'/>", "is an SVG drawing: convert"),
-        (b"<!DOCTYPE html><html>404</html>", "is a web page, of a download that has failed perhaps: fetch"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a pointer of Git LFS, not the picture: give"),
+        (b"<!DOCTYPE html><html>404</html>", "is a web page, perhaps from a failed download: download"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a Git LFS pointer, not the picture: run"),
         (whole[: len(whole) // 2], "cannot be read ("),
         (jpeg.getvalue()[:-100], "cannot be read ("),
         (
@@ -408,7 +408,7 @@ def test_pictures_are_found_as_deep_as_they_lie(tmp_path):
     assert loaded.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
     assert loaded.labels.tolist() == [0, 0, 0, 1]
     boxes = tmp_path / "train" / "n01" / "n01_boxes.txt"
-    assert said == [f"passed over {boxes}: it is no picture by its name, or in no class folder"]
+    assert said == [f"skipped {boxes}: not a picture by its name, or not in a class folder"]
 
 
 @pytest.mark.parametrize("target", [".", "..", "../.."])
@@ -489,7 +489,7 @@ def test_files_that_are_no_pictures_are_passed_over_and_counted(tmp_path):
     loaded, said = noted(tmp_path)
     assert loaded.labels.tolist() == [0, 0, 1]
     first = tmp_path / "train" / "a" / "Makefile"
-    assert said == [f"passed over 7 files, first {first}: no pictures by their names, or in no class folder"]
+    assert said == [f"skipped 7 files, first {first}: not pictures by their names, or not in a class folder"]
     assert noted(tmp_path)[1] == said  # from the cache, too
     assert noted(tmp_path, "test")[1] == []
 

@@ -100,7 +100,7 @@ def test_a_file_of_one_list(tmp_path, suffix):
     path = tmp_path / f"mine.{suffix}"
     np.save(path, noisy(0)[:, None].astype(np.uint8)) if suffix == "npy" else torch.save(noisy(0), path)
     assert fake_data(COUNT, train_labels=str(path)).image_set("train").labels.tolist() == noisy(0).tolist()
-    with pytest.raises(InputError, match=f"mine.{suffix} holds one list of labels, not several: give {path}"):
+    with pytest.raises(InputError, match=f"mine.{suffix} contains one list of labels, not several; use {path}"):
         fake_data(COUNT, train_labels=f"{path}:worse_label").setup("fit")
 
 
@@ -143,7 +143,7 @@ def test_what_such_a_file_says_of_its_numbers_is_not_believed(tmp_path, suffix):
     assert found.tolist() == [0] * 4
     assert found.dtype.flags == np.dtype("u1").flags == 0
     save({"told": Told("V1")}, path)
-    with pytest.raises(InputError, match=r"or damaged \(.*it asks for numbers of the kind V1"):
+    with pytest.raises(InputError, match=r"or is damaged \(.*it asks for numbers of the kind V1"):
         labels._read(path)
 
 
@@ -154,7 +154,7 @@ def test_nothing_in_such_a_file_is_run(tmp_path):
     objects = np.array([Hostile(tmp_path / "run"), 1], dtype=object)
     torch.save({"clean_label": objects}, tmp_path / "b.pt")
     for name in ("a.pt", "a.npy", "b.pt"):
-        with pytest.raises(InputError, match=f"{name} is no file of labels, or damaged") as error:
+        with pytest.raises(InputError, match=f"{name} is not a file of labels, or is damaged") as error:
             fake_data(COUNT, train_labels=f"{tmp_path / name}:clean_label").setup("fit")
         assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
@@ -164,15 +164,16 @@ def test_nothing_in_such_a_file_is_run(tmp_path):
 @pytest.mark.parametrize(
     ("change", "name", "message"),
     [
-        ({}, "", "a.pt holds clean_label, worse_label, random_label1: give FILE:NAME, e.g. "),
-        ({}, ":worst_label", "a.pt holds clean_label, worse_label, random_label1: give FILE:NAME, e.g. "),
-        ({"clean_label": CLEAN[::-1]}, ":worse_label", "or of these in another order: its clean_label differs"),
-        ({"clean_label": CLEAN[:-1]}, ":worse_label", "clean_label differs from the labels of 199 for 200 images"),
-        ({"worse_label": CLEAN[:-1]}, ":worse_label", "has 199 labels, and there are 200 training images: give one"),
-        ({"worse_label": CLEAN + 1}, ":worse_label", "has a label 10, outside 0..9: mend it"),
-        ({"worse_label": CLEAN - 1}, ":worse_label", "has a label -1, outside 0..9: mend it"),
-        ({"worse_label": torch.rand(COUNT)}, ":worse_label", "worse_label is float32 (200,): give an integer an image"),
-        ({"worse_label": [[1], [1, 2]]}, ":worse_label", "worse_label is no list of labels ("),
+        ({}, "", "a.pt contains clean_label, worse_label, random_label1; use FILE:NAME, for example "),
+        ({}, ":worst_label", "a.pt contains clean_label, worse_label, random_label1; use FILE:NAME, for example "),
+        ({"clean_label": CLEAN[::-1]}, ":worse_label", "or for these in another order: its clean_label differs"),
+        ({"clean_label": CLEAN[:-1]}, ":worse_label", "its clean_label has 199 labels for 200 images; use both"),
+        ({"worse_label": CLEAN[:-1]}, ":worse_label", "has 199 labels, but there are 200 training images: use one"),
+        ({"worse_label": CLEAN + 1}, ":worse_label", "has the label 10, outside 0..9: fix the file"),
+        ({"worse_label": CLEAN - 1}, ":worse_label", "has the label -1, outside 0..9: fix the file"),
+        ({"worse_label": torch.rand(COUNT)}, ":worse_label",
+         "worse_label is float32 (200,): use one integer per image"),
+        ({"worse_label": [[1], [1, 2]]}, ":worse_label", "worse_label is not a list of labels ("),
     ],
 )  # fmt: skip
 def test_labels_that_are_not_of_these_images(tmp_path, change, name, message):
@@ -188,9 +189,9 @@ def test_files_that_are_none(tmp_path):
     save_pt(tmp_path / "b.pt")
     (tmp_path / "b.pt").write_bytes((tmp_path / "b.pt").read_bytes()[:-500])
     for name in ("a.pt", "a.npy", "b.pt"):
-        with pytest.raises(InputError, match=f"{name} is no file of labels, or damaged"):
+        with pytest.raises(InputError, match=f"{name} is not a file of labels, or is damaged"):
             fake_data(COUNT, train_labels=f"{tmp_path / name}:x").setup("fit")
-    with pytest.raises(InputError, match=r"c.pt cannot be read \(No such file or directory\): name a file that can"):
+    with pytest.raises(InputError, match=r"c.pt cannot be read \(No such file or directory\): use a file that can"):
         fake_data(COUNT, train_labels=f"{tmp_path / 'c.pt'}:worse_label").setup("fit")
 
 
@@ -221,12 +222,12 @@ def test_a_class_that_neither_people_nor_the_network_think_of_counts_for_nothing
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda rows: rows[:-1], "a.npy is float64 (39, 10), not numbers (40, 10): give a row a test image"),
+        (lambda rows: rows[:-1], "a.npy is float64 (39, 10), not numbers (40, 10): use one row per test image"),
         (lambda rows: {"a": rows}, "a.npy is a dict, not numbers (40, 10)"),
-        (lambda rows: rows - 0.5, "has rows that are no shares or numbers of people"),
-        (lambda rows: rows * 0, "has rows that are no shares or numbers of people"),
-        (lambda rows: rows * np.nan, "has rows that are no shares or numbers of people"),
-        (lambda rows: rows[:, ::-1], "has most people agree with the labels of 0 % of the test images only"),
+        (lambda rows: rows - 0.5, "has rows that are not shares or numbers of people"),
+        (lambda rows: rows * 0, "has rows that are not shares or numbers of people"),
+        (lambda rows: rows * np.nan, "has rows that are not shares or numbers of people"),
+        (lambda rows: rows[:, ::-1], "most people agree with the labels of only 0 % of the test images; use a file in"),
     ],
 )  # fmt: skip
 def test_answers_that_are_not_of_these_images(tmp_path, change, message):

@@ -16,12 +16,12 @@ DRAWN = fake_data(40).image_set("test").images.permute(0, 2, 3, 1).numpy()
 @pytest.mark.parametrize(
     ("image", "words"),
     [
-        (np.full((32, 32, 3), 128, np.uint8), "of less contrast, smoother, more even"),
-        (GREY, "of finer grain"),
+        (np.full((32, 32, 3), 128, np.uint8), "less contrast, smoother, more even"),
+        (GREY, "grainier"),
         (RAMP, "smoother, more even"),
-        (BOARD, "of more contrast, of finer grain"),
-        (DRAWN[0] // 16, "darker, of less contrast, more even"),
-        (DRAWN[0] // 16 + 239, "brighter, of less contrast, more even"),
+        (BOARD, "more contrast, grainier"),
+        (DRAWN[0] // 16, "darker, less contrast, more even"),
+        (DRAWN[0] // 16 + 239, "brighter, less contrast, more even"),
     ],
 )
 def test_a_picture_is_unlike(image, words):

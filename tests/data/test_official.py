@@ -246,7 +246,10 @@ def test_data_dir_may_be_the_folder_or_the_file_itself(tmp_path, known):
         ("cifar-10-matlab.tar.gz", r"cifar-10-matlab.tar.gz is damaged \(empty file\): put a whole one in its place"),
         ("empty.tar", r"empty.tar is damaged \(empty file\): put a whole one in its place"),
         ("cifar-10-batches-py-target_archive", r"-target_archive is damaged \(empty file\): put a whole one in its"),
-        ("other.npz", "other.npz has no images and labels of train: arrays are x_train, y_train, x_test and y_test"),
+        (
+            "other.npz",
+            "other.npz has no images and labels of train: arrays are named x_train, y_train, x_test and y_test",
+        ),
     ):
         (tmp_path / name).touch()
         if name == "other.npz":
@@ -928,7 +931,7 @@ def test_arrays_of_ones_own(tmp_path):
             assert np.array_equal(loaded.images.numpy(), pixels.reshape(-1, 3, 32, 32))
             assert loaded.labels.tolist() == labels.tolist()
             assert loaded.classes == tuple("0123456789")
-    with pytest.raises(InputError, match=r"has MedMNIST.npz and capitals.npz: give --data.data_dir one of them"):
+    with pytest.raises(InputError, match=r"has MedMNIST.npz and capitals.npz: pass one of them as --data.data_dir"):
         Source("folder", tmp_path).prepare()
 
 
@@ -1024,7 +1027,7 @@ def test_arrays_in_a_folder_that_cannot_be_read_are_told_of(tmp_path, call, monk
     """They may be the images that are meant: nothing else is looked for, and nothing fetched."""
     np.savez(path := tmp_path / "cifar10.npz", **own_arrays())
     path.write_bytes({"cut short": path.read_bytes()[:-99], "no zip": b"none"}.get(content, path.read_bytes()))
-    why = r"cifar10.npz is no .npz file, or damaged \(File is not a zip file\): replace it"
+    why = r"cifar10.npz is not a .npz file, or is damaged \(File is not a zip file\): replace it"
     if content == "another user's":
         why = r"cifar10.npz cannot be read \(Permission denied\): make it readable"
         monkeypatch.setattr("zipfile.ZipFile", refuse)
@@ -1064,20 +1067,20 @@ def test_other_arrays_beside_ones_own_are_none_of_ours(tmp_path, call):
 def test_bad_arrays(tmp_path):
     x, y = own_arrays()["x_train"], own_arrays()["y_train"]
     for changes, reason in (
-        ({"x_train": x / 255}, "x_train is float64 (100, 32, 32, 3): give uint8"),
+        ({"x_train": x / 255}, "x_train is float64 (100, 32, 32, 3): use uint8"),
         ({"x_train": x > 7}, "x_train is bool"),
-        ({"x_train": x.astype(np.int16) - 1}, "with values from -1 to 254: give values from 0 to 255"),
-        ({"x_train": x[:, :28, :28]}, "x_train is uint8 (100, 28, 28, 3): give uint8"),
-        ({"x_train": x[..., 0]}, "x_train is uint8 (100, 32, 32): give uint8"),
-        ({"x_train": x[:99]}, "x_train is uint8 (99, 32, 32, 3), and y_train has 100 labels: give one an image"),
-        ({"x_train": x[:0], "y_train": y[:0]}, "with one image or more"),
-        ({"x_train": x.astype(object)}, "x_train holds Python objects, which are not read"),
-        ({"y_train": y.astype(float)}, "y_train is float64 (100,): give an integer an image"),
-        ({"y_train": np.eye(10, dtype=int)[y]}, "y_train is int64 (100, 10): give an integer an image"),
-        ({"y_train": y.astype(np.int8) - 1}, "y_train has a label -1: number the classes from 0"),
-        ({"y_train": y.astype(int) + 10**6}, "has a label 1000009, more than there are images"),
-        ({"classes": np.array(["a", "b"])}, "has a label 9, outside 0..1, its classes"),
-        ({"classes": np.array(["a", 1], dtype=object)}, "classes holds Python objects, which are not read"),
+        ({"x_train": x.astype(np.int16) - 1}, "with values from -1 to 254: use values from 0 to 255"),
+        ({"x_train": x[:, :28, :28]}, "x_train is uint8 (100, 28, 28, 3): use uint8"),
+        ({"x_train": x[..., 0]}, "x_train is uint8 (100, 32, 32): use uint8"),
+        ({"x_train": x[:99]}, "x_train is uint8 (99, 32, 32, 3), but y_train has 100 labels: use one label per image"),
+        ({"x_train": x[:0], "y_train": y[:0]}, "with at least one image"),
+        ({"x_train": x.astype(object)}, "x_train contains Python objects, which are not read"),
+        ({"y_train": y.astype(float)}, "y_train is float64 (100,): use one integer per image"),
+        ({"y_train": np.eye(10, dtype=int)[y]}, "y_train is int64 (100, 10): use one integer per image"),
+        ({"y_train": y.astype(np.int8) - 1}, "y_train has the label -1: number the classes from 0"),
+        ({"y_train": y.astype(int) + 10**6}, "has the label 1000009, but fewer images: number"),
+        ({"classes": np.array(["a", "b"])}, "has the label 9, but its classes are 0..1"),
+        ({"classes": np.array(["a", 1], dtype=object)}, "classes contains Python objects, which are not read"),
         ({"classes": np.arange(10)}, "classes is int64 (10,), not a list of names"),
     ):
         path = tmp_path / "own.npz"
@@ -1087,13 +1090,13 @@ def test_bad_arrays(tmp_path):
         assert str(error.value).startswith(str(path))
         assert reason in str(error.value)
     np.savez(path, x_train=x, y_train=y)
-    with pytest.raises(InputError, match="has no images and labels of test: arrays are x_train, y_train, x_test"):
+    with pytest.raises(InputError, match="has no images and labels of test: arrays are named x_train, y_train, x_test"):
         Source("folder", path).load("train")
     whole = path.read_bytes()
     at = whole.rindex(b"PK\1\2") + 6  # the version of zip that it needs
     for damaged in (whole[: len(whole) // 2], b"nonsense", b"", whole[:at] + b"\x99" + whole[at + 1 :]):
         path.write_bytes(damaged)
-        with pytest.raises(InputError, match=r"is no \.npz file, or damaged"):
+        with pytest.raises(InputError, match=r"is not a \.npz file, or is damaged"):
             Source("folder", path).load("train")
     np.savez(path, **own_arrays())
     with open(path, "r+b") as file:

@@ -131,7 +131,8 @@ def test_a_loader_made_anew_trains_on_nothing_unshuffled(evaluation):
     if evaluation:
         assert torch.equal(torch.cat([y for _, y in anew]), torch.cat([y for _, y in loader]))
     else:
-        with pytest.raises(InputError, match="would neither shuffle nor augment: iterate that as it is, or make Data"):
+        said = r"would neither shuffle nor augment: iterate over train_dataloader\(\) itself, or use DataLoader\("
+        with pytest.raises(InputError, match=said):
             next(iter(anew))
 
 

@@ -140,12 +140,12 @@ def test_what_it_does_to_an_image_is_done_to_no_stored_one():
     [
         (
             v2.Normalize(MEAN, STD),
-            r"train_transforms Normalize\(.*\) fails on an image, uint8 \(1, 3, 32, 32\): .*; mend",
+            r"train_transforms Normalize\(.*\) fails on an image, uint8 \(1, 3, 32, 32\): .*; fix it",
         ),
-        (lambda x: 3, "train_transforms <lambda> makes int of an image: make it uint8 or float"),
-        (v2.Grayscale(), r"train_transforms Grayscale.* makes torch.uint8 \(1, 1, 32, 32\) of an image: "),
-        (lambda x: x.long(), r"<lambda> makes torch.int64 \(1, 3, 32, 32\) of an image"),
-        (v2.RandomResize(20, 40), r"gives torch.uint8 \(1, 3, \d+, \d+\) of one image and .* of another: make them"),
+        (lambda x: 3, "train_transforms <lambda> returns int for an image: make it return uint8 or float"),
+        (v2.Grayscale(), r"train_transforms Grayscale.* returns torch.uint8 \(1, 1, 32, 32\) for an image: "),
+        (lambda x: x.long(), r"<lambda> returns torch.int64 \(1, 3, 32, 32\) for an image"),
+        (v2.RandomResize(20, 40), r"returns torch.uint8 \(1, 3, \d+, \d+\) for one image and .* for another: make it"),
         (v1.Compose([v1.ToTensor(), v1.Resize(3, 4)]), "fails on an image, a PIL image: "),
     ],
 )
@@ -166,7 +166,7 @@ def test_the_loader_goes_on_after_an_exception():
     data = fake_data(80, train_transforms=sometimes)
     loader, state = data.train_dataloader(), torch.get_rng_state()
     broken.append(True)
-    with pytest.raises(InputError, match=r"train_transforms sometimes fails on an image, .*: no disk; mend it"):
+    with pytest.raises(InputError, match=r"train_transforms sometimes fails on an image, .*: no disk; fix it"):
         list(loader)
     assert torch.equal(torch.get_rng_state(), state)
     broken.clear()
@@ -207,7 +207,8 @@ def test_preprocessing(transforms, expected):
 )
 def test_training_and_test_are_normalised_alike(transforms):
     data = fake_data(50, **transforms)
-    with pytest.raises(InputError, match=r"the training images come with .*, those of test with .*: give train_tr"):
+    said = "the training images are normalised with .*, the test images with .*: use train_tr"
+    with pytest.raises(InputError, match=said):
         data.test_dataloader()
     assert fake_data(50, **transforms, normalization="cifar10").preprocessing == Preprocessing(MEAN, STD)
 
@@ -216,7 +217,7 @@ def test_training_and_test_are_normalised_alike(transforms):
     "scaling", [FLOATS[0], v1.Compose(OF_PICTURES.transforms[:3]), v2.Compose([v2.RandAugment(), FLOATS[0]])]
 )
 def test_training_images_that_are_only_scaled_are_no_others(scaling):
-    said = r"come with mean \(0, 0, 0\), std \(1, 1, 1\), 32 pixels, those of test with mean \(0.5, "
+    said = r"normalised with mean \(0, 0, 0\), std \(1, 1, 1\), 32 pixels, the test images with mean \(0.5, "
     with pytest.raises(InputError, match=said):
         fake_data(50, train_transforms=scaling).test_dataloader()
     scaled = {"train_transforms": scaling, "test_transforms": FLOATS[0]}
@@ -258,7 +259,7 @@ def test_a_fit_that_validates_on_nothing_needs_no_transforms_for_it(tmp_path, tr
     model, data = LitNet(), fake_data(60, **transforms)
     quiet(tmp_path).fit(model, data)
     assert model.preprocessing == data.preprocessing is not None
-    with pytest.raises(InputError, match="those of val with mean"):
+    with pytest.raises(InputError, match="the val images with mean"):
         quiet(tmp_path).fit(LitNet(), fake_data(60, val_split=20, **transforms))
 
 
@@ -321,5 +322,5 @@ def test_images_that_are_normalised_are_not_normalised_again():
     """Floats go through ToDtype as they are."""
     data = fake_data(100, train_transforms=EVALUATION, test_transforms=EVALUATION)
     images = data.normalize(data.image_set("test").images)
-    with pytest.raises(InputError, match=r"images of torch\.float32: give uint8, bytes of 0 to 255"):
+    with pytest.raises(InputError, match=r"images are torch\.float32: pass uint8, bytes from 0 to 255"):
         data.normalize(images)

@@ -111,7 +111,7 @@ def test_archives_of_both_sets_and_pictures_in_one_folder(tmp_path, call):
     code, _, err = call("data", tmp_path, "--to", "parquet", "new")
     assert (code, err.splitlines()[-1]) == (
         2,
-        f"error: {tmp_path} has images for cifar10 and cifar100: give --data.source, one of them, to write",
+        f"error: {tmp_path} has images for cifar10 and cifar100: pass one of them as --data.source to write it",
     )
     (coarse,) = as_json(call, tmp_path, "--data.source", "cifar100-coarse")
     assert len(coarse["classes"]) == 20

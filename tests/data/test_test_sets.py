@@ -120,10 +120,10 @@ def of_48(labels):
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("fog", lambda path: np.save(path, pictures(45)), "fog is uint8 (45, 32, 32, 3), and labels has 50 labels"),
-        ("fog", lambda path: np.save(path, np.zeros((50, 32, 32, 3))), "fog is float64 (50, 32, 32, 3): give uint8"),
+        ("fog", lambda path: np.save(path, pictures(45)), "fog is uint8 (45, 32, 32, 3), but labels has 50 labels"),
+        ("fog", lambda path: np.save(path, np.zeros((50, 32, 32, 3))), "fog is float64 (50, 32, 32, 3): use uint8"),
         ("fog", truncated, "fog is damaged"),
-        ("fog", of_objects, "fog holds Python objects, which are not read"),
+        ("fog", of_objects, "fog contains Python objects, which are not read"),
         ("labels", lambda path: np.save(path, np.arange(50) % 7), "50 labels that are not the same 5 times over"),
         ("labels", of_48, "48 labels that are not the same 5 times over"),
         ("labels", lambda path: np.save(path, np.full(50, 99)), "labels from 0 to 99, of cifar100, not cifar10"),

@@ -144,21 +144,21 @@ def test_one_of_ones_own():
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (torch.zeros(5, 32, 32, 3, dtype=torch.uint8), r"\(5, 32, 32, 3\), .* last: give images.movedim\(-1, -3\)"),
-        (torch.zeros(32, 32, 3, dtype=torch.uint8), r"\(32, 32, 3\), .* last: give images.movedim\(-1, -3\)"),
+        (torch.zeros(5, 32, 32, 3, dtype=torch.uint8), r"\(5, 32, 32, 3\), .* last; pass images.movedim\(-1, -3\)"),
+        (torch.zeros(32, 32, 3, dtype=torch.uint8), r"\(32, 32, 3\), .* last; pass images.movedim\(-1, -3\)"),
         (torch.zeros(32, 32, 4, dtype=torch.uint8), "channels come last"),
-        (torch.zeros(5, 1, 32, 32, dtype=torch.uint8), r"grey: give images.expand\(-1, 3, -1, -1\)"),
-        (torch.zeros(5, 4, 32, 32, dtype=torch.uint8), "four channels: give RGB"),
-        (torch.zeros(5, 2, 32, 32, dtype=torch.uint8), "no three channels"),
-        (torch.zeros(32, 32, dtype=torch.uint8), r"shape \(32, 32\): give \(N, 3, 32, 32\)"),
-        (torch.zeros(1, 5, 3, 32, 32, dtype=torch.uint8), "shape .1, 5, 3, 32, 32.: give"),
+        (torch.zeros(5, 1, 32, 32, dtype=torch.uint8), r"grey; pass images.expand\(-1, 3, -1, -1\)"),
+        (torch.zeros(5, 4, 32, 32, dtype=torch.uint8), "four channels; pass RGB"),
+        (torch.zeros(5, 2, 32, 32, dtype=torch.uint8), "they do not have three channels"),
+        (torch.zeros(32, 32, dtype=torch.uint8), r"shape \(32, 32\): pass \(N, 3, 32, 32\)"),
+        (torch.zeros(1, 5, 3, 32, 32, dtype=torch.uint8), "shape .1, 5, 3, 32, 32.: pass"),
         (torch.zeros(5, 3, 224, 224, dtype=torch.uint8), r"resize\(images, \[32, 32\]\)"),
         (torch.zeros(5, 3, 224, 224), r"resize\(images, \[32, 32\]\)"),
         (torch.zeros(5, 3, 32, 31), "resize"),
-        (torch.zeros(5, 3, 32, 32, dtype=torch.int64), "images of torch.int64: give uint8"),
-        (torch.zeros(5, 3, 32, 32, dtype=torch.bool), "images of torch.bool: give uint8"),
-        (np.zeros((5, 3, 32, 32), np.uint8), r"numpy array \(5, 3, 32, 32\): give a tensor, torch.from_numpy"),
-        ([0, 1], "of type list: give a tensor"),
+        (torch.zeros(5, 3, 32, 32, dtype=torch.int64), "images are torch.int64: pass uint8"),
+        (torch.zeros(5, 3, 32, 32, dtype=torch.bool), "images are torch.bool: pass uint8"),
+        (np.zeros((5, 3, 32, 32), np.uint8), r"numpy array \(5, 3, 32, 32\): pass a tensor, torch.from_numpy"),
+        ([0, 1], "of type list: pass a tensor"),
     ],
 )
 def test_images_of_another_shape_are_refused_in_words(images, message):
@@ -177,5 +177,5 @@ def test_images_of_another_shape_are_refused_in_words(images, message):
     ],
 )
 def test_constants_that_are_none(mean, std, size):
-    with pytest.raises(InputError, match="give"):
+    with pytest.raises(InputError, match=r"must be (three numbers each|a whole number)"):
         Preprocessing(mean, std, size)

@@ -234,7 +234,7 @@ def test_people_who_answered_about_other_images(finished, call, tmp_path):
     np.save(tmp_path / "a.npy", np.eye(10)[9 - drawn(600)[1]])
     line = one_line(*call("evaluate", finished.folder, *CPU, "--soft_labels", "a.npy", "--output_dir", "out"))
     assert (
-        "has most people agree with the labels of 0 % of the test images only: they are of other images, or of" in line
+        "is for other images, or for these in another order: most people agree with the labels of only 0 % of" in line
     )
     write_corrupted(tmp_path / "c", *corrupted(["fog"], 5))
     flags = ("--data.source", "cifar10", "--data.data_dir", "c", "--soft_labels", "a.npy", "--output_dir", "out")

@@ -44,7 +44,7 @@ def script(arguments: Sequence[str]) -> None:
     found = survey(settings.data_dir, **arguments_in(settings.data))
     if format and len(found) > 1:
         sources = " and ".join(one.source for one in found)
-        raise InputError(f"{settings.data_dir} has images for {sources}: give --data.source, one of them, to write")
+        raise InputError(f"{settings.data_dir} has images for {sources}: pass one of them as --data.source to write it")
     with output():
         if settings.json:
             print(json.dumps([one.plain() for one in found], indent=2), flush=True)

@@ -19,7 +19,7 @@ from cifar_lightning.files import readable
 NAMES = (("x_{}", "y_{}"), ("{}_images", "{}_labels"), ("{}_data", "{}_labels"), ("{}_x", "{}_y"))
 CLASSES = ("classes", "class_names", "label_names")
 KNOWN = {*CLASSES, *(name.format(split) for pair in NAMES for name in pair for split in ("train", "test", *VALIDATION))}
-LAYOUT = "arrays are x_train, y_train, x_test and y_test, in a .npz file or in .npy files of these names"
+LAYOUT = "arrays are named x_train, y_train, x_test and y_test, in one .npz file or in a .npy file each"
 SHAPE = "numpy arrays"
 PIECE = 128  # images read at a time
 SHAPES = "uint8 (N, 32, 32, 3), (N, 3, 32, 32) or (N, 3072)"
@@ -43,7 +43,7 @@ def find(place: Path, names: str = "[!.]*.npz") -> list[Path]:
     packed = [path for path in sorted(place.glob(names)) if not path.is_dir() and _pair(_names_in(path), "train")]
     if len(packed) > 1:
         raise InputError(
-            f"data_dir {place} has {packed[0].name} and {packed[1].name}: give --data.data_dir one of them"
+            f"data_dir {place} has {packed[0].name} and {packed[1].name}: pass one of them as --data.data_dir"
         )
     return packed
 
@@ -73,10 +73,10 @@ def read(files: Sequence[Path], split: str, *names: tuple[str, ...]) -> Decoded:
         classes = next((some for some in names if highest < len(some)), names[-1] if names else ())
     if not classes:
         if highest > sum(map(len, labels.values())):
-            raise InputError(f"{place} has a label {highest}, more than there are images: number the classes from 0")
+            raise InputError(f"{place} has the label {highest}, but fewer images: number the classes from 0")
         classes = tuple(map(str, range(highest + 1)))
     if highest >= len(classes):
-        raise InputError(f"{place} has a label {highest}, outside 0..{len(classes) - 1}, its classes: mend the labels")
+        raise InputError(f"{place} has the label {highest}, but its classes are 0..{len(classes) - 1}: fix the labels")
 
     parts = ["test"] if split == "test" else [name for name in ("train", *VALIDATION) if name in labels]
     counts = [len(labels[name]) for name in parts]
@@ -107,7 +107,7 @@ def _names_in(path: Path) -> list[str]:
     except InputError:
         raise
     except Exception as error:  # of many kinds: for some bytes zip says that it is too old to read them
-        raise InputError(f"{path} is no .npz file, or damaged ({error}): replace it") from error
+        raise InputError(f"{path} is not a .npz file, or is damaged ({error}): replace it") from error
 
 
 def _pair(names: Iterable[str], split: str) -> tuple[str, str] | None:
@@ -136,7 +136,7 @@ def _bytes_of(path: Path, name: str) -> Iterator[IO[bytes]]:
     except Exception as error:  # zip and numpy raise many kinds of errors for invalid bytes
         if isinstance(error, ValueError) and "allow_pickle" in str(error):
             raise InputError(
-                f"{path}: {name} holds Python objects, which are not read, for that may run code: save numbers, "
+                f"{path}: {name} contains Python objects, which are not read because that may run code: save numbers, "
                 "or str for names"
             ) from error
         raise InputError(f"{path}: {name} is damaged ({error}): replace it") from error
@@ -150,14 +150,14 @@ def _load(path: Path, name: str) -> npt.NDArray[Any]:
 def _classes(path: Path, name: str) -> tuple[str, ...]:
     names = _load(path, name)
     if names.dtype.kind not in "US" or names.ndim != 1 or not len(names):
-        raise InputError(f"{path}: {name} is {names.dtype} {names.shape}, not a list of names: save it as str")
+        raise InputError(f"{path}: {name} is {names.dtype} {names.shape}, not a list of names: save the names as str")
     return tuple(text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text) for text in names.tolist())
 
 
 def _labels(where: dict[str, Path], name: str) -> npt.NDArray[np.int64]:
     labels = integers(_load(where[name], name), f"{where[name]}: {name}")
     if labels.size and labels.min() < 0:
-        raise InputError(f"{where[name]}: {name} has a label {labels.min()}: number the classes from 0")
+        raise InputError(f"{where[name]}: {name} has the label {labels.min()}: number the classes from 0")
     return labels
 
 
@@ -166,7 +166,9 @@ def integers(labels: npt.NDArray[Any], where: str) -> npt.NDArray[np.int64]:
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.dtype.kind not in "iu" or labels.ndim != 1:
-        raise InputError(f"{where} is {labels.dtype} {labels.shape}: give an integer an image, the number of its class")
+        raise InputError(
+            f"{where} is {labels.dtype} {labels.shape}: use one integer per image, the number of its class"
+        )
     return labels.astype(np.int64)
 
 
@@ -178,13 +180,13 @@ def _read_images(where: dict[str, Path], name: str, labels: str, count: int, ima
         if dtype.hasobject:
             raise ValueError("it needs allow_pickle")
         if dtype.kind not in "iu":
-            raise InputError(f"{found}: give {SHAPES}, from 0 to 255: nothing tells how floats were scaled")
+            raise InputError(f"{found}: use {SHAPES}, from 0 to 255, because the scale of floats is not known")
         if shape[1:] not in ((32, 32, 3), (3, 32, 32), (PIXELS,)):
-            raise InputError(f"{found}: give {SHAPES}")
+            raise InputError(f"{found}: use {SHAPES}")
         if shape[0] != count:
-            raise InputError(f"{found}, and {labels} has {count:,} labels: give one an image")
+            raise InputError(f"{found}, but {labels} has {count:,} labels: use one label per image")
         if not count:
-            raise InputError(f"{found}: give {SHAPES}, with one image or more")
+            raise InputError(f"{found}: use {SHAPES}, with at least one image")
         lowest, highest, begin = 0, 0, file.tell()
         for piece in _pieces(images, shape, by_columns):
             size = piece.size * dtype.itemsize
@@ -198,7 +200,7 @@ def _read_images(where: dict[str, Path], name: str, labels: str, count: int, ima
             if not file.read():
                 raise EOFError("it is cut short")
     if lowest < 0 or highest > 255:
-        raise InputError(f"{found} with values from {lowest} to {highest}: give values from 0 to 255")
+        raise InputError(f"{found} with values from {lowest} to {highest}: use values from 0 to 255")
 
 
 def _pieces(images: npt.NDArray[np.uint8], shape: tuple[int, ...], by_columns: bool) -> Iterator[npt.NDArray[np.uint8]]:

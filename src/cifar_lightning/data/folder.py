@@ -111,7 +111,7 @@ def scan(data_dir: Path, split: str) -> Listing:
         counts.append(len(paths) - before)
         if not counts[-1]:
             raise InputError(f"{tree.top} has no images: {LAYOUT}")
-    note = passed_over([path for tree in chosen for path in tree.passed_over], ", or in no class folder")
+    note = passed_over([path for tree in chosen for path in tree.passed_over], ", or not in a class folder")
     held_out = 0 if split == "test" else sum(counts[1:])
     return Listing(paths, np.array(labels, dtype=np.int64), classes, held_out, digest.hexdigest(), size, note)
 

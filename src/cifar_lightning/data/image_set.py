@@ -66,7 +66,9 @@ class ImageSet:
         """
         numbers = numbers_in(classes, self.classes)
         if numbers is None:
-            raise InputError(f"the images are of the classes {some(self.classes)}, not {some(classes)}")
+            raise InputError(
+                f"the images have the classes {some(self.classes)}, not {some(classes)}: use images of the same classes"
+            )
         return replace(self, labels=torch.tensor(numbers)[self.labels], classes=tuple(classes))
 
 

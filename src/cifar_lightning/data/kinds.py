@@ -19,15 +19,15 @@ UNREAD = {".heic", ".heif", ".hif", ".jxl", ".svg", ".svgz"}
 CONVERT = "convert it to JPEG or PNG"
 SIGNS = (
     (rb"\Z", "is empty", "replace or remove it"),
-    (rb"....ftyp(hei|hev|mif1|msf1)", "is a HEIC picture, as Apple's phones take them", CONVERT),
-    (rb"....ftypavi", "is an AVIF picture, which this Pillow does not read", CONVERT),
+    (rb"....ftyp(hei|hev|mif1|msf1)", "is a HEIC picture, Apple's format for photos", CONVERT),
+    (rb"....ftypavi", "is an AVIF picture, which this version of Pillow does not read", CONVERT),
     (rb"\xff\x0a|\0\0\0\x0cJXL ", "is a JPEG XL picture", CONVERT),
     (rb"(\xef\xbb\xbf)?\s*(<\?xml.*|<!--.*)?<svg", "is an SVG drawing", CONVERT),
     (rb"%!PS|\xc5\xd0\xd3\xc6", "is a PostScript drawing", CONVERT),
     (rb"%PDF", "is a PDF document", CONVERT),
     (rb"\x1f\x8b|PK\x03\x04", "is a compressed file", "unpack it"),
-    (rb"\s*(<!doctype html|<html)", "is a web page, of a download that has failed perhaps", "fetch the picture anew"),
-    (rb"version https://git-lfs", "is a pointer of Git LFS, not the picture", "give git lfs pull"),
+    (rb"\s*(<!doctype html|<html)", "is a web page, perhaps from a failed download", "download the picture again"),
+    (rb"version https://git-lfs", "is a Git LFS pointer, not the picture", "run git lfs pull"),
 )
 
 
@@ -47,8 +47,8 @@ def passed_over(paths: Sequence[str], or_else: str = "") -> str:
         return ""
     first = quoted(min(paths))
     if len(paths) == 1:
-        return f"passed over {first}: it is no picture by its name{or_else}"
-    return f"passed over {len(paths)} files, first {first}: no pictures by their names{or_else}"
+        return f"skipped {first}: not a picture by its name{or_else}"
+    return f"skipped {len(paths)} files, first {first}: not pictures by their names{or_else}"
 
 
 def what_else(path: str | os.PathLike[str]) -> str:

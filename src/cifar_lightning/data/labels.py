@@ -42,22 +42,24 @@ def relabelled(images: ImageSet, place: str) -> ImageSet:
         names = [key for key in content if isinstance(key, str)]
         if name not in names:
             raise InputError(
-                f"train_labels {place}: {path.name} holds {', '.join(names) or 'no labels'}: "
-                f"give FILE:NAME, e.g. {path}:{names[-1] if names else 'worse_label'}"
+                f"train_labels {place}: {path.name} contains {', '.join(names) or 'no labels'}; "
+                f"use FILE:NAME, for example {path}:{names[-1] if names else 'worse_label'}"
             )
         _check_order(images, content, "clean_coarse_label" if "coarse" in name else "clean_label", path)
         content = content[name]
     elif name:
-        raise InputError(f"train_labels {place}: {path.name} holds one list of labels, not several: give {path}")
+        raise InputError(f"train_labels {place}: {path.name} contains one list of labels, not several; use {path}")
     labels = _integers(content, f"{path}{name and f': {name}'}")
     if len(labels) != len(images.labels):
         raise InputError(
-            f"train_labels {place} has {len(labels):,} labels, and there are {len(images.labels):,} training images: "
-            "give one an image"
+            f"train_labels {place} has {len(labels):,} labels, but there are {len(images.labels):,} training images: "
+            "use one label per image"
         )
     if labels.min() < 0 or labels.max() >= len(images.classes):
         wrong = labels.min() if labels.min() < 0 else labels.max()
-        raise InputError(f"train_labels {place} has a label {wrong}, outside 0..{len(images.classes) - 1}: mend it")
+        raise InputError(
+            f"train_labels {place} has the label {wrong}, outside 0..{len(images.classes) - 1}: fix the file"
+        )
     return replace(images, labels=torch.from_numpy(labels))
 
 
@@ -81,20 +83,23 @@ def distributions(path: str | Path, images: ImageSet, classes: tuple[str, ...]) 
     if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "iuf" or rows.shape != size:
         found = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else f"a {type(rows).__name__}"
         raise InputError(
-            f"soft_labels {path} is {found}, not numbers {size}: give a row a test image, a column a class"
+            f"soft_labels {path} is {found}, not numbers {size}: use one row per test image, one column per class"
         )
     shares = torch.from_numpy(rows.astype(np.float64))
     sums = shares.sum(1, keepdim=True)
     if not (shares >= 0).all() or not (sums > 0).all() or not sums.isfinite().all():
-        raise InputError(f"soft_labels {path} has rows that are no shares or numbers of people: give those, 0 or more")
+        raise InputError(
+            f"soft_labels {path} has rows that are not shares or numbers of people: use values of at least 0, "
+            "not all 0 in a row"
+        )
     numbers = numbers_in(images.classes, classes)
     assert numbers is not None
     shares = (shares / sums)[:, np.argsort(numbers)]
     agreeing = (shares.argmax(1) == images.labels).double().mean().item()
     if agreeing < 0.5:  # for CIFAR-10H it is 99 %
         raise InputError(
-            f"soft_labels {path} has most people agree with the labels of {percent(agreeing, 0)} of the test images "
-            "only: they are of other images, or of these in another order"
+            f"soft_labels {path} is for other images, or for these in another order: most people agree with the labels "
+            f"of only {percent(agreeing, 0)} of the test images; use a file in the order of these images"
         )
     return shares
 
@@ -116,10 +121,10 @@ def _read(path: Path) -> Any:
             except Exception as error:  # a broken file can raise anything
                 reason = " ".join(str(error).rpartition("WeightsUnpickler error: ")[2].split())
                 raise InputError(
-                    f"{path} is no file of labels, or damaged ({reason[:200]}): give another, or a whole one"
+                    f"{path} is not a file of labels, or is damaged ({reason[:200]}): use another, or an intact copy"
                 ) from error
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or error}): name a file that can") from error
+        raise InputError(f"{path} cannot be read ({error.strerror or error}): use a file that can be read") from error
 
 
 def _read_npy(file: IO[bytes]) -> Any:
@@ -127,7 +132,7 @@ def _read_npy(file: IO[bytes]) -> Any:
         file.seek(0)
         return np.load(file, allow_pickle=False)
     content = pickles.load(file)
-    is_one = isinstance(content, np.ndarray) and content.shape == ()  # np.save wraps anything that is no array
+    is_one = isinstance(content, np.ndarray) and content.shape == ()  # np.save wraps anything that is not an array
     return content.item() if is_one else content
 
 
@@ -141,7 +146,7 @@ def _integers(content: Any, where: str) -> npt.NDArray[np.int64]:
     try:
         labels = np.asarray(content)
     except (ValueError, TypeError) as error:  # lists of unequal lengths
-        raise InputError(f"{where} is no list of labels ({error}): give an integer an image") from error
+        raise InputError(f"{where} is not a list of labels ({error}): use one integer per image") from error
     return integers(labels, where)
 
 
@@ -151,8 +156,10 @@ def _check_order(images: ImageSet, content: Mapping[str, Any], name: str, path: 
     labels = _integers(content[name], f"{path}: {name}")
     own = images.labels.numpy()
     if len(labels) != len(own) or (labels != own).any():
-        count = f"{int((labels != own).sum()):,} of" if len(labels) == len(own) else f"{len(labels):,} for"
+        how = f"has {len(labels):,} labels for"
+        if len(labels) == len(own):
+            how = f"differs from the labels of {int((labels != own).sum()):,} of"
         raise InputError(
-            f"{path} is of other training images, or of these in another order: its {name} differs from the labels of "
-            f"{count} {len(own):,} images: give both in the official order, which Hugging Face and TensorFlow have not"
+            f"{path} is for other training images, or for these in another order: its {name} {how} {len(own):,} "
+            "images; use both in the official order, which Hugging Face and TensorFlow do not have"
         )

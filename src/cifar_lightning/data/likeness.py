@@ -21,8 +21,8 @@ class Range(NamedTuple):
 # Measured on CIFAR-10's 50,000 training images, re-encoded as JPEG: see docs/trained.md.
 RANGES = {
     "brightness": Range(0.1164, 0.8986, "darker", "brighter"),
-    "contrast": Range(0.0429, 0.3809, "of less contrast", "of more contrast"),
-    "grain": Range(0.1072, 0.6636, "smoother", "of finer grain"),
+    "contrast": Range(0.0429, 0.3809, "less contrast", "more contrast"),
+    "grain": Range(0.1072, 0.6636, "smoother", "grainier"),
     "evenness": Range(0.0, 0.63, "", "more even"),
 }
 

@@ -50,7 +50,10 @@ class OwnTransform:
             made = [self._one(given[i : i + 1], seed, pictures) for i, seed in enumerate(seeds)]
         kinds = sorted({f"{image.dtype} {tuple(image.shape)}" for image in made})
         if len(kinds) > 1:
-            raise InputError(f"{self} gives {kinds[0]} of one image and {kinds[1]} of another: make them alike")
+            raise InputError(
+                f"{self} returns {kinds[0]} for one image and {kinds[1]} for another: "
+                "make it return one dtype and shape for all"
+            )
         return torch.cat(made).to(images.device) if made else images
 
     def _one(self, image: Tensor, seed: int, as_picture: bool) -> Tensor:
@@ -61,8 +64,8 @@ class OwnTransform:
         except Exception as error:  # the user's code may raise anything
             kind = "a PIL image" if as_picture else f"uint8 {tuple(image.shape)}"
             raise InputError(
-                f"{self} fails on an image, {kind}: {' '.join(str(error).split()) or type(error).__name__}; mend it "
-                "(v2.ToDtype(torch.float32, scale=True) makes floats of bytes)"
+                f"{self} fails on an image, {kind}: {' '.join(str(error).split()) or type(error).__name__}; fix it "
+                "(v2.ToDtype(torch.float32, scale=True) converts bytes to floats)"
             ) from error
         found = type(made).__name__
         if isinstance(made, Tensor):
@@ -71,7 +74,7 @@ class OwnTransform:
             made = made[None] if made.dim() == 3 else made
             if made.dim() == 4 and made.shape[:2] == (1, 3) and (made.is_floating_point() or made.dtype == torch.uint8):
                 return made if made.dtype == torch.uint8 else made.float()
-        raise InputError(f"{self} makes {found} of an image: make it uint8 or float (1, 3, height, width)")
+        raise InputError(f"{self} returns {found} for an image: make it return uint8 or float (1, 3, height, width)")
 
     @property
     def stated(self) -> Preprocessing | None:
@@ -165,8 +168,8 @@ class Stages:
         trained = train.in_training(self.after_bytes) if train else self.after_bytes
         if found and trained and found != trained:
             raise InputError(
-                f"the training images come with {trained}, those of {stage} with {found}: give train_transforms and "
-                f"{stage}_transforms that normalise alike, or another normalization"
+                f"the training images are normalised with {trained}, the {stage} images with {found}: "
+                f"use train_transforms and {stage}_transforms that normalise in the same way, or another normalization"
             )
         return found
 

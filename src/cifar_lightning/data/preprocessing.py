@@ -45,10 +45,10 @@ class Preprocessing:
         except (TypeError, ValueError):  # no numbers
             mean = std = ()
         if not len(mean) == len(std) == 3 or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
-            raise InputError(f"mean {self.mean} and std {self.std}: give three numbers each, those of std more than 0")
+            raise InputError(f"mean {self.mean} and std {self.std}: must be three numbers each, with std above 0")
         size = self.size.tolist() if isinstance(self.size, np.generic) else self.size
         if type(size) is not int or size < 1:
-            raise InputError(f"size {size!r} is no whole number from 1 on: give the images' side in pixels")
+            raise InputError(f"size {size!r}: must be a whole number of at least 1, the images' side in pixels")
         object.__setattr__(self, "mean", mean)
         object.__setattr__(self, "std", std)
         object.__setattr__(self, "size", size)
@@ -99,30 +99,30 @@ def as_batch(images: Tensor, size: int | None) -> Tensor:
         InputError: `images` have another type, dtype or shape.
     """
     if isinstance(images, np.ndarray):
-        raise InputError(f"images are a numpy array {images.shape}: give a tensor, torch.from_numpy(images)")
+        raise InputError(f"images are a numpy array {images.shape}: pass a tensor, torch.from_numpy(images)")
     if not isinstance(images, Tensor):
-        raise InputError(f"images are of type {type(images).__name__}: give a tensor, (N, 3, height, width)")
+        raise InputError(f"images are of type {type(images).__name__}: pass a tensor (N, 3, height, width)")
     shape = tuple(images.shape)
     if images.dtype != torch.uint8 and not images.is_floating_point():
-        raise InputError(f"images of {images.dtype}: give uint8, bytes of 0 to 255, or normalised floats")
+        raise InputError(f"images are {images.dtype}: pass uint8, bytes from 0 to 255, or normalised floats")
     if images.dim() == 3:
         images = images[None]
     wanted = f"(N, 3, {size or 'height'}, {size or 'width'})"
     if images.dim() != 4:
-        raise InputError(f"images of shape {shape}: give {wanted}")
+        raise InputError(f"images have shape {shape}: pass {wanted}")
     channels, *sides = images.shape[1:]
     if channels != 3:
         if images.shape[3] in (1, 3, 4):
-            hint = "their channels come last: give images.movedim(-1, -3)"
+            hint = "their channels come last; pass images.movedim(-1, -3)"
         else:
-            hint = {1: "they are grey: give images.expand(-1, 3, -1, -1)", 4: "they have four channels: give RGB"}.get(
-                channels, "they have no three channels"
+            hint = {1: "they are grey; pass images.expand(-1, 3, -1, -1)", 4: "they have four channels; pass RGB"}.get(
+                channels, "they do not have three channels"
             )
-        raise InputError(f"images of shape {shape}, not {wanted}: {hint}")
+        raise InputError(f"images have shape {shape}, not {wanted}: {hint}")
     if size is not None and sides != [size, size]:
         raise InputError(
-            f"images of shape {shape}, not {wanted}: "
-            f"give torchvision.transforms.v2.functional.resize(images, [{size}, {size}])"
+            f"images have shape {shape}, not {wanted}: "
+            f"pass torchvision.transforms.v2.functional.resize(images, [{size}, {size}])"
         )
     return images
 
@@ -131,7 +131,7 @@ def bytes_as_batch(images: Tensor, size: int | None) -> Tensor:
     """Does the same as `as_batch`, but refuses floats: nothing tells whether they are already normalised."""
     images = as_batch(images, size)
     if images.dtype != torch.uint8:
-        raise InputError(f"images of {images.dtype}: give uint8, bytes of 0 to 255")
+        raise InputError(f"images are {images.dtype}: pass uint8, bytes from 0 to 255")
     return images
 
 

@@ -71,7 +71,8 @@ class _Shared(DistributedSampler[int]):
     def __iter__(self) -> Iterator[int]:
         if self.batches.train:  # it shuffles and augments; `dataset` does not
             raise InputError(
-                "a DataLoader made anew from train_dataloader() would neither shuffle nor augment: iterate that as it "
-                'is, or make DataLoader(data.dataset("train", transform), batch_size=128, shuffle=True)'
+                "a DataLoader re-created from train_dataloader() would neither shuffle nor augment: iterate over "
+                "train_dataloader() itself, or use "
+                'DataLoader(data.dataset("train", transform), batch_size=128, shuffle=True)'
             )
         return iter(range(len(self)))
