@@ -109,9 +109,7 @@ def test_a_recipes_own_steps_do_not_count_beside_epochs_that_are_given(plain, tm
 
 
 def test_a_recipe_that_is_none():
-    with pytest.raises(
-        cifar_lightning.InputError, match=f"recipe 'fast' is not known: give one of {', '.join(recipes())}"
-    ):
+    with pytest.raises(cifar_lightning.InputError, match=f"unknown recipe 'fast': choose from {', '.join(recipes())}"):
         fit(recipe="fast")
 
 

@@ -83,7 +83,7 @@ def test_a_full_disk_behind_what_a_command_is_asked_to_print(monkeypatch, capsys
         code = cli.run(commands.load("predict"))
     assert (code, capsys.readouterr().err) == (
         1,
-        "error: could not print all of it (No space left on device): make room, or print elsewhere\n",
+        "error: could not print all of it (No space left on device): free disk space, or print elsewhere\n",
     )
 
 

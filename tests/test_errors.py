@@ -35,7 +35,7 @@ MISTAKES = {
     ("--data.batchsize", "8"): "unknown flag --data.batchsize: did you mean --data.batch_size?",
     ("--learning_rate", "8"): "unknown flag --learning_rate: did you mean --model.lr?",
     ("--model.network", "resnet18"): "unknown flag --model.network: did you mean --model.net?",
-    ("--benchmark", "true"): "unknown flag --benchmark: see --help; for an argument of Lightning's Trainer give "
+    ("--benchmark", "true"): "unknown flag --benchmark: see --help; for an argument of Lightning's Trainer use "
     "--trainer.NAME",
     (
         "--data.image_size",
@@ -71,11 +71,11 @@ MISTAKES = {
     ("--devcies=2",): "unknown flag --devcies: did you mean --devices?",
     ("stray",): "unrecognized arguments: stray; see --help",
     ("--data.batch_size",): "argument --data.batch_size: expected one argument; see --help",
-    ("--trainer.detect_anomaly", "x"): "trainer.detect_anomaly x is out of range: give true or false",
-    ("--trainer.deterministic", "[1]"): "trainer.deterministic [1] is out of range: give true or false",
+    ("--trainer.detect_anomaly", "x"): "trainer.detect_anomaly x: must be true or false",
+    ("--trainer.deterministic", "[1]"): "trainer.deterministic [1]: must be true or false",
     ("--trainer.sync_batchnorm", "true", "--devices", "2", "--data.batch_size", "10"): "trainer.sync_batchnorm true: "
-    "torch's needs GPUs, and the networks here share their statistics without it: leave it out",
-    ("--data.batch_size", "ten"): "--data.batch_size ten is not valid: give a whole number",
+    "torch's version needs GPUs, and the networks of this package share their statistics without it; leave it out",
+    ("--data.batch_size", "ten"): "--data.batch_size ten is not valid: use a whole number",
     ("--data.batch_size", "0"): "batch_size 0: must be at least 1",
     ("--data.batch_size", "-4"): "batch_size -4: must be at least 1",
     ("--data.batch_size", "101"): "batch_size 101 is more than the 100 training images: use at most 100",
@@ -94,65 +94,65 @@ MISTAKES = {
     ("--lr", "3"): "unknown flag --lr: did you mean --model.lr?",
     ("--data.lr", "3"): "unknown flag --data.lr: did you mean --model.lr?",
     ("--data.root", "data"): "unknown flag --data.root: did you mean --data.data_dir?",
-    ("--data", "cifar10"): "unknown flag --data: give its settings, such as --data.data_dir, --data.batch_size",
+    ("--data", "cifar10"): "unknown flag --data: use its settings, such as --data.data_dir, --data.batch_size",
     ("--gpus", "2"): "unknown flag --gpus: did you mean --devices?",
     ("--wandb",): "unknown flag --wandb: did you mean --logger?",
     ("--gradient_clip_val", "1"): "unknown flag --gradient_clip_val: see --help; for an argument of Lightning's "
-    "Trainer give --trainer.NAME",
-    ("--model.lr", ""): "--model.lr (nothing) is not valid: give a number",
+    "Trainer use --trainer.NAME",
+    ("--model.lr", ""): "--model.lr (nothing) is not valid: use a number",
     ("--data.val_split", "-1"): "val_split -1: must be a count, a fraction from 0 to 1, or a fold",
     ("--data.val_split", "1.5"): "val_split 1.5: a fraction must be below 1",
     ("--data.val_split", "100"): "val_split 100 leaves none of the 100 training images: use a smaller val_split",
     ("--data.val_split", "some"): "val_split some: must be a count, a fraction from 0 to 1, or a fold",
-    ("--data.source", "imagenet"): "--data.source imagenet is not valid: give cifar10 or cifar100 or cifar100-coarse "
+    ("--data.source", "imagenet"): "--data.source imagenet is not valid: use cifar10 or cifar100 or cifar100-coarse "
     "or folder or synthetic",
     ("--model.lr", "0"): "lr 0.0: must be more than 0",
-    ("--model.lr", "nan"): "--model.lr nan is not valid: give a number",
+    ("--model.lr", "nan"): "--model.lr nan is not valid: use a number",
     ("--model.net", "vgg"): "unknown net 'vgg': choose from tutorial, normed, resnet18, speed, speed54, speed96",
-    ("--model.width", "1e3"): "--model.width 1e3 is not valid: give a whole number",
+    ("--model.width", "1e3"): "--model.width 1e3 is not valid: use a whole number",
     ("--model.width", f"{10**13}"): "width 10000000000000: cannot build tutorial (RuntimeError: ",
     ("--model.width", f"{10**20}", "--model.net", "speed"): "width 100000000000000000000: cannot build speed (",
     ("--model.sizes", "[16,0]"): "sizes [16, 0]: every side must be at least 1 pixel",
-    ("--model.sizes", "small"): "--model.sizes small is not valid: give a list such as [16,24]",
-    ("--model.sizes", "[16]"): "sizes [16]: the network tutorial takes no images of 16 pixels a side",
+    ("--model.sizes", "small"): "--model.sizes small is not valid: use a list such as [16,24]",
+    ("--model.sizes", "[16]"): "sizes [16]: the network tutorial does not take images of 16 x 16 pixels",
     ("--data.cutout", "8"): "cutout 8: requires augment true; otherwise use 0",
     ("--data.flip", "alternating"): "flip alternating: requires augment true; otherwise use random",
-    ("--data.crop_padding", "4"): "--data.crop_padding 4 does nothing here: give --data.augment true too, or leave it",
-    ("--data.flip", "random"): "--data.flip random does nothing here: give --data.augment true too, or leave it out",
-    ("--model.muon_momentum=0.9",): "--model.muon_momentum 0.9 does nothing here: give --model.muon_lr 0.1 too, or ",
+    ("--data.crop_padding", "4"): "--data.crop_padding 4 does nothing here: use --data.augment true, or leave it",
+    ("--data.flip", "random"): "--data.flip random does nothing here: use --data.augment true, or leave it out",
+    ("--model.muon_momentum=0.9",): "--model.muon_momentum 0.9 does nothing here: use --model.muon_lr 0.1, or ",
     (
         "--data.data_dir",
         "pictures",
-    ): "--data.data_dir pictures does nothing here: give --data.source cifar10, ",
-    ("--data.mirror", "m", "--data.source", "folder"): "--data.mirror m does nothing here: give --data.source cifar10 ",
-    ("--data.sha256", "0"): "--data.sha256 0 does nothing here: give --data.source cifar10, cifar100 or folder too, or",
-    ("--data.source", "cifar10"): "--data.synthetic_size 100 does nothing here: give --data.source synthetic too, or ",
+    ): "--data.data_dir pictures does nothing here: use --data.source cifar10, ",
+    ("--data.mirror", "m", "--data.source", "folder"): "--data.mirror m does nothing here: use --data.source cifar10 ",
+    ("--data.sha256", "0"): "--data.sha256 0 does nothing here: use --data.source cifar10, cifar100 or folder, or",
+    ("--data.source", "cifar10"): "--data.synthetic_size 100 does nothing here: use --data.source synthetic, or ",
     ("--accelerator", "cpu", "--devices", "0,1"): "devices 0,1: only GPUs can be chosen one by one",
-    ("--model.compile", "quick"): "--model.compile quick is not valid: give none or auto or default",
-    ("--max_epochs", "0"): "max_epochs 0 is out of range: give 1 or more",
-    ("--trainer.limit_train_batches", "0"): "trainer.limit_train_batches 0 leaves none of 25 batches: give 1 or more",
+    ("--model.compile", "quick"): "--model.compile quick is not valid: use none or auto or default",
+    ("--max_epochs", "0"): "max_epochs 0: must be at least 1",
+    ("--trainer.limit_train_batches", "0"): "trainer.limit_train_batches 0 leaves none of 25 batches: use at least 1",
     ("--trainer.limit_train_batches", "0.01"): "trainer.limit_train_batches 0.01 leaves none of 25 batches",
     ("--trainer.limit_val_batches", "0.1", "--data.val_split", "20"): "trainer.limit_val_batches 0.1 leaves none of 8",
     ("--trainer.overfit_batches", "0.01"): "trainer.limit_train_batches 0.01 leaves none of 25 batches",
-    ("--trainer.accumulate_grad_batches", "null"): "trainer.accumulate_grad_batches None is out of range: give a",
+    ("--trainer.accumulate_grad_batches", "null"): "trainer.accumulate_grad_batches None: must be a",
     (
         "--trainer.accumulate_grad_batches",
         "1000",
-    ): "trainer.accumulate_grad_batches 1000 is out of range: give at most the 25 batches of an epoch",
-    ("--trainer.accumulate_grad_batches", "0"): "trainer.accumulate_grad_batches 0 is out of range: give 1 or more",
-    ("--trainer.accumulate_grad_batches", "2.5"): "trainer.accumulate_grad_batches 2.5 is out of range: give a whole",
+    ): "trainer.accumulate_grad_batches 1000: must be at most 25, the batches of an epoch",
+    ("--trainer.accumulate_grad_batches", "0"): "trainer.accumulate_grad_batches 0: must be at least 1",
+    ("--trainer.accumulate_grad_batches", "2.5"): "trainer.accumulate_grad_batches 2.5: must be a whole",
     (
         "--trainer.check_val_every_n_epoch",
         "0",
         "--data.val_split",
         "20",
-    ): "trainer.check_val_every_n_epoch 0 is out of range: give 1 to 2, the run's epochs, or null",
+    ): "trainer.check_val_every_n_epoch 0: must be from 1 to 2, the run's epochs, or null",
     (
         "--trainer.val_check_interval",
         "0",
         "--data.val_split",
         "20",
-    ): "trainer.val_check_interval 0 is out of range: give 1 or more",
+    ): "trainer.val_check_interval 0: must be at least 1",
     (
         "--trainer.val_check_interval",
         "00:00:00:05",
@@ -160,7 +160,7 @@ MISTAKES = {
         "2",
         "--data.val_split",
         "20",
-    ): "trainer.val_check_interval by the clock is out of range: give a number of steps, or one device",
+    ): "trainer.val_check_interval by the clock: must be a number of steps, or use one device",
     (
         "--trainer.limit_train_batches",
         "10",
@@ -168,13 +168,14 @@ MISTAKES = {
         "20",
         "--data.val_split",
         "20",
-    ): "trainer.val_check_interval 20 is more than the 10 batches of an epoch: give at most",
+    ): "trainer.val_check_interval 20 is more than the 10 batches of an epoch: use at most",
     (
         "--trainer.limit_test_batches",
         "3",
         "--devices",
         "2",
-    ): "trainer.limit_test_batches 3 cannot be shared by 2 devices, each of which takes whole batches: give a multiple",
+    ): "trainer.limit_test_batches 3 cannot be divided among 2 devices, because each takes whole batches: use "
+    "a multiple",
     (
         "--trainer.limit_val_batches",
         "0.4",
@@ -182,10 +183,10 @@ MISTAKES = {
         "2",
         "--data.val_split",
         "20",
-    ): "trainer.limit_val_batches 0.4 of 4 batches on each of 2 devices leaves others than on one device: give",
-    ("--trainer.limit_test_batches", "0"): "trainer.limit_test_batches 0 is out of range: give a number of batches, 1",
-    ("--trainer.limit_test_batches", "0.5"): "trainer.limit_test_batches 0.5 is out of range: give a number of batches",
-    ("--trainer.limit_test_batches", "10%"): "trainer.limit_test_batches 10% is out of range: give a whole number or",
+    ): "trainer.limit_val_batches 0.4 of 4 batches on each of 2 devices is not the same batches as on one device: use",
+    ("--trainer.limit_test_batches", "0"): "trainer.limit_test_batches 0: must be a number of batches, at least 1",
+    ("--trainer.limit_test_batches", "0.5"): "trainer.limit_test_batches 0.5: must be a number of batches",
+    ("--trainer.limit_test_batches", "10%"): "trainer.limit_test_batches 10%: must be a whole number or",
     (
         "--trainer.val_check_interval",
         "900",
@@ -195,33 +196,39 @@ MISTAKES = {
     (
         "--trainer.val_check_interval",
         "0.5",
-    ): "trainer.val_check_interval 0.5: no images are validated on: give data",
-    ("--trainer.limit_predict_batches", "1"): "trainer.limit_predict_batches does nothing, for a run predicts nothing",
-    ("--verify_steps", "-1"): "verify_steps -1 is out of range: give 0 or more",
-    ("--max_steps", "0"): "max_steps 0 is out of range: give 1 or more, or -1 for no limit",
-    ("--num_nodes", "0"): "num_nodes 0 is out of range: give 1 or more",
+    ): "trainer.val_check_interval 0.5: there are no validation images; pass data",
+    (
+        "--trainer.limit_predict_batches",
+        "1",
+    ): "trainer.limit_predict_batches does nothing, because a run predicts nothing",
+    ("--verify_steps", "-1"): "verify_steps -1: must be at least 0",
+    ("--max_steps", "0"): "max_steps 0: must be at least 1, or -1 for no limit",
+    ("--num_nodes", "0"): "num_nodes 0: must be at least 1",
     ("--num_nodes", "2"): "num_nodes 2: start the script with srun, or with torchrun on each machine",
-    ("--seed", "-1"): "seed -1 is out of range: give 0 to 4294967295",
-    ("--optimizer", "adam"): "unknown flag --optimizer: see --help; for an argument of Lightning's Trainer give --tr",
-    ("--devices", "0"): "devices 0: give a number, a list such as 0,1, or auto",
-    ("--devices", "two"): "devices two: give a number, a list such as 0,1, or auto",
-    ("--accelerator", "abacus"): "accelerator abacus is not known: give cpu, gpu, mps or auto",
-    ("--precision", "16-true"): "precision 16-true: float16 is slow on a CPU, bfloat16 is not: give bf16-true or "
+    ("--seed", "-1"): "seed -1: must be from 0 to 4294967295",
+    ("--optimizer", "adam"): "unknown flag --optimizer: see --help; for an argument of Lightning's Trainer use --tr",
+    ("--devices", "0"): "devices 0: must be a number, a list such as 0,1, or auto",
+    ("--devices", "two"): "devices two: must be a number, a list such as 0,1, or auto",
+    ("--accelerator", "abacus"): "unknown accelerator abacus: choose from cpu, gpu, mps, auto",
+    ("--precision", "16-true"): "precision 16-true: float16 is slow on a CPU, bfloat16 is not; use bf16-true or "
     "bf16-mixed",
-    ("--precision", "7"): "the Trainer does not take these settings: Precision '7' is invalid.",
-    ("--strategy", "none"): "the Trainer does not take these settings: You selected an invalid strategy name",
-    ("--strategy", "ddp_spawn"): "strategy ddp_spawn starts processes of its own: give ddp",
+    ("--precision", "7"): "Lightning's Trainer does not accept these settings: Precision '7' is invalid.",
+    ("--strategy", "none"): "Lightning's Trainer does not accept these settings: You selected an invalid strategy name",
+    ("--strategy", "ddp_spawn"): "strategy ddp_spawn starts processes of its own: use ddp",
     ("--trainer.gradient_clip", "1"): "unknown flag --trainer.gradient_clip: did you mean --trainer.gradient_clip_val?",
-    ("--trainer.max_epochs", "1"): "--trainer.max_epochs is a flag of its own: give --max_epochs",
-    ("--trainer.logger", "true"): "trainer.logger is a setting of its own: give --logger csv, tensorboard, wandb or ",
-    ("--trainer.plugins", "[]"): "trainer.plugins takes objects, and this package brings its own: give --precision, ",
-    ("--callbacks", "EarlyStopping"): "unknown flag --callbacks: it takes objects, which no file of settings holds: ",
-    ("--logger", "comet"): "logger comet is not known: give some of csv, tensorboard, wandb, mlflow, with commas, or ",
-    ("--recipe", "cake"): "recipe 'cake' is not known: give one of ",
-    ("--config", "none.yaml"): "--config none.yaml does not exist: give the path of a YAML file",
-    ("--config=/tmp",): "--config /tmp cannot be read (Is a directory): give the path of a YAML file",
+    ("--trainer.max_epochs", "1"): "--trainer.max_epochs is a flag of its own: use --max_epochs",
+    ("--trainer.logger", "true"): "trainer.logger is a setting of its own: use --logger csv, tensorboard, wandb or ",
+    ("--trainer.plugins", "[]"): "trainer.plugins takes objects, and this package brings its own: use --precision, ",
+    ("--callbacks", "EarlyStopping"): "unknown flag --callbacks: it takes objects, which a file cannot hold: ",
+    (
+        "--logger",
+        "comet",
+    ): "unknown logger comet: choose from csv, tensorboard, wandb, mlflow (several with commas), or ",
+    ("--recipe", "cake"): "unknown recipe 'cake': choose from ",
+    ("--config", "none.yaml"): "--config none.yaml does not exist: use the path of a YAML file",
+    ("--config=/tmp",): "--config /tmp cannot be read (Is a directory): use the path of a YAML file",
     ("--default_root_dir", "/proc/none"): "default_root_dir /proc/none: No such file or directory; give another",
-    ("--resume", "nowhere"): "nothing to resume: nowhere does not exist: give a run's folder",
+    ("--resume", "nowhere"): "nothing to resume: nowhere does not exist: use a run's folder",
     ("--resume", "~nobody-of-that-name/run"): "nothing to resume: ~nobody-of-that-name/run does not exist",
 }
 
@@ -236,59 +243,59 @@ def test_fit(call, tmp_path, flags):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("max_epochs:\nseed: 0\n", "--max_epochs has no value in mine.yaml: give a whole number, or leave it out"),
-        ("max_epochs:\n", "--max_epochs has no value in mine.yaml: give a whole number, or leave it out"),
+        ("max_epochs:\nseed: 0\n", "--max_epochs has no value in mine.yaml: use a whole number, or leave it out"),
+        ("max_epochs:\n", "--max_epochs has no value in mine.yaml: use a whole number, or leave it out"),
         (
             "checkpoint_every_n_steps:\n",
-            "--checkpoint_every_n_steps has no value in mine.yaml: give a whole number, or leave it out",
+            "--checkpoint_every_n_steps has no value in mine.yaml: use a whole number, or leave it out",
         ),
-        ("model: {lr: null}\n", "--model.lr has no value in mine.yaml: give a number, or leave it out"),
-        ("data:\n  augment:\n", "--data.augment has no value in mine.yaml: give true or false, or leave it out"),
+        ("model: {lr: null}\n", "--model.lr has no value in mine.yaml: use a number, or leave it out"),
+        ("data:\n  augment:\n", "--data.augment has no value in mine.yaml: use true or false, or leave it out"),
         (
             "data:\n  val_split:\n",
-            "--data.val_split has no value in mine.yaml: give a whole number or a number or text (in "
+            "--data.val_split has no value in mine.yaml: use a whole number or a number or text (in "
             "quotes), or leave it out",
         ),
         (
             "model: {schedule: }\n",
-            "--model.schedule has no value in mine.yaml: give constant or one-cycle or cosine or "
+            "--model.schedule has no value in mine.yaml: use constant or one-cycle or cosine or "
             "linear, or leave it out",
         ),
         (
             "seed: 0\ndata:\n",
-            "data in mine.yaml is empty: give settings below it, such as data_dir, batch_size, source, or leave it out",
+            "data in mine.yaml is empty: put settings below it, such as data_dir, batch_size, source, or leave it out",
         ),
         (
             "data: 5\n",
-            "data in mine.yaml is 5: give settings below it, such as data_dir, batch_size, source, or leave it out",
+            "data in mine.yaml is 5: put settings below it, such as data_dir, batch_size, source, or leave it out",
         ),
-        ("seed: 0\ntrainer:\n", "--trainer has no value in mine.yaml: give --trainer.KEY VALUE, or leave it out"),
-        ("", "--config mine.yaml is empty: give lines such as max_epochs: 10, or leave it out"),
-        ("# seed: 0\n", "--config mine.yaml is empty: give lines such as max_epochs: 10, or leave it out"),
+        ("seed: 0\ntrainer:\n", "--trainer has no value in mine.yaml: use --trainer.KEY VALUE, or leave it out"),
+        ("", "--config mine.yaml is empty: add lines such as max_epochs: 10, or leave out --config"),
+        ("# seed: 0\n", "--config mine.yaml is empty: add lines such as max_epochs: 10, or leave out --config"),
         (
             "max_epochs = 10\n",
-            "--config mine.yaml holds no settings: give lines such as max_epochs: 10, or leave it out",
+            "--config mine.yaml holds no settings: add lines such as max_epochs: 10, or leave out --config",
         ),
         (
             "seed: 0\n\tmax_epochs: 1\n",
-            "--config mine.yaml is no YAML (found character '\\t' that cannot start any token, line 2): mend it",
+            "--config mine.yaml is not valid YAML (found character '\\t' that cannot start any token, line 2): fix it",
         ),
         (
             "data:\n  source: folder\nseed: 0\ndata:\n  batch_size: 4\n",
-            "--config mine.yaml has data twice, in lines 1 and 4: make it one",
+            "--config mine.yaml has data twice, in lines 1 and 4: remove one",
         ),
-        ("model: {lr: 0.1, lr: 0.2}\n", "--config mine.yaml has lr twice, in lines 1 and 1: make it one"),
-        ("seed: 0\nconfig: other.yaml\n", "config in mine.yaml does nothing: give --config for each file"),
+        ("model: {lr: 0.1, lr: 0.2}\n", "--config mine.yaml has lr twice, in lines 1 and 1: remove one"),
+        ("seed: 0\nconfig: other.yaml\n", "config in mine.yaml does nothing: pass --config for each file"),
         (
             "data: {num_workers: 4}\n",
             "unknown flag --data.num_workers in mine.yaml: there are no workers, because the images are in "
             "memory and the training process makes the batches; leave it out",
         ),
         ("data: {bach_size: 4}\n", "unknown flag --data.bach_size in mine.yaml: did you mean --data.batch_size?"),
-        ("model: {net: 5}\n", "--model.net 5 in mine.yaml is not valid: give text (in quotes)"),
-        ("recipe: quick\n", "recipe quick in a file of settings does nothing: give --recipe quick as a flag"),
-        ("resume: auto\n", "resume auto in a file of settings does nothing: give --resume auto as a flag"),
-        ("\udcff\udcfe", "--config mine.yaml is no text (invalid start byte): give a YAML file"),
+        ("model: {net: 5}\n", "--model.net 5 in mine.yaml is not valid: use text (in quotes)"),
+        ("recipe: quick\n", "recipe quick in a file of settings does nothing: pass --recipe quick as a flag"),
+        ("resume: auto\n", "resume auto in a file of settings does nothing: pass --resume auto as a flag"),
+        ("\udcff\udcfe", "--config mine.yaml is not text (invalid start byte): use a YAML file"),
     ],
 )
 def test_a_file_of_settings(call, tmp_path, text, message):
@@ -302,15 +309,15 @@ def test_the_file_that_is_wrong_is_named(call, tmp_path, more):
     for name, lr in {"good": 0.1, "bad": "fast"}.items():
         (tmp_path / f"{name}.yaml").write_text(f"model: {{lr: {lr}}}\n")
     line = one_line(*call("fit", *FIT, "--config", "good.yaml", "--config", "bad.yaml", *more))
-    assert line == "error: --model.lr fast in bad.yaml is not valid: give a number\n"
+    assert line == "error: --model.lr fast in bad.yaml is not valid: use a number\n"
     line = one_line(*call("fit", *FIT, "--config", "good.yaml", "--model.lr", "fast"))
-    assert line == "error: --model.lr fast is not valid: give a number\n"
+    assert line == "error: --model.lr fast is not valid: use a number\n"
 
 
 def test_a_recipe_under_the_settings_of_a_whole_run_does_nothing(call, checkpoint):
     whole = ("--config", checkpoint.parents[1] / "config.yaml")
     line = one_line(*call("fit", *FIT, "--recipe", "quick", *whole))
-    assert line == "error: recipe quick does nothing: all of its settings are given besides, so leave it out\n"
+    assert line == "error: recipe quick does nothing: all of its settings are given separately; leave it out\n"
 
 
 def test_what_a_flag_may_need_is_as_good_in_a_file_or_a_recipe(plain, call, tmp_path):
@@ -321,7 +328,7 @@ def test_what_a_flag_may_need_is_as_good_in_a_file_or_a_recipe(plain, call, tmp_
     line = one_line(*call("fit", *FIT, "--folds", "21", "--data.split_seed", "1", "--data.flip", "none"))
     assert line.startswith("error: 21 folds are more than the 10 training images of the class")
     line = one_line(*call("fit", *FIT, "--recipe", "quick", "--data.crop_padding", "4", "--max_epochs", "0"))
-    assert line.startswith("error: max_epochs 0 is out of range")
+    assert line.startswith("error: max_epochs 0: must be at least 1")
 
 
 def test_a_file_may_say_that_what_need_not_be_given_is_null(plain, call, tmp_path):
@@ -334,9 +341,9 @@ def test_a_file_may_say_that_what_need_not_be_given_is_null(plain, call, tmp_pat
 
 ABSENT = [
     ({"epochs": 3}, r"epochs is not an argument of fit: did you mean max_epochs\?"),
-    ({"lr": 0.1}, r"lr is not an argument of fit: give model=\{'lr': ...\}"),
-    ({"batch_size": 4}, r"batch_size is not an argument of fit: give data=\{'batch_size': ...\}"),
-    ({"learning_rate": 4}, r"learning_rate is not an argument of fit: give model=\{'lr': ...\}"),
+    ({"lr": 0.1}, r"lr is not an argument of fit: use model=\{'lr': ...\}"),
+    ({"batch_size": 4}, r"batch_size is not an argument of fit: use data=\{'batch_size': ...\}"),
+    ({"learning_rate": 4}, r"learning_rate is not an argument of fit: use model=\{'lr': ...\}"),
     ({"gpus": 4}, r"gpus is not an argument of fit: did you mean devices\?"),
 ]
 
@@ -351,7 +358,7 @@ def test_nor_have_many_fits_such_arguments(tmp_path, arguments, message):
 def test_what_is_inside_a_run_names_it(checkpoint, call, inside):
     run = checkpoint.parents[1]
     line = one_line(*call("fit", "--resume", run / inside))
-    assert line == f"error: nothing to resume: {run / inside} lies in a run's folder: give {run}\n"
+    assert line == f"error: nothing to resume: {run / inside} is inside a run's folder: use {run}\n"
 
 
 def test_another_programs_folder_is_no_run_to_resume(call, tmp_path):
@@ -360,7 +367,7 @@ def test_another_programs_folder_is_no_run_to_resume(call, tmp_path):
     theirs.mkdir(parents=True)
     (theirs / "config.yaml").write_text("seed_everything: 0\ntrainer: {max_epochs: 3}\nmodel: {}\ndata: {}\n")
     line = one_line(*call("fit", "--resume", theirs))
-    assert line == f"error: nothing to resume: {theirs / 'config.yaml'} is not the settings of a run of fit\n"
+    assert line == f"error: nothing to resume: {theirs / 'config.yaml'} does not hold the settings of a run of fit\n"
     with newest_unfinished(tmp_path) as found:
         assert found is None
 
@@ -371,7 +378,7 @@ def test_another_programs_folder_is_no_run_to_resume(call, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"data": {"seed": 1}}, "data.seed is set by the run's seed: give that"),
+        ({"data": {"seed": 1}}, "data.seed is set by the run's seed: use seed"),
         (
             {"data": {"num_workers": 4}},
             "data.num_workers is not an argument of CIFAR10DataModule: there are no workers, because the",
@@ -383,17 +390,17 @@ def test_another_programs_folder_is_no_run_to_resume(call, tmp_path):
         ({"fast_dev_run": 3}, "fast_dev_run 3 is out of range: give true or false"),
         ({"default_root_dir": 5}, "default_root_dir 5 is out of range: give text"),
         ({"report": "no"}, "report 'no' is out of range: give true or false"),
-        ({"trainer": {"min_epochs": "3"}}, "trainer.min_epochs 3 is out of range: give a whole number"),
-        ({"trainer": {"min_epochs": 3}}, "trainer.min_epochs 3 is out of range: give 0 to 2, the run's epochs"),
-        ({"trainer": {"min_epochs": -1}}, "trainer.min_epochs -1 is out of range: give 0 to 2"),
+        ({"trainer": {"min_epochs": "3"}}, "trainer.min_epochs 3: must be a whole number"),
+        ({"trainer": {"min_epochs": 3}}, "trainer.min_epochs 3: must be from 0 to 2, the run's epochs"),
+        ({"trainer": {"min_epochs": -1}}, "trainer.min_epochs -1: must be from 0 to 2"),
         (
             {"trainer": {"min_steps": 10_000}},
-            "trainer.min_steps 10000 is out of range: give 0 to 5000, the run",
+            "trainer.min_steps 10000: must be from 0 to 5000, the run",
         ),
-        ({"trainer": {"gradient_clip_val": -1}}, "trainer.gradient_clip_val -1 is out of range: give 0 or more"),
+        ({"trainer": {"gradient_clip_val": -1}}, "trainer.gradient_clip_val -1: must be at least 0"),
         (
             {"trainer": {"gradient_clip_val": float("nan")}},
-            "trainer.gradient_clip_val nan is out of range: give 0 or",
+            "trainer.gradient_clip_val nan: must be at least 0",
         ),
         (
             {"trainer": {"gradient_clip_algorithm": "norm"}},
@@ -401,22 +408,22 @@ def test_another_programs_folder_is_no_run_to_resume(call, tmp_path):
         ),
         (
             {"trainer": {"num_sanity_val_steps": -2}},
-            "trainer.num_sanity_val_steps -2 is out of range: give 0 or more",
+            "trainer.num_sanity_val_steps -2: must be at least 0",
         ),
-        ({"trainer": {"overfit_batches": None}}, "trainer.overfit_batches None is out of range: give a whole"),
+        ({"trainer": {"overfit_batches": None}}, "trainer.overfit_batches None: must be a whole"),
         *(
-            ({"trainer": {"max_time": time}}, f"trainer.max_time {time} is out of range: give a time of more")
+            ({"trainer": {"max_time": time}}, f"trainer.max_time {time}: must be a time above 0")
             for time in (5, {"hours": -1}, {"hour": 1}, {"hours": "x"}, "00:00:00:00", "soon")
         ),
         (
             {"data": {"source": "synthetic", "val_split": 20}, "trainer": {"check_val_every_n_epoch": 3}},
-            "trainer.check_val_every_n_epoch 3 is out of range: give 1 to 2, the run's epochs, or null",
+            "trainer.check_val_every_n_epoch 3: must be from 1 to 2, the run's epochs, or null",
         ),
         (
             {"data": {"source": "synthetic", "val_split": 20}, "trainer": {"val_check_interval": {"days": -1}}},
-            "trainer.val_check_interval {'days': -1} is out of range: give a number of batches",
+            "trainer.val_check_interval {'days': -1}: must be a number of batches",
         ),
-        ({"model": {"net": torch.nn.Flatten()}}, "model.net Flatten cannot be kept in config.yaml: give its"),
+        ({"model": {"net": torch.nn.Flatten()}}, "model.net Flatten is code, which config.yaml cannot hold: use its"),
         *ABSENT,
     ],
 )
@@ -431,7 +438,10 @@ def test_fit_from_python(tmp_path, arguments, message):
     [
         ({"data": {"sourc": "cifar100"}}, "data.sourc is not an argument of CIFAR10DataModule: did you mean source?"),
         *(
-            ({"data": data}, f"data is {what} and no dictionary: evaluate makes its own CIFAR10DataModule of settings")
+            (
+                {"data": data},
+                f"data is {what}, not a dictionary: evaluate makes its own CIFAR10DataModule from settings",
+            )
             for data, what in (("data", "'data'"), (CIFAR10DataModule(source="synthetic"), "a CIFAR10DataModule"))
         ),
         ({"test_views": "five"}, "test_views five is out of range: give one or mirror or six"),
@@ -449,11 +459,14 @@ def test_evaluate_from_python(checkpoint, tmp_path, arguments, message):
         ({"max_epochs": "10"}, "max_epochs '10' is out of range: give a whole number"),
         ({"max_steps": 10.5}, "max_steps 10.5 is out of range: give a whole number"),
         ({"threads": True}, "threads True is out of range: give a whole number"),
-        ({"optim.lr": 0.1}, "optim.lr is no setting of a run: give some of fit's, such as max_epochs or data.data_dir"),
-        ({"data": 5}, "data is no setting of a run: give some of fit's, such as max_epochs or data.data_dir"),
+        (
+            {"optim.lr": 0.1},
+            "optim.lr is not a setting of a run: use one of fit's, such as max_epochs or data.data_dir",
+        ),
+        ({"data": 5}, "data is not a setting of a run: use one of fit's, such as max_epochs or data.data_dir"),
         ({"data": {"sourc": "folder"}}, "data.sourc is not an argument of CIFAR10DataModule: did you mean source?"),
         ({"trainer.foo": 3}, "unknown flag --trainer.foo: Lightning's Trainer has no such argument"),
-        ({"trainer": {"max_epochs": 3}}, "--trainer.max_epochs is a flag of its own: give --max_epochs"),
+        ({"trainer": {"max_epochs": 3}}, "--trainer.max_epochs is a flag of its own: use --max_epochs"),
     ],
 )
 def test_resume_from_python(finished, changes, message):
@@ -467,14 +480,17 @@ def test_resume_from_python(finished, changes, message):
 
 def test_changes_in_python_are_a_dictionary(finished, tmp_path):
     for changed in (lambda: resume(finished.folder, 5), lambda: resume_many(tmp_path, [5], report=False)):
-        with pytest.raises(InputError, match=r"^changes is (5|a list) and no dictionary: give settings by their names"):
+        with pytest.raises(InputError, match=r"^changes is (5|a list), not a dictionary: use settings by their names"):
             changed()
 
 
 def test_what_is_no_group_of_runs(finished, tmp_path):
     for folder, what in (
         (finished.folder, "is a single run: give it to resume"),
-        (finished.folder.parent, f"is no run's folder, but one of runs: give {finished.folder}, the newest"),
+        (
+            finished.folder.parent,
+            f"is not a run's folder but a folder of runs: use one of them, such as {finished.folder}, the newest",
+        ),
         (tmp_path, "is no folder of fit_many: give one that is"),
     ):
         with pytest.raises(InputError, match=f"^nothing to resume: {folder} {what}$"):
@@ -610,13 +626,13 @@ def test_folder_that_is_not_there(call):
 @pytest.mark.parametrize(
     ("gpus", "devices", "message"),
     [
-        (0, "auto", "accelerator gpu: this machine has no GPU that torch can use; give --accelerator cpu"),
-        (0, "2", "accelerator gpu: this machine has no GPU that torch can use; give --accelerator cpu"),
-        (1, "2", "devices 2: this machine has 1 GPU; give at most that many, each once"),
-        (2, "0,2", "devices 0,2: this machine has 2 GPUs; give at most that many, each once"),
-        (2, "0,0", "devices 0,0: this machine has 2 GPUs; give at most that many, each once"),
-        (2, "0,-1", "devices 0,-1: this machine has 2 GPUs; give at most that many, each once"),
-        (2, ",", "devices ,: give a number, a list such as 0,1, or auto"),
+        (0, "auto", "accelerator gpu: this machine has no GPU that torch can use; use --accelerator cpu"),
+        (0, "2", "accelerator gpu: this machine has no GPU that torch can use; use --accelerator cpu"),
+        (1, "2", "devices 2: this machine has 1 GPU; use at most 1, each once"),
+        (2, "0,2", "devices 0,2: this machine has 2 GPUs; use at most 2, each once"),
+        (2, "0,0", "devices 0,0: this machine has 2 GPUs; use at most 2, each once"),
+        (2, "0,-1", "devices 0,-1: this machine has 2 GPUs; use at most 2, each once"),
+        (2, ",", "devices ,: must be a number, a list such as 0,1, or auto"),
     ],
 )
 def test_gpus_that_are_not_there(call, monkeypatch, tmp_path, gpus, devices, message):
@@ -630,10 +646,10 @@ def test_gpus_that_are_not_there(call, monkeypatch, tmp_path, gpus, devices, mes
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--devices", 2], "devices 2: there is one Apple GPU; give --devices 1, or --accelerator cpu"),
+        (["--devices", 2], "devices 2: there is only one Apple GPU; use --devices 1, or --accelerator cpu"),
         (
             ["--precision", "64-true"],
-            "precision 64-true: an Apple GPU has no float64: give 32-true, or --accelerator cpu",
+            "precision 64-true: an Apple GPU has no float64; use 32-true, or --accelerator cpu",
         ),
     ],
 )
@@ -722,7 +738,7 @@ def test_evaluate_flags(call, checkpoint):
     line = one_line(*call("evaluate", checkpoint, "--data.bach_size", "3"))
     assert line == "error: unknown flag --data.bach_size: did you mean --data.eval_batch_size?\n"
     line = one_line(*call("evaluate", checkpoint, "--precision", "7"))
-    assert line.startswith("error: the Trainer does not take these settings: Precision '7' is invalid")
+    assert line.startswith("error: Lightning's Trainer does not accept these settings: Precision '7' is invalid")
     assert one_line(*call("evaluate")) == "error: the following arguments are required: checkpoint; see --help\n"
 
 
@@ -823,11 +839,12 @@ def test_what_is_no_run_is_named_and_what_to_give(call, tmp_path, finished, comm
         path.write_text("")
     run = run.relative_to(tmp_path)
     said = {
-        "lightning_logs": f"lightning_logs is no run's folder, but one of runs: give {run}, the newest",
-        ".": f". is no run's folder, but one of runs: give {run}, the newest",
-        f"{run}/model.onnx": f"{run}/model.onnx is a program for ONNX Runtime, and no checkpoint: give {run}",
-        f"{run}/model.pt2": f"{run}/model.pt2 is a program for torch.export.load, and no checkpoint: give {run}",
-        "model.pt2": "model.pt2 is a program for torch.export.load, and no checkpoint: give the run that it was "
+        "lightning_logs": "lightning_logs is not a run's folder but a folder of runs: use one of them, such as "
+        f"{run}, the newest",
+        ".": f". is not a run's folder but a folder of runs: use one of them, such as {run}, the newest",
+        f"{run}/model.onnx": f"{run}/model.onnx is a program for ONNX Runtime, not a checkpoint: use {run}",
+        f"{run}/model.pt2": f"{run}/model.pt2 is a program for torch.export.load, not a checkpoint: use {run}",
+        "model.pt2": "model.pt2 is a program for torch.export.load, not a checkpoint: use the run that it was "
         "exported from",
     }
     for given, line in said.items():
@@ -840,7 +857,7 @@ def test_of_a_group_one_run_is_named(call, tmp_path, command):
     (tmp_path / "group").mkdir()
     (tmp_path / "group" / "group.yaml").write_text("{kind: seeds, runs: [seed_0, seed_1]}")
     line = one_line(*call(*(argument.format("group") for argument in TAKES_A_RUN[command])))
-    assert line == "error: group holds several runs: give one of them, such as group/seed_0\n"
+    assert line == "error: group holds several runs: use one of them, such as group/seed_0\n"
 
 
 def test_a_subclass_with_an_argument_of_its_own_is_loaded_as_the_line_says(tmp_path):
@@ -906,25 +923,25 @@ RANK = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "here", "MASTER_PORT": "2
         (
             SRUN,
             ("--devices", 4),
-            "devices 4 and num_nodes 1 are 4 processes, 4 on each machine, and srun has started 2, 2 on this machine: "
-            "leave --devices and --num_nodes out to go by srun, or have it start as many",
+            "devices 4 and num_nodes 1 are 4 processes, 4 on each machine, but srun has started 2, 2 on this machine: "
+            "leave out --devices and --num_nodes to use what srun has started, or start 4 processes",
         ),
         (
             SRUN,
             ("--num_nodes", 2),
-            "devices 2 and num_nodes 2 are 4 processes, 2 on each machine, and srun has started 2, 2 on this machine: "
-            "leave --devices and --num_nodes out to go by srun, or have it start as many",
+            "devices 2 and num_nodes 2 are 4 processes, 2 on each machine, but srun has started 2, 2 on this machine: "
+            "leave out --devices and --num_nodes to use what srun has started, or start 4 processes",
         ),
         (
             {**SRUN, "SLURM_STEP_NUM_TASKS": "3", "SLURM_STEP_TASKS_PER_NODE": "2,1"},
             (),
-            "srun has started 3 tasks unevenly (2,1 on its machines): give srun --ntasks-per-node",
+            "srun has started different numbers of tasks on its machines (2,1, 3 in all): use srun --ntasks-per-node",
         ),
         (
             {**SRUN, **RANK},
             (),
-            "the environment has RANK 1 and WORLD_SIZE 2, and srun says that this is rank 0 of 2: unset RANK and "
-            "WORLD_SIZE to go by srun, or set LOCAL_RANK too to go by the environment",
+            "the environment has RANK 1 and WORLD_SIZE 2, but srun says that this is rank 0 of 2: unset RANK and "
+            "WORLD_SIZE to use the values of srun, or also set LOCAL_RANK to use the environment's",
         ),
     ],
 )
@@ -938,17 +955,17 @@ def test_two_readings_of_a_job(call, monkeypatch, tmp_path, variables, flags, sa
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
-        ({"RANK": "0"}, "RANK 0 and no WORLD_SIZE"),
-        ({"WORLD_SIZE": "1"}, "WORLD_SIZE 1 and no RANK"),
-        ({"RANK": "0", "WORLD_SIZE": "2"}, "WORLD_SIZE 2 and no MASTER_ADDR"),
-        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "here"}, "WORLD_SIZE 2 and no MASTER_PORT"),
+        ({"RANK": "0"}, "RANK 0 but no WORLD_SIZE"),
+        ({"WORLD_SIZE": "1"}, "WORLD_SIZE 1 but no RANK"),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, "WORLD_SIZE 2 but no MASTER_ADDR"),
+        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "here"}, "WORLD_SIZE 2 but no MASTER_PORT"),
     ],
 )
 def test_half_of_what_a_launcher_sets(call, monkeypatch, tmp_path, variables, said):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     line = one_line(*call("fit", *FIT, "--max_steps", 1, "--devices", len(variables), "--data.batch_size", 60))
-    assert line == f"error: the environment has {said}: unset it, or use torchrun\n"
+    assert line == f"error: the environment has {said}: unset {said.split()[0]}, or use torchrun\n"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -237,23 +237,23 @@ def test_logits_that_are_not_finite(plain, call, tmp_path):
     small = ("--data.synthetic_size", "300", "--data.batch_size", "20", "--max_steps", "1", "--model.lr", "1e9")
     code, out, err = call("fit", *SYNTHETIC, *small, "--data.val_split", 40)
     run = tmp_path / "lightning_logs" / "version_0"
-    note = re.escape(f"note: {run.relative_to(tmp_path)}: the logits of ")
+    note = re.escape(f"note: {run.relative_to(tmp_path)}: NaN or infinite logits for ")
     assert code == 0, err
-    assert re.search(rf"^{note}\d+ test images are NaN or infinite; NaN alone counts as airplane$", err, re.M)
-    assert "note: best.ckpt: the validation loss that goes with it is nan: logits of NaN alone count as airplane" in err
+    assert re.search(rf"^{note}\d+ test images; images with only NaN logits count as airplane$", err, re.M)
+    assert "note: best.ckpt has a validation loss of nan: images with only NaN logits count as airplane" in err
     assert "on 60 test images, loss nan (best.ckpt, step 1)\n" in out
     results = json.loads((run / "results.json").read_text(), parse_constant=refuse)
     assert results["test_loss"] is None
     odd = int(re.search(rf"^{note}(\d+) test images", err, re.M)[1])
     assert results["not_finite"] == odd > 0
     code, out, err = call("evaluate", run, "--accelerator", "cpu")
-    assert (code, "loss nan" in out, "test images are NaN or infinite" in err) == (0, True, True)
+    assert (code, "loss nan" in out, "NaN or infinite logits for " in err) == (0, True, True)
     images = CIFAR10DataModule(source="synthetic", synthetic_size=300).image_set("test").images
     write_corrupted(tmp_path / "c", {"fog": images.permute(0, 2, 3, 1).numpy()}, np.zeros(12))
     code, out, err = call("evaluate", run, *SYNTHETIC, "--data.source", "cifar10", "--data.data_dir", "c")
     assert code == 0, err
     assert odd == json.loads((run / "evaluation" / "results.json").read_text())["not_finite"]
-    assert f"logits of {odd} test images are NaN or infinite" in err
+    assert f"NaN or infinite logits for {odd} test images" in err
     Image.effect_noise((32, 32), 100).convert("RGB").save(tmp_path / "a.png")
     code, out, err = call("predict", run, "a.png", "--json")
     assert code == 0, err

@@ -107,7 +107,7 @@ def test_a_folder_that_is_gone(tmp_path, script):
     ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: the folder that this was started in has been deleted: cd to another\n"
+    assert done.stderr == "error: the current folder has been deleted: cd to another folder\n"
 
 
 # --- a system without fcntl: Windows ---------------------------------------------------------------------

@@ -48,7 +48,7 @@ def run(script: Callable[[Sequence[str]], int | None]) -> int:
         console.say(f"error: {error}")
         return 2
     except FileNotFoundError:  # torch would end the process without a message
-        console.say("error: the folder that this was started in has been deleted: cd to another")
+        console.say("error: the current folder has been deleted: cd to another folder")
         return 2
     signals.install()
     console.print_anything()
@@ -88,6 +88,6 @@ def _mismatch() -> str:
     from importlib.metadata import version
 
     return (
-        f"torch {version('torch')} and torchvision {version('torchvision')} are not builds that belong together: "
-        "pip install --force-reinstall torch torchvision"
+        f"torch {version('torch')} and torchvision {version('torchvision')} do not match: "
+        "install matching ones with: pip install --force-reinstall torch torchvision"
     )

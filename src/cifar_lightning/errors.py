@@ -26,7 +26,7 @@ class NonFiniteError(RuntimeError):
         ...     fit(small, {"lr": 1e10}, max_epochs=1, accelerator="cpu")
         ... except NonFiniteError:
         ...     print("a lower learning rate next time")
-        lightning_logs/version_... starts: 1 x cpu, batch 4, 1 epoch
+        lightning_logs/version_... starts: 1 x cpu, batch size 4, 1 epoch
         computes on the CPU ...
         a lower learning rate next time
     """

@@ -135,11 +135,11 @@ def _instead(flag: str, known: Sequence[str]) -> str:
     name = refused.NAMED.get(name, name)
     near = [option for option in flags if option == f"--{name}" or option.endswith(f".{name}")]
     if not near and (of_group := [option for option in flags if option.startswith(f"{flag}.")]):
-        return f"give its settings, such as {', '.join(of_group[:3])}"
+        return f"use its settings, such as {', '.join(of_group[:3])}"
     near = near or difflib.get_close_matches(flag, flags, n=1, cutoff=0.6)
     hint = f"did you mean {near[0]}?" if near else "see --help"
     if not near and "--trainer" in known:
-        hint += "; for an argument of Lightning's Trainer give --trainer.NAME"
+        hint += "; for an argument of Lightning's Trainer use --trainer.NAME"
     return hint
 
 
@@ -161,7 +161,7 @@ def _in_our_words(error: str, parser: "ArgumentParser", place: str) -> str:
         return f"{error}; see --help"
     flag, value = parts[1], parts[2] or "(nothing)"
     expected = {action.dest: _expected(action) for action in parser._actions}
-    return f"--{flag} {value}{place} is not valid: give {expected.get(flag, 'another')}"
+    return f"--{flag} {value}{place} is not valid: use {expected.get(flag, 'another value')}"
 
 
 def named_in(arguments: Sequence[str]) -> set[str]:

@@ -25,7 +25,7 @@ def recipe(name: str) -> Path:
         InputError: There is no recipe of that name.
     """
     if name not in recipes():
-        raise InputError(f"recipe {name!r} is not known: give one of {', '.join(recipes())}")
+        raise InputError(f"unknown recipe {name!r}: choose from {', '.join(recipes())}")
     return RECIPES / f"{name}.yaml"
 
 
@@ -43,22 +43,22 @@ def names_in(path: str, expected: Mapping[str, str], optional: Collection[str]) 
     content = _read(path)
     if not isinstance(content, dict):
         what = "is empty" if content is None else "holds no settings"
-        raise InputError(f"--config {path} {what}: give lines such as max_epochs: 10, or leave it out")
+        raise InputError(f"--config {path} {what}: add lines such as max_epochs: 10, or leave out --config")
     names: list[str] = []
     nothing = all(value is None for value in content.values())
     for key, value in content.items():
         if key == "config":
-            raise InputError(f"config in {path} does nothing: give --config for each file")
+            raise InputError(f"config in {path} does nothing: pass --config for each file")
         members = [name for name in expected if name.startswith(f"{key}.")]
         if members and not isinstance(value, dict):
             what = "is empty" if value is None else f"is {value!r}"
             examples = ", ".join(name.rpartition(".")[2] for name in members[:3])
-            raise InputError(f"{key} in {path} {what}: give settings below it, such as {examples}, or leave it out")
+            raise InputError(f"{key} in {path} {what}: put settings below it, such as {examples}, or leave it out")
         found = {f"{key}.{name}": x for name, x in value.items()} if members else {str(key): value}
         for name, x in found.items():
             # jsonargparse refuses a file in which no setting has a value, even if all may be null.
             if x is None and name in expected and (nothing or name not in optional):
-                raise InputError(f"--{name} has no value in {path}: give {expected[name]}, or leave it out")
+                raise InputError(f"--{name} has no value in {path}: use {expected[name]}, or leave it out")
         names += found
     return names
 
@@ -70,22 +70,22 @@ def _read(path: str) -> object:
         text = Path(os.path.expanduser(path)).read_text("utf-8")
         written, content = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
     except FileNotFoundError as error:
-        raise InputError(f"--config {path} does not exist: give the path of a YAML file") from error
+        raise InputError(f"--config {path} does not exist: use the path of a YAML file") from error
     except OSError as error:
-        raise InputError(f"--config {path} cannot be read ({error.strerror}): give the path of a YAML file") from error
+        raise InputError(f"--config {path} cannot be read ({error.strerror}): use the path of a YAML file") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"--config {path} is no text ({error.reason}): give a YAML file") from error
+        raise InputError(f"--config {path} is not text ({error.reason}): use a YAML file") from error
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise InputError(f"--config {path} is no YAML ({error.problem}, line {line}): mend it") from error
+        raise InputError(f"--config {path} is not valid YAML ({error.problem}, line {line}): fix it") from error
     except (yaml.YAMLError, ValueError) as error:  # a character that YAML forbids, an impossible date
-        raise InputError(f"--config {path} is no YAML ({' '.join(str(error).split())}): mend it") from error
+        raise InputError(f"--config {path} is not valid YAML ({' '.join(str(error).split())}): fix it") from error
     for settings in (written, *(value for _, value in _pairs(written))):
         before: dict[str, Any] = {}
         for key, _ in _pairs(settings):
             if (first := before.setdefault(str(key.value), key)) is not key:  # YAML would drop the first
                 lines = f"lines {first.start_mark.line + 1} and {key.start_mark.line + 1}"
-                raise InputError(f"--config {path} has {key.value} twice, in {lines}: make it one")
+                raise InputError(f"--config {path} has {key.value} twice, in {lines}: remove one")
     return content
 
 

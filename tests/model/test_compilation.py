@@ -23,7 +23,7 @@ def test_one_that_was_to_be_compiled_ends_the_run_in_a_line(plain, call, no_comp
     assert code == 1
     assert err.count("\n") == 1
     assert err.startswith("error: the network cannot be compiled (InvalidCxxCompiler: No working C++ compiler found ")
-    assert "): fix the cause, or use --model.compile none; go on with --resume " in err
+    assert "): fix the cause, or use --model.compile none; continue with --resume " in err
 
 
 def test_one_that_was_to_be_as_fast_as_can_be_runs_as_it_is(plain, call, no_compiler, monkeypatch, tmp_path):

@@ -67,8 +67,8 @@ def test_a_fit_that_a_callback_ends_is_finished(plain, tmp_path, capsys):
     run = tmp_path / "lightning_logs" / "version_0"
     captured = capsys.readouterr()
     (note,) = (line for line in captured.err.splitlines() if line.startswith("note"))
-    tested = f"best.ckpt, of step {results['step']}"
-    assert note == f"note: a callback has ended the training at step 18 of 45; what is tested is {tested}"
+    tested = f"best.ckpt, from step {results['step']}"
+    assert note == f"note: a callback ended the training at step 18 of 45; the test uses {tested}"
     assert "warning" not in captured.err.lower()
     assert json.loads((run / "results.json").read_text()) == results
     rows = {row["step"]: row for row in read_rows(run / "metrics.csv")}
@@ -82,7 +82,7 @@ def test_a_fit_that_a_callback_ends_is_finished(plain, tmp_path, capsys):
 
 def test_its_length_counts_the_steps_that_a_callback_leaves(capsys):
     fit(**SMALL, max_epochs=5, callbacks=[never_better(), GradientAccumulationScheduler({1: 3})])
-    assert "a callback has ended the training at step 12 of 21; " in capsys.readouterr().err
+    assert "a callback ended the training at step 12 of 21; " in capsys.readouterr().err
 
 
 def test_what_a_callback_raises_passes_and_the_run_goes_on_with_its_state(plain, tmp_path):
@@ -362,7 +362,7 @@ def test_a_logger_that_fails_ends_no_run(plain, room, tmp_path, capsys):
     logger = Away(room)
     fit(**SMALL, max_epochs=1, logger=logger)
     notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note")]
-    assert notes == ["note: Away logs nothing from here on (ConnectionError: no route)"]
+    assert notes == ["note: Away failed and logs nothing from here on (ConnectionError: no route)"]
     assert logger.room == -1  # it is not asked again
     assert (tmp_path / "lightning_logs" / "version_0" / "results.json").exists()
 
@@ -410,39 +410,51 @@ class Unreadable(Callback):
 
 
 MISTAKES = [
-    ({"callbacks": 3}, "callbacks: 3 is no lightning.pytorch.Callback: give objects of that"),
-    ({"callbacks": [EarlyStopping]}, "callbacks: the class EarlyStopping is no lightning.pytorch.Callback: give obj"),
-    ({"logger": False}, "logger: False is no logger: give csv, tensorboard, wandb or mlflow, or one of lightning.pyt"),
-    ({"logger": "comet"}, "logger comet is not known: give some of csv, tensorboard, wandb, mlflow, with commas, or"),
+    ({"callbacks": 3}, "callbacks: 3 is not a lightning.pytorch.Callback: pass an object of such a class"),
+    (
+        {"callbacks": [EarlyStopping]},
+        "callbacks: the class EarlyStopping is not a lightning.pytorch.Callback: pass an obj",
+    ),
+    (
+        {"logger": False},
+        "logger: False is not a logger: use csv, tensorboard, wandb or mlflow, or an object of lightning.pyt",
+    ),
+    (
+        {"logger": "comet"},
+        "unknown logger comet: choose from csv, tensorboard, wandb, mlflow (several with commas), or",
+    ),
     (
         {"callbacks": EarlyStopping("val_acc"), "data": {**SMALL["data"], "val_split": 0}},
-        "callbacks: EarlyStopping watches val_acc, and no images are validated on: give data.val_split, e.g. 0.1",
+        "callbacks: EarlyStopping monitors val_acc, but there are no validation images: pass data.val_split, e.g. 0.1",
     ),
     (
         {"callbacks": [LearningRateMonitor(), EarlyStopping("val_los")]},
-        "callbacks: EarlyStopping watches val_los, which no training logs: give train_loss, lr, val_loss, val_acc or",
+        "callbacks: EarlyStopping monitors val_los, which is not logged in training: choose "
+        "from train_loss, lr, val_loss, val_acc and",
     ),
     (
         {"callbacks": ModelCheckpoint(monitor="test_acc")},
-        "callbacks: ModelCheckpoint watches test_acc, which no traini",
+        "callbacks: ModelCheckpoint monitors test_acc, which is not l",
     ),
     (
         {"callbacks": never_better(), "devices": 2},
-        "devices: EarlyStopping is an object of this process, and 2 others would train: give devices=1, or start this "
-        "program by torchrun --nproc-per-node 2",
+        "devices: EarlyStopping is an object in this process, but 2 others would train: use devices=1, or start this "
+        "program with torchrun --nproc-per-node 2",
     ),
     (
         {"callbacks": StochasticWeightAveraging(0.1)},
         "callbacks: StochasticWeightAveraging would train with another schedule and more epochs than config.yaml has, "
-        "and no run could be resumed with it: give WeightAveraging, of lightning.pytorch.callbacks",
+        "and the run could not be resumed: use WeightAveraging of lightning.pytorch.callbacks",
     ),
     (
         {"callbacks": ModelCheckpoint(filename="final")},
-        "callbacks: ModelCheckpoint would write final.ckpt among the run's own: give it another filename, or a dirpath",
+        "callbacks: ModelCheckpoint would write final.ckpt among the run's own checkpoints: use "
+        "another filename, or a dirpath",
     ),
     (
         {"callbacks": ModelCheckpoint(filename="best")},
-        "callbacks: ModelCheckpoint would write best.ckpt among the run's own: give it another filename, or a dirpath",
+        "callbacks: ModelCheckpoint would write best.ckpt among the run's own checkpoints: use "
+        "another filename, or a dirpath",
     ),
     (
         {"callbacks": [never_better(), never_better()]},
@@ -450,29 +462,32 @@ MISTAKES = [
     ),
     (
         {"callbacks": [TQDMProgressBar(), RichProgressBar()]},
-        "callbacks: a run has one progress bar: leave the others out",
+        "callbacks: a run can have only one progress bar; leave out the others",
     ),
     (
         {"callbacks": GradientAccumulationScheduler({1: 10})},
-        "trainer.accumulate_grad_batches 10 is out of range: give at most the 9 batches of an epoch",
+        "trainer.accumulate_grad_batches 10: must be at most 9, the batches of an epoch",
     ),
     ({"callbacks": BatchSizeFinder()}, "callbacks: BatchSizeFinder would train with a setting that config.yaml does "),
-    ({"callbacks": Unreadable()}, "callbacks: the state_dict of Unreadable would need code to be read from a checkp"),
+    ({"callbacks": Unreadable()}, "callbacks: the state_dict of Unreadable holds objects, which could not be read fr"),
     (
         {"model": LitNet()},
-        'model is a LitNet and no dictionary: fit makes its own LitNet of settings such as model={"net": "resnet18", '
-        '"lr": 0.1}; objects of your own go to lightning.pytorch.Trainer().fit(model, data)',
+        'model is a LitNet, not a dictionary: fit makes its own LitNet from settings such as model={"net": "resnet18", '
+        '"lr": 0.1}; pass objects of your own to lightning.pytorch.Trainer().fit(model, data)',
     ),
-    ({"data": CIFAR10DataModule()}, "data is a CIFAR10DataModule and no dictionary: fit makes its own CIFAR10Data"),
-    ({"model": "resnet18"}, "model is 'resnet18' and no dictionary: fit makes its own LitNet of settings such as "),
-    ({"model": "resnet18", "recipe": "resnet18"}, "model is 'resnet18' and no dictionary: fit makes its own LitNet"),
-    ({"trainer": {"logger": True}}, "trainer.logger is a setting of its own: give --logger csv, tensorboard, wandb "),
-    ({"trainer": {"callbacks": []}}, "trainer.callbacks takes objects, which no file of settings holds: give them to "),
+    ({"data": CIFAR10DataModule()}, "data is a CIFAR10DataModule, not a dictionary: fit makes its own CIFAR10Data"),
+    ({"model": "resnet18"}, "model is 'resnet18', not a dictionary: fit makes its own LitNet from settings such as "),
+    ({"model": "resnet18", "recipe": "resnet18"}, "model is 'resnet18', not a dictionary: fit makes its own LitNet"),
+    ({"trainer": {"logger": True}}, "trainer.logger is a setting of its own: use --logger csv, tensorboard, wandb "),
+    ({"trainer": {"callbacks": []}}, "trainer.callbacks takes objects, which a file cannot hold: pass them to "),
     (
         {"data": {"train_transforms": str}},
-        "data.train_transforms is code, which no config.yaml holds: give it to CIFAR10D",
+        "data.train_transforms is code, which config.yaml cannot hold: pass it to CIFAR10D",
     ),
-    ({"model": {"sizes": torch.zeros(9, 9)}}, "model.sizes of Tensor cannot be kept in config.yaml: give text, a num"),
+    (
+        {"model": {"sizes": torch.zeros(9, 9)}},
+        "model.sizes of type Tensor cannot be kept in config.yaml: use text, a num",
+    ),
 ]
 
 

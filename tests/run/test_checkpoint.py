@@ -48,7 +48,7 @@ def test_a_full_disk(small_disk, tmp_path, trained, devices):
     assert done.code == 1
     assert "could not write" in done.lines[-1]
     assert "No space left on device; what stood there before is untouched: make room" in done.lines[-1]
-    assert done.lines[-1].endswith(f"; go on with --resume {run}")
+    assert done.lines[-1].endswith(f"; continue with --resume {run}")
     assert leftovers(run) == []
     assert step_of(run) == 7
     assert checkpoint.load_checkpoint(run / "checkpoints" / "step-7.ckpt")["global_step"] == 7

@@ -467,7 +467,7 @@ def test_mistakes(runs, call, tmp_path):
         "empty": "run empty has no results.json: give a folder that fit or evaluate wrote",
         "cut": "cut/predictions.npz is damaged: evaluate the run, and compare its evaluation/ instead",
         "mixed": "predictions.npz and results.json in mixed are of two tests: evaluate it again",
-        "strange": "run strange: strange/config.yaml is not the settings of a run of fit",
+        "strange": "run strange: strange/config.yaml does not hold the settings of a run of fit",
     }.items():
         assert one_line(*call("compare", "version_0", other)) == f"error: {said}\n"
     (tmp_path / "file").touch()

@@ -11,7 +11,7 @@ from cifar_lightning import fit
 from cifar_lightning.run import computing
 from cifar_lightning.run.precision import has_bfloat16
 
-KERNELS = {"oneDNN": "aten::mkldnn_convolution", "NNPACK in place of oneDNN": "aten::_nnpack_spatial_convolution"}
+KERNELS = {"oneDNN": "aten::mkldnn_convolution", "NNPACK instead of oneDNN": "aten::_nnpack_spatial_convolution"}
 
 
 class Watching(Callback):
@@ -31,10 +31,10 @@ class Watching(Callback):
 @pytest.mark.parametrize(
     ("images", "threads", "kernels", "precision"),
     [
-        (4, "1 thread", "NNPACK in place of oneDNN (a step is small: 5.2 million operations forward)", "32-true"),
-        (12, "1 thread", "oneDNN (a step is small: 15.6 million operations forward)", "32-true"),
+        (4, "1 thread", "NNPACK instead of oneDNN (small steps: 5.2 million operations in a forward pass)", "32-true"),
+        (12, "1 thread", "oneDNN (small steps: 15.6 million operations in a forward pass)", "32-true"),
         (50, "2 threads", "oneDNN", "32-true"),
-        (4, "1 thread", "no oneDNN (a step is small: 5.2 million operations forward)", "bf16-mixed"),
+        (4, "1 thread", "without oneDNN (small steps: 5.2 million operations in a forward pass)", "bf16-mixed"),
     ],
 )
 def test_the_line_is_what_was_set(plain, capsys, monkeypatch, tmp_path, images, threads, kernels, precision):
@@ -43,9 +43,9 @@ def test_the_line_is_what_was_set(plain, capsys, monkeypatch, tmp_path, images, 
     small = {"source": "synthetic", "synthetic_size": 100, "batch_size": images}
     how = {"accelerator": "cpu", "threads": 2, "max_steps": 2, "precision": precision, "default_root_dir": tmp_path}
     results = fit(small, {"compile": "auto"}, callbacks=watching, **how)
-    why = "faster" if has_bfloat16("cpu") else "no faster: it has no instructions for it"
-    precision += f" (this processor multiplies it {why})" if precision == "bf16-mixed" else ""
-    line = f"on the CPU (there is no GPU that torch can use), {threads}, {kernels}, {precision}, "
+    has, fast = ("", "fast") if has_bfloat16("cpu") else ("no ", "not faster")
+    precision += f" ({fast}: this CPU has {has}instructions for bfloat16)" if precision == "bf16-mixed" else ""
+    line = f"on the CPU (no GPU that torch can use), {threads}, {kernels}, precision {precision}, "
     line += "not compiled (auto compiles on NVIDIA GPUs only)"
     assert capsys.readouterr().out.splitlines()[1] == f"computes {line}"
     assert results["computed"] == line
@@ -62,8 +62,8 @@ def test_a_device_without_bfloat16_is_told_from_one_with(monkeypatch):
         strategy = SimpleNamespace(root_device=torch.device(device))
         said.append(computing._precision(SimpleNamespace(precision="bf16-mixed", strategy=strategy)))
     assert said == [
-        "bf16-mixed (this processor multiplies it faster)",
-        "bf16-mixed (this processor multiplies it no faster: it has no instructions for it)",
-        "bf16-mixed (this GPU multiplies it faster)",
-        "bf16-mixed",
+        "precision bf16-mixed (fast: this CPU has instructions for bfloat16)",
+        "precision bf16-mixed (not faster: this CPU has no instructions for bfloat16)",
+        "precision bf16-mixed (fast: this GPU has instructions for bfloat16)",
+        "precision bf16-mixed",
     ]

@@ -157,7 +157,7 @@ def test_each_line_comes_once(on):
         assert sum(line.startswith("epoch 1/1") for line in lines) == 1
         assert sum("Accuracy" in line for line in lines) == 1
         assert "warn" not in on(devices)["said"].lower()
-    assert "2 x cpu, batch 12 = 2 x 6" in on(2)["said"]
+    assert "2 x cpu, batch size 12 = 2 x 6" in on(2)["said"]
     assert ", 1 thread each, " in on(2)["said"]
 
 

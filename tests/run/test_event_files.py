@@ -60,14 +60,14 @@ def test_one_that_cannot_be_imported(plain, call, installed, tmp_path, source, r
     code, _, err = call("fit", *FIT)
     assert code == 0, err
     note, *epochs = err.splitlines()
-    assert note.startswith(f"note: tensorboard logs nothing from here on ({reason}")
+    assert note.startswith(f"note: tensorboard failed and logs nothing from here on ({reason}")
     assert [line.split()[0] for line in epochs] == ["epoch"]
     assert (tmp_path / "lightning_logs" / "version_0" / "results.json").exists()
 
 
 def test_it_is_the_first_rank_that_says_so(installed, tmp_path, monkeypatch, capsys):
     installed("raise TypeError")
-    for first, said in ((False, ""), (True, "note: tensorboard logs nothing from here on (TypeError)\n")):
+    for first, said in ((False, ""), (True, "note: tensorboard failed and logs nothing from here on (TypeError)\n")):
         monkeypatch.setattr(loggers, "is_first_rank", lambda first=first: first)
         with loggers.loggers_of(Told(), tmp_path, Additions()) as found:
             assert found == []
@@ -121,7 +121,10 @@ def test_one_that_breaks_later(plain, call, writer, tmp_path):
     assert (run / "events.out.tfevents").read_text() == "train_loss 0\nlr 0\n"
     assert len((run / "metrics.csv").read_text().splitlines()) == 5  # the log goes on
     note, *epochs = err.splitlines()
-    assert note == "note: TensorBoardLogger logs nothing from here on (OSError: [Errno 28] No space left on device)"
+    assert (
+        note
+        == "note: TensorBoardLogger failed and logs nothing from here on (OSError: [Errno 28] No space left on device)"
+    )
     assert [line.split()[0] for line in epochs] == ["epoch"]
 
 

@@ -231,7 +231,7 @@ class Keeping(nn.Sequential):
 def test_what_is_no_tensor_is_in_no_file_of_weights(tmp_path):
     model = model_with(Keeping())
     for format in ("safetensors", "hf"):
-        with pytest.raises(InputError, match="the network keeps _extra_state, which is no tensor"):
+        with pytest.raises(InputError, match="the network keeps _extra_state, which is not a tensor"):
             export(model, format, tmp_path / f"model.{format}")
     assert list(tmp_path.iterdir()) == []
     for format in PROGRAMS:
@@ -340,7 +340,7 @@ CANNOT = "output run/config.yaml/a.onnx cannot be written (Not a directory): giv
     ("arguments", "said"),
     [
         (("nowhere",), "checkpoint nowhere does not exist: give a run's folder or a .ckpt file"),
-        (("run", "--format", "onx"), "--format onx is not valid: give onnx or pt2 or safetensors or hf"),
+        (("run", "--format", "onx"), "--format onx is not valid: use onnx or pt2 or safetensors or hf"),
         (("run", "--output", "run/config.yaml/a.onnx"), CANNOT),
         (("run", "--format", "hf", "--output", "run/config.yaml/hf"), CANNOT.replace("a.onnx", "hf")),
         (("run", "--output", "model.pt2"), "output model.pt2 is to be of the format onnx: give model.onnx"),
@@ -394,7 +394,7 @@ def test_weights_that_are_not_whole(tmp_path):
     with pytest.raises(InputError, match="is damaged or no safetensors"):
         load_model(tmp_path / "cut.safetensors")
     save_file(model.net.state_dict(), tmp_path / "strange.safetensors", {"cifar_lightning": "{}"})
-    with pytest.raises(InputError, match="does not say what network its weights are of: give one that export wrote"):
+    with pytest.raises(InputError, match="does not say which network its weights are for: use one that export wrote"):
         load_model(tmp_path / "strange.safetensors")
 
 

@@ -52,8 +52,8 @@ def program(path, devices, fault):
 def test_an_interrupted_fit_has_saved_and_the_program_goes_on(whole, tmp_path, devices, fault):
     done = program(tmp_path, devices, fault)
     assert done.code == 0, done.text
-    assert "interrupted: stopped by SIGINT; go on with resume('lightning_logs/version_0')" in done.lines
-    (begun,) = (line for line in done.lines if "version_0 goes on from step-" in line)
+    assert "interrupted: stopped by SIGINT; continue with resume('lightning_logs/version_0')" in done.lines
+    (begun,) = (line for line in done.lines if "version_0 resumes from step-" in line)
     assert int(begun.partition("step-")[2].partition(".")[0]) >= 10
     runs = sorted((tmp_path / "lightning_logs").iterdir())
     assert len(runs) == (2 if devices == 1 else 1)
@@ -64,7 +64,7 @@ def test_an_interrupted_fit_has_saved_and_the_program_goes_on(whole, tmp_path, d
 def test_a_program_that_is_told_to_end_ends_by_the_signal_once_all_is_saved(tmp_path):
     done = program(tmp_path, 1, "term@-:train:10")
     assert done.code == -signal.SIGTERM
-    assert done.lines[-1] == "stopped by SIGTERM; go on with resume('lightning_logs/version_0')"
+    assert done.lines[-1] == "stopped by SIGTERM; continue with resume('lightning_logs/version_0')"
     assert step_of(tmp_path / "lightning_logs" / "version_0") >= 10
 
 

@@ -44,7 +44,7 @@ def test_tasks_of_an_array_go_on_with_their_own_runs(whole, slurm, tmp_path):
     for task, done in enumerate(warned):
         assert done.code == 128 + signal.SIGUSR1, done.text
         assert done.lines[-1].endswith(f"; job 17_{task} is requeued")
-        assert done.lines[-1].startswith("stopped by SIGUSR1; go on with --resume lightning_logs/version_")
+        assert done.lines[-1].startswith("stopped by SIGUSR1; continue with --resume lightning_logs/version_")
     assert sorted(asked.read_text().splitlines()) == ["requeue 17_0", "requeue 17_1"]
     runs = {Holder.of(run).job: run for run in (tmp_path / "lightning_logs").iterdir()}
     assert all(step_of(run) >= 10 for run in runs.values())  # a busy machine hears of a signal some steps later
@@ -61,7 +61,7 @@ def test_a_group_is_requeued_once_and_goes_on(slurm, tmp_path):
     env = {**variables, "SLURM_ARRAY_TASK_ID": "0"}
     warned = job("fit", *flags, cwd=tmp_path, fault="usr1@-:train:10", env=env)
     assert warned.code == 128 + signal.SIGUSR1, warned.text
-    last = "stopped by SIGUSR1; go on with --resume lightning_logs/version_0; job 17_0 is requeued"
+    last = "stopped by SIGUSR1; continue with --resume lightning_logs/version_0; job 17_0 is requeued"
     assert warned.lines[-1] == last
     assert asked.read_text() == "requeue 17_0\n"
     again = job("fit", *flags, cwd=tmp_path, env=env)
@@ -144,7 +144,7 @@ def test_the_status_of_a_run(whole, call, tmp_path):
     _, out, _ = call("status", run, "--json")
     assert (json.loads(out)["step"], json.loads(out)["newest_step"], json.loads(out)["epoch"]) == (18, 36, 2)
     (run / "results.json").unlink()
-    go_on = f"; go on with cifar-lightning fit --resume '{run}'\n"
+    go_on = f"; continue with cifar-lightning fit --resume '{run}'\n"
     assert call("status", run) == (75, f"{run}: to be resumed, epoch 2/2, step 36, val accuracy {val}{go_on}", "")
     code, out, _ = call("status", run, "--json")
     assert (code, json.loads(out)["state"], json.loads(out)["step"]) == (75, "to be resumed", 36)
@@ -157,7 +157,7 @@ def test_the_status_of_a_run(whole, call, tmp_path):
     assert call("status", tmp_path) == (
         2,
         "",
-        f"error: run {tmp_path} is no run's folder (no readable config.yaml): give lightning_logs/version_N\n",
+        f"error: run {tmp_path} is not a run's folder (no readable config.yaml): use lightning_logs/version_N\n",
     )
 
 
@@ -169,7 +169,7 @@ def test_the_status_of_a_run_that_has_diverged(whole, call, tmp_path):
     assert code == 3
     assert out.startswith(f"{run}: diverged, epoch 1/2, step 7, ")
     assert ", with lr " in out
-    assert out.endswith("; start anew with a lower learning rate\n")
+    assert out.endswith("; start a new run with a lower learning rate\n")
     assert job("fit", "--resume", run, cwd=tmp_path, fault="kill@-:train:5").code == -9
     assert call("status", run)[0] == 75
     assert job("fit", "--resume", run, cwd=tmp_path).code == 0
@@ -183,7 +183,7 @@ def test_the_status_of_a_run_whose_files_are_not_what_they_were(whole, call, tmp
     (tmp_path / "run" / "metrics.csv").write_text("no\nlog\n")
     said = {
         0: "run: finished, step 36\n",
-        75: "run: to be resumed, step 36; go on with cifar-lightning fit --resume run\n",
+        75: "run: to be resumed, step 36; continue with cifar-lightning fit --resume run\n",
     }
     code = 0 if results == "{}" else 75
     assert call("status", "run") == (code, said[code], "")
@@ -196,7 +196,7 @@ def test_the_status_of_another_users_run(for_anyone):
     done = job("status", "run", cwd=for_anyone, user=NOBODY)
     assert (done.code, done.lines) == (
         2,
-        ["error: run run is no run's folder (no readable config.yaml): give lightning_logs/version_N"],
+        ["error: run run is not a run's folder (no readable config.yaml): use lightning_logs/version_N"],
     )
 
 
@@ -213,7 +213,7 @@ def test_the_status_of_a_group(whole, call, tmp_path):
         for file in ("config.yaml", "results.json"):
             shutil.copy(whole[1] / file, group / name)
     (group / "group.yaml").write_text(f"kind: seeds\nruns: {names}\n")
-    go_on = f"; go on with cifar-lightning fit --resume {group}\n"
+    go_on = f"; continue with cifar-lightning fit --resume {group}\n"
     assert call("status", group) == (75, f"{group}: to be resumed, 3 of 3 runs finished{go_on}", "")
     (group / "results.json").write_text("{}")
     assert call("status", group) == (0, f"{group}: finished, 3 of 3 runs finished\n", "")
@@ -226,7 +226,7 @@ def test_the_status_of_a_group(whole, call, tmp_path):
     (group / "seed_0" / "diverged.txt").touch()
     assert call("status", group)[:1] == (75,)
     shutil.copy(whole[1] / "results.json", group / "seed_1")
-    anew = "start anew with a lower learning rate"
+    anew = "start a new run with a lower learning rate"
     assert call("status", group) == (3, f"{group}: diverged, 2 of 3 runs finished, 1 diverged; {anew}\n", "")
     shutil.move(group / "seed_1" / "results.json", group / "seed_0")
     for folder, said in ((group / "seed_1", ", 2 of 3 runs finished, 1 running"), (group, Holder.this())):

@@ -38,7 +38,7 @@ def test_one_that_is_not_installed(name, call, monkeypatch, tmp_path):
     found = {"tensorboard": None, "wandb": find(name) if find(name) and find(name).origin is None else None}
     monkeypatch.setattr(loggers.importlib.util, "find_spec", lambda name: found.get(name))
     line = one_line(*call("fit", *FIT, "--logger", f"csv,{name}"))
-    assert line == f"error: logger {name} needs a package: pip install 'cifar-lightning[{name}]'\n"
+    assert line == f"error: logger {name} needs a package; install it with: pip install 'cifar-lightning[{name}]'\n"
     assert {path.name for path in tmp_path.iterdir()} == {name}
 
 

@@ -200,12 +200,12 @@ def test_who_waits_for_a_rank_that_was_killed_says_which_and_how_to_go_on(tmp_pa
     both[0].fault = ""  # the other's
     first, other = [end(rank) for rank in both]
     assert (first.code, other.code) == (1, -9)
-    how = "go on with --resume lightning_logs/version_0"
+    how = "continue with --resume lightning_logs/version_0"
     assert first.lines[-1] == f"error: rank 1 on {socket.gethostname()} has ended; {how}"
     assert "Traceback" not in first.text
 
 
-ENDED = r"error: rank {} on \S+ has ended; (go on with --resume \S+|start all ranks again)"
+ENDED = r"error: rank {} on \S+ has ended; (continue with --resume \S+|start all ranks again)"
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_nobody_waits_for_a_rank_that_ends_while_it_starts(tmp_path, fault, code
     ("kind", "code", "said"),
     [
         ("kill", 1, ENDED.format(1)),
-        ("term", 143, r"stopped by SIGTERM(; go on with --resume \S+)?"),  # where the first has its folder by then
+        ("term", 143, r"stopped by SIGTERM(; continue with --resume \S+)?"),  # where the first has its folder by then
     ],
 )
 def test_nor_while_it_imports_torch(tmp_path, kind, code, said):
@@ -273,7 +273,7 @@ def test_machines_without_a_common_disk(whole, tmp_path):
         home.mkdir()
     stopped = both("fit", *SMALL, homes=homes, fault="usr1@1:train:10")
     assert [rank.code for rank in stopped] == [138, 138], stopped[1].text
-    assert stopped[0].lines[-1] == "stopped by SIGUSR1; go on with --resume lightning_logs/version_0"
+    assert stopped[0].lines[-1] == "stopped by SIGUSR1; continue with --resume lightning_logs/version_0"
     went_on = both("fit", "--resume", "auto", *SMALL, homes=homes)
     assert [rank.code for rank in went_on] == [0, 0], went_on[1].text
     run = homes[0] / "lightning_logs" / "version_0"
@@ -313,7 +313,7 @@ def test_the_other_rank_alone_is_told_to_stop(whole, tmp_path, place, launcher):
         home.mkdir()
     stopped = both("fit", *SMALL, homes=homes, fault=f"usr1@1:{place}", launcher=launcher)
     assert [rank.code for rank in stopped] == [138, 138], stopped[0].text + stopped[1].text
-    assert stopped[0].lines[-1] == "stopped by SIGUSR1; go on with --resume lightning_logs/version_0"
+    assert stopped[0].lines[-1] == "stopped by SIGUSR1; continue with --resume lightning_logs/version_0"
     assert (stopped[1].text, "Traceback" in stopped[0].text) == ("", False)
     assert [rank.code for rank in both("fit", "--resume", "auto", *SMALL, homes=homes)] == [0, 0]
     assert differences(homes[0] / "lightning_logs" / "version_0", whole[2]) == []
@@ -366,7 +366,9 @@ def test_machines_with_other_images_are_named(monkeypatch):
         monkeypatch.setattr(devices.dist, name, lambda value=value: value)
     monkeypatch.setattr(devices.dist, "new_group", lambda backend, timeout: dist.ProcessGroup(0, 2))
     monkeypatch.setattr(devices.dist, "all_gather_object", gather)
-    with pytest.raises(InputError, match=r"the images of rank 1 \(/there on node2\) are not those of rank 0 \(.*"):
+    with pytest.raises(
+        InputError, match=r"the images of rank 1 \(/there on node2\) differ from the images of rank 0 \(.*"
+    ):
         devices.check_same_images(images, "train", "test")
     monkeypatch.setattr(
         devices.dist, "all_gather_object", lambda found, mine, group: found.__setitem__(slice(None), [mine] * 2)
@@ -430,8 +432,8 @@ def test_the_machine_that_is_left_goes_on(whole, tmp_path):
     first, other = (agent.end() for agent in both)
     assert (first.code, other.code) == (0, -signal.SIGKILL), first.said
     assert (tmp_path / "note").exists()
-    assert ": 2 x cpu, batch 20 = 2 x 10" in first.said
-    assert re.search(r"version_0 goes on from step-\d+.ckpt: 1 x cpu, batch 20", first.said)
+    assert ": 2 x cpu, batch size 20 = 2 x 10" in first.said
+    assert re.search(r"version_0 resumes from step-\d+.ckpt: 1 x cpu, batch size 20", first.said)
     same_but_for_rounding(tmp_path, whole, 1)
 
 
@@ -445,8 +447,8 @@ def test_a_machine_that_joins_takes_its_part(whole, tmp_path, joins):
     step_reached(tmp_path / "lightning_logs" / "version_0", [alone.process])
     both = [alone.end() for alone in (alone, Agent(tmp_path, joins, "fit", *flags, **shared))]
     assert [agent.code for agent in both] == [0, 0], both[0].said + both[1].said
-    assert ": 1 x cpu, batch 20" in both[0].said
-    assert "version_0 goes on from step-7.ckpt: 2 x cpu, batch 20 = 2 x 10" in both[0].said + both[1].said
+    assert ": 1 x cpu, batch size 20" in both[0].said
+    assert "version_0 resumes from step-7.ckpt: 2 x cpu, batch size 20 = 2 x 10" in both[0].said + both[1].said
     same_but_for_rounding(tmp_path, whole, 2)
 
 
@@ -470,7 +472,7 @@ def test_torchrun_starts_all_again(whole, tmp_path):
 def test_who_is_there_is_waited_for_and_who_is_not_is_named(monkeypatch):
     monkeypatch.setattr(devices, "RANK_TIMEOUT", timedelta(seconds=0.1))
     first = Rank("the launcher", 0, 4, 0, 1, "127.0.0.1", 29_500)
-    with pytest.raises(RuntimeError, match="rank 1, 3 has not come in 0 s"):
+    with pytest.raises(RuntimeError, match="rank 1, 3 did not arrive within 0 s"):
         devices._name_of_the_meeting(first, SimpleNamespace(ranks={2}, early=True), HashStore())
     store = HashStore()
     threading.Timer(0.5, devices._name_of_the_meeting, (replace(first, rank=1), None, store)).start()
@@ -602,8 +604,8 @@ def test_a_cable_is_pulled(network, tmp_path, launcher):
     step_reached(tmp_path / "lightning_logs" / "version_0", both)
     network[0].do("ip link set n2 down")
     deadline = time.monotonic() + 60
-    ends = [f"error: machine {other}, does not answer (" for other in ("n2, of rank 1", "n1, of rank 0")]
-    how = "go on with --resume lightning_logs/version_0\n"
+    ends = [f"error: machine {other} does not answer (" for other in ("n2 of rank 1", "n1 of rank 0")]
+    how = "continue with --resume lightning_logs/version_0\n"
     for machine in network[1:]:
         while how not in machine.said(tmp_path):
             assert time.monotonic() < deadline
@@ -623,4 +625,6 @@ def test_a_machine_is_killed(network, tmp_path):
     step_reached(tmp_path / "lightning_logs" / "version_0", both)
     both[1].kill()
     assert both[0].wait(60) == 1
-    assert network[1].said(tmp_path).splitlines()[-1].startswith("error: rank 1 on n2 has ended; go on with --resume")
+    assert (
+        network[1].said(tmp_path).splitlines()[-1].startswith("error: rank 1 on n2 has ended; continue with --resume")
+    )

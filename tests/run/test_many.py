@@ -167,7 +167,7 @@ def test_killed_runs_go_on(tmp_path):
     """One that is killed ends none of the others; what was saved is gone on from, to the same bits."""
     flags = (*SMALL, "--threads", 1, "--seeds", 2, "--resume", "auto")
     died = job("fit", *flags, cwd=tmp_path, fault="kill@-:train:25")
-    where = "go on with --resume lightning_logs/version_0"
+    where = "continue with --resume lightning_logs/version_0"
     assert (died.code, died.lines[0]) == (1, "no unfinished group of 2 seeds: starting a new one")
     assert died.lines[-1] == f"error: 2 of 2 runs failed, first seed_0: was killed by SIGKILL; {where}" or (
         died.lines[-1] == f"error: 2 of 2 runs failed, first seed_1: was killed by SIGKILL; {where}"
@@ -229,7 +229,7 @@ def test_a_signal_stops_all(tmp_path, signum, code):
     stopped = end(process)
     assert stopped.code == code, stopped.text
     if signum == signal.SIGINT:
-        assert stopped.lines[-1] == "stopped by SIGINT; go on with --resume lightning_logs/version_0"
+        assert stopped.lines[-1] == "stopped by SIGINT; continue with --resume lightning_logs/version_0"
         assert len([line for line in stopped.lines if "stopped" in line]) == 1
     wait_for(lambda: processes_of(tmp_path) == [])
     for path in begun:
@@ -277,7 +277,7 @@ def test_runs_of_a_group_stay_of_one_length(seeds, tmp_path, changes):
 
 def test_one_that_fails_is_named(tmp_path):
     with pytest.raises(
-        NonFiniteError, match=r"2 of 2 runs failed, first seed_.*; start anew with a lower learning rate$"
+        NonFiniteError, match=r"2 of 2 runs failed, first seed_.*; start a new run with a lower learning rate$"
     ):
         fit_many(IMAGES, {"lr": 1e30}, seeds=2, default_root_dir=tmp_path, **OPTIONS)
 
@@ -293,7 +293,7 @@ def test_no_error_of_one_ends_the_others(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(many, "SIDE_BY_SIDE_STEP", 0)
     monkeypatch.setattr(many, "_fit_one", broken)
-    with pytest.raises(RunError, match=r"1 of 2 runs failed, first seed_0: ValueError: \('theirs', 3\); go on with"):
+    with pytest.raises(RunError, match=r"1 of 2 runs failed, first seed_0: ValueError: \('theirs', 3\); continue with"):
         fit_many(IMAGES, seeds=2, default_root_dir=tmp_path, **OPTIONS)
     group = tmp_path / "lightning_logs" / "version_0"
     assert (group / "seed_1" / "results.json").exists()
@@ -321,13 +321,13 @@ def test_what_a_kill_has_left_of_the_results_goes(seeds, tmp_path):
         (("--seeds", 2, "--folds", 2), "seeds and folds: give one of them"),
         (("--seeds", 2, "--seed", 2**32 - 1), "go beyond 4294967295: give a lower seed"),
         (("--seeds", 2, "--num_nodes", 2), "seeds 2 are trained on one machine: give num_nodes 1"),
-        (("--seeds", 2, "--resume", "version_0"), "seeds 2: --resume goes on with the runs that there are"),
+        (("--seeds", 2, "--resume", "version_0"), "seeds 2: --resume continues the runs that the group already has"),
         (
             ("--folds", 5, "--data.val_split", 0.1),
             "folds 5: each is what a run is validated on: leave out val_split 0.1",
         ),
         (("--folds", 21, "--data.synthetic_size", 200), "21 folds are more than the 20 training images of the class"),
-        (("--threads", 0), "threads 0 is out of range: give 1 or more"),
+        (("--threads", 0), "threads 0: must be at least 1"),
     ],
 )
 def test_what_does_not_fit(call, tmp_path, flags, message):

@@ -27,11 +27,11 @@ class Greedy(Callback):
         (
             "on_train_batch_end",
             r"with batch_size 20 and eval_batch_size 10 \(RuntimeError: .*DefaultCPUAllocator.*\): start a new run "
-            r"with smaller ones, in which --trainer\.accumulate_grad_batches .*; go on with resume\('lightning_logs",
+            r"with smaller ones \(--trainer\.accumulate_grad_batches .*; continue with resume\('lightning_logs",
         ),
         (
             "on_test_batch_start",
-            r"with eval_batch_size 10 \(RuntimeError: .*\): give evaluate a smaller --data\.eval_bat",
+            r"with eval_batch_size 10 \(RuntimeError: .*\): use evaluate with a smaller --data\.eval_bat",
         ),
     ],
 )
@@ -75,6 +75,6 @@ def test_a_group_keeps_nothing_of_a_run_that_has_failed(tmp_path, monkeypatch):
     """Of one after another: the next would find no room."""
     monkeypatch.setattr(many, "SIDE_BY_SIDE_STEP", 0)
     monkeypatch.setattr(LitNet, "training_step", gpu_is_full)
-    with pytest.raises(RunError, match=r"^2 of 2 runs failed, first seed_0: out of memory .*; go on with") as raised:
+    with pytest.raises(RunError, match=r"^2 of 2 runs failed, first seed_0: out of memory .*; continue with") as raised:
         fit_many(seeds=2, default_root_dir=tmp_path, **SMALL)
     assert raised.value.__cause__.__cause__ is raised.value.__cause__.__traceback__ is None

@@ -192,6 +192,6 @@ def test_what_is_no_log_is_said_in_a_line(tmp_path, content, why):
     path = tmp_path / "metrics.csv"
     path.write_bytes(content)
     with pytest.raises(
-        InputError, match=f"^{re.escape(str(path))} is no log of a run .*{why}.*: mend it, or remove it$"
+        InputError, match=f"^{re.escape(str(path))} is not the log of a run .*{why}.*: fix it, or remove it$"
     ):
         read_rows(path)

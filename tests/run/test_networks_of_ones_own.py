@@ -94,7 +94,7 @@ def test_a_run_and_what_comes_after_it(nets, call):
     needs = "is of a network of your own, which it does not hold: give --model.net mine.nets:net, or in Python net=..."
     for command in (("evaluate", run), ("predict", run, "cat.png"), ("export", run, "--format", "pt2")):
         assert needs in one_line(*call(*command))
-    again = f"error: {run} trains mine.nets:net, code of your own: name it again, --model.net mine.nets:net"
+    again = f"error: {run} trains mine.nets:net, your own code: name it again with --model.net mine.nets:net"
     assert one_line(*call("fit", "--resume", run, "--max_epochs", 2)).startswith(again)
     with pytest.raises(InputError, match="of a network of your own"):
         load_model(run)
@@ -128,8 +128,8 @@ def test_two_ranks_say_what_a_network_takes_that_uses_a_part_of_its_own(nets):
     done = job("fit", *FIT, *named, "--devices", 2, cwd=nets)
     assert done.code == 1
     assert done.lines[-1].partition(": net ")[2] == (
-        "mine.nets:Partial has parameters that a step does not use, which on several devices takes --strategy "
-        "ddp_find_unused_parameters_true: add that; go on with --resume lightning_logs/version_0"
+        "mine.nets:Partial has parameters that a step does not use, which several devices do not allow: add --strategy "
+        "ddp_find_unused_parameters_true; continue with --resume lightning_logs/version_0"
     )
     assert "Traceback" not in done.text
     done = job("fit", "--resume", run, *named, "--strategy", "ddp_find_unused_parameters_true", cwd=nets)
@@ -149,17 +149,18 @@ def test_no_other_error_is_taken_for_that(strategy, error):
 
 
 WRONG = {
-    "mine.nets:nope": "mine/nets.py has no nope: give one that it has",
-    "mine.nets:": "mine/nets.py has no name after the colon: give one that it has",
-    "mine.broken:net": "mine.broken cannot be imported (ModuleNotFoundError: No module named 'nothing_there'): mend it",
+    "mine.nets:nope": "mine/nets.py has no nope: use a name that it has",
+    "mine.nets:": "mine/nets.py has no name after the colon: use a name that it has",
+    "mine.broken:net": "mine.broken cannot be imported (ModuleNotFoundError: No module named 'nothing_there'): fix it",
     "nowhere:net": "nowhere cannot be imported (ModuleNotFoundError: No module named 'nowhere'): start in the folder ",
-    "mine/nets.py:net": "mine/nets.py is a file, and a network's module is named: give mine.nets:net",
-    "mine.nets:made": "mine.nets:made is of type Viewed: give a class, or a function, that makes a network",
-    "mine.nets:value": "mine.nets:value is of type int: give a class, or a function, that makes a network",
-    "mine.nets:needs": "mine.nets:needs cannot be made by () (TypeError: needs() missing 1 required positional ",
-    "mine.nets:nothing": "mine.nets:nothing gives int: have it give a torch.nn.Module",
-    "mine.nets:flat": "gives (2, 3072) for 2 images of 10 classes: have it give logits (2, 10), of which an argument ",
-    "mine.nets:narrow": "mine.nets:narrow does not take images (2, 3, 32, 32) (RuntimeError: ",
+    "mine/nets.py:net": "mine/nets.py is a file, not the name of a module: use mine.nets:net",
+    "mine.nets:made": "mine.nets:made is of type Viewed: use a class or a function that makes a network",
+    "mine.nets:value": "mine.nets:value is of type int: use a class or a function that makes a network",
+    "mine.nets:needs": "mine.nets:needs cannot be made with () (TypeError: needs() missing 1 required positional ",
+    "mine.nets:nothing": "mine.nets:nothing returns an object of type int: make it return a torch.nn.Module",
+    "mine.nets:flat": "returns (2, 3072) for 2 images of 10 classes: make it return logits of shape (2, 10); "
+    "its argument ",
+    "mine.nets:narrow": "mine.nets:narrow does not take images of shape (2, 3, 32, 32) (RuntimeError: ",
     "cake": "unknown net 'cake': choose from tutorial, ",
 }
 
@@ -191,12 +192,13 @@ def test_code_that_exits_says_why(nets, call):
 
 def test_a_width_that_it_does_not_take(nets, call):
     line = one_line(*call("fit", *FIT, "--model.net", "mine.nets:Viewed", "--model.width", 8))
-    assert line == "error: width 8: net mine.nets:Viewed takes none: leave it out\n"
+    assert line == "error: width 8: net mine.nets:Viewed does not take a width; leave it out\n"
 
 
 @pytest.mark.parametrize("net", [nn.Flatten(), nn.Flatten])
 def test_a_module_is_no_setting(net):
-    words = "model.net Flatten cannot be kept in config.yaml: give its import path, such as my.nets:Flatten; LitNet"
+    words = "model.net Flatten is code, which config.yaml cannot hold: use its import path, such as my.nets:Flatten; "
+    words += "or train LitNet"
     with pytest.raises(InputError) as raised:
         fit(model={"net": net})
     assert str(raised.value).startswith(words)
@@ -204,7 +206,7 @@ def test_a_module_is_no_setting(net):
 
 def test_resume_in_python_needs_the_name_too(nets):
     fit(DATA, {"net": "mine.nets:net"}, max_epochs=1, accelerator="cpu", report=False)
-    with pytest.raises(InputError, match=r"name it again, --model\.net mine\.nets:net"):
+    with pytest.raises(InputError, match=r"name it again with --model\.net mine\.nets:net"):
         resume("lightning_logs/version_0", {"max_epochs": 2})
     resume("lightning_logs/version_0", {"max_epochs": 2, "model.net": "mine.nets:net"})
     resume("lightning_logs/version_0", {"max_epochs": 3, "model": {"net": "mine.nets:net"}})  # as fit has it
@@ -221,6 +223,6 @@ def test_many_runs_are_of_the_network_that_was_named(nets, monkeypatch, how, cou
     assert [read_settings(group / run["name"]).model["net"] for run in found["runs"]] == ["mine.nets:net"] * 2
     for folder in (group, group / found["runs"][1]["name"]):
         (folder / "results.json").unlink()
-    with pytest.raises(InputError, match=r"name it again, --model\.net mine\.nets:net"):
+    with pytest.raises(InputError, match=r"name it again with --model\.net mine\.nets:net"):
         resume_many(group)
     assert resume_many(group, {"model.net": "mine.nets:net"}, report=False)["figures"] == found["figures"]

@@ -76,7 +76,7 @@ def test_an_evaluation_on_a_cpu_is_in_float32(plain, call, finished, tmp_path):
     assert results["precision"] == "32-true"
     assert results["test_acc"] > 0.3
     line = one_line(*call("evaluate", "gpu.ckpt", "--accelerator", "cpu", "--precision", "16-true"))
-    assert line.endswith("float16 is slow on a CPU, bfloat16 is not: give bf16-true or bf16-mixed\n")
+    assert line.endswith("float16 is slow on a CPU, bfloat16 is not; use bf16-true or bf16-mixed\n")
 
 
 def test_a_run_is_not_resumed_on_a_cpu(call, finished, tmp_path):
@@ -87,6 +87,7 @@ def test_a_run_is_not_resumed_on_a_cpu(call, finished, tmp_path):
     (run / "config.yaml").write_text(settings.replace("precision: 32-true", "precision: 16-true"))
     line = one_line(*call("fit", "--resume", run, "--accelerator", "cpu"))
     assert line == (
-        f"error: accelerator cpu does not compute in 16-true, in which {run} began: resume it where it ran, or start a "
+        f"error: accelerator cpu does not compute in 16-true, the precision of {run}: resume it on the device "
+        "where it ran, or start a "
         "new run\n"
     )

@@ -202,10 +202,10 @@ def test_a_job_that_is_preempted_goes_on(slurm, tmp_path):
     slurm.call("srun", "--partition=main", "--nodes=2", "--exclusive", "true")
     saved = step_of(run)
     said = (tmp_path / "out").read_text()
-    assert "stopped by SIGTERM; go on with --resume lightning_logs/version_0" in said
+    assert "stopped by SIGTERM; continue with --resume lightning_logs/version_0" in said
     assert saved > 7
     slurm.call("scontrol", "update", f"JobId={number}", SOON)
-    while f"goes on from step-{saved}.ckpt" not in (tmp_path / "out").read_text():
+    while f"resumes from step-{saved}.ckpt" not in (tmp_path / "out").read_text():
         time.sleep(0.5)
     slurm.call("scancel", number)
     wait(slurm, tmp_path)

@@ -56,7 +56,7 @@ def test_a_signal_stops_with_a_checkpoint(whole, tmp_path, devices, fault, code)
     name = signal.Signals(code - 128).name
     assert done.code == code, done.text
     assert [line for line in done.lines if "stopped" in line or "Error" in line] == [
-        f"stopped by {name}; go on with --resume lightning_logs/version_0"
+        f"stopped by {name}; continue with --resume lightning_logs/version_0"
     ]
     assert processes_of(tmp_path) == []
     place, number = fault.split(":")[1:]
@@ -69,7 +69,7 @@ def test_a_signal_in_start_up_of_a_rank_stops_it(tmp_path):
     done = job("fit", *SMALL, "--devices", 2, cwd=tmp_path, fault="term@1:import:1")
     assert done.code == 143
     assert [line for line in done.lines if not line.startswith("lightning_logs")] == [
-        "stopped by SIGTERM; go on with --resume lightning_logs/version_0"
+        "stopped by SIGTERM; continue with --resume lightning_logs/version_0"
     ]
     assert list(tmp_path.rglob("*.ckpt")) == []
 
@@ -103,7 +103,7 @@ def test_a_second_signal_ends_it_at_once(tmp_path):
             break
     done = end(process, timeout=1)
     assert done.code == 143
-    assert done.lines[-1] == "stopped by SIGTERM; go on with --resume lightning_logs/version_0"
+    assert done.lines[-1] == "stopped by SIGTERM; continue with --resume lightning_logs/version_0"
     assert processes_of(tmp_path) == []
 
 
@@ -176,7 +176,7 @@ def test_a_rank_that_fails_is_named_last(tmp_path):
     done = job("fit", *SMALL, "--devices", 2, cwd=tmp_path, fault="crash@1:train:5", timeout=60)
     assert done.code == 1
     assert done.lines[-1] == (
-        "error: rank 1: RuntimeError: injected crash; go on with --resume lightning_logs/version_0"
+        "error: rank 1: RuntimeError: injected crash; continue with --resume lightning_logs/version_0"
     )
     assert processes_of(tmp_path) == []
 

@@ -91,7 +91,7 @@ def test_a_path_is_no_name(call):
 def test_a_recipe_without_weights_is_named(call):
     line = one_line(*call("predict", "cpu", "cat.png"))
     assert line == (
-        "error: weights cpu: no release has them yet: give quick or speed54 or tutorial, or a run of fit --recipe cpu\n"
+        "error: weights cpu: no release has them yet; use quick or speed54 or tutorial, or a run of fit --recipe cpu\n"
     )
 
 

@@ -201,5 +201,5 @@ def test_it_ends_in_one_line(call, monkeypatch):
     assert code == 1
     assert "twice" not in out
     assert err.startswith("error: step 1, computed twice, differs by up to ")
-    assert err.endswith("or on another machine; go on with --resume lightning_logs/version_0\n")
+    assert err.endswith("or on another machine; continue with --resume lightning_logs/version_0\n")
     assert err.count("\n") == 1

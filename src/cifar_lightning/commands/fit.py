@@ -50,7 +50,7 @@ def script(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--recipe", type=str, default=None, help=f"One of {', '.join(recipes())}.")
     parser.add_argument("--resume", type=str, default=None, help="Folder of a run; auto: the newest unfinished run.")
-    parser.add_argument("--seeds", type=int, default=None, help="Number of runs, with the seeds from --seed on.")
+    parser.add_argument("--seeds", type=int, default=None, help="Number of runs, with consecutive seeds from --seed.")
     parser.add_argument("--folds", type=int, default=None, help="Number of runs, each validated on its own fold.")
     parser.add_function_arguments(signature_of("run.training", "fit"), skip={"data", "model", "callbacks", "recipe"})
     parser.add_function_arguments(signature_of("data.datamodule", "CIFAR10DataModule"), "data", skip=set(NO_FLAGS))
@@ -61,22 +61,26 @@ def script(arguments: Sequence[str]) -> None:
     given = arguments_in(parse(parser, arguments, defaults=False))
     for name in ("recipe", "resume"):  # read before files are
         if (value := given.get(name)) != value_of(f"--{name}", arguments):
-            raise InputError(f"{name} {value} in a file of settings does nothing: give --{name} {value} as a flag")
+            raise InputError(f"{name} {value} in a file of settings does nothing: pass --{name} {value} as a flag")
     given = {name: value for name, value in given.items() if name not in ("config", "resume")}
     settings = over_recipe(given)
     if "recipe" in given and settings == {name: value for name, value in given.items() if name != "recipe"}:
         name = given["recipe"]
-        raise InputError(f"recipe {name} does nothing: all of its settings are given besides, so leave it out")
+        raise InputError(f"recipe {name} does nothing: all of its settings are given separately; leave it out")
     for name, (does_something, other) in NEEDS.items() if run is None else ():
         if (value := value_of(f"--{name}", arguments)) is not None and not does_something(settings):
-            raise InputError(f"--{name} {value} does nothing here: give {other} too, or leave it out")
+            raise InputError(f"--{name} {value} does nothing here: use {other}, or leave it out")
 
     many = {name: value for name in ("seeds", "folds") if (value := settings.pop(name, None)) is not None}
     if run not in (None, "auto"):
         for name, value in many.items():
-            raise InputError(f"{name} {value}: --resume goes on with the runs that there are: leave it out")
+            raise InputError(
+                f"{name} {value}: --resume continues the runs that the group already has; leave out --{name}"
+            )
         if "recipe" in given:  # or an error would name settings of the recipe, which nobody gave
-            raise InputError(f"recipe {given['recipe']}: --resume goes on with the run's own settings: leave it out")
+            raise InputError(
+                f"recipe {given['recipe']}: --resume continues with the run's own settings; leave out --recipe"
+            )
 
     with importing():  # imported late: torch and Lightning take seconds
         from cifar_lightning.run import signals

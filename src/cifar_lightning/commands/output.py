@@ -21,4 +21,6 @@ def output() -> Iterator[None]:
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
-            raise RunError(f"could not print all of it ({error.strerror}): make room, or print elsewhere") from error
+            raise RunError(
+                f"could not print all of it ({error.strerror}): free disk space, or print elsewhere"
+            ) from error

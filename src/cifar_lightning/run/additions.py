@@ -52,8 +52,8 @@ class Additions(NamedTuple):
         if processes > 1 and (self.callbacks or self.loggers):
             first = type((*self.callbacks, *self.loggers)[0]).__name__
             raise InputError(
-                f"devices: {first} is an object of this process, and {processes} others would train: give devices=1, "
-                f"or start this program by torchrun --nproc-per-node {processes}"
+                f"devices: {first} is an object in this process, but {processes} others would train: use devices=1, "
+                f"or start this program with torchrun --nproc-per-node {processes}"
             )
         for callback in self.callbacks:
             _check(callback)
@@ -63,11 +63,11 @@ class Additions(NamedTuple):
         )
         for key in (key for key, count in named.items() if count > 1):
             raise InputError(
-                f"callbacks: {key} is there twice, and a checkpoint keeps the state of one: leave one out, or give it "
+                f"callbacks: {key} is given twice, but a checkpoint keeps the state of only one: leave one out, or use "
                 "other arguments"
             )
         if sum(isinstance(callback, ProgressBar) for callback in self.callbacks) > 1:
-            raise InputError("callbacks: a run has one progress bar: leave the others out")
+            raise InputError("callbacks: a run can have only one progress bar; leave out the others")
 
     def accumulated(self) -> list[int]:
         """Returns the numbers of batches per step that callbacks set for some epochs."""
@@ -91,14 +91,14 @@ class Additions(NamedTuple):
                 continue
             if monitor.startswith("val_") and not validates:
                 raise InputError(
-                    f"callbacks: {kind.__name__} watches {monitor}, and no images are validated on: "
-                    "give data.val_split, e.g. 0.1"
+                    f"callbacks: {kind.__name__} monitors {monitor}, but there are no validation images: "
+                    "pass data.val_split, e.g. 0.1"
                 )
             optional = monitor.startswith("lr-") or not getattr(callback, "strict", True)  # LearningRateMonitor's lr-*
             if known and monitor not in logged and not optional:
                 raise InputError(
-                    f"callbacks: {kind.__name__} watches {monitor}, which no training logs: give train_loss, lr, "
-                    "val_loss, val_acc or val_acc/<class>"
+                    f"callbacks: {kind.__name__} monitors {monitor}, which is not logged in training: choose "
+                    "from train_loss, lr, val_loss, val_acc and val_acc/<class>"
                 )
 
     def missing_in(self, checkpoint: Mapping[str, Any]) -> list[str]:
@@ -121,14 +121,18 @@ def additions_of(callbacks: Callbacks, logger: Loggers) -> tuple[Additions, str 
         if not isinstance(callback, Callback):
             kind = type(callback)
             theirs = kind.__module__.partition(".")[0] == "pytorch_lightning"
-            hint = f"import {kind.__name__} from lightning.pytorch.callbacks" if theirs else "give objects of that"
-            raise InputError(f"callbacks: {_named(callback)} is no lightning.pytorch.Callback: {hint}")
+            hint = (
+                f"import {kind.__name__} from lightning.pytorch.callbacks"
+                if theirs
+                else "pass an object of such a class"
+            )
+            raise InputError(f"callbacks: {_named(callback)} is not a lightning.pytorch.Callback: {hint}")
     loggers = _listed("logger", [logger] if isinstance(logger, str | Logger) else logger)
     for each in loggers:
         if not isinstance(each, str | Logger):
             raise InputError(
-                f"logger: {_named(each)} is no logger: give csv, tensorboard, wandb or mlflow, or one of "
-                "lightning.pytorch.loggers"
+                f"logger: {_named(each)} is not a logger: use csv, tensorboard, wandb or mlflow, or an object "
+                "of lightning.pytorch.loggers"
             )
     names = [each for each in loggers if isinstance(each, str)]
     objects = tuple(each for each in loggers if isinstance(each, Logger))
@@ -151,20 +155,20 @@ def _check(callback: Callback) -> None:
     name = type(callback).__name__
     if isinstance(callback, BatchSizeFinder | LearningRateFinder):
         raise InputError(
-            f"callbacks: {name} would train with a setting that config.yaml does not have: find it with "
-            "lightning.pytorch.tuner.Tuner, and give it to fit"
+            f"callbacks: {name} would train with a setting that config.yaml does not have: find the setting "
+            "with lightning.pytorch.tuner.Tuner, and pass it to fit"
         )
     if isinstance(callback, StochasticWeightAveraging):
         raise InputError(
-            f"callbacks: {name} would train with another schedule and more epochs than config.yaml has, and no run "
-            "could be resumed with it: give WeightAveraging, of lightning.pytorch.callbacks"
+            f"callbacks: {name} would train with another schedule and more epochs than config.yaml has, and the run "
+            "could not be resumed: use WeightAveraging of lightning.pytorch.callbacks"
         )
     if isinstance(callback, ModelCheckpoint) and callback.dirpath is None and callback.filename is not None:
         stem = callback.filename.partition("{")[0]
         if f"{stem}.ckpt" in (BEST, FINAL) or stem.startswith("step-"):
             raise InputError(
-                f"callbacks: {name} would write {callback.filename}.ckpt among the run's own: give it another "
-                "filename, or a dirpath"
+                f"callbacks: {name} would write {callback.filename}.ckpt among the run's own checkpoints: use "
+                "another filename, or a dirpath"
             )
     contents = io.BytesIO()
     torch.save(callback.state_dict(), contents)
@@ -173,6 +177,6 @@ def _check(callback: Callback) -> None:
         torch.load(contents, weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"callbacks: the state_dict of {name} would need code to be read from a checkpoint: "
-            "have it give tensors, numbers, text, lists and dictionaries"
+            f"callbacks: the state_dict of {name} holds objects, which could not be read from a checkpoint: "
+            "make it return only tensors, numbers, text, lists and dictionaries"
         ) from error

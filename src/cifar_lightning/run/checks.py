@@ -26,18 +26,18 @@ from cifar_lightning.run.trainer import OF_ALL_RANKS, new_trainer
 from cifar_lightning.signatures import words_of
 
 # In quotes, because YAML reads 10:00:00:00 as a number in base 60.
-TIME = "a time of more than 0 as 'DD:HH:MM:SS', in quotes, or such as {hours: 8}"
+TIME = "a time above 0, as 'DD:HH:MM:SS' (in quotes) or as {hours: 8}"
 # For arguments of the Trainer, a test of their range and the range in words: the Trainer itself accepts other values,
 # and then does nothing or something else.
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "accumulate_grad_batches": (lambda batches: batches >= 1, "1 or more"),
-    "gradient_clip_val": (lambda norm: norm >= 0, "0 or more"),  # also refuses NaN
+    "accumulate_grad_batches": (lambda batches: batches >= 1, "at least 1"),
+    "gradient_clip_val": (lambda norm: norm >= 0, "at least 0"),  # also refuses NaN
     "limit_test_batches": (
         lambda limit: limit == 1.0 or (type(limit) is int and limit >= 1),
-        "a number of batches, 1 or more, or leave it out",
+        "a number of batches, at least 1; or leave it out",
     ),
     "max_time": (lambda time: seconds_in(time) > 0, TIME),
-    "num_sanity_val_steps": (lambda batches: batches >= -1, "0 or more, or -1 for all batches"),
+    "num_sanity_val_steps": (lambda batches: batches >= -1, "at least 0, or -1 for all batches"),
     "val_check_interval": (
         lambda interval: not isinstance(interval, str | dict) or seconds_in(interval) > 0,
         f"a number of batches, a share of them, or {TIME}",
@@ -99,20 +99,20 @@ def check(settings: Settings, additions: Additions | None = None, others: CIFAR1
 def _check_numbers(settings: Settings) -> None:
     """Checks the ranges of the run's own settings."""
     for name, lowest, range_ in (
-        ("max_epochs", 1, "1 or more"),
-        ("max_steps", 1, "1 or more, or -1 for no limit"),
-        ("num_nodes", 1, "1 or more"),
-        ("log_every_n_steps", 1, "1 or more"),
-        ("checkpoint_every_n_steps", 1, "1 or more"),
-        ("verify_steps", 0, "0 or more"),
-        ("threads", 1, "1 or more"),
-        ("seed", 0, f"0 to {2**32 - 1}"),
+        ("max_epochs", 1, "at least 1"),
+        ("max_steps", 1, "at least 1, or -1 for no limit"),
+        ("num_nodes", 1, "at least 1"),
+        ("log_every_n_steps", 1, "at least 1"),
+        ("checkpoint_every_n_steps", 1, "at least 1"),
+        ("verify_steps", 0, "at least 0"),
+        ("threads", 1, "at least 1"),
+        ("seed", 0, f"from 0 to {2**32 - 1}"),
     ):
         value = getattr(settings, name)
         if value is None or (name, value) == ("max_steps", -1):
             continue
         if value < lowest or (name == "seed" and value >= 2**32):
-            raise InputError(f"{name} {value} is out of range: give {range_}")
+            raise InputError(f"{name} {value}: must be {range_}")
 
 
 def _check_trainer(settings: Settings, accelerator: str, ranks: int) -> Trainer:
@@ -120,25 +120,25 @@ def _check_trainer(settings: Settings, accelerator: str, ranks: int) -> Trainer:
     given = settings.trainer
     check_trainer_names(given)
     _check_types(given)
-    epochs = (lambda epochs: 0 <= epochs <= settings.max_epochs, f"0 to {settings.max_epochs}, the run's epochs")
+    epochs = (lambda epochs: 0 <= epochs <= settings.max_epochs, f"from 0 to {settings.max_epochs}, the run's epochs")
     for name, (holds, range_) in {**RANGES, "min_epochs": epochs}.items():
         if (value := given.get(name)) is not None and not holds(value):
-            raise InputError(f"trainer.{name} {value} is out of range: give {range_}")
+            raise InputError(f"trainer.{name} {value}: must be {range_}")
     for name in OF_ALL_RANKS:
         if type(limit := given.get(name)) is int and limit % ranks:
             raise InputError(
-                f"trainer.{name} {limit} cannot be shared by {ranks} devices, each of which takes whole batches: "
-                f"give a multiple of {ranks}, or as many --devices as divide it"
+                f"trainer.{name} {limit} cannot be divided among {ranks} devices, because each takes whole batches: "
+                f"use a multiple of {ranks}, or a number of --devices that divides {limit}"
             )
     if given.get("gradient_clip_algorithm") is not None and given.get("gradient_clip_val") is None:
-        raise InputError("trainer.gradient_clip_algorithm clips nothing without a limit: give gradient_clip_val, too")
+        raise InputError("trainer.gradient_clip_algorithm clips nothing without a limit: pass gradient_clip_val too")
     if given.get("sync_batchnorm") and ranks > 1 and accelerator == "cpu":
         raise InputError(
-            "trainer.sync_batchnorm true: torch's needs GPUs, and the networks here share their statistics without it: "
-            "leave it out"
+            "trainer.sync_batchnorm true: torch's version needs GPUs, and the networks of this package share their "
+            "statistics without it; leave it out"
         )
     if any(word in settings.strategy for word in ("spawn", "fork", "notebook")):
-        raise InputError(f"strategy {settings.strategy} starts processes of its own: give ddp")
+        raise InputError(f"strategy {settings.strategy} starts processes of its own: use ddp")
     return try_trainer({**settings.for_trainer(), "num_nodes": 1})
 
 
@@ -149,7 +149,7 @@ def _check_types(given: Arguments) -> None:
         annotation = known[name].annotation
         if not is_of(value, annotation):
             words = RANGES[name][1] if timedelta in get_args(annotation) else " or ".join(words_of(annotation))
-            raise InputError(f"trainer.{name} {value} is out of range: give {words}")
+            raise InputError(f"trainer.{name} {value}: must be {words}")
 
 
 def try_trainer(arguments: Arguments) -> Trainer:
@@ -163,7 +163,7 @@ def try_trainer(arguments: Arguments) -> Trainer:
             return new_trainer(**{**arguments, "devices": 1}, logger=False, enable_checkpointing=False)
     except Exception as error:  # the type that Lightning raises for a wrong value differs between arguments
         reason = " ".join(str(error).split())
-        raise InputError(f"the Trainer does not take these settings: {reason}; give another value") from error
+        raise InputError(f"Lightning's Trainer does not accept these settings: {reason}; use another value") from error
 
 
 def _check_batches(
@@ -177,7 +177,7 @@ def _check_batches(
     defaults = inspect.signature(Trainer).parameters
     for name in OF_VALIDATION if not len(data.val_indices) else ():
         if (value := given.get(name)) and value not in (defaults[name].default, 1.0):  # Lightning takes None as 1.0
-            raise InputError(f"trainer.{name} {value}: no images are validated on: give data.val_split, e.g. 0.1")
+            raise InputError(f"trainer.{name} {value}: there are no validation images; pass data.val_split, e.g. 0.1")
     counts = {
         "train": len(data.train_indices) // data.hparams["batch_size"],
         "val": evaluation_batches(len(data.val_indices), data.hparams["eval_batch_size"], ranks) // ranks,
@@ -186,11 +186,11 @@ def _check_batches(
         limit = getattr(trainer, f"limit_{name}_batches")
         counts[name] = int(count * limit) if isinstance(limit, float) else min(count, limit)
         if count and not counts[name] and (limit or name == "train"):
-            raise InputError(f"trainer.limit_{name}_batches {limit} leaves none of {count} batches: give 1 or more")
+            raise InputError(f"trainer.limit_{name}_batches {limit} leaves none of {count} batches: use at least 1")
         if name == "val" and isinstance(limit, float) and int(ranks * count * limit) != ranks * counts[name]:
             raise InputError(
-                f"trainer.limit_val_batches {limit} of {count} batches on each of {ranks} devices leaves others than "
-                f"on one device: give a number of batches, a multiple of {ranks}"
+                f"trainer.limit_val_batches {limit} of {count} batches on each of {ranks} devices is not the same "
+                f"batches as on one device: use a number of batches, a multiple of {ranks}"
             )
     accumulate, every = options.accumulate_grad_batches, options.check_val_every_n_epoch
     interval = getattr(trainer, "val_check_interval", None)  # missing if validation goes by the clock
@@ -201,27 +201,32 @@ def _check_batches(
         # and still divide the gradients by the larger number.
         steps = options.max_epochs * math.ceil(counts["train"] / accumulate)
         steps = steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
-        batches = f"at most the {counts['train']} batches of an epoch"
+        batches = f"at most {counts['train']}, the batches of an epoch"
         most = max(accumulate, *additions.accumulated(), 1)
         checks = [
             ("accumulate_grad_batches", most, most <= counts["train"], batches),
-            ("min_steps", options.min_steps, 0 <= (options.min_steps or 0) <= steps, f"0 to {steps}, the run's steps"),
+            (
+                "min_steps",
+                options.min_steps,
+                0 <= (options.min_steps or 0) <= steps,
+                f"from 0 to {steps}, the run's steps",
+            ),
         ]
     if validates := bool(len(data.val_indices) and trainer.limit_val_batches):
-        epochs = f"1 to {trainer.max_epochs}, the run's epochs, or null"
-        one_clock = "a number of steps, or one device: the clocks of several differ"
+        epochs = f"from 1 to {trainer.max_epochs}, the run's epochs, or null"
+        one_clock = "a number of steps, or use one device: the clocks of several devices differ"
         checks += [
             ("check_val_every_n_epoch", every, every is None or 1 <= every <= options.max_epochs, epochs),
-            ("val_check_interval", interval, not isinstance(interval, int) or interval > 0, "1 or more"),
+            ("val_check_interval", interval, not isinstance(interval, int) or interval > 0, "at least 1"),
             ("val_check_interval", "by the clock", ranks == 1 or not by_clock, one_clock),
         ]
     for option, value, ok, range_ in checks:
         if not ok:
-            raise InputError(f"trainer.{option} {value} is out of range: give {range_}")
+            raise InputError(f"trainer.{option} {value}: must be {range_}")
     if validates and isinstance(interval, int) and interval > counts["train"] and every is not None:
         raise InputError(
-            f"trainer.val_check_interval {interval} is more than the {counts['train']} batches of an epoch: give at "
-            "most that, or also --trainer.check_val_every_n_epoch null"
+            f"trainer.val_check_interval {interval} is more than the {counts['train']} batches of an epoch: use at "
+            f"most {counts['train']}, or add --trainer.check_val_every_n_epoch null"
         )
 
 
@@ -234,6 +239,6 @@ def _check_sizes(model: LitNet, net: str) -> None:
                 model(torch.zeros(1, 3, size, size))
         except RuntimeError as error:
             raise InputError(
-                f"sizes {model.hparams['sizes']}: the network {net} takes no images of {size} pixels "
-                "a side; leave them out, or give larger ones or another --model.net"
+                f"sizes {model.hparams['sizes']}: the network {net} does not take images of {size} x {size} "
+                "pixels; leave sizes out, use larger ones, or use another --model.net"
             ) from error

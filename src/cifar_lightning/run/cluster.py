@@ -88,7 +88,7 @@ def requeue() -> str:
     """Asks SLURM to start this job again, and returns the outcome in words."""
     name = job()
     if name is None:
-        return "not requeued, for this is no job of SLURM's"
+        return "not requeued, because this is not a SLURM job"
     command = ["scontrol", "requeue", name]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=REQUEUE_SECONDS, check=False)
@@ -134,9 +134,9 @@ def rank_in(variables: Variables) -> Rank | None:
     if given.items() <= {"RANK": str(theirs.rank), "WORLD_SIZE": str(theirs.world_size)}.items():
         return theirs
     raise InputError(
-        f"the environment has {' and '.join(map(' '.join, given.items()))}, and {theirs.launcher} says that this is "
-        f"rank {theirs.rank} of {theirs.world_size}: unset {' and '.join(given)} to go by {theirs.launcher}, or set "
-        "LOCAL_RANK too to go by the environment"
+        f"the environment has {' and '.join(map(' '.join, given.items()))}, but {theirs.launcher} says that this is "
+        f"rank {theirs.rank} of {theirs.world_size}: unset {' and '.join(given)} to use the values of "
+        f"{theirs.launcher}, or also set LOCAL_RANK to use the environment's"
     )
 
 
@@ -174,7 +174,7 @@ def _by_name(variables: Variables) -> Rank | None:
     if "LOCAL_RANK" not in variables and size == 1:
         return None
     if not 0 <= rank < size:
-        raise InputError(f"the environment has RANK {rank} of WORLD_SIZE {size}: the first is 0; set them right")
+        raise InputError(f"the environment has RANK {rank} of WORLD_SIZE {size}: ranks count from 0; fix them")
     if size > 1:
         _check_whole(variables)
     launcher = {None: "the launcher", OURS: OURS}.get(variables.get("TORCHELASTIC_RUN_ID"), "torchrun")
@@ -202,8 +202,8 @@ def _of_srun(variables: Variables) -> Rank | None:
     counts = re.findall(r"(\d+)(?:\(x\d+\))?", variables.get("SLURM_STEP_TASKS_PER_NODE", str(size)))
     if len(set(counts)) > 1:
         raise InputError(
-            f"srun has started {size} tasks unevenly ({variables['SLURM_STEP_TASKS_PER_NODE']} on its machines): "
-            "give srun --ntasks-per-node"
+            f"srun has started different numbers of tasks on its machines "
+            f"({variables['SLURM_STEP_TASKS_PER_NODE']}, {size} in all): use srun --ntasks-per-node"
         )
     here = int(counts[0])
     first = "127.0.0.1" if here == size else first_host(variables.get("SLURM_STEP_NODELIST", ""))
@@ -241,8 +241,8 @@ def _of_mpi(
         for name in ("MASTER_ADDR", "MASTER_PORT"):
             if name not in variables:
                 raise InputError(
-                    f"mpirun has started {world} processes, {here} of them on this machine, and does not say where "
-                    f"they meet: set {name}, e.g. mpirun -x MASTER_ADDR=HOST -x MASTER_PORT=29500, HOST that of rank 0"
+                    f"mpirun has started {world} processes, {here} of them on this machine, but does not say where "
+                    f"they meet: set {name}, e.g. mpirun -x MASTER_ADDR=HOST -x MASTER_PORT=29500 with rank 0's HOST"
                 )
         address, port = _meeting_point(variables)
     return Rank("mpirun", _number(variables, rank), world, _number(variables, local_rank), here, address, port)
@@ -268,7 +268,7 @@ def _check_whole(variables: Variables) -> None:
         for other in needs[name]:
             if other not in variables:
                 raise InputError(
-                    f"the environment has {name} {variables[name]} and no {other}: unset it, or use torchrun"
+                    f"the environment has {name} {variables[name]} but no {other}: unset {name}, or use torchrun"
                 )
 
 
@@ -279,4 +279,4 @@ def _number(variables: Variables, name: str, default: int | None = None) -> int:
     try:
         return int(text or "")
     except ValueError:
-        raise InputError(f"the environment has {name} {text}, which is no number: unset it") from None
+        raise InputError(f"the environment has {name} {text}, which is not a number: unset {name}") from None

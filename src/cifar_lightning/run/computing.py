@@ -37,22 +37,25 @@ def _device(trainer: Trainer) -> str:
     device = trainer.strategy.root_device
     if device.type == "cpu":
         there = torch.cuda.is_available() or torch.backends.mps.is_available()
-        return f"on the CPU ({'as it was told: there is a GPU' if there else 'there is no GPU that torch can use'})"
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "Apple's"
+        return f"on the CPU ({'as requested; there is a GPU' if there else 'no GPU that torch can use'})"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "Apple"
     return f"on the GPU ({name})" if trainer.world_size == 1 else f"on {trainer.world_size} GPUs ({name})"
 
 
 def _on_the_cpu(cpu: FittedCPU, trainer: Trainer, model: LitNet) -> list[str]:
     count = torch.get_num_threads()
-    threads = f"{count} thread{'s' * (count > 1)}{' each' * (trainer.world_size > 1)}"
-    why = f" (a step is small: {cpu.work / 1e6:,.1f} million operations forward)" if cpu.work <= SMALL_STEP else ""
+    threads = f"{count} thread{'s' * (count > 1)}{' per process' * (trainer.world_size > 1)}"
+    why = (
+        f" (small steps: {cpu.work / 1e6:,.1f} million operations in a forward pass)" if cpu.work <= SMALL_STEP else ""
+    )
     return [threads, kernels(model.net, cpu.images, trainer.precision) + why]
 
 
 def _precision(trainer: Trainer) -> str:
     precision, device = str(trainer.precision), trainer.strategy.root_device.type
     if not precision.startswith("bf16") or device not in ("cpu", "cuda"):  # torch does not say for Apple GPUs
-        return precision
-    where, accelerator = ("this processor", "cpu") if device == "cpu" else ("this GPU", "gpu")
-    found = has_bfloat16(accelerator)
-    return f"{precision} ({where} multiplies it {'faster' if found else 'no faster: it has no instructions for it'})"
+        return f"precision {precision}"
+    where, accelerator = ("this CPU", "cpu") if device == "cpu" else ("this GPU", "gpu")
+    if has_bfloat16(accelerator):
+        return f"precision {precision} (fast: {where} has instructions for bfloat16)"
+    return f"precision {precision} (not faster: {where} has no instructions for bfloat16)"

@@ -56,4 +56,4 @@ def note_not_finite(images: int, model: LitNet, output: Path) -> None:
     """Says how many tested images have logits that are not finite, if any do."""
     if images:  # if all logits of an image are NaN, argmax gives the first class
         which, first = f"{images:,} test image{'s' * (images != 1)}", quoted(model.classes[0])
-        say(f"note: {output}: the logits of {which} are NaN or infinite; NaN alone counts as {first}")
+        say(f"note: {output}: NaN or infinite logits for {which}; images with only NaN logits count as {first}")

@@ -111,11 +111,11 @@ def kernels(net: nn.Module, images: int, precision: str) -> str:
     """Says which library computes the convolutions in a step of `images` images, as this process is configured."""
     if torch.backends.mkldnn.enabled:
         there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        return "oneDNN" if there else "no oneDNN"
+        return "oneDNN" if there else "without oneDNN"
     few = images < NNPACK_IMAGES
     convolves = any(isinstance(module, Conv2d if few else nn.Conv2d) for module in net.modules())
     takes = convolves and precision == "32-true" and nnpack.is_available()  # type: ignore[no-untyped-call]
-    return "NNPACK in place of oneDNN" if takes else "no oneDNN"
+    return "NNPACK instead of oneDNN" if takes else "without oneDNN"
 
 
 def step_work(model: LightningModule, images: int) -> float:

@@ -40,28 +40,28 @@ def resolve_devices(accelerator: str, devices: str | int) -> tuple[str, int]:
         InputError: This machine has no such devices.
     """
     if accelerator not in ("auto", "cpu", "gpu", "cuda", "mps"):
-        raise InputError(f"accelerator {accelerator} is not known: give cpu, gpu, mps or auto")
+        raise InputError(f"unknown accelerator {accelerator}: choose from cpu, gpu, mps, auto")
     if accelerator == "mps" and not torch.backends.mps.is_available():
-        raise InputError("accelerator mps: this machine has no Apple GPU that torch can use; give --accelerator cpu")
+        raise InputError("accelerator mps: this machine has no Apple GPU that torch can use; use --accelerator cpu")
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if accelerator == "auto":
         accelerator = "gpu" if gpus else "mps" if torch.backends.mps.is_available() else "cpu"
     if accelerator in ("gpu", "cuda"):
         if not gpus:
             raise InputError(
-                f"accelerator {accelerator}: this machine has no GPU that torch can use; give --accelerator cpu"
+                f"accelerator {accelerator}: this machine has no GPU that torch can use; use --accelerator cpu"
             )
         chosen = _device_list(devices, gpus)
         if not set(chosen) <= set(range(gpus)) or len(set(chosen)) < len(chosen):
             raise InputError(
-                f"devices {devices}: this machine has {gpus} GPU{'s' * (gpus > 1)}; give at most that many, each once"
+                f"devices {devices}: this machine has {gpus} GPU{'s' * (gpus > 1)}; use at most {gpus}, each once"
             )
         return accelerator, len(chosen)
     if "," in str(devices) or str(devices).strip() == "-1":
-        raise InputError(f"devices {devices}: only GPUs can be chosen one by one; give a number of processes, or auto")
+        raise InputError(f"devices {devices}: only GPUs can be chosen one by one; use a number of processes, or auto")
     count = len(_device_list(devices, 1))
     if accelerator == "mps" and count > 1:
-        raise InputError(f"devices {devices}: there is one Apple GPU; give --devices 1, or --accelerator cpu")
+        raise InputError(f"devices {devices}: there is only one Apple GPU; use --devices 1, or --accelerator cpu")
     return accelerator, count
 
 
@@ -77,7 +77,7 @@ def _device_list(devices: str | int, available: int) -> list[int]:
             return list(range(int(text)))
     except ValueError:
         pass
-    raise InputError(f"devices {devices}: give a number, a list such as 0,1, or auto")
+    raise InputError(f"devices {devices}: must be a number, a list such as 0,1, or auto")
 
 
 def shared_out(devices: str | int | None, num_nodes: int | None) -> tuple[str | int, int]:
@@ -109,9 +109,9 @@ def check_ranks(devices: str | int, here: int, num_nodes: int) -> None:
         return
     local = f", {rank.local_world_size} on this machine" if rank.local_world_size else ""
     raise InputError(
-        f"devices {devices} and num_nodes {num_nodes} are {here * num_nodes} processes, {here} on each machine, and "
-        f"{rank.launcher} has started {rank.world_size}{local}: leave --devices and --num_nodes out to go by "
-        f"{rank.launcher}, or have it start as many"
+        f"devices {devices} and num_nodes {num_nodes} are {here * num_nodes} processes, {here} on each machine, but "
+        f"{rank.launcher} has started {rank.world_size}{local}: leave out --devices and --num_nodes to use what "
+        f"{rank.launcher} has started, or start {here * num_nodes} processes"
     )
 
 
@@ -203,7 +203,7 @@ def _name_of_the_meeting(rank: Rank, presence: Presence | None, store: Store) ->
                 store.set(store.get(f"cifar_lightning/{other}").decode(), mine)
         waited = timedelta(seconds=time.monotonic() - begun)
         if late := [other for other in missing if waited > _patience(rank, other, presence)]:
-            raise RuntimeError(f"rank {', '.join(map(str, late))} has not come in {waited.seconds} s")
+            raise RuntimeError(f"rank {', '.join(map(str, late))} did not arrive within {waited.seconds} s")
         time.sleep(MEETING_SECONDS)
     return mine
 
@@ -240,8 +240,8 @@ def _where_they_meet(rank: Rank) -> Iterator[str]:
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise RunError(
-            f"rank {rank.rank} of {rank.world_size} does not meet the others at {where} ({reason}): set MASTER_ADDR to "
-            "the first one's machine and MASTER_PORT to a free port there, the same for all"
+            f"rank {rank.rank} of {rank.world_size} could not meet the others at {where} ({reason}): set MASTER_ADDR "
+            "to the machine of rank 0 and MASTER_PORT to a free port there, the same for all ranks"
         ) from error
 
 
@@ -289,6 +289,6 @@ def check_same_images(images: CIFAR10DataModule, *splits: Literal["train", "test
     for rank, (sums, where) in enumerate(found):
         if sums != found[0][0]:
             raise InputError(
-                f"the images of rank {rank} ({where}) are not those of rank 0 ({found[0][1]}): "
-                "give all machines the same, each by its own --data.data_dir if need be"
+                f"the images of rank {rank} ({where}) differ from the images of rank 0 ({found[0][1]}): "
+                "use the same images on all machines, if necessary with another --data.data_dir on each"
             )

@@ -66,7 +66,7 @@ def launch(target: str, kwargs: dict[str, Any], processes: int, inherit: Sequenc
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise RunError(
-            f"the ranks cannot meet on this machine ({reason}): bring up its loopback, or give --devices 1"
+            f"the ranks cannot meet on this machine ({reason}): bring up its loopback interface, or use --devices 1"
         ) from error
     ranks: list[_Rank] = []
     with signals.deferred(watched=True):

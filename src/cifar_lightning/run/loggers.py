@@ -40,9 +40,9 @@ def check_logger(given: str) -> None:
     """Raises an InputError if a name is not known, or its package is missing."""
     for name in _names(given):
         if name not in (*NAMES, "auto"):
-            raise InputError(f"logger {name} is not known: give some of {', '.join(NAMES)}, with commas, or auto")
+            raise InputError(f"unknown logger {name}: choose from {', '.join(NAMES)} (several with commas), or auto")
         if name in NAMES[1:] and not _is_installed(name):
-            raise InputError(f"logger {name} needs a package: pip install 'cifar-lightning[{name}]'")
+            raise InputError(f"logger {name} needs a package; install it with: pip install 'cifar-lightning[{name}]'")
 
 
 def _names(given: str) -> list[str]:
@@ -98,7 +98,7 @@ def _said(name: str) -> Iterator[None]:
     except Exception as error:
         # Lightning turns any error of TensorBoard's writer into a ValueError about what may be logged.
         cause = (isinstance(error, ValueError) and error.__cause__) or error
-        say(f"note: {name} logs nothing from here on ({in_short(cause)})")
+        say(f"note: {name} failed and logs nothing from here on ({in_short(cause)})")
 
 
 @contextmanager

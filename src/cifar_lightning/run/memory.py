@@ -8,10 +8,10 @@ from cifar_lightning.errors import RunError, in_short
 
 SIGNS = ("out of memory", "DefaultCPUAllocator: ")  # in torch's errors: from a GPU's allocator, and from the CPU's
 IN_FIT = (
-    "start a new run with smaller ones, in which --trainer.accumulate_grad_batches keeps the steps as large, or make "
-    "room, or take more --devices"
+    "start a new run with smaller ones (--trainer.accumulate_grad_batches keeps the steps as large), free memory, or "
+    "use more --devices"
 )
-IN_TEST = "give evaluate a smaller --data.eval_batch_size, or make room"
+IN_TEST = "use evaluate with a smaller --data.eval_batch_size, or free memory"
 
 
 def of_memory(error: Exception) -> bool:

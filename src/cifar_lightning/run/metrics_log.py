@@ -35,7 +35,7 @@ def read_rows(path: Path) -> list[Row]:
                 raise ValueError("a row has no step, or more cells than there are columns")
             return [{key: _number(cell) for key, cell in row.items()} for row in rows]
         except (ValueError, csv.Error) as error:
-            raise InputError(f"{path} is no log of a run ({error}): mend it, or remove it") from error
+            raise InputError(f"{path} is not the log of a run ({error}): fix it, or remove it") from error
 
 
 def _number(cell: str) -> float | None:

@@ -57,25 +57,25 @@ def imported(path: str, num_classes: int, width: int | None = None) -> nn.Module
         sys.path.append(here)  # last, so that a user's random.py does not hide Python's
     if module_name.endswith(".py"):
         module = module_name.removesuffix(".py").removeprefix("./").replace("/", ".")
-        raise InputError(f"net {path}: {module_name} is a file, and a network's module is named: give {module}:{name}")
+        raise InputError(f"net {path}: {module_name} is a file, not the name of a module: use {module}:{name}")
     try:
         found: Any = _module(module_name)
     except Exception as error:  # the user's code runs, and may raise anything
         missing = isinstance(error, ModuleNotFoundError) and module_name.startswith(error.name or " ")
-        hint = "start in the folder that it is in, or install it" if missing else "mend it"
+        hint = "start in the folder that contains it, or install it" if missing else "fix it"
         raise InputError(f"net {path}: {module_name} cannot be imported ({in_short(error)}): {hint}") from error
     where = getattr(found, "__file__", None) or module_name
     for part in name.split("."):
         if not hasattr(found, part):
-            raise InputError(f"net {path}: {where} has no {name or 'name after the colon'}: give one that it has")
+            raise InputError(f"net {path}: {where} has no {name or 'name after the colon'}: use a name that it has")
         found = getattr(found, part)
     if isinstance(found, nn.Module) or not callable(found):
         raise InputError(
-            f"net {path} is of type {type(found).__name__}: give a class, or a function, that makes a network"
+            f"net {path} is of type {type(found).__name__}: use a class or a function that makes a network"
         )
     net = _made(path, found, num_classes, width)
     if not isinstance(net, nn.Module):
-        raise InputError(f"net {path} gives {type(net).__name__}: have it give a torch.nn.Module")
+        raise InputError(f"net {path} returns an object of type {type(net).__name__}: make it return a torch.nn.Module")
     return net
 
 
@@ -101,13 +101,13 @@ def _made(path: str, make: Any, num_classes: int, width: int | None) -> Any:
     given = {"num_classes": num_classes} if anything or "num_classes" in takes else {}
     if width is not None:
         if not (anything or "width" in takes):
-            raise InputError(f"width {width}: net {path} takes none: leave it out")
+            raise InputError(f"width {width}: net {path} does not take a width; leave it out")
         given["width"] = width
     try:
         return make(**given)
     except Exception as error:
         call = ", ".join(f"{name}={value}" for name, value in given.items())
-        raise InputError(f"net {path} cannot be made by ({call}) ({in_short(error)}): mend it") from error
+        raise InputError(f"net {path} cannot be made with ({call}) ({in_short(error)}): fix it") from error
 
 
 def check_outputs(arguments: Mapping[str, Any], classes: Sequence[str]) -> None:
@@ -119,12 +119,14 @@ def check_outputs(arguments: Mapping[str, Any], classes: Sequence[str]) -> None:
         with torch.no_grad():
             logits = net(torch.zeros(2, 3, 32, 32))
     except Exception as error:
-        raise InputError(f"net {path} does not take images (2, 3, 32, 32) ({in_short(error)}): mend it") from error
-    shape = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-    if shape != (2, num_classes):
         raise InputError(
-            f"net {path} gives {shape} for 2 images of {num_classes} classes: have it give logits (2, {num_classes}), "
-            "of which an argument num_classes tells it"
+            f"net {path} does not take images of shape (2, 3, 32, 32) ({in_short(error)}): fix it"
+        ) from error
+    found = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+    if found != (2, num_classes):
+        raise InputError(
+            f"net {path} returns {found} for 2 images of {num_classes} classes: make it return logits of shape "
+            f"(2, {num_classes}); its argument num_classes gets this number"
         )
 
 
@@ -145,6 +147,6 @@ def all_of_it_learns(net: str, strategy: str) -> Iterator[None]:
         if "parameters that were not used" not in str(error) or "find_unused_parameters_true" in strategy:
             raise
         raise RunError(
-            f"net {net} has parameters that a step does not use, which on several devices takes --strategy "
-            "ddp_find_unused_parameters_true: add that"
+            f"net {net} has parameters that a step does not use, which several devices do not allow: add "
+            "--strategy ddp_find_unused_parameters_true"
         ) from error

@@ -17,16 +17,16 @@ def instead_of_run(path: Path) -> str | None:
     """Returns the part of a message after a path that is not a run: what it is, and what to give; None if unknown."""
     if path.suffix in PROGRAMS and os.path.isfile(path):
         home = path.parent
-        give = str(home) if is_run(home) else "the run that it was exported from"
-        return f"is a program for {PROGRAMS[path.suffix]}, and no checkpoint: give {give}"
+        use = str(home) if is_run(home) else "the run that it was exported from"
+        return f"is a program for {PROGRAMS[path.suffix]}, not a checkpoint: use {use}"
     if is_group(path):
         with suppress(InputError):
-            return f"holds several runs: give one of them, such as {path / read_plan(path)[1][0]}"
+            return f"holds several runs: use one of them, such as {path / read_plan(path)[1][0]}"
     for logs in (path, path / "lightning_logs"):
         with suppress(OSError):  # another user's folder
             for _, run in sorted(numbered(logs), reverse=True):
                 if is_run(run) or is_group(run):
-                    return f"is no run's folder, but one of runs: give {run}, the newest"
+                    return f"is not a run's folder but a folder of runs: use one of them, such as {run}, the newest"
     return None
 
 

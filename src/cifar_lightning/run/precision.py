@@ -49,10 +49,10 @@ def check_precision(precision: str, accelerator: str) -> None:
     """Raises an InputError if a job would crawl, or if the device does not support the precision."""
     if crawls(precision, accelerator):
         raise InputError(
-            f"precision {precision}: float16 is slow on a CPU, bfloat16 is not: give bf16-true or bf16-mixed"
+            f"precision {precision}: float16 is slow on a CPU, bfloat16 is not; use bf16-true or bf16-mixed"
         )
     if (precision, accelerator) == ("64-true", "mps"):
-        raise InputError(f"precision {precision}: an Apple GPU has no float64: give 32-true, or --accelerator cpu")
+        raise InputError(f"precision {precision}: an Apple GPU has no float64; use 32-true, or --accelerator cpu")
 
 
 class StaticHalf(MixedPrecision):

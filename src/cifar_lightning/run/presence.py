@@ -215,7 +215,7 @@ class Presence:
             if word != DONE:
                 lost = word or f"rank {peer['rank']} on {peer['host']} has ended"
         except OSError as error:
-            lost = f"machine {peer['host']}, of rank {peer['rank']}, does not answer ({error.strerror})"
+            lost = f"machine {peer['host']} of rank {peer['rank']} does not answer ({error.strerror})"
         self._peers.unregister(key.fileobj)
         if lost is not None and not self._left.is_set():
             self._lost = lost

@@ -48,7 +48,7 @@ def bound(function: Callable[..., Any], *args: Any, **kwargs: Any) -> inspect.Bo
         said = instead_of(unknown[0], [*signature.parameters], NAMED)
         for group, kind in {"data": CIFAR10DataModule, "model": LitNet}.items():
             if meant in inspect.signature(kind).parameters:
-                said = f"give {group}={{{meant!r}: ...}}"
+                said = f"use {group}={{{meant!r}: ...}}"
         raise InputError(f"{unknown[0]} is not an argument of {function.__name__}: {said}")
     return signature.bind(*args, **kwargs)
 

@@ -6,24 +6,25 @@ from cifar_lightning.model import absent as absent_of_model
 
 # The reasons, by group and name of the argument.
 WHY = {
-    "data.seed": "is set by the run's seed: give that",
+    "data.seed": "is set by the run's seed: use seed",
     **dict.fromkeys(
         (f"data.{name}" for name in TRANSFORMS),
-        "is code, which no config.yaml holds: give it to CIFAR10DataModule, and that to lightning.pytorch.Trainer",
+        "is code, which config.yaml cannot hold: pass it to CIFAR10DataModule, and pass that to "
+        "lightning.pytorch.Trainer().fit",
     ),
     "model.classes": "is set by the images: leave it out",
     "model.preprocessing": "is set by the images: leave it out",
-    "trainer.callbacks": "takes objects, which no file of settings holds: give them to fit(callbacks=[...]) in Python",
-    "trainer.logger": "is a setting of its own: give --logger csv, tensorboard, wandb or mlflow, or in Python "
+    "trainer.callbacks": "takes objects, which a file cannot hold: pass them to fit(callbacks=[...]) in Python",
+    "trainer.logger": "is a setting of its own: use --logger csv, tensorboard, wandb or mlflow, or in Python "
     "fit(logger=...)",
-    "trainer.enable_checkpointing": "cannot be changed, for a run goes on from its checkpoints: give "
+    "trainer.enable_checkpointing": "cannot be changed, because a run resumes from its checkpoints: use "
     "--checkpoint_every_n_steps for more of them",
-    "trainer.enable_progress_bar": "cannot be changed: give --report false to print nothing",
-    "trainer.use_distributed_sampler": "cannot be changed, for the loaders share the images themselves: leave it out",
-    "trainer.limit_predict_batches": "does nothing, for a run predicts nothing: leave it out",
-    "trainer.model_registry": "does nothing, for nothing is uploaded: leave it out",
-    "trainer.barebones": "cannot be changed, for a run logs and saves: leave it out",
-    "trainer.plugins": "takes objects, and this package brings its own: give --precision, --strategy or --num_nodes",
+    "trainer.enable_progress_bar": "cannot be changed: use --report false to print nothing",
+    "trainer.use_distributed_sampler": "cannot be changed, because the loaders divide the images: leave it out",
+    "trainer.limit_predict_batches": "does nothing, because a run predicts nothing: leave it out",
+    "trainer.model_registry": "does nothing, because nothing is uploaded: leave it out",
+    "trainer.barebones": "cannot be changed, because a run logs and saves: leave it out",
+    "trainer.plugins": "takes objects, and this package brings its own: use --precision, --strategy or --num_nodes",
 }
 
 # Names that are common elsewhere, and a run's name for the same setting: the two are too different to be matched.
@@ -40,7 +41,7 @@ NAMED = {
 def why_absent(name: str) -> str | None:
     """Returns why there is no such flag, without a group or in the group `data`; None if no reason is known."""
     group, _, argument = name.rpartition(".")
-    no_flags = dict.fromkeys(TRANSFORMS, "a transform is code: give it to CIFAR10DataModule in Python")
+    no_flags = dict.fromkeys(TRANSFORMS, "a transform is code: pass it to CIFAR10DataModule in Python")
     return {**absent.WHY, **no_flags}.get(argument) if group in ("", "data") else None
 
 

@@ -55,7 +55,7 @@ def resume(
 
     Example:
         >>> results = resume("lightning_logs/version_0", {"max_epochs": 4})
-        lightning_logs/version_0 goes on from step-375.ckpt: 1 x cpu, batch 20, 4 epochs
+        lightning_logs/version_0 resumes from step-375.ckpt: 1 x cpu, batch size 20, 4 epochs
         ...
         >>> results["step"]
         500

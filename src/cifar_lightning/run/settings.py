@@ -96,7 +96,7 @@ class Settings:
         """
         changes = check_changes(changes)
         if is_import_path(net := self.model["net"]) and "model.net" not in changes:
-            raise InputError(f"{folder} trains {net}, code of your own: name it again, --model.net {net}")
+            raise InputError(f"{folder} trains {net}, your own code: name it again with --model.net {net}")
         if changes.get("precision") == "auto":
             del changes["precision"]  # keeps the run's precision
         if this_rank() is not None:  # the launcher decides, whatever the run had before
@@ -109,8 +109,8 @@ class Settings:
             changes["precision"] = precision
         elif precision != self.precision or crawls(precision, accelerator):
             raise InputError(
-                f"accelerator {accelerator} does not compute in {self.precision}, in which {folder} began: "
-                "resume it where it ran, or start a new run"
+                f"accelerator {accelerator} does not compute in {self.precision}, the precision of {folder}: "
+                "resume it on the device where it ran, or start a new run"
             )
         return self._with(changes)
 
@@ -128,8 +128,9 @@ class Settings:
                 refused.append(f"--{name} (the run has {before}, not {value})")
             target[key] = value
         if refused:
+            them = "it" if len(refused) == 1 else "them"
             raise InputError(
-                f"{', '.join(refused)} would change the result of a resumed run: leave out, or start a new run"
+                f"{', '.join(refused)} would change the result of a resumed run: leave {them} out, or start a new run"
             )
         return replace(self, **settings)
 
@@ -172,8 +173,8 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
     if callable(net):  # a module, or a function or class that makes one
         name = getattr(net, "__qualname__", type(net).__name__)
         raise InputError(
-            f"model.net {name} cannot be kept in config.yaml: give its import path, such as my.nets:{name}; "
-            "LitNet(net) goes to lightning.pytorch.Trainer().fit"
+            f"model.net {name} is code, which config.yaml cannot hold: use its import path, such as my.nets:{name}; "
+            "or train LitNet(net) with lightning.pytorch.Trainer().fit"
         )
     settings = plain(given)
     settings.pop("recipe", None)  # the settings of the recipe have already been filled in
@@ -193,8 +194,8 @@ def check_group(group: str, value: Any, function: str, otherwise: str) -> None:
         otherwise: The method of a Trainer that takes objects.
     """
     kind, example = GROUPS[group]
-    own = f"{function} makes its own {kind} of settings such as {group}={example}"
-    dictionary(group, value, f"{own}; objects of your own go to lightning.pytorch.Trainer().{otherwise}")
+    own = f"{function} makes its own {kind} from settings such as {group}={example}"
+    dictionary(group, value, f"{own}; pass objects of your own to lightning.pytorch.Trainer().{otherwise}")
 
 
 def dictionary(name: str, value: Any, give: str) -> Mapping[str, Any]:
@@ -202,12 +203,12 @@ def dictionary(name: str, value: Any, give: str) -> Mapping[str, Any]:
     if isinstance(value, Mapping):
         return value
     what = repr(value) if isinstance(value, str | int | float) else f"a {type(value).__name__}"
-    raise InputError(f"{name} is {what} and no dictionary: {give}")
+    raise InputError(f"{name} is {what}, not a dictionary: {give}")
 
 
 def changes_in(given: Mapping[str, Any] | None) -> Mapping[str, Any]:
     """Returns the changes that were given to `resume`, if any; raises an InputError if they are not a dictionary."""
-    return dictionary("changes", given or {}, 'give settings by their names, such as {"max_epochs": 10}')
+    return dictionary("changes", given or {}, 'use settings by their names, such as {"max_epochs": 10}')
 
 
 def read_settings(folder: Path) -> Settings:
@@ -220,18 +221,18 @@ def read_settings(folder: Path) -> Settings:
     try:
         settings = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        what = "is no run's folder (no readable config.yaml)"
+        what = "is not a run's folder (no readable config.yaml)"
         if not os.path.lexists(folder):
-            what = "does not exist: give a run's folder"
+            what = "does not exist: use a run's folder"
         elif home := run_around(folder):
-            what = f"lies in a run's folder: give {home}"
+            what = f"is inside a run's folder: use {home}"
         what = instead_of_run(folder) or what
         raise InputError(f"nothing to resume: {folder} {what}") from error
     required = {field.name for field in fields(Settings) if field.default is MISSING}
     known = {field.name for field in fields(Settings)}
     whole = isinstance(settings, dict) and required <= set(settings) <= known
     if not whole or not all(isinstance(settings[name], dict) for name in ("data", "model", "trainer")):
-        raise InputError(f"nothing to resume: {path} is not the settings of a run of fit")
+        raise InputError(f"nothing to resume: {path} does not hold the settings of a run of fit")
     return _complete(settings)
 
 
@@ -256,7 +257,7 @@ def check_changes(changes: Mapping[str, Any]) -> Arguments:
         elif dot and group == "trainer":
             check_trainer_names([key])
         elif group not in (GROUPS if dot else known):
-            raise InputError(f"{name} is no setting of a run: give some of fit's, such as max_epochs or data.data_dir")
+            raise InputError(f"{name} is not a setting of a run: use one of fit's, such as max_epochs or data.data_dir")
     types = {name: value for name, value in found.items() if name != "precision"}  # precision may still be a number
     typed(types, inspect.signature(Settings))
     return found
@@ -330,8 +331,8 @@ def plain(settings: Mapping[str, Any], group: str = "") -> Arguments:
             value = list(plain({str(i): item for i, item in enumerate(value)}, name).values())
         elif not isinstance(value, str | int | float | None):
             what = repr(value)
-            what = what if len(what) < 80 and what.isprintable() else f"of {type(value).__name__}"
-            raise InputError(f"{name} {what} cannot be kept in config.yaml: give text, a number or a list of them")
+            what = what if len(what) < 80 and what.isprintable() else f"of type {type(value).__name__}"
+            raise InputError(f"{name} {what} cannot be kept in config.yaml: use text, a number or a list of them")
         found[key] = value
     return found
 
@@ -350,7 +351,7 @@ def check_trainer_names(names: Iterable[str]) -> None:
     known = inspect.signature(Trainer).parameters
     for name in names:
         if name in {field.name for field in fields(Settings)}:
-            raise InputError(f"--trainer.{name} is a flag of its own: give --{name}")
+            raise InputError(f"--trainer.{name} is a flag of its own: use --{name}")
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean --trainer.{near[0]}?" if near else "Lightning's Trainer has no such argument"

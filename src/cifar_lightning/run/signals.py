@@ -212,7 +212,7 @@ def receive(signum: int, passed_on: bool = False) -> bool:
 
 def go_on_with(folder: str, function: str) -> str:
     """Returns a text for `next_step` on how to resume one run or several: by a flag, or in Python by a function."""
-    return f"; go on with {f'--resume {shlex.quote(folder)}' if installed() else f'{function}({folder!r})'}"
+    return f"; continue with {f'--resume {shlex.quote(folder)}' if installed() else f'{function}({folder!r})'}"
 
 
 def message(signum: int) -> str:

@@ -22,7 +22,7 @@ from cifar_lightning.run.plan import is_group, read_plan
 FINISHED, DIVERGED, TO_BE_RESUMED, RUNNING = "finished", "diverged", "to be resumed", "running"
 # Exit codes: those of `fit`, then EX_TEMPFAIL ("try again"), which job scripts know from mail systems, and EBUSY.
 CODES = {FINISHED: 0, DIVERGED: 3, TO_BE_RESUMED: 75, RUNNING: 16}
-ANEW = "start anew with a lower learning rate"
+ANEW = "start a new run with a lower learning rate"
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class GroupStatus:
 
 
 def _line(of: Status | GroupStatus, parts: Sequence[str]) -> str:
-    next_step = f"; go on with {of.go_on}" if of.go_on else f"; {ANEW}" if of.state == DIVERGED else ""
+    next_step = f"; continue with {of.go_on}" if of.go_on else f"; {ANEW}" if of.state == DIVERGED else ""
     return f"{of.run}: {of.state}{of.holder or ''}{''.join(f', {part}' for part in parts)}{next_step}"
 
 
@@ -117,7 +117,7 @@ def _of_run(run: str | Path, folder: Path) -> Status:
     try:
         max_epochs = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))["max_epochs"]
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
-        what = instead_of_run(folder) or "is no run's folder (no readable config.yaml): give lightning_logs/version_N"
+        what = instead_of_run(folder) or "is not a run's folder (no readable config.yaml): use lightning_logs/version_N"
         raise InputError(f"run {run} {what}") from error
     holder, results, why = holder_in(folder), results_in(folder), divergence_in(folder)
     state = RUNNING if holder else FINISHED if results is not None else DIVERGED if why is not None else TO_BE_RESUMED

@@ -21,7 +21,7 @@ def trained_weights(name: str) -> Path | None:
         return None
     if name not in (known := _names()):
         others = " or ".join(known)
-        raise InputError(f"weights {name}: no release has them yet: give {others}, or a run of fit --recipe {name}")
+        raise InputError(f"weights {name}: no release has them yet; use {others}, or a run of fit --recipe {name}")
     return FOLDER / f"{name}{SUFFIX}"
 
 

@@ -89,23 +89,23 @@ def fit(
         data: Arguments of CIFAR10DataModule.
         model: Arguments of LitNet; a `net` of your own by its import path, "package.module:Net".
         accelerator: Where to train: cpu, gpu, mps (Apple) or auto.
-        devices: How many, or which GPUs ("0,1"); auto: every GPU, or one CPU.
-        num_nodes: Number of machines. Default of both: srun's or torchrun's, or 1.
-        strategy: Lightning's; auto is DDP if there are several devices.
-        precision: Lightning's; auto is bfloat16 if the device has it.
+        devices: How many devices, or which GPUs ("0,1"); auto: all GPUs or one CPU.
+        num_nodes: Number of machines. Default of both: from srun or torchrun, or 1.
+        strategy: Lightning's strategy; auto: DDP for several devices.
+        precision: Lightning's precision; auto: bfloat16 if the device has it.
         max_epochs: Passes over the training images.
         max_steps: Stop after this many steps; -1 for no limit.
         fast_dev_run: Run one batch of everything, as a quick check.
-        default_root_dir: Folder that gets `lightning_logs/`.
+        default_root_dir: Folder for `lightning_logs/`.
         seed: Seed of the weights, the order and the augmentation.
-        checkpoint_every_n_steps: Save this often, besides at the ends of epochs.
+        checkpoint_every_n_steps: Steps between checkpoints, besides those after epochs.
         log_every_n_steps: Steps between two rows of metrics.csv.
-        verify_steps: First steps to compute twice and compare bit for bit.
-        threads: Most CPU threads to use; by default as many as help.
-        logger: Any of csv, tensorboard, wandb, mlflow; in Python objects
-        report: Print, and draw figures and a page; false: only the results.
+        verify_steps: Number of first steps to compute twice and compare exactly.
+        threads: Maximum number of CPU threads; by default as many as help.
+        logger: Any of csv, tensorboard, wandb, mlflow; in Python, objects
+        report: Print, draw figures, write a page; false: only the results.
         callbacks: Lightning callbacks, one or a list, beside the run's own; in this process, or under torchrun.
-        trainer: Other Trainer arguments: --trainer.gradient_clip_val 1
+        trainer: Other Trainer arguments, e.g. --trainer.gradient_clip_val 1
         recipe: Named settings; arguments that you give override them.
 
     Returns:
@@ -122,8 +122,8 @@ def fit(
     Example:
         >>> small = {"source": "synthetic", "synthetic_size": 2_000, "batch_size": 20}
         >>> results = fit(small, {"lr": 0.02}, max_epochs=3, accelerator="cpu")
-        lightning_logs/version_... starts: 1 x cpu, batch 20, 3 epochs
-        computes on the CPU (...), ..., 32-true, not compiled
+        lightning_logs/version_... starts: 1 x cpu, batch size 20, 3 epochs
+        computes on the CPU (...), ..., precision 32-true, not compiled
         ...
         >>> results["test_count"], results["test_acc"] > 0.5
         (400, True)
@@ -306,8 +306,8 @@ def _note_not_finite(trainer: Trainer, selected: Mapping[str, Any], classes: Seq
     """
     if (loss := selected["val_loss"]) is not None and math.isnan(loss) and trainer.is_global_zero:
         say(
-            f"note: {Path(selected['checkpoint']).name}: the validation loss that goes with it is {loss}: logits of "
-            f"NaN alone count as {quoted(classes[0])}, in val_acc too"
+            f"note: {Path(selected['checkpoint']).name} has a validation loss of {loss}: images with only NaN logits "
+            f"count as {quoted(classes[0])}, also in val_acc"
         )
 
 
@@ -318,13 +318,13 @@ def _say_what_begins(
         return
     ranks, batch_size, batches = trainer.world_size, data.hparams["batch_size"], trainer.accumulate_grad_batches
     share = f" = {ranks} x {batch_size // ranks}" if ranks > 1 else ""
-    share += f", {batches} batches a step" if batches > 1 else ""
-    begin = f"goes on from {Path(start).name}" if start else "starts"
+    share += f", {batches} batches per step" if batches > 1 else ""
+    begin = f"resumes from {Path(start).name}" if start else "starts"
     device = trainer.strategy.root_device.type
     epochs, steps = trainer.max_epochs, trainer.max_steps  # a fast_dev_run has fewer than the settings
     limit = f", at most {steps:,} step{'s' * (steps != 1)}" if steps != -1 else ""
     length = f"{epochs} epoch{'s' * (epochs != 1)}{limit}"
-    say(f"{folder} {begin}: {ranks} x {device}, batch {batch_size}{share}, {length}", 1)
+    say(f"{folder} {begin}: {ranks} x {device}, batch size {batch_size}{share}, {length}", 1)
 
 
 def _say_what_stopped(settings: Settings, trainer: Trainer, additions: Additions, selected: dict[str, Any]) -> None:
@@ -335,8 +335,8 @@ def _say_what_stopped(settings: Settings, trainer: Trainer, additions: Additions
     who = [*(["a callback"] if additions.callbacks else []), *(["max_time"] if "max_time" in settings.trainer else [])]
     who = who or ["Lightning"]
     length = f"step {trainer.global_step:,} of {int(steps_of(trainer)):,}"
-    tested = f"{Path(selected['checkpoint']).name}, of step {selected['step']:,}"
-    say(f"note: {' or '.join(who)} has ended the training at {length}; what is tested is {tested}")
+    tested = f"{Path(selected['checkpoint']).name}, from step {selected['step']:,}"
+    say(f"note: {' or '.join(who)} ended the training at {length}; the test uses {tested}")
 
 
 def _chosen(folder: Path, names: Sequence[str]) -> dict[str, Any] | None:

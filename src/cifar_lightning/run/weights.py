@@ -22,7 +22,9 @@ def weights_file(weights: Mapping[str, Any], metadata: str) -> bytes:
     from safetensors.torch import save
 
     if other := next((name for name, value in weights.items() if not isinstance(value, Tensor)), None):
-        raise InputError(f"the network keeps {other}, which is no tensor, as a file of weights has: give onnx or pt2")
+        raise InputError(
+            f"the network keeps {other}, which is not a tensor, so no file of weights can hold it: use onnx or pt2"
+        )
 
     return save({name: tensor.clone() for name, tensor in weights.items()}, {KEY: metadata})  # clones share no memory
 
@@ -44,7 +46,7 @@ def read_weights(path: Path) -> dict[str, Any]:
             metadata = (file.metadata() or {}).get(KEY)
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # `file` is not a dict
     except (SafetensorError, OSError) as error:
-        raise InputError(f"checkpoint {path} cannot be read: it is damaged or no safetensors; give another") from error
+        raise InputError(f"checkpoint {path} cannot be read: it is damaged or not safetensors; use another") from error
     if metadata is None:
         return weights
     try:
@@ -60,7 +62,7 @@ def read_weights(path: Path) -> dict[str, Any]:
         }
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"checkpoint {path} does not say what network its weights are of: give one that export wrote"
+            f"checkpoint {path} does not say which network its weights are for: use one that export wrote"
         ) from error
 
 
