@@ -391,7 +391,7 @@ def test_weights_that_are_not_whole(tmp_path):
     model = model_with("tutorial")
     whole = export(model, "safetensors", tmp_path / "whole.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match="is damaged or no safetensors"):
+    with pytest.raises(InputError, match="is damaged or not safetensors"):
         load_model(tmp_path / "cut.safetensors")
     save_file(model.net.state_dict(), tmp_path / "strange.safetensors", {"cifar_lightning": "{}"})
     with pytest.raises(InputError, match="does not say which network its weights are for: use one that export wrote"):

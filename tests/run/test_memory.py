@@ -57,7 +57,7 @@ def test_one_line_of_a_command(call, monkeypatch, finished):
     )
     assert err.startswith(start)
     with pytest.raises(
-        RunError, match=r"^out of memory with eval_batch_size 500 \(OutOfMemoryError: CUDA .*\): give ev"
+        RunError, match=r"^out of memory with eval_batch_size 500 \(OutOfMemoryError: CUDA .*\): use ev"
     ):
         evaluate(finished.folder, accelerator="cpu", output_dir="out")
 
