@@ -416,7 +416,7 @@ def test_accumulated_gradients_are_not_cut_in_two(tmp_path):
 
 
 def test_nothing_to_resume(whole, tmp_path):
-    reasons = {tmp_path / "none": "does not exist", tmp_path: "is no run's folder", whole[1]: "has finished"}
+    reasons = {tmp_path / "none": "does not exist", tmp_path: "is not a run's folder", whole[1]: "has finished"}
     for run, reason in reasons.items():
         done = job("fit", "--resume", run, cwd=tmp_path)
         assert done.code == 2
