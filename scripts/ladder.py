@@ -88,11 +88,11 @@ AXES = {
 FIGURES = {"en": "ladder.png", "zh": "ladder.zh.png"}
 # Settings that may not be passed on to a fit, by flag or in a file, because the ladder sets them itself.
 OWN = {
-    "seed": "the seeds are those from 0 on: give --seeds, how many",
-    "seeds": "the runs are begun one by one: give --seeds as a flag",
-    "folds": "the runs of a rung differ in their seeds: leave it out",
-    "resume": "a run that was stopped goes on by itself: leave it out",
-    "default_root_dir": "give --runs, where the runs are",
+    "seed": "the ladder counts seeds from 0; use --seeds to say how many",
+    "seeds": "the ladder starts the runs one by one; use the flag --seeds instead",
+    "folds": "the runs of a rung differ in their seeds; leave it out",
+    "resume": "the ladder resumes stopped runs by itself; leave it out",
+    "default_root_dir": "the ladder sets it; use --runs for the folder of the runs",
 }
 BEGIN, END = "<!-- what scripts/ladder.py has written begins -->", "<!-- and ends -->"
 
@@ -145,14 +145,14 @@ def script(arguments: Sequence[str]) -> None:
     names = [rung.name for rung in LADDER]
     chosen = settings.rungs.split(",")
     if unknown := [name for name in chosen if name not in names]:
-        raise InputError(f"rung {unknown[0]} is not known: give some of {','.join(names)}")
+        raise InputError(f"unknown rung {unknown[0]}: choose from {','.join(names)} (several with commas)")
     if settings.seeds < 1:
-        raise InputError(f"seeds {settings.seeds} is out of range: give 1 or more")
+        raise InputError(f"seeds {settings.seeds}: must be at least 1")
     if given := named_in(others) & {*OWN}:
         name = min(given)
         raise InputError(f"{name}: {OWN[name]}")
     if settings.docs and (missing := [path for path in _pages(settings.docs).values() if not path.is_file()]):
-        raise InputError(f"docs {settings.docs}: there is no {missing[0].name} in it: give the docs/ of a checkout")
+        raise InputError(f"docs {settings.docs}: it has no {missing[0].name}; use the docs/ folder of a checkout")
     rungs, seeds = [rung for rung in LADDER if rung.name in chosen], range(settings.seeds)
     for rung in rungs:
         for seed in seeds:
@@ -175,12 +175,14 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     names = [rung.name for rung in LADDER]
-    parser.add_argument("--rungs", default=",".join(names), help=f"which to climb, of {', '.join(names)} [all]")
-    parser.add_argument("--seeds", type=int, default=3, help="how many runs of each, from seed 0 on [3]")
     parser.add_argument(
-        "--runs", type=Path, default=Path("lightning_logs/ladder"), help="where the runs are [lightning_logs/ladder]"
+        "--rungs", default=",".join(names), help=f"rungs to climb, with commas: {', '.join(names)} [all]"
     )
-    parser.add_argument("--docs", type=Path, help="write the figure, and the tables of both languages, into this docs/")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each rung, with seeds counted from 0 [3]")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("lightning_logs/ladder"), help="folder of the runs [lightning_logs/ladder]"
+    )
+    parser.add_argument("--docs", type=Path, help="docs/ folder to write the figures and the tables into")
     return parser
 
 
@@ -253,7 +255,7 @@ def _put(path: Path, text: str) -> None:
     before, found, rest = path.read_text("utf-8").partition(BEGIN)
     _, ended, after = rest.partition(END)
     if not (found and ended):
-        raise InputError(f"docs: {path} has no lines {BEGIN} and {END}, between which the table goes: put them in")
+        raise InputError(f"docs: {path} lacks the lines {BEGIN} and {END}; add them where the table should go")
     page = f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
     write_atomically(path, lambda file: file.write(page.encode()))
 
@@ -267,7 +269,9 @@ def _drawable(language: str) -> str:
     letters = "".join((*AXES[language], *(rung.titles[language] for rung in LADDER)))
     if {*map(ord, letters)} <= {code for name in fonts() for code in get_font(findfont(name)).get_charmap()}:
         return language
-    say(f"note: no font here has all letters of {FIGURES[language]}: its words are English; install Noto Sans CJK SC")
+    say(
+        f"note: no installed font has all letters of {FIGURES[language]}, so it is in English: install Noto Sans CJK SC"
+    )
     return "en"
 
 

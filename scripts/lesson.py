@@ -34,9 +34,9 @@ class Lesson(LitNet):
 def main() -> None:
     """Trains, tests, prints a table, and ends with an error if the network has learnt less than it should."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--source", default="cifar10", help="of the images; synthetic: drawn, without a download")
-    parser.add_argument("--data_dir", default="data", help="where they are, or come to be (170 MB)")
-    parser.add_argument("--at_least", type=float, default=0.7, help="the accuracy below which this is an error")
+    parser.add_argument("--source", default="cifar10", help="source of the images; synthetic needs no download")
+    parser.add_argument("--data_dir", default="data", help="folder of the images (downloaded if missing: 170 MB)")
+    parser.add_argument("--at_least", type=float, default=0.7, help="the lowest accuracy that is not an error")
     args = parser.parse_args()
 
     warnings.filterwarnings("ignore", category=FutureWarning)  # Lightning 2.6 calls torch by old names

@@ -62,8 +62,8 @@ def script(arguments: Sequence[str]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a finished run's folder")
-    parser.add_argument("--recipe", required=True, help="that it is of, which is what the weights will be called")
-    parser.add_argument("--images", required=True, help="what the images of the training and of the test were")
+    parser.add_argument("--recipe", required=True, help="the run's recipe, which also names the file of weights")
+    parser.add_argument("--images", required=True, help="a description of the training and test images")
     return parser
 
 
@@ -81,7 +81,7 @@ def _check_recipe(name: str, run: "Settings", folder: Path) -> None:
     # Settings in groups first, because a difference in one of them tells more.
     for key, here in sorted(run.by_flags().items(), key=lambda setting: "." not in setting[0]):
         if key not in free and here != (value := wanted.get(key)):
-            raise InputError(f"{folder} has {key} {here}, and the recipe {name} {value}: give a run of it")
+            raise InputError(f"{folder} has {key} {here}, but the recipe {name} has {value}: use a run of this recipe")
 
 
 def _contents(path: Path, told: Mapping[str, Any]) -> bytes:

@@ -102,7 +102,9 @@ def test_the_figure_is_in_the_pages_language_where_a_font_is_there(monkeypatch, 
         assert [text.get_text() for text in axes.texts] == [f"{title}  50.0 %" for title in titles]
     monkeypatch.setattr("cifar_lightning.report.drawing.fonts", lambda: ["DejaVu Sans"])
     assert [LADDER["_drawable"](language) for language in ("en", "zh")] == ["en", "en"]
-    assert capsys.readouterr().err.startswith("note: no font here has all letters of ladder.zh.png: ")
+    assert capsys.readouterr().err.startswith(
+        "note: no installed font has all letters of ladder.zh.png, so it is in English: "
+    )
 
 
 @pytest.mark.parametrize("seconds", [(38, 40, 50, 553), (38, 50, 40, 553)])
@@ -165,12 +167,12 @@ def test_fit_takes_the_flags_of_every_rung(rung, call, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--rungs", "tutorial,top"), "rung top is not known: give some of tutorial,batches,"),
-        (("--seeds", 0), "seeds 0 is out of range: give 1 or more"),
-        (("--seed", 5), "seed: the seeds are those from 0 on: give --seeds, how many"),
-        (("--resume=auto",), "resume: a run that was stopped goes on by itself: leave it out"),
-        (("--config", "own.yaml"), "default_root_dir: give --runs, where the runs are"),
-        (("--docs", "nowhere"), "docs nowhere: there is no ladder.md in it: give the docs/ of a checkout"),
+        (("--rungs", "tutorial,top"), "unknown rung top: choose from tutorial,batches,"),
+        (("--seeds", 0), "seeds 0: must be at least 1"),
+        (("--seed", 5), "seed: the ladder counts seeds from 0; use --seeds to say how many"),
+        (("--resume=auto",), "resume: the ladder resumes stopped runs by itself; leave it out"),
+        (("--config", "own.yaml"), "default_root_dir: the ladder sets it; use --runs for the folder of the runs"),
+        (("--docs", "nowhere"), "docs nowhere: it has no ladder.md; use the docs/ folder of a checkout"),
     ],
 )
 def test_mistakes(arguments, said, call, tmp_path):

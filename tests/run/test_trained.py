@@ -102,7 +102,7 @@ def test_they_are_made_of_a_run_of_the_recipe_alone(call, tmp_path, plain, monke
     assert code == 0, err
     run, images = tmp_path / "lightning_logs" / "version_0", ("--images", "drawn ones")
     line = one_line(*call("weights", run, "--recipe", "quick", *images))
-    assert line == f"error: {run} has data.batch_size 250, and the recipe quick 500: give a run of it\n"
+    assert line == f"error: {run} has data.batch_size 250, but the recipe quick has 500: use a run of this recipe\n"
     clock = ("--trainer.max_time", "00:01:00:00")
     for number, flags in enumerate((("--max_steps", 3), ("--model.test_views", "mirror"), clock), 1):
         code, _, err = call("fit", "--recipe", "speed54", *small, "--report", "false", *flags)
@@ -112,7 +112,8 @@ def test_they_are_made_of_a_run_of_the_recipe_alone(call, tmp_path, plain, monke
         before = {"max_steps": 60, "model.test_views": "one", "trainer.max_time": None}[
             name := flags[0].removeprefix("--")
         ]
-        assert line == f"error: {other} has {name} {flags[1]}, and the recipe speed54 {before}: give a run of it\n"
+        said = f"{other} has {name} {flags[1]}, but the recipe speed54 has {before}: use a run of this recipe"
+        assert line == f"error: {said}\n"
     code, out, err = call("weights", run, "--recipe", "speed54", *images)
     assert code == 0, err
     path = tmp_path / "weights" / "speed54.safetensors"
