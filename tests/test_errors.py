@@ -602,7 +602,39 @@ def test_folder_with_a_file_that_is_no_image(call, tmp_path):
 
 
 @another_user
-@pytest.mark.parametrize("locked", [".", "train", "train/a"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("fit", "--data.source", "folder", "--data.data_dir", "locked"),
+        ("fit", "--data.source", "folder", "--data.data_dir", "locked/images.npz"),
+        ("fit", "--data.data_dir", "locked/data"),
+        ("fit", "--data.mirror", "locked/cifar-10-python.tar.gz"),
+        ("fit", *SYNTHETIC, "--data.train_labels", "locked/labels.npy"),
+        ("fit", *SYNTHETIC, "--resume", "auto", "--default_root_dir", "locked"),
+        ("fit", "--resume", "locked/run"),
+        ("evaluate", "locked/run"),
+        ("evaluate", "locked/run/checkpoints/best.ckpt"),
+        ("predict", "locked/run", "cat.png"),
+        ("export", "locked"),
+        ("compare", "locked/run", "locked/other"),
+        ("data", "locked/data"),
+    ],
+    ids=" ".join,
+)
+def test_what_may_not_be_looked_for(for_anyone, command):
+    """Nothing is told of a path in a folder that this user may not search, least of all that it does not exist."""
+    (for_anyone / "locked").mkdir(mode=0o700)
+    place = next(word for word in command if word.startswith("locked"))
+    if "auto" in command:
+        place = "locked/lightning_logs"
+    done = job(*command, cwd=for_anyone, user=NOBODY)
+    assert done.code == 2
+    said = done.text.replace(f"{for_anyone}/", "")
+    assert said == f"error: {place} cannot be read (Permission denied): make it readable"
+
+
+@another_user
+@pytest.mark.parametrize("locked", ["train", "train/a"])
 def test_folder_that_may_not_be_read(for_anyone, locked):
     home = for_anyone / "data"
     make_folders(home, "train/a/x.png", "test/a/x.png")

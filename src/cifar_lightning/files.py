@@ -233,6 +233,23 @@ def readable(path: Path) -> Iterator[None]:
         raise InputError(f"{path} cannot be read ({error.strerror or error}): make it readable") from error
 
 
+def check_reachable(path: Path) -> None:
+    """Checks that this user may look for a path, and for the files in it if it is a folder.
+
+    Path.exists and its like do not tell: if they may not look, they raise PermissionError before Python 3.14, and
+    return False since.
+
+    Raises:
+        InputError: The path's folder, or the path itself, may not be searched.
+    """
+    try:
+        os.stat(os.path.join(path, "."))
+    except PermissionError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): make it readable") from error
+    except (OSError, ValueError):  # it is a file, or does not exist
+        return
+
+
 def why_unwritable(folder: Path) -> str | None:
     """Says why no file can be written into a folder, which need not exist yet; None if one can. Leaves nothing."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))

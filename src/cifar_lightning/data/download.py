@@ -18,7 +18,7 @@ from cifar_lightning.data.bar import bar
 from cifar_lightning.data.cache import HIDDEN
 from cifar_lightning.data.cifar10 import Archive
 from cifar_lightning.errors import InputError
-from cifar_lightning.files import locked, part_of, publish, user_path
+from cifar_lightning.files import check_reachable, locked, part_of, publish, user_path
 
 MIRROR_VARIABLE = "CIFAR_LIGHTNING_MIRROR"
 
@@ -233,6 +233,7 @@ def _place(mirror: str, name: str) -> str:
     """Returns the URL or path of the archive, given that of the archive itself or of its folder."""
     if "://" not in mirror:
         path = user_path(mirror)
+        check_reachable(path)
         path = path / name if path.is_dir() else path
         if not path.is_file():
             raise InputError(f"mirror {mirror}: no file {path}; name an archive, its folder, or an https address")

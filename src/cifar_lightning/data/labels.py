@@ -22,7 +22,7 @@ from cifar_lightning.data.cache import header_of
 from cifar_lightning.data.class_names import numbers_in
 from cifar_lightning.data.image_set import ImageSet
 from cifar_lightning.errors import InputError
-from cifar_lightning.files import user_path
+from cifar_lightning.files import check_reachable, user_path
 
 
 def relabelled(images: ImageSet, place: str) -> ImageSet:
@@ -106,6 +106,7 @@ def distributions(path: str | Path, images: ImageSet, classes: tuple[str, ...]) 
 
 def _file_and_name(place: str) -> tuple[Path, str]:
     path = Path(place)
+    check_reachable(path)
     if not path.exists() and ":" in path.name:
         file, _, name = place.rpartition(":")
         return Path(file), name

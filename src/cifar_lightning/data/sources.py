@@ -16,7 +16,7 @@ from cifar_lightning.data.cifar10 import ARCHIVES, CLASSES, CLASSES_OF, TITLES
 from cifar_lightning.data.class_names import named_twice
 from cifar_lightning.data.image_set import ImageSet, image_set_of
 from cifar_lightning.errors import ImageWarning, InputError, quoted
-from cifar_lightning.files import user_path
+from cifar_lightning.files import check_reachable, user_path
 
 SOURCES = ("cifar10", "cifar100", "cifar100-coarse", "folder", "synthetic")
 SPLITS = ("train", "test")
@@ -219,6 +219,7 @@ class Source:
     @contextmanager
     def _naming(self) -> Iterator[None]:
         """A context in which an OSError becomes an InputError that names the file or folder that cannot be read."""
+        check_reachable(self._place)
         try:
             yield
         except OSError as error:

@@ -18,7 +18,7 @@ from cifar_lightning.data.image_set import ImageSet
 from cifar_lightning.data.preprocessing import preprocessing_of
 from cifar_lightning.data.sources import Found, Source
 from cifar_lightning.errors import InputError
-from cifar_lightning.files import user_path
+from cifar_lightning.files import check_reachable, user_path
 
 NAMED = 3  # number of files, and of pairs of images, that are named as examples
 
@@ -174,6 +174,7 @@ def survey(
         InputError: There are no images, or they cannot be read.
     """
     place = user_path(data_dir)
+    check_reachable(place)
     if not os.path.lexists(place):
         raise InputError(f"{data_dir} is not there: name a folder of images, or their file")
     names = [source] if source else _sources_at(place, sha256)

@@ -12,7 +12,7 @@ from cifar_lightning.data.image_set import ImageSet
 from cifar_lightning.data.preprocessing import data_set_of
 from cifar_lightning.data.sources import Source
 from cifar_lightning.errors import InputError
-from cifar_lightning.files import user_path
+from cifar_lightning.files import check_reachable, user_path
 from cifar_lightning.report.comparison import Tested, compared
 from cifar_lightning.report.predictions import digest_of, read_predictions
 from cifar_lightning.report.results import read_results
@@ -95,6 +95,7 @@ def _test_images(run: Tested) -> ImageSet | None:
 
 
 def _tested(folder: Path) -> Tested:
+    check_reachable(folder)
     if not folder.is_dir():
         what = instead_of_run(folder) or "is no folder: give one that fit or evaluate wrote"
         raise InputError(f"run {folder} {what}")

@@ -10,7 +10,7 @@ from typing import Any
 
 from cifar_lightning.console import say
 from cifar_lightning.errors import InputError
-from cifar_lightning.files import check_stays, lock, open_for_all, staying, unwritten, user_path
+from cifar_lightning.files import check_reachable, check_stays, lock, open_for_all, staying, unwritten, user_path
 from cifar_lightning.run.ended import results_in
 from cifar_lightning.run.holder import LOCK, Holder
 from cifar_lightning.run.no_run import numbered
@@ -100,6 +100,7 @@ def newest_left(
     Gives the folder and what `held` gives, or None if there is no such run.
     """
     logs = user_path(default_root_dir) / "lightning_logs"
+    check_reachable(logs)
     runs = [path for _, path in sorted(numbered(logs), reverse=True) if path.is_dir()]
     this, holders = Holder.this(), {run: Holder.of(run) for run in runs}
     deadline, passed = time.monotonic() + HELD_SECONDS, False
@@ -133,6 +134,7 @@ def newest_left(
 
 
 def _is_unfinished(run: Path, begun: str) -> bool:
+    check_reachable(run)
     has_begun = (run / begun).exists() and os.access(run, os.W_OK)
     return has_begun and results_in(run) is None
 

@@ -14,7 +14,7 @@ from cifar_lightning.console import say
 from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.data.preprocessing import data_set_of, name_of
 from cifar_lightning.errors import InputError, brief
-from cifar_lightning.files import user_path
+from cifar_lightning.files import check_reachable, user_path
 from cifar_lightning.model.images import preprocessing_in
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.run.checkpoint import (
@@ -52,6 +52,7 @@ def select_checkpoint(named: str | Path) -> Path:
             return weights
         if os.sep not in named and (near := near_to(named)):
             raise InputError(f"checkpoint {named} does not exist: did you mean {near}?")
+    check_reachable(path)
     folder = path / "checkpoints"
     try:
         if not path.is_dir():

@@ -18,7 +18,7 @@ from cifar_lightning.arguments import instead_of, typed
 from cifar_lightning.data import absent
 from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.errors import InputError
-from cifar_lightning.files import absolute, write_atomically
+from cifar_lightning.files import absolute, check_reachable, write_atomically
 from cifar_lightning.model.absent import NAMED
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.run import refused
@@ -221,6 +221,7 @@ def read_settings(folder: Path) -> Settings:
     try:
         settings = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        check_reachable(folder)
         what = "is not a run's folder (no readable config.yaml)"
         if not os.path.lexists(folder):
             what = "does not exist: use a run's folder"
