@@ -384,12 +384,12 @@ def test_another_programs_folder_is_no_run_to_resume(call, tmp_path):
             "data.num_workers is not an argument of CIFAR10DataModule: there are no workers, because the",
         ),
         ({"model": {"classes": ["a"]}}, "model.classes is set by the images: leave it out"),
-        ({"max_epochs": 2.0}, "max_epochs 2.0 is out of range: give a whole number"),
-        ({"max_steps": "10"}, "max_steps '10' is out of range: give a whole number"),
-        ({"strategy": None}, "strategy None is out of range: give text"),
-        ({"fast_dev_run": 3}, "fast_dev_run 3 is out of range: give true or false"),
-        ({"default_root_dir": 5}, "default_root_dir 5 is out of range: give text"),
-        ({"report": "no"}, "report 'no' is out of range: give true or false"),
+        ({"max_epochs": 2.0}, "max_epochs 2.0: must be a whole number"),
+        ({"max_steps": "10"}, "max_steps '10': must be a whole number"),
+        ({"strategy": None}, "strategy None: must be text"),
+        ({"fast_dev_run": 3}, "fast_dev_run 3: must be true or false"),
+        ({"default_root_dir": 5}, "default_root_dir 5: must be text"),
+        ({"report": "no"}, "report 'no': must be true or false"),
         ({"trainer": {"min_epochs": "3"}}, "trainer.min_epochs 3: must be a whole number"),
         ({"trainer": {"min_epochs": 3}}, "trainer.min_epochs 3: must be from 0 to 2, the run's epochs"),
         ({"trainer": {"min_epochs": -1}}, "trainer.min_epochs -1: must be from 0 to 2"),
@@ -456,9 +456,9 @@ def test_evaluate_from_python(checkpoint, tmp_path, arguments, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"max_epochs": "10"}, "max_epochs '10' is out of range: give a whole number"),
-        ({"max_steps": 10.5}, "max_steps 10.5 is out of range: give a whole number"),
-        ({"threads": True}, "threads True is out of range: give a whole number"),
+        ({"max_epochs": "10"}, "max_epochs '10': must be a whole number"),
+        ({"max_steps": 10.5}, "max_steps 10.5: must be a whole number"),
+        ({"threads": True}, "threads True: must be a whole number"),
         (
             {"optim.lr": 0.1},
             "optim.lr is not a setting of a run: use one of fit's, such as max_epochs or data.data_dir",
@@ -643,7 +643,7 @@ def test_folder_that_may_not_be_read(for_anyone, locked):
     assert done.code == 2
     assert done.lines[-1].startswith(f"error: data_dir {home}: {home / locked}")
     assert done.lines[-1].endswith(
-        "cannot be read (Permission denied): make it readable, or name another --data.data_dir"
+        "cannot be read (Permission denied): make it readable, or choose another --data.data_dir"
     )
     assert not any("Traceback" in line for line in done.lines)
 

@@ -344,7 +344,9 @@ def test_predict_reads_any_image(finished, call, pictures):
     code, out, err = call("predict", finished.folder, pictures, "--json")
     assert code == 0
     deep, unlike = err.splitlines()
-    assert deep.startswith(f"note: {pictures / 'deep.png'} has 16 bits a value and none above")  # of 256 grey levels
+    assert deep.startswith(
+        f"note: {pictures / 'deep.png'} has 16 bits per value, but no value above"
+    )  # of 256 grey levels
     assert unlike.startswith(f"note: {pictures / 'bits.png'} is unlike 999 of 1,000 of CIFAR-10's images (grainier")
     rows = json.loads(out)
     assert [row["file"] for row in rows] == [str(path) for path in sorted(pictures.iterdir())]
@@ -407,7 +409,7 @@ def test_pictures_are_seen_as_deep_as_they_lie(finished, call, tmp_path):
             1,
             [
                 f"note: skipped {Path(folder, 'a/notes.txt')}: not a picture by its name",
-                f"error: {Path(folder, 'a/gone.png')} is a link to nothing: mend or remove it",
+                f"error: {Path(folder, 'a/gone.png')} is a broken link: fix or remove it",
             ],
         )
         text = Path("seen.html").read_text()
@@ -419,12 +421,12 @@ def test_pictures_are_seen_as_deep_as_they_lie(finished, call, tmp_path):
     (tmp_path / "holiday" / "a" / "up").symlink_to("..")
     code, out, err = call("predict", finished.folder, "--json", "holiday")
     assert (code, [row["file"] for row in json.loads(out)]) == (1, [f"holiday/{name}" for name in seen])
-    assert "error: holiday/a/up is a link to a folder that holds it: remove it\n" in err
+    assert "error: holiday/a/up is a link to a folder that contains the link: remove it\n" in err
     (tmp_path / "trip").mkdir()
     shutil.move(tmp_path / "holiday" / "a", tmp_path / "trip" / "holiday")
     code, out, err = call("predict", finished.folder, "--json", "trip/holiday")
     assert (code, len(json.loads(out))) == (1, 2)
-    assert "error: trip/holiday/up is a link to a folder that holds it: remove it\n" in err
+    assert "error: trip/holiday/up is a link to a folder that contains the link: remove it\n" in err
 
 
 STANDARDISED = """
@@ -467,11 +469,11 @@ def test_what_a_network_says_nothing_of_is_what_python_has(plain, call, tmp_path
 def test_what_is_not_there_is_named_as_it_was_given(finished, call, tmp_path):
     code, out, err = call("predict", finished.folder, "./none.jpg", "*.jpeg", "https://example.com/cat.jpg", "")
     assert (code, out) == (1, "")
-    none = "does not exist: give an image, or a folder of images"
+    none = "does not exist: use an image, or a folder of images"
     assert err.splitlines() == [
         f"error: ./none.jpg {none}",
         f"error: *.jpeg {none}",
-        "error: https://example.com/cat.jpg is an address, and only files are read: download it, and give the file's "
+        "error: https://example.com/cat.jpg is an address, but only files can be read: download it, and use the file's "
         "path",
         f"error: '' {none}",
     ]
@@ -484,7 +486,7 @@ def test_an_unreadable_image_stops_no_other(finished, call, tmp_path):
     assert code == 1
     assert err.splitlines() == [
         "error: bad.png is not an image: remove it, or hide it with a leading dot",
-        "error: missing.png does not exist: give an image, or a folder of images",
+        "error: missing.png does not exist: use an image, or a folder of images",
         "note: good.png is unlike 999 of 1,000 of CIFAR-10's images (less contrast, smoother, more even): "
         "the guess says little; --html shows what the network saw",
     ]

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
 import numpy as np
 
 from cifar_lightning.errors import InputError, brief
-from cifar_lightning.signatures import words_of
+from cifar_lightning.signatures import refusal
 
 
 def arguments_of(module: object) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def explained(why: Mapping[str, str], named: Mapping[str, str]) -> Callable[[Ini
 def instead_of(name: str, known: Sequence[str], named: Mapping[str, str]) -> str:
     """Hints at the known argument that an unknown one may stand for; otherwise lists those that are known."""
     near = [named[name]] if name in named else difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]}?" if near else f"give some of {', '.join(known)}"
+    return f"did you mean {near[0]}?" if near else f"choose from {', '.join(known)}"
 
 
 def typed(arguments: Mapping[str, Any], signature: inspect.Signature) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def typed(arguments: Mapping[str, Any], signature: inspect.Signature) -> dict[st
         kind = signature.parameters[name].annotation
         checked[name] = value = _plain(arguments[name])
         if not is_of(value, kind):
-            raise InputError(f"{name} {brief(value)} is out of range: give {' or '.join(words_of(kind))}")
+            raise InputError(refusal(name, brief(value), kind))
     return checked
 
 
@@ -138,8 +138,8 @@ def warn_of_defaults(kind: type, code: Sequence[str], plain: Mapping[str, Any], 
             continue
         if name not in code and plain.get(name, parameter.default) is parameter.default:
             warnings.warn(
-                f"the checkpoint was made with {name} of its own, which none holds, and this {kind.__name__} has "
-                f"{brief(parameter.default)}: give {name} again",
+                f"the checkpoint was made with its own {name}, which a checkpoint cannot store, and this "
+                f"{kind.__name__} has {brief(parameter.default)}: pass {name} again",
                 stacklevel=2,
             )
 

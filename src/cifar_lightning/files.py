@@ -151,8 +151,8 @@ def check_stays(path: Path) -> None:
     """Raises a RunError if `path` must not be written, because its folder was moved or removed: see `staying`."""
     if folder := moved(path):
         raise RunError(
-            f"{folder} has been moved or removed while this job was in it: nothing more is written there; "
-            "resume it where it is"
+            f"{folder} was moved or removed while this job was writing to it: nothing more is written there; "
+            "resume the run from its new place"
         )
 
 
@@ -314,8 +314,8 @@ def _exchanged(one: Path, other: Path) -> bool:
 
 def unwritten(path: Path, error: OSError) -> RunError:
     """Makes the error for a file that could not be written, and whose previous version is unchanged."""
-    untouched = "what stood there before is untouched"
-    return RunError(f"could not write {path}: {error.strerror}; {untouched}: make room, or mend the folder")
+    unchanged = "any earlier version is unchanged"
+    return RunError(f"could not write {path}: {error.strerror}; {unchanged}: free some disk space, or fix the folder")
 
 
 def os_error(error: BaseException | None) -> OSError | None:

@@ -30,13 +30,13 @@ NAMES = {
 }
 
 
-# What a user is told to give for a value of each type, by the type's name.
+# What a value of each type must be, as a user is told, by the type's name.
 WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text (in quotes)"}
 WORDS_OF_OBJECTS = {
     "dict": "--trainer.KEY VALUE",
     "list": "a list such as [16,24]",
     "Sequence": "a list of names",
-    "Callable": "a callable of images",
+    "Callable": "a callable that takes images",
     "Module": "a torch.nn.Module",
     "Preprocessing": "a Preprocessing",
     "Mapping": "a dictionary",
@@ -55,6 +55,15 @@ def words_of(kind: Any) -> list[str]:
         return sorted(words, key=lambda word: IN_ORDER.index(word) if word in IN_ORDER else len(IN_ORDER))
     word = {**WORDS, **WORDS_OF_OBJECTS}.get(getattr(origin, "__name__", ""))
     return [word] if word else []
+
+
+def refusal(name: str, value: object, kind: Any) -> str:
+    """Makes the message for a value that is not of an annotated type."""
+    words, parts = words_of(kind), get_args(kind) if get_origin(kind) in (Union, types.UnionType) else [kind]
+    if all(get_origin(part) is Literal for part in parts if part is not types.NoneType):
+        return f"unknown {name} {value}: choose from {', '.join(words)}"
+    *others, last = words or ["of another type"]
+    return f"{name} {value}: must be {', '.join(others)}{' or ' if others else ''}{last}"
 
 
 def signature_of(module: str, name: str) -> Callable[..., None]:

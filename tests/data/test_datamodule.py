@@ -339,10 +339,10 @@ def test_it_prints_as_what_makes_it():
         (
             "source",
             "imagenet",
-            "source 'imagenet' is out of range: give cifar10 or cifar100 or cifar100-coarse or folder or synthetic",
+            "unknown source 'imagenet': choose from cifar10, cifar100, cifar100-coarse, folder, synthetic",
         ),
-        ("flip", "upwards", "flip 'upwards' is out of range: give none or random or alternating"),
-        ("normalization", "whole", "normalization 'whole' is out of range: give half or dataset or cifar10"),
+        ("flip", "upwards", "unknown flip 'upwards': choose from none, random, alternating"),
+        ("normalization", "whole", "unknown normalization 'whole': choose from half, dataset, cifar10"),
     ],
 )
 def test_values_out_of_range(name, value, message):

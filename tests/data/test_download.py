@@ -51,9 +51,9 @@ def fetch(payload, folder, *urls, mirror=None):
     ("behaviour", "reason"),
     [
         ("unavailable", "HTTP 503 Service Unavailable"),
-        ("web_page", "sent a web page, no gzip archive"),
-        ("web_page_in_disguise", "sent something that is no gzip archive"),
-        ("truncated", "broke off after"),
+        ("web_page", "sent a web page, not a gzip archive"),
+        ("web_page_in_disguise", "sent something that is not a gzip archive"),
+        ("truncated", "stopped after"),
         ("stalls", "sent nothing for 0.5 s"),
         ("hangs_at_half", "sent nothing for 0.5 s"),
         ("wrong_hash", "has SHA-256"),
@@ -70,8 +70,8 @@ def test_bad_source_is_left_for_the_next(payload, tmp_path, behaviour, reason):
         with pytest.raises(InputError) as error:
             fetch(payload, alone, bad.url)
     message = str(error.value)
-    assert f"cannot fetch {NAME}: {bad.url} ({reason}" in message
-    assert f"place the file at {alone / NAME} by hand" in message
+    assert f"cannot download {NAME}: {bad.url} ({reason}" in message
+    assert f"put the file at {alone / NAME} yourself" in message
     assert "--data.source synthetic" in message
     assert "\n" not in message
     assert not (alone / NAME).exists()
@@ -190,9 +190,9 @@ def test_mirror_is_a_local_archive(payload, tmp_path, monkeypatch, of_folder):
 def test_bad_mirrors(payload, tmp_path):
     (tmp_path / "bad.tar.gz").write_bytes(payload[:-1])
     for mirror, message in [
-        ("http://example.com/x", "mirror http://example.com/x is no https address: name one"),
-        ("ftp://127.0.0.1/x", "mirror ftp://127.0.0.1/x is no https address"),
-        ("https://[x/", "mirror https://[x/ is no https address"),
+        ("http://example.com/x", "mirror http://example.com/x is not an https address: use one"),
+        ("ftp://127.0.0.1/x", "mirror ftp://127.0.0.1/x is not an https address"),
+        ("https://[x/", "mirror https://[x/ is not an https address"),
         ("https://a..b/", "'idna' codec"),
         ("~nobody-of-this-name/x", "mirror ~nobody-of-this-name/x: no file ~nobody-of-this-name/x"),
         (str(tmp_path / "none"), f"mirror {tmp_path / 'none'}: no file {tmp_path / 'none'}"),
@@ -208,12 +208,16 @@ def test_disk_is_blamed_for_what_is_the_disks_fault(payload, tmp_path):
     (tmp_path / "file").touch()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with serve(payload) as server:
-        with pytest.raises(InputError, match=r"cannot write .*file/data.*: Not a directory; make room or name"):
+        with pytest.raises(
+            InputError, match=r"cannot write .*file/data.*: Not a directory; free some disk space, or choose"
+        ):
             fetch(payload, tmp_path / "file" / "data", server.url)
         assert server.requests == []
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
         try:
-            with pytest.raises(InputError, match=r"cannot write .*\.part: File too large; make room or name"):
+            with pytest.raises(
+                InputError, match=r"cannot write .*\.part: File too large; free some disk space, or choose"
+            ):
                 fetch(payload, tmp_path / "data", server.url)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -295,7 +299,7 @@ def test_full_disk(payload, tmp_path):
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", small]).returncode:
         pytest.skip("may not mount")
     try:
-        with serve(payload) as server, pytest.raises(InputError, match="No space left on device; make room"):
+        with serve(payload) as server, pytest.raises(InputError, match="No space left on device; free some disk space"):
             fetch(payload, small / "data", server.url)
         assert not (small / "data" / NAME).exists()
     finally:

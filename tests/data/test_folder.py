@@ -138,11 +138,11 @@ def test_bad_files_are_named(tmp_path):
         (jpeg.getvalue()[:-100], "cannot be read ("),
         (
             tiff(np.int32(200)),
-            "cannot be read (it has 32 bits a pixel, and nothing says which of their values is white",
+            "cannot be read (it has 32 bits per pixel, and does not say which value is white",
         ),
-        (tiff(np.float32(0.5)), "cannot be read (it has 32 bits a pixel"),
-        (b"Pf\n1 1\n-1.0\n" + np.float32(0.5).tobytes(), "cannot be read (it has 32 bits a pixel"),
-        (whole[:-13] + b"\0" + whole[-12:], "cannot be read (its pixels are not those"),
+        (tiff(np.float32(0.5)), "cannot be read (it has 32 bits per pixel"),
+        (b"Pf\n1 1\n-1.0\n" + np.float32(0.5).tobytes(), "cannot be read (it has 32 bits per pixel"),
+        (whole[:-13] + b"\0" + whole[-12:], "cannot be read (its pixels do not match its checksum"),
         (png(10_000, 10_000), "has more than 89,478,485 pixels: scale it down"),
         (png(100_000, 100_000), "has more than 89,478,485 pixels: scale it down"),
     ]:
@@ -154,9 +154,9 @@ def test_bad_files_are_named(tmp_path):
                     read()
                 assert str(error.value).startswith(f"{path} {message}")
                 assert "\n" not in str(error.value)
-    with pytest.raises(InputError, match=r"none\.png does not exist: give an image, or a folder of images"):
+    with pytest.raises(InputError, match=r"none\.png does not exist: use an image, or a folder of images"):
         read_image(tmp_path / "none.png")
-    with pytest.raises(InputError, match="is a folder that cannot be read: mend it"):
+    with pytest.raises(InputError, match="is a folder that cannot be read: fix it"):
         read_image(tmp_path)
 
 
@@ -260,7 +260,7 @@ def test_helpers_read_small_pictures_as_this_process_does(tmp_path, monkeypatch,
     monkeypatch.setattr(decoding, "decode", lambda path, remarks: here.append(path) or decode(path, remarks))
     decoded = pictures.read(folder.scan(tmp_path, "train"))
     assert decoded.images[:, 0, 0, 0].tolist() == [*range(30), 0]
-    assert "deep.png has 16 bits a value and none above 99 of 65,535" in decoded.notes[0]
+    assert "deep.png has 16 bits per value, but no value above 99 of 65,535" in decoded.notes[0]
     assert here == []  # they have done it, and are gone
     assert [process.poll() is not None for process in started] == [True, True]
 
@@ -363,21 +363,21 @@ def test_bad_trees(tmp_path):
         assert str(error.value) == message
 
     data = tmp_path / "data"
-    check(f"data_dir {data} is not a folder: give --data.data_dir, where the images are; {layout}")
+    check(f"data_dir {data} is not a folder: pass the folder of your images as --data.data_dir; {layout}")
     data.mkdir()
     check(f"data_dir {data} has no folder train/: {layout}")
     (data / "train" / "a").mkdir(parents=True)
     check(f"data_dir {data} has no folder test/: {layout}")
     (data / "test").mkdir()
-    check(f"{data / 'test'} lacks the class a, which train/ has: both need the same")
+    check(f"{data / 'test'} lacks the class a, which train/ has: both need the same classes")
     (data / "test" / "a").mkdir()
     check(f"{data / 'train'} has no images: {layout}")
     (data / "test" / "b").mkdir()
-    check(f"{data / 'train'} lacks the class b, which test/ has: both need the same")
+    check(f"{data / 'train'} lacks the class b, which test/ has: both need the same classes")
     (data / "train" / "b").mkdir()
     for split in ("train", "test"):
         (data / split / os.fsdecode(b"caf\xe9")).mkdir()
-    check(f"{data / 'train'} has a folder 'caf\\udce9', whose name is not UTF-8: rename it")
+    check(f"{data / 'train'} has a folder 'caf\\udce9' with a name that is not UTF-8: rename it")
 
 
 def folders(top, **splits):
@@ -418,7 +418,7 @@ def test_a_link_to_a_folder_that_holds_it_is_named_not_the_folder(tmp_path, targ
     link.symlink_to(target, target_is_directory=True)
     with pytest.raises(InputError) as error:
         Source("folder", tmp_path).prepare()
-    assert str(error.value) == f"{str(link)!r} is a link to a folder that holds it: remove it"
+    assert str(error.value) == f"{str(link)!r} is a link to a folder that contains the link: remove it"
     link.unlink()
     link.symlink_to(link.name)
     with pytest.raises(InputError, match=r"'.*/up ' cannot be read .Too many levels of symbolic links"):
@@ -428,13 +428,16 @@ def test_a_link_to_a_folder_that_holds_it_is_named_not_the_folder(tmp_path, targ
 @pytest.mark.parametrize(
     ("dead", "message"),
     [
-        (["train/a/2.png"], "train has a link to nothing, first {}/train/a/2.png: mend"),
-        (["train/a/deep/3.png", "train/a/deep/2.png"], "train has 2 links to nothing, first {}/train/a/deep/2.png"),
-        (["train/c", "test/c"], "train has a link to nothing, first {}/train/c: mend or remove what is dead"),
-        (["test/c"], "test has a link to nothing, first {}/test/c"),
-        (["test/a/9.png"], "test has a link to nothing"),
-        (["train"], "has a folder train that is a link to nothing"),
-        (["val"], "has a folder val that is a link to nothing"),
+        (["train/a/2.png"], "train has a broken link, {}/train/a/2.png: fix"),
+        (
+            ["train/a/deep/3.png", "train/a/deep/2.png"],
+            "train has 2 broken links, first {}/train/a/deep/2.png: fix or remove them",
+        ),
+        (["train/c", "test/c"], "train has a broken link, {}/train/c: fix or remove it"),
+        (["test/c"], "test has a broken link, {}/test/c"),
+        (["test/a/9.png"], "test has a broken link"),
+        (["train"], ": train/ is a broken link"),
+        (["val"], ": val/ is a broken link"),
     ],
 )
 def test_dead_links_are_refused(tmp_path, dead, message):
@@ -468,7 +471,7 @@ def test_validation_images_of_ones_own(tmp_path, name):
         CIFAR10DataModule(tmp_path, source="folder", val_split=0.5).val_indices  # noqa: B018
     folders(tmp_path, vali=["a/1.png"])
     (tmp_path / "vali").rename(tmp_path / ("val" if name != "val" else "valid"))
-    with pytest.raises(InputError, match="both for validation: keep one"):
+    with pytest.raises(InputError, match="both for validation: keep only one"):
         Source("folder", tmp_path).prepare()
 
 
@@ -527,11 +530,11 @@ def test_broken_metadata_costs_no_pixels(tmp_path):
     assert loaded.images[1:5].sum() == 0
     assert (loaded.images[6:].flatten(2).float().mean(2) - torch.tensor(red)).abs().max() < 3
     first = tmp_path / "train" / "a" / "2.png"
-    assert said == [f"the metadata of 5 pictures, first {first}, cannot be read: their pixels are used as they lie"]
+    assert said == [f"the metadata of 5 pictures, first {first}, cannot be read: their pixels are used as stored"]
     assert noted(tmp_path)[1] == said
     pixels, notes = read_image(first)
     assert (pixels == loaded.images[1].permute(1, 2, 0).numpy()).all()
-    assert notes == (f"the metadata of {first} cannot be read: the pixels are used as they lie",)
+    assert notes == (f"the metadata of {first} cannot be read: the pixels are used as stored",)
 
 
 def test_notes_name_files_where_they_lie_now(tmp_path, monkeypatch):
@@ -550,7 +553,7 @@ def test_notes_name_files_where_they_lie_now(tmp_path, monkeypatch):
             Source("folder", tmp_path / name).prepare()
             said = noted(tmp_path / name)[1]
             first = quoted(str(tmp_path / name / "train" / "a" / "1.png"))
-            assert said == [f"the metadata of {first} cannot be read: the pixels are used as they lie"]
+            assert said == [f"the metadata of {first} cannot be read: the pixels are used as stored"]
             assert noted(tmp_path / name, "test")[1] == []
         assert len(decoded) == (1 if before else 2)
     decoded.clear()
@@ -603,11 +606,11 @@ def test_dark_pictures_of_16_bits_are_told_of(tmp_path, colour):
     loaded, said = noted(tmp_path)
     assert loaded.images.max() == 15
     first = tmp_path / "train" / "a" / "2.png"
-    range_ = "16 bits a value and none above 4,095 of 65,535"
-    black = "arrive almost black; scale them to all 16 bits"
-    assert said == [f"2 pictures, first {first}, have {range_}: they {black}"]
-    black = "arrives almost black; scale it to all 16 bits"
-    assert read_image(first)[1] == (f"{first} has {range_}: it {black}",)
+    what = "16 bits per value, but no value above 4,095 of 65,535"
+    black = "look almost black: scale their values to all 16 bits"
+    assert said == [f"2 pictures, first {first}, have {what}, and {black}"]
+    black = "looks almost black: scale its values to all 16 bits"
+    assert read_image(first)[1] == (f"{first} has {what}, and {black}",)
     deep(tmp_path / "train" / "b" / "3.png", 65535, colour)  # one that is bright: so the others are dark
     loaded, said = noted(tmp_path)
     assert (loaded.images.max(), said) == (255, [])

@@ -143,7 +143,7 @@ def test_what_such_a_file_says_of_its_numbers_is_not_believed(tmp_path, suffix):
     assert found.tolist() == [0] * 4
     assert found.dtype.flags == np.dtype("u1").flags == 0
     save({"told": Told("V1")}, path)
-    with pytest.raises(InputError, match=r"or is damaged \(.*it asks for numbers of the kind V1"):
+    with pytest.raises(InputError, match=r"or is damaged \(.*it asks for numbers of type V1"):
         labels._read(path)
 
 

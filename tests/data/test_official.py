@@ -58,7 +58,7 @@ from cifar_lightning.data.sources import Source
 from cifar_lightning.errors import ImageWarning, InputError
 
 NOWHERE = "https://127.0.0.1:1/"  # what asks for it fails
-pytestmark = pytest.mark.filterwarnings("ignore:.* where CIFAR-10")  # made files are small
+pytestmark = pytest.mark.filterwarnings("ignore:.* but CIFAR-10")  # made files are small
 
 
 @pytest.fixture(autouse=True)
@@ -181,7 +181,7 @@ def test_coarse_labels_of_an_archive(tmp_path):
     digest = write_archive(tmp_path / "mine.tar.gz", source="cifar100", classes=100)
     check_coarse(tmp_path / "mine.tar.gz", [coarse(x) for x in images_of("train", "cifar100")[1]], sha256=digest)
     digest = write_archive(tmp_path / "other.tar.gz")
-    with pytest.raises(InputError, match=r"lacks cifar-100-python/meta: it is not an archive of this kind"):
+    with pytest.raises(InputError, match=r"lacks cifar-100-python/meta, which cifar-100-python.tar.gz has: replace it"):
         Source("cifar100-coarse", tmp_path / "other.tar.gz", sha256=digest).load("train")
 
 
@@ -242,10 +242,10 @@ def test_data_dir_may_be_the_folder_or_the_file_itself(tmp_path, known):
         check("cifar10", tmp_path / name, tmp_path)
     (tmp_path / "c" / "train-00000-of-00001.parquet").unlink()
     for name, message in (
-        ("c/test-00000-of-00001.parquet", r"has no train-\*.parquet and test-\*.parquet beside it"),
-        ("cifar-10-matlab.tar.gz", r"cifar-10-matlab.tar.gz is damaged \(empty file\): put a whole one in its place"),
-        ("empty.tar", r"empty.tar is damaged \(empty file\): put a whole one in its place"),
-        ("cifar-10-batches-py-target_archive", r"-target_archive is damaged \(empty file\): put a whole one in its"),
+        ("c/test-00000-of-00001.parquet", r"is not in a folder with train-\*.parquet and test-\*.parquet"),
+        ("cifar-10-matlab.tar.gz", r"cifar-10-matlab.tar.gz is damaged \(empty file\): replace it with an intact copy"),
+        ("empty.tar", r"empty.tar is damaged \(empty file\): replace it with an intact copy"),
+        ("cifar-10-batches-py-target_archive", r"-target_archive is damaged \(empty file\): replace it with an"),
         (
             "other.npz",
             "other.npz has no images and labels of train: arrays are named x_train, y_train, x_test and y_test",
@@ -257,7 +257,7 @@ def test_data_dir_may_be_the_folder_or_the_file_itself(tmp_path, known):
         with pytest.raises(InputError, match=message):
             Source("cifar10", tmp_path / name, mirror=NOWHERE).prepare()
     for name in ("none.npz", "none.tar", "none.parquet"):
-        with pytest.raises(InputError, match=f"{name} is not there: name a file that is, or a folder"):
+        with pytest.raises(InputError, match=f"{name} does not exist: use an existing file or folder"):
             Source("cifar10", tmp_path / name, mirror=NOWHERE).prepare()
 
 
@@ -329,7 +329,7 @@ def test_of_several_shapes_the_first_in_the_table_counts(tmp_path, source):
 def test_a_folder_in_the_place_of_the_archive(tmp_path):
     """It would be taken for what has been fetched."""
     (tmp_path / "cifar-10-python.tar.gz").mkdir()
-    said = r"cifar-10-python.tar.gz is a folder, and not the archive of that name: move it away to have that fetched"
+    said = r"cifar-10-python.tar.gz is a folder, not the archive of that name: move it away so that the archive can be"
     with pytest.raises(InputError, match=said):
         Source("cifar10", tmp_path, mirror=NOWHERE).prepare()
 
@@ -338,7 +338,7 @@ def test_nothing_is_fetched_beside_class_folders(tmp_path):
     """Whose owner forgot to say that they are the source: he would train on other images than his."""
     class_folders(tmp_path)
     there = sorted(tmp_path.rglob("*"))
-    with pytest.raises(InputError, match=r"has class folders, and no CIFAR-10: give --data.source folder to train on"):
+    with pytest.raises(InputError, match=r"has class folders, not CIFAR-10: use --data.source folder to train on"):
         Source("cifar10", tmp_path, mirror=NOWHERE).prepare()
     assert sorted(tmp_path.rglob("*")) == there
     write_archive(packed := tmp_path / "cifar-10-python.tar.gz")  # as one that has been fetched before
@@ -359,8 +359,8 @@ NO_ARCHIVES = {
 def test_a_file_that_is_no_archive_is_not_called_a_damaged_one(tmp_path, call, name):
     NO_ARCHIVES[name](tmp_path / name)
     said = (
-        f"data_dir {name} is no .tar.gz, .tar, .npz, .npy or .parquet: name one of these, or the folder of the "
-        "images, unpacked"
+        f"data_dir {name} is not a .tar.gz, .tar, .npz, .npy or .parquet file: use one of these, or a folder of "
+        "unpacked images"
     )
     assert call("data", name) == (2, "", f"error: {said}\n")
     with pytest.raises(InputError) as error:
@@ -395,7 +395,7 @@ def test_other_files_are_refused_and_never_removed(tmp_path):
         with pytest.raises(InputError) as error:
             Source("cifar10", home, mirror=NOWHERE).prepare()
         message = str(error.value)
-        assert "is not the official one: " in message
+        assert "is not the official version: " in message
         assert "delete" not in message
         assert contents(home).keys() == before.keys()
         own = message.partition("--data.sha256 ")[2].split()[0]
@@ -427,8 +427,8 @@ def test_images_that_are_not_the_whole_are_used_and_said_to_be_so(tmp_path, monk
         with pytest.warns(ImageWarning) as said:
             assert len(Source("cifar10", home).load("train").labels) == 100
         assert [str(note.message) for note in said] == [
-            f"{where} has 100 train images, 10 a class, where CIFAR-10 has 50,000, 5,000 a class: what is learnt or "
-            "tested is of these"
+            f"{where} has 100 train images (10 per class), but CIFAR-10 has 50,000 (5,000 per class): training or "
+            "testing uses what is there"
         ]
     monkeypatch.setitem(COUNTS, "train", 100)
     with warnings.catch_warnings():
@@ -448,7 +448,9 @@ def test_as_many_images_with_other_labels_are_not_the_whole(tmp_path, monkeypatc
     monkeypatch.setitem(COUNTS, "test", 100)
     pixels, labels = images_of("train")
     np.savez(tmp_path / "cifar100.npz", x_train=pixels, y_train=labels, x_test=pixels, y_test=labels)
-    with pytest.warns(ImageWarning, match="has 100 test images, 0 to 10 a class, where CIFAR-100 has 100, 1 a class"):
+    with pytest.warns(
+        ImageWarning, match=r"has 100 test images \(0 to 10 per class\), but CIFAR-100 has 100 \(1 per class\)"
+    ):
         Source("cifar100", tmp_path).load("test")
 
 
@@ -458,7 +460,7 @@ def test_half_a_folder(tmp_path, known):
     (folder / "data_batch_3").unlink()
     with pytest.raises(InputError) as error:
         Source("cifar10", tmp_path, mirror=NOWHERE).prepare()
-    assert str(error.value) == (f"{folder} lacks data_batch_3: unpack cifar-10-python.tar.gz anew, or give that itself")
+    assert str(error.value) == (f"{folder} lacks data_batch_3: unpack cifar-10-python.tar.gz again, or use it packed")
 
 
 def test_a_folder_is_read_anew_when_a_file_has_changed(tmp_path, known):
@@ -466,7 +468,7 @@ def test_a_folder_is_read_anew_when_a_file_has_changed(tmp_path, known):
     write_folder(folder)
     check("cifar10", tmp_path, tmp_path)
     (folder / "test_batch").write_bytes((folder / "data_batch_1").read_bytes())
-    with pytest.raises(InputError, match=f"{folder} is not the official one: test_batch has MD5"):
+    with pytest.raises(InputError, match=f"{folder} is not the official version: test_batch has MD5"):
         Source("cifar10", tmp_path).load("test")
 
 
@@ -475,8 +477,8 @@ def test_bad_binaries(tmp_path):
     path = tmp_path / "cifar-10-batches-bin" / "test_batch.bin"
     whole = path.read_bytes()
     for data, reason in (
-        (whole[:-1], f"test_batch.bin has {len(whole) - 1:,} bytes, no multiple of 3,073"),
-        (b"", "test_batch.bin has 0 bytes, no multiple of 3,073"),
+        (whole[:-1], f"test_batch.bin has {len(whole) - 1:,} bytes, not a multiple of 3,073"),
+        (b"", "test_batch.bin has 0 bytes, not a multiple of 3,073"),
         (b"\x0a" + whole[1:], "test_batch.bin has labels outside 0..9"),
     ):
         path.write_bytes(data)
@@ -502,7 +504,7 @@ def test_the_matlab_version(tmp_path, source, monkeypatch):
     write_tar(packed, members)
     (tmp_path / "c" / version.name.removesuffix(".gz")).write_bytes(gzip.decompress(packed.read_bytes()))
     check(source, tmp_path / "c", tmp_path)
-    with pytest.raises(InputError, match=f"has MD5 .*, expected {version.md5}: put the official archive in its place"):
+    with pytest.raises(InputError, match=f"has MD5 .*, expected {version.md5}: replace it with the official archive"):
         Source(source, packed, mirror=NOWHERE).prepare()
     assert packed.exists()
     digest = hashlib.sha256(packed.read_bytes()).hexdigest()
@@ -537,10 +539,16 @@ def test_coarse_labels_of_the_matlab_version(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "lacks test_batch.mat: unpack cifar-10-matlab.tar.gz anew, or give that itself"),
+        (None, "lacks test_batch.mat: unpack cifar-10-matlab.tar.gz again, or use it packed"),
         (b"no arrays", "test_batch.mat cannot be read"),
-        ({"labels": np.zeros((2, 1), np.uint8)}, r"test_batch.mat has no 'data' of uint8 \(n, 3072\): replace it"),
-        ({"data": np.zeros((2, 3072), np.uint8)}, "test_batch.mat has no 'labels' of one integer an image: replace it"),
+        (
+            {"labels": np.zeros((2, 1), np.uint8)},
+            r"test_batch.mat has no array 'data' of uint8 \(n, 3072\): replace it",
+        ),
+        (
+            {"data": np.zeros((2, 3072), np.uint8)},
+            "test_batch.mat has no array 'labels' with one integer per image: replace it",
+        ),
         (
             {"data": np.zeros((2, 3072), np.uint8), "labels": np.full((2, 1), 10, np.uint8)},
             r"test_batch.mat has labels outside 0\.\.9: replace it",
@@ -564,17 +572,17 @@ def test_a_matlab_version_that_is_not_whole(tmp_path, content, message):
 def test_the_matlab_version_without_scipy(tmp_path, monkeypatch):
     write_matlab(tmp_path / "cifar-10-batches-mat")
     monkeypatch.setitem(sys.modules, "scipy.io", None)
-    with pytest.raises(InputError, match=r"needs scipy: pip install 'cifar-lightning\[matlab\]'"):
+    with pytest.raises(InputError, match=r"needs scipy; install it with: pip install 'cifar-lightning\[matlab\]'"):
         Source("cifar10", tmp_path, mirror=NOWHERE).load("test")
 
 
 def test_nothing_there_and_no_network(tmp_path):
     with pytest.raises(InputError) as error:
         Source("cifar100", tmp_path, mirror=NOWHERE).prepare()
-    assert "cannot fetch cifar-100-python.tar.gz" in str(error.value)
+    assert "cannot download cifar-100-python.tar.gz" in str(error.value)
     assert (
-        "(or have one of cifar-100-python.tar.gz, cifar-100-binary.tar.gz, cifar-100-python/, cifar-100-binary/, "
-        "cifar100/train-*.parquet, cifar100.npz, x_train.npy there)"
+        "(or one of cifar-100-python.tar.gz, cifar-100-binary.tar.gz, cifar-100-python/, cifar-100-binary/, "
+        "cifar100/train-*.parquet, cifar100.npz, x_train.npy in its folder)"
     ) in str(error.value)
 
 
@@ -623,7 +631,7 @@ def test_parquet_in_pieces(tmp_path):
     table = parquet.read_table(path)
     path.unlink()
     parquet.write_table(table.slice(0, 30), tmp_path / "plain_text" / "train-00000-of-00002-0a1b2c.parquet")
-    with pytest.raises(InputError, match=r"plain_text has 1 of 2 files train-\*.parquet: fetch the others"):
+    with pytest.raises(InputError, match=r"plain_text has 1 of 2 files train-\*.parquet: download the others"):
         Source("cifar10", tmp_path, mirror=NOWHERE).prepare()
     parquet.write_table(table.slice(30), tmp_path / "plain_text" / "train-00001-of-00002-0a1b2c.parquet")
     check("cifar10", tmp_path, tmp_path)
@@ -654,7 +662,7 @@ def test_parquet_whose_splits_have_other_classes_is_refused(tmp_path, names):
     write_parquet(tmp_path)
     path = tmp_path / "test-00000-of-00001.parquet"
     rewritten(path, named(*names))
-    with pytest.raises(InputError, match=f"{path} has other classes than those before it: give all files the same"):
+    with pytest.raises(InputError, match=f"{path} has other classes than the files before it: all files need the same"):
         Source("cifar10", tmp_path).load("test")
 
 
@@ -727,7 +735,7 @@ def test_parquet_of_ones_own(tmp_path):
     features = {"label": {"names": ["b", "cra"], "_type": "ClassLabel"}}
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     rewritten(path, lambda table: table.replace_schema_metadata(metadata))
-    with pytest.raises(InputError, match=f"{path} has other classes than those before it: give all files the same"):
+    with pytest.raises(InputError, match=f"{path} has other classes than the files before it: all files need the same"):
         Source("folder", path).load("test")
 
 
@@ -777,7 +785,7 @@ def test_pictures_in_parquet_are_read_as_those_in_folders_are(tmp_path):
     train = Source("folder", tmp_path).load("train")
     assert np.array_equal(train.images.permute(0, 2, 3, 1).numpy(), np.stack(wanted))
     parquet.write_table(table.slice(1, 1), tmp_path / "test.parquet")
-    with pytest.warns(ImageWarning, match="row 0 has 16 bits a value and none above 2,295 of 65,535"):
+    with pytest.warns(ImageWarning, match="row 0 has 16 bits per value, but no value above 2,295 of 65,535"):
         Source("folder", tmp_path).load("test")
 
 
@@ -826,7 +834,7 @@ def test_parquet_whose_labels_are_none(tmp_path, label, said):
     with pytest.raises(InputError) as error:
         Source("folder", tmp_path).load("test")
     assert str(error.value) == (
-        f"{tmp_path / 'test.parquet'}: row 0 has the label {said}: give a whole number, or a class's name"
+        f"{tmp_path / 'test.parquet'}: row 0 has the label {said}: must be a whole number or the name of a class"
     )
 
 
@@ -843,7 +851,7 @@ def test_what_damaged_parquet_says_of_its_rows_is_not_believed(tmp_path):
                 assert parquet_files.read([path], "cifar10", {}).labels.tolist() == content["label"]
             except InputError as error:
                 refused.append(str(error))
-    assert any("(how many rows it has is said in two ways): replace it" in message for message in refused)
+    assert any("(its two counts of rows differ): replace it" in message for message in refused)
 
 
 def test_parquet_of_which_a_part_is_empty(tmp_path):
@@ -859,7 +867,7 @@ def test_parquet_of_which_a_part_is_empty(tmp_path):
 def test_parquet_without_pyarrow(tmp_path, monkeypatch):
     write_parquet(tmp_path)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(InputError, match=r"needs pyarrow: pip install 'cifar-lightning\[parquet\]'"):
+    with pytest.raises(InputError, match=r"needs pyarrow; install it with: pip install 'cifar-lightning\[parquet\]'"):
         Source("cifar10", tmp_path).load("test")
 
 
@@ -885,13 +893,13 @@ def test_bad_kaggle(tmp_path):
     write_kaggle(tmp_path)
     table = tmp_path / "trainLabels.csv"
     for text, reason in (
-        ("id,label\n1,cow\n", "has a line {'id': '1', 'label': 'cow'}: give an id"),
-        ("id,label\n1,cat\n1,dog\n", "has a line {'id': '1', 'label': 'dog'}"),
-        ("id,label\none,cat\n", "has a line {'id': 'one', 'label': 'cat'}"),
-        ("number,name\n1,cat\n", "has a line {'number': '1', 'name': 'cat'}"),
-        ("id,label\n101,cat\n", f"lists 101, and there is no {tmp_path / 'train' / '101'}.png"),
+        ("id,label\n1,cow\n", "has the line {'id': '1', 'label': 'cow'}: a line needs its own id"),
+        ("id,label\n1,cat\n1,dog\n", "has the line {'id': '1', 'label': 'dog'}"),
+        ("id,label\none,cat\n", "has the line {'id': 'one', 'label': 'cat'}"),
+        ("number,name\n1,cat\n", "has the line {'number': '1', 'name': 'cat'}"),
+        ("id,label\n101,cat\n", f"lists 101, but {tmp_path / 'train' / '101'}.png does not exist"),
         ("id,label\n", "lists no pictures"),
-        ("id,label\n\udcff", "is no table of id,label"),
+        ("id,label\n\udcff", "is not a table of id,label"),
     ):
         table.write_bytes(text.encode("utf-8", "surrogateescape"))
         with pytest.raises(InputError) as error:
@@ -994,7 +1002,7 @@ def test_two_classes_of_one_name_are_refused(tmp_path, shape):
         write_parquet(tmp_path)
         for path in tmp_path.glob("*.parquet"):
             rewritten(path, lambda table: table.replace_schema_metadata(metadata))
-    with pytest.raises(InputError, match=f"{tmp_path} has more than one class crane, and no figure could say which"):
+    with pytest.raises(InputError, match=f"{tmp_path} has more than one class named crane, and no figure could tell"):
         CIFAR10DataModule(tmp_path, source="folder").check()
 
 
@@ -1014,9 +1022,9 @@ def test_the_digest_of_ones_own_images(tmp_path, shape):
         assert len(Source("folder", tmp_path, sha256=sha256).load("train").labels) == 100
     with pytest.raises(InputError) as error:
         Source("folder", tmp_path, sha256="0" * 64).prepare()
-    name = f"{files[0]} with the {len(files) - 1} files that follow it" if files[1:] else str(files[0])
+    what = f"{files[0]} and the next files, {len(files)} in all, have" if files[1:] else f"{files[0]} has"
     assert str(error.value) == (
-        f"{name} has SHA-256 {digest}, expected {'0' * 64}: put the one that has it in its place, or pass "
+        f"{what} SHA-256 {digest}, expected {'0' * 64}: replace it with the expected file, or pass "
         f"--data.sha256 {digest} if the images are your own"
     )
 

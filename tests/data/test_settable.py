@@ -97,8 +97,8 @@ def test_what_is_misspelt_is_named(capsys):
         ("flip", "alternating", "flip alternating: requires augment true; otherwise use random"),
         ("val_split", 1.5, "val_split 1.5: a fraction must be below 1"),
         ("sha256", "zz", "sha256 'zz' is not a SHA-256 digest"),
-        ("batch_size", 20.0, "batch_size 20.0 is out of range: give a whole number"),  # as large as it is
-        ("train_transforms", "RandAugment", "train_transforms 'RandAugment' is out of range: give a callable"),
+        ("batch_size", 20.0, "batch_size 20.0: must be a whole number"),  # as large as it is
+        ("train_transforms", "RandAugment", "train_transforms 'RandAugment': must be a callable"),
     ],
 )
 def test_what_cannot_be_is_refused_and_not_kept(name, value, message):
@@ -132,12 +132,12 @@ def test_what_others_have_is_refused_in_words(name):
         (CIFAR10DataModule, "test_transform", "did you mean test_transforms?"),
         (CIFAR10DataModule, "test_batch_size", "did you mean eval_batch_size?"),
         (CIFAR10DataModule, "root", "did you mean data_dir?"),
-        (CIFAR10DataModule, "beyond", "give some of data_dir, batch_size, source, "),
+        (CIFAR10DataModule, "beyond", "choose from data_dir, batch_size, source, "),
         (LitNet, "learning_rate", "did you mean lr?"),
         (LitNet, "num_classes", "did you mean classes?"),
         (LitNet, "network", "did you mean net?"),
         (LitNet, "weightdecay", "did you mean weight_decay?"),
-        (LitNet, "beyond", "give some of net, width, lr, "),
+        (LitNet, "beyond", "choose from net, width, lr, "),
     ],
 )
 def test_of_other_names_the_nearest_is_named(kind, name, said):
@@ -164,10 +164,10 @@ def test_what_is_held_out_is_named_where_it_is_asked_for_as_a_split():
     data = fake_data(100, val_split=20)
     for ask in (data.image_set, data.dataset):
         with pytest.raises(
-            InputError, match=r"'val' is unknown: use train, .*: Subset\(data\.dataset\(\"train\"\), data\.v"
+            InputError, match=r"unknown split 'val': use train, .*: Subset\(data\.dataset\(\"train\"\), data\.v"
         ):
             ask("val")
-        with pytest.raises(InputError, match=r"split 'all' is unknown: use train or test$"):
+        with pytest.raises(InputError, match=r"unknown split 'all': use train or test$"):
             ask("all")
     held_out = Subset(data.dataset("train"), data.val_indices)
     assert [label for _, label in held_out] == torch.cat([y for _, y in data.val_dataloader()]).tolist()

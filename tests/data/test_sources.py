@@ -117,7 +117,7 @@ def test_load_without_prepare(tmp_path):
     with pytest.raises(InputError) as error:
         Source("cifar10", tmp_path).load("train")
     assert str(error.value).startswith(f"data_dir {tmp_path} has none of {NAME}, cifar-10-binary.tar.gz, {FOLDER}/, ")
-    assert str(error.value).endswith("trainLabels.csv, cifar10.npz, x_train.npy: a fit fetches the first")
+    assert str(error.value).endswith("trainLabels.csv, cifar10.npz, x_train.npy: run fit, which downloads the first")
     digest = write_archive(tmp_path / NAME)
     check_set(Source("cifar10", tmp_path, sha256=digest).load("train"), 100, CLASSES)
 
@@ -128,7 +128,7 @@ def test_present_archive_with_another_hash_is_named_and_kept(tmp_path):
         Source("cifar10", tmp_path).prepare()
     assert str(error.value) == (
         f"{tmp_path / NAME} has SHA-256 {found}, expected {ARCHIVES['cifar10'].sha256}: move it away to "
-        f"have the official archive fetched, or pass --data.sha256 {found} if the images are your own"
+        f"download the official archive, or pass --data.sha256 {found} if the images are your own"
     )
     assert (tmp_path / NAME).exists()
 
@@ -201,9 +201,9 @@ def test_hostile_pickles_run_nothing(tmp_path):
         ({"data": Gadget(marker)}, "it asks for posix.mkdir"),
         (b"\x80\x02cbuiltins\neval\n(U\x011t\x85R.", "it asks for builtins.eval"),
         (b"\x80\x02cnumpy\nload\n(U\x011t\x85R.", "it asks for numpy.load"),
-        (zip_bomb, "is no pickle of plain arrays"),
-        (b"no pickle", "is no pickle of plain arrays"),
-        (b"", "is no pickle of plain arrays"),
+        (zip_bomb, "is not a pickle of plain arrays"),
+        (b"no pickle", "is not a pickle of plain arrays"),
+        (b"", "is not a pickle of plain arrays"),
         ([1], "holds a list, not a dict"),
     ]:
         digest = write_with(tmp_path / NAME, test_batch=content)
@@ -216,12 +216,12 @@ def test_hostile_pickles_run_nothing(tmp_path):
 
 def test_batches_are_checked(tmp_path):
     for content, reason in [
-        ({}, "has no 'data' of uint8 (n, 3072)"),
-        (batch(data=np.zeros((20, 3072))), "has no 'data' of uint8 (n, 3072)"),
-        (batch(data=np.zeros((20, 3071), np.uint8)), "has no 'data' of uint8 (n, 3072)"),
-        (batch(data=np.array(7, np.uint8)), "has no 'data' of uint8 (n, 3072)"),
-        (batch(labels=[0] * 19), "has no list 'labels' of one integer an image"),
-        (batch(labels=[0.5] * 20), "has no list 'labels' of one integer an image"),
+        ({}, "has no array 'data' of uint8 (n, 3072)"),
+        (batch(data=np.zeros((20, 3072))), "has no array 'data' of uint8 (n, 3072)"),
+        (batch(data=np.zeros((20, 3071), np.uint8)), "has no array 'data' of uint8 (n, 3072)"),
+        (batch(data=np.array(7, np.uint8)), "has no array 'data' of uint8 (n, 3072)"),
+        (batch(labels=[0] * 19), "has no list 'labels' with one integer per image"),
+        (batch(labels=[0.5] * 20), "has no list 'labels' with one integer per image"),
         (batch(labels=[10] * 20), "has labels outside 0..9"),
         (batch(labels=[-1] * 20), "has labels outside 0..9"),
     ]:
@@ -230,7 +230,7 @@ def test_batches_are_checked(tmp_path):
             Source("cifar10", tmp_path, sha256=digest).load("test")
         assert str(error.value) == f"{tmp_path / NAME} is refused: test_batch {reason}"
     digest = write_with(tmp_path / NAME, **{"batches.meta": {"label_names": "abc"}})
-    with pytest.raises(InputError, match="it names no classes"):
+    with pytest.raises(InputError, match="it does not name its classes"):
         Source("cifar10", tmp_path, sha256=digest).load("test")
 
 
@@ -282,7 +282,7 @@ def test_archives_that_are_none(tmp_path):
         with pytest.raises(InputError, match=reason):
             Source("cifar10", path, sha256=archive.digest(path)).load("test")
     digest = write_tar(tmp_path / NAME, {"readme.html": b"x"})
-    with pytest.raises(InputError, match=rf"lacks {FOLDER}/batches.meta: it is not an archive of this kind"):
+    with pytest.raises(InputError, match=rf"lacks {FOLDER}/batches.meta, which {NAME} has: replace it"):
         Source("cifar10", tmp_path, sha256=digest).load("test")
 
 
@@ -536,10 +536,10 @@ def test_bad_arguments(tmp_path):
     for call, message in [
         (
             lambda: Source("cifar", tmp_path).prepare(),
-            "source 'cifar' is unknown: use cifar10, cifar100, cifar100-coarse, folder",
+            "unknown source 'cifar': choose from cifar10, cifar100, cifar100-coarse, folder",
         ),
-        (lambda: Source("cifar10", tmp_path).load("val"), "split 'val' is unknown: use train, of which"),
-        (lambda: Source("cifar10", tmp_path).load("dev"), "split 'dev' is unknown: use train or test"),
+        (lambda: Source("cifar10", tmp_path).load("val"), "unknown split 'val': use train, and select"),
+        (lambda: Source("cifar10", tmp_path).load("dev"), "unknown split 'dev': use train or test"),
         (lambda: Source("cifar10", tmp_path, sha256="12").prepare(), "sha256 '12' is not a SHA-256 digest"),
     ]:
         with pytest.raises(InputError) as error:

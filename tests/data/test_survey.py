@@ -15,7 +15,7 @@ from cifar_lightning import CIFAR10DataModule
 from cifar_lightning.data.cifar10 import CIFAR100_CLASSES, CLASSES, COUNTS, MEAN
 from cifar_lightning.data.survey import survey
 
-pytestmark = pytest.mark.filterwarnings("ignore:.* where CIFAR-10")  # made files are small
+pytestmark = pytest.mark.filterwarnings("ignore:.* but CIFAR-10")  # made files are small
 
 
 @pytest.fixture(autouse=True)
@@ -118,16 +118,16 @@ def test_archives_of_both_sets_and_pictures_in_one_folder(tmp_path, call):
 
 
 def test_nothing_there_and_nothing_fetched(tmp_path, call):
-    assert one_line(*call("data", "nowhere")) == "error: nowhere is not there: name a folder of images, or their file\n"
+    assert one_line(*call("data", "nowhere")) == "error: nowhere does not exist: use a folder or a file of images\n"
     (tmp_path / "empty").mkdir()
     error = one_line(*call("data", "empty"))
-    assert error.startswith("error: empty has no images that are read here: give a folder with one of cifar-10-python")
+    assert error.startswith("error: empty has no images in a known layout: use a folder with one of cifar-10-python")
     (tmp_path / "pictures" / "train" / "cat").mkdir(parents=True)
     assert "pictures has no folder test/" in one_line(*call("data", "pictures"))
     (tmp_path / "own").mkdir()
     for split in ("train", "test"):
         parquet.write_table(pa.table({"text": ["a"], "label": [0]}), tmp_path / "own" / f"{split}.parquet")
-    assert "own/train.parquet has no column img, only text, label: name one so" in one_line(*call("data", "own"))
+    assert "own/train.parquet has no column img, only text, label: rename one to img" in one_line(*call("data", "own"))
     assert list((tmp_path / "empty").iterdir()) == []
 
 

@@ -43,7 +43,7 @@ def test_cifar10_1(tmp_path, source, version, count):
         assert data.splits == ("test",)
         same(data.image_set("test"), *written)
         with pytest.raises(
-            InputError, match=r"_data.npy is a test set, with no images to train on: name another --data"
+            InputError, match=r"_data.npy is a test set, without training images: choose another --data"
         ):
             data.setup("fit")
     assert len(list((tmp_path / "new").iterdir())) == 2  # nothing is kept beside what need not be decoded
@@ -62,7 +62,7 @@ def test_a_digest_of_what_has_none_is_not_checked(tmp_path, source, kind):
         for split in ("train", "test"):
             (tmp_path / split / "cat").mkdir(parents=True)
             Image.new("RGB", (32, 32)).save(tmp_path / split / "cat" / "1.png")
-    said = f"sha256 {'0' * 64} is not checked: {tmp_path} has {kind}"
+    said = f"sha256 {'0' * 64} is not checked, because {tmp_path} has {kind}"
     images = Source(source, tmp_path, sha256="0" * 64)
     assert said in images.find("test").notes
     if kind != "corrupted test sets":  # which are read one by one
@@ -75,7 +75,7 @@ def test_two_versions_are_told_apart_by_the_file(tmp_path):
     written = write_new(tmp_path, "v6", 30)
     with pytest.raises(InputError) as error:
         Source("cifar10", tmp_path).load("test")
-    expected = "has cifar10.1_v4_data.npy and cifar10.1_v6_data.npy: give --data.data_dir one of them"
+    expected = "has cifar10.1_v4_data.npy and cifar10.1_v6_data.npy: use one of them as --data.data_dir"
     assert str(error.value) == f"data_dir {tmp_path} {expected}"
     same(Source("cifar10", tmp_path / "cifar10.1_v6_data.npy").load("test"), *written)
 
@@ -99,8 +99,8 @@ def test_a_corruption(tmp_path, source):
     same(data.image_set("test"), images["snow"], np.tile(labels, 5))
     whole = CIFAR10DataModule(tmp_path, source=source, mirror=NOWHERE)
     assert whole.parts == [tmp_path / "snow.npy", tmp_path / "saturate.npy"]
-    given = f"give one, such as {tmp_path / 'snow.npy'}, or test on"  # one that is there
-    with pytest.raises(InputError, match=f"has corrupted test sets, one a file: {given}"):
+    given = f"use one of them, such as {tmp_path / 'snow.npy'}, or test on"  # one that is there
+    with pytest.raises(InputError, match=f"has corrupted test sets, one per file: {given}"):
         whole.setup("test")
 
 
@@ -124,10 +124,14 @@ def of_48(labels):
         ("fog", lambda path: np.save(path, np.zeros((50, 32, 32, 3))), "fog is float64 (50, 32, 32, 3): use uint8"),
         ("fog", truncated, "fog is damaged"),
         ("fog", of_objects, "fog contains Python objects, which are not read"),
-        ("labels", lambda path: np.save(path, np.arange(50) % 7), "50 labels that are not the same 5 times over"),
-        ("labels", of_48, "48 labels that are not the same 5 times over"),
-        ("labels", lambda path: np.save(path, np.full(50, 99)), "labels from 0 to 99, of cifar100, not cifar10"),
-        ("labels", lambda path: np.save(path, np.full(50, 100)), "has a label 100, more than CIFAR has classes"),
+        ("labels", lambda path: np.save(path, np.arange(50) % 7), "50 labels that are not the same 5 times, once"),
+        ("labels", of_48, "48 labels that are not the same 5 times, once"),
+        (
+            "labels",
+            lambda path: np.save(path, np.full(50, 99)),
+            "labels from 0 to 99, so it belongs to cifar100, not cifar10",
+        ),
+        ("labels", lambda path: np.save(path, np.full(50, 100)), "has a label 100, which is not a class of CIFAR"),
     ],
 )  # fmt: skip
 def test_what_does_not_belong_together_is_refused_before_anything_is_evaluated(tmp_path, name, change, message):
@@ -146,9 +150,7 @@ def test_labels_that_are_missing(tmp_path):
         with pytest.raises(InputError, match=f"has no {name} beside it: put it there"):
             Source("cifar10", place).prepare()
     (tmp_path / "mine.npy").write_bytes(b"any")
-    with pytest.raises(
-        InputError, match=r"mine.npy is not the images of a test set that is known here: name its folder"
-    ):
+    with pytest.raises(InputError, match=r"mine.npy is not the images of a known test set: use its folder"):
         Source("cifar10", tmp_path / "mine.npy").prepare()
-    with pytest.raises(InputError, match=r"none.npy is not there: name a file that is, or a folder"):
+    with pytest.raises(InputError, match=r"none.npy does not exist: use an existing file or folder"):
         Source("cifar10", tmp_path / "none.npy", mirror=NOWHERE).prepare()

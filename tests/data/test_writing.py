@@ -19,7 +19,7 @@ from cifar_lightning.data.sources import Source
 from cifar_lightning.data.survey import survey
 from cifar_lightning.errors import ImageWarning, InputError, RunError
 
-pytestmark = pytest.mark.filterwarnings("ignore:.* where CIFAR-10")  # made files are small
+pytestmark = pytest.mark.filterwarnings("ignore:.* but CIFAR-10")  # made files are small
 CLASSES = ("apple", "my val", "test", "train")
 
 
@@ -95,19 +95,21 @@ def test_where_nothing_can_be_written(tmp_path, call, monkeypatch):
     write_parquet(tmp_path / "hf")
     (tmp_path / "file").touch()
     for arguments, said in (
-        (("folders", "hf"), "hf has something in it: name a new folder, or an empty one"),
-        (("folders", "file"), "file is a file: name a new folder"),
-        (("zip", "new"), "format zip is not known: give folders or parquet"),
+        (("folders", "hf"), "hf is not empty: choose a new folder, or an empty one"),
+        (("folders", "file"), "file is a file: choose a new folder"),
+        (("zip", "new"), "unknown format zip: choose from folders, parquet"),
         (("folders",), "argument --to: expected 2 arguments; see --help"),
     ):
         assert one_line(*call("data", "hf", "--to", *arguments)) == f"error: {said}\n"
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    with pytest.raises(InputError, match="is the folder that this was started in: name a new one in it"):
+    with pytest.raises(InputError, match="is the current folder: choose a new folder in it"):
         writing.write(sets(), ".", "folders")
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pyarrow" else found(name))
-    with pytest.raises(InputError, match=r"parquet needs pyarrow: pip install 'cifar-lightning\[parquet\]'"):
+    with pytest.raises(
+        InputError, match=r"format parquet needs pyarrow; install it with: pip install 'cifar-lightning\[parquet\]'"
+    ):
         writing.write(sets(), "new", "parquet")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "here", "hf"]
 
@@ -115,10 +117,10 @@ def test_where_nothing_can_be_written(tmp_path, call, monkeypatch):
 @pytest.mark.parametrize(
     ("classes", "said"),
     [
-        (("a/b", "c"), "the class a/b cannot be a folder's name: rename it, or write parquet"),
-        ((".a", "c"), "the class .a cannot be a folder's name"),
-        (("", "c"), "the class '' cannot be a folder's name"),
-        (("c" * 256, "d"), "cannot be a folder's name"),
+        (("a/b", "c"), "the class a/b cannot be the name of a folder: rename it, or use parquet"),
+        ((".a", "c"), "the class .a cannot be the name of a folder"),
+        (("", "c"), "the class '' cannot be the name of a folder"),
+        (("c" * 256, "d"), "cannot be the name of a folder"),
         (("\u00e9", "e\u0301"), "two classes have the same name, and would be one folder: rename one"),
     ],
 )
@@ -130,7 +132,7 @@ def test_names_that_no_folder_can_have(tmp_path, classes, said):
 
 
 def test_an_order_that_folders_do_not_keep(tmp_path):
-    with pytest.warns(ImageWarning, match="by their names: ant has the label 1 there, and had 2: write parquet"):
+    with pytest.warns(ImageWarning, match="of their names: ant gets the label 1, not 2; use parquet"):
         writing.write(sets(("Bee", "cat", "ant")), tmp_path / "new", "folders")
     assert survey(tmp_path / "new")[0].classes == ("Bee", "ant", "cat")
 
@@ -149,8 +151,8 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, format):
     with pytest.raises(RunError) as error:
         writing.write(sets(), tmp_path / "new" / "er", format)
     assert str(error.value) == (
-        f"could not write {tmp_path / 'new' / 'er'}: No space left on device; nothing is left of it: make room, or "
-        "name another place"
+        f"could not write {tmp_path / 'new' / 'er'}: No space left on device; nothing was left behind: free some disk "
+        "space, or choose another folder"
     )
     assert list((tmp_path / "new").iterdir()) == []
 

@@ -988,7 +988,7 @@ def test_example_input_of_a_network_for_images_of_another_size():
         ("momentum", 1.0, "momentum 1.0: must be at least 0 and less than 1"),
         ("weight_decay", -0.1, "weight_decay -0.1: must be at least 0"),
         ("label_smoothing", 1.0, "label_smoothing 1.0: must be at least 0 and less than 1"),
-        ("schedule", "step", "schedule 'step' is out of range: give constant or one-cycle or cosine"),
+        ("schedule", "step", "unknown schedule 'step': choose from constant, one-cycle, cosine"),
         ("net", "vgg", "unknown net 'vgg'"),
     ],
 )

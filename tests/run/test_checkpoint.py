@@ -47,7 +47,7 @@ def test_a_full_disk(small_disk, tmp_path, trained, devices):
     run = small_disk / "lightning_logs" / "version_0"
     assert done.code == 1
     assert "could not write" in done.lines[-1]
-    assert "No space left on device; what stood there before is untouched: make room" in done.lines[-1]
+    assert "No space left on device; any earlier version is unchanged: free some disk space" in done.lines[-1]
     assert done.lines[-1].endswith(f"; continue with --resume {run}")
     assert leftovers(run) == []
     assert step_of(run) == 7

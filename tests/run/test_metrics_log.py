@@ -113,7 +113,7 @@ def test_rows_that_do_not_reach_the_disk_are_a_failure_of_the_disk(tmp_path, mon
     put(log, 1, loss=1.0)
     log.close()
     monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(RunError, match=r"could not write .*metrics.csv: Input/output error; what stood there before"):
+    with pytest.raises(RunError, match=r"could not write .*metrics.csv: Input/output error; any earlier version"):
         log.flush()
 
 

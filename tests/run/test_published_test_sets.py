@@ -245,15 +245,16 @@ def test_people_who_answered_about_other_images(finished, call, tmp_path):
 
 def test_a_fit_on_a_test_set(call, tmp_path):
     write_corrupted(tmp_path / "c", *corrupted(["fog"], 5))
-    assert "c has corrupted test sets, with no images to train on: name another --data.data_dir for those, or test" in (
-        one_line(*call("fit", *CPU, "--data.data_dir", "c"))
+    assert (
+        "c has corrupted test sets, without training images: choose another --data.data_dir to train on, or test"
+        in (one_line(*call("fit", *CPU, "--data.data_dir", "c")))
     )
     line = one_line(*call("fit", *CPU, "--data.data_dir", "c/fog.npy"))
     rest = "or test on it with cifar-lightning evaluate RUN --data.data_dir c/fog.npy"
-    assert f"c/fog.npy is a test set, with no images to train on: name another --data.data_dir for those, {rest}" in (
+    assert f"c/fog.npy is a test set, without training images: choose another --data.data_dir to train on, {rest}" in (
         one_line(*call("data", "c/fog.npy"))
     )
-    assert "fog.npy is a test set, with no images to train on: name another --data.data_dir for those, or" in line
+    assert "fog.npy is a test set, without training images: choose another --data.data_dir to train on, or" in line
 
 
 def test_a_run_on_other_labels(plain, call, tmp_path):

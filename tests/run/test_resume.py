@@ -707,7 +707,10 @@ def test_a_run_whose_folder_is_moved_leaves_the_next_of_its_name_alone(whole, tm
         os.kill(pid, signal.SIGCONT)
     done = end(process)
     assert done.code == 1, done.text
-    said = "has been moved or removed while this job was in it: nothing more is written there; resume it where it is"
+    said = (
+        "was moved or removed while this job was writing to it: nothing more is written there; "
+        "resume the run from its new place"
+    )
     assert done.lines[-1] == f"error: {'rank 0: ' * (devices > 1)}{run} {said}"
     assert "Traceback" not in done.text
     assert contents(run) == before
@@ -726,7 +729,7 @@ def test_a_folder_that_is_removed_is_not_made_again(plain, tmp_path, place):
         def on_test_end(self, trainer, *args):
             shutil.rmtree(trainer.log_dir)
 
-    with pytest.raises(RunError, match=r"version_0 has been moved or removed .*: nothing more is written there"):
+    with pytest.raises(RunError, match=r"version_0 was moved or removed .*: nothing more is written there"):
         fit(VALIDATED, accelerator="cpu", logger="csv", callbacks=Remove(), default_root_dir=tmp_path)
     assert list((tmp_path / "lightning_logs").iterdir()) == []
 
@@ -738,7 +741,7 @@ def test_a_group_that_is_moved_takes_none_of_the_next_of_its_name(tmp_path):
         group.rename(tmp_path / "kept")
         (group / "seed_1").mkdir(parents=True)
         (group / ".lock").touch()
-        with pytest.raises(RunError, match=r"version_0 has been moved or removed"), held(group / "seed_1"):
+        with pytest.raises(RunError, match=r"version_0 was moved or removed"), held(group / "seed_1"):
             pass
     with held(group / "seed_1"):
         pass

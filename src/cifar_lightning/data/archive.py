@@ -22,7 +22,7 @@ from cifar_lightning.files import readable
 MAX_MEMBERS = 100
 MAX_MEMBER_SIZE = 512 * 2**20  # CIFAR-100's training batch, the largest, has 155 MB
 GZIP = b"\x1f\x8b"
-FETCHED = "move it away to have the official archive fetched"
+FETCHED = "move it away to download the official archive"
 Part = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]  # pixels (N, 3072), and labels
 
 
@@ -46,9 +46,9 @@ def check_digest(paths: Sequence[Path], *expected: str, instead: str = FETCHED) 
     """
     found = digest(*paths)
     if found not in expected:
-        name = str(paths[0]) if len(paths) == 1 else f"{paths[0]} with the {len(paths) - 1:,} files that follow it"
+        what = f"{paths[0]} has" if len(paths) == 1 else f"{paths[0]} and the next files, {len(paths):,} in all, have"
         raise InputError(
-            f"{name} has SHA-256 {found}, expected {expected[0]}: {instead}, "
+            f"{what} SHA-256 {found}, expected {expected[0]}: {instead}, "
             f"or pass --data.sha256 {found} if the images are your own"
         )
 
@@ -74,13 +74,13 @@ def read(path: Path, versions: Sequence[Archive | Binary], split: str, own: bool
     found: dict[str, bytes] = {}
     for name, data in members(path, wanted):
         if name in found:
-            raise InputError(f"{path} holds {name} twice: it is not an archive of this kind")
+            raise InputError(f"{path} has {name} twice, unlike {versions[0].name}: replace it")
         found[name] = data
 
     version = next((one for one in versions if any(name.startswith(f"{one.folder}/") for name in found)), versions[0])
     for name in sorted(_files(version, split)):
         if f"{version.folder}/{name}" not in found and not _may_lack(version, name):
-            raise InputError(f"{path} lacks {version.folder}/{name}: it is not an archive of this kind")
+            raise InputError(f"{path} lacks {version.folder}/{name}, which {version.name} has: replace it")
     files = {name: found[key] for name in _files(version, split) if (key := f"{version.folder}/{name}") in found}
     if not (own or compressed):
         _check_official(files, version, path, [path])
@@ -95,7 +95,7 @@ def read_folder(folder: Path, version: Archive | Binary, split: str, own: bool =
             files[name] = (folder / name).read_bytes()
         except FileNotFoundError as error:
             if not _may_lack(version, name):
-                raise InputError(f"{folder} lacks {name}: unpack {version.name} anew, or give that itself") from error
+                raise InputError(f"{folder} lacks {name}: unpack {version.name} again, or use it packed") from error
     if not own:
         _check_official(files, version, folder, unpacked(folder, version))
     return _decode(files, version, split, folder)
@@ -125,8 +125,8 @@ def _check_official(files: dict[str, bytes], version: Archive | Binary, place: P
         found = (hashlib.sha256(data) if kind == "SHA-256" else hashlib.md5(data, usedforsecurity=False)).hexdigest()
         if found != expected:
             raise InputError(
-                f"{place} is not the official one: {name} has {kind} {found}, expected {expected}: put the official "
-                f"file in its place, or pass --data.sha256 {digest(*paths)} if the images are your own"
+                f"{place} is not the official version: {name} has {kind} {found}, expected {expected}; replace it "
+                f"with the official file, or pass --data.sha256 {digest(*paths)} if the images are your own"
             )
 
 
@@ -163,7 +163,9 @@ def _binary(
     for name in batches:
         data = files[name]
         if not data or len(data) % size:
-            raise InputError(f"{place} is refused: {name} has {len(data):,} bytes, no multiple of {size:,} (an image)")
+            raise InputError(
+                f"{place} is refused: {name} has {len(data):,} bytes, not a multiple of {size:,} (an image)"
+            )
         records = np.frombuffer(data, dtype=np.uint8).reshape(-1, size)
         labels = records[:, version.label_at].astype(np.int64)
         if labels.max() >= len(classes):
@@ -210,7 +212,7 @@ def members(path: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
                     if name in wanted and (file := tar.extractfile(member)):
                         yield name, file.read()
         except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise InputError(f"{path} is damaged ({error}): put a whole one in its place") from error
+            raise InputError(f"{path} is damaged ({error}): replace it with an intact copy") from error
 
 
 def _why_refused(name: str, member: tarfile.TarInfo, count: int) -> str | None:
@@ -228,7 +230,7 @@ def _unpickle(data: bytes, path: Path, name: str) -> dict[str, Any]:
         content = pickles.load(io.BytesIO(data))
     except Exception as error:  # a broken pickle can raise anything
         reason = " ".join(str(error).split())
-        raise InputError(f"{path} is refused: {name} is no pickle of plain arrays ({reason})") from error
+        raise InputError(f"{path} is refused: {name} is not a pickle of plain arrays ({reason})") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} is refused: {name} holds a {type(content).__name__}, not a dict")
     return content
@@ -236,16 +238,16 @@ def _unpickle(data: bytes, path: Path, name: str) -> dict[str, Any]:
 
 def _names(names: object, path: Path) -> tuple[str, ...]:
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise InputError(f"{path} is refused: it names no classes")
+        raise InputError(f"{path} is refused: it does not name its classes")
     return tuple(names)
 
 
 def _check(batch: dict[str, Any], labels_key: str, classes: int, path: Path, name: str) -> Part:
     pixels, labels = batch.get("data"), batch.get(labels_key)
     if not (isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape[1:] == (PIXELS,)):
-        raise InputError(f"{path} is refused: {name} has no 'data' of uint8 (n, {PIXELS})")
+        raise InputError(f"{path} is refused: {name} has no array 'data' of uint8 (n, {PIXELS})")
     if not (isinstance(labels, list) and len(labels) == len(pixels) and all(type(x) is int for x in labels)):
-        raise InputError(f"{path} is refused: {name} has no list {labels_key!r} of one integer an image")
+        raise InputError(f"{path} is refused: {name} has no list {labels_key!r} with one integer per image")
     if labels and not (min(labels) >= 0 and max(labels) < classes):
         raise InputError(f"{path} is refused: {name} has labels outside 0..{classes - 1}")
     return pixels, np.array(labels, dtype=np.int64)

@@ -63,18 +63,18 @@ class Remarks:
         """Returns the remarks as messages, one line each."""
         notes = []
         if len(self.metadata) == 1:
-            notes.append(f"the metadata of {quoted(self.metadata[0])} cannot be read: the pixels are used as they lie")
+            notes.append(f"the metadata of {quoted(self.metadata[0])} cannot be read: the pixels are used as stored")
         elif self.metadata:
             files = f"{len(self.metadata)} pictures, first {quoted(min(self.metadata))},"
-            notes.append(f"the metadata of {files} cannot be read: their pixels are used as they lie")
+            notes.append(f"the metadata of {files} cannot be read: their pixels are used as stored")
         brightest = max(self.deep.values(), default=0)
         if 0 < brightest < DARK:
-            range_ = f"none above {brightest:,} of 65,535"
+            what = f"16 bits per value, but no value above {brightest:,} of 65,535"
             if len(self.deep) == 1:
-                dark = f"{quoted(*self.deep)} has 16 bits a value and {range_}: it arrives almost black; scale it"
+                dark = f"{quoted(*self.deep)} has {what}, and looks almost black: scale its values"
             else:
-                files = f"{len(self.deep)} pictures, first {quoted(min(self.deep))}, have"
-                dark = f"{files} 16 bits a value and {range_}: they arrive almost black; scale them"
+                files = f"{len(self.deep)} pictures, first {quoted(min(self.deep))},"
+                dark = f"{files} have {what}, and look almost black: scale their values"
             notes.append(f"{dark} to all 16 bits")
         return tuple(notes)
 
@@ -133,12 +133,13 @@ def _absent(path: str) -> str:
     """Says what a path without a file is, and what to do, as the part of an error message after the path."""
     if os.path.isdir(path):
         is_link = os.path.islink(path)
-        return f"is a {'link to a folder that holds it: remove' if is_link else 'folder that cannot be read: mend'} it"
+        circle, unreadable = "link to a folder that contains the link: remove it", "folder that cannot be read: fix it"
+        return f"is a {circle if is_link else unreadable}"
     if os.path.islink(path):
-        return "is a link to nothing: mend or remove it"
+        return "is a broken link: fix or remove it"
     if "://" in path:
-        return "is an address, and only files are read: download it, and give the file's path"
-    return "does not exist: give an image, or a folder of images"
+        return "is an address, but only files can be read: download it, and use the file's path"
+    return "does not exist: use an image, or a folder of images"
 
 
 def _decoded(path: str, remarks: Remarks) -> Pixels:
@@ -175,7 +176,7 @@ def check_sums(png: bytes) -> None:
     """Raises a ValueError if a PNG's pixel chunks fail their checksums; Pillow checks those of all other chunks."""
     for kind, chunk in _chunks(png):
         if kind == b"IDAT" and zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:], "big"):
-            raise ValueError("its pixels are not those that were written, by its checksum")
+            raise ValueError("its pixels do not match its checksum")
 
 
 def _without_metadata(png: bytes) -> bytes:
@@ -220,7 +221,7 @@ def to_pixels(image: "Image.Image", path: str, remarks: Remarks) -> Pixels:
             remarks.metadata.append(path)
     # In a PNG or PPM, the mode "I" may also stand for 16 bits.
     if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
-        raise ValueError("it has 32 bits a pixel, and nothing says which of their values is white")
+        raise ValueError("it has 32 bits per pixel, and does not say which value is white")
     if image.mode.startswith("I"):  # 16 bits per pixel, which convert() would clip at 255
         values = np.asarray(image).clip(0, 65535)
         remarks.deep[path] = int(values.max())

@@ -67,7 +67,7 @@ def fetch(archive: Archive, path: Path, *, mirror: str | None, sha256: str | Non
             return
         part = path.with_name(f"{path.name}.part") if alone else part_of(path)
         try:
-            _fetch(archive, path, part, f" (or have one of {others} there)" if others else "")
+            _fetch(archive, path, part, f" (or one of {others} in its folder)" if others else "")
         finally:
             if not alone:  # without a lock nobody can tell whether this file is in use, so nobody can resume it
                 part.unlink(missing_ok=True)
@@ -88,7 +88,7 @@ def _fetch(archive: Archive, path: Path, part: Path, other: str) -> None:
             return
     listed = "; ".join(f"{source} ({reason})" for source, reason in reasons.items())
     raise InputError(
-        f"cannot fetch {archive.name}: {listed}; place the file at {path} by hand{other}, or use --data.source "
+        f"cannot download {archive.name}: {listed}; put the file at {path} yourself{other}, or use --data.source "
         "synthetic, which needs no download"
     )
 
@@ -139,19 +139,19 @@ def _transfer(url: str, archive: Archive, part: Path, speed: float) -> None:
         length = response.headers.get("Content-Length", "")
         if response.status == 206:
             if not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-                raise _Refused("sent another range than was asked for")
+                raise _Refused("sent another range than requested")
         else:
             have = 0
         total = have + int(length) if length.isdigit() else size
         if "text/html" in response.headers.get("Content-Type", ""):
-            raise _Refused("sent a web page, no gzip archive")
+            raise _Refused("sent a web page, not a gzip archive")
         if size is not None and total != size:
             raise _Refused(f"has {total:,} bytes, expected {size:,}")
         resumable = response.status == 206 or response.headers.get("Accept-Ranges") == "bytes"
         done = _receive(response, part, have, total, speed, resumable)
     if total is not None and done < total:
         kind = _BrokeOff if resumable else _Refused
-        raise kind(f"broke off after {done:,} of {total:,} bytes")
+        raise kind(f"stopped after {done:,} of {total:,} bytes")
 
 
 def _receive(
@@ -166,7 +166,7 @@ def _receive(
     done, since, mark = have, time.monotonic(), have
     chunk = _read(lambda: response.read1(CHUNK) if have else response.read(2))
     if not have and not chunk.startswith(GZIP):  # checked before overwriting what an earlier source sent
-        raise _Refused("sent something that is no gzip archive")
+        raise _Refused("sent something that is not a gzip archive")
     with _disk(part), open(part, "ab" if have else "wb") as file, bar(part.stem, total, of_bytes=True) as show:
         while chunk:
             file.write(chunk)
@@ -176,7 +176,7 @@ def _receive(
                 raise _Refused(f"sent more than {total:,} bytes")
             if (waited := time.monotonic() - since) >= SPEED_WINDOW:
                 if (done - mark) / waited < speed:
-                    raise _BrokeOff(f"crawled at {(done - mark) / waited / 1000:.0f} kB/s")
+                    raise _BrokeOff(f"was too slow, {(done - mark) / waited / 1000:.0f} kB/s")
                 since, mark = time.monotonic(), done
             chunk = _read(lambda: response.read1(CHUNK), resumable)
     return done
@@ -236,10 +236,10 @@ def _place(mirror: str, name: str) -> str:
         check_reachable(path)
         path = path / name if path.is_dir() else path
         if not path.is_file():
-            raise InputError(f"mirror {mirror}: no file {path}; name an archive, its folder, or an https address")
+            raise InputError(f"mirror {mirror}: no file {path}; use an archive, its folder, or an https address")
         return str(path)
     if not _is_safe(mirror):
-        raise InputError(f"mirror {mirror} is no https address: name one, or an archive on this machine, or its folder")
+        raise InputError(f"mirror {mirror} is not an https address: use one, or a local archive or its folder")
     parts = urlsplit(mirror)
     there = parts.path if parts.path.endswith((".gz", ".tgz")) else f"{parts.path.rstrip('/')}/{name}"
     return urlunsplit(parts._replace(path=quote(there, safe="/%!$&'()*+,;=:@~")))  # quoted as by a browser
@@ -252,5 +252,5 @@ def _disk(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(
-            f"cannot write {path}: {error.strerror or error}; make room or name another --data.data_dir"
+            f"cannot write {path}: {error.strerror or error}; free some disk space, or choose another --data.data_dir"
         ) from error

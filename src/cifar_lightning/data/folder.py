@@ -72,17 +72,19 @@ def scan(data_dir: Path, split: str) -> Listing:
     import PIL
 
     if not data_dir.is_dir():
-        raise InputError(f"data_dir {data_dir} is not a folder: give --data.data_dir, where the images are; {LAYOUT}")
+        raise InputError(
+            f"data_dir {data_dir} is not a folder: pass the folder of your images as --data.data_dir; {LAYOUT}"
+        )
     for name in ("train", "test", *VALIDATION):
         if (data_dir / name).is_symlink() and not (data_dir / name).exists():
-            raise InputError(f"data_dir {data_dir} has a folder {name} that is a link to nothing: mend or remove it")
+            raise InputError(f"data_dir {data_dir}: {name}/ is a broken link; fix or remove it")
     for name in ("train", "test"):
         if not (data_dir / name).is_dir():
             raise InputError(f"data_dir {data_dir} has no folder {name}/: {LAYOUT}")
     validation = [name for name in VALIDATION if (data_dir / name).is_dir()]
     if len(validation) > 1:
         raise InputError(
-            f"data_dir {data_dir} has {validation[0]}/ and {validation[1]}/, both for validation: keep one"
+            f"data_dir {data_dir} has {validation[0]}/ and {validation[1]}/, both for validation: keep only one"
         )
     trees = {name: _classes_in(data_dir / name) for name in ("train", *validation, "test")}
     for tree in trees.values():
@@ -127,7 +129,7 @@ def _classes_in(top: Path) -> _Tree:
         if entry.name.startswith("."):
             continue
         if any("\ud800" <= letter <= "\udfff" for letter in entry.name):  # in place of bytes that are not UTF-8
-            raise InputError(f"{top} has a folder {entry.name!r}, whose name is not UTF-8: rename it")
+            raise InputError(f"{top} has a folder {entry.name!r} with a name that is not UTF-8: rename it")
         if entry.is_dir():
             tree.folders.setdefault(unicodedata.normalize("NFC", entry.name), []).append(entry.path)
         elif not os.path.exists(entry.path):
@@ -140,16 +142,19 @@ def _classes_in(top: Path) -> _Tree:
 def _check_classes(tree: _Tree, other: _Tree) -> None:
     if lacking := tree.folders.keys() - other.folders.keys():
         raise InputError(
-            f"{other.top} lacks the class {quoted(min(lacking))}, which {tree.top.name}/ has: both need the same"
+            f"{other.top} lacks the class {quoted(min(lacking))}, which {tree.top.name}/ has: "
+            "both need the same classes"
         )
 
 
 def _check_links(tree: _Tree) -> None:
     if tree.dead:
-        links = f"{len(tree.dead)} links" if len(tree.dead) > 1 else "a link"
-        raise InputError(
-            f"{tree.top} has {links} to nothing, first {quoted(tree.dead[0])}: mend or remove what is dead"
+        first, count = quoted(tree.dead[0]), len(tree.dead)
+        one, many = (
+            f"a broken link, {first}: fix or remove it",
+            f"{count} broken links, first {first}: fix or remove them",
         )
+        raise InputError(f"{tree.top} has {many if count > 1 else one}")
 
 
 def in_order(classes: Iterable[str]) -> tuple[str, ...]:
@@ -190,7 +195,7 @@ def pictures_in(
         if goes_on:
             dead.append(link)
             return
-        raise InputError(f"{quoted(link)} is a link to a folder that holds it: remove it")
+        raise InputError(f"{quoted(link)} is a link to a folder that contains the link: remove it")
     folders = []
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if entry.name.startswith("."):

@@ -43,8 +43,8 @@ def read(home: Path, split: str) -> Decoded:
     table = home / (TRAIN_LABELS if split == "train" else TEST_LABELS)
     if not table.is_file():
         raise InputError(
-            f"data_dir {home} has Kaggle's pictures, which come without test labels: put the official archive there, "
-            f"or a {TEST_LABELS} like {TRAIN_LABELS}, to test"
+            f"data_dir {home} has Kaggle's pictures, which come without test labels: to test, put the official archive "
+            f"there, or a {TEST_LABELS} like {TRAIN_LABELS}"
         )
     listed = _listed(table)
     labels = np.array([CLASSES.index(name) for _, name in listed], dtype=np.int64)
@@ -62,12 +62,16 @@ def _listed(table: Path) -> list[tuple[Path, str]]:
             for line in csv.DictReader(file):
                 number, name = line.get("id") or "", line.get("label")
                 if not number.isascii() or not number.isdigit() or name not in CLASSES or int(number) in found:
-                    raise InputError(f"{table} has a line {line}: give an id, once, and the label, one of CIFAR-10's")
+                    raise InputError(
+                        f"{table} has the line {line}: a line needs its own id, and a CIFAR-10 class as label"
+                    )
                 if f"{int(number)}.png" not in there:
-                    raise InputError(f"{table} lists {number}, and there is no {folder / number}.png: unpack it there")
+                    raise InputError(
+                        f"{table} lists {number}, but {folder / number}.png does not exist: unpack it there"
+                    )
                 found[int(number)] = name
         except (csv.Error, UnicodeDecodeError) as error:
-            raise InputError(f"{table} is no table of id,label ({error}): replace it") from error
+            raise InputError(f"{table} is not a table of id,label ({error}): replace it") from error
     if not found:
         raise InputError(f"{table} lists no pictures: replace it")
     return [(folder / f"{number}.png", found[number]) for number in sorted(found)]

@@ -17,7 +17,7 @@ from cifar_lightning.data.cifar10 import CLASSES_OF, PIXELS
 from cifar_lightning.errors import InputError
 
 SHAPE = "the MATLAB version"
-INSTALL = "pip install 'cifar-lightning[matlab]'"
+INSTALL = "install it with: pip install 'cifar-lightning[matlab]'"
 
 
 class Version(NamedTuple):
@@ -89,7 +89,7 @@ def read(paths: Sequence[Path], source: str, split: str, own: bool = False) -> D
     parts = []
     for name in version.files[split]:
         if name not in files:
-            raise InputError(f"{home} lacks {name}: unpack {version.name} anew, or give that itself")
+            raise InputError(f"{home} lacks {name}: unpack {version.name} again, or use it packed")
         parts.append(_arrays(files[name], f"{home}: {name}", source))
     return archive.joined(parts, CLASSES_OF[source])
 
@@ -99,7 +99,7 @@ def _packed(path: Path, version: Version, split: str, own: bool) -> dict[str, io
         found = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()  # finds damage, not attacks
         if found != version.md5:
             raise InputError(
-                f"{path} has MD5 {found}, expected {version.md5}: put the official archive in its place, or "
+                f"{path} has MD5 {found}, expected {version.md5}: replace it with the official archive, or "
                 f"pass --data.sha256 {archive.digest(path)} if the images are your own"
             )
     wanted = {f"{version.folder}/{name}": name for name in version.files[split]}
@@ -110,17 +110,17 @@ def _arrays(file: Path | io.BytesIO, name: str, source: str) -> archive.Part:
     try:
         from scipy.io import loadmat
     except ImportError as error:
-        raise InputError(f"{name} is of the MATLAB version, which needs scipy: {INSTALL}") from error
+        raise InputError(f"{name} is in MATLAB's format, which needs scipy; {INSTALL}") from error
     key, classes = LABELS[source], len(CLASSES_OF[source])
     try:
         content: dict[str, Any] = loadmat(file, variable_names=("data", key))
     except Exception as error:  # scipy raises many kinds of errors for a damaged file
-        raise InputError(f"{name} cannot be read ({error}): put a whole one in its place") from error
+        raise InputError(f"{name} cannot be read ({error}): replace it with an intact copy") from error
     pixels, labels = content.get("data"), content.get(key)
     if not (isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape[1:] == (PIXELS,)):
-        raise InputError(f"{name} has no 'data' of uint8 (n, {PIXELS}): replace it")
+        raise InputError(f"{name} has no array 'data' of uint8 (n, {PIXELS}): replace it")
     if not (isinstance(labels, np.ndarray) and labels.dtype.kind in "iu" and labels.size == len(pixels)):
-        raise InputError(f"{name} has no {key!r} of one integer an image: replace it")
+        raise InputError(f"{name} has no array {key!r} with one integer per image: replace it")
     numbers = labels.ravel().astype(np.int64)
     if len(numbers) and not 0 <= numbers.min() <= numbers.max() < classes:
         raise InputError(f"{name} has labels outside 0..{classes - 1}: replace it")

@@ -63,7 +63,7 @@ def find(place: Path, source: str) -> Held | None:
     if place.is_file():
         return _labelled(_file(place, source), source)
     if place.suffix in (".npy", ".npz", ".parquet", ".tar") and not place.exists():
-        raise InputError(f"data_dir {place} is not there: name a file that is, or a folder")
+        raise InputError(f"data_dir {place} does not exist: use an existing file or folder")
     for shape in (_archive, _folder, _matlab, _parquet, _kaggle, _arrays, find_test_set):
         if held := shape(place, source):
             return _labelled(held, source)
@@ -97,16 +97,16 @@ def _read_test_set(found: test_sets.Files, source: str, split: str, own: bool) -
 def _check_tests(split: str, place: Path, what: str) -> None:
     if split != "test":
         raise InputError(
-            f"{place} {what}, with no images to train on: name another --data.data_dir for those, or "
-            f"test on it with cifar-lightning evaluate RUN --data.data_dir {place}"
+            f"{place} {what}, without training images: choose another --data.data_dir to train on, or "
+            f"test on this one with cifar-lightning evaluate RUN --data.data_dir {place}"
         )
 
 
 def _refuse_corrupted(place: Path, part: Path, split: str, own: bool) -> Decoded:
     _check_tests(split, place, "has corrupted test sets")
     raise InputError(
-        f"data_dir {place} has corrupted test sets, one a file: give one, such as {part}, "
-        f"or test on all with cifar-lightning evaluate RUN --data.data_dir {place}"
+        f"data_dir {place} has corrupted test sets, one per file: use one of them, such as {part}, "
+        f"or test on all of them with cifar-lightning evaluate RUN --data.data_dir {place}"
     )
 
 
@@ -129,8 +129,8 @@ def departure(labels: npt.NDArray[np.int64], split: str, source: str) -> str:
         return ""
     each = f"{counts.min():,}" if counts.min() == counts.max() else f"{counts.min():,} to {counts.max():,}"
     return (
-        f"{len(labels):,} {split} images, {each} a class, where {TITLES[source]} has {published:,}, "
-        f"{published // len(CLASSES_OF[source]):,} a class"
+        f"{len(labels):,} {split} images ({each} per class), but {TITLES[source]} has {published:,} "
+        f"({published // len(CLASSES_OF[source]):,} per class)"
     )
 
 
@@ -224,16 +224,16 @@ def _file(path: Path, source: str) -> Held:
         held, why_none = _arrays(path, source), f"has no images and labels of train: {arrays.LAYOUT}"
     elif path.suffix == ".parquet":
         held = _parquet(path.parent, source)
-        why_none = "has no train-*.parquet and test-*.parquet beside it: both are needed"
+        why_none = "is not in a folder with train-*.parquet and test-*.parquet: both are needed"
     elif path.suffix == ".npy":
         held = find_test_set(path, source)
-        why_none = "is not the images of a test set that is known here: name its folder"
+        why_none = "is not the images of a known test set: use its folder"
     elif archive.is_archive(path) or path.name in _archive_names(source):
         held, why_none = _packed(path, source), ""
     else:
         held = None
         why_none = (
-            "is no .tar.gz, .tar, .npz, .npy or .parquet: name one of these, or the folder of the images, unpacked"
+            "is not a .tar.gz, .tar, .npz, .npy or .parquet file: use one of these, or a folder of unpacked images"
         )
     if held is None:
         raise InputError(f"data_dir {path} {why_none}")

@@ -29,7 +29,7 @@ FOLDERS = {
 }
 FOLDERS["cifar100-coarse"] = FOLDERS["cifar100"]
 IMAGES = ("img", "image")
-INSTALL = "pip install 'cifar-lightning[parquet]'"
+INSTALL = "install it with: pip install 'cifar-lightning[parquet]'"
 _FINE = dict.fromkeys(("fine_label", "fine_labels"), CIFAR100_CLASSES)
 # Possible columns of labels, of which the first one found is read; and what its numbers mean if the file does not say.
 LABELS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -103,7 +103,7 @@ def read(files: Sequence[Path], source: str, names: Mapping[str, tuple[str, ...]
             pictures, column = (_column(file, path, known, source) for known in (IMAGES, LABELS[source]))
             here = names.get(column, LABELS[source][column])
             if (done and classes != here) or _names(file, column, source) not in ((), here):
-                raise InputError(f"{path} has other classes than those before it: give all files the same")
+                raise InputError(f"{path} has other classes than the files before it: all files need the same")
             classes = here
             rows, end = _rows(file, path, (pictures, column), classes, remarks), done + file.metadata.num_rows
             for row, (pixels, label) in zip(range(done, end), rows, strict=True):  # lengths may differ if damaged
@@ -119,7 +119,7 @@ def _count(files: Sequence[Path]) -> int:
         with _opened(path) as file:
             there = file.metadata
             if there.num_rows != sum(there.row_group(i).num_rows for i in range(there.num_row_groups)):
-                raise ValueError("how many rows it has is said in two ways")
+                raise ValueError("its two counts of rows differ")
             count += there.num_rows
     if not count:
         raise InputError(f"{files[0]} has no images: replace it")
@@ -137,7 +137,7 @@ def _files(folder: Path, split: str) -> list[Path]:
             parts[name[1]] = path
             count = int(name[2])
     if parts and len(parts) != count:
-        raise InputError(f"{folder} has {len(parts)} of {count} files {split}-*.parquet: fetch the others")
+        raise InputError(f"{folder} has {len(parts)} of {count} files {split}-*.parquet: download the others")
     return list(parts.values()) or sorted((folder / split).glob("[!.]*.parquet"))
 
 
@@ -146,7 +146,7 @@ def _opened(path: Path) -> Iterator["ParquetFile"]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
-        raise InputError(f"{path} is parquet, which needs pyarrow: {INSTALL}") from error
+        raise InputError(f"{path} is a parquet file, which needs pyarrow; {INSTALL}") from error
     try:
         with parquet.ParquetFile(path) as file:
             yield file
@@ -192,7 +192,7 @@ def _column(file: "ParquetFile", path: Path, names: Iterable[str], source: str) 
     for name in (first, *others):
         if name in there:
             return name
-    instead = "name one so" if source == "folder" else f"it is not {source} from Hugging Face"
+    instead = f"rename one to {first}" if source == "folder" else f"it is not {source} from Hugging Face"
     raise InputError(f"{path} has no column {first}, only {', '.join(there)}: {instead}")
 
 
@@ -206,11 +206,11 @@ def _rows(
             label: Any = numbers.get(value, numbers.get(MISSPELT.get(value, ""))) if isinstance(value, str) else value
             if type(value) not in (str, int):
                 raise InputError(
-                    f"{path}: row {row} has the label {brief(value)}: give a whole number, or a class's name"
+                    f"{path}: row {row} has the label {brief(value)}: must be a whole number or the name of a class"
                 )
             if label is None or not 0 <= label < len(classes):
                 raise InputError(
-                    f"{path}: row {row} has the label {value!r}, not one of 0..{len(classes) - 1}: mend it"
+                    f"{path}: row {row} has the label {value!r}, not one of 0..{len(classes) - 1}: fix the file"
                 )
             # {bytes, path}, or the bytes alone
             yield _pixels(picture.get("bytes") if isinstance(picture, dict) else picture, path, row, remarks), label
@@ -231,4 +231,4 @@ def _pixels(data: Any, path: Path, row: int, remarks: Remarks) -> npt.NDArray[np
                 return to_pixels(image, f"{path}: row {row}", remarks)
     except Exception as error:  # a damaged picture can make a decoder raise anything
         raise InputError(f"{path}: the picture of row {row} cannot be read ({error}): replace it") from error
-    raise InputError(f"{path}: the picture of row {row} has {size[0]}×{size[1]} pixels: CIFAR's have 32×32")
+    raise InputError(f"{path}: the picture of row {row} has {size[0]}×{size[1]} pixels: scale it to 32×32, as in CIFAR")

@@ -26,7 +26,7 @@ class Dtype:
 
     def __init__(self, code: str, *options: Any) -> None:
         if not re.fullmatch(r"[biuf][1248]|[SU]\d{1,4}|O8?", code):
-            raise pickle.UnpicklingError(f"it asks for numbers of the kind {code}")
+            raise pickle.UnpicklingError(f"it asks for numbers of type {code}")
         self.code = code
         self.order: Any = "="
 

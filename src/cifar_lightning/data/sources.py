@@ -49,9 +49,9 @@ class Source:
         synthetic_size: int = 10_000,
     ) -> None:
         if name not in SOURCES:
-            raise InputError(f"source {name!r} is unknown: use {', '.join(SOURCES)}")
+            raise InputError(f"unknown source {name!r}: choose from {', '.join(SOURCES)}")
         if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
-            raise InputError(f"sha256 {sha256!r} is not a SHA-256 digest: give its 64 hexadecimal digits")
+            raise InputError(f"sha256 {sha256!r}: must be the 64 hexadecimal digits of a SHA-256 digest")
         self.name, self.data_dir, self.mirror = name, data_dir, mirror
         self.sha256 = sha256 and sha256.lower()
         self.synthetic_size = synthetic_size
@@ -72,13 +72,13 @@ class Source:
             if self.name in ARCHIVES and not self.held():
                 if folder.has_classes(self._place):
                     raise InputError(
-                        f"data_dir {self.data_dir} has class folders, and no {TITLES[self.name]}: give "
-                        "--data.source folder to train on them, or another data_dir to fetch it into"
+                        f"data_dir {self.data_dir} has class folders, not {TITLES[self.name]}: use --data.source "
+                        f"folder to train on them, or another data_dir to download {TITLES[self.name]} into"
                     )
                 if self._target.is_dir():  # `fetch` would take the folder for the archive
                     raise InputError(
-                        f"{self._target} is a folder, and not the archive of that name: move it away to have that "
-                        "fetched, or name another --data.data_dir"
+                        f"{self._target} is a folder, not the archive of that name: move it away so that the archive "
+                        "can be downloaded, or choose another --data.data_dir"
                     )
                 download.fetch(
                     ARCHIVES[self.name],
@@ -106,8 +106,8 @@ class Source:
         if split not in SPLITS:
             use = "train or test"
             if str(split).startswith("val"):
-                use = 'train, of which val_indices are held out: Subset(data.dataset("train"), data.val_indices)'
-            raise InputError(f"split {split!r} is unknown: use {use}")
+                use = 'train, and select the validation images: Subset(data.dataset("train"), data.val_indices)'
+            raise InputError(f"unknown split {split!r}: use {use}")
         if self.name == "synthetic":
             return synthetic(split, self.synthetic_size if split == "train" else max(10, self.synthetic_size // 5))
         with self._naming():
@@ -118,8 +118,8 @@ class Source:
                 decoded = found.decode()
         if (twice := named_twice(decoded.classes)) is not None:
             raise InputError(
-                f"data_dir {self.data_dir} has more than one class {quoted(twice)}, and no figure could say which "
-                "it is of: give each a name of its own"
+                f"data_dir {self.data_dir} has more than one class named {quoted(twice)}, and no figure could tell "
+                "them apart: use a different name for each"
             )
         for note in filter(None, (*found.notes, *decoded.notes)):
             warnings.warn(note, ImageWarning, stacklevel=2)
@@ -155,7 +155,7 @@ class Source:
     def _find_official(self, split: str) -> "Found":
         if (held := self.held()) is None:
             looked_for = official.looked_for(self.name)
-            raise InputError(f"data_dir {self.data_dir} has none of {looked_for}: a fit fetches the first")
+            raise InputError(f"data_dir {self.data_dir} has none of {looked_for}: run fit, which downloads the first")
         if not held.decodes:
             decode, notes = partial(held.decode, split, False), (self._unchecked(held.shape),)
             return Found(held.home, "", decode, held.shape, held.files, notes)
@@ -168,7 +168,7 @@ class Source:
 
     def _unchecked(self, shape: str) -> str:
         """Returns a note that the digest is not checked for this shape; empty if no digest was given."""
-        return f"sha256 {self.sha256} is not checked: {self.data_dir} has {shape}" if self.sha256 else ""
+        return f"sha256 {self.sha256} is not checked, because {self.data_dir} has {shape}" if self.sha256 else ""
 
     def held(self) -> official.Held | None:
         """Returns the official images, or the published test set, that the place holds; None if there are none."""
@@ -226,7 +226,7 @@ class Source:
             where = quoted(os.fspath(error.filename)) if error.filename else "it"
             raise InputError(
                 f"data_dir {self.data_dir}: {where} cannot be read ({error.strerror or error}): "
-                "make it readable, or name another --data.data_dir"
+                "make it readable, or choose another --data.data_dir"
             ) from error
 
 
@@ -242,12 +242,12 @@ def _decode(held: official.Held, sha256: str | None, split: str, source: str) ->
     if not (departure := official.departure(decoded.labels, split, source)):
         return decoded
     where = held.files[0] if len(held.files) == 1 else held.home
-    return decoded._replace(notes=(*decoded.notes, f"{where} has {departure}: what is learnt or tested is of these"))
+    return decoded._replace(notes=(*decoded.notes, f"{where} has {departure}: training or testing uses what is there"))
 
 
 def _decode_own(decode: Callable[[], Decoded], files: Sequence[Path], sha256: str | None) -> Decoded:
     if sha256:
-        archive.check_digest(files, sha256, instead="put the one that has it in its place")
+        archive.check_digest(files, sha256, instead="replace it with the expected file")
     return decode()
 
 

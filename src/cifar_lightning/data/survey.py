@@ -176,7 +176,7 @@ def survey(
     place = user_path(data_dir)
     check_reachable(place)
     if not os.path.lexists(place):
-        raise InputError(f"{data_dir} is not there: name a folder of images, or their file")
+        raise InputError(f"{data_dir} does not exist: use a folder or a file of images")
     names = [source] if source else _sources_at(place, sha256)
     return [_survey(Source(name, place, sha256=sha256), str(data_dir), sha256) for name in names]
 
@@ -224,7 +224,7 @@ def _sources_at(place: Path, sha256: str | None) -> list[str]:
         raise refused[0]
     if not names:
         there = f"{official.looked_for('cifar10')}, cifar-100-python/, train/<class>/*"
-        raise InputError(f"{place} has no images that are read here: give a folder with one of {there}")
+        raise InputError(f"{place} has no images in a known layout: use a folder with one of {there}")
     return names
 
 

@@ -53,7 +53,7 @@ def find(place: Path) -> Files | None:
         images = sorted(place.glob(_NEW_TEST_SET))
     if len(images) > 1:
         raise InputError(
-            f"data_dir {place} has {images[0].name} and {images[1].name}: give --data.data_dir one of them"
+            f"data_dir {place} has {images[0].name} and {images[1].name}: use one of them as --data.data_dir"
         )
     if not images:
         return None
@@ -91,11 +91,11 @@ def read(found: Files, source: str, look: bool = False) -> Decoded:
     # The highest label tells the sets apart, since every class of either set has images.
     own = "cifar10" if highest < len(CLASSES_OF["cifar10"]) else "cifar100"
     if highest >= len(CLASSES_OF[own]):
-        raise InputError(f"{found.labels} has a label {highest}, more than CIFAR has classes: replace it")
+        raise InputError(f"{found.labels} has a label {highest}, which is not a class of CIFAR: replace it")
     if source in CLASSES_OF and source != own:
         raise InputError(
-            f"{found.labels} has labels from 0 to {highest}, of {own}, not {source}: "
-            f"give --data.source {own}, and a network that has learnt it"
+            f"{found.labels} has labels from 0 to {highest}, so it belongs to {own}, not {source}: "
+            f"use --data.source {own}, and a network trained on {own}"
         )
     return Decoded(images, labels, CLASSES_OF[own])
 
@@ -108,6 +108,6 @@ def is_corruption(images: Path) -> bool:
 def _check_severities(labels: npt.NDArray[np.int64], path: Path) -> None:
     if len(labels) % SEVERITIES or (labels.reshape(SEVERITIES, -1) != labels[: len(labels) // SEVERITIES]).any():
         raise InputError(
-            f"{path} has {len(labels):,} labels that are not the same {SEVERITIES} times over, once for each severity: "
+            f"{path} has {len(labels):,} labels that are not the same {SEVERITIES} times, once for each severity: "
             "replace it"
         )

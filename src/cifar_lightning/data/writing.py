@@ -36,20 +36,20 @@ def check_target(format: str, out: str | Path) -> None:
         InputError: There is no such format, its package is missing, or `out` is neither new nor an empty folder.
     """
     if format not in FORMATS:
-        raise InputError(f"format {format} is not known: give {' or '.join(FORMATS)}")
+        raise InputError(f"unknown format {format}: choose from {', '.join(FORMATS)}")
     if format == "parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise InputError(f"parquet needs pyarrow: {parquet.INSTALL}")
+        raise InputError(f"format parquet needs pyarrow; {parquet.INSTALL}")
     path = _resolved(out)
     try:
         if path.is_dir():
             if any(path.iterdir()):
-                raise InputError(f"{out} has something in it: name a new folder, or an empty one")
+                raise InputError(f"{out} is not empty: choose a new folder, or an empty one")
             if path.samefile(os.getcwd()):
-                raise InputError(f"{out} is the folder that this was started in: name a new one in it")
+                raise InputError(f"{out} is the current folder: choose a new folder in it")
         elif path.exists():
-            raise InputError(f"{out} is a file: name a new folder")
+            raise InputError(f"{out} is a file: choose a new folder")
     except OSError as error:
-        raise InputError(f"{out} cannot be read ({error.strerror}): name another") from error
+        raise InputError(f"{out} cannot be read ({error.strerror}): choose another folder") from error
 
 
 def write(sets: Mapping[str, ImageSet], out: str | Path, format: str) -> Path:
@@ -79,7 +79,8 @@ def write(sets: Mapping[str, ImageSet], out: str | Path, format: str) -> Path:
         os.replace(part, path)
     except OSError as error:
         raise RunError(
-            f"could not write {out}: {error.strerror or error}; nothing is left of it: make room, or name another place"
+            f"could not write {out}: {error.strerror or error}; nothing was left behind: free some disk space, or "
+            "choose another folder"
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -94,15 +95,15 @@ def _check_names(classes: tuple[str, ...]) -> None:
     for name in classes:
         encoded = name.encode("utf-8", "surrogateescape")
         if "/" in name or "\0" in name or name.startswith(".") or not 0 < len(encoded) < 256:
-            raise InputError(f"the class {quoted(name)} cannot be a folder's name: rename it, or write parquet")
+            raise InputError(f"the class {quoted(name)} cannot be the name of a folder: rename it, or use parquet")
     if len({unicodedata.normalize("NFC", name) for name in classes}) < len(classes):
-        raise InputError("two classes have the same name, and would be one folder: rename one, or write parquet")
+        raise InputError("two classes have the same name, and would be one folder: rename one, or use parquet")
     ordered = in_order(classes)
     if moved := [name for name, before in zip(ordered, classes, strict=True) if name != before]:
         first = moved[0]
         warnings.warn(
-            f"class folders are numbered by their names: {quoted(first)} has the label {ordered.index(first)} there, "
-            f"and had {classes.index(first)}: write parquet to keep the order",
+            f"class folders are numbered in the order of their names: {quoted(first)} gets the label "
+            f"{ordered.index(first)}, not {classes.index(first)}; use parquet to keep the order",
             ImageWarning,
             stacklevel=3,
         )
