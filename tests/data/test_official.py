@@ -1002,7 +1002,7 @@ def test_two_classes_of_one_name_are_refused(tmp_path, shape):
         write_parquet(tmp_path)
         for path in tmp_path.glob("*.parquet"):
             rewritten(path, lambda table: table.replace_schema_metadata(metadata))
-    with pytest.raises(InputError, match=f"{tmp_path} has more than one class named crane, and no figure could tell"):
+    with pytest.raises(InputError, match=f"{tmp_path} has more than one class named crane, so results could not tell"):
         CIFAR10DataModule(tmp_path, source="folder").check()
 
 

@@ -118,7 +118,7 @@ class Source:
                 decoded = found.decode()
         if (twice := named_twice(decoded.classes)) is not None:
             raise InputError(
-                f"data_dir {self.data_dir} has more than one class named {quoted(twice)}, and no figure could tell "
+                f"data_dir {self.data_dir} has more than one class named {quoted(twice)}, so results could not tell "
                 "them apart: use a different name for each"
             )
         for note in filter(None, (*found.notes, *decoded.notes)):
