@@ -802,7 +802,7 @@ def test_bad_parquet(tmp_path):
         ({"img": [{"bytes": png}], "label": ["cow"]}, "row 0 has the label 'cow'"),
         ({"img": [{"path": "1.png"}], "label": [1]}, "row 0 has no bytes of a picture"),
         ({"img": [{"bytes": png[:60]}], "label": [1]}, "the picture of row 0 cannot be read"),
-        ({"img": [{"bytes": flipped(png)}], "label": [1]}, "its pixels are not those that were written"),
+        ({"img": [{"bytes": flipped(png)}], "label": [1]}, "its pixels do not match its checksum"),
         ({"img": [{"bytes": large.getvalue()}], "label": [1]}, "the picture of row 0 has 64×48 pixels"),
         ({"img": [{"bytes": png}], "fine_label": [1]}, "has no column label, only img, fine_label: it is not cifar10"),
         ({"text": ["a"], "label": [1]}, "has no column img, only text, label"),
@@ -885,7 +885,7 @@ def test_kaggle_without_test_labels_trains_and_does_not_test(tmp_path, call):
     assert trainer.global_step == 5
     code, out, err = call("fit", "--data.data_dir", "kaggle", "--accelerator", "cpu")
     assert (code, out) == (2, "")
-    assert "has Kaggle's pictures, which come without test labels: put the official archive there, or a" in err
+    assert "has Kaggle's pictures, which come without test labels: to test, put the official archive there" in err
     assert not (tmp_path / "lightning_logs").exists()
 
 
@@ -1022,9 +1022,9 @@ def test_the_digest_of_ones_own_images(tmp_path, shape):
         assert len(Source("folder", tmp_path, sha256=sha256).load("train").labels) == 100
     with pytest.raises(InputError) as error:
         Source("folder", tmp_path, sha256="0" * 64).prepare()
-    what = f"{files[0]} and the next files, {len(files)} in all, have" if files[1:] else f"{files[0]} has"
+    name = f"{files[0]} with the files after it, {len(files)} in all," if files[1:] else str(files[0])
     assert str(error.value) == (
-        f"{what} SHA-256 {digest}, expected {'0' * 64}: replace it with the expected file, or pass "
+        f"{name} has SHA-256 {digest}, expected {'0' * 64}: replace it with the expected file, or pass "
         f"--data.sha256 {digest} if the images are your own"
     )
 

@@ -275,7 +275,7 @@ def test_archives_that_are_none(tmp_path):
         (whole[: len(whole) // 2], "is damaged"),
         (b"\x1f\x8bnonsense", "is damaged"),
         (b"", "is damaged"),
-        (twice.getvalue(), f"holds {FOLDER}/test_batch twice"),
+        (twice.getvalue(), f"has {FOLDER}/test_batch twice, unlike {NAME}"),
     ]:
         path = tmp_path / "bad.tar.gz"
         path.write_bytes(content)

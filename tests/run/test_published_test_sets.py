@@ -250,7 +250,7 @@ def test_a_fit_on_a_test_set(call, tmp_path):
         in (one_line(*call("fit", *CPU, "--data.data_dir", "c")))
     )
     line = one_line(*call("fit", *CPU, "--data.data_dir", "c/fog.npy"))
-    rest = "or test on it with cifar-lightning evaluate RUN --data.data_dir c/fog.npy"
+    rest = "or test on this one with cifar-lightning evaluate RUN --data.data_dir c/fog.npy"
     assert f"c/fog.npy is a test set, without training images: choose another --data.data_dir to train on, {rest}" in (
         one_line(*call("data", "c/fog.npy"))
     )

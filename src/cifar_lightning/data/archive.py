@@ -46,9 +46,9 @@ def check_digest(paths: Sequence[Path], *expected: str, instead: str = FETCHED) 
     """
     found = digest(*paths)
     if found not in expected:
-        what = f"{paths[0]} has" if len(paths) == 1 else f"{paths[0]} and the next files, {len(paths):,} in all, have"
+        name = str(paths[0]) if len(paths) == 1 else f"{paths[0]} with the files after it, {len(paths):,} in all,"
         raise InputError(
-            f"{what} SHA-256 {found}, expected {expected[0]}: {instead}, "
+            f"{name} has SHA-256 {found}, expected {expected[0]}: {instead}, "
             f"or pass --data.sha256 {found} if the images are your own"
         )
 

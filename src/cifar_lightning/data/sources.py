@@ -51,7 +51,7 @@ class Source:
         if name not in SOURCES:
             raise InputError(f"unknown source {name!r}: choose from {', '.join(SOURCES)}")
         if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
-            raise InputError(f"sha256 {sha256!r}: must be the 64 hexadecimal digits of a SHA-256 digest")
+            raise InputError(f"sha256 {sha256!r} is not a SHA-256 digest: use the 64 hexadecimal digits of one")
         self.name, self.data_dir, self.mirror = name, data_dir, mirror
         self.sha256 = sha256 and sha256.lower()
         self.synthetic_size = synthetic_size
