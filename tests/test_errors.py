@@ -75,7 +75,7 @@ MISTAKES = {
     ("--trainer.deterministic", "[1]"): "trainer.deterministic [1]: must be true or false",
     ("--trainer.sync_batchnorm", "true", "--devices", "2", "--data.batch_size", "10"): "trainer.sync_batchnorm true: "
     "torch's version needs GPUs, and the networks of this package share their statistics without it; leave it out",
-    ("--data.batch_size", "ten"): "--data.batch_size ten is not valid: use a whole number",
+    ("--data.batch_size", "ten"): "--data.batch_size ten: must be a whole number",
     ("--data.batch_size", "0"): "batch_size 0: must be at least 1",
     ("--data.batch_size", "-4"): "batch_size -4: must be at least 1",
     ("--data.batch_size", "101"): "batch_size 101 is more than the 100 training images: use at most 100",
@@ -99,21 +99,21 @@ MISTAKES = {
     ("--wandb",): "unknown flag --wandb: did you mean --logger?",
     ("--gradient_clip_val", "1"): "unknown flag --gradient_clip_val: see --help; for an argument of Lightning's "
     "Trainer use --trainer.NAME",
-    ("--model.lr", ""): "--model.lr (nothing) is not valid: use a number",
+    ("--model.lr", ""): "--model.lr (nothing): must be a number",
     ("--data.val_split", "-1"): "val_split -1: must be a count, a fraction from 0 to 1, or a fold",
     ("--data.val_split", "1.5"): "val_split 1.5: a fraction must be below 1",
     ("--data.val_split", "100"): "val_split 100 leaves none of the 100 training images: use a smaller val_split",
     ("--data.val_split", "some"): "val_split some: must be a count, a fraction from 0 to 1, or a fold",
-    ("--data.source", "imagenet"): "--data.source imagenet is not valid: use cifar10 or cifar100 or cifar100-coarse "
-    "or folder or synthetic",
+    ("--data.source", "imagenet"): "unknown --data.source imagenet: choose from cifar10, cifar100, cifar100-coarse, "
+    "folder, synthetic",
     ("--model.lr", "0"): "lr 0.0: must be more than 0",
-    ("--model.lr", "nan"): "--model.lr nan is not valid: use a number",
+    ("--model.lr", "nan"): "--model.lr nan: must be a number",
     ("--model.net", "vgg"): "unknown net 'vgg': choose from tutorial, normed, resnet18, speed, speed54, speed96",
-    ("--model.width", "1e3"): "--model.width 1e3 is not valid: use a whole number",
+    ("--model.width", "1e3"): "--model.width 1e3: must be a whole number",
     ("--model.width", f"{10**13}"): "width 10000000000000: cannot build tutorial (RuntimeError: ",
     ("--model.width", f"{10**20}", "--model.net", "speed"): "width 100000000000000000000: cannot build speed (",
     ("--model.sizes", "[16,0]"): "sizes [16, 0]: every side must be at least 1 pixel",
-    ("--model.sizes", "small"): "--model.sizes small is not valid: use a list such as [16,24]",
+    ("--model.sizes", "small"): "--model.sizes small: must be a list such as [16,24]",
     ("--model.sizes", "[16]"): "sizes [16]: the network tutorial does not take images of 16 x 16 pixels",
     ("--data.cutout", "8"): "cutout 8: requires augment true; otherwise use 0",
     ("--data.flip", "alternating"): "flip alternating: requires augment true; otherwise use random",
@@ -128,7 +128,7 @@ MISTAKES = {
     ("--data.sha256", "0"): "--data.sha256 0 does nothing here: use --data.source cifar10, cifar100 or folder, or",
     ("--data.source", "cifar10"): "--data.synthetic_size 100 does nothing here: use --data.source synthetic, or ",
     ("--accelerator", "cpu", "--devices", "0,1"): "devices 0,1: only GPUs can be chosen one by one",
-    ("--model.compile", "quick"): "--model.compile quick is not valid: use none or auto or default",
+    ("--model.compile", "quick"): "unknown --model.compile quick: choose from none, auto, default",
     ("--max_epochs", "0"): "max_epochs 0: must be at least 1",
     ("--trainer.limit_train_batches", "0"): "trainer.limit_train_batches 0 leaves none of 25 batches: use at least 1",
     ("--trainer.limit_train_batches", "0.01"): "trainer.limit_train_batches 0.01 leaves none of 25 batches",
@@ -292,7 +292,7 @@ def test_fit(call, tmp_path, flags):
             "memory and the training process makes the batches; leave it out",
         ),
         ("data: {bach_size: 4}\n", "unknown flag --data.bach_size in mine.yaml: did you mean --data.batch_size?"),
-        ("model: {net: 5}\n", "--model.net 5 in mine.yaml is not valid: use text (in quotes)"),
+        ("model: {net: 5}\n", "--model.net 5 in mine.yaml: must be text (in quotes)"),
         ("recipe: quick\n", "recipe quick in a file of settings does nothing: pass --recipe quick as a flag"),
         ("resume: auto\n", "resume auto in a file of settings does nothing: pass --resume auto as a flag"),
         ("\udcff\udcfe", "--config mine.yaml is not text (invalid start byte): use a YAML file"),
@@ -309,9 +309,9 @@ def test_the_file_that_is_wrong_is_named(call, tmp_path, more):
     for name, lr in {"good": 0.1, "bad": "fast"}.items():
         (tmp_path / f"{name}.yaml").write_text(f"model: {{lr: {lr}}}\n")
     line = one_line(*call("fit", *FIT, "--config", "good.yaml", "--config", "bad.yaml", *more))
-    assert line == "error: --model.lr fast in bad.yaml is not valid: use a number\n"
+    assert line == "error: --model.lr fast in bad.yaml: must be a number\n"
     line = one_line(*call("fit", *FIT, "--config", "good.yaml", "--model.lr", "fast"))
-    assert line == "error: --model.lr fast is not valid: use a number\n"
+    assert line == "error: --model.lr fast: must be a number\n"
 
 
 def test_a_recipe_under_the_settings_of_a_whole_run_does_nothing(call, checkpoint):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cifar_lightning import settings_file
 from cifar_lightning.errors import InputError
 from cifar_lightning.run import refused
-from cifar_lightning.signatures import words_of
+from cifar_lightning.signatures import refusal, words_of
 
 if TYPE_CHECKING:
     from argparse import Action
@@ -160,8 +160,8 @@ def _in_our_words(error: str, parser: "ArgumentParser", place: str) -> str:
     if parts is None:
         return f"{error}; see --help"
     flag, value = parts[1], parts[2] or "(nothing)"
-    expected = {action.dest: _expected(action) for action in parser._actions}
-    return f"--{flag} {value}{place} is not valid: use {expected.get(flag, 'another value')}"
+    kinds = {action.dest: getattr(action, "_typehint", None) for action in parser._actions}
+    return refusal(f"--{flag}", f"{value}{place}", kinds.get(flag))
 
 
 def named_in(arguments: Sequence[str]) -> set[str]:

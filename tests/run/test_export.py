@@ -340,7 +340,7 @@ CANNOT = "output run/config.yaml/a.onnx cannot be written (Not a directory): giv
     ("arguments", "said"),
     [
         (("nowhere",), "checkpoint nowhere does not exist: give a run's folder or a .ckpt file"),
-        (("run", "--format", "onx"), "--format onx is not valid: use onnx or pt2 or safetensors or hf"),
+        (("run", "--format", "onx"), "unknown --format onx: choose from onnx, pt2, safetensors, hf"),
         (("run", "--output", "run/config.yaml/a.onnx"), CANNOT),
         (("run", "--format", "hf", "--output", "run/config.yaml/hf"), CANNOT.replace("a.onnx", "hf")),
         (("run", "--output", "model.pt2"), "output model.pt2 is to be of the format onnx: give model.onnx"),

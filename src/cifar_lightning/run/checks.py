@@ -23,7 +23,7 @@ from cifar_lightning.run.networks import check_outputs, lit_net
 from cifar_lightning.run.precision import check_precision
 from cifar_lightning.run.settings import Arguments, Settings, check_trainer_names, seconds_in
 from cifar_lightning.run.trainer import OF_ALL_RANKS, new_trainer
-from cifar_lightning.signatures import words_of
+from cifar_lightning.signatures import refusal
 
 # In quotes, because YAML reads 10:00:00:00 as a number in base 60.
 TIME = "a time above 0, as 'DD:HH:MM:SS' (in quotes) or as {hours: 8}"
@@ -148,8 +148,9 @@ def _check_types(given: Arguments) -> None:
     for name, value in given.items():
         annotation = known[name].annotation
         if not is_of(value, annotation):
-            words = RANGES[name][1] if timedelta in get_args(annotation) else " or ".join(words_of(annotation))
-            raise InputError(f"trainer.{name} {value}: must be {words}")
+            if timedelta in get_args(annotation):
+                raise InputError(f"trainer.{name} {value}: must be {RANGES[name][1]}")
+            raise InputError(refusal(f"trainer.{name}", value, annotation))
 
 
 def try_trainer(arguments: Arguments) -> Trainer:
