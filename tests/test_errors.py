@@ -967,7 +967,7 @@ RANK = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "here", "MASTER_PORT": "2
         (
             {**SRUN, "SLURM_STEP_NUM_TASKS": "3", "SLURM_STEP_TASKS_PER_NODE": "2,1"},
             (),
-            "srun has started different numbers of tasks on its machines (2,1, 3 in all): use srun --ntasks-per-node",
+            "srun has started different numbers of tasks on its machines (2,1; 3 in all): use srun --ntasks-per-node",
         ),
         (
             {**SRUN, **RANK},

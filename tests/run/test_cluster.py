@@ -76,7 +76,7 @@ def test_launchers(variables, place):
     ("variables", "said"),
     [
         ({**STEP, "WORLD_SIZE": "4"}, "WORLD_SIZE 4, but srun says that this is rank 1 of 2: unset WORLD_SIZE to use"),
-        ({**KUBEFLOW, "RANK": "2"}, "RANK 2 of WORLD_SIZE 2: ranks count from 0"),
+        ({**KUBEFLOW, "RANK": "2"}, "RANK 2 of WORLD_SIZE 2: RANK must be from 0 to"),
         ({**KUBEFLOW, "RANK": "one"}, "RANK one, which is not a number"),
         *(({name: ""}, f"the environment has {name} , which is not a number: unset {name}") for name in LIGHTNINGS[1:]),
         ({**OPEN_MPI, "OMPI_COMM_WORLD_SIZE": "4"}, "does not say where they meet: set MASTER_ADDR, e.g. mpirun -x"),

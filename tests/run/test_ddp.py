@@ -158,7 +158,7 @@ def test_each_line_comes_once(on):
         assert sum("Accuracy" in line for line in lines) == 1
         assert "warn" not in on(devices)["said"].lower()
     assert "2 x cpu, batch size 12 = 2 x 6" in on(2)["said"]
-    assert ", 1 thread each, " in on(2)["said"]
+    assert ", 1 thread per process, " in on(2)["said"]
 
 
 def test_torchrun(on, tmp_path):

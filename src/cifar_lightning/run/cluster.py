@@ -174,7 +174,7 @@ def _by_name(variables: Variables) -> Rank | None:
     if "LOCAL_RANK" not in variables and size == 1:
         return None
     if not 0 <= rank < size:
-        raise InputError(f"the environment has RANK {rank} of WORLD_SIZE {size}: ranks count from 0; fix them")
+        raise InputError(f"the environment has RANK {rank} of WORLD_SIZE {size}: RANK must be from 0 to WORLD_SIZE - 1")
     if size > 1:
         _check_whole(variables)
     launcher = {None: "the launcher", OURS: OURS}.get(variables.get("TORCHELASTIC_RUN_ID"), "torchrun")
@@ -203,7 +203,7 @@ def _of_srun(variables: Variables) -> Rank | None:
     if len(set(counts)) > 1:
         raise InputError(
             f"srun has started different numbers of tasks on its machines "
-            f"({variables['SLURM_STEP_TASKS_PER_NODE']}, {size} in all): use srun --ntasks-per-node"
+            f"({variables['SLURM_STEP_TASKS_PER_NODE']}; {size} in all): use srun --ntasks-per-node"
         )
     here = int(counts[0])
     first = "127.0.0.1" if here == size else first_host(variables.get("SLURM_STEP_NODELIST", ""))
@@ -242,7 +242,8 @@ def _of_mpi(
             if name not in variables:
                 raise InputError(
                     f"mpirun has started {world} processes, {here} of them on this machine, but does not say where "
-                    f"they meet: set {name}, e.g. mpirun -x MASTER_ADDR=HOST -x MASTER_PORT=29500 with rank 0's HOST"
+                    f"they meet: set {name}, e.g. mpirun -x MASTER_ADDR=HOST -x MASTER_PORT=29500, with rank 0's "
+                    "machine as HOST"
                 )
         address, port = _meeting_point(variables)
     return Rank("mpirun", _number(variables, rank), world, _number(variables, local_rank), here, address, port)

@@ -222,7 +222,7 @@ def read_settings(folder: Path) -> Settings:
         settings = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         check_reachable(folder)
-        what = "is not a run's folder (no readable config.yaml)"
+        what = "is not a run's folder (no readable config.yaml): use lightning_logs/version_N"
         if not os.path.lexists(folder):
             what = "does not exist: use a run's folder"
         elif home := run_around(folder):

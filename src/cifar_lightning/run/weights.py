@@ -23,7 +23,7 @@ def weights_file(weights: Mapping[str, Any], metadata: str) -> bytes:
 
     if other := next((name for name, value in weights.items() if not isinstance(value, Tensor)), None):
         raise InputError(
-            f"the network keeps {other}, which is not a tensor, so no file of weights can hold it: use onnx or pt2"
+            f"the network keeps {other}, which is not a tensor, so a file of weights cannot hold it: use onnx or pt2"
         )
 
     return save({name: tensor.clone() for name, tensor in weights.items()}, {KEY: metadata})  # clones share no memory
