@@ -227,7 +227,8 @@ MISTAKES = {
     ("--recipe", "cake"): "unknown recipe 'cake': choose from ",
     ("--config", "none.yaml"): "--config none.yaml does not exist: use the path of a YAML file",
     ("--config=/tmp",): "--config /tmp cannot be read (Is a directory): use the path of a YAML file",
-    ("--default_root_dir", "/proc/none"): "default_root_dir /proc/none: No such file or directory; give another",
+    ("--default_root_dir", "/proc/none"): "default_root_dir /proc/none: No such file or directory; choose another "
+    "folder",
     ("--resume", "nowhere"): "nothing to resume: nowhere does not exist: use a run's folder",
     ("--resume", "~nobody-of-that-name/run"): "nothing to resume: ~nobody-of-that-name/run does not exist",
 }
@@ -444,7 +445,7 @@ def test_fit_from_python(tmp_path, arguments, message):
             )
             for data, what in (("data", "'data'"), (CIFAR10DataModule(source="synthetic"), "a CIFAR10DataModule"))
         ),
-        ({"test_views": "five"}, "test_views five is out of range: give one or mirror or six"),
+        ({"test_views": "five"}, "unknown test_views five: choose from one, mirror, six"),
     ],
 )
 def test_evaluate_from_python(checkpoint, tmp_path, arguments, message):
@@ -486,12 +487,12 @@ def test_changes_in_python_are_a_dictionary(finished, tmp_path):
 
 def test_what_is_no_group_of_runs(finished, tmp_path):
     for folder, what in (
-        (finished.folder, "is a single run: give it to resume"),
+        (finished.folder, "is a single run: use resume"),
         (
             finished.folder.parent,
             f"is not a run's folder but a folder of runs: use one of them, such as {finished.folder}, the newest",
         ),
-        (tmp_path, "is no folder of fit_many: give one that is"),
+        (tmp_path, "is not a folder of fit_many: use one that is"),
     ):
         with pytest.raises(InputError, match=f"^nothing to resume: {folder} {what}$"):
             resume_many(folder)
@@ -502,7 +503,8 @@ def test_an_evaluation_does_not_take_the_place_of_a_fits_results(finished, monke
     before = (finished.folder / "results.json").read_bytes()
     monkeypatch.chdir(finished.folder / "checkpoints")
     with pytest.raises(
-        InputError, match=r"output_dir \.\. is a run's folder, whose results are its fit's: give another"
+        InputError,
+        match=r"output_dir \.\. is a run's folder and holds the results of its training: choose another folder",
     ):
         testing.evaluate("best.ckpt", accelerator="cpu", output_dir="..")
     assert (finished.folder / "results.json").read_bytes() == before
@@ -516,12 +518,13 @@ def test_nor_of_another_runs_or_of_a_groups(finished, call, tmp_path, file, kind
     before = sorted(tmp_path.rglob("*"))
     for other in ("other", "link"):
         line = one_line(*call("evaluate", finished.folder, "--accelerator", "cpu", "--output_dir", other))
-        assert line == f"error: output_dir {other} is a {kind}'s folder, whose results are its fit's: give another\n"
+        said = f"is a {kind}'s folder and holds the results of its training: choose another folder"
+        assert line == f"error: output_dir {other} {said}\n"
     assert sorted(tmp_path.rglob("*")) == before
     (tmp_path / "other" / "config.yaml").write_text("later: 1\n")  # of another version
     shutil.copy(finished.folder / "results.json", tmp_path / "other")
     line = one_line(*call("evaluate", finished.folder, "--accelerator", "cpu", "--output_dir", "other"))
-    assert line.endswith(f"is a {kind}'s folder, whose results are its fit's: give another\n")
+    assert line.endswith(f"is a {kind}'s folder and holds the results of its training: choose another folder\n")
     (tmp_path / "other" / "results.json").unlink()
     (tmp_path / "other" / "config.yaml").write_text("seed_everything: 0\n")  # another program's
     (tmp_path / "other" / "group.yaml").unlink(missing_ok=True)
@@ -712,18 +715,20 @@ def changed(checkpoint, path, **hyper_parameters):
 
 
 CHECKPOINTS = {
-    "missing": "checkpoint a.ckpt does not exist: give a run's folder or a .ckpt file",
-    "truncated": "checkpoint a.ckpt cannot be read: it is damaged or no checkpoint; give another one",
-    "text": "checkpoint a.ckpt cannot be read: it is damaged or no checkpoint; give another one",
-    "values": "checkpoint a.ckpt is not one that Lightning wrote: give a run's folder or a .ckpt file",
-    "tensors": "checkpoint a.ckpt is a bare state_dict, which names no network, classes or preprocessing: in Python",
-    "harmful": "checkpoint a.ckpt cannot be read: it would run code when loaded; give another one",
+    "missing": "checkpoint a.ckpt does not exist: use a run's folder or a .ckpt file",
+    "truncated": "checkpoint a.ckpt cannot be read: it is damaged or not a checkpoint; use another one",
+    "text": "checkpoint a.ckpt cannot be read: it is damaged or not a checkpoint; use another one",
+    "values": "checkpoint a.ckpt was not written by Lightning: use a run's folder or a .ckpt file",
+    "tensors": "checkpoint a.ckpt is a bare state_dict, which does not name its network, classes or preprocessing: "
+    "load it in Python",
+    "harmful": "checkpoint a.ckpt cannot be read: it would run code when loaded; use another one",
     "other network": "checkpoint a.ckpt does not fit the network 'resnet18': ",
     "unknown network": "checkpoint a.ckpt does not fit the network 'vgg': unknown net 'vgg'",
-    "own network": "checkpoint a.ckpt is of a network of your own, which it does not hold: give --model.net pack",
-    "other kind": "checkpoint a.ckpt is of another kind of model (it has depth): give one that fit wrote, or in Python "
-    "have its own class load it, Mine.load_from_checkpoint(path)",
-    "empty folder": "a.ckpt holds no readable checkpoint: give a run's folder or a .ckpt file",
+    "own network": "checkpoint a.ckpt has the weights of a network of your own, but not its code: pass "
+    "--model.net pack",
+    "other kind": "checkpoint a.ckpt belongs to another kind of model (it has depth): use one that fit wrote, or load "
+    "it in Python with its own class, MyModel.load_from_checkpoint(path)",
+    "empty folder": "a.ckpt has no readable checkpoint: use a run's folder or a .ckpt file",
 }
 
 
@@ -762,7 +767,7 @@ def test_images_of_other_classes(call, tmp_path, checkpoint):
     make_folders(tmp_path / "d", *(f"{split}/{name}/1.png" for split in ("train", "test") for name in "ab"))
     flags = ("--accelerator", "cpu", "--data.source", "folder", "--data.data_dir", "d", "--output_dir", "out")
     line = one_line(*call("evaluate", checkpoint, *flags))
-    assert "was trained on the classes airplane, automobile, bird, … (10), and these images have a, b: give" in line
+    assert "was trained on the classes airplane, automobile, bird, … (10), but these images have a, b: use" in line
     assert not (tmp_path / "out").exists()
 
 
@@ -777,9 +782,9 @@ def test_evaluate_flags(call, checkpoint):
 @pytest.mark.parametrize(
     ("name", "value", "why"),
     [
-        ("batch_size", 7, "whose batch is --data.eval_batch_size: give that"),
+        ("batch_size", 7, ": use --data.eval_batch_size"),
         *(
-            (name, value, "which changes no image: leave it out")
+            (name, value, ", which does not augment images: leave it out")
             for name, value in {"augment": "true", "crop_padding": 2, "flip": "none", "cutout": 8}.items()
         ),
     ],
@@ -787,21 +792,22 @@ def test_evaluate_flags(call, checkpoint):
 def test_flags_of_a_training_do_nothing_in_an_evaluation(call, checkpoint, name, value, why):
     for flag in ((f"--data.{name}", value), (f"--data.{name}={value}",)):
         line = one_line(*call("evaluate", checkpoint, *flag))
-        assert line == f"error: --data.{name} {value} does nothing in an evaluation, {why}\n"
+        assert line == f"error: --data.{name} {value} has no effect in an evaluation{why}\n"
 
 
 @pytest.mark.parametrize(
     ("name", "give"),
     [
-        ("epoch=0-step=20.ckpt", "epoch=0-step=20.ckpt in checkpoints/ by its path"),  # a stock Trainer's
-        ("step-10.ckpt", "a run's folder or a .ckpt file"),  # ours, and damaged
+        # a stock Trainer's
+        ("epoch=0-step=20.ckpt", " that fit wrote: pass the path of epoch=0-step=20.ckpt in checkpoints/"),
+        ("step-10.ckpt", ": use a run's folder or a .ckpt file"),  # ours, and damaged
     ],
 )
 def test_folder_of_other_checkpoints(call, tmp_path, name, give):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "checkpoints" / name).write_text("")
     line = one_line(*call("evaluate", "run", "--accelerator", "cpu"))
-    assert line == f"error: run holds no readable checkpoint: give {give}\n"
+    assert line == f"error: run has no readable checkpoint{give}\n"
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict", "export"])
@@ -813,11 +819,11 @@ def test_a_folder_in_a_run_and_a_run_without_checkpoints(call, tmp_path, checkpo
     (damaged / "checkpoints" / "step-10.ckpt").write_text("")
     (deleted / "metrics.csv").write_text("")
     said = {
-        run: "has no checkpoint yet: resume it, fit --resume 'logs/run 1'",
-        damaged: "holds no readable checkpoint: give another run",
-        deleted: "holds no readable checkpoint: give another run",  # nor could it be resumed
+        run: "has no checkpoint yet: resume it with fit --resume 'logs/run 1'",
+        damaged: "has no readable checkpoint: use another run",
+        deleted: "has no readable checkpoint: use another run",  # nor could it be resumed
     }
-    said |= {folder / "checkpoints": f"lies in a run's folder: give {folder.relative_to(tmp_path)}" for folder in said}
+    said |= {folder / "checkpoints": f"is inside a run's folder: use {folder.relative_to(tmp_path)}" for folder in said}
     shutil.copy(checkpoint, run / "checkpoints" / "unlike.bin")
     for folder, what in said.items():
         given = folder.relative_to(tmp_path)
@@ -831,22 +837,31 @@ def test_a_name_that_is_near_to_that_of_weights(call, command, name):
     line = one_line(*call(*(argument.format(name) for argument in TAKES_A_RUN[command])))
     assert line == f"error: checkpoint {name} does not exist: did you mean quick?\n"
     line = one_line(*call(*(argument.format(f"./{name}") for argument in TAKES_A_RUN[command])))
-    assert line.startswith(f"error: checkpoint {name} does not exist: give a run's folder")  # a path is no name
+    assert line.startswith(f"error: checkpoint {name} does not exist: use a run's folder")  # a path is no name
 
 
 def test_a_network_is_no_checkpoint(finished):
-    no_path = "is no path: give a run's folder, a .ckpt file, or quick, say"
+    no_path = "is not a path: use a run's folder, a .ckpt file, or a name such as quick"
     net = TutorialNet(10)
     for call, said in {
         lambda: testing.evaluate(LitNet()): f"checkpoint of type LitNet {no_path}",
         lambda: load_model(3): f"checkpoint 3 {no_path}",
-        lambda: export(net): "checkpoint of type TutorialNet is no LitNet: give LitNet(net), with its classes",
-        lambda: load_model(finished.folder, net=net): f"checkpoint {finished.folder}/checkpoints/best.ckpt is of the "
-        "network tutorial: leave out net of type TutorialNet",
+        lambda: export(net): "checkpoint of type TutorialNet is not a LitNet: pass LitNet(net, classes=...)",
+        lambda: load_model(finished.folder, net=net): f"checkpoint {finished.folder}/checkpoints/best.ckpt belongs to "
+        "the network tutorial: leave out net of type TutorialNet",
     }.items():
         with pytest.raises(InputError) as error:
             call()
         assert str(error.value) == said
+
+
+@pytest.mark.parametrize("command", ["evaluate", "export"])
+def test_a_picture_in_place_of_a_checkpoint(call, tmp_path, command):
+    for name, given in (("a cat.JPG", "'a cat.JPG'"), ("dog.png", "dog.png")):
+        Image.new("RGB", (32, 32)).save(tmp_path / name)
+        line = one_line(*call(command, name))
+        picture = f"checkpoint {name} is a picture, not a checkpoint"
+        assert line == f"error: {picture}: to classify it, use predict RUN {given}\n"
 
 
 TAKES_A_RUN = {
@@ -900,7 +915,7 @@ def test_a_subclass_with_an_argument_of_its_own_is_loaded_as_the_line_says(tmp_p
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, barebones=True)
     trainer.strategy.connect(Mine(gamma=3.0, lr=0.1))
     trainer.save_checkpoint(tmp_path / "a.ckpt")
-    with pytest.raises(InputError, match=r"\(it has gamma\): .* Mine\.load_from_checkpoint\(path\)$"):
+    with pytest.raises(InputError, match=r"\(it has gamma\): .* MyModel\.load_from_checkpoint\(path\)$"):
         load_model(tmp_path / "a.ckpt")
     assert Mine.load_from_checkpoint(tmp_path / "a.ckpt").hparams["gamma"] == 3.0
 
@@ -908,7 +923,7 @@ def test_a_subclass_with_an_argument_of_its_own_is_loaded_as_the_line_says(tmp_p
 def test_predict_an_empty_folder(call, tmp_path, checkpoint):
     (tmp_path / "none").mkdir()
     line = one_line(*call("predict", checkpoint, "none"))
-    assert line == "error: none holds no pictures: give an image, or a folder of images\n"
+    assert line == "error: none contains no pictures: pass an image or a folder of images\n"
 
 
 def test_predict_without_a_run_or_without_images(call, tmp_path):
@@ -916,12 +931,12 @@ def test_predict_without_a_run_or_without_images(call, tmp_path):
     for arguments in (["a cat.jpg"], ["a cat.jpg", "quick"], ["a cat.jpg", "a cat.jpg"]):
         line = one_line(*call("predict", *arguments))
         assert line == (
-            "error: a cat.jpg is no run: name a run or weights before the images, such as predict quick 'a cat.jpg'\n"
+            "error: a cat.jpg is a picture, not a run: name a run or weights before the images, such as predict quick "
+            "'a cat.jpg'\n"
         )
     line = one_line(*call("predict", "quick"))
     assert line == (
-        "error: no images are named after quick: give a run or weights, and then images, such as predict quick "
-        "cat.jpg\n"
+        "error: no images after quick: pass a run or weights, and then images, such as predict quick cat.jpg\n"
     )
 
 

@@ -187,11 +187,13 @@ def test_the_page_of_an_evaluation_is_a_file(finished, call, tmp_path):
 
 def test_where_an_evaluation_cannot_write_is_said_before_it(finished, call, tmp_path):
     (tmp_path / "file").touch()
-    for flag, value in (("html", "file/page.html"), ("output_dir", "file/out")):
+    for flag, value, do in (
+        ("html", "file/page.html", "choose another path"),
+        ("output_dir", "file/out", "choose another folder"),
+    ):
         flags = ("--accelerator", "cpu", "--output_dir", "out", f"--{flag}", value)
         line = one_line(*call("evaluate", finished.folder, *flags))
-        another = {"html": "choose another path", "output_dir": "give another"}[flag]
-        assert line == f"error: {flag} {value} cannot be written (Not a directory): {another}\n"
+        assert line == f"error: {flag} {value} cannot be written (Not a directory): {do}\n"
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
 
@@ -200,12 +202,12 @@ def test_an_evaluation_goes_without_what_cannot_be_read_of_the_training(plain, f
     (tmp_path / "run" / "metrics.csv").mkdir()
     (tmp_path / "run" / "config.yaml").write_bytes(b"\xff")
     code, _, err = call("evaluate", "run", "--accelerator", "cpu")
-    without = "note: the report goes without it: run"
+    without = "note: the report leaves out the"
     assert (code, err.splitlines()) == (
         0,
         [
-            f"{without}/metrics.csv cannot be read (Is a directory): make it readable",
-            f"{without}/config.yaml is no text (invalid start byte): mend it",
+            f"{without} curves: run/metrics.csv cannot be read (Is a directory): make it readable",
+            f"{without} settings: run/config.yaml is not text (invalid start byte): fix the file",
         ],
     )
     evaluated = json.loads((tmp_path / "run" / "evaluation" / "results.json").read_text())
@@ -222,7 +224,7 @@ def test_an_evaluation_goes_without_labels_that_only_the_training_needs(undrawn,
     code, _, err = call("evaluate", run, "--accelerator", "cpu")
     assert code == 0, err
     (line,) = err.splitlines()
-    assert line.startswith("note: the report goes without the training images: ")
+    assert line.startswith("note: the report leaves out the training images: ")
     assert "labels.npy" in line
     assert json.loads((run / "evaluation" / "results.json").read_text())["test_count"] == 60
     assert (run / "evaluation" / "report.html").exists()
@@ -462,7 +464,7 @@ def test_what_a_network_says_nothing_of_is_what_python_has(plain, call, tmp_path
     model = load_model(run, net=f"nets_of_nothing:{net}")
     labels, _ = model.predict(torch.zeros(3, 32, 32, dtype=torch.uint8))
     assert (code, json.loads(out)[0]["class"]) == (0, model.classes[labels[0]])
-    note = "note: of 1 of 1 images the network says nothing: its logits are NaN or infinite\n"
+    note = "note: the network says nothing about 1 of 1 images: its logits are NaN or infinite\n"
     assert (note in err) is said
 
 
@@ -687,17 +689,17 @@ def test_the_banner_and_the_way_on_name_what_ends_the_run(plain, call, tmp_path)
     for flags in ((), ("--max_epochs", "5")):
         line = one_line(*call("fit", "--resume", run, *flags))
         assert line.endswith(
-            "to train it further, give a higher --max_steps than 15, and if need be a higher --max_epochs\n"
+            "to train it further, use a higher --max_steps than 15, and if needed a higher --max_epochs\n"
         )
     code, _, err = call("fit", "--resume", run, "--max_steps", "30")
     assert code == 0, err
     line = one_line(*call("fit", "--resume", run))
-    assert line.endswith("give a higher --max_steps than 30, and if need be a higher --max_epochs\n")
+    assert line.endswith("use a higher --max_steps than 30, and if needed a higher --max_epochs\n")
     code, out, err = call("fit", *small, "--max_epochs", "1")
     assert code == 0, err
     assert out.splitlines()[0].endswith("1 epoch")
     line = one_line(*call("fit", "--resume", tmp_path / "lightning_logs" / "version_1"))
-    assert line.endswith("to train it further, give a higher --max_epochs than 1\n")
+    assert line.endswith("to train it further, use a higher --max_epochs than 1\n")
 
 
 def test_evaluate_normalises_as_the_training_did(plain, call, tmp_path):

@@ -76,7 +76,7 @@ def test_a_fit_that_a_callback_ends_is_finished(plain, tmp_path, capsys):
     assert results["val_acc"] == rows[results["step"]]["val_acc"]
     ours = {"best.ckpt", "step-9.ckpt", "step-18.ckpt"}
     assert {path.name for path in (run / "checkpoints").iterdir()} - {"last.ckpt"} > ours  # theirs beside ours
-    with pytest.raises(InputError, match="has finished; to train it further, give a higher --max_epochs than 5"):
+    with pytest.raises(InputError, match="has finished; to train it further, use a higher --max_epochs than 5"):
         resume(run)
 
 
@@ -93,7 +93,7 @@ def test_what_a_callback_raises_passes_and_the_run_goes_on_with_its_state(plain,
     assert not (run / "results.json").exists()
     assert leftovers(run) == []
     before = (run / "config.yaml").read_bytes()
-    needs = r"was begun with callbacks \(EarlyStopping\).*callbacks=\[\.\.\.\]\); \[\] leaves them out"
+    needs = r"was started with callbacks \(EarlyStopping\).*callbacks=\[\.\.\.\]\); \[\] leaves them out"
     with pytest.raises(InputError, match=needs):
         resume(run)
     assert (run / "config.yaml").read_bytes() == before

@@ -154,14 +154,18 @@ def test_an_address_is_no_checkpoint(tmp_path, trained):
         for script in ("evaluate", "predict"):
             done = job(script, f"{server.url}/best.ckpt", *(["a.png"] if script == "predict" else []), cwd=tmp_path)
             assert done.code == 2
-            assert "is an address: download it" in done.lines[-1]
+            assert "is a URL: download it" in done.lines[-1]
         assert server.requests == []
 
 
 def test_no_checkpoint_at_all(tmp_path):
     (tmp_path / "text.ckpt").write_text("not a checkpoint")
     torch.save({"epoch": 3}, tmp_path / "other.ckpt")
-    for name, reason in {"none": "does not exist", "text": "is damaged or no checkpoint", "other": "not one"}.items():
+    for name, reason in {
+        "none": "does not exist",
+        "text": "is damaged or not a checkpoint",
+        "other": "was not written by",
+    }.items():
         with pytest.raises(InputError, match=reason):
             checkpoint.load_checkpoint(tmp_path / f"{name}.ckpt")
 
@@ -192,8 +196,8 @@ def test_a_damaged_newest_is_passed_over_aloud(tmp_path, capsys):
     (folder / "step-14.ckpt").write_bytes((folder / "step-7.ckpt").read_bytes()[:-10])
     assert saved.select_checkpoint(tmp_path) == folder / "step-7.ckpt"
     assert capsys.readouterr().err == (
-        f"warning: checkpoint {folder / 'step-14.ckpt'} cannot be read: it is damaged or no checkpoint; "
-        "taking step-7.ckpt\n"
+        f"warning: checkpoint {folder / 'step-14.ckpt'} cannot be read: it is damaged or not a checkpoint; "
+        "using step-7.ckpt instead\n"
     )
 
 
@@ -212,13 +216,13 @@ def test_what_the_system_does_not_give_is_not_passed_over(tmp_path, monkeypatch,
         return read(path, *args, **kwargs)
 
     monkeypatch.setattr(where, read_but)
-    said = r"{}.ckpt cannot be read \(Input/output error\): make it readable, or move it away to do without"
+    said = r"{}.ckpt cannot be read \(Input/output error\): make it readable, or move it away to go on without it"
     for look, of in ((checkpoint.newest_readable, folder), (saved.select_checkpoint, tmp_path)):
         with pytest.raises(checkpoint.UnreadableError, match=said.format("step-14")):
             look(of)
     if where == "torch.load":
         monkeypatch.setattr(where, lambda *args, **kwargs: torch.zeros(2**50))  # more than there is memory for
-        with pytest.raises(checkpoint.UnreadableError, match=r"step-14.ckpt cannot be read \(.*: make room$"):
+        with pytest.raises(checkpoint.UnreadableError, match=r"step-14.ckpt cannot be read \(.*: free some memory$"):
             checkpoint.newest_readable(folder)
         monkeypatch.setattr(where, read_but)
     (folder / "best.ckpt").write_bytes((folder / "step-7.ckpt").read_bytes())

@@ -417,7 +417,9 @@ def test_an_evaluation_of_weights_without_a_run(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
         results = {"checkpoint": str(weights), "test_acc": 1.0, "test_count": 1, "confusion": [[1]]}
         (tmp_path / name / "results.json").write_text(json.dumps(results))
-    said = f"run mine is an evaluation of {weights}, which is in no run's folder: nothing tells its settings; give runs"
+    said = (
+        f"run mine is an evaluation of {weights}, which is not in a run's folder, so its settings are unknown: use runs"
+    )
     with pytest.raises(InputError, match=re.escape(said)):
         compare(["mine", "theirs"])
 
@@ -428,7 +430,7 @@ def test_an_evaluation_in_a_folder_of_another_run(plain, runs, tmp_path):
     assert compare([runs[0], runs[0] / "other"])["settings"] == {"model.lr": {"A": 0.01, "B": 0.02}}
     drawn = {"source": "synthetic", "synthetic_size": 100}
     evaluate("quick", drawn, accelerator="cpu", output_dir=runs[0] / "quick")
-    with pytest.raises(InputError, match="which is in no run's folder: nothing tells its settings"):
+    with pytest.raises(InputError, match="which is not in a run's folder, so its settings are unknown"):
         compare([runs[0], runs[0] / "quick"])
     evaluate(runs[2], accelerator="cpu")
     (tmp_path / "of_others").mkdir()
@@ -458,15 +460,15 @@ def test_mistakes(runs, call, tmp_path):
     moved = {**results_of(runs[0]), "checkpoint": "gone/checkpoints/best.ckpt"}
     (tmp_path / "lost" / "evaluation" / "results.json").write_text(json.dumps(moved))
     for other, said in {
-        "lost/evaluation": "run lost/evaluation has no config.yaml, nor has the run that it is an evaluation of: "
-        "start this in the folder from which gone/checkpoints/best.ckpt can be reached",
+        "lost/evaluation": "run lost/evaluation: there is no config.yaml in it or in the run that it evaluates; "
+        "run compare in the folder from which gone/checkpoints/best.ckpt can be reached",
         "version_0": "run version_0 is given twice: leave one out",
-        "nowhere": "run nowhere is no folder: give one that fit or evaluate wrote",
+        "nowhere": "run nowhere is not a folder: use one that fit or evaluate wrote",
         "begun": "run begun has not finished: resume it",
-        "diverged": "run diverged has diverged, and has no results: leave it out, and give the others",
-        "empty": "run empty has no results.json: give a folder that fit or evaluate wrote",
+        "diverged": "run diverged diverged and has no results: leave it out, and compare the others",
+        "empty": "run empty has no results.json: use a folder that fit or evaluate wrote",
         "cut": "cut/predictions.npz is damaged: evaluate the run, and compare its evaluation/ instead",
-        "mixed": "predictions.npz and results.json in mixed are of two tests: evaluate it again",
+        "mixed": "predictions.npz and results.json in mixed come from different tests: evaluate the run again",
         "strange": "run strange: strange/config.yaml does not hold the settings of a run of fit",
     }.items():
         assert one_line(*call("compare", "version_0", other)) == f"error: {said}\n"
@@ -476,11 +478,29 @@ def test_mistakes(runs, call, tmp_path):
         "file/page.html": "html file/page.html cannot be written (Not a directory): choose another path",
     }.items():
         assert one_line(*call("compare", "version_0", "version_2", "--html", html)) == f"error: {said}\n"
-    assert one_line(*call("compare", "version_0")) == "error: 1 run to compare: give two or more folders of runs\n"
+    said = "error: compare needs at least two runs, not 1: pass two or more folders of runs\n"
+    assert one_line(*call("compare", "version_0")) == said
+
+
+def test_a_folder_of_runs_names_the_runs(call, tmp_path):
+    logs = tmp_path / "lightning_logs"
+    for number in (9, 10, 11):
+        (logs / f"version_{number}").mkdir(parents=True)
+    (logs / "version_9" / "config.yaml").touch()
+    (logs / "version_10" / "group.yaml").touch()  # version_11 is of another program
+    named = "use lightning_logs/version_* for all of them, or two, such as lightning_logs/version_9"
+    for given in ("lightning_logs", "."):
+        assert one_line(*call("compare", given)) == (
+            f"error: {given} is not a run's folder but a folder of runs: {named} lightning_logs/version_10\n"
+        )
+    (logs / "version_9" / "config.yaml").unlink()
+    assert one_line(*call("compare", "lightning_logs")).startswith("error: compare needs at least two runs, not 1: ")
+    with pytest.raises(InputError, match=r"^compare needs at least two runs, not 0: pass two or more folders of runs$"):
+        compare([])
 
 
 @pytest.mark.parametrize("arguments", [("a",), ("a", "b"), (Path("a"), "b")])
 def test_runs_in_python_are_a_list(arguments):
     """Or a path would be a list of letters, and the second the file of a page."""
-    with pytest.raises(InputError, match=r"^runs 'a' is one path: give a list of two or more, as in compare"):
+    with pytest.raises(InputError, match=r"^runs 'a' is one path: pass a list of two or more, as in compare"):
         compare(*arguments)

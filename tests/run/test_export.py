@@ -181,7 +181,7 @@ def test_a_network_of_ones_own(tmp_path):
     path = export(model, "safetensors", tmp_path / "model.safetensors")
     with safe_open(path, "pt") as file:
         assert torch.equal(file.get_tensor("second.weight"), model.net.first.weight)
-    with pytest.raises(InputError, match=r"a network of your own.*: give --model.net .*, or in Python net="):
+    with pytest.raises(InputError, match=r"a network of your own.*: pass --model.net .*, or in Python net="):
         load_model(path)
     again = load_model(path, Own())
     assert torch.equal(again.predict(drawn(5))[1], model.eval().predict(drawn(5))[1])
@@ -210,7 +210,7 @@ def test_a_network_that_cannot_be_traced_leaves_no_file(tmp_path):
         def forward(self, x):
             return x.flatten(1)[:, :10] * (2 if x.sum() > 0 else 3)
 
-    with pytest.raises(RunError, match=r"the network cannot be exported as pt2 .*: mend that, or give"):
+    with pytest.raises(RunError, match=r"the network cannot be exported as pt2 .*: fix that, or use format"):
         export(LitNet(Odd(), preprocessing=PREPROCESSING), "pt2", tmp_path / "model.pt2")
     assert list(tmp_path.iterdir()) == []
 
@@ -333,30 +333,30 @@ def test_a_run_on_two_ranks(whole, tmp_path):
 
 # --- mistakes -------------------------------------------------------------------------------------------------
 
-CANNOT = "output run/config.yaml/a.onnx cannot be written (Not a directory): give another"
+CANNOT = "output run/config.yaml/a.onnx cannot be written (Not a directory): choose another path"
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("nowhere",), "checkpoint nowhere does not exist: give a run's folder or a .ckpt file"),
+        (("nowhere",), "checkpoint nowhere does not exist: use a run's folder or a .ckpt file"),
         (("run", "--format", "onx"), "unknown --format onx: choose from onnx, pt2, safetensors, hf"),
         (("run", "--output", "run/config.yaml/a.onnx"), CANNOT),
         (("run", "--format", "hf", "--output", "run/config.yaml/hf"), CANNOT.replace("a.onnx", "hf")),
-        (("run", "--output", "model.pt2"), "output model.pt2 is to be of the format onnx: give model.onnx"),
-        (("run", "--output", "."), "output . is a folder: give a file, such as model.onnx"),
+        (("run", "--output", "model.pt2"), "output model.pt2 does not end in .onnx: use model.onnx"),
+        (("run", "--output", "."), "output . is a folder: use a file name, such as model.onnx"),
         (
             ("run", "--format", "pt2", "--output", "run/.."),
-            "output run/.. is a folder: give a file, such as run/../model.pt2",
+            "output run/.. is a folder: use a file name, such as run/../model.pt2",
         ),
-        (("run", "--output", "/"), "output / is a folder: give a file, such as /model.onnx"),
+        (("run", "--output", "/"), "output / is a folder: use a file name, such as /model.onnx"),
         (
             ("run", "--format", "hf", "--output", "."),
-            "output . is the folder that this was started in: give another, such as hf",
+            "output . is the current folder: choose another, such as hf",
         ),
         (
             ("run", "--format", "safetensors", "--input", "float"),
-            "input float does nothing in a file of weights: leave it out",
+            "input float has no effect on a file of weights: leave it out",
         ),
     ],
 )
@@ -380,11 +380,13 @@ def test_a_signal_waits_until_the_file_is_whole(monkeypatch, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
 
 
-@pytest.mark.parametrize(("format", "missing"), [("onnx", "onnx and onnxscript"), ("hf", "huggingface_hub")])
+@pytest.mark.parametrize(
+    ("format", "missing"), [("onnx", "onnx and onnxscript; install them"), ("hf", "huggingface_hub; install it")]
+)
 def test_a_missing_package_is_named(call, finished_copy, monkeypatch, format, missing):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     line = one_line(*call("export", "run", "--format", format))
-    assert line == f"error: export --format {format} needs {missing}: pip install 'cifar-lightning[export]'\n"
+    assert line == f"error: export --format {format} needs {missing} with: pip install 'cifar-lightning[export]'\n"
 
 
 def test_weights_that_are_not_whole(tmp_path):
@@ -427,7 +429,7 @@ def test_weights_alone(tmp_path):
         again.predict(drawn(5))
     for name in ("a.pth", "a.safetensors"):
         with pytest.raises(
-            InputError, match=rf"{name} is a bare state_dict, .*: in Python give load_model\(path, net="
+            InputError, match=rf"{name} is a bare state_dict, .*: load it in Python with load_model\(path, net="
         ):
             load_model(tmp_path / name)
     with pytest.raises(

@@ -259,32 +259,32 @@ def test_another_folder_is_left_as_it_is(call, run, tmp_path, monkeypatch):
     export(run, "hf")
     assert digests(run / "hf") == before
     (run / "hf" / ".git").mkdir()
-    said = f"output {run / 'hf'} is there already, with .git: give another folder"
+    said = f"output {run / 'hf'} exists and contains .git: choose another folder"
     assert one_line(*call("export", run, "--format", "hf")) == f"error: {said}\n"
     for name in ("file", "model.safetensors"):
         (tmp_path / name).write_text("mine")
         line = one_line(*call("export", run, "--format", "hf", "--output", name))
-        assert line == f"error: output {name} is a file: give a folder\n"
+        assert line == f"error: output {name} is a file: use a folder\n"
         assert (tmp_path / name).read_text() == "mine"
     for name, content in {"README.md": "mine", "config.json": '{"model_type": "bert"}'}.items():
         folder = tmp_path / f"of {name}"
         folder.mkdir()
         (folder / name).write_text(content)
         line = one_line(*call("export", run, "--format", "hf", "--output", folder))
-        assert line == f"error: output {folder} is there already, with {name}: give another folder\n"
+        assert line == f"error: output {folder} exists and contains {name}: choose another folder\n"
         assert (folder / name).read_text() == content
     assert not list(run.glob(".*.part"))
     here = shutil.copytree(run / "hf", tmp_path / "here", ignore=shutil.ignore_patterns(".git"))
     monkeypatch.chdir(here)
     for name, instead in ((".", "hf"), (here, here / "hf")):
         line = one_line(*call("export", run, "--format", "hf", "--output", name))
-        assert line == f"error: output {name} is the folder that this was started in: give another, such as {instead}\n"
+        assert line == f"error: output {name} is the current folder: choose another, such as {instead}\n"
     assert here.samefile(".")
 
 
 def test_images_of_which_nothing_is_known(tmp_path):
     with pytest.raises(
-        InputError, match="format hf says how images are to be normalised, and this model does not know"
+        InputError, match="format hf contains the normalisation of the images, which this model does not know"
     ):
         export(model_with("tutorial", preprocessing=None), "hf", tmp_path / "hf")
     assert list(tmp_path.iterdir()) == []

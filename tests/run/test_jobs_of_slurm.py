@@ -125,7 +125,7 @@ def test_auto_passes_over_runs_with_other_settings(tmp_path, capsys):
     with newest_unfinished(tmp_path, {"seed": 0}) as (run, _):
         assert run.name == "version_0"
     said = capsys.readouterr().err
-    assert said.startswith(f"passing over {run.with_name('version_2')}: --seed (the run has 2, not 0) would change")
+    assert said.startswith(f"skipping {run.with_name('version_2')}: --seed (the run has 2, not 0) would change")
     assert said.count("\n") == 1
     with newest_unfinished(tmp_path, {"seed": 3}) as found:
         assert found is None
@@ -236,7 +236,7 @@ def test_the_status_of_a_group(whole, call, tmp_path):
         assert out.startswith(f"{group}: running{said}")
     plan = group / "group.yaml"
     plan.write_bytes(b"kind: seeds\xff\nruns: [../seed_0]\n")
-    error = f"error: {plan} is not that of a group of runs: mend it, or give one of the runs in its folder\n"
+    error = f"error: {plan} does not describe a group of runs: fix it, or use one of the runs in its folder\n"
     assert call("status", group) == (2, "", error)
     plan.unlink()
     plan.mkdir()

@@ -199,8 +199,8 @@ def test_auto_takes_its_own_group(seeds, tmp_path, call, monkeypatch, capsys):
     for changes, count in [*others, ({"model.lr": 0.01}, {"seeds": 3})]:
         assert many.resume_newest_many(tmp_path, changes, **count) is None
     said = capsys.readouterr().err.splitlines()
-    assert f"passing over {logs}/version_1: it is of 3 seeds, and 4 seeds are to be trained" in said
-    assert len([line for line in said if line.startswith("passing over")]) == 5
+    assert f"skipping {logs}/version_1: it is a group of 3 seeds, not of 4 seeds" in said
+    assert len([line for line in said if line.startswith("skipping")]) == 5
     with folder.newest_unfinished(tmp_path) as (run, _):
         assert run == logs / "version_2"
 
@@ -268,7 +268,8 @@ def test_runs_of_a_group_stay_of_one_length(seeds, tmp_path, changes):
     copy = shutil.copytree(seeds[0], tmp_path / "group")
     config = copy / "seed_5" / "config.yaml"
     config.write_text(config.read_text().replace("trainer: {}", "trainer: {max_time: '00:01:00:00'}"))
-    said = r"(max_epochs 2|max_time None): the runs of .*group are of (1|00:01:00:00) each: start new ones"
+    own = r"(max_epochs 1|trainer\.max_time 00:01:00:00)"
+    said = rf"(max_epochs 2|max_time None): all runs of .*group have {own}; start a new group"
     with pytest.raises(InputError, match=said):
         resume_many(copy, changes)
     with pytest.raises(InputError, match=said):
@@ -316,15 +317,15 @@ def test_what_a_kill_has_left_of_the_results_goes(seeds, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--seeds", 1), "seeds 1 is out of range: give 2 or more, or leave it out for one run"),
-        (("--folds", 1), "folds 1 is out of range"),
-        (("--seeds", 2, "--folds", 2), "seeds and folds: give one of them"),
-        (("--seeds", 2, "--seed", 2**32 - 1), "go beyond 4294967295: give a lower seed"),
-        (("--seeds", 2, "--num_nodes", 2), "seeds 2 are trained on one machine: give num_nodes 1"),
+        (("--seeds", 1), "seeds 1: must be a whole number of at least 2; leave it out for a single run"),
+        (("--folds", 1), "folds 1: must be a whole number of at least 2"),
+        (("--seeds", 2, "--folds", 2), "seeds and folds: pass exactly one of them"),
+        (("--seeds", 2, "--seed", 2**32 - 1), "exceed 4294967295, the highest seed: use a lower seed"),
+        (("--seeds", 2, "--num_nodes", 2), "seeds 2: a group of runs trains on one machine; use num_nodes 1"),
         (("--seeds", 2, "--resume", "version_0"), "seeds 2: --resume continues the runs that the group already has"),
         (
             ("--folds", 5, "--data.val_split", 0.1),
-            "folds 5: each is what a run is validated on: leave out val_split 0.1",
+            "folds 5: each run is validated on its own fold; leave out val_split 0.1",
         ),
         (("--folds", 21, "--data.synthetic_size", 200), "21 folds are more than the 20 training images of the class"),
         (("--threads", 0), "threads 0: must be at least 1"),
@@ -338,12 +339,12 @@ def test_what_does_not_fit(call, tmp_path, flags, message):
 def test_neither_ranks_nor_objects(tmp_path, monkeypatch):
     from lightning.pytorch import Callback
 
-    with pytest.raises(InputError, match="Callback is an object of one run: call fit in a loop"):
+    with pytest.raises(InputError, match="Callback is an object for one run: call fit in a loop"):
         fit_many(IMAGES, seeds=2, callbacks=Callback(), default_root_dir=tmp_path, **OPTIONS)
     ranks = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
     for name, value in ranks.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(InputError, match=r"seeds 2 share one .* launcher has started this as rank 0 of 2: start"):
+    with pytest.raises(InputError, match=r"seeds 2: a group .* launcher started this process as rank 0 of 2; start"):
         fit_many(IMAGES, seeds=2, default_root_dir=tmp_path, **OPTIONS)
     assert not (tmp_path / "lightning_logs").exists()
 

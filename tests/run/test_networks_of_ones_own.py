@@ -91,12 +91,15 @@ def test_a_run_and_what_comes_after_it(nets, call):
     assert read_settings(run).model["net"] == "mine.nets:net"
     forget()
     (nets / "imported").unlink()
-    needs = "is of a network of your own, which it does not hold: give --model.net mine.nets:net, or in Python net=..."
+    needs = (
+        "has the weights of a network of your own, but not its code: pass --model.net mine.nets:net, or in Python "
+        "net=..."
+    )
     for command in (("evaluate", run), ("predict", run, "cat.png"), ("export", run, "--format", "pt2")):
         assert needs in one_line(*call(*command))
     again = f"error: {run} trains mine.nets:net, your own code: name it again with --model.net mine.nets:net"
     assert one_line(*call("fit", "--resume", run, "--max_epochs", 2)).startswith(again)
-    with pytest.raises(InputError, match="of a network of your own"):
+    with pytest.raises(InputError, match="has the weights of a network of your own"):
         load_model(run)
     assert not (nets / "imported").exists()
     model = load_model(run, net="mine.nets:net")
@@ -119,7 +122,7 @@ def test_two_ranks_import_it_too(nets):
     run = nets / "lightning_logs" / "version_0"
     assert evaluate(run, net="mine.nets:Viewed", accelerator="cpu")["test_count"] == 20
     fit(DATA, max_epochs=1, report=False)
-    with pytest.raises(InputError, match="is of the network tutorial: leave out net"):
+    with pytest.raises(InputError, match="belongs to the network tutorial: leave out net"):
         load_model(nets / "lightning_logs" / "version_1", net="mine.nets:Viewed")
 
 

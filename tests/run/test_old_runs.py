@@ -27,7 +27,7 @@ def test_it_goes_on_to_the_end_that_it_would_have_had(run, tmp_path):
     done = job("fit", "--resume", run, "--verify_steps", 3, cwd=tmp_path)  # which that version had not
     assert done.code == 0, done.text
     assert "resumes from step-21.ckpt" in done.lines[0]
-    assert "steps 22 to 24, computed twice, agree to the bit" in done.lines
+    assert "steps 22 to 24, computed twice, agree bit for bit" in done.lines
     assert step_of(run) == 54
     whole = json.loads((OLD / "results-of-the-whole.json").read_text())
     results = json.loads((run / "results.json").read_text())

@@ -71,7 +71,7 @@ def test_an_evaluation_on_a_cpu_is_in_float32(plain, call, finished, tmp_path):
     torch.save({**saved, "state_dict": halves, "precision": "16-true"}, tmp_path / "gpu.ckpt")
     code, _, err = call("evaluate", "gpu.ckpt", "--accelerator", "cpu", "--output_dir", "out")
     assert code == 0, err
-    assert err == "note: evaluating in 32-true: 16-true, in which it was trained, is slow on a CPU\n"
+    assert err == "note: evaluating in 32-true: the precision of the training, 16-true, is slow on a CPU\n"
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["precision"] == "32-true"
     assert results["test_acc"] > 0.3

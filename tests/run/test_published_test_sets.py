@@ -62,7 +62,7 @@ def test_cifar10_1(finished, call, tmp_path):
     assert "training_images" not in figures
     line = one_line(*call("evaluate", finished.folder, "--data.data_dir", tmp_path, *CPU))
     assert line.endswith(
-        "where the source is synthetic, as in the training: give --data.source cifar10, cifar100 or folder, too\n"
+        "when the source is synthetic, as it was in training: pass --data.source cifar10, cifar100 or folder as well\n"
     )
 
 
@@ -239,7 +239,7 @@ def test_people_who_answered_about_other_images(finished, call, tmp_path):
     write_corrupted(tmp_path / "c", *corrupted(["fog"], 5))
     flags = ("--data.source", "cifar10", "--data.data_dir", "c", "--soft_labels", "a.npy", "--output_dir", "out")
     line = one_line(*call("evaluate", finished.folder, *CPU, *flags))
-    assert line.endswith("a.npy go with the official test images: leave out --data.data_dir\n")
+    assert line.endswith("a.npy belong to the official test images: leave out --data.data_dir\n")
     assert not (tmp_path / "out").exists()
 
 

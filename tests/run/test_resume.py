@@ -344,7 +344,7 @@ def test_a_run_of_which_files_are_gone(whole, tmp_path, gone):
         assert {row["step"] for row in read_rows(run / "metrics.csv")} == {35, 36, 40, 45, 50, 54}
     else:
         assert done.code == 2
-        assert done.lines[-1].endswith("but holds no checkpoints/step-*.ckpt any more: start a new run")
+        assert done.lines[-1].endswith("has been trained, but its checkpoints/step-*.ckpt are gone: start a new run")
         assert before == {path: path.read_bytes() for path in run.rglob("*.*")}
 
 
@@ -368,13 +368,13 @@ def test_a_run_whose_time_was_up_goes_on_with_more(tmp_path):
     step = step_of(run)
     done = job("fit", "--resume", run, cwd=tmp_path)
     assert done.code == 2
-    assert "give a longer --trainer.max_time than 00:00:00:01, and if need be a higher --max_epochs" in done.lines[0]
+    assert "use a longer --trainer.max_time than 00:00:00:01, and if needed a higher --max_epochs" in done.lines[0]
     assert job("fit", "--resume", run, "--trainer.max_time", "00:00:00:02", cwd=tmp_path).code == 0
     assert step_of(run) > step
     done = job("fit", "--resume", run, "--trainer.max_time", "00:00:00:01", cwd=tmp_path)
     assert "--trainer.max_time (the run has 00:00:00:02, not 00:00:00:01) would change the result" in done.lines[0]
     done = job("fit", "--resume", run, "--trainer.max_time", "{seconds: 2}", cwd=tmp_path)  # as much, in other words
-    assert "give a longer --trainer.max_time than 00:00:00:02" in done.lines[0]
+    assert "use a longer --trainer.max_time than 00:00:00:02" in done.lines[0]
     done = job("fit", "--resume", run, "--trainer.gradient_clip_val", 1, cwd=tmp_path)
     assert "--trainer.gradient_clip_val (the run has None, not 1) would change the result" in done.lines[0]
 
@@ -454,7 +454,7 @@ def test_auto_passes_over_the_runs_of_others(for_anyone):
     theirs.parent.chmod(0o777)
     done = job("fit", *SMALL, "--resume", "auto", cwd=for_anyone, user=NOBODY)
     assert done.code == 0, done.text
-    assert done.lines[0].startswith("passing over lightning_logs/version_3: lightning_logs/version_3 cannot be read")
+    assert done.lines[0].startswith("skipping lightning_logs/version_3: lightning_logs/version_3 cannot be read")
     assert done.lines[1] == "no unfinished run: starting a new one"
 
 
@@ -482,8 +482,9 @@ def test_an_unreadable_checkpoint_is_left_for_the_one_before_it(whole, tmp_path)
     done = job("fit", "--resume", run, cwd=tmp_path)
     assert done.code == 0
     assert [line for line in done.lines if "warning" in line] == [
-        f"warning: checkpoint {newest} cannot be read: it is damaged or no checkpoint; going on from step-35.ckpt",
-        f"warning: checkpoint {best} is of step 36, which is done again; the best is chosen anew from step 35 on",
+        f"warning: checkpoint {newest} cannot be read: it is damaged or not a checkpoint; resuming from step-35.ckpt",
+        f"warning: checkpoint {best} is from step 36, which will be trained again; the best checkpoint is chosen "
+        "anew from step 35 on",
     ]
     assert differences(run, whole[2]) == []
 
@@ -516,11 +517,11 @@ def test_a_damaged_best_is_noticed_and_chosen_anew(plain, tmp_path, monkeypatch,
         damage.setattr(Checkpoints, "on_train_end", lambda *args: best.write_bytes(b"nothing"))
         with pytest.raises(RunError) as error:
             fit(VALIDATED, accelerator="cpu", default_root_dir=tmp_path)
-    problem, run = f"checkpoint {best} cannot be read: it is damaged or no checkpoint", best.parents[1]
+    problem, run = f"checkpoint {best} cannot be read: it is damaged or not a checkpoint", best.parents[1]
     assert str(error.value) == f"{problem}; continue with resume({str(run)!r})"
     assert resume(run)["checkpoint"] == str(best)
     assert load_checkpoint(best)["global_step"] == 18
-    assert f"warning: {problem}; the best is chosen anew from step 18 on\n" in capsys.readouterr().err
+    assert f"warning: {problem}; the best checkpoint is chosen anew from step 18 on\n" in capsys.readouterr().err
 
 
 def test_a_flipped_bit_is_noticed(whole, tmp_path):
@@ -534,7 +535,7 @@ def test_a_flipped_bit_is_noticed(whole, tmp_path):
     done = job("fit", "--resume", run, cwd=tmp_path)
     assert done.code == 0
     assert done.lines[0] == (
-        f"warning: checkpoint {newest} cannot be read: it is damaged or no checkpoint; going on from step-7.ckpt"
+        f"warning: checkpoint {newest} cannot be read: it is damaged or not a checkpoint; resuming from step-7.ckpt"
     )
     assert differences(run, whole[1]) == []
 
@@ -590,7 +591,7 @@ def test_a_finished_run_keeps_its_results_where_it_cannot_be_trained_further(who
     for path in (run / "checkpoints").glob("step-*.ckpt"):
         path.write_bytes(b"nothing")
     before = {path: path.read_bytes() for path in run.rglob("*.*")}
-    with pytest.raises(InputError, match="holds no readable checkpoint"):
+    with pytest.raises(InputError, match="has no readable checkpoint"):
         resume(run, {"max_epochs": 3})
     assert before == {path: path.read_bytes() for path in run.rglob("*.*")}
 
@@ -684,7 +685,7 @@ def test_auto_looks_again_when_the_job_that_it_waited_for_has_finished(whole, tm
     command = ("fit", *SMALL, "--resume", "auto")
     with held(run):
         waiting = start(*command, cwd=tmp_path)
-        line = f"waiting for the job that is in {run.relative_to(tmp_path)}"
+        line = f"waiting for the job that uses {run.relative_to(tmp_path)} to end"
         while not (waiting.log.exists() and line in waiting.log.read_text()):
             assert waiting.is_alive()
             time.sleep(0.05)
@@ -773,7 +774,7 @@ def test_the_search_for_a_free_run_waits_once(tmp_path, monkeypatch, capsys):
             jobs.enter_context(held(run))
         with newest_unfinished(tmp_path) as found:
             assert found is None
-    assert capsys.readouterr().err == f"waiting for the job that is in {runs[-1]}\n"
+    assert capsys.readouterr().err == f"waiting for the job that uses {runs[-1]} to end\n"
 
 
 def test_metrics_hold_every_step_once(whole):

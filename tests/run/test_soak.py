@@ -153,8 +153,8 @@ def damage(kind, run, rng):
         flipped = content[place] ^ 1 << rng.randrange(8)
         newest.write_bytes(content[:place] + bytes([flipped]) + content[place + 1 :])
     refused = (
-        f"warning: checkpoint {newest.relative_to(run.parents[1])} cannot be read: it is damaged or no checkpoint; "
-        f"going on from {before.name}"
+        f"warning: checkpoint {newest.relative_to(run.parents[1])} cannot be read: it is damaged or not a checkpoint; "
+        f"resuming from {before.name}"
     )
     # Between the parts of a checkpoint there are bytes that no sum covers, and that mean nothing.
     return [[refused], *([[]] if unchanged(newest, values) else [])]

@@ -75,7 +75,7 @@ def test_a_folder_of_that_name_wins(tmp_path, monkeypatch):
     (tmp_path / "quick" / "config.json").write_text("{}")
     assert load_model("quick").classes == ["cat", "dog"]
     (tmp_path / "tutorial").mkdir()
-    with pytest.raises(InputError, match="tutorial holds no readable checkpoint: give a run's folder"):
+    with pytest.raises(InputError, match="tutorial has no readable checkpoint: use a run's folder"):
         load_model("tutorial")
 
 
@@ -83,7 +83,7 @@ def test_a_path_is_no_name(call):
     for path in ("./quick", "quick/"):
         for command in (("evaluate", path), ("predict", path, "cat.png"), ("export", path)):
             line = one_line(*call(*command))
-            assert line == "error: checkpoint quick does not exist: give a run's folder or a .ckpt file\n", command
+            assert line == "error: checkpoint quick does not exist: use a run's folder or a .ckpt file\n", command
     with pytest.raises(InputError, match="checkpoint quick does not exist"):
         load_model(Path("quick"))
 

@@ -44,14 +44,14 @@ def test_a_verified_run_is_the_one_that_it_would_have_been(plain, tmp_path, caps
     assert differences(*runs) == []
     assert counts(runs[0]) == counts(runs[1])
     said = [line for line in capsys.readouterr().out.splitlines() if "twice" in line]
-    assert said == [f"steps 1 to {steps}, computed twice, agree to the bit"]
+    assert said == [f"steps 1 to {steps}, computed twice, agree bit for bit"]
 
 
 def test_on_two_devices(whole, tmp_path):
     done = job("fit", *SMALL, "--devices", 2, "--verify_steps", 5, cwd=tmp_path)
     assert done.code == 0, done.text
     assert differences(tmp_path / "lightning_logs" / "version_0", whole[2]) == []
-    assert done.lines.count("steps 1 to 5, computed twice, agree to the bit") == 1
+    assert done.lines.count("steps 1 to 5, computed twice, agree bit for bit") == 1
 
 
 @pytest.mark.soak
@@ -109,7 +109,7 @@ def test_the_steps_after_are_as_quick_as_any(capsys):
     assert watch.plain == [False] * 2 + [True] * 10  # noted once a step is done
     capsys.readouterr()
     assert trained(tutorial, 20).computed == 2 * 12
-    assert capsys.readouterr().out == "steps 1 to 12, computed twice, agree to the bit\n"
+    assert capsys.readouterr().out == "steps 1 to 12, computed twice, agree bit for bit\n"
 
 
 class Unsteady(nn.Module):

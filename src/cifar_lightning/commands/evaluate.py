@@ -15,10 +15,10 @@ from cifar_lightning.run import presence
 from cifar_lightning.signatures import signature_of
 from cifar_lightning.startup import importing
 
-# Flags of a fit that do nothing here: why, and what to give instead.
+# Flags of a fit that do nothing here: the rest of the message, with what to do instead.
 NOTHING = {
-    "batch_size": "whose batch is --data.eval_batch_size: give that",
-    **dict.fromkeys(("augment", "crop_padding", "flip", "cutout"), "which changes no image: leave it out"),
+    "batch_size": ": use --data.eval_batch_size",
+    **dict.fromkeys(("augment", "crop_padding", "flip", "cutout"), ", which does not augment images: leave it out"),
 }
 
 
@@ -33,7 +33,7 @@ def script(arguments: Sequence[str]) -> None:
     parser.add_function_arguments(signature_of("data.datamodule", "CIFAR10DataModule"), "data", skip=skip)
     for name, why in NOTHING.items():
         if (value := value_of(f"--data.{name}", arguments)) is not None:
-            raise InputError(f"--data.{name} {value} does nothing in an evaluation, {why}")
+            raise InputError(f"--data.{name} {value} has no effect in an evaluation{why}")
     settings = arguments_in(parse(parser, arguments))
     net = settings.pop("model")["net"]
     given = arguments_in(parse(parser, arguments, defaults=False))

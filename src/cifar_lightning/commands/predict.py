@@ -38,7 +38,7 @@ def script(arguments: Sequence[str]) -> int:
     parser = new_parser("predict CHECKPOINT IMAGE ... [flags]", __doc__)
     parser.add_argument("checkpoint", type=str, help="a run's folder, a .ckpt file, or trained weights such as quick")
     parser.add_argument(
-        "images", type=str, nargs="+", help="image files of any format and size, or folders, with all that is in them"
+        "images", type=str, nargs="+", help="image files of any format and size, or folders, with everything in them"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--html", type=str, default=None, help="page to write (.html) that shows what the network saw")
@@ -87,7 +87,7 @@ def script(arguments: Sequence[str]) -> int:
                 print(f"\nby {path}, step {saved['global_step']:,}", flush=True)
         _say_what_is_unlike(odd)
         if blank:
-            say(f"note: of {blank:,} of {total:,} images the network says nothing: its logits are NaN or infinite")
+            say(f"note: the network says nothing about {blank:,} of {total:,} images: its logits are NaN or infinite")
     if page is not None and total:
         network = f"{path}, step {saved['global_step']:,}"
         write_predictions_page(seen, total, network, page)
@@ -99,11 +99,13 @@ def _check_order(checkpoint: str, images: Sequence[str]) -> None:
     """Raises an InputError if the run or the images are missing, or an image is in the place of the run."""
     if checkpoint.lower().endswith(USUAL) and not os.path.isdir(checkpoint):
         example = f"predict quick {shlex.quote(checkpoint)}"
-        raise InputError(f"{quoted(checkpoint)} is no run: name a run or weights before the images, such as {example}")
+        raise InputError(
+            f"{quoted(checkpoint)} is a picture, not a run: name a run or weights before the images, such as {example}"
+        )
     if not images:
         name = quoted(checkpoint)
         raise InputError(
-            f"no images are named after {name}: give a run or weights, and then images, such as predict quick cat.jpg"
+            f"no images after {name}: pass a run or weights, and then images, such as predict quick cat.jpg"
         )
 
 
@@ -188,7 +190,7 @@ def _files(paths: Sequence[str]) -> list[str]:
         with readable(Path(path)):
             found = [file for file, _ in pictures_in(path, dead, others, goes_on=True)]
         if not found and not dead:
-            raise InputError(f"{path} holds no pictures: give an image, or a folder of images")
+            raise InputError(f"{path} contains no pictures: pass an image or a folder of images")
         if note := passed_over(others):
             say(f"note: {note}")
         files += [str(Path(file)) for file in (*found, *dead)]  # without the ./ of `predict quick .`

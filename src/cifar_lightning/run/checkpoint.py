@@ -9,6 +9,7 @@ import errno
 import math
 import os
 import re
+import shlex
 import time
 import zipfile
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
 from cifar_lightning.data.cifar10 import CLASSES
+from cifar_lightning.data.kinds import USUAL
 from cifar_lightning.errors import InputError, NonFiniteError, in_short
 from cifar_lightning.files import os_error, write_atomically
 from cifar_lightning.model.running_loss import current_lr
@@ -79,17 +81,17 @@ def load_checkpoint(path: str | os.PathLike[str], bare: Mapping[str, Any] | None
         InputError: There is no such local file, or it is not an intact checkpoint of tensors and plain values.
     """
     if re.match(r"\w{2,}:/", str(path)):  # one slash, because a Path reduces two to one
-        raise InputError(f"checkpoint {path} is an address: download it, and give the file's path")
+        raise InputError(f"checkpoint {path} is a URL: download it, and pass the file's path")
     if not os.path.isfile(path):  # Path.is_file raises for a file that this user may not see
-        raise InputError(f"checkpoint {path} does not exist: give a run's folder or a .ckpt file")
+        raise InputError(f"checkpoint {path} does not exist: use a run's folder or a .ckpt file")
     if what := instead_of_run(Path(path)):
         raise InputError(f"checkpoint {path} {what}")
     checkpoint = read_weights(Path(path)) if Path(path).suffix == ".safetensors" else _load(path)
     if isinstance(checkpoint, dict) and checkpoint and all(isinstance(value, Tensor) for value in checkpoint.values()):
         if not bare:
             raise InputError(
-                f"checkpoint {path} is a bare state_dict, which names no network, classes or preprocessing: "
-                "in Python give load_model(path, net=...)"
+                f"checkpoint {path} is a bare state_dict, which does not name its network, classes or preprocessing: "
+                "load it in Python with load_model(path, net=...)"
             )
         return {
             "state_dict": checkpoint,
@@ -103,12 +105,12 @@ def load_checkpoint(path: str | os.PathLike[str], bare: Mapping[str, Any] | None
         or "global_step" not in checkpoint
         or not all(isinstance(checkpoint.get(part), dict) for part in parts)
     ):
-        raise InputError(f"checkpoint {path} is not one that Lightning wrote: give a run's folder or a .ckpt file")
+        raise InputError(f"checkpoint {path} was not written by Lightning: use a run's folder or a .ckpt file")
     for arguments in (checkpoint["hyper_parameters"], checkpoint.get("datamodule_hyper_parameters", {})):
         # Lightning imports and calls what these keys name:
         # https://github.com/Lightning-AI/pytorch-lightning/issues/21822
         if named := sorted({"_instantiator", "_class_path"} & set(arguments)):
-            raise InputError(f"checkpoint {path} names code to run, in {' and '.join(named)}: give one you trust")
+            raise InputError(f"checkpoint {path} names code to run, in {' and '.join(named)}: use another one")
     return checkpoint
 
 
@@ -121,13 +123,19 @@ def _load(path: str | os.PathLike[str]) -> Any:
         # In a damaged archive zipfile may seek to an impossible offset, which the system calls "Invalid argument".
         if cause is not None and cause.errno not in (None, errno.EINVAL):
             raise UnreadableError(
-                f"checkpoint {path} cannot be read ({cause.strerror}): make it readable, or move it away to do without"
+                f"checkpoint {path} cannot be read ({cause.strerror}): make it readable, or move it away to go on "
+                "without it"
             ) from error
         if of_memory(error):
-            raise UnreadableError(f"checkpoint {path} cannot be read ({in_short(error)}): make room") from error
+            raise UnreadableError(f"checkpoint {path} cannot be read ({in_short(error)}): free some memory") from error
+        if str(path).lower().endswith(USUAL):
+            command = f"predict RUN {shlex.quote(str(path))}"
+            raise InputError(
+                f"checkpoint {path} is a picture, not a checkpoint: to classify it, use {command}"
+            ) from error
         # torch's message has " GLOBAL " before the name of a function that loading would call.
-        reason = "it would run code when loaded" if " GLOBAL " in str(error) else "it is damaged or no checkpoint"
-        raise InputError(f"checkpoint {path} cannot be read: {reason}; give another one") from error
+        reason = "it would run code when loaded" if " GLOBAL " in str(error) else "it is damaged or not a checkpoint"
+        raise InputError(f"checkpoint {path} cannot be read: {reason}; use another one") from error
 
 
 def _check_sums(path: str | os.PathLike[str]) -> None:
@@ -164,7 +172,7 @@ def newest_readable(folder: Path) -> tuple[Path, list[str]]:
             problems.append(cause_of(error))
         else:
             return path, problems
-    raise InputError("; ".join([f"nothing to resume: {folder} holds no readable checkpoint", *problems]))
+    raise InputError("; ".join([f"nothing to resume: {folder} has no readable checkpoint", *problems]))
 
 
 def why_not_best(folder: Path, start: Path) -> str | None:
@@ -182,7 +190,7 @@ def why_not_best(folder: Path, start: Path) -> str | None:
         raise
     except InputError as error:
         return cause_of(error)
-    return f"checkpoint {best} is of step {step:,}, which is done again" if step > step_of(start) else None
+    return f"checkpoint {best} is from step {step:,}, which will be trained again" if step > step_of(start) else None
 
 
 def cause_of(error: InputError) -> str:
@@ -326,7 +334,9 @@ class Checkpoints(Checkpoint, StepEnd):
             return
         if name := _not_finite(trainer.lightning_module):
             model: Any = trainer.lightning_module
-            raise NonFiniteError(f"{model.diverged(f'the weight {name} is not finite')}; the checkpoint before is kept")
+            raise NonFiniteError(
+                f"{model.diverged(f'the weight {name} is not finite')}; the last checkpoint before it is kept"
+            )
         start = time.monotonic()  # the check above has waited for the GPU's steps
         if trainer.is_global_zero:
             self.metrics.flush()  # the checkpoint relies on the log's rows, even after a power failure

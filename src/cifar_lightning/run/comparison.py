@@ -19,7 +19,7 @@ from cifar_lightning.report.results import read_results
 from cifar_lightning.report.template import page_at
 from cifar_lightning.run.ended import divergence_in
 from cifar_lightning.run.group import runs_in
-from cifar_lightning.run.no_run import instead_of_run, is_run
+from cifar_lightning.run.no_run import instead_of_run, is_run, runs_below
 from cifar_lightning.run.quiet import quietly
 from cifar_lightning.run.saved import home_of
 from cifar_lightning.run.settings import INDIFFERENT, read_settings
@@ -59,11 +59,11 @@ def compare(runs: Sequence[str | Path], html: str | Path | None = None) -> dict[
         ('mcnemar', True)
     """
     if isinstance(runs, str | os.PathLike):
-        raise InputError(f"runs {os.fspath(runs)!r} is one path: give a list of two or more, as in compare([a, b])")
+        raise InputError(f"runs {os.fspath(runs)!r} is one path: pass a list of two or more, as in compare([a, b])")
     page = None if html is None else page_at(html, "comparison.html")
     folders = runs_in([user_path(run) for run in runs])
     if len(folders) < 2:
-        raise InputError(f"{len(folders)} run to compare: give two or more folders of runs")
+        raise InputError(_too_few(folders))
     for i, folder in enumerate(folders):
         if folder.resolve() in [other.resolve() for other in folders[:i]]:
             raise InputError(f"run {folder} is given twice: leave one out")
@@ -78,6 +78,17 @@ def compare(runs: Sequence[str | Path], html: str | Path | None = None) -> dict[
 
         write_comparison(comparison, tested, _test_images(tested[0]) if len(tested) == 2 else None, page)
     return comparison
+
+
+def _too_few(folders: Sequence[Path]) -> str:
+    """Words the error for fewer than two runs: of a folder of runs, such as lightning_logs, it names the runs."""
+    if folders and not is_run(folders[0]) and len(found := runs_below(folders[0])) > 1:
+        newest, before = found[:2]
+        return (
+            f"{folders[0]} is not a run's folder but a folder of runs: use {newest.parent / 'version_*'} for all of "
+            f"them, or two, such as {before} {newest}"
+        )
+    return f"compare needs at least two runs, not {len(folders)}: pass two or more folders of runs"
 
 
 def _test_images(run: Tested) -> ImageSet | None:
@@ -97,29 +108,31 @@ def _test_images(run: Tested) -> ImageSet | None:
 def _tested(folder: Path) -> Tested:
     check_reachable(folder)
     if not folder.is_dir():
-        what = instead_of_run(folder) or "is no folder: give one that fit or evaluate wrote"
+        what = instead_of_run(folder) or "is not a folder: use one that fit or evaluate wrote"
         raise InputError(f"run {folder} {what}")
     try:
         results = read_results(folder)
     except FileNotFoundError as error:
         if divergence_in(folder) is not None:
-            what = "has diverged, and has no results: leave it out, and give the others"
+            what = "diverged and has no results: leave it out, and compare the others"
         elif is_run(folder):
             what = "has not finished: resume it"
         else:
-            what = instead_of_run(folder) or "has no results.json: give a folder that fit or evaluate wrote"
+            what = instead_of_run(folder) or "has no results.json: use a folder that fit or evaluate wrote"
         raise InputError(f"run {folder} {what}") from error
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{folder / 'results.json'} cannot be read: evaluate the run, and give its evaluation/"
+            f"{folder / 'results.json'} cannot be read: evaluate the run, and compare its evaluation/ instead"
         ) from error
     if not isinstance(results, dict) or not results.keys() >= NEEDED:
         raise InputError(
-            f"{folder / 'results.json'} is not the results of a test: give a folder that fit or evaluate wrote"
+            f"{folder / 'results.json'} does not hold the results of a test: use a folder that fit or evaluate wrote"
         )
     predictions = read_predictions(folder)
     if predictions and predictions.confusion(len(results["confusion"])) != results["confusion"]:
-        raise InputError(f"predictions.npz and results.json in {folder} are of two tests: evaluate it again")
+        raise InputError(
+            f"predictions.npz and results.json in {folder} come from different tests: evaluate the run again"
+        )
     home = _home_of(folder, results)
     of_fit: dict[str, Any] = {}
     with suppress(OSError, ValueError):  # the run may have been interrupted, and one of its checkpoints evaluated
@@ -150,11 +163,11 @@ def _home_of(folder: Path, results: Mapping[str, Any]) -> Path:
     if home is None:
         if os.path.exists(results["checkpoint"]):  # weights that come with the package, or that export wrote
             raise InputError(
-                f"run {folder} is an evaluation of {results['checkpoint']}, which is in no run's folder: nothing tells "
-                "its settings; give runs of fit, or evaluations of them"
+                f"run {folder} is an evaluation of {results['checkpoint']}, which is not in a run's folder, so its "
+                "settings are unknown: use runs of fit, or evaluations of them"
             )
-        where = f"start this in the folder from which {results['checkpoint']} can be reached"
-        raise InputError(f"run {folder} has no config.yaml, nor has the run that it is an evaluation of: {where}")
+        where = f"run compare in the folder from which {results['checkpoint']} can be reached"
+        raise InputError(f"run {folder}: there is no config.yaml in it or in the run that it evaluates; {where}")
     return home
 
 

@@ -81,23 +81,26 @@ def export(
     """
     for name, value, known in (("format", format, FORMATS), ("input", input, INPUTS)):
         if value not in known:
-            raise InputError(f"{name} {value} is not known: give {' or '.join(known)}")
+            raise InputError(f"unknown {name} {value}: choose from {', '.join(known)}")
     if test_views not in (None, *VIEWS):
-        raise InputError(f"test_views {test_views} is out of range: give {' or '.join(VIEWS)}")
+        raise InputError(f"unknown test_views {test_views}: choose from {', '.join(VIEWS)}")
     weights = format in ("safetensors", "hf")
     if weights and input != "uint8":
-        raise InputError(f"input {input} does nothing in a file of weights: leave it out")
+        raise InputError(f"input {input} has no effect on a file of weights: leave it out")
     if not all(map(importlib.util.find_spec, FORMATS[format])):
-        raise InputError(f"export --format {format} needs {' and '.join(FORMATS[format])}: {INSTALL}")
+        them = "it" if len(FORMATS[format]) == 1 else "them"
+        raise InputError(
+            f"export --format {format} needs {' and '.join(FORMATS[format])}; install {them} with: {INSTALL}"
+        )
     model, facts, trained, home = _opened(checkpoint, net)
     name = "hf" if format == "hf" else f"model.{format}"
     path = user_path(output) if output is not None else home / name
     if format != "hf" and os.path.isdir(path):
-        raise InputError(f"output {path} is a folder: give a file, such as {path / name}")
+        raise InputError(f"output {path} is a folder: use a file name, such as {path / name}")
     if format != "hf" and path.suffix != f".{format}":
-        raise InputError(f"output {path} is to be of the format {format}: give {path.with_suffix(f'.{format}').name}")
+        raise InputError(f"output {path} does not end in .{format}: use {path.with_suffix(f'.{format}').name}")
     if why := why_unwritable(path.parent):
-        raise InputError(f"output {path} cannot be written ({why}): give another")
+        raise InputError(f"output {path} cannot be written ({why}): choose another path")
     views = test_views or model.hparams["test_views"]
     facts |= _facts_of(model) | {"test_views": views, "version": importlib.metadata.version("cifar-lightning")}
     if not weights:
@@ -122,7 +125,7 @@ def _opened(
     if isinstance(checkpoint, LitNet):
         return checkpoint, {}, {}, Path()
     if isinstance(checkpoint, nn.Module):
-        raise InputError(f"checkpoint {brief(checkpoint)} is no LitNet: give LitNet(net), with its classes")
+        raise InputError(f"checkpoint {brief(checkpoint)} is not a LitNet: pass LitNet(net, classes=...)")
     path = select_checkpoint(checkpoint)
     saved = load_checkpoint(path)
     facts: dict[str, Any] = {**saved.get("facts", {}), "checkpoint": path.name, "step": saved["global_step"]}
@@ -162,7 +165,7 @@ def _program_file(model: LitNet, format: str, input: str, views: str, metadata: 
     except Exception as error:  # torch may raise any exception on a user's own network
         raise RunError(
             f"the network cannot be exported as {format} ({in_short(error)}): "
-            "mend that, or give format safetensors, of its weights alone"
+            "fix that, or use format safetensors, which holds only the weights"
         ) from error
 
 

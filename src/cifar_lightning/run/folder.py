@@ -45,7 +45,7 @@ def held(folder: Path, seconds: float | None = None) -> Iterator[int]:
     try:
         descriptor = open_for_all(folder / LOCK)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(f"nothing to resume: {folder} is no run's folder ({error.strerror})") from error
+        raise InputError(f"nothing to resume: {folder} is not a run's folder ({error.strerror})") from error
     except PermissionError as error:
         raise InputError(f"{folder} cannot be written ({error.strerror}): make it writable") from error
     except OSError as error:
@@ -58,7 +58,7 @@ def held(folder: Path, seconds: float | None = None) -> Iterator[int]:
                     f"{folder} is in use by another job{Holder.of(folder)}: wait for it to end, or stop it"
                 )
             if not waiting:
-                say(f"waiting for the job that is in {folder}")
+                say(f"waiting for the job that uses {folder} to end")
             waiting = True
             time.sleep(0.1)
         Holder.this().write(descriptor)
@@ -116,7 +116,7 @@ def newest_left(
                     check(run)
                 except InputError as error:
                     if not passed:  # say it once: an array may have left a run for each of its many tasks
-                        say(f"passing over {run}: {error}")
+                        say(f"skipping {run}: {error}")
                     passed = True
                     continue
                 with ExitStack() as attempt:
@@ -129,7 +129,7 @@ def newest_left(
                 continue
             # A folder of another program, such as Lightning's own command line, or one that only another user can read.
             except (InputError, OSError) as error:
-                say(f"passing over {run}: {error}")
+                say(f"skipping {run}: {error}")
         yield found
 
 
@@ -159,5 +159,5 @@ def new_folder(default_root_dir: str) -> Path:
                 (root / f"version_{number}").mkdir()
                 break
     except OSError as error:
-        raise InputError(f"default_root_dir {default_root_dir}: {error.strerror}; give another") from error
+        raise InputError(f"default_root_dir {default_root_dir}: {error.strerror}; choose another folder") from error
     return root / f"version_{number}"

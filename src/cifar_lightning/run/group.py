@@ -62,7 +62,7 @@ def _check_length(group: Path, before: Settings, after: Settings) -> None:
     had, given = before.by_flags(), after.by_flags()
     for name in ("max_epochs", "max_steps", "trainer.max_time"):
         if (value := given.get(name)) != (own := had.get(name)):
-            raise InputError(f"{name} {value}: the runs of {group} are of {own} each: start new ones")
+            raise InputError(f"{name} {value}: all runs of {group} have {name} {own}; start a new group")
 
 
 def counted(seeds: int | None, folds: int | None) -> tuple[str, int]:
@@ -73,9 +73,9 @@ def counted(seeds: int | None, folds: int | None) -> tuple[str, int]:
     """
     kind, count = ("seeds", seeds) if folds is None else ("folds", folds)
     if (seeds is None) == (folds is None):
-        raise InputError("seeds and folds: give one of them, e.g. seeds 10, or folds 5")
+        raise InputError("seeds and folds: pass exactly one of them, such as seeds 10 or folds 5")
     if type(count) is not int or count < 2:
-        raise InputError(f"{kind} {count} is out of range: give 2 or more, or leave it out for one run")
+        raise InputError(f"{kind} {count}: must be a whole number of at least 2; leave it out for a single run")
     return kind, count
 
 
@@ -91,15 +91,20 @@ def members(settings: Settings, kind: str, count: int) -> dict[str, Settings]:
         InputError: The settings do not allow such a group.
     """
     if settings.num_nodes != 1:
-        raise InputError(f"{kind} {count} are trained on one machine: give num_nodes 1, and share them among machines")
+        raise InputError(
+            f"{kind} {count}: a group of runs trains on one machine; use num_nodes 1, and divide the {kind} among your "
+            "machines yourself"
+        )
     settings = replace(settings, report=False)  # the report is on the whole group
     if kind == "seeds":
         last = settings.seed + count - 1
         if last >= 2**32:
-            raise InputError(f"seeds {count} from seed {settings.seed} on go beyond {2**32 - 1}: give a lower seed")
+            raise InputError(
+                f"seeds {count} from seed {settings.seed} on exceed {2**32 - 1}, the highest seed: use a lower seed"
+            )
         return {f"seed_{seed}": replace(settings, seed=seed) for seed in range(settings.seed, last + 1)}
     if split := settings.data["val_split"]:
-        raise InputError(f"folds {count}: each is what a run is validated on: leave out val_split {split}")
+        raise InputError(f"folds {count}: each run is validated on its own fold; leave out val_split {split}")
     all_folds = (Fold(number, count) for number in range(1, count + 1))
     return {
         f"fold_{fold.number}": replace(settings, data={**settings.data, "val_split": str(fold)}) for fold in all_folds

@@ -32,17 +32,17 @@ def write_hub_folder(path: Path, weights: bytes, facts: Mapping[str, Any], train
     """
     if facts["mean"] is None:
         raise InputError(
-            "format hf says how images are to be normalised, and this model does not know: "
-            "give LitNet(preprocessing=data.preprocessing)"
+            "format hf contains the normalisation of the images, which this model does not know: "
+            "pass preprocessing=data.preprocessing to LitNet"
         )
     if path.exists() and not path.is_dir():
-        raise InputError(f"output {path} is a file: give a folder")
+        raise InputError(f"output {path} is a file: use a folder")
     if path.resolve() == Path.cwd():  # replacing it would leave every process in it in a deleted folder
-        raise InputError(f"output {path} is the folder that this was started in: give another, such as {path / 'hf'}")
+        raise InputError(f"output {path} is the current folder: choose another, such as {path / 'hf'}")
     with readable(path):
         there = {entry.name for entry in path.iterdir()} if path.exists() else set()
     if others := sorted(there - FILES or (set() if _is_ours(path) else there)):
-        raise InputError(f"output {path} is there already, with {quoted(others[0])}: give another folder")
+        raise InputError(f"output {path} exists and contains {quoted(others[0])}: choose another folder")
     write_folder(
         path,
         {

@@ -111,8 +111,8 @@ def resume_many(folder: str | Path, changes: Mapping[str, Any] | None = None, *,
     """
     folder, changes = user_path(folder), changes_in(changes)
     if not is_group(folder):
-        what = "is a single run: give it to resume" if is_run(folder) else instead_of_run(folder)
-        raise InputError(f"nothing to resume: {folder} {what or 'is no folder of fit_many: give one that is'}")
+        what = "is a single run: use resume" if is_run(folder) else instead_of_run(folder)
+        raise InputError(f"nothing to resume: {folder} {what or 'is not a folder of fit_many: use one that is'}")
     group = read_group(folder)
     _check_alone(group.kind, len(group.names))
     with held(folder):
@@ -147,7 +147,7 @@ def resume_newest_many(
     def check(folder: Path) -> None:
         group = read_group(folder)
         if (group.kind, len(group.names)) != (kind, count):
-            raise InputError(f"it is of {len(group.names)} {group.kind}, and {count} {kind} are to be trained")
+            raise InputError(f"it is a group of {len(group.names)} {group.kind}, not of {count} {kind}")
         group.for_each(changes)
 
     with newest_left(default_root_dir, PLAN, check) as found:
@@ -158,8 +158,8 @@ def resume_newest_many(
 def _check_alone(kind: str, count: int) -> None:
     if rank := this_rank():
         raise InputError(
-            f"{kind} {count} share one machine among themselves, and {rank.launcher} has started this as rank "
-            f"{rank.rank} of {rank.world_size}: start it without"
+            f"{kind} {count}: a group of runs trains without a launcher, but {rank.launcher} started this process as "
+            f"rank {rank.rank} of {rank.world_size}; start it without {rank.launcher}"
         )
 
 
@@ -190,7 +190,7 @@ def settings_of_fit(given: Mapping[str, Any]) -> Settings:
     additions, names = additions_of(values.pop("callbacks"), values.pop("logger"))
     if objects := (*additions.callbacks, *additions.loggers):
         raise InputError(
-            f"{type(objects[0]).__name__} is an object of one run: call fit in a loop, with a new one for each"
+            f"{type(objects[0]).__name__} is an object for one run: call fit in a loop, with a new object for each run"
         )
     return settings_of({**values, "trainer": values["trainer"] or {}, "logger": names or "auto"})
 

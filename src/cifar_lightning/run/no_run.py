@@ -22,12 +22,18 @@ def instead_of_run(path: Path) -> str | None:
     if is_group(path):
         with suppress(InputError):
             return f"holds several runs: use one of them, such as {path / read_plan(path)[1][0]}"
+    if runs := runs_below(path):
+        return f"is not a run's folder but a folder of runs: use one of them, such as {runs[0]}, the newest"
+    return None
+
+
+def runs_below(path: Path) -> list[Path]:
+    """Returns the runs and groups in a folder of runs, or in its lightning_logs/, the newest first."""
     for logs in (path, path / "lightning_logs"):
         with suppress(OSError):  # another user's folder
-            for _, run in sorted(numbered(logs), reverse=True):
-                if is_run(run) or is_group(run):
-                    return f"is not a run's folder but a folder of runs: use one of them, such as {run}, the newest"
-    return None
+            if runs := [run for _, run in sorted(numbered(logs), reverse=True) if is_run(run) or is_group(run)]:
+                return runs
+    return []
 
 
 def is_run(folder: Path) -> bool:

@@ -36,4 +36,4 @@ def read_plan(folder: Path) -> tuple[str, tuple[str, ...]]:
         # The file may come from anywhere: each name must name a folder directly in this one.
         if kind in KINDS and all(name == Path(name).name for name in names):
             return kind, tuple(names)
-    raise InputError(f"{path} is not that of a group of runs: mend it, or give one of the runs in its folder")
+    raise InputError(f"{path} does not describe a group of runs: fix it, or use one of the runs in its folder")

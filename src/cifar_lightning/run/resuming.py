@@ -66,7 +66,7 @@ def resume(
         return join(additions, places_in(changes))  # unread: here the folder may be another run's
     folder = user_path(run)
     if is_group(folder):
-        raise InputError(f"{folder} holds several runs: give it to resume_many, or one of them")
+        raise InputError(f"{folder} holds several runs: use resume_many, or pass one of them")
     read_settings(folder).changed(changes, folder)  # reports wrong changes before waiting for the folder
     with held(folder) as lock:
         return go_on(folder, lock, changes, additions, callbacks is not None)
@@ -91,7 +91,7 @@ def resume_newest(default_root_dir: str | Path, changes: Mapping[str, Any] | Non
         try:
             return go_on(*found, changes or {}, Additions())
         except InputError as error:
-            raise InputError(f"{error}; --resume auto goes on with {found[0]} as long as it is there") from error
+            raise InputError(f"{error}; --resume auto chooses {found[0]} again as long as it exists") from error
 
 
 def go_on(
@@ -123,16 +123,16 @@ def go_on(
     start, warnings, not_best = None, [], None  # for a run that was stopped before its first step
     if step_checkpoints(checkpoints):
         newest, problems = newest_readable(checkpoints)
-        start, warnings = str(newest), [f"warning: {problem}; going on from {newest.name}" for problem in problems]
+        start, warnings = str(newest), [f"warning: {problem}; resuming from {newest.name}" for problem in problems]
         if not_best := why_not_best(checkpoints, newest):
-            warnings.append(f"warning: {not_best}; the best is chosen anew from step {step_of(newest):,} on")
+            warnings.append(f"warning: {not_best}; the best checkpoint is chosen anew from step {step_of(newest):,} on")
     saved = load_checkpoint(start) if start is not None else {}
     if saved and settings != before:  # now, before a finished run loses its results
         (checked.images or settings.images()).check_images(saved["CIFAR10DataModule"])
     if not chosen and (missing := additions.missing_in(saved)):
         raise InputError(
-            f"{folder} was begun with callbacks ({', '.join(missing)}), which a checkpoint does not hold: go on in "
-            f"Python with resume({str(folder)!r}, callbacks=[...]); [] leaves them out"
+            f"{folder} was started with callbacks ({', '.join(missing)}), which checkpoints do not hold: resume it "
+            f"in Python with resume({str(folder)!r}, callbacks=[...]); [] leaves them out"
         )
     try:
         for part in (folder, checkpoints, folder / "figures"):
@@ -143,7 +143,7 @@ def go_on(
             (checkpoints / BEST).unlink()
         (checkpoints / FINAL).unlink(missing_ok=True)  # training ends later now, or ends there again
     except OSError as error:
-        raise RunError(f"could not write to {folder}: {error.strerror}; mend the folder") from error
+        raise RunError(f"could not write to {folder}: {error.strerror}; fix the folder") from error
     settings.write(folder)
     for warning in warnings:
         say(warning)
@@ -156,8 +156,7 @@ def _check_unfinished(folder: Path, before: Settings, settings: Settings) -> Non
     traces = (RESULTS, "metrics.csv", f"checkpoints/{BEST}")
     if not saved and any((folder / name).exists() for name in traces):
         raise InputError(
-            f"nothing to resume: {folder} has been trained, but holds no checkpoints/step-*.ckpt any more: "
-            "start a new run"
+            f"nothing to resume: {folder} has been trained, but its checkpoints/step-*.ckpt are gone: start a new run"
         )
     by_steps = bool(saved) and 0 < before.max_steps <= step_of(saved[-1])
     limit = "max_steps" if by_steps else "max_epochs"
@@ -167,5 +166,5 @@ def _check_unfinished(folder: Path, before: Settings, settings: Settings) -> Non
     if not longer and results_in(folder) is not None:
         needs = [f"a longer --trainer.max_time than {max_time}"] if max_time else []
         needs += [f"a higher --{limit} than {getattr(before, limit)}", *(["a higher --max_epochs"] if by_steps else [])]
-        give = ", and if need be ".join(needs)
-        raise InputError(f"nothing to resume: {folder} has finished; to train it further, give {give}")
+        use = ", and if needed ".join(needs)
+        raise InputError(f"nothing to resume: {folder} has finished; to train it further, use {use}")

@@ -45,7 +45,9 @@ def select_checkpoint(named: str | Path) -> Path:
         InputError: There is no such checkpoint.
     """
     if not isinstance(named, str | os.PathLike):
-        raise InputError(f"checkpoint {brief(named)} is no path: give a run's folder, a .ckpt file, or quick, say")
+        raise InputError(
+            f"checkpoint {brief(named)} is not a path: use a run's folder, a .ckpt file, or a name such as quick"
+        )
     path = user_path(named)
     if isinstance(named, str) and not os.path.lexists(path):
         if weights := trained_weights(named):
@@ -68,9 +70,9 @@ def select_checkpoint(named: str | Path) -> Path:
     except InputError as error:
         raise InputError(f"{path} {_without_checkpoint(path, folder)}") from error
     except OSError as error:  # another user's folder, or a name that is too long
-        raise InputError(f"{path} cannot be read ({error.strerror}): make it readable, or give another") from error
+        raise InputError(f"{path} cannot be read ({error.strerror}): make it readable, or choose another") from error
     for problem in problems if is_first_rank() else []:
-        say(f"warning: {problem}; taking {newest.name}")
+        say(f"warning: {problem}; using {newest.name} instead")
     return newest
 
 
@@ -81,14 +83,14 @@ def _without_checkpoint(path: Path, folder: Path) -> str:
     damaged = step_checkpoints(folder)
     others = [other.name for other in sorted(folder.glob("*.ckpt")) if other not in damaged]  # of a stock Trainer
     if others:
-        return f"holds no readable checkpoint: give {', '.join(others)} in {folder.name}/ by its path"
+        return f"has no readable checkpoint that fit wrote: pass the path of {' or '.join(others)} in {folder.name}/"
     if is_run(path):
         if damaged or (path / "metrics.csv").exists():
-            return "holds no readable checkpoint: give another run"
-        return f"has no checkpoint yet: resume it, fit --resume {shlex.quote(str(path))}"
+            return "has no readable checkpoint: use another run"
+        return f"has no checkpoint yet: resume it with fit --resume {shlex.quote(str(path))}"
     if home := run_around(path):
-        return f"lies in a run's folder: give {home}"
-    return "holds no readable checkpoint: give a run's folder or a .ckpt file"
+        return f"is inside a run's folder: use {home}"
+    return "has no readable checkpoint: use a run's folder or a .ckpt file"
 
 
 def home_of(checkpoint: Path) -> Path:
@@ -155,20 +157,20 @@ def model_of(checkpoint: Mapping[str, Any], path: Path, net: str | nn.Module | N
     if own := "classes" in arguments and "net" not in arguments:
         if net is None:
             raise InputError(
-                f"checkpoint {path} is of a network of your own, which it does not hold: "
-                f"give --model.net {_named_in(home_of(path))}, or in Python net=..."
+                f"checkpoint {path} has the weights of a network of your own, but not its code: "
+                f"pass --model.net {_named_in(home_of(path))}, or in Python net=..."
             )
         if isinstance(net, str) and not is_import_path(net):
-            raise InputError(f"net {net} is no import path: give it as package.module:Net")
+            raise InputError(f"net {net} is not an import path: write it as package.module:Net")
     elif net is not None and net != arguments.get("net"):
         other = net if isinstance(net, str) else brief(net)
-        raise InputError(f"checkpoint {path} is of the network {arguments.get('net')}: leave out net {other}")
+        raise InputError(f"checkpoint {path} belongs to the network {arguments.get('net')}: leave out net {other}")
     unknown = sorted(set(arguments) - set(inspect.signature(LitNet).parameters))
     if unknown or "classes" not in arguments:
         why = f"it has {', '.join(unknown)}" if unknown else "it has no class names"
         raise InputError(
-            f"checkpoint {path} is of another kind of model ({why}): give one that fit wrote, or in Python have its "
-            "own class load it, Mine.load_from_checkpoint(path)"
+            f"checkpoint {path} belongs to another kind of model ({why}): use one that fit wrote, or load it in "
+            "Python with its own class, MyModel.load_from_checkpoint(path)"
         )
     net = net if own else arguments["net"]
     try:
@@ -179,7 +181,7 @@ def model_of(checkpoint: Mapping[str, Any], path: Path, net: str | nn.Module | N
     except (RuntimeError, TypeError, ValueError) as error:
         raise InputError(
             f"checkpoint {path} does not fit the network {net if isinstance(net, str) else type(net).__name__!r}: "
-            f"{' '.join(str(error).split())[:200]}; give one that fit wrote, or the arguments it was made with"
+            f"{' '.join(str(error).split())[:200]}; use one that fit wrote, or pass the arguments it was made with"
         ) from error
     return model.eval()
 
@@ -212,8 +214,8 @@ def data_of(checkpoint: Mapping[str, Any], changes: Mapping[str, Any]) -> CIFAR1
         arguments.pop("sha256", None)  # it belongs to the training images' source
     if "data_dir" in changes and source == "synthetic":
         raise InputError(
-            f"data_dir {changes['data_dir']} is not read where the source is synthetic, as in the training: "
-            "give --data.source cifar10, cifar100 or folder, too"
+            f"data_dir {changes['data_dir']} is not used when the source is synthetic, as it was in training: "
+            "pass --data.source cifar10, cifar100 or folder as well"
         )
     images = CIFAR10DataModule(**{**arguments, **changes})
     if "data_dir" in changes and not changes.get("sha256") and images.hparams["sha256"] and images.splits == ("test",):

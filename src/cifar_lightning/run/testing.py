@@ -99,7 +99,7 @@ def evaluate(
     """
     signals.next_step = ""
     if test_views not in (None, *VIEWS):
-        raise InputError(f"test_views {test_views} is out of range: give {' or '.join(VIEWS)}")
+        raise InputError(f"unknown test_views {test_views}: choose from {', '.join(VIEWS)}")
     devices, num_nodes = shared_out(devices, None)
     accelerator, here = resolve_devices(accelerator, devices)
     check_ranks(devices, here, num_nodes)
@@ -114,33 +114,38 @@ def evaluate(
         if precision is None and crawls(trained, accelerator):  # float32 holds every 16-bit weight exactly
             precision = "32-true"
             if is_first_rank():
-                say(f"note: evaluating in {precision}: {trained}, in which it was trained, is slow on a CPU")
+                say(f"note: evaluating in {precision}: the precision of the training, {trained}, is slow on a CPU")
         precision = resolve_precision(precision or trained, accelerator)
         check_precision(precision, accelerator)
         where = {"accelerator": accelerator, "devices": devices, "precision": precision}
         try_trainer(where)
         where["num_nodes"] = num_nodes
         if processes > 1 and isinstance(net, nn.Module):
-            raise InputError(f"devices {devices}: net is a module of this process: give its import path, my.nets:Net")
+            raise InputError(
+                f"devices {devices}: a module exists only in this process; pass net as an import path, such as "
+                "my.nets:Net"
+            )
         model, images = model_of(saved, path, net), data_of(saved, data)
         images.prepare_data()
         if soft_labels is not None:
             soft_labels = absolute(soft_labels)
             if images.parts:
                 raise InputError(
-                    f"soft_labels {soft_labels} go with the official test images: leave out --data.data_dir"
+                    f"soft_labels {soft_labels} belong to the official test images: leave out --data.data_dir"
                 )
         if html is not None and images.parts:
             raise InputError(
-                f"html {html}: a test on corrupted images has a table and a figure, but no page: leave it out"
+                f"html {html}: a test on corrupted images has a table and a figure but no page; leave out html"
             )
         _check_images(part_of(images, images.parts[0]) if images.parts else images, model, path, soft_labels, processes)
         home = home_of(path)
         output = user_path(output_dir) if output_dir is not None else output_of(path) / "evaluation"
         if of := on_first_rank(lambda: _folder_of(output, home)):
-            raise InputError(f"output_dir {output} is a {of}'s folder, whose results are its fit's: give another")
+            raise InputError(
+                f"output_dir {output} is a {of}'s folder and holds the results of its training: choose another folder"
+            )
         if why := on_first_rank(lambda: why_unwritable(output)):  # checked now, not after a long test
-            raise InputError(f"output_dir {output} cannot be written ({why}): give another")
+            raise InputError(f"output_dir {output} cannot be written ({why}): choose another folder")
         seed = saved.get("datamodule_hyper_parameters", {}).get("seed")  # missing in a file of weights
         job: dict[str, Any] = {
             "facts": {"checkpoint": str(path), "step": saved["global_step"], "seed": seed},
@@ -193,7 +198,7 @@ def _check_images(
     if numbers_in(model.classes, images.classes) is None:
         raise InputError(
             f"checkpoint {path} was trained on the classes {some(model.classes)}, "
-            f"and these images have {some(images.classes)}: give the data that belongs to it"
+            f"but these images have {some(images.classes)}: use images with its classes"
         )
     images.count_as(model.classes)
     if soft_labels is not None:
@@ -299,9 +304,9 @@ def report_on(
         numbers=tested,
         predicted=evaluation["predicted"],
         logits=evaluation["logits"],
-        rows=_if_readable("it", lambda: read_rows(metrics), []),
+        rows=_if_readable("the curves", lambda: read_rows(metrics), []),
         label_smoothing=model.hparams["label_smoothing"],
-        settings=_if_readable("it", lambda: _text(metrics.with_name("config.yaml")), ""),
+        settings=_if_readable("the settings", lambda: _text(metrics.with_name("config.yaml")), ""),
         held_out=again.held_out() if aloud and learnt else None,
         grad_cam=again.grad_cam,
     )
@@ -315,7 +320,7 @@ def _text(path: Path) -> str:
         with readable(path):
             return path.read_text("utf-8") if path.exists() else ""
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no text ({error.reason}): mend it") from error
+        raise InputError(f"{path} is not text ({error.reason}): fix the file") from error
 
 
 def _if_readable(what: str, read: Callable[[], T], otherwise: T) -> T:
@@ -323,7 +328,7 @@ def _if_readable(what: str, read: Callable[[], T], otherwise: T) -> T:
     try:
         return read()
     except InputError as error:
-        say(f"note: the report goes without {what}: {error}")
+        say(f"note: the report leaves out {what}: {error}")
         return otherwise
 
 

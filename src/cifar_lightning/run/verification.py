@@ -79,7 +79,7 @@ class VerifiedOptimization(Optimization):
         agreed, self._left, self._agreed = self._agreed, 0, 0
         if agreed and self.trainer.is_global_zero:
             last = self.trainer.global_step
-            say(f"steps {last - agreed + 1:,} to {last:,}, computed twice, agree to the bit", 1)
+            say(f"steps {last - agreed + 1:,} to {last:,}, computed twice, agree bit for bit", 1)
 
     def _make_closure(self, kwargs: OrderedDict[str, Any], optimizer: Optimizer, batch_idx: int) -> Closure:
         closure = super()._make_closure(kwargs, optimizer, batch_idx)
