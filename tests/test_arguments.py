@@ -1,4 +1,4 @@
-"""Arguments of the public constructors that are of other types than these say."""
+"""Tests that the public constructors check the types of their arguments and store plain values."""
 
 import inspect
 import io
@@ -21,7 +21,7 @@ ALL = [(kind, name) for kind in (CIFAR10DataModule, LitNet) for name in inspect.
 
 
 @pytest.mark.parametrize(("kind", "name"), ALL)
-def test_none_of_them_may_be_anything(kind, name):
+def test_every_argument_refuses_an_object_of_another_type(kind, name):
     with pytest.raises(InputError, match=f"^(unknown {name} <object .*>: choose from|{name} <object .*>: must be) \\w"):
         kind(**{name: object()})
 
@@ -44,13 +44,13 @@ def test_none_of_them_may_be_anything(kind, name):
         (LitNet, "preprocessing", "cifar10", "must be a Preprocessing or a dictionary"),
     ],
 )
-def test_nor_what_python_takes_for_another(kind, name, value, give):
+def test_values_that_python_would_convert_are_refused(kind, name, value, give):
     with pytest.raises(InputError, match=f"^{'unknown ' * give.startswith('choose')}{name} .*: {give}"):
         kind(**{name: value})
 
 
-def test_numbers_of_numpy_are_as_good_and_are_kept_as_plain_ones():
-    """A checkpoint with numpy's own is one that weights_only refuses."""
+def test_numpy_values_are_accepted_and_stored_as_plain_values():
+    """Numpy values become Python's in hparams, because weights_only refuses a checkpoint with numpy's own."""
     rates, sizes, classes = np.logspace(-3, -1, 3), np.array([16, 24]), np.array(["cat", "dog"])
     mine = Preprocessing([np.float64(0.5)] * 3, np.ones(3), np.int64(32))
     model = LitNet(lr=rates[1], width=np.int64(8), sizes=sizes, nesterov=np.True_, classes=classes, preprocessing=mine)
@@ -63,10 +63,10 @@ def test_numbers_of_numpy_are_as_good_and_are_kept_as_plain_ones():
     assert (data.batch_size, data.device, data.val_split) == (128, "cpu", 0.5)
 
 
-def test_any_sequence_and_any_path_is_taken_and_kept_as_a_plain_one(tmp_path):
-    """As those of OmegaConf, and of pytest."""
+def test_sequences_and_paths_are_accepted_and_stored_as_plain_values(tmp_path):
+    """Any sequence, such as OmegaConf's, is stored as a list, and any path, such as pytest's, as text."""
     with os.scandir(tmp_path.parent) as places:
-        place = next(one for one in places if one.name == tmp_path.name)  # which is a path, and no Path
+        place = next(one for one in places if one.name == tmp_path.name)  # an os.DirEntry: path-like, but not a Path
     data = CIFAR10DataModule(place, mirror=place)
     assert data.hparams["data_dir"] == data.hparams["mirror"] == str(tmp_path)
     model = LitNet(sizes=range(16, 32, 8), classes=UserList(["cat", "dog"]))
@@ -96,7 +96,7 @@ def fitted(folder, model, data, epochs, path=None):
     return trainer.checkpoint_callback.best_model_path
 
 
-@pytest.mark.filterwarnings("ignore")  # Lightning's, on small fits
+@pytest.mark.filterwarnings("ignore")  # Lightning's warnings of small fits
 @pytest.mark.parametrize(
     "view",
     [
@@ -111,8 +111,8 @@ def fitted(folder, model, data, epochs, path=None):
         Side.LEFT,
     ],
 )
-def test_no_checkpoint_holds_the_code_that_a_subclass_is_given(tmp_path, view):
-    """With it, it could not be written, or `weights_only` would refuse it: to a resume, a test and whoever loads it."""
+def test_checkpoints_leave_out_code_that_a_subclass_is_given(tmp_path, view):
+    """A checkpoint with code could not be written, or `weights_only` would refuse it to a resume, a test or a load."""
     path = fitted(tmp_path, OwnNet(view, times=2), OwnData(view, times=3), 1)
     fitted(tmp_path, OwnNet(view), OwnData(view), 2, path)
     for kind, times in ((OwnNet, 2), (OwnData, 3)):
@@ -126,14 +126,14 @@ CONVERTED = [
     (Path("a"), "a"),
     ([np.float32(0.5)], [0.5]),
     (np.array(["a"]), ["a"]),
-    (np.arange(3, dtype=">f4"), [0.0, 1.0, 2.0]),  # of another byte order
+    (np.arange(3, dtype=">f4"), [0.0, 1.0, 2.0]),  # big-endian, which torch does not have
     ({np.int64(1): Path()}, {1: "."}),
 ]
 
 
 @pytest.mark.parametrize("kind", [OwnNet, OwnData])
 @pytest.mark.parametrize(("view", "kept"), [*((value, value) for value in PLAIN), *CONVERTED])
-def test_a_checkpoint_holds_all_else_that_a_subclass_is_given(kind, view, kept):
+def test_checkpoints_keep_plain_values_that_a_subclass_is_given(kind, view, kept):
     torch.save(dict(kind(view).hparams), file := io.BytesIO())
     file.seek(0)
     found = torch.load(file, weights_only=True)["view"]
@@ -141,7 +141,7 @@ def test_a_checkpoint_holds_all_else_that_a_subclass_is_given(kind, view, kept):
 
 
 @pytest.mark.parametrize("kind", [OwnNet, OwnData])
-def test_tensors_too(kind):
+def test_checkpoints_keep_tensors_and_arrays_that_a_subclass_is_given(kind):
     for view in (torch.ones(3), nn.Parameter(torch.ones(3))):
         assert kind(view).hparams["view"] is view
     for view in (np.eye(3, dtype=np.uint8), np.arange(4.0)[::-1], np.array(True)):
@@ -159,14 +159,14 @@ class Activated(LitNet):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:lightning")
-def test_a_default_in_place_of_the_code_that_was_given_is_told_of(tmp_path):
+def test_loading_warns_if_a_default_replaces_an_argument_that_was_code(tmp_path):
     path = fitted(tmp_path, Activated(nn.Tanh), OwnData(None), 1)
     with pytest.warns(UserWarning, match="made with its own activation, which a checkpoint cannot store, and this"):
         Activated.load_from_checkpoint(path)
-    model = load_model(path, net=Activated(nn.Tanh).net)  # a LitNet, whose network is the one that is given
+    model = load_model(path, net=Activated(nn.Tanh).net)  # a LitNet with the given network
     assert torch.equal(model.net[1].weight, torch.load(path, weights_only=True)["state_dict"]["net.1.weight"])
     for again in (nn.Tanh, "tanh"):
-        Activated.load_from_checkpoint(path, activation=again)  # which says nothing
+        Activated.load_from_checkpoint(path, activation=again)  # without a warning
     Activated.load_from_checkpoint(fitted(tmp_path, Activated(), OwnData(None), 1))
 
 
@@ -178,6 +178,6 @@ def test_a_default_in_place_of_the_code_that_was_given_is_told_of(tmp_path):
         (((0.5,) * 3, (0.5,) * 3, 32.0), "size 32.0: must be a whole number of at least 1"),
     ],
 )
-def test_a_preprocessing_of_other_things(arguments, message):
+def test_preprocessing_refuses_values_of_other_types(arguments, message):
     with pytest.raises(InputError, match=message):
         Preprocessing(*arguments)

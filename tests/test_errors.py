@@ -1,4 +1,4 @@
-"""A mistake ends in one line that names the value, the cause and the next step, and leaves nothing behind."""
+"""Tests that a user's mistake ends in one line with the value, the cause and the next step, and leaves no files."""
 
 import functools
 import os
@@ -30,7 +30,7 @@ from cifar_lightning.run.resuming import resume_newest
 
 FIT = (*SYNTHETIC, "--data.synthetic_size", "100")
 
-# flags: what the line says
+# flags: how the error line begins
 MISTAKES = {
     ("--data.batchsize", "8"): "unknown flag --data.batchsize: did you mean --data.batch_size?",
     ("--learning_rate", "8"): "unknown flag --learning_rate: did you mean --model.lr?",
@@ -235,7 +235,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("flags", MISTAKES, ids=" ".join)
-def test_fit(call, tmp_path, flags):
+def test_fit_refuses_a_wrong_flag_in_one_line(call, tmp_path, flags):
     line = one_line(*call("fit", *FIT, *flags))
     assert line.startswith(f"error: {MISTAKES[flags]}")
     assert list(tmp_path.iterdir()) == []
@@ -299,14 +299,14 @@ def test_fit(call, tmp_path, flags):
         ("\udcff\udcfe", "--config mine.yaml is not text (invalid start byte): use a YAML file"),
     ],
 )
-def test_a_file_of_settings(call, tmp_path, text, message):
+def test_a_wrong_config_file_is_refused_in_one_line(call, tmp_path, text, message):
     (tmp_path / "mine.yaml").write_bytes(text.encode("utf-8", "surrogateescape"))
     assert one_line(*call("fit", *FIT, "--config", "mine.yaml")) == f"error: {message}\n"
     assert not (tmp_path / "lightning_logs").exists()
 
 
 @pytest.mark.parametrize("more", [(), ("--model.lr", "0.1"), ("--config", "good.yaml")])
-def test_the_file_that_is_wrong_is_named(call, tmp_path, more):
+def test_a_wrong_value_is_reported_with_the_config_file_it_is_from(call, tmp_path, more):
     for name, lr in {"good": 0.1, "bad": "fast"}.items():
         (tmp_path / f"{name}.yaml").write_text(f"model: {{lr: {lr}}}\n")
     line = one_line(*call("fit", *FIT, "--config", "good.yaml", "--config", "bad.yaml", *more))
@@ -315,14 +315,14 @@ def test_the_file_that_is_wrong_is_named(call, tmp_path, more):
     assert line == "error: --model.lr fast: must be a number\n"
 
 
-def test_a_recipe_under_the_settings_of_a_whole_run_does_nothing(call, checkpoint):
+def test_a_recipe_is_refused_if_a_config_file_sets_all_of_its_settings(call, checkpoint):
     whole = ("--config", checkpoint.parents[1] / "config.yaml")
     line = one_line(*call("fit", *FIT, "--recipe", "quick", *whole))
     assert line == "error: recipe quick does nothing: all of its settings are given separately; leave it out\n"
 
 
-def test_what_a_flag_may_need_is_as_good_in_a_file_or_a_recipe(plain, call, tmp_path):
-    """And a file may say what does nothing: a run's config.yaml says all."""
+def test_a_flag_may_depend_on_a_setting_of_a_config_file_or_recipe(plain, call, tmp_path):
+    """A config file may also hold settings without effect, as a run's config.yaml does, which holds every setting."""
     (tmp_path / "mine.yaml").write_text("data: {val_split: 20, mirror: elsewhere, crop_padding: 4}\nmax_steps: 1\n")
     code, _, err = call("fit", *FIT, "--config", "mine.yaml", "--data.split_seed", "1")
     assert code == 0, err
@@ -332,7 +332,7 @@ def test_what_a_flag_may_need_is_as_good_in_a_file_or_a_recipe(plain, call, tmp_
     assert line.startswith("error: max_epochs 0: must be at least 1")
 
 
-def test_a_file_may_say_that_what_need_not_be_given_is_null(plain, call, tmp_path):
+def test_a_config_file_may_set_optional_settings_to_null(plain, call, tmp_path):
     (tmp_path / "mine.yaml").write_text(
         "checkpoint_every_n_steps:\nmax_steps: 1\ndata: {mirror: }\nmodel: {width: null}"
     )
@@ -350,20 +350,20 @@ ABSENT = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), ABSENT)
-def test_nor_have_many_fits_such_arguments(tmp_path, arguments, message):
+def test_fit_many_refuses_unknown_arguments(tmp_path, arguments, message):
     with pytest.raises(InputError, match=message):
         fit_many(seeds=2, default_root_dir=tmp_path, **arguments)
 
 
 @pytest.mark.parametrize("inside", ["checkpoints", "checkpoints/best.ckpt"])
-def test_what_is_inside_a_run_names_it(checkpoint, call, inside):
+def test_resume_from_inside_a_run_names_the_run(checkpoint, call, inside):
     run = checkpoint.parents[1]
     line = one_line(*call("fit", "--resume", run / inside))
     assert line == f"error: nothing to resume: {run / inside} is inside a run's folder: use {run}\n"
 
 
-def test_another_programs_folder_is_no_run_to_resume(call, tmp_path):
-    """Lightning's own command line writes such a one."""
+def test_resume_refuses_a_folder_of_another_program(call, tmp_path):
+    """A folder with the config.yaml of Lightning's own command line is neither resumed nor found by `auto`."""
     theirs = tmp_path / "lightning_logs" / "version_0"
     theirs.mkdir(parents=True)
     (theirs / "config.yaml").write_text("seed_everything: 0\ntrainer: {max_epochs: 3}\nmodel: {}\ndata: {}\n")
@@ -428,7 +428,7 @@ def test_another_programs_folder_is_no_run_to_resume(call, tmp_path):
         *ABSENT,
     ],
 )
-def test_fit_from_python(tmp_path, arguments, message):
+def test_fit_in_python_refuses_wrong_arguments(tmp_path, arguments, message):
     with pytest.raises(InputError, match=message):
         training.fit(**{"data": {"source": "synthetic"}, "default_root_dir": tmp_path, **arguments})
     assert list(tmp_path.iterdir()) == []
@@ -448,7 +448,7 @@ def test_fit_from_python(tmp_path, arguments, message):
         ({"test_views": "five"}, "unknown test_views five: choose from one, mirror, six"),
     ],
 )
-def test_evaluate_from_python(checkpoint, tmp_path, arguments, message):
+def test_evaluate_in_python_refuses_wrong_arguments(checkpoint, tmp_path, arguments, message):
     with pytest.raises(InputError, match=message):
         testing.evaluate(checkpoint, accelerator="cpu", output_dir=str(tmp_path / "out"), **arguments)
     assert not (tmp_path / "out").exists()
@@ -470,8 +470,8 @@ def test_evaluate_from_python(checkpoint, tmp_path, arguments, message):
         ({"trainer": {"max_epochs": 3}}, "--trainer.max_epochs is a flag of its own: use --max_epochs"),
     ],
 )
-def test_resume_from_python(finished, changes, message):
-    """Of a run that is named, or of the newest: with a value that none takes, not each is passed over."""
+def test_resume_in_python_refuses_wrong_changes(finished, changes, message):
+    """A change that no run accepts is an error even if the newest run is resumed, not a reason to skip every run."""
     with pytest.raises(InputError, match=message):
         resume(finished.folder, changes)
     for newest, count in ((resume_newest, {}), (resume_newest_many, {"seeds": 2})):
@@ -479,13 +479,13 @@ def test_resume_from_python(finished, changes, message):
             newest(finished.folder.parents[1], changes, **count)
 
 
-def test_changes_in_python_are_a_dictionary(finished, tmp_path):
+def test_resume_refuses_changes_that_are_not_a_dictionary(finished, tmp_path):
     for changed in (lambda: resume(finished.folder, 5), lambda: resume_many(tmp_path, [5], report=False)):
         with pytest.raises(InputError, match=r"^changes is (5|a list), not a dictionary: use settings by their names"):
             changed()
 
 
-def test_what_is_no_group_of_runs(finished, tmp_path):
+def test_resume_many_refuses_a_folder_that_is_not_a_group(finished, tmp_path):
     for folder, what in (
         (finished.folder, "is a single run: use resume"),
         (
@@ -498,8 +498,8 @@ def test_what_is_no_group_of_runs(finished, tmp_path):
             resume_many(folder)
 
 
-def test_an_evaluation_does_not_take_the_place_of_a_fits_results(finished, monkeypatch):
-    """Nor passes for them: a run that is to be resumed would count as finished."""
+def test_evaluate_does_not_overwrite_the_results_of_its_run(finished, monkeypatch):
+    """An evaluation does not write into its run's folder, where its results would mark an unfinished run as done."""
     before = (finished.folder / "results.json").read_bytes()
     monkeypatch.chdir(finished.folder / "checkpoints")
     with pytest.raises(
@@ -511,7 +511,7 @@ def test_an_evaluation_does_not_take_the_place_of_a_fits_results(finished, monke
 
 
 @pytest.mark.parametrize(("file", "kind"), [("config.yaml", "run"), ("group.yaml", "group")])
-def test_nor_of_another_runs_or_of_a_groups(finished, call, tmp_path, file, kind):
+def test_evaluate_does_not_write_into_another_run_or_a_group(finished, call, tmp_path, file, kind):
     (tmp_path / "other").mkdir()
     shutil.copy(finished.folder / "config.yaml", tmp_path / "other" / file)
     (tmp_path / "link").symlink_to("other")
@@ -521,7 +521,7 @@ def test_nor_of_another_runs_or_of_a_groups(finished, call, tmp_path, file, kind
         said = f"is a {kind}'s folder and holds the results of its training: choose another folder"
         assert line == f"error: output_dir {other} {said}\n"
     assert sorted(tmp_path.rglob("*")) == before
-    (tmp_path / "other" / "config.yaml").write_text("later: 1\n")  # of another version
+    (tmp_path / "other" / "config.yaml").write_text("later: 1\n")  # as a later version might write it
     shutil.copy(finished.folder / "results.json", tmp_path / "other")
     line = one_line(*call("evaluate", finished.folder, "--accelerator", "cpu", "--output_dir", "other"))
     assert line.endswith(f"is a {kind}'s folder and holds the results of its training: choose another folder\n")
@@ -535,8 +535,8 @@ def test_nor_of_another_runs_or_of_a_groups(finished, call, tmp_path, file, kind
 @pytest.mark.parametrize(
     ("command", "such_as"), [("evaluate", "report"), ("predict", "predictions"), ("compare", "comparison")]
 )
-def test_a_page_takes_the_place_of_no_other_kind_of_file(call, tmp_path, checkpoint, command, such_as):
-    """As of `predict quick --html *.jpg`, where a shell puts the first picture."""
+def test_html_refuses_a_name_that_does_not_end_in_html(call, tmp_path, checkpoint, command, such_as):
+    """`predict quick --html *.jpg` does not overwrite the first picture, which the shell passes as the page's name."""
     for name in ("0.jpg", "1.jpg", "config.yaml", "page"):
         (tmp_path / name).write_text("mine")
         line = one_line(*call(command, checkpoint, *(["1.jpg"] if command != "evaluate" else []), "--html", name))
@@ -557,11 +557,11 @@ def fit_folder(call, home):
     line = one_line(
         *call("fit", "--accelerator", "cpu", "--data.source", "folder", "--data.data_dir", home, "--data.batch_size", 1)
     )
-    assert f"{os.getcwd()}/{home}" in line  # whole, as the run would keep it
+    assert f"{os.getcwd()}/{home}" in line  # the absolute path, as a run would record it
     return line.replace(f"{os.getcwd()}/", "")
 
 
-def test_folder_without_test(call, tmp_path):
+def test_folder_without_a_test_folder(call, tmp_path):
     make_folders(tmp_path / "d", "train/a/1.png")
     line = fit_folder(call, "d")
     assert line == (
@@ -586,17 +586,17 @@ def test_folder_with_a_class_without_images(call, tmp_path):
 def test_folder_with_one_class(call, tmp_path):
     make_folders(tmp_path / "d", "train/a/1.png", "test/a/1.png")
     assert fit_folder(call, "d") == "error: data_dir d has only one class, a: use two or more\n"
-    CIFAR10DataModule(tmp_path / "d", source="folder").prepare_data()  # a module of one's own may have a use for it
+    CIFAR10DataModule(tmp_path / "d", source="folder").prepare_data()  # a user's own module may use one class
 
 
-def test_folder_with_a_class_of_lightnings_name(call, tmp_path):
+def test_folder_with_a_class_name_that_lightning_reserves(call, tmp_path):
     name = "dataloader_idx_0"
     make_folders(tmp_path / "d", *(f"{split}/{label}/1.png" for split in ("train", "test") for label in ("a", name)))
     line = f"error: data_dir d has the class {name}, a name that Lightning reserves for loaders: rename the class\n"
     assert fit_folder(call, "d") == line
 
 
-def test_folder_with_a_file_that_is_no_image(call, tmp_path):
+def test_folder_with_a_file_that_is_not_an_image(call, tmp_path):
     make_folders(tmp_path / "d", "train/a/1.png", "test/a/1.png", "train/b/1.png", "test/b/1.png")
     (tmp_path / "d" / "test" / "a" / "notes.png").write_text("a note")
     line = fit_folder(call, "d")
@@ -624,8 +624,8 @@ def test_folder_with_a_file_that_is_no_image(call, tmp_path):
     ],
     ids=" ".join,
 )
-def test_what_may_not_be_looked_for(for_anyone, command):
-    """Nothing is told of a path in a folder that this user may not search, least of all that it does not exist."""
+def test_a_path_in_a_folder_without_search_permission(for_anyone, command):
+    """A path in a folder that the user may not search is reported as unreadable, not as missing."""
     (for_anyone / "locked").mkdir(mode=0o700)
     place = next(word for word in command if word.startswith("locked"))
     if "auto" in command:
@@ -638,7 +638,7 @@ def test_what_may_not_be_looked_for(for_anyone, command):
 
 @another_user
 @pytest.mark.parametrize("locked", ["train", "train/a"])
-def test_folder_that_may_not_be_read(for_anyone, locked):
+def test_folder_without_read_permission(for_anyone, locked):
     home = for_anyone / "data"
     make_folders(home, "train/a/x.png", "test/a/x.png")
     (home / locked).chmod(0o700)
@@ -651,7 +651,7 @@ def test_folder_that_may_not_be_read(for_anyone, locked):
     assert not any("Traceback" in line for line in done.lines)
 
 
-def test_folder_that_is_not_there(call):
+def test_folder_that_does_not_exist(call):
     assert fit_folder(call, "none").startswith("error: data_dir none is not a folder: ")
 
 
@@ -670,7 +670,7 @@ def test_folder_that_is_not_there(call):
         (2, ",", "devices ,: must be a number, a list such as 0,1, or auto"),
     ],
 )
-def test_gpus_that_are_not_there(call, monkeypatch, tmp_path, gpus, devices, message):
+def test_gpus_that_the_machine_does_not_have(call, monkeypatch, tmp_path, gpus, devices, message):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     line = one_line(*call("fit", *FIT, "--accelerator", "gpu", "--devices", devices))
@@ -688,8 +688,8 @@ def test_gpus_that_are_not_there(call, monkeypatch, tmp_path, gpus, devices, mes
         ),
     ],
 )
-def test_what_an_apple_gpu_has_not(call, monkeypatch, tmp_path, flags, message):
-    monkeypatch.setattr(torch.backends.mps, "is_available", functools.cache(lambda: True))  # as torch's own is
+def test_an_apple_gpu_refuses_several_devices_and_float64(call, monkeypatch, tmp_path, flags, message):
+    monkeypatch.setattr(torch.backends.mps, "is_available", functools.cache(lambda: True))  # cached, as torch's own is
     line = one_line(*call("fit", *FIT, "--accelerator", "mps", *flags))
     assert line == f"error: {message}\n"
     assert list(tmp_path.iterdir()) == []
@@ -734,7 +734,7 @@ CHECKPOINTS = {
 
 @pytest.mark.parametrize("script", ["evaluate", "predict"])
 @pytest.mark.parametrize("kind", CHECKPOINTS)
-def test_checkpoint(call, tmp_path, checkpoint, kind, script):
+def test_evaluate_and_predict_refuse_an_unusable_checkpoint(call, tmp_path, checkpoint, kind, script):
     path = tmp_path / "a.ckpt"
     if kind == "truncated":
         path.write_bytes(checkpoint.read_bytes()[:-1000])
@@ -763,7 +763,7 @@ def test_checkpoint(call, tmp_path, checkpoint, kind, script):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_images_of_other_classes(call, tmp_path, checkpoint):
+def test_evaluate_refuses_images_of_other_classes(call, tmp_path, checkpoint):
     make_folders(tmp_path / "d", *(f"{split}/{name}/1.png" for split in ("train", "test") for name in "ab"))
     flags = ("--accelerator", "cpu", "--data.source", "folder", "--data.data_dir", "d", "--output_dir", "out")
     line = one_line(*call("evaluate", checkpoint, *flags))
@@ -771,7 +771,7 @@ def test_images_of_other_classes(call, tmp_path, checkpoint):
     assert not (tmp_path / "out").exists()
 
 
-def test_evaluate_flags(call, checkpoint):
+def test_evaluate_refuses_wrong_flags(call, checkpoint):
     line = one_line(*call("evaluate", checkpoint, "--data.bach_size", "3"))
     assert line == "error: unknown flag --data.bach_size: did you mean --data.eval_batch_size?\n"
     line = one_line(*call("evaluate", checkpoint, "--precision", "7"))
@@ -789,7 +789,7 @@ def test_evaluate_flags(call, checkpoint):
         ),
     ],
 )
-def test_flags_of_a_training_do_nothing_in_an_evaluation(call, checkpoint, name, value, why):
+def test_evaluate_refuses_flags_that_only_affect_training(call, checkpoint, name, value, why):
     for flag in ((f"--data.{name}", value), (f"--data.{name}={value}",)):
         line = one_line(*call("evaluate", checkpoint, *flag))
         assert line == f"error: --data.{name} {value} has no effect in an evaluation{why}\n"
@@ -798,12 +798,12 @@ def test_flags_of_a_training_do_nothing_in_an_evaluation(call, checkpoint, name,
 @pytest.mark.parametrize(
     ("name", "give"),
     [
-        # a stock Trainer's
+        # written by a stock Trainer
         ("epoch=0-step=20.ckpt", " that fit wrote: pass the path of epoch=0-step=20.ckpt in checkpoints/"),
-        ("step-10.ckpt", ": use a run's folder or a .ckpt file"),  # ours, and damaged
+        ("step-10.ckpt", ": use a run's folder or a .ckpt file"),  # this package's, and damaged
     ],
 )
-def test_folder_of_other_checkpoints(call, tmp_path, name, give):
+def test_folder_without_a_usable_checkpoint(call, tmp_path, name, give):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "checkpoints" / name).write_text("")
     line = one_line(*call("evaluate", "run", "--accelerator", "cpu"))
@@ -811,7 +811,7 @@ def test_folder_of_other_checkpoints(call, tmp_path, name, give):
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict", "export"])
-def test_a_folder_in_a_run_and_a_run_without_checkpoints(call, tmp_path, checkpoint, command):
+def test_a_folder_inside_a_run_and_a_run_without_checkpoints(call, tmp_path, checkpoint, command):
     run, damaged, deleted = (tmp_path / "logs" / name for name in ("run 1", "damaged", "deleted"))
     for folder in (run, damaged, deleted):
         (folder / "checkpoints").mkdir(parents=True)
@@ -821,7 +821,7 @@ def test_a_folder_in_a_run_and_a_run_without_checkpoints(call, tmp_path, checkpo
     said = {
         run: "has no checkpoint yet: resume it with fit --resume 'logs/run 1'",
         damaged: "has no readable checkpoint: use another run",
-        deleted: "has no readable checkpoint: use another run",  # nor could it be resumed
+        deleted: "has no readable checkpoint: use another run",  # cannot be resumed either
     }
     said |= {folder / "checkpoints": f"is inside a run's folder: use {folder.relative_to(tmp_path)}" for folder in said}
     shutil.copy(checkpoint, run / "checkpoints" / "unlike.bin")
@@ -833,14 +833,14 @@ def test_a_folder_in_a_run_and_a_run_without_checkpoints(call, tmp_path, checkpo
 
 @pytest.mark.parametrize("command", ["evaluate", "predict", "export"])
 @pytest.mark.parametrize("name", ["quik", "Quick"])
-def test_a_name_that_is_near_to_that_of_weights(call, command, name):
+def test_a_misspelt_name_of_packaged_weights_gets_a_suggestion(call, command, name):
     line = one_line(*call(*(argument.format(name) for argument in TAKES_A_RUN[command])))
     assert line == f"error: checkpoint {name} does not exist: did you mean quick?\n"
     line = one_line(*call(*(argument.format(f"./{name}") for argument in TAKES_A_RUN[command])))
-    assert line.startswith(f"error: checkpoint {name} does not exist: use a run's folder")  # a path is no name
+    assert line.startswith(f"error: checkpoint {name} does not exist: use a run's folder")  # a path is not a name
 
 
-def test_a_network_is_no_checkpoint(finished):
+def test_a_network_in_place_of_a_checkpoint_is_refused(finished):
     no_path = "is not a path: use a run's folder, a .ckpt file, or a name such as quick"
     net = TutorialNet(10)
     for call, said in {
@@ -856,7 +856,7 @@ def test_a_network_is_no_checkpoint(finished):
 
 
 @pytest.mark.parametrize("command", ["evaluate", "export"])
-def test_a_picture_in_place_of_a_checkpoint(call, tmp_path, command):
+def test_a_picture_in_place_of_a_checkpoint_is_refused(call, tmp_path, command):
     for name, given in (("a cat.JPG", "'a cat.JPG'"), ("dog.png", "dog.png")):
         Image.new("RGB", (32, 32)).save(tmp_path / name)
         line = one_line(*call(command, name))
@@ -875,7 +875,7 @@ TAKES_A_RUN = {
 
 
 @pytest.mark.parametrize("command", TAKES_A_RUN)
-def test_what_is_no_run_is_named_and_what_to_give(call, tmp_path, finished, command):
+def test_what_is_not_a_run_is_refused_with_the_run_to_use(call, tmp_path, finished, command):
     logs = tmp_path / "lightning_logs"
     run, older, unlike = logs / "version_10", logs / "version_9", logs / "version_11"
     for folder in (older, unlike):
@@ -900,14 +900,14 @@ def test_what_is_no_run_is_named_and_what_to_give(call, tmp_path, finished, comm
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict", "export"])
-def test_of_a_group_one_run_is_named(call, tmp_path, command):
+def test_a_group_in_place_of_a_run_is_refused_with_one_of_its_runs(call, tmp_path, command):
     (tmp_path / "group").mkdir()
     (tmp_path / "group" / "group.yaml").write_text("{kind: seeds, runs: [seed_0, seed_1]}")
     line = one_line(*call(*(argument.format("group") for argument in TAKES_A_RUN[command])))
     assert line == "error: group holds several runs: use one of them, such as group/seed_0\n"
 
 
-def test_a_subclass_with_an_argument_of_its_own_is_loaded_as_the_line_says(tmp_path):
+def test_a_subclass_with_its_own_argument_loads_as_the_error_suggests(tmp_path):
     class Mine(LitNet):
         def __init__(self, gamma=2.0, **arguments):
             super().__init__(**arguments)
@@ -920,13 +920,13 @@ def test_a_subclass_with_an_argument_of_its_own_is_loaded_as_the_line_says(tmp_p
     assert Mine.load_from_checkpoint(tmp_path / "a.ckpt").hparams["gamma"] == 3.0
 
 
-def test_predict_an_empty_folder(call, tmp_path, checkpoint):
+def test_predict_refuses_a_folder_without_pictures(call, tmp_path, checkpoint):
     (tmp_path / "none").mkdir()
     line = one_line(*call("predict", checkpoint, "none"))
     assert line == "error: none contains no pictures: pass an image or a folder of images\n"
 
 
-def test_predict_without_a_run_or_without_images(call, tmp_path):
+def test_predict_refuses_a_missing_run_or_missing_images(call, tmp_path):
     Image.new("RGB", (32, 32)).save(tmp_path / "a cat.jpg")
     for arguments in (["a cat.jpg"], ["a cat.jpg", "quick"], ["a cat.jpg", "a cat.jpg"]):
         line = one_line(*call("predict", *arguments))
@@ -940,10 +940,10 @@ def test_predict_without_a_run_or_without_images(call, tmp_path):
     )
 
 
-# --- no network ------------------------------------------------------------------------------------------
+# --- no internet -----------------------------------------------------------------------------------------
 
 
-def test_no_network_and_no_data(call, monkeypatch, tmp_path):
+def test_fit_without_images_or_internet_names_every_host(call, monkeypatch, tmp_path):
     def unreachable(host, *args, **kwargs):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -992,7 +992,7 @@ RANK = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "here", "MASTER_PORT": "2
         ),
     ],
 )
-def test_two_readings_of_a_job(call, monkeypatch, tmp_path, variables, flags, said):
+def test_fit_refuses_contradictory_launcher_settings(call, monkeypatch, tmp_path, variables, flags, said):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert one_line(*call("fit", *FIT, *flags, "--data.batch_size", 4)) == f"error: {said}\n"
@@ -1008,7 +1008,7 @@ def test_two_readings_of_a_job(call, monkeypatch, tmp_path, variables, flags, sa
         ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "here"}, "WORLD_SIZE 2 but no MASTER_PORT"),
     ],
 )
-def test_half_of_what_a_launcher_sets(call, monkeypatch, tmp_path, variables, said):
+def test_fit_refuses_an_incomplete_launcher_environment(call, monkeypatch, tmp_path, variables, said):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     line = one_line(*call("fit", *FIT, "--max_steps", 1, "--devices", len(variables), "--data.batch_size", 60))
@@ -1016,10 +1016,10 @@ def test_half_of_what_a_launcher_sets(call, monkeypatch, tmp_path, variables, sa
     assert list(tmp_path.iterdir()) == []
 
 
-# --- as a user sees it -----------------------------------------------------------------------------------
+# --- as processes ----------------------------------------------------------------------------------------
 
 
-def test_as_a_process(tmp_path):
+def test_a_script_prints_only_the_error_line(tmp_path):
     done = job("fit", *FIT, "--data.batch_size", 10, "--devices", 3, cwd=tmp_path)
     assert done.code == 2
     (line,) = done.lines
@@ -1028,12 +1028,12 @@ def test_as_a_process(tmp_path):
     assert not (tmp_path / "lightning_logs").exists()
 
 
-def test_one_of_a_launchers_ranks_says_it(tmp_path):
+def test_only_one_rank_prints_the_error(tmp_path):
     here = {**RANK, "LOCAL_WORLD_SIZE": "2"}
     places = [{**here, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
     ranks = [start("fit", *FIT, "--data.batch_size", 5, cwd=tmp_path, env=place) for place in places]
     first = end(ranks[0])
-    ranks[1].terminate()  # as launchers do, at the end of one
+    ranks[1].terminate()  # as a launcher does when one rank has ended
     assert end(ranks[1]).lines == []
     assert first.code == 2
     (line,) = first.lines
@@ -1042,9 +1042,9 @@ def test_one_of_a_launchers_ranks_says_it(tmp_path):
 
 
 @pytest.mark.soak
-def test_under_torchrun_one_rank_says_it(run, tmp_path):
+def test_only_one_rank_prints_the_error_under_torchrun(run, tmp_path):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
     code, _, err = run("fit", *FIT, "--devices", 2, "--data.batch_size", 5, launcher=launcher)
-    assert code != 0  # torchrun's own
+    assert code != 0  # torchrun's own exit code
     assert err.count("batch_size 5 cannot be shared by 2 devices") == 1
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, however many write them at once."""
+"""Tests files that several processes write at once, and the locks of folders."""
 
 import errno
 import fcntl
@@ -23,7 +23,7 @@ for number in range(40):
 """
 
 
-def test_processes_that_write_one_file_at_once(tmp_path):
+def test_processes_that_write_the_same_file_at_once(tmp_path):
     target = tmp_path / "results.json"
     texts = [letter * 500 for letter in "abc"]
     writers = [subprocess.Popen([sys.executable, "-c", WRITERS, target, text]) for text in texts]
@@ -32,12 +32,12 @@ def test_processes_that_write_one_file_at_once(tmp_path):
         if target.exists():
             seen.add(target.read_text())
     assert [writer.returncode for writer in writers] == [0, 0, 0]
-    assert seen <= {text * 200 for text in texts}  # never a part, nor two mixed
+    assert seen <= {text * 200 for text in texts}  # never a partial file, nor a mixture of two
     assert seen
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
 
 
-def test_threads_that_write_one_file_at_once(tmp_path):
+def test_threads_that_write_the_same_file_at_once(tmp_path):
     target, failed = tmp_path / "results.json", []
     together = threading.Barrier(8)
 
@@ -60,15 +60,15 @@ def test_threads_that_write_one_file_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["results.json", ".hidden"])
-def test_parts_of_the_dead_are_removed_and_nothing_else(tmp_path, name):
+def test_remove_parts_removes_unfinished_files_and_nothing_else(tmp_path, name):
     (tmp_path / name).touch()
     (tmp_path / ".results.json.0123456789ab.part").touch()
-    (tmp_path / "cifar-10-python.tar.gz.part").touch()  # of a download, which goes on from it
+    (tmp_path / "cifar-10-python.tar.gz.part").touch()  # of a download, which resumes from it
     files.remove_parts(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "cifar-10-python.tar.gz.part"])
 
 
-def test_a_folder_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_written_stays_unchanged(tmp_path, monkeypatch):
     target = tmp_path / "hf"
     files.write_folder(target, {"a": b"1", "b": b"2"})
     files.write_folder(target, {"a": b"3"})
@@ -102,7 +102,7 @@ write_folder(Path(sys.argv[1]), {"a": b"2"})
 """
 
 
-def test_a_folder_has_its_name_at_any_moment(tmp_path):
+def test_a_killed_write_leaves_an_old_or_a_new_folder(tmp_path):
     target, other = tmp_path / "hf", tmp_path / "other"
     target.mkdir()
     other.mkdir()
@@ -115,7 +115,7 @@ def test_a_folder_has_its_name_at_any_moment(tmp_path):
     assert (target / "a").read_bytes() == b"3"
 
 
-def test_a_part_of_a_folder_is_removed_too(tmp_path):
+def test_remove_parts_removes_unfinished_folders(tmp_path):
     (tmp_path / ".hf.0123456789ab.part").mkdir()
     (tmp_path / ".hf.0123456789ab.part" / "config.json").touch()
     files.remove_parts(tmp_path)
@@ -149,13 +149,13 @@ def write(path, content):
     files.write_atomically(path, lambda file: file.write(content))
 
 
-def test_a_folder_that_cannot_be_flushed_is_no_failure(tmp_path, monkeypatch):
+def test_a_file_is_written_if_its_folder_cannot_be_flushed(tmp_path, monkeypatch):
     refuse_fsync(monkeypatch, stat.S_ISDIR)
     write(tmp_path / "config.yaml", b"seed: 0")
     assert (tmp_path / "config.yaml").read_bytes() == b"seed: 0"
 
 
-def test_a_folder_that_cannot_be_opened_to_flush_it_is_no_failure(tmp_path, monkeypatch):
+def test_a_file_is_written_if_its_folder_cannot_be_opened_to_flush_it(tmp_path, monkeypatch):
     open_, refused = os.open, []
 
     def refuse(path, flags, *args, **kwargs):
@@ -170,7 +170,7 @@ def test_a_folder_that_cannot_be_opened_to_flush_it_is_no_failure(tmp_path, monk
     assert (tmp_path / "config.yaml").read_bytes() == b"seed: 0"
 
 
-def test_a_file_that_cannot_be_flushed_is_one(tmp_path, monkeypatch):
+def test_a_file_that_cannot_be_flushed_is_an_error(tmp_path, monkeypatch):
     write(tmp_path / "config.yaml", b"seed: 0")
     refuse_fsync(monkeypatch, stat.S_ISREG)
     with pytest.raises(RunError, match=r"could not write .*config\.yaml: Invalid argument; any earlier version is"):
@@ -179,7 +179,7 @@ def test_a_file_that_cannot_be_flushed_is_one(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
-def test_a_lock_keeps_others_out_until_it_is_left(tmp_path):
+def test_a_lock_keeps_others_out_until_it_is_released(tmp_path):
     entered = []
 
     def enter():
@@ -199,12 +199,15 @@ def test_a_lock_keeps_others_out_until_it_is_left(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(fcntl, "F_OFD_SETLK"), reason="this system has flock only")
-def test_a_lock_is_one_that_network_file_systems_carry(tmp_path):
-    """A record lock, which meets those of lockf; and another look at the file does not lose it, as it loses those."""
+def test_a_lock_is_a_record_lock_as_network_file_systems_support(tmp_path):
+    """The lock excludes those of lockf, but unlike them it is kept when its process closes another opening of the file.
+
+    A child process that has inherited the file holds it too, and the lock ends with the block.
+    """
     ask = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
     command = [sys.executable, "-c", ask, tmp_path / "lock"]
     with files.locked(tmp_path):
-        (tmp_path / "lock").read_bytes()  # after which a process's own record locks of it are gone
+        (tmp_path / "lock").read_bytes()  # closing the file here would release a lock of lockf
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.stderr.splitlines()[-1].startswith("BlockingIOError")
         child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False)
@@ -214,7 +217,7 @@ def test_a_lock_is_one_that_network_file_systems_carry(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["record", "flock"])
-def test_who_asks_for_a_lock_does_not_take_it(tmp_path, monkeypatch, kind):
+def test_is_locked_does_not_take_the_lock(tmp_path, monkeypatch, kind):
     for name in ("F_OFD_GETLK", "F_OFD_SETLK", "F_OFD_SETLKW") if kind == "flock" else ():
         monkeypatch.delattr(fcntl, name, raising=False)
     path = tmp_path / "lock"
@@ -228,6 +231,6 @@ def test_who_asks_for_a_lock_does_not_take_it(tmp_path, monkeypatch, kind):
         assert files.is_locked(one.fileno())
 
 
-def test_without_locks_one_knows_that_others_may_be_there(tmp_path, no_locks):
+def test_locked_yields_false_if_the_file_system_has_no_locks(tmp_path, no_locks):
     with files.locked(tmp_path) as one, files.locked(tmp_path) as other:
         assert (one, other) == (False, False)

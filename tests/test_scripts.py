@@ -43,7 +43,7 @@ def results(finished):
     return json.loads((finished.folder / "results.json").read_text())
 
 
-def test_fit_leaves_a_run(finished, results):
+def test_fit_writes_the_files_of_a_run(finished, results):
     folder = finished.folder
     assert {path.name for path in folder.iterdir()} >= {
         "config.yaml", "metrics.csv", "results.json", "report.html", "checkpoints", "figures",
@@ -56,7 +56,7 @@ def test_fit_leaves_a_run(finished, results):
             assert min(figure.size) > 200
 
 
-def test_results(results):
+def test_results_json_of_a_fit(results):
     assert results.keys() >= KEYS
     confusion = np.array(results["confusion"])
     assert confusion.shape == (10, 10)
@@ -73,17 +73,17 @@ def test_results(results):
         assert results[package] == importlib.metadata.version(package)
 
 
-def test_fit_says_what_it_has_done(finished, results):
+def test_fit_prints_the_accuracy_the_figures_and_a_line_per_epoch(finished, results):
     assert f"Accuracy {100 * results['test_acc']:.2f} % on 600 test images" in finished.out
     for name in CLASSES:
         assert sum(line.startswith(name) for line in finished.out.splitlines()) == 1
     for name in FIGURES:
         assert finished.out.count(f"figures/{name}.png") == 1
-    # where standard error is no terminal: a line an epoch, and no warnings
+    # standard error is not a terminal here: one line per epoch, and no warnings
     lines = finished.err.splitlines()
     assert [line.split()[1] for line in lines] == ["1/3", "2/3", "3/3"]
     assert all("loss" in line and "val accuracy" in line for line in lines)
-    # the figures of the epoch's own end, as the log has them
+    # the values at the end of that epoch, as in the log
     rows = [
         row for row in read_rows(finished.folder / "metrics.csv") if "val_acc" in row and row["val_acc"] is not None
     ]
@@ -93,7 +93,7 @@ def test_fit_says_what_it_has_done(finished, results):
 
 @pytest.mark.parametrize("recipe", recipes())
 def test_every_recipe_trains(plain, call, tmp_path, recipe):
-    """A few small steps of it, with its network made narrow, in its own precision."""
+    """Each recipe trains for a few small steps in its own precision, here with a narrow network."""
     small = ("--data.source", "synthetic", "--data.synthetic_size", 100, "--data.batch_size", 10, "--max_steps", 3)
     small += ("--model.width", 8)
     code, _, err = call("fit", "--recipe", recipe, *small, "--accelerator", "cpu", "--model.lr", 0.01)
@@ -103,14 +103,14 @@ def test_every_recipe_trains(plain, call, tmp_path, recipe):
     assert results["test_count"] == 20
 
 
-def test_an_epochs_line_has_no_other_epochs_validation(plain, call):
+def test_an_epochs_line_shows_no_validation_of_another_epoch(plain, call):
     flags = ("--data.synthetic_size", 100, "--data.batch_size", 10, "--data.val_split", 20, "--max_epochs", 4)
     code, _, err = call("fit", *SYNTHETIC, *flags, "--trainer.check_val_every_n_epoch", 2)
     assert code == 0, err
     assert ["val accuracy" in line for line in err.splitlines()] == [False, True, False, True]
 
 
-def test_the_log_has_the_test_in_the_row_of_the_step_that_was_tested(finished, results):
+def test_the_test_is_logged_in_the_row_of_the_tested_step(finished, results):
     rows = read_rows(finished.folder / "metrics.csv")
     (tested,) = (row for row in rows if row["test_acc"] is not None)
     assert tested["test_acc"] == pytest.approx(results["test_acc"])
@@ -120,7 +120,7 @@ def test_the_log_has_the_test_in_the_row_of_the_step_that_was_tested(finished, r
     assert rows[-1]["step"] == 3 * 125
 
 
-def test_results_say_what_was_tested(finished, results):
+def test_results_name_the_tested_checkpoint_and_data(finished, results):
     best = finished.folder / "checkpoints" / "best.ckpt"
     step = torch.load(best, weights_only=True)["global_step"]
     assert results["checkpoint"].endswith("checkpoints/best.ckpt")
@@ -130,7 +130,7 @@ def test_results_say_what_was_tested(finished, results):
     assert {**results["data"], "data_dir": ""} == {"source": "synthetic", "data_dir": "", "normalization": "half"}
 
 
-def test_config_repeats_the_run(plain, finished, results, call, tmp_path):
+def test_config_yaml_reproduces_the_run(plain, finished, results, call, tmp_path):
     code, _, err = call("fit", "--config", finished.folder / "config.yaml", "--default_root_dir", tmp_path)
     assert code == 0, err
     repeated = json.loads((tmp_path / "lightning_logs" / "version_0" / "results.json").read_text())
@@ -143,8 +143,8 @@ def test_config_repeats_the_run(plain, finished, results, call, tmp_path):
     assert {**before, "default_root_dir": str(tmp_path)} == after
 
 
-def test_evaluate_gives_what_fit_gave(finished, results, call, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "100")  # as the fit had it
+def test_evaluate_reproduces_the_results_and_the_report_of_fit(finished, results, call, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")  # as for the fit, see run_script
     code, out, err = call("evaluate", finished.folder, "--accelerator", "cpu")
     assert (code, err) == (0, "")
     folder = finished.folder / "evaluation"
@@ -164,11 +164,11 @@ def test_evaluate_gives_what_fit_gave(finished, results, call, monkeypatch):
     assert f"{100 * results['test_acc']:.2f}\N{NO-BREAK SPACE}% of 600 test images are classified correctly" in ours[0]
     assert "on the 500 validation images; no test image was used" in ours[0]
     assert ours[0].count('class="heat"') == ours[0].count('class="pixels"') > 60
-    assert "synthetic_size: 3000" in ours[2]  # of config.yaml
+    assert "synthetic_size: 3000" in ours[2]  # from config.yaml
 
 
-def test_no_temperature_is_fitted_on_images_that_may_have_been_learnt(undrawn, finished, call, tmp_path):
-    """Held out now, they are others than those that were in the training. The page goes where it is wanted."""
+def test_evaluate_fits_no_temperature_on_images_of_the_training(undrawn, finished, call, tmp_path):
+    """With another split seed, images held out now were trained on. `--html` sets the path of the page."""
     page = tmp_path / "a" / "page.html"
     flags = ("--accelerator", "cpu", "--html", page, "--output_dir", tmp_path / "out", "--data.split_seed", 1)
     code, out, err = call("evaluate", finished.folder, *flags)
@@ -178,14 +178,14 @@ def test_no_temperature_is_fitted_on_images_that_may_have_been_learnt(undrawn, f
     assert not (tmp_path / "out" / "report.html").exists()
 
 
-def test_the_page_of_an_evaluation_is_a_file(finished, call, tmp_path):
+def test_evaluate_refuses_a_folder_as_its_page(finished, call, tmp_path):
     line = one_line(*call("evaluate", finished.folder, "--accelerator", "cpu", "--html", tmp_path))
     assert line == f"error: html {tmp_path} is a folder: use a file name, such as {tmp_path}/report.html\n"
     line = one_line(*call("evaluate", finished.folder, "--accelerator", "cpu", "--html="))
     assert line == "error: html '' is a folder: use a file name, such as report.html\n"
 
 
-def test_where_an_evaluation_cannot_write_is_said_before_it(finished, call, tmp_path):
+def test_evaluate_refuses_an_unwritable_output_before_it_starts(finished, call, tmp_path):
     (tmp_path / "file").touch()
     for flag, value, do in (
         ("html", "file/page.html", "choose another path"),
@@ -197,7 +197,7 @@ def test_where_an_evaluation_cannot_write_is_said_before_it(finished, call, tmp_
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
 
-def test_an_evaluation_goes_without_what_cannot_be_read_of_the_training(plain, finished, results, call, tmp_path):
+def test_evaluate_leaves_out_unreadable_files_of_its_run(plain, finished, results, call, tmp_path):
     shutil.copytree(finished.folder / "checkpoints", tmp_path / "run" / "checkpoints")
     (tmp_path / "run" / "metrics.csv").mkdir()
     (tmp_path / "run" / "config.yaml").write_bytes(b"\xff")
@@ -214,7 +214,7 @@ def test_an_evaluation_goes_without_what_cannot_be_read_of_the_training(plain, f
     assert evaluated["confusion"] == results["confusion"]
 
 
-def test_an_evaluation_goes_without_labels_that_only_the_training_needs(undrawn, call, tmp_path):
+def test_evaluate_does_without_labels_that_only_training_needs(undrawn, call, tmp_path):
     np.save(tmp_path / "labels.npy", np.arange(300) % 10)
     small = ("--data.synthetic_size", "300", "--data.batch_size", "20", "--max_steps", "1")
     code, _, err = call("fit", *SYNTHETIC, *small, "--data.train_labels", "labels.npy")
@@ -230,8 +230,8 @@ def test_an_evaluation_goes_without_labels_that_only_the_training_needs(undrawn,
     assert (run / "evaluation" / "report.html").exists()
 
 
-def test_logits_that_are_not_finite(plain, call, tmp_path):
-    """What a learning rate far too high leaves is tested all the same: it is said, and no file has NaN in it."""
+def test_logits_that_are_not_finite_are_reported(plain, call, tmp_path):
+    """A network ruined by its learning rate is still tested: notes report the NaN logits, and no JSON holds NaN."""
 
     def refuse(name):
         raise ValueError(name)
@@ -286,7 +286,7 @@ def test_evaluate_from_within_a_run(undrawn, finished, call, monkeypatch, tmp_pa
     code, out, err = call("evaluate", "best.ckpt", "--accelerator", "cpu")
     assert (code, err) == (0, "")
     assert (run / "evaluation" / "figures" / "curves.png").exists()
-    shutil.copy("best.ckpt", tmp_path / "alone.ckpt")  # of which no curves are known
+    shutil.copy("best.ckpt", tmp_path / "alone.ckpt")  # outside a run, so without curves
     code, out, err = call(
         "evaluate", tmp_path / "alone.ckpt", "--accelerator", "cpu", "--output_dir", run / "evaluation"
     )
@@ -305,7 +305,7 @@ def test_evaluate_on_other_data(plain, finished, call, tmp_path):
     assert json.loads((tmp_path / "out" / "results.json").read_text())["test_count"] == 30
 
 
-def test_evaluate_averages_over_views_and_says_so(plain, finished, results, call, tmp_path):
+def test_evaluate_averages_over_views_and_records_them(plain, finished, results, call, tmp_path):
     flags = ("--accelerator", "cpu", "--test_views", "six", "--output_dir", tmp_path / "six")
     code, _, err = call("evaluate", finished.folder, *flags)
     assert code == 0, err
@@ -320,14 +320,14 @@ def test_evaluate_averages_over_views_and_says_so(plain, finished, results, call
 
 @pytest.fixture
 def pictures(tmp_path):
-    """Image files of every kind, of one drawing: {name: path}."""
+    """Writes image files of every kind, most with the same drawing, and returns their folder."""
     rng = np.random.default_rng(0)
     pixels = np.zeros((48, 64, 3), np.uint8) + rng.integers(0, 256, (1, 64, 3), dtype=np.uint8)
     image = Image.fromarray(pixels)
     folder = tmp_path / "pictures"
     folder.mkdir()
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned a quarter clockwise
+    exif[0x0112] = 6  # viewers turn it a quarter clockwise
     image.save(folder / "rgb.png")
     image.convert("L").save(folder / "gray.png")
     image.convert("RGBA").save(folder / "rgba.png")
@@ -348,7 +348,7 @@ def test_predict_reads_any_image(finished, call, pictures):
     deep, unlike = err.splitlines()
     assert deep.startswith(
         f"note: {pictures / 'deep.png'} has 16 bits per value, but no value above"
-    )  # of 256 grey levels
+    )  # it has 256 grey levels
     assert unlike.startswith(f"note: {pictures / 'bits.png'} is unlike 999 of 1,000 of CIFAR-10's images (grainier")
     rows = json.loads(out)
     assert [row["file"] for row in rows] == [str(path) for path in sorted(pictures.iterdir())]
@@ -363,8 +363,8 @@ def test_predict_reads_any_image(finished, call, pictures):
     assert tops["turned.png"] == tops["rgb.png"] == tops["rgba.png"]
 
 
-def test_predict_is_right_about_test_images(finished, results, call, tmp_path):
-    """A picture goes the same way as an image of the test set: same file, same class as the network gave there."""
+def test_predict_agrees_with_the_model_on_saved_test_images(finished, results, call, tmp_path):
+    """The predict command gives a test image saved as PNG the class that the model gives to the image itself."""
     from cifar_lightning import CIFAR10DataModule, load_model
 
     data = CIFAR10DataModule(source="synthetic", synthetic_size=3_000)
@@ -379,8 +379,8 @@ def test_predict_is_right_about_test_images(finished, results, call, tmp_path):
     assert len(torch.unique(expected)) > 1
 
 
-def test_what_lies_about_in_a_folder_is_passed_over(finished, call, tmp_path):
-    """As in a class folder; a picture without a suffix is one."""
+def test_predict_skips_files_that_are_not_pictures(finished, call, tmp_path):
+    """Files hidden or not named as pictures are skipped, as in a class folder; one without a suffix is read."""
     (tmp_path / "holiday").mkdir()
     for name in ("cat.png", "dog"):
         Image.new("RGB", (32, 32), "blue").save(tmp_path / "holiday" / name, format="PNG")
@@ -394,8 +394,8 @@ def test_what_lies_about_in_a_folder_is_passed_over(finished, call, tmp_path):
     assert not any("cannot be read" in note or "not an image" in note for note in notes)
 
 
-def test_pictures_are_seen_as_deep_as_they_lie(finished, call, tmp_path):
-    """As in a class folder, hidden ones apart; a link to nothing is no picture that was seen."""
+def test_predict_reads_subfolders_of_any_depth(finished, call, tmp_path):
+    """Hidden folders are skipped, as in a class folder; a broken link or a link to a parent folder is an error."""
     names = ("b.png", "a/2.png", "a/more/1.png", ".hidden/3.png")
     for name in names:
         (tmp_path / "holiday" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -451,8 +451,8 @@ class Undecided(nn.Sequential):
 
 
 @pytest.mark.parametrize(("net", "said"), [("Standardised", True), ("Undecided", False)])
-def test_what_a_network_says_nothing_of_is_what_python_has(plain, call, tmp_path, monkeypatch, net, said):
-    """The first of equal probabilities, and of those that are NaN, as of a picture of one colour here."""
+def test_predict_names_the_same_class_as_python_if_no_class_stands_out(plain, call, tmp_path, monkeypatch, net, said):
+    """If all probabilities are equal, or NaN as here for a picture of one colour, predict gives Python's class."""
     (tmp_path / "nets_of_nothing.py").write_text(STANDARDISED)
     monkeypatch.syspath_prepend(tmp_path)
     Image.new("RGB", (32, 32)).save(tmp_path / "black.png")
@@ -468,7 +468,7 @@ def test_what_a_network_says_nothing_of_is_what_python_has(plain, call, tmp_path
     assert (note in err) is said
 
 
-def test_what_is_not_there_is_named_as_it_was_given(finished, call, tmp_path):
+def test_predict_names_missing_pictures_as_they_were_given(finished, call, tmp_path):
     code, out, err = call("predict", finished.folder, "./none.jpg", "*.jpeg", "https://example.com/cat.jpg", "")
     assert (code, out) == (1, "")
     none = "does not exist: use an image, or a folder of images"
@@ -481,7 +481,7 @@ def test_what_is_not_there_is_named_as_it_was_given(finished, call, tmp_path):
     ]
 
 
-def test_an_unreadable_image_stops_no_other(finished, call, tmp_path):
+def test_predict_continues_after_an_unreadable_image(finished, call, tmp_path):
     Image.new("RGB", (32, 32), "blue").save(tmp_path / "good.png")
     (tmp_path / "bad.png").write_text("no image")
     code, out, err = call("predict", finished.folder, "bad.png", "missing.png", "good.png")
@@ -498,14 +498,14 @@ def test_an_unreadable_image_stops_no_other(finished, call, tmp_path):
     assert table[3:] == ["", f"by {finished.folder}/checkpoints/best.ckpt, step 375"]
 
 
-def test_a_page_shows_what_the_network_saw(finished, call, tmp_path, monkeypatch):
-    """The 32 × 32 pixels to the byte, what it said of them, and which are unlike what it knows."""
+def test_the_page_of_predictions_shows_what_the_network_saw(finished, call, tmp_path, monkeypatch):
+    """The page shows the exact 32 × 32 pixels, the network's guesses, and which pictures are unlike CIFAR-10's."""
     monkeypatch.setattr("cifar_lightning.report.prediction_page.PICTURES", 4)
     drawn = fake_data(30).image_set("test").images[0].permute(1, 2, 0).numpy()
     Image.fromarray(drawn).save(tmp_path / "a <drawn> one.png")
     Image.new("RGB", (320, 200), "orange").save(tmp_path / "flat.png")
     Image.new("RGB", (8, 8), "black").save(tmp_path / "one.png")
-    latin = "caf\udce9"  # no UTF-8, as an old archive has it
+    latin = "caf\udce9"  # not UTF-8, as from an old archive
     for name in (latin, "two"):
         Image.new("RGB", (8, 8), "black").save(tmp_path / f"{name}.png")
     (tmp_path / "bad.png").write_text("no image")
@@ -536,8 +536,8 @@ def test_a_page_shows_what_the_network_saw(finished, call, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize(("classes", "judged"), [(CLASSES, True), (("ant", "bee"), False)])
-def test_a_page_explains_likeness_where_it_was_judged(tmp_path, classes, judged):
-    """Of other classes than CIFAR-10's nothing is known of the images."""
+def test_the_page_explains_likeness_only_for_the_classes_of_cifar10(tmp_path, classes, judged):
+    """Pictures are compared with CIFAR-10's images only, so a network with other classes judges none."""
     Image.new("RGB", (32, 32), "orange").save(tmp_path / "a.png")
     model = LitNet(classes=classes, preprocessing=fake_data(30).preprocessing).eval()
     seen = []
@@ -547,14 +547,14 @@ def test_a_page_explains_likeness_where_it_was_judged(tmp_path, classes, judged)
     assert ("Unlike: " in Page((tmp_path / "seen.html").read_text()).one("footer")["text"]) == judged
 
 
-def test_a_page_of_predictions_that_cannot_be_written(finished, call, tmp_path):
+def test_predict_refuses_a_folder_as_its_page(finished, call, tmp_path):
     said = one_line(*call("predict", finished.folder, "cat.png", "--html", tmp_path))
     assert said == f"error: html {tmp_path} is a folder: use a file name, such as {tmp_path}/predictions.html\n"
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)])
-def test_predictions_go_through_the_network_together_and_out_one_by_one(finished, call, tmp_path, monkeypatch, form):
-    """In batches that grow to a bound, while no more are held; a damaged one is told of in its turn."""
+def test_predict_works_in_growing_batches_and_prints_in_order(finished, call, tmp_path, monkeypatch, form):
+    """Batches grow up to BATCH, each is printed before the next, and a damaged file is reported in its turn."""
     for i in range(21):
         Image.new("RGB", (32, 32), (12 * i, 0, 99)).save(tmp_path / f"{i:02}.png")
     (tmp_path / "05.png").write_text("no image")
@@ -581,16 +581,16 @@ def test_predictions_go_through_the_network_together_and_out_one_by_one(finished
         assert [Path(row["file"]).name for row in rows] == [f"{i:02}.png" for i in range(21) if i != 5]
 
 
-def test_no_predictions(finished, call, tmp_path):
-    """As JSON they are an empty list, and as a page nothing."""
+def test_predict_without_any_readable_picture(finished, call, tmp_path):
+    """Without a readable picture, predict prints an empty JSON list and writes no page."""
     code, out, err = call("predict", finished.folder, "none.png", "--json", "--html", "seen.html")
     assert (code, out, len(err.splitlines())) == (1, "[]\n", 1), err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_predictions_that_nobody_reads_on_are_not_made(finished, tmp_path):
-    """As by `head`: it ends without a word, and does not look at the last one; nor does the page speak of it."""
-    for i in range(600):  # more than a pipe holds, and than are decoded ahead
+def test_predict_stops_when_its_output_is_closed(finished, tmp_path):
+    """If a reader such as `head` closes the output, predict stops early without an error; the page has what it read."""
+    for i in range(600):  # more than a pipe holds and than predict decodes ahead
         Image.new("RGB", (32, 32), (i % 256, 0, 99)).save(tmp_path / f"{i:03}.bmp")
     (tmp_path / "599.bmp").write_text("no image")
     page = tmp_path / "a" / "page.html"
@@ -617,7 +617,7 @@ def test_help_fits_two_screens(call):
         assert out.count(f"\n  --{name} ") == 1, name
 
 
-def test_help_of_an_evaluation_says_no_defaults_that_a_run_overrules(call):
+def test_help_of_evaluate_shows_no_defaults_that_the_run_overrides(call):
     code, out, _ = call("evaluate", "--help")
     assert code == 0
     assert "usage: python scripts/evaluate.py CHECKPOINT [flags]" in out
@@ -625,7 +625,7 @@ def test_help_of_an_evaluation_says_no_defaults_that_a_run_overrules(call):
     assert "[" not in out.partition("\n  --data.data_dir")[2]
 
 
-def test_a_flag_overrules_a_file_and_a_file_a_recipe(plain, call, tmp_path):
+def test_flags_and_files_override_a_recipe_and_the_later_one_wins(plain, call, tmp_path):
     (tmp_path / "mine.yaml").write_text("model:\n  lr: 0.25\n  width: 8\n")
     code, _, err = call(
         "fit", *SYNTHETIC, "--model.width", "4", "--config", "mine.yaml", "--model.momentum", "0.5",
@@ -634,7 +634,7 @@ def test_a_flag_overrules_a_file_and_a_file_a_recipe(plain, call, tmp_path):
     assert code == 0, err
     settings = yaml.safe_load((tmp_path / "lightning_logs" / "version_0" / "config.yaml").read_text())
     assert settings["model"]["lr"] == 0.25
-    assert settings["model"]["width"] == 8  # what comes later wins
+    assert settings["model"]["width"] == 8  # the file comes after the flag
     assert settings["model"]["momentum"] == 0.5
     assert settings["data"]["batch_size"] == 50
 
@@ -646,7 +646,7 @@ def test_fast_dev_run(plain, call, tmp_path):
     assert "Accuracy" in out
 
 
-def test_any_argument_of_the_trainer(plain, call, tmp_path):
+def test_fit_passes_trainer_flags_to_lightnings_trainer(plain, call, tmp_path):
     code, _, err = call(
         "fit", *SYNTHETIC, "--data.synthetic_size", "100", "--max_epochs", "1", "--data.batch_size", "10",
         "--trainer.limit_train_batches", "3", "--trainer.gradient_clip_val", "1.0",
@@ -669,7 +669,7 @@ def test_any_argument_of_the_trainer(plain, call, tmp_path):
         (("--recipe", "quick", "--config=epochs.yaml", "--max_steps", "7"), (6, 7)),
     ],
 )
-def test_how_long_a_recipe_trains(call, tmp_path, monkeypatch, flags, length):
+def test_a_given_length_replaces_both_limits_of_a_recipe(call, tmp_path, monkeypatch, flags, length):
     (tmp_path / "mine.yaml").write_text("max_steps: 9\n")
     (tmp_path / "epochs.yaml").write_text("max_epochs: 6\n")
     given = []
@@ -680,7 +680,7 @@ def test_how_long_a_recipe_trains(call, tmp_path, monkeypatch, flags, length):
     assert (given[0].get("max_epochs", 2), given[0].get("max_steps", -1)) == length
 
 
-def test_the_banner_and_the_way_on_name_what_ends_the_run(plain, call, tmp_path):
+def test_banner_and_resume_hint_name_the_limit_that_ends_the_run(plain, call, tmp_path):
     small = (*SYNTHETIC, "--data.synthetic_size", "100", "--data.batch_size", "10")
     code, out, err = call("fit", *small, "--max_epochs", "3", "--max_steps", "15")
     assert code == 0, err
@@ -702,8 +702,8 @@ def test_the_banner_and_the_way_on_name_what_ends_the_run(plain, call, tmp_path)
     assert line.endswith("to train it further, use a higher --max_epochs than 1\n")
 
 
-def test_evaluate_normalises_as_the_training_did(plain, call, tmp_path):
-    """A folder's images by the mean and std of CIFAR-100, if it was that which the network has learnt from."""
+def test_evaluate_normalises_as_in_training(plain, call, tmp_path):
+    """After a training on CIFAR-100, a folder's images are normalised with the mean and std of CIFAR-100."""
     digest = write_archive(tmp_path / "archive.tar.gz", source="cifar100", classes=100)
     data = ("--data.source", "cifar100", "--data.data_dir", tmp_path / "archive.tar.gz", "--data.sha256", digest)
     code, _, err = call("fit", *data, "--data.normalization", "dataset", "--accelerator", "cpu", "--max_steps", "1")
@@ -719,8 +719,8 @@ def test_evaluate_normalises_as_the_training_did(plain, call, tmp_path):
     assert not torch.equal(other, expected)
 
 
-def test_names_in_other_letters(call, tmp_path, recwarn):
-    """The tables show them; the figures do where there is a font. Nobody is warned, and no encoding is too small."""
+def test_class_names_in_chinese(call, tmp_path, recwarn):
+    """Tables show Chinese class names, and figures do if a font has them, without warnings; ASCII output has "?"."""
     for part in ("train/猫", "train/dog", "test/猫", "test/dog"):
         (tmp_path / "pets" / part).mkdir(parents=True)
         for i in range(4):
@@ -736,16 +736,16 @@ def test_names_in_other_letters(call, tmp_path, recwarn):
     assert sum(line.startswith("? ") for line in done.lines) == 1
 
 
-def test_a_gpu_that_is_not_asked_for_is_not_spoken_of(plain, call, monkeypatch, recwarn):
+def test_an_unused_gpu_causes_no_warning(plain, call, monkeypatch, recwarn):
     monkeypatch.setattr(CUDAAccelerator, "is_available", staticmethod(lambda: True))
     code, _, err = call("fit", *SYNTHETIC, "--data.synthetic_size", "100", "--fast_dev_run", "true")
     assert code == 0, err
     assert [str(warning.message) for warning in recwarn if "GPU" in str(warning.message)] == []
-    with pytest.warns(UserWarning, match="GPU available but not used"):  # as Lightning has it elsewhere
+    with pytest.warns(UserWarning, match="GPU available but not used"):  # as a stock Trainer has it
         Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
 
 
-def test_help_in_a_small_encoding(run):
+def test_help_in_ascii(run):
     code, out, err = run("fit", "--help", env={"PYTHONIOENCODING": "ascii"})
     assert (code, err) == (0, "")
     assert "[INT,?]" in out
@@ -761,8 +761,8 @@ def test_evaluate_under_torchrun(finished, run, tmp_path):
     assert json.loads((tmp_path / "here" / "results.json").read_text())["devices"] == 2
 
 
-def test_a_run_knows_its_pictures_from_any_folder(plain, call, tmp_path, monkeypatch):
-    """Those of the same name that lie where it is evaluated, or goes on, are others."""
+def test_a_run_finds_its_pictures_from_any_working_directory(plain, call, tmp_path, monkeypatch):
+    """A run keeps the absolute path of its pictures, and refuses to resume with other pictures at that path."""
     for place, colours in (("there", 1), ("elsewhere", 200)):
         for split in ("train", "test"):
             for label, name in enumerate("ab"):
