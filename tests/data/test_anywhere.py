@@ -1,4 +1,4 @@
-"""The order of the batches wherever CIFAR10DataModule is used: a function of (seed, epoch, position) alone."""
+"""CIFAR10DataModule's batches, with a Trainer and without: they depend only on seed, epoch and position."""
 
 import copy
 import os
@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from cifar_lightning import CIFAR10DataModule, LitNet, fake_data
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's, on small fits
+pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning warns about small fits
 
 
 def data(**kwargs):
@@ -28,14 +28,14 @@ def data(**kwargs):
 
 
 def mark(batch):
-    """Tells a batch from all others, and from the same images augmented otherwise."""
+    """Returns a key that differs for other images, and for the same ones if they are augmented differently."""
     images, labels = batch
-    return (*labels.tolist(), images.contiguous().double().sum().item())  # however they lie
+    return (*labels.tolist(), images.contiguous().double().sum().item())  # the same for any memory layout
 
 
 @cache
 def epochs(count, **kwargs):
-    """The batches of so many epochs, in a plain loop."""
+    """Returns the keys of the batches of `count` epochs in a plain loop: what every other use must give."""
     plain = data(**kwargs)
     plain.setup("fit")
     return [[mark(batch) for batch in plain.train_dataloader()] for _ in range(count)]
@@ -46,7 +46,7 @@ def joined(lists):
 
 
 class Theirs(LightningModule):
-    """Knows nothing of ours; notes the batches that it learns from."""
+    """A user's module, without any code of this package; records the batches that it trains on."""
 
     def __init__(self):
         super().__init__()
@@ -80,7 +80,7 @@ class Ours(LitNet):
 
 
 class Scheduled(Theirs):
-    """Asks for the length of the fit, and so for a loader, before a checkpoint has brought its position."""
+    """Asks for the number of steps, for which Lightning makes a loader before it restores a checkpoint's position."""
 
     def configure_optimizers(self):
         optimizer = torch.optim.SGD(self.parameters(), 0.01)
@@ -89,7 +89,7 @@ class Scheduled(Theirs):
 
 
 class AskingEarly(Theirs):
-    """Does so before a checkpoint is read at all."""
+    """Asks for the number of steps before a checkpoint is read at all."""
 
     def setup(self, stage):
         self.steps = self.trainer.estimated_stepping_batches
@@ -105,7 +105,7 @@ class Log(DummyLogger):
 
 
 def trainer(saving=None, callbacks=(), **kwargs):
-    """`saving`: a folder for a checkpoint of every fourth step."""
+    """Makes a quiet Trainer on the CPU. `saving` is a folder for a checkpoint at every fourth step."""
     callbacks = [*callbacks]
     if saving is not None:
         callbacks.append(ModelCheckpoint(saving, "{step}", every_n_train_steps=4, save_top_k=-1))
@@ -116,7 +116,7 @@ def trainer(saving=None, callbacks=(), **kwargs):
 
 
 def fitted(kind, data, *, weights=None, **kwargs):
-    """A module of a kind, fitted; `ckpt_path` among the options of the Trainer is to go on from."""
+    """Returns a fitted module; `kwargs` are the Trainer's options and `ckpt_path`, a checkpoint to resume from."""
     torch.manual_seed(0)
     module, path = kind(), kwargs.pop("ckpt_path", None)
     if weights is not None:
@@ -153,8 +153,8 @@ def test_each_epoch_has_its_own_order(options, batches):
     assert len(set(module.seen)) == 3 * batches
 
 
-def test_overfit_batches_beside_a_loader_that_shuffles():
-    """Lightning makes those anew that have a dataset, and fails where one is no DataLoader."""
+def test_overfit_batches_with_a_shuffling_loader_beside_ours():
+    """`overfit_batches` works beside a shuffling loader: Lightning would fail to rebuild ours if it had a `dataset`."""
 
     class Beside(Both):
         def train_dataloader(self):
@@ -169,22 +169,22 @@ def test_overfit_batches_beside_a_loader_that_shuffles():
 def test_overfit_batches_are_the_same_in_every_epoch(share):
     ours = data()
     assert fitted(Theirs, ours, max_epochs=3, overfit_batches=share).seen == 3 * epochs(1)[0][:2]
-    assert len([*ours.train_dataloader()]) == len(epochs(1)[0]) > 2  # all of them, where there is no fit any more
+    assert len([*ours.train_dataloader()]) == len(epochs(1)[0]) > 2  # all of them, now that the fit is over
 
 
-def test_they_are_so_with_a_loader_in_place_of_the_module():
+def test_overfit_batches_repeat_if_the_fit_is_given_a_loader():
     ours = data()
     loader, module = ours.train_dataloader(), Theirs()
     trainer(max_epochs=3, overfit_batches=2).fit(module, loader)
     assert module.seen == 3 * epochs(1)[0][:2]
-    assert [[mark(batch) for batch in loader] for _ in range(2)] == epochs(2)  # which has not been iterated
+    assert [[mark(batch) for batch in loader] for _ in range(2)] == epochs(2)  # the fit has used a copy
 
 
-# --- a fit that was interrupted --------------------------------------------------------------------------
+# --- resumed fits ----------------------------------------------------------------------------------------
 
 
 def looking(hook, of_the_module):
-    """A callback that looks at some of the training images in a hook, as one that draws them would."""
+    """Returns a callback that takes a training batch in a hook, as a callback that draws images would."""
 
     def look(trainer, *args):
         loader = trainer.datamodule.train_dataloader() if of_the_module else trainer.train_dataloader
@@ -197,7 +197,7 @@ def looking(hook, of_the_module):
 
 @pytest.mark.parametrize("kind", [Theirs, Ours, Scheduled, AskingEarly])
 @pytest.mark.parametrize("reload", [0, 1])
-def test_it_goes_on_within_an_epoch(tmp_path, kind, reload):
+def test_a_fit_resumes_within_an_epoch(tmp_path, kind, reload):
     options = {"max_epochs": 2, "reload_dataloaders_every_n_epochs": reload, "log_every_n_steps": 2}
     log = Log()
     whole = fitted(kind, data(), saving=tmp_path, logger=log, **options)
@@ -217,7 +217,7 @@ def test_it_goes_on_within_an_epoch(tmp_path, kind, reload):
         *((hook, own) for hook in ("on_train_start", "on_train_epoch_start", "on_train_batch_end") for own in (0, 1)),
     ],
 )
-def test_it_does_so_whoever_looks_at_the_images_meanwhile(tmp_path, hook, of_the_module):
+def test_a_fit_resumes_within_an_epoch_if_a_callback_takes_batches(tmp_path, hook, of_the_module):
     whole = fitted(Scheduled, data(), saving=tmp_path, max_epochs=2, callbacks=[looking(hook, of_the_module)])
     assert whole.seen == joined(epochs(2))
     for step in (4, 16):
@@ -226,8 +226,8 @@ def test_it_does_so_whoever_looks_at_the_images_meanwhile(tmp_path, hook, of_the
             assert fitted(Scheduled, data(), callbacks=callbacks, **options).seen == whole.seen[step:]
 
 
-def test_it_does_so_with_a_loader_in_place_of_the_module(tmp_path):
-    """Lightning leaves one that it has made for a schedule at the start of the epoch; LitNet does not."""
+def test_a_fit_resumes_within_an_epoch_if_it_is_given_a_loader(tmp_path):
+    """LitNet restores the position of a loader that its schedule needed early; Lightning alone would not."""
 
     def loader():
         loose = data()
@@ -241,8 +241,8 @@ def test_it_does_so_with_a_loader_in_place_of_the_module(tmp_path):
         assert rest.seen == whole.seen[step:]
 
 
-def test_a_fit_that_begins_anew_begins_at_the_start(tmp_path):
-    """Whatever has been tested, or fitted in part, before."""
+def test_a_new_fit_starts_at_the_first_epoch(tmp_path):
+    """A fit without a checkpoint starts at the first batch, whatever the data module was used for before."""
     whole = fitted(Theirs, data(), saving=tmp_path, max_epochs=1)
     images = data()
     trainer().test(LitNet(), images, verbose=False)
@@ -251,17 +251,17 @@ def test_a_fit_that_begins_anew_begins_at_the_start(tmp_path):
     assert fitted(Theirs, images, max_epochs=1).seen == epochs(1)[0]
     assert images.state_dict()["position"] == {"epoch": 0, "lap": 0, "position": 10}
     images.setup("fit")
-    assert images.state_dict()["position"] is None  # that of a fit before is not that of the next
+    assert images.state_dict()["position"] is None  # the next fit does not begin where this one ended
 
 
 # --- a second fit ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [Theirs, Ours, lambda: Ours(net="speed54", width=4, sizes=[24], muon_lr=0.1)])
-def test_a_second_fit(kind):
-    """With the same Trainer it goes on; with a new one it is as any fit from these weights: nothing has been left."""
+def test_a_second_fit_continues_only_with_the_same_trainer(kind):
+    """A second fit with the same Trainer continues at the next epoch; with a new one it equals a first fit."""
     images = data(val_split=40)
-    first = trainer(max_epochs=2, logger=Log(), log_every_n_steps=3)  # which leaves some of the loss to the end
+    first = trainer(max_epochs=2, logger=Log(), log_every_n_steps=3)  # 16 steps: some loss is left unlogged
     module = kind()
     first.fit(module, images)
     first.fit_loop.max_epochs = 3
@@ -280,7 +280,7 @@ def test_a_second_fit(kind):
 
 @pytest.mark.parametrize("kind", [Theirs, Ours])
 @pytest.mark.parametrize("search", ["lr_find", "callback", "scale_batch_size"])
-def test_a_search_before_a_fit_leaves_no_trace(tmp_path, kind, search):
+def test_a_search_before_a_fit_changes_no_result_and_leaves_no_file(tmp_path, kind, search):
     plain, log, ours = Log(), Log(), {"max_epochs": 2, "log_every_n_steps": 7, "default_root_dir": tmp_path}
     expected = fitted(kind, data(), logger=plain, **ours)
     torch.manual_seed(0)
@@ -300,11 +300,11 @@ def test_a_search_before_a_fit_leaves_no_trace(tmp_path, kind, search):
     assert os.listdir(tmp_path) == []
 
 
-# --- with another loader ---------------------------------------------------------------------------------
+# --- combined with another loader ------------------------------------------------------------------------
 
 
 class Both(CIFAR10DataModule):
-    """Our loader with another of so many batches."""
+    """A data module that combines our training loader with another one, which has `batches` batches."""
 
     def __init__(self, mode, batches):
         super().__init__(source="synthetic", synthetic_size=200, batch_size=20, augment=True)
@@ -319,7 +319,7 @@ class LearningFromBoth(Theirs):
     def training_step(self, batch, batch_idx):
         if batch["ours"] is not None:
             return super().training_step(batch["ours"], batch_idx)
-        self.seen.append(None)  # ours has come to its end
+        self.seen.append(None)  # our loader is at its end
         return None
 
 
@@ -327,14 +327,14 @@ class LearningFromBoth(Theirs):
     ("mode", "batches", "length"),
     [("min_size", 4, 4), ("max_size_cycle", 4, 10), ("max_size", 23, 23), ("max_size_cycle", 23, 23)],
 )
-def test_combined_with_another_loader(tmp_path, mode, batches, length):
+def test_a_fit_on_combined_loaders_resumes(tmp_path, mode, batches, length):
     whole = fitted(LearningFromBoth, Both(mode, batches), max_epochs=2, saving=tmp_path)
     first, second = whole.seen[:length], whole.seen[length:]
     assert first[:10] == epochs(2)[0][:length]
     assert second[:10] == epochs(2)[1][:length]
     if mode == "max_size":
         assert first[10:] == second[10:] == [None] * 13
-    else:  # no lap is as another
+    else:  # no two laps are alike
         assert len({*first, *second}) == 2 * length
     for path in sorted(tmp_path.glob("step=*.ckpt"))[::2]:
         done = batches_done(path)
@@ -343,13 +343,13 @@ def test_combined_with_another_loader(tmp_path, mode, batches, length):
 
 
 def batches_done(path):
-    """Not the step: there is none without a batch of ours."""
+    """Returns the number of batches at a checkpoint; the step is smaller, because batches without ours take none."""
     loops = torch.load(path, weights_only=True)["loops"]["fit_loop"]
     return loops["epoch_loop.batch_progress"]["total"]["ready"]
 
 
 @pytest.mark.parametrize("mode", ["min_size", "max_size", "max_size_cycle", "sequential"])
-def test_combined_without_a_trainer(mode):
+def test_combined_loaders_in_a_plain_loop(mode):
     def seen():
         both = Both(mode, 23)
         both.setup("fit")
@@ -365,8 +365,8 @@ def test_combined_without_a_trainer(mode):
 # --- without a Trainer -----------------------------------------------------------------------------------
 
 
-def test_epochs_follow_on():
-    """Whether the loader is asked for once or, as in the docstring, in every epoch; after a setup from the start."""
+def test_plain_loops_get_one_epoch_after_another():
+    """Each plain loop is the next epoch, with one loader or, as in the docstring, a new one each; `setup` restarts."""
     once, each = data(), data()
     for images in (once, each):
         images.prepare_data()
@@ -375,8 +375,8 @@ def test_epochs_follow_on():
     assert [[mark(batch) for batch in loader] for _ in range(3)] == epochs(3)
     assert [[mark(batch) for batch in each.train_dataloader()] for _ in range(3)] == epochs(3)
     assert len(set(joined(epochs(3)))) == 30
-    next(iter(each.train_dataloader()))  # an epoch that is left early has been begun
-    each.hparams["batch_size"] = 100  # which takes another loader
+    next(iter(each.train_dataloader()))  # an epoch that is left early counts
+    each.hparams["batch_size"] = 100  # for which a new loader is made
     assert [len(labels) for _, labels in each.train_dataloader()] == [100, 100]
     each.hparams.update(batch_size=20, device="meta")
     assert each.train_dataloader().labels.is_meta
@@ -386,21 +386,21 @@ def test_epochs_follow_on():
     assert [mark(batch) for batch in each.train_dataloader()] == epochs(1)[0]
 
 
-def test_they_do_so_after_a_fit():
+def test_a_plain_loop_after_a_fit_gets_the_next_epoch():
     images = data()
     fitted(Theirs, images, max_epochs=2)
     assert [[mark(batch) for batch in images.train_dataloader()] for _ in range(2)] == epochs(4)[2:]
 
 
-def test_batches_are_where_they_are_wanted_once_a_trainer_has_finished():
-    """Lightning has its own device, and has then moved the module to the CPU."""
+def test_batches_are_on_the_data_modules_device_after_a_fit():
+    """After a fit, batches are on the data module's `device`, not on the one that Lightning has used."""
     images = fake_data(100, device="meta")
     fitted(Theirs, images, max_epochs=1)
     for loader in (images.train_dataloader(), images.test_dataloader()):
         assert {x.device.type for batch in loader for x in batch} == {"meta"}
 
 
-def test_the_test_images_are_in_their_order_once_a_trainer_has_tested_a_part():
+def test_test_images_are_in_order_after_a_trainer_has_tested_some():
     images = fake_data(200)
     labels = images.image_set("test").labels
     seen = []
@@ -411,20 +411,20 @@ def test_the_test_images_are_in_their_order_once_a_trainer_has_tested_a_part():
 
     trainer(fast_dev_run=True).test(Tested(), images, verbose=False)
     (tested,) = seen
-    assert torch.equal(tested, labels[images.test_indices[: len(tested)]])  # which still tells which those were
+    assert torch.equal(tested, labels[images.test_indices[: len(tested)]])  # still those of this test
     assert not torch.equal(images.test_indices, torch.arange(len(labels)))
     assert torch.equal(torch.cat([y for _, y in images.test_dataloader()]), labels)
 
 
 def in_fabric(fabric, path=None):
-    """Two epochs of two plain loops; gives, or writes, the global batches and how many test images there were."""
+    """Returns, and writes to `path`, the global batches of two plain loops, and the numbers of evaluation images."""
     images, others = data(), data()
     for module in (images, others):
         module.prepare_data()
         module.setup("fit")
     loaders = others.train_dataloader(), others.val_dataloader(), others.test_dataloader()
     set_up = fabric.setup_dataloaders(*loaders)
-    assert [loader._dataloader for loader in set_up] == [*loaders]  # none has been made anew
+    assert [loader._dataloader for loader in set_up] == [*loaders]  # Fabric has rebuilt none
     assert [len(loader.dataset) for loader in set_up] == [200, 0, 40]
     seen = [[fabric.all_gather(batch) for batch in images.train_dataloader()] for _ in range(2)]
     seen += [[fabric.all_gather(batch) for batch in set_up[0]] for _ in range(2)]
@@ -443,8 +443,8 @@ def in_two_processes(path):
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_in_fabric(tmp_path, processes):
-    """Ranks share the batches, whether Fabric has been given the loaders to set up or not."""
+def test_ranks_of_fabric_share_the_global_batches(tmp_path, processes):
+    """The ranks of Fabric share the global batches, whether or not it has set up the loaders."""
     if processes == 1:
         seen = in_fabric(Fabric(accelerator="cpu", devices=1))
     else:
@@ -455,7 +455,7 @@ def test_in_fabric(tmp_path, processes):
     assert seen == (2 * epochs(2), [40, 0, 40])
 
 
-def test_fabric_moves_what_it_has_set_up_to_its_device():
+def test_batches_of_a_loader_set_up_by_fabric_are_on_its_device():
     images = data()
     images.setup("fit")
     fabric = Fabric(accelerator="cpu", devices=1)
@@ -465,10 +465,10 @@ def test_fabric_moves_what_it_has_set_up_to_its_device():
     assert y.is_meta
 
 
-# --- what stays as it is ---------------------------------------------------------------------------------
+# --- evaluation, ownership, copies -----------------------------------------------------------------------
 
 
-def test_an_evaluation_gives_the_test_images_in_their_order():
+def test_predict_gets_the_test_images_in_order():
     images = fake_data(200, eval_batch_size=7)
     predicted = trainer().predict(Theirs(), images)
     test = images.image_set("test")
@@ -476,8 +476,7 @@ def test_an_evaluation_gives_the_test_images_in_their_order():
     assert torch.equal(torch.cat([labels for _, labels in predicted]), test.labels)
 
 
-def test_batches_are_their_users():
-    """What is done to them is done to no stored image or label."""
+def test_changing_a_batch_changes_no_stored_image_or_label():
     images, untouched = data(val_split=40), data(val_split=40)
     for module in (images, untouched):
         module.setup()
@@ -493,7 +492,7 @@ def test_batches_are_their_users():
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
-def test_a_copy_goes_on_by_itself(copied):
+def test_a_copied_data_module_continues_independently(copied):
     before = copied(data())
     before.setup("fit")
     assert [mark(batch) for batch in before.train_dataloader()] == epochs(1)[0]
@@ -508,7 +507,7 @@ def test_a_copy_goes_on_by_itself(copied):
     assert [mark(batch) for batch in again.train_dataloader()] == epochs(1)[0]
 
 
-def test_it_can_be_sent_to_another_process_once_it_is_prepared(tmp_path):
+def test_a_prepared_data_module_can_be_pickled(tmp_path):
     for split in ("train", "test"):
         for name in ("cat", "dog"):
             (tmp_path / split / name).mkdir(parents=True)

@@ -1,3 +1,5 @@
+"""BatchLoader: orders, augmentation, positions to resume from, shares of ranks, and wrong arguments."""
+
 import itertools
 import weakref
 
@@ -14,7 +16,7 @@ COUNT = 103
 
 @pytest.fixture(scope="module")
 def images():
-    """Each image is told from all others by its pixels, and from its mirror image."""
+    """Returns random images, each different from all others and from its mirror image, labelled by their indices."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (COUNT, 3, 32, 32), dtype=torch.uint8, generator=generator)
     return images.contiguous(memory_format=torch.channels_last), torch.arange(COUNT)
@@ -34,7 +36,7 @@ def same(ours, theirs):
 AUGMENTED = {"crop_padding": 4, "flip": "random"}
 
 
-def test_batches_are_ready(images):
+def test_batches_are_normalised_floats_in_channels_last(images):
     x, y = next(iter(loader(images, **AUGMENTED)))
     assert (x.shape, x.dtype, y.shape, y.dtype) == ((8, 3, 32, 32), torch.float32, (8,), torch.int64)
     assert x.is_contiguous(memory_format=torch.channels_last)
@@ -42,7 +44,7 @@ def test_batches_are_ready(images):
     assert 0.9 < x.max() <= 1
 
 
-def test_a_function_of_seed_and_epoch(images):
+def test_batches_depend_only_on_seed_and_epoch(images):
     first = loader(images, **AUGMENTED)
     epochs = [list(first) for _ in range(3)]
     assert not same(epochs[0], epochs[1])
@@ -54,7 +56,7 @@ def test_a_function_of_seed_and_epoch(images):
     assert not same(loader(images, seed=1, **AUGMENTED), epochs[0])
 
 
-def test_many_images_are_augmented_alike_without_a_copy_of_them(images, monkeypatch):
+def test_many_images_are_augmented_alike_without_a_bordered_copy(images, monkeypatch):
     few = loader(images, cutout=5, **AUGMENTED)
     monkeypatch.setattr("cifar_lightning.data.loader.BORDERED", COUNT - 1)
     many = loader(images, cutout=5, **AUGMENTED)
@@ -63,20 +65,20 @@ def test_many_images_are_augmented_alike_without_a_copy_of_them(images, monkeypa
     assert torch.equal(many.dataset[3][0], few.dataset[3][0])
 
 
-def test_an_epoch_holds_no_image_twice(images):
+def test_an_epoch_has_no_image_twice(images):
     labels = torch.cat([y for _, y in loader(images)])
     assert len(labels) == 96  # 12 batches; the other 7 images wait for another epoch
     assert len(labels.unique()) == 96
     assert labels.tolist() != sorted(labels.tolist())
 
 
-def test_without_augmentation_images_are_as_they_are(images):
+def test_without_augmentation_images_are_only_normalised(images):
     mean = std = torch.full((3,), 0.5)
     for x, y in loader(images):
         assert torch.equal(x, transforms.normalize(images[0][y].permute(0, 2, 3, 1).contiguous(), mean, std))
 
 
-def test_crops_are_windows_of_the_padded_image_in_all_places(images):
+def test_crops_are_windows_anywhere_in_the_padded_image(images):
     places = set()
     padded = transforms.reflect_pad(images[0].permute(0, 2, 3, 1), 2)
     mean = std = torch.full((3,), 0.5)
@@ -93,8 +95,8 @@ def test_crops_are_windows_of_the_padded_image_in_all_places(images):
     assert len(places) > 20  # of 25, with 96 images
 
 
-def test_the_whole_chain_is_that_of_each_image_alone(images):
-    """Crop, flip, normalise and cut out, by numpy, one image at a time."""
+def test_batches_equal_a_reference_in_numpy(images):
+    """Cropped, flipped, normalised and cut out in a batch, each image is what numpy makes of that image alone."""
     mean, std, cutout = (0.1, 0.5, 0.9), (0.2, 0.3, 0.4), 6
     ours = BatchLoader(*images, 8, mean=mean, std=std, train=True, crop_padding=3, flip="random", cutout=cutout)
     pixels, draws = images[0].permute(0, 2, 3, 1).numpy(), zip(*(x.tolist() for x in ours._draws(0, 0)), strict=True)
@@ -108,15 +110,15 @@ def test_the_whole_chain_is_that_of_each_image_alone(images):
         np.testing.assert_allclose(image.permute(1, 2, 0).numpy(), expected, atol=2e-6)
 
 
-def test_a_rank_keeps_its_own_part_of_what_is_drawn(images):
+def test_a_rank_keeps_only_its_own_part_of_the_random_draws(images):
     options = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "train": True, "crop_padding": 3, "flip": "random", "cutout": 6}
     for rank in range(4):
         drawn = BatchLoader(*images, 8, **options, rank=rank, world_size=4)._draw_epoch(0)
         assert sum(x.untyped_storage().nbytes() for x in drawn) == 96 // 4 * (5 * 8 + 1)
 
 
-def test_batches_of_another_size_from_the_next_epoch_on(images):
-    """What was drawn ahead is of the size before."""
+def test_a_new_batch_size_is_used_from_the_next_epoch_on(images):
+    """A changed batch size is used in the next epoch, although that epoch was drawn in advance with the old size."""
     ours, fresh = loader(images, 8, **AUGMENTED), loader(images, 5, **AUGMENTED)
     list(ours)
     ours.given_batch_size = 5
@@ -125,7 +127,7 @@ def test_batches_of_another_size_from_the_next_epoch_on(images):
 
 
 def flips_of(loader, images):
-    """{label: whether it came mirrored} of the loader's next epoch."""
+    """Returns, for the loader's next epoch, {label: whether the image was mirrored}."""
     plain = transforms.normalize(images[0].permute(0, 2, 3, 1).contiguous(), loader.mean, loader.std)
     flips = {}
     for x, y in loader:
@@ -151,7 +153,7 @@ def test_alternating_flip_shows_an_image_mirrored_in_every_other_epoch(images):
         assert first[image] == third[image]
 
 
-def test_an_epoch_may_be_repeated(images):
+def test_repeat_makes_every_epoch_like_the_first(images):
     repeated = loader(images, repeat=True, flip="alternating", crop_padding=2, cutout=4)
     first, second, third = (torch.cat([x for x, _ in repeated]) for _ in range(3))
     assert torch.equal(first, second)
@@ -169,7 +171,7 @@ def test_ranks_share_the_same_global_batches(images, world_size):
     assert same(joined, whole)
 
 
-def test_chunks_leave_no_trace(images, monkeypatch):
+def test_the_chunk_size_does_not_change_the_batches(images, monkeypatch):
     whole = list(loader(images, **AUGMENTED))
     monkeypatch.setattr("cifar_lightning.data.loader.CHUNK", 20)
     assert same(loader(images, **AUGMENTED), whole)
@@ -177,11 +179,11 @@ def test_chunks_leave_no_trace(images, monkeypatch):
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7])
 @pytest.mark.parametrize("batch_size", [1, 10, 500])
-def test_evaluation_covers_every_image_once_in_the_same_batches(images, world_size, batch_size):
+def test_evaluation_has_every_image_once_in_the_same_batches(images, world_size, batch_size):
     ranks = [
         list(loader(images, batch_size, train=False, rank=rank, world_size=world_size)) for rank in range(world_size)
     ]
-    assert all(ranks)  # Lightning refuses a rank that has nothing
+    assert all(ranks)  # Lightning refuses a rank without batches
     labels = torch.cat([y for batches in ranks for _, y in batches])
     assert labels.sort().values.tolist() == list(range(COUNT))
     batches = sorted((batch for share in ranks for batch in share), key=lambda batch: int(batch[1][0]))
@@ -192,8 +194,8 @@ def test_evaluation_covers_every_image_once_in_the_same_batches(images, world_si
     ]
 
 
-def test_once_an_epoch_is_set_all_iterations_are_of_it(images):
-    """Or somebody who looks at a batch within Lightning's epoch would take it from the fit."""
+def test_after_set_epoch_all_iterations_are_of_that_epoch(images):
+    """After `set_epoch` all iterations are of that epoch, so a callback can look at a batch without taking it away."""
     plain = loader(images, **AUGMENTED)
     epochs = [list(plain) for _ in range(4)]
     told = loader(images, **AUGMENTED)
@@ -207,8 +209,8 @@ def test_once_an_epoch_is_set_all_iterations_are_of_it(images):
     assert same(told, epochs[3])
 
 
-def test_laps_of_an_epoch_have_orders_of_their_own(images):
-    """Where Lightning combines it with a longer loader. They repeat, and are gone on from at any batch."""
+def test_each_lap_of_an_epoch_has_its_own_order_and_can_be_resumed(images):
+    """A loader combined with a longer one makes several laps in an epoch; each has its own order and can be resumed."""
 
     def told(epoch):
         told = loader(images, flip="alternating", crop_padding=2)
@@ -230,7 +232,7 @@ def test_laps_of_an_epoch_have_orders_of_their_own(images):
         assert same(laps(rest)[: 36 - done], whole[done:])
 
 
-def test_a_lap_mirrors_what_the_one_before_did_not(images):
+def test_alternating_flip_alternates_between_the_laps_of_an_epoch(images):
     told = loader(images, flip="alternating")
     told.set_epoch(1)
     first, second = flips_of(told, images), flips_of(told, images)
@@ -238,8 +240,8 @@ def test_a_lap_mirrors_what_the_one_before_did_not(images):
 
 
 @pytest.mark.parametrize("told", [True, False])
-def test_who_looks_into_it_meanwhile_leaves_the_position(images, told):
-    """A callback that draws some images, say: the position is that of the fit."""
+def test_looking_at_batches_during_an_iteration_keeps_its_position(images, told):
+    """The state is the position of the fit's iteration, even if a callback has taken other batches meanwhile."""
     whole = loader(images)
     if told:
         whole.set_epoch(0)
@@ -257,7 +259,7 @@ def test_who_looks_into_it_meanwhile_leaves_the_position(images, told):
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_goes_on_from_any_position(images, train):
+def test_an_epoch_can_be_resumed_at_any_position(images, train):
     whole = loader(images, train=train, **AUGMENTED)
     list(whole)  # the first epoch
     batches, states = [], []
@@ -276,15 +278,14 @@ def test_goes_on_from_any_position(images, train):
         assert same(resumed, following)
 
 
-def test_calling_iter_more_often_than_iterating_does_no_harm(images):
+def test_an_iterator_that_is_not_used_takes_no_epoch(images):
     twice = loader(images)
     iter(twice)
     iter(twice)
     assert same(twice, loader(images))
 
 
-def test_a_batch_is_the_users_own(images):
-    """What is done to it is not done to the images."""
+def test_changing_a_batch_changes_no_stored_image(images):
     for train in (True, False):
         for x, y in loader(images, train=train):
             x.fill_(9)
@@ -293,13 +294,13 @@ def test_a_batch_is_the_users_own(images):
     assert not (next(iter(loader(images, train=False)))[0] == 9).any()
 
 
-def test_batches_do_not_hang_together(images):
-    """Autograd would refuse what it allows with those of a DataLoader, if it knew what lies beside them in memory."""
+def test_autograd_treats_batches_as_separate_tensors(images):
+    """Changing one batch in place affects no other in autograd, although they share memory, as with a DataLoader."""
     scale = torch.ones(1, requires_grad=True)
     net = torch.nn.Conv2d(3, 1, 3)
     batches = iter(loader(images))
     with torch.inference_mode():
-        next(batches)  # only looked at; the next is learnt from
+        next(batches)  # in inference mode, while the next is trained on
     x, _ = next(batches)
     outputs = net(x).sum()
     y, _ = next(batches)
@@ -310,7 +311,7 @@ def test_batches_do_not_hang_together(images):
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_a_list_of_them_holds_all_batches(images, train):
+def test_a_list_keeps_all_batches_of_an_epoch(images, train):
     kept = list(loader(images, train=train))
     again = loader(images, train=train)
     assert same(kept, again)
@@ -320,8 +321,8 @@ def test_a_list_of_them_holds_all_batches(images, train):
     assert same(kept, loader(images, train=train))
 
 
-def test_loops_of_every_kind(images):
-    """Without a Trainer: an iteration is of the epoch after that of the one that began before it."""
+def test_in_plain_loops_each_iteration_is_the_next_epoch(images):
+    """Without a Trainer each iteration is the epoch after the one begun last, even if that one is not finished."""
     plain = loader(images)
     epochs = [list(plain) for _ in range(5)]
     ours = loader(images)
@@ -333,13 +334,13 @@ def test_loops_of_every_kind(images):
     assert len(ours) == len(epochs[0]) == 12
 
 
-def test_it_is_gone_when_nobody_holds_it(images):
-    """Its images may lie on a GPU, whose memory Python's collector of cycles does not look at."""
+def test_images_are_freed_with_the_last_reference(images):
+    """A loader is freed with its last reference: Python's cycle collector ignores how full a GPU's memory is."""
     gone = weakref.ref(loader(images))
     assert gone() is None
 
 
-def test_fewer_images_than_ranks(images):
+def test_an_evaluation_of_fewer_images_than_ranks_is_refused(images):
     few = (images[0][:3], images[1][:3])
     said = "4 devices are more than the 3 images of an evaluation: use at most 3 devices, or more images"
     with pytest.raises(InputError, match=said):
@@ -355,7 +356,7 @@ def test_fewer_images_than_ranks(images):
         (3, 4, "batch_size 3 cannot be shared by 4 devices: .*; use 4$"),
     ],
 )
-def test_batch_sizes_that_cannot_be(images, batch_size, world_size, message):
+def test_impossible_batch_sizes_are_refused(images, batch_size, world_size, message):
     with pytest.raises(InputError, match=message):
         loader(images, batch_size, world_size=world_size)
 
@@ -363,7 +364,7 @@ def test_batch_sizes_that_cannot_be(images, batch_size, world_size, message):
 @pytest.mark.parametrize("world_size", [1, 2, 4, 8, 16])
 @pytest.mark.parametrize(("images", "batch_size"), [(10_000, 500), (5_000, 500), (10_000, 1_250), (999, 7)])
 def test_ranks_evaluate_equally_many_batches(world_size, images, batch_size):
-    """A collective in somebody's test step would else wait for a batch that never comes."""
+    """All ranks evaluate equally many batches; otherwise a collective in a user's test step would wait forever."""
     x, y = torch.zeros(images, 3, 1, 1, dtype=torch.uint8), torch.zeros(images, dtype=torch.int64)
     shares = [
         BatchLoader(x, y, batch_size, mean=(0.5,) * 3, std=(0.5,) * 3, rank=rank, world_size=world_size)

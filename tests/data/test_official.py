@@ -1,4 +1,4 @@
-"""The same images in every shape in which people have them."""
+"""The images in each layout ("shape") in which people keep them: archives, folders, MATLAB, parquet, Kaggle, arrays."""
 
 import gzip
 import hashlib
@@ -57,8 +57,8 @@ from cifar_lightning.data.pictures import read_each
 from cifar_lightning.data.sources import Source
 from cifar_lightning.errors import ImageWarning, InputError
 
-NOWHERE = "https://127.0.0.1:1/"  # what asks for it fails
-pytestmark = pytest.mark.filterwarnings("ignore:.* but CIFAR-10")  # made files are small
+NOWHERE = "https://127.0.0.1:1/"  # a download from here fails
+pytestmark = pytest.mark.filterwarnings("ignore:.* but CIFAR-10")  # the tests' files have fewer images
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +69,7 @@ def _own_cache(monkeypatch, tmp_path):
 
 @pytest.fixture
 def known(monkeypatch):
-    """Takes the made files for the official ones, of their digests."""
+    """Makes the digests of the tests' files the official ones."""
     for source in ("cifar10", "cifar100"):
         content = {**batches(source=source, classes=len(CLASSES_OF[source]))}
         for name, batch in content.items():
@@ -90,13 +90,13 @@ def packed_binary(path, source):
 
 
 def contents(home):
-    """All but our own cache, with the times."""
+    """Returns the modification time and the bytes of everything in a folder, except our own cache."""
     paths = [path for path in home.rglob("*") if ".cifar_lightning" not in path.parts]
     return {path: (path.stat().st_mtime_ns, path.is_file() and path.read_bytes()) for path in paths}
 
 
 def check(source, data_dir, home, **kwargs):
-    """The images are those of the archive to the byte, and what there was is as it was."""
+    """Checks that a source reads exactly the bytes of `images_of`, and that it changes no file in `home`."""
     before = contents(home)
     read = Source(source, data_dir, mirror=NOWHERE, **kwargs)
     read.prepare()
@@ -132,7 +132,7 @@ SHAPES = {
 
 @pytest.mark.parametrize("source", ["cifar10", "cifar100"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_shapes(tmp_path, known, source, shape):
+def test_each_layout_is_read_in_place(tmp_path, known, source, shape):
     home = tmp_path / "data"
     home.mkdir()
     SHAPES[shape](home, source)
@@ -141,7 +141,7 @@ def test_shapes(tmp_path, known, source, shape):
 
 # --- CIFAR-100's coarse classes ---------------------------------------------------------------------------
 
-# The coarse label of each fine one, as the files of the python version have them.
+# The coarse label of each fine one, from the files of CIFAR-100's python version.
 OFFICIAL = """
     4 1 14 8 0 6 7 7 18 3 3 14 9 18 7 11 3 9 7 11 6 11 5 10 7 6 13 15 3 15 0 11 1 10 12 14 16 9 11 5 5 19 8 8 15 13 14
     17 18 10 16 4 17 4 2 0 17 4 18 17 10 3 2 12 12 16 12 1 9 19 2 10 0 1 16 12 9 13 15 13 16 19 2 4 6 19 5 5 8 19 18 1
@@ -158,7 +158,7 @@ def check_coarse(data_dir, expected, **kwargs):
     assert loaded.images.reshape(len(expected), -1).equal(torch.from_numpy(images_of("train", "cifar100")[0]))
 
 
-def test_every_class_has_its_superclass():
+def test_fine_labels_map_to_the_official_coarse_labels():
     assert tuple(map(int, OFFICIAL.split())) == COARSE
     assert list(CIFAR100_COARSE_CLASSES) == sorted(CIFAR100_COARSE_CLASSES)
     assert len(CIFAR100_COARSE_CLASSES) == 20
@@ -168,8 +168,8 @@ def test_every_class_has_its_superclass():
 
 
 @pytest.mark.parametrize("shape", [name for name in SHAPES if name not in ("npz", "npy")])
-def test_coarse_labels_are_those_of_the_file(tmp_path, known, shape):
-    """Beside the fine ones, whose images are kept apart; the made files' are not those of the official map."""
+def test_coarse_labels_are_read_from_the_files(tmp_path, known, shape):
+    """Coarse labels come from the files, not from the official map, and are cached separately from the fine ones."""
     SHAPES[shape](tmp_path, "cifar100")
     fine = images_of("train", "cifar100")[1]
     for _ in range(2):
@@ -177,7 +177,7 @@ def test_coarse_labels_are_those_of_the_file(tmp_path, known, shape):
         assert Source("cifar100", tmp_path).load("train").labels.tolist() == fine.tolist()
 
 
-def test_coarse_labels_of_an_archive(tmp_path):
+def test_coarse_labels_are_read_from_an_archive(tmp_path):
     digest = write_archive(tmp_path / "mine.tar.gz", source="cifar100", classes=100)
     check_coarse(tmp_path / "mine.tar.gz", [coarse(x) for x in images_of("train", "cifar100")[1]], sha256=digest)
     digest = write_archive(tmp_path / "other.tar.gz")
@@ -185,8 +185,8 @@ def test_coarse_labels_of_an_archive(tmp_path):
         Source("cifar100-coarse", tmp_path / "other.tar.gz", sha256=digest).load("train")
 
 
-def test_coarse_labels_from_fine_ones(tmp_path):
-    """Where a file has no others; Keras gives arrays of either kind."""
+def test_coarse_labels_are_mapped_from_fine_ones_if_necessary(tmp_path):
+    """Fine labels are mapped to coarse ones if the files have only fine ones; Keras has arrays of either kind."""
     pixels, labels = images_of("train", "cifar100")
     fine = 5 * labels
     mapped = [COARSE[label] for label in fine]
@@ -209,14 +209,14 @@ def test_coarse_labels_from_fine_ones(tmp_path):
         check_coarse(home, mapped)
 
 
-def test_kaggle(tmp_path):
+def test_kaggles_pictures_are_read(tmp_path):
     write_kaggle(tmp_path / "data")
     check("cifar10", tmp_path / "data", tmp_path / "data")
 
 
 @pytest.mark.parametrize("source", ["cifar10", "cifar100"])
 @pytest.mark.parametrize("name", ["the official", "another"])
-def test_packed_binaries(tmp_path, source, name):
+def test_the_binary_version_is_read_packed(tmp_path, source, name):
     path = tmp_path / (BINARIES[source].name if name == "the official" else "mine.tgz")
     digest = packed_binary(path, source)
     check(source, tmp_path if name == "the official" else path, tmp_path, sha256=digest)
@@ -227,7 +227,7 @@ def test_packed_binaries(tmp_path, source, name):
 
 
 @pytest.mark.parametrize("name", ["cifar-10-batches-py.tar.gz", "cifar-10-batches-py-target_archive"])
-def test_keras_archive(tmp_path, name):
+def test_archives_with_keras_names_are_found(tmp_path, name):
     digest = write_archive(tmp_path / name, source="cifar10")
     check("cifar10", tmp_path, tmp_path, sha256=digest)
 
@@ -272,7 +272,7 @@ def new_test_set(home):
         np.save(home / f"cifar10.1_v6_{name}.npy", array)
 
 
-# What data.md calls a shape, in its order, and how it is written.
+# How to write each shape, under its name in data.md and in the order of that table.
 WRITERS = {
     "`cifar-10-python.tar.gz`": lambda home: write_archive(home / "cifar-10-python.tar.gz"),
     "`cifar-10-binary.tar.gz`": lambda home: packed_binary(home / "cifar-10-binary.tar.gz", "cifar10"),
@@ -302,8 +302,8 @@ TEST_SETS = {
 
 
 @pytest.mark.parametrize("source", ["cifar10", "folder"])
-def test_of_several_shapes_the_first_in_the_table_counts(tmp_path, source):
-    """As data.md says: of each with each that follows it."""
+def test_of_two_shapes_the_first_in_the_table_of_the_docs_is_used(tmp_path, source):
+    """If a folder has any two shapes, the one that comes first in the table of docs/data.md is used."""
 
     def found(home):
         there = Source(source, home).find("test")
@@ -326,22 +326,22 @@ def test_of_several_shapes_the_first_in_the_table_counts(tmp_path, source):
         shutil.rmtree(both)
 
 
-def test_a_folder_in_the_place_of_the_archive(tmp_path):
-    """It would be taken for what has been fetched."""
+def test_a_folder_with_the_archives_name_is_refused(tmp_path):
+    """A folder with the archive's name is refused; otherwise it would be taken for the downloaded archive."""
     (tmp_path / "cifar-10-python.tar.gz").mkdir()
     said = r"cifar-10-python.tar.gz is a folder, not the archive of that name: move it away so that the archive can be"
     with pytest.raises(InputError, match=said):
         Source("cifar10", tmp_path, mirror=NOWHERE).prepare()
 
 
-def test_nothing_is_fetched_beside_class_folders(tmp_path):
-    """Whose owner forgot to say that they are the source: he would train on other images than his."""
+def test_nothing_is_downloaded_beside_class_folders(tmp_path):
+    """A folder with class folders gets no download: its owner forgot `source`, and would train on other images."""
     class_folders(tmp_path)
     there = sorted(tmp_path.rglob("*"))
     with pytest.raises(InputError, match=r"has class folders, not CIFAR-10: use --data.source folder to train on"):
         Source("cifar10", tmp_path, mirror=NOWHERE).prepare()
     assert sorted(tmp_path.rglob("*")) == there
-    write_archive(packed := tmp_path / "cifar-10-python.tar.gz")  # as one that has been fetched before
+    write_archive(packed := tmp_path / "cifar-10-python.tar.gz")  # as if downloaded before
     Source("cifar10", tmp_path, sha256=hashlib.sha256(packed.read_bytes()).hexdigest()).prepare()
 
 
@@ -356,7 +356,7 @@ NO_ARCHIVES = {
 
 
 @pytest.mark.parametrize("name", NO_ARCHIVES)
-def test_a_file_that_is_no_archive_is_not_called_a_damaged_one(tmp_path, call, name):
+def test_a_file_that_is_no_archive_is_not_called_damaged(tmp_path, call, name):
     NO_ARCHIVES[name](tmp_path / name)
     said = (
         f"data_dir {name} is not a .tar.gz, .tar, .npz, .npy or .parquet file: use one of these, or a folder of "
@@ -369,7 +369,7 @@ def test_a_file_that_is_no_archive_is_not_called_a_damaged_one(tmp_path, call, n
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_an_archive_of_any_name_is_one_where_it_is_cut_short_too(tmp_path, packed):
+def test_an_archive_is_recognised_by_any_name_even_if_cut_short(tmp_path, packed):
     digest = write_archive(path := tmp_path / "mine.bin", source="cifar10")
     if not packed:
         path.write_bytes(gzip.decompress(path.read_bytes()))
@@ -380,8 +380,8 @@ def test_an_archive_of_any_name_is_one_where_it_is_cut_short_too(tmp_path, packe
         Source("cifar10", path, sha256=archive.digest(path)).load("test")
 
 
-def test_other_files_are_refused_and_never_removed(tmp_path):
-    """Nobody is told to delete what is his own, and nothing is fetched in its place."""
+def test_unofficial_files_are_refused_and_never_removed(tmp_path):
+    """Files that are not the official ones are kept and not replaced; the message names the digest that allows them."""
     digests = {
         "folder": lambda home: write_folder(home / "cifar-10-batches-py"),
         "binary": lambda home: write_binary(home / "cifar-10-batches-bin"),
@@ -404,7 +404,7 @@ def test_other_files_are_refused_and_never_removed(tmp_path):
             Source("cifar10", home, mirror=NOWHERE, sha256="0" * 64).prepare()
 
 
-def test_the_digest_of_a_folder_is_that_of_its_files_one_after_another(tmp_path):
+def test_the_digest_of_a_folder_is_that_of_its_concatenated_files(tmp_path):
     folder = tmp_path / "cifar-10-batches-py"
     write_folder(folder)
     names = (*ARCHIVES["cifar10"].train, *ARCHIVES["cifar10"].test, ARCHIVES["cifar10"].meta)
@@ -417,8 +417,8 @@ UNDIGESTED["Kaggle"] = lambda home, source: write_kaggle(home)
 
 
 @pytest.mark.parametrize("shape", UNDIGESTED)
-def test_images_that_are_not_the_whole_are_used_and_said_to_be_so(tmp_path, monkeypatch, shape):
-    """From the cache too; not where there are as many of every class as published, or where they are one's own."""
+def test_an_incomplete_set_is_used_with_a_warning(tmp_path, monkeypatch, shape):
+    """A warning says that a set is incomplete, from the cache too, unless `sha256` declares the images the user's own."""
     home = tmp_path / "data"
     home.mkdir()
     UNDIGESTED[shape](home, "cifar10")
@@ -443,8 +443,8 @@ def official_copy(home, other):
     return shutil.copytree(home, other, ignore=shutil.ignore_patterns(".cifar_lightning"))
 
 
-def test_as_many_images_with_other_labels_are_not_the_whole(tmp_path, monkeypatch):
-    """Keras' coarse labels, say, under the name of the fine ones."""
+def test_the_right_number_of_images_with_other_labels_gets_a_warning(tmp_path, monkeypatch):
+    """A warning says if classes have other numbers of images than published, such as with Keras' coarse labels."""
     monkeypatch.setitem(COUNTS, "test", 100)
     pixels, labels = images_of("train")
     np.savez(tmp_path / "cifar100.npz", x_train=pixels, y_train=labels, x_test=pixels, y_test=labels)
@@ -454,7 +454,7 @@ def test_as_many_images_with_other_labels_are_not_the_whole(tmp_path, monkeypatc
         Source("cifar100", tmp_path).load("test")
 
 
-def test_half_a_folder(tmp_path, known):
+def test_a_folder_that_lacks_a_file_is_refused(tmp_path, known):
     folder = tmp_path / "cifar-10-batches-py"
     write_folder(folder)
     (folder / "data_batch_3").unlink()
@@ -463,7 +463,7 @@ def test_half_a_folder(tmp_path, known):
     assert str(error.value) == (f"{folder} lacks data_batch_3: unpack cifar-10-python.tar.gz again, or use it packed")
 
 
-def test_a_folder_is_read_anew_when_a_file_has_changed(tmp_path, known):
+def test_a_folder_is_checked_again_when_a_file_has_changed(tmp_path, known):
     folder = tmp_path / "cifar-10-batches-py"
     write_folder(folder)
     check("cifar10", tmp_path, tmp_path)
@@ -472,7 +472,7 @@ def test_a_folder_is_read_anew_when_a_file_has_changed(tmp_path, known):
         Source("cifar10", tmp_path).load("test")
 
 
-def test_bad_binaries(tmp_path):
+def test_a_damaged_binary_version_is_refused(tmp_path):
     write_binary(tmp_path / "cifar-10-batches-bin")
     path = tmp_path / "cifar-10-batches-bin" / "test_batch.bin"
     whole = path.read_bytes()
@@ -491,8 +491,8 @@ def test_bad_binaries(tmp_path):
 
 
 @pytest.mark.parametrize("source", ["cifar10", "cifar100"])
-def test_the_matlab_version(tmp_path, source, monkeypatch):
-    """Unpacked, by its folder or by itself; and packed, as a browser leaves it and as it is published."""
+def test_the_matlab_version_is_read(tmp_path, source, monkeypatch):
+    """The MATLAB version is read unpacked, from its folder or the one above, and packed, with gzip or without."""
     version = matlab.VERSIONS[source]
     write_matlab(tmp_path / "a" / version.folder, source)
     check(source, tmp_path / "a", tmp_path)
@@ -514,7 +514,7 @@ def test_the_matlab_version(tmp_path, source, monkeypatch):
     check(source, packed, tmp_path)
 
 
-def test_the_matlab_version_is_in_memory_twice_while_it_is_put_together(tmp_path):
+def test_reading_the_matlab_version_takes_the_memory_of_its_images_twice(tmp_path):
     from scipy.io import savemat
 
     pixels = np.random.default_rng(0).integers(0, 256, (400, 3072), np.uint8)
@@ -529,7 +529,7 @@ def test_the_matlab_version_is_in_memory_twice_while_it_is_put_together(tmp_path
         tracemalloc.stop()
 
 
-def test_coarse_labels_of_the_matlab_version(tmp_path):
+def test_coarse_labels_are_read_from_the_matlab_version(tmp_path):
     write_matlab(tmp_path / "cifar-100-matlab", "cifar100")
     fine, found = (Source(source, tmp_path, mirror=NOWHERE).load("train") for source in ("cifar100", "cifar100-coarse"))
     assert found.labels.tolist() == [coarse(label) for label in fine.labels.tolist()]
@@ -555,7 +555,7 @@ def test_coarse_labels_of_the_matlab_version(tmp_path):
         ),
     ],
 )
-def test_a_matlab_version_that_is_not_whole(tmp_path, content, message):
+def test_a_damaged_matlab_version_is_refused(tmp_path, content, message):
     from scipy.io import savemat
 
     write_matlab(tmp_path / "cifar-10-batches-mat")
@@ -569,14 +569,14 @@ def test_a_matlab_version_that_is_not_whole(tmp_path, content, message):
         Source("cifar10", tmp_path, mirror=NOWHERE).load("test")
 
 
-def test_the_matlab_version_without_scipy(tmp_path, monkeypatch):
+def test_the_matlab_version_without_scipy_says_how_to_install_it(tmp_path, monkeypatch):
     write_matlab(tmp_path / "cifar-10-batches-mat")
     monkeypatch.setitem(sys.modules, "scipy.io", None)
     with pytest.raises(InputError, match=r"needs scipy; install it with: pip install 'cifar-lightning\[matlab\]'"):
         Source("cifar10", tmp_path, mirror=NOWHERE).load("test")
 
 
-def test_nothing_there_and_no_network(tmp_path):
+def test_without_images_and_network_the_message_lists_what_to_provide(tmp_path):
     with pytest.raises(InputError) as error:
         Source("cifar100", tmp_path, mirror=NOWHERE).prepare()
     assert "cannot download cifar-100-python.tar.gz" in str(error.value)
@@ -586,7 +586,7 @@ def test_nothing_there_and_no_network(tmp_path):
     ) in str(error.value)
 
 
-def test_unrelated_arrays_are_no_cifar(tmp_path):
+def test_unrelated_arrays_are_not_taken_for_cifar(tmp_path):
     np.savez(tmp_path / "mnist.npz", x_train=np.zeros((3, 28, 28)), y_train=np.zeros(3))
     with pytest.raises(InputError, match="has none of"):
         Source("cifar10", tmp_path).load("train")
@@ -599,8 +599,8 @@ def rewritten(path, change):
     parquet.write_table(change(parquet.read_table(path)), path, row_group_size=7)
 
 
-def test_parquet_as_other_programs_write_it(tmp_path):
-    """Without the names; large_binary, large_string; the bytes alone; labels of other types, or names; other files."""
+def test_parquet_written_by_other_programs_is_read(tmp_path):
+    """Parquet is read without class names, with large or bare binary columns, labels of other types or odd metadata."""
     types = pa.struct([("bytes", pa.large_binary()), ("path", pa.large_string())])
     names = pa.array(CLASSES)
 
@@ -625,7 +625,7 @@ def test_parquet_as_other_programs_write_it(tmp_path):
         check("cifar10", tmp_path / name, tmp_path / name)
 
 
-def test_parquet_in_pieces(tmp_path):
+def test_parquet_in_several_files_needs_all_of_them(tmp_path):
     write_parquet(tmp_path / "plain_text")
     path = tmp_path / "plain_text" / "train-00000-of-00001.parquet"
     table = parquet.read_table(path)
@@ -638,14 +638,13 @@ def test_parquet_in_pieces(tmp_path):
 
 
 def named(*names):
-    """What `datasets` says of labels, in a table's metadata; of none, nothing."""
+    """Returns a function that sets a table's class names as `datasets` does, or removes all metadata if there are none."""
     features = {"label": {"names": names, "_type": "ClassLabel"}}
     metadata = {"huggingface": json.dumps({"info": {"features": features}})} if names else {}
     return lambda table: table.replace_schema_metadata(metadata)
 
 
-def test_parquet_with_names_of_its_own(tmp_path):
-    """Those of any of its files, for all."""
+def test_class_names_in_one_parquet_file_are_used_for_all(tmp_path):
     own = tuple(f"n{i}" for i in range(10))
     for train, test in ((own, own), (own, ()), ((), own)):
         write_parquet(tmp_path)
@@ -657,8 +656,8 @@ def test_parquet_with_names_of_its_own(tmp_path):
 
 
 @pytest.mark.parametrize("names", [CLASSES[::-1], [*CLASSES[:9], "lorry"]], ids=["another order", "another name"])
-def test_parquet_whose_splits_have_other_classes_is_refused(tmp_path, names):
-    """A network would be tested by other names than those it has learnt."""
+def test_parquet_whose_splits_have_different_classes_is_refused(tmp_path, names):
+    """Files with different class names are refused: a network would be tested by other names than in training."""
     write_parquet(tmp_path)
     path = tmp_path / "test-00000-of-00001.parquet"
     rewritten(path, named(*names))
@@ -669,8 +668,8 @@ def test_parquet_whose_splits_have_other_classes_is_refused(tmp_path, names):
 @pytest.mark.parametrize("source", ["cifar10", "cifar100", "cifar100-coarse"])
 @pytest.mark.parametrize("shape", ["npz", "npy", "parquet"])
 @pytest.mark.parametrize("own", [True, False])
-def test_the_classes_are_those_of_the_files_before_they_are_read(tmp_path, source, shape, own):
-    """As `evaluate` and LitNet(classes=data.classes) ask for them."""
+def test_class_names_are_those_of_the_files_before_the_images_are_read(tmp_path, source, shape, own):
+    """`data.classes` is right before `prepare_data`, as `evaluate` and LitNet(classes=data.classes) need it."""
     write = SHAPES[shape]
     write(tmp_path, source.removesuffix("-coarse"))
     count = len(CLASSES_OF[source])
@@ -690,7 +689,7 @@ def test_the_classes_are_those_of_the_files_before_they_are_read(tmp_path, sourc
     assert data.classes == read.classes == names
 
 
-def test_a_run_on_images_with_names_of_their_own_is_evaluated_on_them(plain, tmp_path):
+def test_a_run_on_images_with_their_own_class_names_can_be_evaluated(plain, tmp_path):
     names = [f"n{i}" for i in range(10)]
     np.savez(tmp_path / "cifar10.npz", **arrays(), classes=names)
     data = {"data_dir": tmp_path, "batch_size": 50}
@@ -707,8 +706,8 @@ def write_named(path, names):
     np.savez(path, **content, classes=names)
 
 
-def test_parquet_of_ones_own(tmp_path):
-    """With names in the metadata, in the column or nowhere; with a validation split; other names are refused."""
+def test_the_users_own_parquet_is_read_with_its_validation_split(tmp_path):
+    """The user's own parquet may have class names in its metadata, in the column or nowhere; all files need the same."""
     files, labels = pngs_of("test")
     pixels = images_of("test")[0].reshape(-1, 3, 32, 32)
     for name, classes, values in (
@@ -740,12 +739,12 @@ def test_parquet_of_ones_own(tmp_path):
 
 
 def flipped(png):
-    """With another bit in its pixels."""
+    """Returns a PNG with one bit of its pixels flipped."""
     at = png.index(b"IDAT") + 40
     return png[:at] + bytes([png[at] ^ 1]) + png[at + 1 :]
 
 
-def test_parquet_is_in_memory_once(tmp_path):
+def test_reading_parquet_takes_the_memory_of_its_images_once(tmp_path):
     Image.new("RGB", (32, 32), "red").save(picture := io.BytesIO(), "PNG")
     for name, count in (("train", 1_000), ("val", 500), ("test", 1)):
         content = {"img": [{"bytes": picture.getvalue()}] * count, "label": [0] * count}
@@ -761,8 +760,8 @@ def test_parquet_is_in_memory_once(tmp_path):
     assert (decoded.images == (255, 0, 0)).all()
 
 
-def test_pictures_in_parquet_are_read_as_those_in_folders_are(tmp_path):
-    """Of 16 bits, transparent or on their side, each is what it would be as a file; of what is odd a line tells."""
+def test_pictures_in_parquet_are_decoded_as_in_folders(tmp_path):
+    """Pictures in parquet with 16 bits, transparency or an orientation are decoded, and remarked on, as in folders."""
     slope = np.linspace(0, 255, 32 * 32).reshape(32, 32).astype(np.uint8)
     clear = np.zeros_like(slope)
     sideways = Image.Exif()
@@ -789,7 +788,7 @@ def test_pictures_in_parquet_are_read_as_those_in_folders_are(tmp_path):
         Source("folder", tmp_path).load("test")
 
 
-def test_bad_parquet(tmp_path):
+def test_damaged_or_wrong_parquet_is_refused(tmp_path):
     png = pngs_of("test")[0][0]
     Image.new("RGB", (64, 48)).save(large := io.BytesIO(), "PNG")
     write_parquet(tmp_path)
@@ -826,7 +825,7 @@ def test_bad_parquet(tmp_path):
     ("label", "said"),
     [(1.0, "1.0"), ([1], "[1]"), ({"id": 1}, "{'id': 1}"), (None, "None"), ([1] * 99, "of type list")],
 )
-def test_parquet_whose_labels_are_none(tmp_path, label, said):
+def test_parquet_with_invalid_labels_is_refused(tmp_path, label, said):
     png = pngs_of("test")[0][0]
     for split in ("train", "test"):
         table = pa.table({"image": [{"bytes": png}] * 2, "label": pa.array([label, label])})
@@ -838,13 +837,13 @@ def test_parquet_whose_labels_are_none(tmp_path, label, said):
     )
 
 
-def test_what_damaged_parquet_says_of_its_rows_is_not_believed(tmp_path):
+def test_wrong_row_counts_in_parquet_never_give_wrong_labels(tmp_path):
     Image.new("RGB", (32, 32), "red").save(picture := io.BytesIO(), "PNG")
     content = {"img": [{"bytes": picture.getvalue()}] * 37, "label": list(range(10)) * 3 + [0] * 7}
     parquet.write_table(pa.table(content), path := tmp_path / "train.parquet")
     whole, refused = path.read_bytes(), []
     footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
-    for at in (at for at in range(footer, len(whole)) if whole[at] == 2 * 37):  # as its numbers are written
+    for at in (at for at in range(footer, len(whole)) if whole[at] == 2 * 37):  # Thrift's encoding doubles small numbers
         for number in (36, 38):
             path.write_bytes(whole[:at] + bytes([2 * number]) + whole[at + 1 :])
             try:
@@ -854,8 +853,8 @@ def test_what_damaged_parquet_says_of_its_rows_is_not_believed(tmp_path):
     assert any("(its two counts of rows differ): replace it" in message for message in refused)
 
 
-def test_parquet_of_which_a_part_is_empty(tmp_path):
-    """With the validation images alone there would be nothing to train on."""
+def test_parquet_without_training_images_is_refused(tmp_path):
+    """Parquet without training images is refused, although there are validation images to load."""
     for name, count in (("train", 0), ("val", 2), ("test", 2)):
         pictures = pa.array([b"any"] * count, pa.binary())
         table = pa.table({"img": pictures, "label": pa.array([0] * count, pa.int64())})
@@ -864,7 +863,7 @@ def test_parquet_of_which_a_part_is_empty(tmp_path):
         Source("folder", tmp_path).load("train")
 
 
-def test_parquet_without_pyarrow(tmp_path, monkeypatch):
+def test_parquet_without_pyarrow_says_how_to_install_it(tmp_path, monkeypatch):
     write_parquet(tmp_path)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(InputError, match=r"needs pyarrow; install it with: pip install 'cifar-lightning\[parquet\]'"):
@@ -874,7 +873,7 @@ def test_parquet_without_pyarrow(tmp_path, monkeypatch):
 # --- Kaggle -----------------------------------------------------------------------------------------------
 
 
-def test_kaggle_without_test_labels_trains_and_does_not_test(tmp_path, call):
+def test_kaggle_without_test_labels_can_train_but_not_test(tmp_path, call):
     write_kaggle(tmp_path / "kaggle", tests=False)
     data = CIFAR10DataModule(tmp_path / "kaggle", batch_size=20)
     trainer = Trainer(
@@ -889,7 +888,7 @@ def test_kaggle_without_test_labels_trains_and_does_not_test(tmp_path, call):
     assert not (tmp_path / "lightning_logs").exists()
 
 
-def test_bad_kaggle(tmp_path):
+def test_wrong_lines_in_kaggles_table_are_refused(tmp_path):
     write_kaggle(tmp_path)
     table = tmp_path / "trainLabels.csv"
     for text, reason in (
@@ -905,11 +904,11 @@ def test_bad_kaggle(tmp_path):
         with pytest.raises(InputError) as error:
             Source("cifar10", tmp_path).prepare()
         assert str(error.value).startswith(f"{table} {reason}"), error.value
-    table.write_bytes(b"\xef\xbb\xbfid,label\r\n2,cat\r\n1,dog\r\n")  # as Excel leaves it, and in any order
+    table.write_bytes(b"\xef\xbb\xbfid,label\r\n2,cat\r\n1,dog\r\n")  # as Excel saves it, and in any order
     assert Source("cifar10", tmp_path).load("train").labels.tolist() == [5, 3]
 
 
-# --- arrays of one's own ----------------------------------------------------------------------------------
+# --- the user's own arrays --------------------------------------------------------------------------------
 
 
 def own_arrays(**changes):
@@ -918,8 +917,8 @@ def own_arrays(**changes):
     return {**content, **changes}
 
 
-def test_arrays_of_ones_own(tmp_path):
-    """Layouts, types and names of arrays; the classes are numbers where nothing names them."""
+def test_the_users_own_arrays_are_read(tmp_path):
+    """Arrays are read in any common layout, type and naming; the classes are numbers if they have no names."""
     x, y = arrays()["x_train"], arrays()["y_train"]
     for name, content in {
         "planes": own_arrays(x_train=x.transpose(0, 3, 1, 2)),
@@ -953,7 +952,7 @@ def test_arrays_of_ones_own(tmp_path):
     ],
 )
 @pytest.mark.parametrize("packed", [True, False])
-def test_arrays_are_in_memory_once(tmp_path, packed, size, kind):
+def test_reading_arrays_takes_the_memory_of_the_images_once(tmp_path, packed, size, kind):
     images = np.random.default_rng(0).integers(0, 256, (2000, *size), np.uint8)
     labels, held_out = np.arange(2000) % 10, 900 if kind == "with x_val" else 0
     content = {"x_train": images[held_out:], "y_train": labels[held_out:], "x_test": images[:10], "y_test": labels[:10]}
@@ -980,7 +979,7 @@ def test_arrays_are_in_memory_once(tmp_path, packed, size, kind):
     assert np.array_equal(decoded.images, expected)
 
 
-def test_arrays_with_names_and_a_validation_split(tmp_path):
+def test_arrays_may_have_class_names_and_a_validation_split(tmp_path):
     names = np.array([f"class {i}" for i in range(10)])
     np.savez(tmp_path / "a.npz", **own_arrays(classes=names, x_val=arrays()["x_test"], y_val=arrays()["y_test"]))
     data = CIFAR10DataModule(tmp_path, source="folder", batch_size=20)
@@ -992,8 +991,8 @@ def test_arrays_with_names_and_a_validation_split(tmp_path):
 
 
 @pytest.mark.parametrize("shape", ["arrays", "parquet"])
-def test_two_classes_of_one_name_are_refused(tmp_path, shape):
-    """ImageNet has two cranes; accuracies by name would be those of one of them, beside the counts of the other."""
+def test_two_classes_with_the_same_name_are_refused(tmp_path, shape):
+    """Two classes with one name, such as ImageNet's two cranes, are refused: results by name would mix their figures."""
     names = ["crane", *(f"class {i}" for i in range(8)), "crane"]
     if shape == "arrays":
         np.savez(tmp_path / "a.npz", **own_arrays(classes=np.array(names)))
@@ -1007,8 +1006,8 @@ def test_two_classes_of_one_name_are_refused(tmp_path, shape):
 
 
 @pytest.mark.parametrize("shape", ["npz", "npy", "parquet"])
-def test_the_digest_of_ones_own_images(tmp_path, shape):
-    """Of the file, or of all in a row; where it is another, nothing is read, from the cache neither."""
+def test_the_digest_of_the_users_own_images_is_checked(tmp_path, shape):
+    """The user's files must have the given SHA-256, concatenated if there are several, even if they are cached."""
     if shape == "npz":
         np.savez(tmp_path / "own.npz", **own_arrays())
     elif shape == "npy":
@@ -1031,8 +1030,8 @@ def test_the_digest_of_ones_own_images(tmp_path, shape):
 
 @pytest.mark.parametrize("source", ["folder", "cifar10"])
 @pytest.mark.parametrize("content", ["cut short", "no zip", "another user's"])
-def test_arrays_in_a_folder_that_cannot_be_read_are_told_of(tmp_path, call, monkeypatch, source, content):
-    """They may be the images that are meant: nothing else is looked for, and nothing fetched."""
+def test_arrays_that_cannot_be_read_are_reported(tmp_path, call, monkeypatch, source, content):
+    """Unreadable arrays, which may be the user's images, are reported; nothing else is looked for or downloaded."""
     np.savez(path := tmp_path / "cifar10.npz", **own_arrays())
     path.write_bytes({"cut short": path.read_bytes()[:-99], "no zip": b"none"}.get(content, path.read_bytes()))
     why = r"cifar10.npz is not a .npz file, or is damaged \(File is not a zip file\): replace it"
@@ -1050,8 +1049,8 @@ def refuse(*args, **kwargs):
     raise PermissionError(13, "Permission denied")
 
 
-def test_other_arrays_beside_ones_own_are_none_of_ours(tmp_path, call):
-    """Sound ones without images, what macOS hides beside a file, a folder, and what we keep."""
+def test_other_files_beside_the_users_own_images_are_ignored(tmp_path, call):
+    """Arrays without images, hidden files, such as macOS makes, and folders beside the user's images are ignored."""
     np.savez(tmp_path / "own.npz", **own_arrays())
     np.savez(tmp_path / "features.npz", features=np.zeros(3))
     (tmp_path / "._own.npz").write_bytes(b"Mac OS X")
@@ -1072,7 +1071,7 @@ def test_other_arrays_beside_ones_own_are_none_of_ours(tmp_path, call):
     assert len(Source("folder", tmp_path).load("train").labels) == 100
 
 
-def test_bad_arrays(tmp_path):
+def test_damaged_or_wrong_arrays_are_refused(tmp_path):
     x, y = own_arrays()["x_train"], own_arrays()["y_train"]
     for changes, reason in (
         ({"x_train": x / 255}, "x_train is float64 (100, 32, 32, 3): use uint8"),
@@ -1101,7 +1100,7 @@ def test_bad_arrays(tmp_path):
     with pytest.raises(InputError, match="has no images and labels of test: arrays are named x_train, y_train, x_test"):
         Source("folder", path).load("train")
     whole = path.read_bytes()
-    at = whole.rindex(b"PK\1\2") + 6  # the version of zip that it needs
+    at = whole.rindex(b"PK\1\2") + 6  # the version of zip that is needed to extract
     for damaged in (whole[: len(whole) // 2], b"nonsense", b"", whole[:at] + b"\x99" + whole[at + 1 :]):
         path.write_bytes(damaged)
         with pytest.raises(InputError, match=r"is not a \.npz file, or is damaged"):
