@@ -418,7 +418,7 @@ UNDIGESTED["Kaggle"] = lambda home, source: write_kaggle(home)
 
 @pytest.mark.parametrize("shape", UNDIGESTED)
 def test_an_incomplete_set_is_used_with_a_warning(tmp_path, monkeypatch, shape):
-    """A warning says that a set is incomplete, from the cache too, unless `sha256` declares the images the user's own."""
+    """A warning says if a set is incomplete, from the cache too, unless `sha256` declares it as the user's own."""
     home = tmp_path / "data"
     home.mkdir()
     UNDIGESTED[shape](home, "cifar10")
@@ -638,7 +638,7 @@ def test_parquet_in_several_files_needs_all_of_them(tmp_path):
 
 
 def named(*names):
-    """Returns a function that sets a table's class names as `datasets` does, or removes all metadata if there are none."""
+    """Returns a function that sets a table's class names as `datasets` does, or without names removes the metadata."""
     features = {"label": {"names": names, "_type": "ClassLabel"}}
     metadata = {"huggingface": json.dumps({"info": {"features": features}})} if names else {}
     return lambda table: table.replace_schema_metadata(metadata)
@@ -707,7 +707,7 @@ def write_named(path, names):
 
 
 def test_the_users_own_parquet_is_read_with_its_validation_split(tmp_path):
-    """The user's own parquet may have class names in its metadata, in the column or nowhere; all files need the same."""
+    """The user's own parquet may have class names in its metadata, its column or nowhere; all files need the same."""
     files, labels = pngs_of("test")
     pixels = images_of("test")[0].reshape(-1, 3, 32, 32)
     for name, classes, values in (
@@ -843,7 +843,7 @@ def test_wrong_row_counts_in_parquet_never_give_wrong_labels(tmp_path):
     parquet.write_table(pa.table(content), path := tmp_path / "train.parquet")
     whole, refused = path.read_bytes(), []
     footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
-    for at in (at for at in range(footer, len(whole)) if whole[at] == 2 * 37):  # Thrift's encoding doubles small numbers
+    for at in (at for at in range(footer, len(whole)) if whole[at] == 2 * 37):  # Thrift doubles small numbers
         for number in (36, 38):
             path.write_bytes(whole[:at] + bytes([2 * number]) + whole[at + 1 :])
             try:
@@ -992,7 +992,7 @@ def test_arrays_may_have_class_names_and_a_validation_split(tmp_path):
 
 @pytest.mark.parametrize("shape", ["arrays", "parquet"])
 def test_two_classes_with_the_same_name_are_refused(tmp_path, shape):
-    """Two classes with one name, such as ImageNet's two cranes, are refused: results by name would mix their figures."""
+    """Two classes with one name, such as ImageNet's cranes, are refused: results by name would mix their figures."""
     names = ["crane", *(f"class {i}" for i in range(8)), "crane"]
     if shape == "arrays":
         np.savez(tmp_path / "a.npz", **own_arrays(classes=np.array(names)))
