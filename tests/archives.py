@@ -1,4 +1,4 @@
-"""Small archives in the official layout, hostile ones, and the same images in the other shapes that people have."""
+"""Writes small archives in the official layout, hostile archives, and the same images in other formats."""
 
 import csv
 import hashlib
@@ -16,7 +16,7 @@ from cifar_lightning.data.cifar10 import ARCHIVES, BINARIES, CIFAR100_CLASSES, C
 
 
 def batches(images_per_batch=20, seed=0, classes=10, source="cifar10"):
-    """What the archive holds: {name: dict}, with random pixels and labels that go round the classes."""
+    """Returns the contents of an archive, {name: dict}: random pixels, and labels that cycle through the classes."""
     archive = ARCHIVES[source]
     names = (CLASSES if source == "cifar10" else CIFAR100_CLASSES)[:classes]
     rng = np.random.default_rng(seed)
@@ -35,12 +35,12 @@ def batches(images_per_batch=20, seed=0, classes=10, source="cifar10"):
 
 
 def coarse(label):
-    """A coarse label for a fine one: not CIFAR-100's own, so that it is seen where labels are read."""
+    """Returns a coarse label for a fine one, not the official one, to tell labels that were read from mapped ones."""
     return label // 5
 
 
 def write_archive(path, images_per_batch=20, seed=0, classes=10, source="cifar10"):
-    """Writes a real archive to `path` and gives its SHA-256. Five batches train, one tests."""
+    """Writes an archive to `path` and returns its SHA-256. CIFAR-10 has five batches to train, one to test."""
     folder = ARCHIVES[source].folder
     content = batches(images_per_batch, seed, classes, source)
     # The official archive lists its members out of order.
@@ -49,7 +49,7 @@ def write_archive(path, images_per_batch=20, seed=0, classes=10, source="cifar10
 
 
 def images_of(split, source="cifar10"):
-    """The images of a split of `batches()`: uint8 (N, 3072), and their labels."""
+    """Returns the images of a split of `batches()`, uint8 (N, 3072), and their labels."""
     archive, content = ARCHIVES[source], batches(source=source, classes=10 if source == "cifar10" else 100)
     chosen = [content[name] for name in (archive.train if split == "train" else archive.test)]
     labels = [label for batch in chosen for label in batch[archive.labels_key]]
@@ -57,7 +57,7 @@ def images_of(split, source="cifar10"):
 
 
 def pngs_of(split, source="cifar10"):
-    """The same as PNG files, and their labels."""
+    """Returns the same images as PNG files, and their labels."""
     files = []
     for pixels in images_of(split, source)[0].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1):
         Image.fromarray(pixels).save(file := io.BytesIO(), "PNG")
@@ -66,14 +66,14 @@ def pngs_of(split, source="cifar10"):
 
 
 def write_folder(folder, source="cifar10"):
-    """What torchvision unpacks."""
+    """Writes the folder that torchvision unpacks."""
     folder.mkdir(parents=True)
     for name, batch in batches(source=source, classes=10 if source == "cifar10" else 100).items():
         (folder / name).write_bytes(pickle.dumps(batch, 2))
 
 
 def binaries(source="cifar10"):
-    """{name: bytes} of the binary version."""
+    """Returns the files of the binary version, {name: bytes}."""
     binary, classes = BINARIES[source], CLASSES if source == "cifar10" else CIFAR100_CLASSES
     content = {binary.meta: ("\n".join(classes) + "\n\n").encode()}
     for split, names in (("train", binary.train), ("test", binary.test)):
@@ -85,14 +85,14 @@ def binaries(source="cifar10"):
 
 
 def write_binary(folder, source="cifar10"):
-    """What the binary version unpacks to."""
+    """Writes the folder that the binary version unpacks to."""
     folder.mkdir(parents=True)
     for name, data in binaries(source).items():
         (folder / name).write_bytes(data)
 
 
 def matlab_files(source="cifar10"):
-    """{name: bytes} of the MATLAB version: rows of labels, and of CIFAR-100 both kinds."""
+    """Returns the files of the MATLAB version, {name: bytes}; for CIFAR-100 with fine and coarse labels."""
     from scipy.io import savemat
 
     content = {}
@@ -110,14 +110,14 @@ def matlab_files(source="cifar10"):
 
 
 def write_matlab(folder, source="cifar10"):
-    """What the MATLAB version unpacks to."""
+    """Writes the folder that the MATLAB version unpacks to."""
     folder.mkdir(parents=True)
     for name, data in matlab_files(source).items():
         (folder / name).write_bytes(data)
 
 
 def write_parquet(folder, source="cifar10"):
-    """Hugging Face's files, as `datasets` writes them: {bytes, path}, and the features in the metadata."""
+    """Writes Hugging Face's files as `datasets` does: images as {bytes, path}, and the features in the metadata."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -139,7 +139,7 @@ def write_parquet(folder, source="cifar10"):
 
 
 def write_kaggle(home, tests=True):
-    """Kaggle's pictures, with a test picture that does not count; and the test labels, which Kaggle keeps."""
+    """Writes Kaggle's pictures, with an unlabelled test picture; if `tests`, also test labels, which Kaggle keeps."""
     for split in ("train", "test"):
         (home / split).mkdir(parents=True)
         files, labels = pngs_of(split)
@@ -154,7 +154,7 @@ def write_kaggle(home, tests=True):
 
 
 def arrays(source="cifar10"):
-    """Keras' arrays."""
+    """Returns the images as Keras' arrays, {name: array}."""
     content = {}
     for split in ("train", "test"):
         pixels, labels = images_of(split, source)
@@ -164,7 +164,7 @@ def arrays(source="cifar10"):
 
 
 def write_corrupted(folder, images, labels):
-    """CIFAR-10-C's folder: a file of images a corruption, in five blocks, and the labels five times."""
+    """Writes CIFAR-10-C's folder: for each corruption a file of images, in five blocks, and the labels five times."""
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "labels.npy", np.tile(labels, 5).astype(np.uint8))
     for name, blocks in images.items():
@@ -172,7 +172,7 @@ def write_corrupted(folder, images, labels):
 
 
 def write_tar(path, members):
-    """Writes {name: bytes, or a TarInfo for anything but a plain file} and gives the SHA-256."""
+    """Writes an archive of {name: bytes, or a TarInfo for anything but a plain file}; returns its SHA-256."""
     with tarfile.open(path, "w:gz", compresslevel=1) as tar:
         for name, data in members.items():
             info = data if isinstance(data, tarfile.TarInfo) else tarfile.TarInfo(name)

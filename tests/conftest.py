@@ -1,3 +1,5 @@
+"""Fixtures, marks and an environment that all tests share."""
+
 import contextlib
 import gc
 import importlib.util
@@ -16,18 +18,18 @@ from types import SimpleNamespace
 
 import pytest
 
-# Tests share the cores with one another's processes: threads that wait in a spin for a core are slower than one.
+# Tests run side by side and share the cores: threads that spin while they wait for a core are slower than one thread.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from cifar_lightning import cli
 from cifar_lightning.files import locked
 from cifar_lightning.run import signals
 
-for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS"):  # rich goes by them
+for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS"):  # rich reads these
     os.environ.pop(name, None)
-# Downloads do, which are all from this machine.
+# Downloads would use these proxies, but tests download from this machine only.
 PROXIES = {name: os.environ.pop(name) for name in [*os.environ] if name.lower().endswith("_proxy")}
-os.umask(0o022)  # so that other users can read what is left to them
+os.umask(0o022)  # so that other users can read the files that tests make for them
 
 PROJECT = Path(__file__).parents[1]
 # The environment of a process that draws no figures: see faults/sitecustomize.py.
@@ -45,7 +47,7 @@ NOBODY = 65_534
 
 
 def becomes_another_user():
-    """Whether this one can, as root can, but not where it is root by a mapping of its own id alone (`unshare -r`)."""
+    """Whether this process can: root can, unless it is root only by a mapping of its own id (`unshare -r`)."""
     try:
         subprocess.run(["true"], user=NOBODY, group=NOBODY, check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -57,7 +59,7 @@ another_user = pytest.mark.skipif(not becomes_another_user(), reason="needs to b
 
 
 def pytest_collection_finish():
-    """What is imported by then stays, and no look for garbage goes through it: Lightning's searches have dozens."""
+    """Leaves what is imported out of garbage collection, which Lightning's searches run dozens of times."""
     gc.freeze()
     if "jobs" in sys.modules:
         sys.modules["jobs"].begin()
@@ -65,13 +67,13 @@ def pytest_collection_finish():
 
 @pytest.fixture(autouse=True)
 def _no_seed_of_another_test(monkeypatch):
-    """Lightning's seed_everything leaves one in the environment, and a data module takes it."""
+    """Removes the seed that Lightning's seed_everything leaves in the environment: a data module would use it."""
     monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
 
 
 @pytest.fixture
 def interruptible():
-    """Whatever has started the tests: a shell has its background jobs ignore SIGINT."""
+    """Restores Python's handling of SIGINT, which a shell makes its background jobs ignore."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -79,7 +81,7 @@ def interruptible():
 
 @pytest.fixture(autouse=True)
 def _loopback_only(monkeypatch):
-    """No test reaches another machine."""
+    """Fails a test that connects to another machine."""
     connect = socket.socket.connect
 
     def guarded(self, address):
@@ -92,13 +94,13 @@ def _loopback_only(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _ranks_are_started_in_the_soak(request, monkeypatch):
-    """Where there is time for it; elsewhere they are forked, in a twentieth of that time."""
+    """Starts ranks as new processes in soak tests; other tests fork them, in a twentieth of the time."""
     if request.node.get_closest_marker("soak"):
         monkeypatch.setattr("jobs.forked_ranks", False)
 
 
 def run_script(script, *arguments, cwd, launcher=(), env=None):
-    """Runs scripts/SCRIPT.py in a process of its own, for four minutes at most; gives (code, stdout, stderr)."""
+    """Runs scripts/SCRIPT.py in a new process, for at most four minutes; returns (code, stdout, stderr)."""
     command = [sys.executable, *launcher, SCRIPTS / f"{script}.py", *arguments]
     done = subprocess.run(
         [str(part) for part in command],
@@ -114,7 +116,7 @@ def run_script(script, *arguments, cwd, launcher=(), env=None):
 
 @pytest.fixture
 def for_anyone():
-    """A folder that every user may write in. pytest's own it closes to others, whenever another pytest begins."""
+    """Makes a folder that every user may write to: pytest closes its own to others whenever another pytest starts."""
     if not all(
         folder.stat().st_mode & 0o001 for home in (SCRIPTS, Path(sys.prefix)) for folder in (home, *home.parents)
     ):
@@ -126,13 +128,13 @@ def for_anyone():
 
 @pytest.fixture
 def run(tmp_path):
-    """Runs a script as a process in a folder of the test's own: `run("fit", "--seed", 1)`."""
+    """Runs a script as a process in the test's folder: `run("fit", "--seed", 1)`."""
     return lambda script, *arguments, **kwargs: run_script(script, *arguments, **{"cwd": tmp_path, **kwargs})
 
 
 @pytest.fixture
 def call(monkeypatch, tmp_path):
-    """As `run`, in this process, which has torch imported already: for the many cases that end early."""
+    """Runs a script in this process, which has already imported torch: for the many cases that end early."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(signals, "install", lambda: None)  # pytest keeps its own handlers
     monkeypatch.setattr(signals, "installed", lambda: True)
@@ -154,13 +156,13 @@ def call(monkeypatch, tmp_path):
 
 
 def made_once(tmp_path_factory, name, make):
-    """A folder with what `make(folder)` leaves there, made once for all of pytest's workers: a copy of their own."""
+    """Runs `make(folder)` once for all of pytest's workers, and returns a copy of that folder for the caller alone."""
     root = tmp_path_factory.getbasetemp()
     root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
     original = root / f"made-{name}"
     with locked(root / f"made-{name}-lock"):
         if not (original / "made").exists():
-            shutil.rmtree(original, ignore_errors=True)  # what another worker's failure has left
+            shutil.rmtree(original, ignore_errors=True)  # left by another worker, whose `make` failed
             original.mkdir()
             make(original)
             (original / "made").touch()
@@ -174,7 +176,7 @@ SYNTHETIC = ("--data.source", "synthetic", "--accelerator", "cpu")
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """One finished run of fit.py, which has learnt something: `folder`, `out`, `err`."""
+    """Returns one finished run of fit.py, which has learnt something: its `folder`, `out` and `err`."""
 
     def make(home):
         code, out, err = run_script(
@@ -193,7 +195,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory):
-    """Uninterrupted runs of `jobs.SMALL`, on one and on two devices, which no test changes: `whole[devices]`."""
+    """Returns whole runs of `jobs.SMALL` on one and two devices, `whole[devices]`; tests must not change them."""
     from jobs import SMALL, job
 
     def make(devices, home):
@@ -206,20 +208,20 @@ def whole(tmp_path_factory):
 
 @pytest.fixture
 def benchmark(monkeypatch):
-    """What benchmarks/benchmark.py measures."""
+    """Imports benchmarks/sides.py, the functions that benchmark.py measures."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     return importlib.import_module("sides")
 
 
 @pytest.fixture
 def plain(monkeypatch):
-    """Without figures, which take most of a small job's time, where a test does not look at any."""
+    """Draws no figures, which take most of a small job's time: for tests that do not look at them."""
     monkeypatch.setattr("cifar_lightning.report.results.draw", lambda *args: None)
 
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """With a file for each figure, and a page, but nothing drawn: where a test looks at what else they say."""
+    """Writes a file for each figure, and the page, but draws nothing: for tests of the rest of their contents."""
     monkeypatch.setattr("cifar_lightning.report.drawing.drawn", lambda figure: b"")
     monkeypatch.setattr("cifar_lightning.report.drawing.write_png", lambda pixels, file: file.write(pixels))
     monkeypatch.setattr("cifar_lightning.report.drawing.as_svg", lambda figure, name: "")
@@ -227,7 +229,7 @@ def undrawn(monkeypatch):
 
 @pytest.fixture
 def cpu_settings():
-    """Leaves torch's settings of the CPU as they were."""
+    """Restores torch's CPU settings after the test."""
     from cifar_lightning.run.cpu import restored_torch
 
     with restored_torch():
@@ -235,7 +237,7 @@ def cpu_settings():
 
 
 def one_line(code, out, err):
-    """The one line of a user's mistake."""
+    """Checks that a mistake of the user gave exit code 2 and one line of error; returns the line."""
     assert code == 2, err
     assert out == ""
     assert err.startswith("error: ")

@@ -1,4 +1,4 @@
-"""HTML pages as a test reads them: their elements, and what each must be to be opened anywhere."""
+"""Parses HTML pages for tests, and checks that a page is self-contained and can be opened anywhere."""
 
 import base64
 import re
@@ -11,7 +11,7 @@ Z = 1.959963984540054
 
 
 class Page(HTMLParser):
-    """Elements of a page, each with its attributes, text and place; it must be well-formed."""
+    """Parses a page, which must be well-formed, into elements: each has attributes, text and the elements around it."""
 
     def __init__(self, text):
         super().__init__()
@@ -57,7 +57,7 @@ class Page(HTMLParser):
 
 
 def assert_sound(page, size, text):
-    """It asks for nothing, has words for its pictures, and names that lead somewhere."""
+    """Checks that a page loads nothing, that its pictures have descriptions, and that its links lead somewhere."""
     assert size < 3_000_000
     assert not page.all("script")
     for element in page.elements:
@@ -87,7 +87,7 @@ def percent(share, digits=2):
 
 
 def interval(right, images):
-    """Wilson's, as the roots of (p - share)² = z² p (1 - p) / n."""
+    """Returns Wilson's 95 % interval, as the roots of (p - share)² = z² p (1 - p) / n."""
     share, z2 = right / images, Z**2 / images
     low, high = sorted(np.roots([1 + z2, -(2 * share + z2), share**2]))
     return low, high

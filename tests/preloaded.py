@@ -1,4 +1,4 @@
-"""What jobs.py's processes are forked with: all that the scripts import, which no look for garbage goes through."""
+"""Imports all that the scripts do, out of reach of garbage collection, in the process that jobs.py forks jobs from."""
 
 from cifar_lightning.garbage import lasting
 

@@ -1,8 +1,8 @@
 """A pretended GPU, for machines that have none: tensors that report a GPU as their device but compute on the CPU.
 
-It shows what does not depend on a GPU's arithmetic: that no operation mixes devices, that nothing asks an Apple GPU for
-what it lacks, and at which operations the host would wait. torch's own fake tensors hold no numbers, so no fit could
-run to its end on them.
+It tests what does not depend on a GPU's arithmetic: that no operation mixes devices, that nothing asks an Apple GPU for
+float64, which it lacks, and at which operations the host would wait. torch's own fake tensors hold no values, so a fit
+could not run to its end on them.
 """
 
 import warnings
@@ -18,16 +18,16 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 CPU = torch.device("cpu")
 aten = torch.ops.aten
-# Tags of operations whose result the host must know, its value or its shape.
+# Tags of operations for which the host must wait, because it needs the value or the shape of the result.
 WAITS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
-INDEXING = (aten.index.Tensor, aten.index_put_.default, aten._index_put_impl_.default)  # may take indices from the CPU
-OF_DDP = (aten.mul.out,)  # on its buckets, which its C++ code allocates on the CPU
+INDEXING = (aten.index.Tensor, aten.index_put_.default, aten._index_put_impl_.default)  # indices may be on the CPU
+OF_DDP = (aten.mul.out,)  # DDP's, on its buckets, which its C++ code allocates on the CPU
 
 
 class Pretended(Tensor):
-    """A wrapper of a CPU tensor. To torch's C++ code its device is the CPU, the only device; to Python, the GPU."""
+    """Wraps a CPU tensor. torch's C++ code sees it on the CPU, the only device there is; Python sees it on the GPU."""
 
-    gpu = torch.device("cuda", 0)  # of this process
+    gpu = torch.device("cuda", 0)  # that this process uses
     tells = False  # whether to warn when the host waits
     device = property(lambda self: self.gpu)
     is_cuda = property(lambda self: self.gpu.type == "cuda")
@@ -80,7 +80,7 @@ class Pretended(Tensor):
 
 
 class ToCPU(torch.autograd.Function):
-    """A copy to the CPU, whose backward pass copies the gradient to the GPU."""
+    """Copies a tensor to the CPU, and its gradient back to the GPU."""
 
     @staticmethod
     def forward(ctx, x):
@@ -99,7 +99,7 @@ def waits():
 
 
 class Operations(TorchDispatchMode):
-    """Runs each operation on the tensors held, and wraps its results; refuses to mix devices."""
+    """Runs each operation on the wrapped CPU tensors, and wraps its results; raises an error if it mixes devices."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -119,7 +119,7 @@ class Operations(TorchDispatchMode):
             raise TypeError(f"{func}: an Apple GPU has no float64")
         if copies:
             stops = elsewhere and not (kwargs.get("non_blocking") or args[2:] == (True,))
-        elif func in INDEXING:  # the host waits for a mask, whose number of elements it must know
+        elif func in INDEXING:  # the host waits for a mask: it must know how many elements this selects
             stops = elsewhere or any(x is not None and x.dtype in (torch.bool, torch.uint8) for x in args[1])
         else:
             stops = not WAITS.isdisjoint(func.tags)
@@ -135,7 +135,7 @@ class Operations(TorchDispatchMode):
 
 
 def moved(to):
-    """Wraps Tensor.to, which takes a pretended tensor for a CPU's, and asks CUDA for the index of "cuda"."""
+    """Wraps Tensor.to, which would take a pretended tensor for a CPU tensor, and ask CUDA for the index of "cuda"."""
 
     def given(x):
         if isinstance(x, Pretended):
@@ -149,7 +149,7 @@ def moved(to):
 
 
 def to_tensor(make):
-    """Wraps torch.tensor or torch.as_tensor, which would use CUDA itself."""
+    """Wraps torch.tensor or torch.as_tensor, which would use the real CUDA."""
 
     def made(data, *, device=None, **options):
         if isinstance(data, Pretended):
@@ -160,7 +160,7 @@ def to_tensor(make):
 
 
 def autocast(init):
-    """Wraps torch.autocast's constructor: the pretended GPU's autocast is the CPU's, which computes."""
+    """Wraps torch.autocast's constructor: the pretended GPU uses the CPU's autocast, because it computes there."""
     return lambda self, kind, *args, **kwargs: init(
         self, "cpu" if kind == Pretended.gpu.type else kind, *args, **kwargs
     )
@@ -168,9 +168,9 @@ def autocast(init):
 
 @contextmanager
 def pretended_gpu(kind="cuda", count=1):
-    """A context in which this process sees `count` GPUs, of NVIDIA or (mps) Apple, and uses one; not in compiled code.
+    """A context in which this process sees `count` NVIDIA GPUs (Apple's for mps) and uses one; not for compiled code.
 
-    Tensors go to other processes by gloo, like a CPU's.
+    Tensors are sent to other processes by gloo, as on the CPU.
     """
     generator = {"get_rng_state": lambda *args: torch.get_rng_state(), "set_rng_state": torch.set_rng_state}
     nvidia = {
@@ -212,6 +212,6 @@ def pretended_gpu(kind="cuda", count=1):
             for name, value in names.items():
                 stack.enter_context(mock.patch.object(owner, name, value))
         stack.callback(torch.__future__.set_swap_module_params_on_conversion, swaps)
-        torch.__future__.set_swap_module_params_on_conversion(True)  # a parameter changes its type when it moves
+        torch.__future__.set_swap_module_params_on_conversion(True)  # a parameter's Python type changes as it moves
         stack.enter_context(Operations())
         yield

@@ -14,12 +14,12 @@ import pytest
 
 @contextmanager
 def serve(payload, *behaviours, certificate=None):
-    """Serves `payload` under any path; gives the server, with `url` and `requests`: pairs (path, Range).
+    """Serves `payload` under any path; yields the server, with `url` and `requests`: pairs (path, Range).
 
     Args:
         payload: The bytes.
-        behaviours: Names of `_Handler`'s methods, for the first, second, … request; the last one goes on.
-        certificate: PEM file of certificate and key: serves https.
+        behaviours: Names of `_Handler`'s methods, for the first, second, … request; the last is for all later ones.
+        certificate: PEM file with a certificate and its key, to serve https.
     """
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.daemon_threads = True
@@ -31,7 +31,7 @@ def serve(payload, *behaviours, certificate=None):
         context.load_cert_chain(certificate)
         server.socket = context.wrap_socket(server.socket, server_side=True)
     server.url = f"{'https' if certificate else 'http'}://127.0.0.1:{server.server_port}"
-    server.handle_error = lambda request, address: None  # clients that hang up are part of the game
+    server.handle_error = lambda request, address: None  # tests make clients hang up on purpose
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
@@ -60,7 +60,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def _start(self, payload):
-        """Answers a Range as a good server does; gives the bytes to send."""
+        """Sends the headers, with a Range as a good server would; returns the bytes to send."""
         start = int(re.match(r"bytes=(\d+)-", self.headers["Range"] or "bytes=0-")[1])
         if start >= len(payload):
             self._head(416, 0)
@@ -94,7 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(rest[i : i + 100])
             time.sleep(0.02)
 
-    def truncated(self, payload):  # every time, and it cannot resume
+    def truncated(self, payload):  # on every request, and without an answer to Range
         self._head(200, len(payload))
         self.wfile.write(payload[: len(payload) // 2])
 
@@ -136,7 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def self_signed(folder):
-    """Writes a certificate that nobody has signed but itself, with its key; gives the PEM file."""
+    """Writes a self-signed certificate and its key; returns the PEM file."""
     if not shutil.which("openssl"):
         pytest.skip("needs openssl, for a certificate")
     key, certificate = folder / "key.pem", folder / "certificate.pem"

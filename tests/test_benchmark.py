@@ -1,3 +1,5 @@
+"""benchmarks/: comparisons, their tables, their flags and the race against airbench."""
+
 import json
 import statistics
 import subprocess
@@ -19,7 +21,7 @@ def run(*arguments):
 
 
 def measured(name, tmp_path):
-    """The first table of a quick comparison, which is also on the console."""
+    """Runs a quick comparison; returns its first table from the JSON, and checks that the table is printed too."""
     path = tmp_path / "figures.json"
     process = run(name, "--quick", "--repeats", "1", "--json", str(path))
     assert process.returncode == 0, process.stderr
@@ -35,8 +37,8 @@ def check(path, name, printed):
     return table
 
 
-@pytest.mark.soak  # test_overhead.py has its sides
-def test_it_measures_the_overhead(tmp_path):
+@pytest.mark.soak  # test_overhead.py tests its sides in this process
+def test_overhead_comparison_measures_every_side(tmp_path):
     overhead = measured("overhead", tmp_path)
     assert [row[""] for row in overhead["rows"]] == [
         "bare loop",
@@ -47,8 +49,8 @@ def test_it_measures_the_overhead(tmp_path):
     assert all(row["CPU µs/step"][0] > 0 for row in overhead["rows"])
 
 
-def test_the_two_texts_of_the_tutorial_give_the_same_pixels(monkeypatch):
-    """And both those of the data module, for every value of a byte in every colour."""
+def test_both_versions_of_the_tutorial_give_the_same_pixels(monkeypatch):
+    """Both give the pixels that the data module gives, for every value of a byte in every colour."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     from tutorial_script import TRANSFORMS
 
@@ -61,8 +63,8 @@ def test_the_two_texts_of_the_tutorial_give_the_same_pixels(monkeypatch):
     assert (older - ours).abs().max() <= 1e-6
 
 
-def test_it_measures_both_sides_and_writes_the_figures(tmp_path, monkeypatch, capsys, cpu_settings):
-    """With its sides in this process, on few images; the soak has all as they are, each side in a process."""
+def test_comparison_is_printed_and_written_as_json(tmp_path, monkeypatch, capsys, cpu_settings):
+    """A comparison prints its table and writes it as JSON, here with its sides in this process and on few images."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     import benchmark
     import sides
@@ -74,8 +76,8 @@ def test_it_measures_both_sides_and_writes_the_figures(tmp_path, monkeypatch, ca
     check(path, "transforms", capsys.readouterr().out)
 
 
-def test_sides_take_turns_and_the_load_is_that_of_others(tmp_path, monkeypatch, capsys):
-    """Steps of one process, steps of two, and again; the benchmark's own first process is no reason to say busy."""
+def test_sides_take_turns_and_the_load_excludes_the_benchmark(tmp_path, monkeypatch, capsys):
+    """Steps of one process and of two take turns, and the load is measured before the benchmark starts a process."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     import benchmark
 
@@ -112,7 +114,7 @@ def test_no_figure_is_shown_as_a_power_of_ten(monkeypatch):
     assert shown([12.0, 999.7, 1_234.4]) == "1,000 (12–1,234)"
 
 
-def test_a_side_runs_in_a_terminal_of_its_own(monkeypatch):
+def test_a_side_runs_in_its_own_terminal(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     from benchmark import execute
 
@@ -123,8 +125,8 @@ def test_a_side_runs_in_a_terminal_of_its_own(monkeypatch):
 
 
 @pytest.mark.soak
-def test_what_a_step_sends(tmp_path):
-    """Gradients and the batch norms' sums, each once forward and once backward, and nothing else."""
+def test_a_step_sends_only_gradients_and_batch_norm_sums(tmp_path):
+    """A rank sends its gradients and, once forward and once backward, the sums of each batch norm; nothing else."""
     rows = {row[""]: row for row in measured("scaling", tmp_path)["rows"]}
     assert {name: row["batch norms, messages"] for name, row in rows.items()} == {
         "tutorial": 0,
@@ -137,13 +139,13 @@ def test_what_a_step_sends(tmp_path):
 
 
 @pytest.mark.soak
-def test_it_measures_the_transforms(tmp_path):
+def test_transforms_comparison_gives_a_ratio(tmp_path):
     (row,) = measured("transforms", tmp_path)["rows"]
     assert row["ratio"] == [row["2026, v2"][0] / row["2018, ToTensor"][0]]
 
 
 @pytest.mark.soak
-def test_it_measures_the_loaders(tmp_path):
+def test_loader_comparison_covers_every_batch_size(tmp_path):
     loader = measured("loader", tmp_path)
     cpu = [row for row in loader["rows"] if row["device"] == "cpu"]
     assert [row["batch size"] for row in cpu] == [4, 128, 2048]
@@ -154,30 +156,30 @@ def test_it_measures_the_loaders(tmp_path):
 
 @pytest.mark.soak
 @pytest.mark.parametrize(("name", "rows"), [("decode", 4), ("predict", 2)])
-def test_it_measures_what_reads_pictures(name, rows, tmp_path):
+def test_decode_and_predict_comparisons_have_all_rows(name, rows, tmp_path):
     assert len(measured(name, tmp_path)["rows"]) == rows
 
 
-def test_an_unknown_comparison_is_one_line():
+def test_an_unknown_comparison_is_an_error_of_one_line():
     process = run("loder")
     assert process.returncode == 2
     assert process.stderr.startswith("error: comparison 'loder' is not known: give some of tutorial, ")
     assert process.stderr.count("\n") == 1
 
 
-def test_a_place_that_is_none_for_the_figures_is_one_line(tmp_path):
+def test_a_missing_folder_for_the_figures_is_an_error(tmp_path):
     process = run("loader", "--json", str(tmp_path / "none" / "figures.json"))
     assert process.returncode == 2
     assert process.stderr.startswith(f"error: json {tmp_path}/none/figures.json: there is no folder {tmp_path}/none: ")
 
 
-def test_a_length_that_is_none_is_one_line():
+def test_a_length_of_zero_epochs_is_an_error():
     process = run("to-accuracy", "--recipes", "quick:0")
     assert process.returncode == 2
     assert process.stderr == "error: recipe 'quick:0' has no number of epochs: give it like quick or quick:0.25\n"
 
 
-def test_a_recipe_trains_as_long_as_it_says_or_as_it_is_told(monkeypatch):
+def test_a_recipe_trains_for_its_own_or_a_given_number_of_epochs(monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
     from benchmark import recipe_epochs, recipe_flags
 
@@ -190,10 +192,10 @@ def test_a_recipe_trains_as_long_as_it_says_or_as_it_is_told(monkeypatch):
     ):
         flags = ["--recipe", run.partition(":")[0], "--max_epochs", str(whole), "--max_steps", str(steps)]
         assert (recipe_epochs(run, 50_000), recipe_flags(run, 50_000)) == (epochs, flags)
-    assert recipe_epochs("speed54", 10_000) == 1  # all that there is
+    assert recipe_epochs("speed54", 10_000) == 1  # its max_epochs: its max_steps would need more
 
 
-def test_intervals_are_students(monkeypatch):
+def test_intervals_follow_students_t(monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
     from tables import mean_and_interval
 
@@ -206,7 +208,7 @@ def test_intervals_are_students(monkeypatch):
 
 
 @pytest.mark.soak
-def test_the_longer_comparisons(tmp_path):
+def test_the_longer_comparisons_run(tmp_path):
     path = tmp_path / "figures.json"
     names = ("tutorial", "to-accuracy", "width", "beside", "devices", "seeds", "growth")
     process = run(*names, "--quick", "--repeats", "1", "--recipes", "quick,speed54:1", "--json", str(path))

@@ -1,4 +1,4 @@
-"""The commands as they come in a wheel: the same code as scripts/, by a name of their own."""
+"""The command cifar-lightning, which an installed wheel has in place of scripts/; and recipes in fit()."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ def command(*arguments, cwd):
 
 
 @pytest.mark.parametrize("name", commands.NAMES)
-def test_a_script_is_the_command_of_its_name(name, tmp_path):
+def test_a_script_has_the_help_of_the_command_of_its_name(name, tmp_path):
     (line,) = [
         line for line in (SCRIPTS / f"{name}.py").read_text().splitlines() if "commands" in line and "from" in line
     ]
@@ -51,15 +51,15 @@ def test_a_script_is_the_command_of_its_name(name, tmp_path):
         (("fit", "--max_epoch", "1"), 2, "error: unknown flag --max_epoch: did you mean --max_epochs?"),
     ],
 )
-def test_commands(monkeypatch, capsys, arguments, code, said):
+def test_a_command_gives_its_exit_code_and_message(monkeypatch, capsys, arguments, code, said):
     monkeypatch.setattr(signals, "install", lambda: None)
     monkeypatch.setattr(sys, "argv", ["cifar-lightning", *arguments])
     assert cli.run(script) == code
     assert said in "".join(capsys.readouterr())
 
 
-def test_what_a_help_says_in_its_own_layout_fits_a_terminal_of_80_columns(capsys):
-    """The list of commands, and what each opens with, also by the longer name that it has in a checkout."""
+def test_preformatted_help_fits_a_terminal_of_80_columns(capsys):
+    """The list of commands fits, and so does the first part of each help, also with the longer names of a checkout."""
     script(["--help"])
     lines = capsys.readouterr().out.splitlines()
     for name in commands.NAMES:
@@ -69,7 +69,7 @@ def test_what_a_help_says_in_its_own_layout_fits_a_terminal_of_80_columns(capsys
 
 
 @pytest.mark.parametrize("process", [False, pytest.param(True, marks=pytest.mark.soak)])
-def test_the_whole_job_by_command(plain, tmp_path, monkeypatch, capsys, process):
+def test_the_command_fit_runs_a_whole_job(plain, tmp_path, monkeypatch, capsys, process):
     small = ("--data.source", "synthetic", "--data.synthetic_size", 100, "--max_epochs", 1, "--accelerator", "cpu")
     if process:
         code, out, err = command("fit", *small, cwd=tmp_path)
@@ -87,7 +87,7 @@ def config(folder, number=0):
     return yaml.safe_load((folder / "lightning_logs" / f"version_{number}" / "config.yaml").read_text())
 
 
-def test_fit_takes_a_recipe_as_the_command_line_does(plain, call, tmp_path):
+def test_fit_applies_a_recipe_like_the_command_line(plain, call, tmp_path):
     small = {"source": "synthetic", "synthetic_size": 100, "batch_size": 10}
     fit(small, {"lr": 0.01}, recipe="quick", max_steps=3, accelerator="cpu", default_root_dir=tmp_path)
     flags = [f"--data.{name}={value}" for name, value in small.items()]
@@ -102,18 +102,18 @@ def test_fit_takes_a_recipe_as_the_command_line_does(plain, call, tmp_path):
     assert (by_name["model"]["net"], by_name["model"]["lr"], by_name["model"]["sizes"]) == ("speed", 0.01, [16, 24])
 
 
-def test_a_recipes_own_steps_do_not_count_beside_epochs_that_are_given(plain, tmp_path):
+def test_given_epochs_override_the_max_steps_of_a_recipe(plain, tmp_path):
     small = {"source": "synthetic", "synthetic_size": 100, "batch_size": 50}
     fit(small, recipe="speed54", max_epochs=1, accelerator="cpu", default_root_dir=tmp_path)
     assert config(tmp_path)["max_steps"] == -1
 
 
-def test_a_recipe_that_is_none():
+def test_an_unknown_recipe_is_an_error_that_lists_all():
     with pytest.raises(cifar_lightning.InputError, match=f"unknown recipe 'fast': choose from {', '.join(recipes())}"):
         fit(recipe="fast")
 
 
-def test_a_recipe_is_under_what_is_given_in_every_group():
+def test_given_settings_override_a_recipe_in_every_group():
     @takes_recipe
     def settings(data=None, trainer=None, recipe=None, **others):
         return {"data": data, "trainer": trainer}

@@ -1,4 +1,4 @@
-"""torch's compiler before and after it is imported; and what fits, which imports none."""
+"""torch's compiler, before and after it is imported, and a fit, which does not import it until it compiles."""
 
 import inspect
 import subprocess
@@ -15,18 +15,18 @@ from torch import nn
 from cifar_lightning import compiler
 
 
-def test_what_is_compiled_is_told_from_what_is_not():
-    """Here the compiler is there: Lightning has imported it."""
+def test_only_a_compiled_network_is_an_instance_of_compiled():
+    """Checked with the compiler imported, which Lightning has done in this process."""
     net = nn.Linear(1, 1)
     assert not isinstance(net, compiler._Compiled)
     assert isinstance(torch.compile(net), compiler._Compiled)
 
 
-def test_what_is_kept_out_of_the_compiler_has_its_name_and_signature():
-    """Lightning gives a step the batch's number where it takes one."""
+def test_an_excluded_function_keeps_its_name_and_signature():
+    """Lightning inspects the signature of a step to see whether it takes a batch index."""
 
     def training_step(self, batch):
-        """Of a user's."""
+        """A user's step."""
 
     kept = compiler._disable(fn=training_step, recursive=True)
     assert inspect.signature(kept) == inspect.signature(training_step)
@@ -34,8 +34,8 @@ def test_what_is_kept_out_of_the_compiler_has_its_name_and_signature():
     assert not is_param_in_hook_signature(kept, "batch_idx", min_args=2)
 
 
-@pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace:UserWarning")  # torch 2.11's, of list.append
-def test_what_is_kept_out_of_the_compiler_runs_before_and_after_it_is_there(monkeypatch):
+@pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace:UserWarning")  # in torch 2.11, for list.append
+def test_an_excluded_function_is_never_compiled(monkeypatch):
     runs = []
     function = compiler._disable(lambda x: runs.append(torch.compiler.is_compiling()) or x + 1, True, wrapping=False)
     with monkeypatch.context() as patch:
@@ -49,7 +49,7 @@ def test_what_is_kept_out_of_the_compiler_runs_before_and_after_it_is_there(monk
 HALF = "import events; events.started.set(); events.go_on.wait(); value = 1"
 
 
-def test_what_another_thread_has_imported_half_is_waited_for(tmp_path, monkeypatch):
+def test_compiler_waits_while_another_thread_imports_it(tmp_path, monkeypatch):
     (tmp_path / "half.py").write_text(HALF)
     events, found = SimpleNamespace(started=Event(), go_on=Event()), []
     monkeypatch.syspath_prepend(tmp_path)
@@ -61,7 +61,7 @@ def test_what_another_thread_has_imported_half_is_waited_for(tmp_path, monkeypat
     imports.start()
     events.started.wait()
     asks.start()
-    asks.join(0.5)  # it would have ended, in an error
+    asks.join(0.5)  # enough time to fail if it did not wait
     events.go_on.set()
     for thread in (imports, asks):
         thread.join()
@@ -86,5 +86,5 @@ assert torch._dynamo is sys.modules["torch._dynamo"]
 
 
 @pytest.mark.soak
-def test_a_fit_imports_no_compiler_before_something_is_compiled(tmp_path):
+def test_a_fit_imports_the_compiler_only_if_it_compiles(tmp_path):
     subprocess.run([sys.executable, "-c", JOB], check=True, timeout=300, cwd=tmp_path)

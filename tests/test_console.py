@@ -1,4 +1,4 @@
-"""Runs whose standard streams are closed, or full, or read by nobody end as others do."""
+"""Runs and commands whose standard streams are closed, or lead to a full disk."""
 
 import json
 import os
@@ -14,12 +14,12 @@ from PIL import Image
 from cifar_lightning import cli, commands
 from cifar_lightning.run import signals
 
-SOAK = pytest.mark.soak  # the scripts share what opens their streams
+SOAK = pytest.mark.soak  # all scripts open their streams by the same code, which fit tests
 CLOSED = ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"]
 
 
 def through_shell(redirections, script, *arguments, cwd, env=PLAIN):
-    """Runs a script as `python script.py ARGUMENTS REDIRECTIONS`; gives the exit code, and what it has printed."""
+    """Runs a script as `python script.py ARGUMENTS REDIRECTIONS`; returns (code, stdout, stderr)."""
     command = ["sh", "-c", f'exec "$0" "$@" {redirections}', sys.executable, SCRIPTS / f"{script}.py", *arguments]
     done = subprocess.run(
         [str(part) for part in command],
@@ -33,8 +33,8 @@ def through_shell(redirections, script, *arguments, cwd, env=PLAIN):
     return done.returncode, done.stdout, done.stderr
 
 
-def test_a_run_with_nothing_open_is_as_any_other(whole, tmp_path):
-    """Nor has anything been printed into a file that was opened by the number of a stream, here or in a rank."""
+def test_a_run_with_closed_streams_is_bit_identical(whole, tmp_path):
+    """A run with all streams closed is bit-identical to others: no output goes to a file that got a stream's number."""
     code, out, err = through_shell(CLOSED[-1], "fit", *SMALL, "--devices", 2, cwd=tmp_path)
     assert (code, out, err) == (0, "", "")
     assert differences(tmp_path / "lightning_logs" / "version_0", whole[2]) == []
@@ -47,7 +47,7 @@ def test_a_run_with_nothing_open_is_as_any_other(whole, tmp_path):
         *(pytest.param(script, closed, marks=SOAK) for script in ("evaluate", "predict") for closed in CLOSED),
     ],
 )
-def test_help_and_mistakes(tmp_path, script, closed):
+def test_help_and_mistakes_with_closed_streams(tmp_path, script, closed):
     code, out, err = through_shell(closed, script, "--help", cwd=tmp_path)
     assert (code, err) == (0, "")
     assert out.startswith(f"usage: python scripts/{script}.py ") is (">&-" not in closed.split())
@@ -57,7 +57,7 @@ def test_help_and_mistakes(tmp_path, script, closed):
 
 
 @pytest.mark.soak
-def test_an_evaluation_with_nothing_open(finished, tmp_path):
+def test_an_evaluation_with_closed_streams(finished, tmp_path):
     flags = ("--accelerator", "cpu", "--output_dir", "out")
     code, out, err = through_shell(CLOSED[-1], "evaluate", finished.folder, *flags, cwd=tmp_path)
     assert (code, out, err) == (0, "", "")
@@ -65,7 +65,7 @@ def test_an_evaluation_with_nothing_open(finished, tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no such device")
-def test_a_full_disk_behind_the_output(tmp_path):
+def test_a_run_ends_well_if_its_output_goes_to_a_full_disk(tmp_path):
     few = ("--data.synthetic_size", 100, "--data.batch_size", 10, "--max_steps", 3)
     code, _, err = through_shell("> /dev/full", "fit", "--resume", "auto", *SYNTHETIC, *few, cwd=tmp_path)
     assert code == 0, err
@@ -75,7 +75,7 @@ def test_a_full_disk_behind_the_output(tmp_path):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no such device")
 @pytest.mark.parametrize("flags", [[], ["--json"]])
-def test_a_full_disk_behind_what_a_command_is_asked_to_print(monkeypatch, capsys, tmp_path, flags):
+def test_a_command_whose_result_goes_to_a_full_disk_fails(monkeypatch, capsys, tmp_path, flags):
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
     monkeypatch.setattr(signals, "install", lambda: None)
     monkeypatch.setattr(sys, "argv", ["predict", "quick", str(tmp_path / "a.png"), *flags])
@@ -98,7 +98,7 @@ taken.write("mine")
 
 
 @pytest.mark.soak
-def test_a_program_that_has_no_streams_and_uses_their_numbers(tmp_path):
+def test_a_file_that_has_the_number_of_a_stream_gets_no_output(tmp_path):
     command = ["sh", "-c", 'exec "$0" -c "$1" >&- 2>&-', sys.executable, FROM_PYTHON]
     done = subprocess.run(command, cwd=tmp_path, env={**os.environ, **PLAIN}, timeout=240, check=False)
     assert done.returncode == 0

@@ -1,4 +1,4 @@
-"""A package that is imported when something of it is asked for."""
+"""Packages whose import is deferred until something in them is used."""
 
 import gc
 import importlib
@@ -14,12 +14,12 @@ from cifar_lightning import deferred
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """`outer.inner`, deferred, with a list of what of it has been imported."""
+    """Makes a package `outer` with `inner`, which is deferred; `outer.imported` lists the modules imported so far."""
     inner = tmp_path / "outer" / "inner"
     inner.mkdir(parents=True)
     (tmp_path / "outer" / "__init__.py").write_text("imported = []\n")
     noted = "import outer\nouter.imported.append(__name__)\n"
-    # as torch's does, it looks for itself and for what is in it while it is imported
+    # like torch's compiler, it imports itself and its submodules while it is being imported
     (inner / "__init__.py").write_text(noted + "from outer.inner import early\nimport outer.inner.early\nvalue = 1\n")
     (inner / "early.py").write_text(noted + "value = 2\n")
     (inner / "late.py").write_text(noted + "from outer.inner import value\n")
@@ -33,7 +33,7 @@ def package(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
-def test_what_looks_at_all_modules_imports_nothing(package):
+def test_looking_at_a_deferred_package_imports_nothing(package):
     import outer.inner
     from outer.inner import own
 
@@ -54,7 +54,7 @@ def test_what_looks_at_all_modules_imports_nothing(package):
         ("importlib.import_module('outer.inner.late').value == 1", ["outer.inner.late"]),
     ],
 )
-def test_all_of_it_is_imported_once_however_it_is_asked_for(package, asked, late):
+def test_a_package_is_imported_once_whatever_is_asked_for(package, asked, late):
     assert eval(asked, {"outer": package, "importlib": importlib})
     for name in ("outer.inner", "outer.inner.early"):
         module = importlib.import_module(name)
@@ -67,7 +67,7 @@ def test_all_of_it_is_imported_once_however_it_is_asked_for(package, asked, late
         importlib.import_module("outer.inner.nowhere")
 
 
-def test_a_module_that_is_not_there_is_said_to_be_not_there(package):
+def test_a_missing_submodule_raises_module_not_found_error(package):
     with pytest.raises(ModuleNotFoundError, match=r"outer\.inner\.nowhere"):
         importlib.import_module("outer.inner.nowhere")
     assert package.inner.value == 1
@@ -100,20 +100,20 @@ assert not isinstance(outer.inner, deferred.Deferred) and "needed.part" in sys.m
 """
 
 
-def test_no_thread_waits_for_the_import_of_another(tmp_path):
-    """The package needs what another thread is importing."""
+def test_threads_that_import_do_not_deadlock(tmp_path):
+    """The import of a deferred package does not deadlock with a thread that is importing a module it needs."""
     subprocess.run([sys.executable, "-c", THREADS], check=True, timeout=30, cwd=tmp_path)
 
 
 class Ring:
-    """What nothing but a look for garbage frees."""
+    """An object that only garbage collection frees."""
 
     def __init__(self):
         self.itself = self
 
 
-def test_what_there_is_when_it_is_imported_is_freed_later(package):
-    """Such as a run, of several in a process."""
+def test_existing_objects_are_not_frozen_by_the_import(package):
+    """Objects that exist when a deferred package is imported, such as those of a run, can still be collected."""
     ring = Ring()
     there = weakref.ref(ring)
     assert package.inner.value == 1

@@ -1,4 +1,4 @@
-"""The documents: links that lead somewhere, and a reference that leaves nothing public out."""
+"""The documentation: its links, repeated sentences, and a reference and docstrings that cover every public name."""
 
 import importlib
 import inspect
@@ -17,13 +17,13 @@ LINK = re.compile(r"\]\(([^)\s]+)\)|^\[[^\]]+\]: (\S+)", re.MULTILINE)
 
 
 def prose(document):
-    """Its text without code, in which brackets mean something else."""
+    """Returns the text of a document without code, in which brackets are not links."""
     text = re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
     return re.sub(r"`[^`]*`", lambda code: re.sub(r"[\[\]()]", "", code[0]), text)
 
 
 def anchors(document):
-    """Those of its headings, as GitHub and MyST make them."""
+    """Returns the anchors of a document's headings, as GitHub and MyST make them."""
     found: dict[str, int] = {}
     for heading in re.findall(r"^#+ (.*)$", prose(document), re.MULTILINE):
         text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).strip().lower()
@@ -35,12 +35,12 @@ def anchors(document):
 
 
 def broken(document):
-    """The links of a document to files and headings that are not there."""
+    """Returns the links of a document to files and headings that do not exist."""
     links = [one or other for one, other in LINK.findall(prose(document))]
     lost = []
     for link in links:
         path, _, anchor = link.partition("#")
-        if re.match(r"\w+:", path):  # another machine's
+        if re.match(r"\w+:", path):  # on another machine
             continue
         target = document.parent / path if path else document
         if not target.exists() or (anchor and anchor not in anchors(target)):
@@ -49,11 +49,11 @@ def broken(document):
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(PROJECT).as_posix())
-def test_links_lead_somewhere(document):
+def test_links_of_a_document_have_targets(document):
     assert broken(document) == []
 
 
-def test_a_link_that_leads_nowhere_is_found(tmp_path):
+def test_broken_finds_links_without_a_target(tmp_path):
     (tmp_path / "other.md").write_text("# The `fit(x)` of [it](b)\n# Twice\n# Twice\n```\n# Code\n```\n")
     (tmp_path / "page.md").write_text(
         "[a](other.md) [b](gone.md) [c](other.md#the-fitx-of-it) [d](other.md#twice-1) [e](other.md#twice-2) `[f](x)`\n"
@@ -63,7 +63,7 @@ def test_a_link_that_leads_nowhere_is_found(tmp_path):
 
 
 def repeated(text):
-    """The sentences of a page, outside of its code and its tables, that stand in it twice."""
+    """Returns the sentences that a page has more than once, outside code, headings and tables."""
     text = re.sub(r"^(```.*?^```|#.*?|\|.*?)$", "\n", text, flags=re.MULTILINE | re.DOTALL)
     parts = re.split(r"\n\s*\n|\n\s*[-*] |[.:?!]\s", text)
     sentences = Counter(" ".join(part.split()) for part in parts)
@@ -71,17 +71,17 @@ def repeated(text):
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(PROJECT).as_posix())
-def test_a_page_says_nothing_twice(document):
+def test_a_page_repeats_no_long_sentence(document):
     assert repeated(document.read_text()) == []
 
 
-def test_what_is_said_twice_is_found():
+def test_repeated_finds_a_long_sentence_that_stands_twice():
     long = "This sentence, which tells of 0.5 things in `one.py` or two,{}is longer than seventy letters"
     text = f"{long.format(' ')}. And more.\n\nShort.\n\n- {long.format(chr(10))}: short.\n\n```\n{long}\n{long}\n```\n"
     assert repeated(text) == [long.format(" ")]
 
 
-def test_the_reference_has_every_public_name_and_none_that_has_gone():
+def test_the_reference_lists_every_public_name_and_only_existing_ones():
     text = (PROJECT / "docs" / "reference.md").read_text()
     names = re.findall(r"^\.\. auto\w+:: (\S+)$", text, re.MULTILINE)
     public, others = ([name for name in names if ("." in name) == dotted] for dotted in (False, True))
@@ -90,42 +90,42 @@ def test_the_reference_has_every_public_name_and_none_that_has_gone():
         assert hasattr(importlib.import_module(module), name)
 
 
-def test_every_answer_ends_in_something_to_run():
-    """What runs it is in test_readme.py."""
+def test_every_answer_of_the_faq_ends_in_code():
+    """Every answer of docs/faq.md ends in a block of bash or Python; test_readme.py runs them."""
     answers = re.split(r"^## ", (PROJECT / "docs" / "faq.md").read_text(), flags=re.MULTILINE)[1:]
     assert len(answers) == 15
     for answer in answers:
         assert re.search(r"```(bash|python)\n[^`]+```\s*$", answer), answer
 
 
-def test_the_answer_on_downloads_has_what_is_asked():
-    """In its order, and what it may be told."""
+def test_the_faq_lists_the_addresses_of_the_download():
+    """The answer lists the download's addresses in the order in which they are tried, and the mirror variable."""
     answer = (PROJECT / "docs" / "faq.md").read_text().partition("## The download is slow")[2].partition("\n## ")[0]
     asked = [url.partition("?")[0] for url in ARCHIVES["cifar10"].urls]
     assert re.findall(r"^- <(.*)>$", answer, re.MULTILINE) == asked
     assert f"`{MIRROR_VARIABLE}`" in answer
 
 
-def test_every_page_is_in_the_sites_contents():
-    """Also Sphinx says so, where it is installed."""
+def test_every_page_is_in_the_index():
+    """docs/index.md lists every page; Sphinx checks this too, but the tests do not need Sphinx."""
     index = (PROJECT / "docs" / "index.md").read_text()
     pages = {path.stem for path in (PROJECT / "docs").glob("*.md")} - {"index"}
     assert pages == set(re.findall(r"^([\w.-]+)$", index, re.MULTILINE))
 
 
 def test_the_users_program_uses_every_public_name():
-    """So that mypy and pyright look at each of them: see .ci/wheel."""
+    """tests/user.py uses every public name, so that mypy and pyright check each of them: see .ci/wheel."""
     program = (PROJECT / "tests" / "user.py").read_text()
     assert [name for name in cifar_lightning.__all__ if len(re.findall(rf"\b{name}\b", program)) < 2] == []
 
 
 def public_callables():
-    """The public functions and classes, and their methods that are no other library's, which documents those."""
+    """Yields public functions, classes and their methods, except methods that another library defines and documents."""
     for name in cifar_lightning.__all__:
         public = getattr(cifar_lightning, name)
         if inspect.isfunction(public):
             yield name, public
-        elif inspect.isclass(public) and not issubclass(public, Exception):  # which takes a message
+        elif inspect.isclass(public) and not issubclass(public, Exception):  # exceptions take a message
             yield name, public
             others = [base for base in public.__mro__ if not base.__module__.startswith("cifar_lightning.")]
             for method, function in inspect.getmembers(public, inspect.isfunction):
@@ -138,7 +138,7 @@ CALLABLES = dict(public_callables())
 
 @pytest.mark.parametrize("name", CALLABLES)
 def test_a_public_docstring_is_complete(name):
-    """It tells of each argument, and of what is returned for them."""
+    """A public docstring describes each argument in order, and what a function with arguments returns."""
     doc = inspect.getdoc(CALLABLES[name]) or ""
     signature = inspect.signature(CALLABLES[name])
     arguments = [argument for argument in signature.parameters if argument != "self"]

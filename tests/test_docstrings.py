@@ -1,4 +1,4 @@
-"""The examples in the docstrings of the public names do what they print."""
+"""The examples in the docstrings of public names."""
 
 import doctest
 import shutil
@@ -25,7 +25,7 @@ def test_every_public_name_but_constants_has_an_example():
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
 def test_example(example, finished, plain, monkeypatch, tmp_path):
-    """In a folder with a finished run; what is printed is compared, and `...` stands for any of it."""
+    """An example prints what it shows, in a folder with a finished run; `...` stands for any output."""
     shutil.copytree(finished.folder, tmp_path / "lightning_logs" / finished.folder.name)
     monkeypatch.chdir(tmp_path)
     said: list[str] = []

@@ -1,4 +1,4 @@
-"""What examples/ holds runs, as a user would run it, on a few drawn images."""
+"""examples/: each runs as a user would run it, on a few drawn images."""
 
 import re
 import runpy
@@ -14,7 +14,7 @@ EXAMPLES = PROJECT / "examples"
 
 @pytest.fixture
 def example(plain, monkeypatch, tmp_path, capsys):
-    """Runs an example to its end, in a folder of the test's own; gives what it prints."""
+    """Runs an example to its end in the test's folder; returns what it prints."""
 
     def run(name):
         monkeypatch.chdir(tmp_path)
@@ -25,7 +25,7 @@ def example(plain, monkeypatch, tmp_path, capsys):
     return run
 
 
-def test_each_is_tested_and_in_the_docs():
+def test_every_example_is_tested_and_in_the_docs():
     names = {path.name for path in EXAMPLES.glob("*.py")}
     assert names == {"early_stopping.py", "notebook.py", "optuna_study.py"}
     page = (PROJECT / "docs" / "project.md").read_text()
@@ -43,7 +43,7 @@ def test_optuna_study(example, tmp_path):
         states = [state for (state,) in database.execute("select state from trials")]
     runs = {path.name: path for path in (tmp_path / "study" / "lightning_logs").iterdir()}
     assert len(states) == 4
-    assert len(runs) == 5  # and the best once more
+    assert len(runs) == 5  # with another run of the best trial's settings
     assert {*states} <= {"COMPLETE", "PRUNED"}
     finished = sum((path / "results.json").exists() for path in runs.values())
     assert finished == states.count("COMPLETE") + 1
@@ -63,7 +63,7 @@ assert names["longer"]["test_acc"] == names["again"]["test_acc"]
 
 
 def test_notebook(tmp_path):
-    """Its cells one after another in one process, as a kernel runs them."""
+    """The cells of notebook.py run one after another in one process, as in a kernel."""
     (tmp_path / "kernel.py").write_text(AS_A_KERNEL)
     done = job(tmp_path / "kernel.py", cwd=tmp_path)
     assert done.code == 0, done.text

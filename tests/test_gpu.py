@@ -1,4 +1,4 @@
-"""Tests on a GPU; if there is none, on a pretended one, whose limits pretended.py states."""
+"""Training on a GPU; on a machine without one, on a pretended GPU, whose limits pretended.py states."""
 
 import json
 from contextlib import nullcontext
@@ -12,11 +12,11 @@ from pretended import pretended_gpu
 from cifar_lightning import CIFAR10DataModule, LitNet, evaluate, fit, resume
 from cifar_lightning.model.compilation import resolve_mode
 
-# torch's word on the machine, such as of its clock or its cores
+# torch warns about the machine, such as about its clock or its cores
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 THERE = torch.cuda.is_available()
-# A pretended GPU computes as slowly as a CPU does in float16: 20 steps an epoch, too, but of a tenth of the images.
+# A pretended GPU is as slow as a CPU is in float16: a tenth of the images, but also 20 steps per epoch.
 DATA = {"source": "synthetic", "synthetic_size": 2_000 if THERE else 200, "batch_size": 100 if THERE else 10}
 compiles = pytest.mark.skipif(
     not THERE or resolve_mode("auto", on_gpu=True, graphs=True) == "none", reason="there is no GPU, or no C compiler"
@@ -34,7 +34,7 @@ def gpu(request):
         yield
 
 
-def test_what_lies_elsewhere_does_not_compute():
+def test_tensors_on_different_devices_cannot_be_added():
     with pytest.raises(RuntimeError, match="on cuda:0 and on the CPU" if not THERE else "same device"):
         torch.ones(2, device="cuda:0") + torch.ones(2)
 
@@ -47,7 +47,7 @@ def test_no_step_waits_for_the_gpu_between_log_points(benchmark, augment):
 
 
 @compiles
-def test_no_step_of_the_speed_run_waits_for_the_gpu(benchmark, tmp_path):
+def test_compiled_speed_run_does_not_wait_between_log_points(benchmark, tmp_path):
     def train(accelerator, steps, max_steps):
         data = {**DATA, "synthetic_size": 100 * steps, "augment": True, "flip": "alternating", "cutout": 8}
         options = {"precision": "bf16-mixed", "max_epochs": 1, "default_root_dir": tmp_path}
@@ -58,7 +58,7 @@ def test_no_step_of_the_speed_run_waits_for_the_gpu(benchmark, tmp_path):
 
 
 @pytest.mark.parametrize("flip", ["random", "alternating"])
-def test_a_gpus_batches_are_the_cpus(flip):
+def test_batches_on_a_gpu_equal_those_on_the_cpu(flip):
     options = {**DATA, "augment": True, "flip": flip, "cutout": 8}
     modules = [CIFAR10DataModule(**options, device=device) for device in ("cpu", "cuda")]
     loaders = [module.train_dataloader() for module in modules]
@@ -74,21 +74,21 @@ def test_a_network_learns_on_a_gpu_in_every_precision(tmp_path, plain, precision
     options = {"accelerator": "gpu", "max_epochs": 4, "default_root_dir": tmp_path, "precision": precision}
     results = fit(DATA, {**SPEED, "compile": mode, "test_views": "six"}, **options)
     assert results["accelerator"] == "gpu"
-    assert results["test_acc"] > (0.8 if THERE else 0.5)  # of 40 test images in place of 400; 0.1 by guessing
+    assert results["test_acc"] > (0.8 if THERE else 0.5)  # on 40 test images instead of 400; guessing gives 0.1
     (run,) = (tmp_path / "lightning_logs").iterdir()
     on_cpu = evaluate(run, accelerator="cpu", precision="32-true")
     assert on_cpu["test_acc"] == pytest.approx(results["test_acc"], abs=0.01 if THERE else 0.1)
 
 
 @compiles
-def test_a_later_network_is_not_taken_for_an_earlier_one(tmp_path):
-    """Where its weights lie at the same addresses, a CUDA graph would take them for those it has been recorded with."""
+def test_cuda_graphs_of_earlier_networks_are_not_reused(tmp_path):
+    """Fits with one seed give the same loss: no CUDA graph is replayed on a later network with the same addresses."""
     options = {"accelerator": "gpu", "max_epochs": 1, "default_root_dir": tmp_path, "precision": "bf16-mixed"}
     losses = [fit(DATA, {**SPEED, "compile": "reduce-overhead"}, **options)["test_loss"] for _ in range(4)]
     assert losses == pytest.approx([losses[0]] * 4, rel=0.02)
 
 
-def test_a_gpus_run_goes_on_where_it_was(tmp_path, plain):
+def test_a_resumed_gpu_run_ends_like_an_uninterrupted_one(tmp_path, plain):
     options = {"accelerator": "gpu", "seed": 3, "log_every_n_steps": 5}
     model = {"net": "speed", "width": 16, "lr": 0.05}
     whole = fit(DATA, model, max_epochs=2, default_root_dir=tmp_path / "whole", **options)
@@ -98,8 +98,8 @@ def test_a_gpus_run_goes_on_where_it_was(tmp_path, plain):
 
 
 @pytest.mark.skipif(torch.cuda.device_count() == 1, reason="there is one GPU")
-def test_two_gpus_share_the_images_and_lose_nothing(tmp_path):
-    """Pretended ones compute as processes on the CPU do, to the last bit."""
+def test_runs_on_two_gpus_match_runs_on_two_cpu_processes(tmp_path):
+    """A run on two GPUs, even if killed and resumed, gives what two CPU processes give; bit-identical if pretended."""
     flags, env = (*SMALL, "--model.compile", "none", "--devices", 2), {"PRETENDED_GPUS": "" if THERE else "2"}
     on_gpus = ("--accelerator", "gpu")
     folders = gpus, cpus, killed = [tmp_path / name for name in ("gpus", "cpus", "killed")]
@@ -128,6 +128,6 @@ def test_a_network_learns_on_an_apple_gpu(tmp_path, plain, precision):
 
 
 @pytest.mark.parametrize("gpu", ["mps"], indirect=True)
-def test_an_apple_gpu_has_no_float64():
+def test_a_pretended_apple_gpu_refuses_float64():
     with pytest.raises(TypeError, match="float64"):
         LitNet().to("mps:0").double()

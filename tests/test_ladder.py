@@ -1,4 +1,4 @@
-"""scripts/ladder.py: what it trains, what it does not train again, and what it says of it."""
+"""scripts/ladder.py: the runs that it trains or reuses, its table and its figure."""
 
 import json
 import re
@@ -31,7 +31,7 @@ def test_every_run_is_trained_once_and_counted(call, tmp_path, monkeypatch):
     before = results(tmp_path)
     assert len(before) == 2
 
-    unfinished = min(before)  # as where it was killed in its test
+    unfinished = min(before)  # as if the run had been killed while it was tested
     unfinished.unlink()
     code, out, err = call("ladder", "--rungs", "tutorial,norm", "--seeds", 2, "--docs", docs, *FEW)
     assert code == 0, err
@@ -48,7 +48,7 @@ def test_every_run_is_trained_once_and_counted(call, tmp_path, monkeypatch):
         assert [row[2] for row in rows] == [
             f"{means[rung]:.1f} ± {statistics.stdev(values):.1f}" for rung, values in shares.items()
         ]
-        assert [row[3] for row in rows] == ["", ""]  # there are rungs between them
+        assert [row[3] for row in rows] == ["", ""]  # no gain without the rung just below
         assert "python scripts/fit.py --data.batch_size 128 --model.lr 0.05 --max_epochs 8 --model.net normed" in text
         begin, end = LADDER["BEGIN"], LADDER["END"]
         assert text.partition(begin)[0] == original.partition(begin)[0]
@@ -63,14 +63,14 @@ def test_every_run_is_trained_once_and_counted(call, tmp_path, monkeypatch):
     assert len(results(tmp_path)) == 6
 
 
-def test_a_gain_is_over_the_rung_below():
+def test_a_gain_is_relative_to_the_rung_below():
     rungs = [LADDER["LADDER"][number] for number in (0, 1, 3, 4)]
     ladder = [LADDER["Measured"](rung, [0.5 + 0.01 * i], [1.0]) for i, rung in enumerate(rungs)]
     rows = [line.split("|") for line in LADDER["table"](ladder).splitlines()[2:]]
     assert [row[4].strip() for row in rows] == ["", "+1.0", "", "+1.0"]
 
 
-def test_a_later_flag_counts_and_a_recipe_starts_anew():
+def test_a_later_rung_overrides_flags_and_a_recipe_drops_them():
     flags = {rung.name: LADDER["flags_of"](rung) for rung in LADDER["LADDER"]}
     assert flags["tutorial"] == []
     for words in flags.values():
@@ -80,7 +80,7 @@ def test_a_later_flag_counts_and_a_recipe_starts_anew():
     assert flags["longer"][:2] == flags["quick"]
 
 
-def test_a_recipe_that_has_changed_is_another_run(tmp_path, monkeypatch):
+def test_a_changed_recipe_is_trained_in_another_folder(tmp_path, monkeypatch):
     folder, rungs = LADDER["_folder"], {rung.name: rung for rung in LADDER["LADDER"]}
     path = tmp_path / "quick.yaml"
     monkeypatch.setitem(folder.__globals__, "recipe", lambda name: path)
@@ -93,7 +93,7 @@ def test_a_recipe_that_has_changed_is_another_run(tmp_path, monkeypatch):
     assert digest("max_epochs: 2", "muon") == digest("max_epochs: 3", "muon")
 
 
-def test_the_figure_is_in_the_pages_language_where_a_font_is_there(monkeypatch, capsys):
+def test_the_figure_is_in_the_language_of_its_page_if_a_font_has_it(monkeypatch, capsys):
     measured = [LADDER["Measured"](rung, [0.5], [1.0 + i]) for i, rung in enumerate(LADDER["LADDER"])]
     for language, words in LADDER["AXES"].items():
         (axes,) = LADDER["drawn"](measured, language).axes
@@ -108,8 +108,8 @@ def test_the_figure_is_in_the_pages_language_where_a_font_is_there(monkeypatch, 
 
 
 @pytest.mark.parametrize("seconds", [(38, 40, 50, 553), (38, 50, 40, 553)])
-def test_no_label_of_the_figure_lies_over_another_rungs_point(seconds):
-    """Nor over its error bar, where two rungs are as good as each other, nor over the axis."""
+def test_labels_of_the_figure_do_not_cover_other_rungs(seconds):
+    """A label covers neither the axis nor another rung's error bar, even if two rungs are as good as each other."""
     shares = ((0.545, 0.548), (0.625, 0.653), (0.638, 0.666), (0.9, 0.9))
     names = ("tutorial", "norm", "augmentation", "cpu")
     rungs = zip((rung for rung in LADDER["LADDER"] if rung.name in names), shares, seconds, strict=True)
@@ -124,8 +124,8 @@ def test_no_label_of_the_figure_lies_over_another_rungs_point(seconds):
             assert other == number or not (box.x0 < x < box.x1 and box.y0 < high and low < box.y1)
 
 
-def test_a_run_that_was_killed_before_it_began_is_begun_anew(tmp_path, monkeypatch):
-    """It has left a folder without settings, which no fit goes on with; one that has them goes on."""
+def test_a_run_killed_before_it_began_is_started_again(tmp_path, monkeypatch):
+    """A run whose folder has no settings, which fit cannot resume, is started again; a run with settings is resumed."""
     given, train = [], LADDER["_train"]
     monkeypatch.setitem(train.__globals__, "fit", given.append)
     rung = LADDER["LADDER"][0]
@@ -142,7 +142,7 @@ def test_a_run_that_was_killed_before_it_began_is_begun_anew(tmp_path, monkeypat
     ]
 
 
-def test_a_run_whose_results_are_damaged_has_not_finished(tmp_path, monkeypatch):
+def test_a_run_with_damaged_results_is_resumed(tmp_path, monkeypatch):
     given, train = [], LADDER["_train"]
     monkeypatch.setitem(train.__globals__, "fit", given.append)
     rung = LADDER["LADDER"][0]
@@ -180,7 +180,7 @@ def test_mistakes(arguments, said, call, tmp_path):
     assert one_line(*call("ladder", *arguments)).startswith(f"error: {said}")
 
 
-def test_a_flag_that_no_fit_takes(call, tmp_path):
+def test_a_flag_that_fit_does_not_know_is_an_error(call, tmp_path):
     code, _, err = call("ladder", "--rungs", "tutorial", "--sedes", 2)
     assert (code, err) == (2, "error: unknown flag --sedes: did you mean --seeds?\n")
     assert list(tmp_path.iterdir()) == []

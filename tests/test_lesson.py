@@ -1,4 +1,4 @@
-"""scripts/lesson.py: what the README prints, and that it notices when its network has not learnt."""
+"""scripts/lesson.py: it stands in the README, and fails if its network has not learnt."""
 
 import re
 import runpy
@@ -15,7 +15,7 @@ LESSON = SCRIPTS / "lesson.py"
 
 @pytest.fixture
 def few(tmp_path):
-    """Flags for two steps' worth of images, from which nobody learns much."""
+    """Returns flags for images for two steps only, from which a network does not learn much."""
     arrays = {}
     for split in ("train", "test"):
         images = Source("synthetic", synthetic_size=256).load(split)
@@ -24,7 +24,7 @@ def few(tmp_path):
     return ("--source", "folder", "--data_dir", str(tmp_path / "few.npz"))
 
 
-def test_the_readme_has_it_word_for_word():
+def test_the_readme_contains_the_lesson_word_for_word():
     lesson = LESSON.read_text()
     assert lesson in re.findall(r"```python\n(.*?)```", (PROJECT / "README.md").read_text(), re.DOTALL)
     assert 40 <= len(lesson.splitlines()) <= 60
@@ -32,7 +32,7 @@ def test_the_readme_has_it_word_for_word():
 
 @pytest.fixture
 def lesson(few, tmp_path, monkeypatch):
-    """Runs it in the test's folder, with flags besides; a warning would be an error."""
+    """Runs the lesson in the test's folder with further flags; a warning would be an error."""
     monkeypatch.chdir(tmp_path)
 
     def run(*flags):
@@ -42,7 +42,7 @@ def lesson(few, tmp_path, monkeypatch):
     return run
 
 
-def test_it_ends_with_an_error_below_its_accuracy(lesson, capsys):
+def test_the_lesson_fails_below_its_accuracy(lesson, capsys):
     with pytest.raises(SystemExit) as end:
         lesson()
     share = float(re.search(r" all +([\d.]+)%$", capsys.readouterr().out, re.MULTILINE)[1])
@@ -51,9 +51,9 @@ def test_it_ends_with_an_error_below_its_accuracy(lesson, capsys):
     assert float(end.value.code.split()[2]) == pytest.approx(share / 100, abs=1e-3)
 
 
-def test_it_ends_well_at_its_accuracy(lesson, tmp_path, capsys):
+def test_the_lesson_succeeds_at_its_accuracy(lesson, tmp_path, capsys):
     lesson("--at_least", "0")
     rows = re.findall(r"^ *(\S+) +[\d.]+%$", capsys.readouterr().out, re.MULTILINE)
-    assert len(rows) == 11  # its classes, and all
+    assert len(rows) == 11  # ten classes, and all
     assert rows[-1] == "all"
     assert sorted(path.name for path in tmp_path.iterdir()) == [".cifar_lightning", "few.npz"]

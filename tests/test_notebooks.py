@@ -1,4 +1,4 @@
-"""notebooks/: what their sources make, in two languages with the same code, which runs."""
+"""notebooks/: made from their sources, with the same code in two languages; and the tutorial runs."""
 
 import pytest
 from conftest import PROJECT
@@ -12,13 +12,13 @@ NAMES = ("tutorial", "tutorial.zh")
 
 
 def cells(path, kind=None):
-    """What a reader sees of a notebook, or of its source: without the ids, which are drawn."""
+    """Returns the cells of a notebook or of its source as a reader sees them: without ids, which are random."""
     every = jupytext.read(path).cells
     return [(cell.cell_type, cell.source, dict(cell.metadata)) for cell in every if kind in (None, cell.cell_type)]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_is_what_its_source_makes(name):
+def test_a_notebook_equals_what_its_source_makes(name):
     made, source = FOLDER / f"{name}.ipynb", FOLDER / f"{name}.py"
     assert cells(made) == cells(source), f"jupytext --update --to ipynb {source}"
     assert jupytext.read(made).metadata["kernelspec"] == jupytext.read(source).metadata["kernelspec"]
@@ -37,8 +37,8 @@ def test_both_languages_have_the_same_code_and_headings():
         assert any("一" <= letter <= "鿿" for letter in other)
 
 
-def test_it_runs(tmp_path, monkeypatch):
-    """On few drawn images, in a kernel: no warnings, every figure in line, and the files that it says it writes."""
+def test_the_tutorial_notebook_runs(tmp_path, monkeypatch):
+    """On few drawn images the tutorial runs in a kernel without warnings, shows every figure and writes its files."""
     notebook = jupytext.read(FOLDER / "tutorial.ipynb")
     for cell in notebook.cells:
         cell.source = cell.source.replace('DataModule("data"', 'DataModule(source="synthetic", synthetic_size=400')

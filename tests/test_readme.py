@@ -1,4 +1,4 @@
-"""What the README and docs/ say can be done: their commands and their Python, as they are printed there."""
+"""The commands and the Python code of the README and docs/, as they are printed there, and the headers of recipes."""
 
 import functools
 import itertools
@@ -23,7 +23,7 @@ TEXTS = {path: path.read_text() for path in (README, *sorted(PROJECT.glob("docs/
 
 
 def blocks(language):
-    """Those of all texts, once each, and where they stand: {block: its place}."""
+    """Returns the different code blocks of a language in all texts, {block: its place}."""
     found = {}
     for path, text in TEXTS.items():
         for number, block in enumerate(re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)):
@@ -44,7 +44,7 @@ IMAGES = 1_000
 
 @pytest.fixture(scope="module")
 def tried(tmp_path_factory):
-    """The folder of someone who has run the README's first command, on fewer images."""
+    """Makes the folder of a user who has run the README's first command, on fewer images, and has pictures."""
     home = made_once(tmp_path_factory, "readme", _try)
     shutil.copytree(home / "lightning_logs" / "version_0", home / "lightning_logs" / "version_1")
     (home / "holiday").mkdir()
@@ -55,7 +55,7 @@ def tried(tmp_path_factory):
 
 
 def _write_test_sets(home):
-    """CIFAR-10.1, CINIC-10 and CIFAR-10H, of drawn images."""
+    """Writes CIFAR-10.1, CINIC-10 and CIFAR-10H with drawn images."""
     drawn = fake_data(IMAGES).image_set("test")
     np.save(home / "cifar10.1_v6_data.npy", drawn.images[:20].permute(0, 2, 3, 1).numpy())
     np.save(home / "cifar10.1_v6_labels.npy", drawn.labels[:20].numpy().astype(np.int32))
@@ -73,8 +73,8 @@ def _try(home):
     assert done.code == 0, done.text
 
 
-def test_the_first_page_in_chinese_has_the_same_commands():
-    """Which it explains in its own words."""
+def test_the_chinese_readme_has_the_same_commands():
+    """docs/zh.md has the same bash commands as the README; only the explanations differ."""
     readme, chinese = (
         [
             shlex.split(line, comments=True)
@@ -87,20 +87,20 @@ def test_the_first_page_in_chinese_has_the_same_commands():
 
 
 def test_the_first_run_is_of_drawn_images():
-    """What comes after it on the first page is of later runs."""
+    """The README's first command uses drawn images, and no later one refers to the run that it makes, version_0."""
     first, *others = re.findall(r"```bash\n(.*?)```", TEXTS[README], re.DOTALL)
     assert "synthetic" in first
     assert not any("version_0" in block for block in others)
 
 
-def test_there_are_commands_and_code():
+def test_commands_and_code_are_found_in_the_docs():
     assert len(SCRIPTS) >= 12
     assert len(MEASURING) >= 12
     assert len(PYTHON) >= 4
 
 
 @pytest.mark.parametrize("command", SCRIPTS, ids=" ".join)
-def test_flags(command, call, monkeypatch, tmp_path):
+def test_flags_of_the_scripts(command, call, monkeypatch, tmp_path):
     """Every command's flags are known and reach the function behind the script."""
     calls = []
 
@@ -127,7 +127,7 @@ def test_flags(command, call, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("line", sorted(MEASURING))
 def test_flags_of_the_benchmark(line, monkeypatch, tmp_path):
-    """They are known, and lead to the comparisons that are named, or to all of them."""
+    """Flags of the benchmark are known, and the named comparisons run; without names all but airbench."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     monkeypatch.chdir(tmp_path)
     import benchmark
@@ -146,9 +146,9 @@ def test_flags_of_the_benchmark(line, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("command", [c for c in SCRIPTS if AFTER_TRAINING & {*c}], ids=" ".join)
-def test_after_training(command, plain, call, monkeypatch, tried):
+def test_commands_that_follow_training(command, plain, call, monkeypatch, tried):
     monkeypatch.chdir(tried)
-    if "--data.data_dir" in command and "--data.source" not in command:  # whose run is not of drawn images
+    if "--data.data_dir" in command and "--data.source" not in command:  # in the docs its run is on CIFAR-10
         command = [*command, "--data.source", "cifar10"]
     code, out, err = call(Path(command[1]).stem, *command[2:])
     assert code == 0, err
@@ -156,7 +156,7 @@ def test_after_training(command, plain, call, monkeypatch, tried):
 
 
 @pytest.mark.parametrize("command", [c for c in SCRIPTS if "scripts/data.py" in c], ids=" ".join)
-def test_data(command, call, tmp_path):
+def test_commands_of_data_py(command, call, tmp_path):
     for name in ("train/cat", "train/dog", "test/cat", "test/dog"):
         (tmp_path / "pictures" / name).mkdir(parents=True)
         Image.new("RGB", (320, 200), "orange").save(tmp_path / "pictures" / name / "1.jpg")
@@ -166,7 +166,7 @@ def test_data(command, call, tmp_path):
 
 
 class AnAlbum:
-    """What Albumentations' pipelines take and give."""
+    """Stands for an Albumentations pipeline: takes and returns images as one does."""
 
     def set_random_seed(self, seed):
         self.mirror = seed % 2
@@ -176,10 +176,10 @@ class AnAlbum:
         return {"image": image[:, ::-1].copy() if self.mirror else image}
 
 
-@pytest.mark.filterwarnings("ignore:Starting from v1.9")  # a stock Trainer's, where no TensorBoard is installed
+@pytest.mark.filterwarnings("ignore:Starting from v1.9")  # a stock Trainer warns without TensorBoard
 @pytest.mark.parametrize("block", PYTHON, ids=PYTHON.get)
-def test_python(block, plain, tried, monkeypatch, tmp_path):
-    """The Python runs, on drawn images in place of a download, one batch in place of epochs, a narrow network."""
+def test_python_blocks_run(block, plain, tried, monkeypatch, tmp_path):
+    """The Python code runs, on drawn images instead of a download, one batch instead of epochs and a narrow network."""
     code = block.replace('("data"', '(source="synthetic"')
     code = re.sub(r"Trainer\(max_epochs=(5|30)\)", "Trainer(fast_dev_run=True)", code)
     code = code.replace('net="resnet18",', 'net="resnet18", width=8,')
@@ -194,18 +194,18 @@ def test_python(block, plain, tried, monkeypatch, tmp_path):
     for name, function in names.items():
         if name.startswith("test_"):
             function(tmp_path)
-    if "augmented" in names:  # with it data is made, and no batch of it
+    if "augmented" in names:  # this block makes a data module, but no batch
         names["data"].setup("fit")
         images, _ = next(iter(names["data"].train_dataloader()))
         assert images.shape[1:] == (3, 32, 32)
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_recipes_say_what_to_expect(path):
-    """Their command, which a table names too, and figures that were measured or none."""
+def test_recipes_state_their_command_and_accuracy(path):
+    """A recipe's header has its command, and its accuracy with n or "not measured"; a table of the docs lists it."""
     header = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
     assert path.read_text().startswith(header)
     assert f"#   python scripts/fit.py --recipe {path.stem}" in header
-    measured = re.search(r"\d %.*\(.*n = \d", " ".join(header.split()))  # with the number of runs
+    measured = re.search(r"\d %.*\(.*n = \d", " ".join(header.split()))  # with the number of runs, n
     assert "not measured" in header or measured
     assert any(f"| `{path.stem}` |" in text for text in TEXTS.values())

@@ -1,3 +1,5 @@
+"""Signatures that are read from source, the words for types, and scripts that do not import torch too early."""
+
 import inspect
 import subprocess
 import sys
@@ -13,7 +15,7 @@ SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
 @pytest.mark.parametrize("real", [fit, evaluate, CIFAR10DataModule, LitNet])
-def test_it_is_that_of_the_thing_itself(real):
+def test_a_signature_from_source_equals_the_real_one(real):
     stub = signature_of(real.__module__.removeprefix("cifar_lightning."), real.__name__)
     ours, theirs = inspect.signature(stub).parameters, inspect.signature(real).parameters
     assert {n: p.default for n, p in ours.items()} == {n: p.default for n, p in theirs.items()}
@@ -22,21 +24,21 @@ def test_it_is_that_of_the_thing_itself(real):
         LitNet: ["net", "preprocessing"],
         fit: ["logger", "callbacks"],
         evaluate: ["net"],
-    }  # objects, that no flag can be
+    }  # these take objects, which a flag cannot give
     same = [name for name in ours if ours[name].annotation == theirs[name].annotation]
     assert [name for name in ours if name not in same] == own.get(real, [])
     assert inspect.getdoc(stub) == inspect.getdoc(real)
 
 
-def test_words_come_in_one_order_whatever_a_process_has_seen_before():
-    for kind in (Union[int, float], Union[float, int, None], float | int):  # noqa: UP007  # typing remembers the first
+def test_words_for_types_have_one_order_despite_typings_cache():
+    for kind in (Union[int, float], Union[float, int, None], float | int):  # noqa: UP007  # typing caches the order
         assert words_of(kind) == ["a whole number", "a number"]
     assert words_of(Literal["b", "a"] | int) == ["a whole number", "b", "a"]
 
 
 @pytest.mark.parametrize("script", ["fit", "evaluate"])
 @pytest.mark.parametrize("flag", ["--help", "--unknown"])
-def test_help_and_typing_errors_wait_for_no_torch(script, flag):
+def test_help_and_unknown_flags_do_not_import_torch(script, flag):
     code = (
         "import sys, runpy, atexit; sys.argv = [sys.argv[1], sys.argv[2]]\n"
         "atexit.register(lambda: print(sorted({'torch', 'lightning'} & set(sys.modules))))\n"

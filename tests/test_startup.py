@@ -1,4 +1,4 @@
-"""What a job imports before it begins."""
+"""Packages that a job does not import at its start."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ from lightning_utilities.core import imports
 from cifar_lightning.startup import unused_left_out
 
 
-def test_torchmetrics_is_told_that_what_nobody_uses_is_not_there():
+def test_unused_packages_are_hidden_from_torchmetrics():
     before = imports.package_available
     with unused_left_out():
         assert not imports.package_available("scipy")
@@ -33,5 +33,5 @@ from torchmetrics.classification import MulticlassAccuracy
 
 
 @pytest.mark.soak
-def test_a_job_does_without_them_and_may_have_them():
+def test_a_job_does_not_import_unused_packages_but_still_can():
     subprocess.run([sys.executable, "-c", JOB], check=True, timeout=120)

@@ -1,4 +1,4 @@
-"""Whatever the surroundings of a user are, a sound job runs to its end, and says nothing of them."""
+"""Jobs in unusual environments: users without a name or home, odd variables, a deleted folder, no fcntl."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ FEW = ("--accelerator", "cpu", "--data.batch_size", 4, "--max_steps", 3)
 
 
 def run(tmp_path, *arguments, launcher=(), script="fit", **env):
-    """Runs a script with an environment of which `env` is changed (None: not set); gives (code, out, err), in lines."""
+    """Runs a script with variables `env` (None: not set); returns (code, stdout, stderr), the last two as lines."""
     whole = {**os.environ, **PLAIN, **env}
     done = subprocess.run(
         [str(part) for part in (*launcher, sys.executable, SCRIPTS / f"{script}.py", *arguments)],
@@ -36,8 +36,8 @@ def make_pets(home):
 
 
 @pytest.mark.skipif(not shutil.which("setpriv") or os.getuid() != 0, reason="needs to become a user without a name")
-def test_a_user_of_a_container(tmp_path):
-    """He has a number only: neither a name nor a home, and a folder of images that he may not write to."""
+def test_a_user_without_a_name_or_home_can_train(tmp_path):
+    """fit runs without warnings for a user id without name or home, who may not write to the folder of images."""
     make_pets(tmp_path)
     (tmp_path / "work").mkdir(mode=0o777)
     (tmp_path / "work").chmod(0o777)
@@ -47,7 +47,7 @@ def test_a_user_of_a_container(tmp_path):
         "-all,+dac_read_search",
         "--ambient-caps",
         "-all,+dac_read_search",
-    )  # Python may be root's
+    )  # only root may be able to read Python
     if subprocess.run([*map(str, launcher), "true"], check=False, capture_output=True).returncode:
         pytest.skip("needs to hand on a right, which a container's root may not have")
     names = ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR")
@@ -72,8 +72,8 @@ builtins.__import__ = warning
 
 
 @pytest.mark.soak
-def test_a_width_of_nothing_hides_no_table(tmp_path):
-    """Nor does a run mind that its temporary folder is gone, its letters are few, and others' warnings are errors."""
+def test_odd_environment_variables_do_not_disturb_a_run(tmp_path):
+    """A run prints its table despite COLUMNS=0, a missing temporary folder, the C locale and PYTHONWARNINGS=error."""
     env = {
         "COLUMNS": "0",
         "TMPDIR": str(tmp_path / "gone"),
@@ -84,20 +84,20 @@ def test_a_width_of_nothing_hides_no_table(tmp_path):
     env |= with_sitecustomize(tmp_path, WARNS)
     code, out, err = run(tmp_path, *SYNTHETIC, *FEW, "--data.synthetic_size", 100, **env)
     assert code == 0, err
-    assert any("DeprecationWarning: torchmetrics is old" in line for line in err)  # shown, as it was to be
+    assert any("DeprecationWarning: torchmetrics is old" in line for line in err)  # shown, but not as an error
     assert err[-1].startswith("epoch 1/2")
     assert {"Accuracy", "airplane", "truck"} <= {line.split()[0] for line in out if line}
 
 
 def with_sitecustomize(home, source):
-    """The environment of a Python that runs `source` as it starts."""
+    """Returns an environment in which Python runs `source` as it starts."""
     (home / "site").mkdir()
     (home / "site" / "sitecustomize.py").write_text(source)
     return {"PYTHONPATH": os.pathsep.join([str(home / "site"), os.environ.get("PYTHONPATH", "")])}
 
 
 @pytest.mark.parametrize("script", ["fit", "evaluate", "predict"])
-def test_a_folder_that_is_gone(tmp_path, script):
+def test_a_deleted_current_folder_is_an_error_of_one_line(tmp_path, script):
     command = [
         "sh",
         "-c",
@@ -159,7 +159,7 @@ def test_scripts_without_fcntl_say_so_before_they_import_torch(tmp_path, no_fcnt
     assert (code, err) == (2, [f"error: {NEEDS}"])
 
 
-def test_images_and_networks_need_no_fcntl(tmp_path):
+def test_images_and_networks_work_without_fcntl(tmp_path):
     make_pets(tmp_path)
     (tmp_path / "program.py").write_text(ANEW + NO_FCNTL + WITHOUT_RUNS)
     done = job(tmp_path / "program.py", cwd=tmp_path)

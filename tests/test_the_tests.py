@@ -1,4 +1,4 @@
-"""What the tests stand on is the same for every user, on every machine."""
+"""The tests' own helpers, which give the same to every user and on every machine."""
 
 import os
 import re
@@ -18,15 +18,15 @@ def beside_another_sitecustomize(*arguments):
     jobs._main(*arguments)
 
 
-def test_a_python_that_has_a_sitecustomize_of_its_own(tmp_path, monkeypatch):
-    """As Debian's has, which is imported before a job begins."""
+def test_faults_work_beside_another_sitecustomize(tmp_path, monkeypatch):
+    """Faults are injected even if Python imported another sitecustomize before the job began, as Debian's does."""
     monkeypatch.setattr(jobs, "_main", beside_another_sitecustomize)
     done = jobs.job("fit", *SYNTHETIC, cwd=tmp_path, fault="crash@-:data:1")
     assert "injected crash" in done.text
 
 
 def in_conftest(expression, launcher=(), **surroundings):
-    """What an expression is where the tests' surroundings have just been made."""
+    """Returns what an expression prints in a new process that has imported conftest."""
     command = [*launcher, sys.executable, "-c", f"from conftest import *; print({expression})"]
     paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **surroundings.pop("env", {})}
@@ -34,7 +34,7 @@ def in_conftest(expression, launcher=(), **surroundings):
     return done.stdout.strip()
 
 
-def test_a_users_mask_and_proxies_are_no_part_of_the_surroundings():
+def test_conftest_resets_the_umask_and_the_proxies():
     proxies = dict.fromkeys(("HTTP_PROXY", "all_proxy", "https_proxy"), "http://127.0.0.1:1")
     code = "oct(os.umask(0)), __import__('urllib.request').request.getproxies(), sorted(PROXIES)"
     found = in_conftest(code, umask=0o077, env=proxies)
@@ -42,14 +42,14 @@ def test_a_users_mask_and_proxies_are_no_part_of_the_surroundings():
 
 
 @pytest.mark.skipif(not shutil.which("unshare"), reason="needs unshare")
-def test_a_root_that_can_become_nobody_else():
-    """As in a container without an engine that is root."""
+def test_a_root_by_mapping_cannot_become_another_user():
+    """Root by a mapping of its own id, as in a rootless container, counts as unable to become another user."""
     if subprocess.run(["unshare", "-r", "true"], capture_output=True, check=False).returncode:
         pytest.skip("no namespaces of users here")
     assert in_conftest("os.getuid(), becomes_another_user()", launcher=("unshare", "-r")) == "0 False"
 
 
-def test_what_failed_for_one_worker_says_so_to_the_others_too(tmp_path):
+def test_a_shared_folder_that_failed_is_made_again(tmp_path):
     workers = SimpleNamespace(getbasetemp=lambda: tmp_path / "gw0", mktemp=lambda name: tmp_path / "gw0" / name)
 
     def fail(folder):
@@ -64,8 +64,8 @@ def test_what_failed_for_one_worker_says_so_to_the_others_too(tmp_path):
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="reads TOML")
-def test_the_oldest_versions_are_of_all_that_the_tests_take():
-    """Also of the extras: a bound that no environment has is not tested."""
+def test_the_oldest_versions_cover_every_lower_bound():
+    """CI's oldest versions are the lower bounds of pyproject.toml, with those of the extras that the tests use."""
     import tomllib
 
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]

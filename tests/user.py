@@ -1,4 +1,4 @@
-"""A user's program, for its types only: .ci/wheel has mypy and pyright look at it."""
+"""A user's program, to check types only: .ci/wheel runs mypy and pyright on it."""
 
 from pathlib import Path
 from typing import Any
