@@ -1,4 +1,4 @@
-"""Class folders: which pictures are found, how they are decoded, and what is said of those that are not."""
+"""Class folders: which pictures are found, how they are decoded, and the messages on files that are not."""
 
 import io
 import json
@@ -43,14 +43,14 @@ def write_folder(top, classes=("b", "a"), size=(32, 32), count=2):
 
 
 def read_image(path):
-    """The pixels of a picture, and what is said of it."""
+    """Returns the pixels of a picture and the remarks on it, or raises its error."""
     (found,) = pictures.read_each([path])
     if isinstance(found, InputError):
         raise found
     return found
 
 
-def test_folder(tmp_path):
+def test_pictures_are_read_by_class_and_other_files_ignored(tmp_path):
     write_folder(tmp_path)
     (tmp_path / "train" / "a" / ".hidden").write_text("no image")
     (tmp_path / "train" / ".git").mkdir()
@@ -66,12 +66,12 @@ def test_folder(tmp_path):
 
 
 @pytest.mark.parametrize("classes", [CLASSES, CIFAR100_CLASSES])
-def test_folder_keeps_the_official_order(tmp_path, classes):
+def test_cifars_classes_keep_their_official_order(tmp_path, classes):
     write_folder(tmp_path, classes=sorted(classes, key=lambda name: name[::-1]), count=1)
     assert Source("folder", tmp_path).load("test").classes == classes
 
 
-def test_folder_cache_follows_the_files(tmp_path):
+def test_changed_and_removed_pictures_are_noticed_despite_the_cache(tmp_path):
     write_folder(tmp_path)
     first = Source("folder", tmp_path).load("train")
     picture = tmp_path / "train" / "a" / "0.png"
@@ -83,7 +83,7 @@ def test_folder_cache_follows_the_files(tmp_path):
     assert len(Source("folder", tmp_path).load("train").labels) == 3
 
 
-def test_images_of_all_kinds(tmp_path):
+def test_pictures_of_all_kinds_become_upright_rgb_of_32_pixels(tmp_path):
     def read(image, name="x.png", **options):
         image.save(tmp_path / name, **options)
         pixels, notes = read_image(tmp_path / name)
@@ -97,7 +97,7 @@ def test_images_of_all_kinds(tmp_path):
     assert (read(Image.new("L", (40, 40), 7)) == 7).all()
     assert (read(Image.new("P", (40, 40), 0), "x.gif") == 0).all()
     assert (read(Image.new("1", (40, 40), 1)) == 255).all()
-    assert (read(Image.new("RGBA", (40, 40), (255, 0, 0, 0))) == 255).all()  # transparent: white paper
+    assert (read(Image.new("RGBA", (40, 40), (255, 0, 0, 0))) == 255).all()  # transparent: on white
     assert (read(Image.new("LA", (40, 40), (0, 255))) == 0).all()
     assert (read(Image.fromarray(np.full((40, 40), 32768, np.uint16))) == 128).all()
     upright = Image.fromarray(np.repeat(np.repeat(np.array([[0], [255]], np.uint8), 16, 0), 32, 1))
@@ -161,7 +161,7 @@ def test_bad_files_are_named(tmp_path):
 
 
 def drawn(kind, size):
-    """A large picture: colours that run into each other, noise, or lines of text."""
+    """Returns a large picture: a gradient of colours, noise, or lines of text."""
     width, height = size
     y, x = np.mgrid[:height, :width]
     if kind == "gradient":
@@ -178,8 +178,8 @@ def drawn(kind, size):
 
 @pytest.mark.parametrize("kind", ["gradient", "noise", "text"])
 @pytest.mark.parametrize("size", [(1601, 1203), (700, 2100)])
-def test_a_large_jpeg_is_decoded_in_part(tmp_path, monkeypatch, kind, size):
-    """And is what it was when all of it was, to a grey level, also where it does not divide by eight or lies aside."""
+def test_a_large_jpeg_is_decoded_at_reduced_size(tmp_path, monkeypatch, kind, size):
+    """A large JPEG decoded at reduced size equals the whole one to a grey level, also of odd size or turned by Exif."""
     exif = Image.Exif()
     exif[0x0112] = 6
     paths = [tmp_path / name for name in ("a.jpg", "grey.jpg", "turned.jpg")]
@@ -203,7 +203,7 @@ def test_a_large_jpeg_is_decoded_in_part(tmp_path, monkeypatch, kind, size):
     assert abs(part[2] - upright).max() <= 1
 
 
-def test_what_is_no_plain_jpeg_is_decoded_whole(tmp_path, monkeypatch):
+def test_small_jpegs_and_other_kinds_are_decoded_at_full_size(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr("PIL.JpegImagePlugin.JpegImageFile.draft", lambda *args: asked.append(args))
     red = Image.new("RGB", (600, 600), "red")
@@ -215,8 +215,8 @@ def test_what_is_no_plain_jpeg_is_decoded_whole(tmp_path, monkeypatch):
     assert asked == []
 
 
-def test_photographs_are_shared_out_one_by_one(tmp_path, monkeypatch):
-    """To all threads, however few they are; and of many pictures only some are decoded ahead of who takes them."""
+def test_large_pictures_are_given_to_threads_one_by_one(tmp_path, monkeypatch):
+    """Every thread decodes large pictures, one at a time, and only a few ahead of those that have been used."""
     for i in range(24):
         Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / f"{i:02}.png")
     paths, threads, started = sorted(tmp_path.iterdir()), set(), []
@@ -227,7 +227,7 @@ def test_photographs_are_shared_out_one_by_one(tmp_path, monkeypatch):
         started.append(paths)
         threads.add(threading.get_ident())
         if len(started) <= 3:
-            meet.wait()  # as long as not every thread has one
+            meet.wait()  # until each thread has a picture
         return paths
 
     monkeypatch.setattr(pictures, "_part", decode)
@@ -240,7 +240,7 @@ def test_photographs_are_shared_out_one_by_one(tmp_path, monkeypatch):
 
 @pytest.fixture
 def started(monkeypatch):
-    """The helpers that this process starts for two small pictures and more."""
+    """Makes two pictures enough to start helpers, and returns the list of the helpers that are then started."""
     processes, start = [], helpers._start
     monkeypatch.setattr(pictures, "usable_cores", lambda: 2)
     monkeypatch.setattr(pictures, "WORTH", 1)
@@ -249,7 +249,7 @@ def started(monkeypatch):
     return processes
 
 
-def test_helpers_read_small_pictures_as_this_process_does(tmp_path, monkeypatch, started):
+def test_helpers_decode_small_pictures_as_this_process_does(tmp_path, monkeypatch, started):
     for split in ("train", "test"):
         (tmp_path / split / "a").mkdir(parents=True)
     for i in range(30):
@@ -261,14 +261,14 @@ def test_helpers_read_small_pictures_as_this_process_does(tmp_path, monkeypatch,
     decoded = pictures.read(folder.scan(tmp_path, "train"))
     assert decoded.images[:, 0, 0, 0].tolist() == [*range(30), 0]
     assert "deep.png has 16 bits per value, but no value above 99 of 65,535" in decoded.notes[0]
-    assert here == []  # they have done it, and are gone
+    assert here == []  # the helpers have done it, and have ended
     assert [process.poll() is not None for process in started] == [True, True]
 
     wrong = tmp_path / "train" / "a" / "07.png"
     wrong.write_text("no image")
     paths = sorted(wrong.parent.iterdir())
     read = list(pictures.read_each(paths))
-    assert here == list(map(str, paths[4:8]))  # tried again here, where Pillow may have been told of such a file
+    assert here == list(map(str, paths[4:8]))  # again here, where Pillow may know more formats
     assert [i for i, one in enumerate(read) if isinstance(one, InputError)] == [7]
     assert [one[0][0, 0, 0] for one in read[:30] if not isinstance(one, InputError)] == [*range(7), *range(8, 30)]
     with pytest.raises(InputError, match=r"07\.png"):
@@ -276,7 +276,7 @@ def test_helpers_read_small_pictures_as_this_process_does(tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize("how", ["never begin", "are killed"])
-def test_helpers_that_are_gone_end_nothing(tmp_path, monkeypatch, started, how):
+def test_pictures_are_read_without_helpers_that_fail(tmp_path, monkeypatch, started, how):
     for i in range(60):
         Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / f"{i:02}.png")
     if how == "never begin":
@@ -289,12 +289,13 @@ def test_helpers_that_are_gone_end_nothing(tmp_path, monkeypatch, started, how):
     assert [pixels[0, 0, 0] for pixels, _ in [first, *read]] == list(range(60))
 
 
-def test_what_a_helper_prints_at_its_start_is_no_answer(tmp_path, monkeypatch, started):
-    """As a sitecustomize may. B is pickle's for as many bytes as the next four say, which would not come."""
+def test_text_that_a_helper_prints_at_its_start_is_ignored(tmp_path, monkeypatch, started):
+    """What a helper's sitecustomize prints is not taken for its answer."""
     for i in range(8):
         Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / f"{i:02}.png")
     here, decode = [], decoding.decode
     monkeypatch.setattr(decoding, "decode", lambda path, remarks: here.append(path) or decode(path, remarks))
+    # In a pickle, B means as many bytes as the next four say: reading them would wait forever.
     monkeypatch.setattr(helpers, "PROGRAM", f"print('Booting', flush=True); {helpers.PROGRAM}")
     waits = threading.Timer(30, lambda: [process.kill() for process in started])
     waits.start()
@@ -304,7 +305,7 @@ def test_what_a_helper_prints_at_its_start_is_no_answer(tmp_path, monkeypatch, s
     assert here == []
 
 
-def test_pictures_are_read_in_order_and_no_more_than_are_asked_for(tmp_path, monkeypatch):
+def test_pictures_are_read_in_order_and_only_a_few_in_advance(tmp_path, monkeypatch):
     for i in range(20):
         Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / f"{i:02}.png")
     (tmp_path / "07.png").write_text("no image")
@@ -326,7 +327,7 @@ def test_pictures_are_read_in_order_and_no_more_than_are_asked_for(tmp_path, mon
     assert len(started) < len(paths)
 
 
-def test_an_orientation_behind_the_pixels_is_seen(tmp_path):
+def test_an_orientation_stored_after_the_pixels_is_used(tmp_path):
     upright = Image.fromarray(np.repeat(np.array([[0], [255]], np.uint8), 16, 0).repeat(32, 1))
     exif = Image.Exif()
     exif[0x0112] = 3
@@ -338,7 +339,7 @@ def test_an_orientation_behind_the_pixels_is_seen(tmp_path):
     assert read_image(tmp_path / "x.png")[0][0, 0, 0] == 255
 
 
-def test_a_bar_where_someone_is_watching(tmp_path, monkeypatch):
+def test_a_progress_bar_is_shown_only_in_a_terminal(tmp_path, monkeypatch):
     write_folder(tmp_path)
 
     class Terminal(io.StringIO):
@@ -354,7 +355,7 @@ def test_a_bar_where_someone_is_watching(tmp_path, monkeypatch):
         assert ("4/4" in stream.getvalue()) is stream.isatty()
 
 
-def test_bad_trees(tmp_path):
+def test_incomplete_folders_are_refused(tmp_path):
     layout = folder.LAYOUT
 
     def check(message):
@@ -381,7 +382,7 @@ def test_bad_trees(tmp_path):
 
 
 def folders(top, **splits):
-    """Class folders of plain pictures: the names of a split's files, or where another file's contents are."""
+    """Writes class folders: `train=["cat/1.png", …]`; names of other kinds of files get text, not a picture."""
     for split, files in splits.items():
         for number, name in enumerate(files):
             path = top / split / name
@@ -393,7 +394,7 @@ def folders(top, **splits):
 
 
 def noted(top, split="train"):
-    """What `load` gives, and what it says."""
+    """Returns what `load` returns, and its warnings."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         loaded = Source("folder", top).load(split)
@@ -401,7 +402,7 @@ def noted(top, split="train"):
     return loaded, [str(warning.message) for warning in said]
 
 
-def test_pictures_are_found_as_deep_as_they_lie(tmp_path):
+def test_pictures_are_found_in_subfolders_at_any_depth(tmp_path):
     train = ("c/1.png", "c/more/2.png", "c/more/again/3.png", "n01/images/n01_0.png", "n01/n01_boxes.txt")
     folders(tmp_path, train=train, test=("c/1.png", "n01/1.png"))
     loaded, said = noted(tmp_path)
@@ -412,7 +413,7 @@ def test_pictures_are_found_as_deep_as_they_lie(tmp_path):
 
 
 @pytest.mark.parametrize("target", [".", "..", "../.."])
-def test_a_link_to_a_folder_that_holds_it_is_named_not_the_folder(tmp_path, target):
+def test_a_link_to_a_folder_that_contains_it_is_refused_by_name(tmp_path, target):
     folders(tmp_path, train=("a/1.png", "b/1.png"), test=("a/1.png", "b/1.png"))
     link = tmp_path / "train" / "a" / "up "
     link.symlink_to(target, target_is_directory=True)
@@ -440,7 +441,7 @@ def test_a_link_to_a_folder_that_holds_it_is_named_not_the_folder(tmp_path, targ
         (["val"], ": val/ is a broken link"),
     ],
 )
-def test_dead_links_are_refused(tmp_path, dead, message):
+def test_broken_links_are_refused(tmp_path, dead, message):
     folders(tmp_path, train=("a/1.png", "b/1.png"), test=("a/1.png", "b/1.png"))
     for name in dead:
         if name == "train":
@@ -452,7 +453,7 @@ def test_dead_links_are_refused(tmp_path, dead, message):
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation"])
-def test_validation_images_of_ones_own(tmp_path, name):
+def test_a_folder_of_validation_images_is_used_for_validation(tmp_path, name):
     names = [f"{c}/{i}.png" for c in "ab" for i in range(3)]
     folders(tmp_path, train=names, test=names, **{name: ["b/1.png", "a/1.png", "a/2.png", "b/2.png"]})
     data = CIFAR10DataModule(tmp_path, source="folder", batch_size=2)
@@ -463,7 +464,7 @@ def test_validation_images_of_ones_own(tmp_path, name):
     assert sorted(data.val_indices.tolist()) == [6, 7, 8, 9]
     assert images.images[6:, 0, 0, 0].tolist() == [1, 2, 0, 3]
     assert images.labels[6:].tolist() == [0, 0, 1, 1]
-    assert images.labels[data.val_indices[:2]].sort().values.tolist() == [0, 1]  # any part has all classes
+    assert images.labels[data.val_indices[:2]].sort().values.tolist() == [0, 1]  # any part is stratified
     assert sum(len(y) for _, y in data.train_dataloader()) == 6
     assert sum(len(y) for _, y in data.val_dataloader()) == 4
     assert Source("folder", tmp_path).load("test").held_out == 0
@@ -475,7 +476,7 @@ def test_validation_images_of_ones_own(tmp_path, name):
         Source("folder", tmp_path).prepare()
 
 
-def test_validation_images_have_the_same_classes(tmp_path):
+def test_validation_images_must_have_the_same_classes(tmp_path):
     folders(tmp_path, train=("a/1.png", "b/1.png"), test=("a/1.png", "b/1.png"), val=("a/1.png",))
     with pytest.raises(InputError, match="val lacks the class b, which train/ has"):
         Source("folder", tmp_path).prepare()
@@ -484,7 +485,7 @@ def test_validation_images_have_the_same_classes(tmp_path):
         Source("folder", tmp_path).prepare()
 
 
-def test_files_that_are_no_pictures_are_passed_over_and_counted(tmp_path):
+def test_files_that_are_no_pictures_are_skipped_and_counted(tmp_path):
     others = ("a/Thumbs.db", "a/desktop.ini", "b/LICENSE.txt", "b/meta.json", "b/clip.mpg")
     folders(tmp_path, train=("a/1.png", "a/without", "b/1.0007", *others), test=("a/1.png", "b/1.png"))
     (tmp_path / "train" / "a" / "Makefile").write_text("all:")
@@ -500,7 +501,7 @@ def test_files_that_are_no_pictures_are_passed_over_and_counted(tmp_path):
 @pytest.mark.parametrize(
     ("suffix", "kind"), [("heic", "HEIC"), ("SVG", "SVG"), ("jxl", "JPEG XL"), ("eps", "PostScript")]
 )
-def test_pictures_that_are_not_read_are_refused(tmp_path, suffix, kind):
+def test_pictures_in_unsupported_formats_are_refused(tmp_path, suffix, kind):
     contents = {"HEIC": b"\0\0\0\x18ftypheic", "SVG": b"<svg/>", "JPEG XL": b"\xff\x0a", "PostScript": b"%!PS"}
     folders(tmp_path, train=("a/1.png", "b/1.png"), test=("a/1.png", "b/1.png"))
     (tmp_path / "train" / "a" / f"2.{suffix}").write_bytes(contents[kind])
@@ -509,12 +510,12 @@ def test_pictures_that_are_not_read_are_refused(tmp_path, suffix, kind):
 
 
 def chunked(png, kind, data, checksum=None, at=33):
-    """A PNG with one more chunk, after its head or where it is said."""
+    """Returns a PNG with one more chunk, after its header or at byte `at`."""
     checksum = zlib.crc32(kind + data) if checksum is None else checksum
     return png[:at] + struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum) + png[at:]
 
 
-def test_broken_metadata_costs_no_pixels(tmp_path):
+def test_pictures_with_broken_metadata_are_read_with_a_warning(tmp_path):
     folders(tmp_path, train=("a/1.png", "b/1.png"), test=("a/1.png", "b/1.png"))
     picture, red = Image.new("RGB", (32, 32), "red"), [255, 0, 0]
     sound = (tmp_path / "train" / "a" / "1.png").read_bytes()
@@ -537,8 +538,8 @@ def test_broken_metadata_costs_no_pixels(tmp_path):
     assert notes == (f"the metadata of {first} cannot be read: the pixels are used as stored",)
 
 
-def test_notes_name_files_where_they_lie_now(tmp_path, monkeypatch):
-    """A folder that has moved is decoded anew where there are notes, and only there."""
+def test_warnings_name_files_by_their_present_path(tmp_path, monkeypatch):
+    """A moved folder is decoded again only for splits with warnings, which name files by their present path."""
     decoded, read = [], pictures.read
     monkeypatch.setattr(pictures, "read", lambda listing: (decoded.append(1), read(listing))[1])
     folders(tmp_path / "old", train=("a/1.png", "b/1.png"), test=("a/1.png", "b/1.png"))
@@ -558,12 +559,12 @@ def test_notes_name_files_where_they_lie_now(tmp_path, monkeypatch):
         assert len(decoded) == (1 if before else 2)
     decoded.clear()
     (tmp_path / "alias").symlink_to(tmp_path / name)
-    assert noted(tmp_path / "alias")[1] == said  # where they lie, too
+    assert noted(tmp_path / "alias")[1] == said  # the path of the real folder
     assert decoded == []
 
 
 def deep(path, brightest, colour):
-    """A picture with 16 bits a value, as cameras of 12 bits leave them."""
+    """Writes a picture with 16 bits per value and values up to `brightest`, such as 4,095 from a 12-bit camera."""
     values = np.linspace(0, brightest, 1024, dtype=np.uint16).reshape(32, 32)
     if not colour:
         Image.fromarray(values).save(path)
@@ -577,8 +578,8 @@ def deep(path, brightest, colour):
 
 @pytest.mark.parametrize("name", ["2", "2.png"])
 @pytest.mark.parametrize(("side", "why"), [(10**4, "has more than"), (10**5, "has more than"), (9, "cannot be read")])
-def test_a_picture_that_cannot_be_taken_is_refused_whatever_its_name(tmp_path, monkeypatch, name, side, why):
-    """Not passed over, and with no warning of Pillow's own: too large by little or much, or another user's."""
+def test_a_picture_that_is_too_large_or_unreadable_is_refused_by_any_name(tmp_path, monkeypatch, name, side, why):
+    """A picture that is too large, or another user's, is refused without Pillow's warning, not skipped for its name."""
     folders(tmp_path, train=("a/1.png",), test=("a/1.png",))
     path = tmp_path / "train" / "a" / name
     path.write_bytes(png(side, side))
@@ -599,7 +600,7 @@ def test_a_picture_that_cannot_be_taken_is_refused_whatever_its_name(tmp_path, m
 
 
 @pytest.mark.parametrize("colour", [False, True])
-def test_dark_pictures_of_16_bits_are_told_of(tmp_path, colour):
+def test_dark_pictures_with_16_bits_get_a_warning(tmp_path, colour):
     folders(tmp_path, train=("a/1.png", "b/1.png"), test=("a/1.png", "b/1.png"))
     for name in ("a/2.png", "b/2.png"):
         deep(tmp_path / "train" / name, 4095, colour)
@@ -611,12 +612,12 @@ def test_dark_pictures_of_16_bits_are_told_of(tmp_path, colour):
     assert said == [f"2 pictures, first {first}, have {what}, and {black}"]
     black = "looks almost black: scale its values to all 16 bits"
     assert read_image(first)[1] == (f"{first} has {what}, and {black}",)
-    deep(tmp_path / "train" / "b" / "3.png", 65535, colour)  # one that is bright: so the others are dark
+    deep(tmp_path / "train" / "b" / "3.png", 65535, colour)  # a bright one: so the others are meant to be dark
     loaded, said = noted(tmp_path)
     assert (loaded.images.max(), said) == (255, [])
 
 
-def test_a_picture_of_16_bits_a_pixel_has_not_16_a_value(tmp_path):
+def test_a_dark_picture_with_16_bits_per_pixel_gets_no_warning(tmp_path):
     head = struct.pack("<IiiHHIIiiIIIII", 40, 2, 1, 1, 16, 3, 4, 0, 0, 0, 0, 0xF800, 0x7E0, 0x1F)
     start = 14 + len(head)
     path = tmp_path / "dark.bmp"
@@ -625,7 +626,7 @@ def test_a_picture_of_16_bits_a_pixel_has_not_16_a_value(tmp_path):
     assert (pixels.max(), notes) == (0, ())
 
 
-def test_names_in_two_spellings_of_unicode_are_one_class(tmp_path):
+def test_a_class_name_in_two_unicode_forms_is_one_class(tmp_path):
     composed, decomposed = "caf\u00e9", "cafe\u0301"
     folders(tmp_path, train=(f"{composed}/1.png", "b/1.png"), test=(f"{decomposed}/1.png", "b/1.png"))
     folders(tmp_path, train=(f"{decomposed}/2.png",))
@@ -634,13 +635,13 @@ def test_names_in_two_spellings_of_unicode_are_one_class(tmp_path):
     assert loaded.labels.tolist() == [0, 1, 1]
 
 
-def test_a_name_that_ends_in_a_blank_is_quoted(tmp_path):
+def test_a_class_name_that_ends_in_a_space_is_quoted(tmp_path):
     folders(tmp_path, train=("cat /1.png", "dog/1.png"), test=("cat/1.png", "dog/1.png"))
     with pytest.raises(InputError, match="test lacks the class 'cat ', which train/ has"):
         Source("folder", tmp_path).prepare()
 
 
-def test_names_that_are_numbers_are_in_their_order(tmp_path):
+def test_class_names_that_are_numbers_are_sorted_as_numbers(tmp_path):
     names = [f"{n}/1.png" for n in range(12)]
     folders(tmp_path, train=names, test=names)
     loaded, _ = noted(tmp_path)
@@ -650,7 +651,7 @@ def test_names_that_are_numbers_are_in_their_order(tmp_path):
     assert noted(tmp_path)[0].classes[:4] == ("0", "1", "10", "11")
 
 
-def test_the_cache_sees_what_leaves_sizes_and_times_as_they_were(tmp_path):
+def test_the_cache_notices_changes_that_keep_sizes_and_times(tmp_path):
     names = [f"{c}/{i}.bmp" for c in "ab" for i in range(2)]
     for split in ("train", "test"):
         for number, name in enumerate(names):
@@ -664,22 +665,22 @@ def test_the_cache_sees_what_leaves_sizes_and_times_as_they_were(tmp_path):
         return noted(tmp_path)[0].images[:, 0, 0, 0].tolist()
 
     assert colours() == [0, 10, 20, 30]
-    (train / "a" / "0.bmp").rename(train / "t")  # two files past each other
+    (train / "a" / "0.bmp").rename(train / "t")  # two files swap names
     (train / "b" / "0.bmp").rename(train / "a" / "0.bmp")
     (train / "t").rename(train / "b" / "0.bmp")
     assert colours() == [20, 10, 0, 30]
-    (train / "a").rename(train / "t")  # two classes
+    (train / "a").rename(train / "t")  # two classes swap names
     (train / "b").rename(train / "a")
     (train / "t").rename(train / "b")
     assert colours() == [0, 30, 20, 10]
-    with (train / "a" / "0.bmp").open("r+b") as file:  # other pixels in place, and the time put back
+    with (train / "a" / "0.bmp").open("r+b") as file:  # other pixels in place, and the time restored
         file.seek(54)
         file.write(bytes([0, 0, 99]) * 1024)
     os.utime(train / "a" / "0.bmp", (1, 1))
     assert colours() == [99, 30, 20, 10]
 
 
-def test_another_pillow_decodes_anew(tmp_path, monkeypatch):
+def test_another_version_of_pillow_invalidates_the_cache(tmp_path, monkeypatch):
     folders(tmp_path, train=("a/1.png", "b/1.png"), test=("a/1.png", "b/1.png"))
     before = folder.scan(tmp_path, "train").fingerprint
     assert before == folder.scan(tmp_path, "train").fingerprint
@@ -687,7 +688,7 @@ def test_another_pillow_decodes_anew(tmp_path, monkeypatch):
     assert folder.scan(tmp_path, "train").fingerprint != before
 
 
-def test_a_run_says_it_once_and_validates_on_images_of_ones_own(tmp_path):
+def test_a_run_gives_each_note_once_and_validates_on_the_validation_folder(tmp_path):
     names = [f"{c}/{i}.png" for c in "ab" for i in range(8)]
     folders(
         tmp_path / "pictures",
@@ -709,8 +710,8 @@ def test_a_run_says_it_once_and_validates_on_images_of_ones_own(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="macOS has no such names")
-def test_a_folder_whose_name_is_no_text(tmp_path):
-    """Bytes that are no UTF-8, as an old disk's may be."""
+def test_a_folder_whose_name_is_not_utf8_is_read_and_cached(tmp_path):
+    """A data folder may have a name that is not UTF-8, as on an old disk."""
     home = tmp_path / os.fsdecode(b"\xff")
     for split in ("train", "test"):
         for name in ("a", "b"):
