@@ -1,4 +1,4 @@
-"""What fit() takes in Python beside its settings: callbacks and loggers of the user's, and no report."""
+"""What fit() takes in Python in addition to its settings: the user's callbacks and loggers, and `report`."""
 
 import csv
 import io
@@ -45,12 +45,12 @@ def _home(monkeypatch, tmp_path):
 
 
 def never_better(**kwargs):
-    """It stops after the second validation."""
+    """Returns an EarlyStopping that stops after the second validation."""
     return EarlyStopping("val_loss", min_delta=10, patience=1, **kwargs)
 
 
 class Broken(Callback):
-    """Raises in the validation of an epoch."""
+    """Raises a KeyError at the end of an epoch's validation."""
 
     def __init__(self, epoch):
         self.epoch = epoch
@@ -60,7 +60,7 @@ class Broken(Callback):
             raise KeyError("theirs")
 
 
-def test_a_fit_that_a_callback_ends_is_finished(plain, tmp_path, capsys):
+def test_fit_that_a_callback_ends_has_finished(plain, tmp_path, capsys):
     results = fit(
         **SMALL, max_epochs=5, callbacks=[never_better(), ModelCheckpoint(monitor="val_loss", save_last=True)]
     )
@@ -75,17 +75,17 @@ def test_a_fit_that_a_callback_ends_is_finished(plain, tmp_path, capsys):
     assert max(rows) == 18
     assert results["val_acc"] == rows[results["step"]]["val_acc"]
     ours = {"best.ckpt", "step-9.ckpt", "step-18.ckpt"}
-    assert {path.name for path in (run / "checkpoints").iterdir()} - {"last.ckpt"} > ours  # theirs beside ours
+    assert {path.name for path in (run / "checkpoints").iterdir()} - {"last.ckpt"} > ours  # beside the callback's
     with pytest.raises(InputError, match="has finished; to train it further, use a higher --max_epochs than 5"):
         resume(run)
 
 
-def test_its_length_counts_the_steps_that_a_callback_leaves(capsys):
+def test_length_of_a_fit_follows_a_gradient_accumulation_scheduler(capsys):
     fit(**SMALL, max_epochs=5, callbacks=[never_better(), GradientAccumulationScheduler({1: 3})])
     assert "a callback ended the training at step 12 of 21; " in capsys.readouterr().err
 
 
-def test_what_a_callback_raises_passes_and_the_run_goes_on_with_its_state(plain, tmp_path):
+def test_callback_error_propagates_and_resume_restores_callback_state(plain, tmp_path):
     fit(**SMALL, max_epochs=5, callbacks=never_better(), report=False)
     with pytest.raises(KeyError, match="theirs"):
         fit(**SMALL, max_epochs=5, callbacks=[never_better(), Broken(epoch=1)], report=False)
@@ -106,7 +106,7 @@ def test_what_a_callback_raises_passes_and_the_run_goes_on_with_its_state(plain,
 
 
 class Goal(Callback):
-    """Ends the training at a step, and does not know it later."""
+    """Ends the training at step 12, and keeps no state that says so."""
 
     def on_train_batch_end(self, trainer, *args):
         trainer.should_stop = trainer.should_stop or trainer.global_step == 12
@@ -118,8 +118,8 @@ class OfATest(Callback):
 
 
 @pytest.mark.parametrize(("val_split", "breaks"), [(0, OfATest()), (0.1, OfATest()), (0.1, Broken(epoch=1))])
-def test_an_end_that_a_callback_has_set_stays_one(plain, tmp_path, val_split, breaks):
-    """However the run is interrupted after it."""
+def test_resumed_run_stays_ended_by_its_callback(plain, tmp_path, val_split, breaks):
+    """A run that a callback has ended stays ended when it is resumed, even if its last validation or test failed."""
     settings = {**SMALL, "data": {**SMALL["data"], "val_split": val_split}, "report": False}
     fit(**settings, max_epochs=5, callbacks=Goal())
     with pytest.raises(KeyError, match="theirs"):
@@ -128,12 +128,12 @@ def test_an_end_that_a_callback_has_set_stays_one(plain, tmp_path, val_split, br
     resume(run, callbacks=Goal())
     assert differences(run, whole) == []
     assert read_rows(run / "metrics.csv")[-1]["step"] == 12
-    resume(run, {"max_epochs": 6}, callbacks=Goal())  # which goes on, and is not asked to stop any more
+    resume(run, {"max_epochs": 6}, callbacks=Goal())  # trains on: Goal asks only at step 12
     assert max(row["step"] for row in read_rows(run / "metrics.csv")) > 12
 
 
 class Epochs(Callback):
-    """Counts them, in what a checkpoint keeps, too."""
+    """Counts epochs, and keeps the count in checkpoints."""
 
     def __init__(self):
         self.count = 0
@@ -155,7 +155,7 @@ class BrokenAt(Callback):
 
 
 class Thaw(BaseFinetuning):
-    """Holds one layer back until the second epoch."""
+    """Freezes one layer until the second epoch."""
 
     def freeze_before_training(self, pl_module):
         self.freeze(pl_module.net.fc1)
@@ -172,7 +172,7 @@ class Noting(Callback):
 
 @pytest.mark.filterwarnings("ignore:The provided params to be frozen already exist within another group")
 @pytest.mark.parametrize("callback", [Thaw, Noting])
-def test_what_a_callback_does_as_an_epoch_begins_is_done_where_it_is_gone_on_with(plain, tmp_path, callback):
+def test_resume_within_an_epoch_keeps_what_callbacks_did_at_its_start(plain, tmp_path, callback):
     settings = {**SMALL, "checkpoint_every_n_steps": 5, "max_epochs": 3, "report": False}
     fit(**settings, callbacks=callback())
     with pytest.raises(KeyError, match="theirs"):
@@ -188,8 +188,8 @@ class Slow(Callback):
 
 
 @pytest.mark.parametrize("changes", [None, {"max_epochs": 50}])
-def test_a_time_that_is_spent_stays_so(plain, tmp_path, changes):
-    """Also for a run of an earlier version, whose checkpoint does not say that it was stopped."""
+def test_resume_takes_no_steps_after_max_time_is_spent(plain, tmp_path, changes):
+    """A resumed run whose max_time is spent takes no step, even if an earlier version's checkpoint lacks `stopped`."""
     settings = {**SMALL, "max_epochs": 20, "trainer": {"max_time": {"seconds": 1}}, "report": False}
     steps = fit(**settings, callbacks=Slow())["fit_steps"]
     run = tmp_path / "lightning_logs" / "version_0"
@@ -201,8 +201,8 @@ def test_a_time_that_is_spent_stays_so(plain, tmp_path, changes):
     assert resume(run, changes, callbacks=Slow())["fit_steps"] == steps
 
 
-def test_an_epoch_that_is_gone_on_with_begins_once(plain, tmp_path):
-    """For a callback's state, and for what it logs then."""
+def test_resumed_epoch_begins_only_once_for_callbacks(plain, tmp_path):
+    """Resuming within an epoch does not begin it again: neither for a callback's state nor for what it logs then."""
     settings = {**SMALL, "checkpoint_every_n_steps": 5, "max_epochs": 3, "report": False}
     fit(**settings, callbacks=[LearningRateMonitor("epoch"), Epochs()])
     with pytest.raises(KeyError, match="theirs"):
@@ -213,16 +213,16 @@ def test_an_epoch_that_is_gone_on_with_begins_once(plain, tmp_path):
     assert differences(run, whole) == []
 
 
-def test_a_run_that_goes_on_at_the_end_of_an_epoch_knows_its_last_training_loss(plain, tmp_path):
-    """Of an epoch whose last step is a log point nothing is left to be logged, and EarlyStopping waits for it."""
+def test_early_stopping_finds_train_loss_after_a_resume_at_an_epochs_end(plain, tmp_path):
+    """EarlyStopping finds train_loss at the end of a resumed epoch, even if a log point has left no loss to log."""
     callback, steps = EarlyStopping("train_loss", check_on_train_epoch_end=True), {**SMALL, "log_every_n_steps": 3}
     with pytest.raises(KeyError, match="theirs"):
         fit(**steps, max_epochs=2, callbacks=[callback, Broken(epoch=0)], report=False)
     assert resume(tmp_path / "lightning_logs" / "version_0", callbacks=callback)["step"] in (9, 18)
 
 
-def test_a_run_does_not_go_on_from_what_another_has_left_behind_an_exception(plain, tmp_path):
-    """As Lightning's Trainer does with this callback, and no word of which run it is of."""
+def test_fit_ignores_another_runs_on_exception_checkpoint(plain, tmp_path):
+    """Lightning's Trainer would resume from the file of an OnExceptionCheckpoint, whichever run has written it."""
     with pytest.raises(KeyError, match="theirs"):
         fit(**SMALL, max_epochs=2, callbacks=[Broken(epoch=0), OnExceptionCheckpoint(tmp_path)], report=False)
     assert (tmp_path / "on_exception.ckpt").exists()
@@ -231,7 +231,7 @@ def test_a_run_does_not_go_on_from_what_another_has_left_behind_an_exception(pla
 
 
 class OfEpochs(WeightAveraging):
-    """Averages the weights that the epochs end with."""
+    """Averages the weights at the ends of epochs."""
 
     def should_update(self, step_idx=None, epoch_idx=None):
         return epoch_idx is not None
@@ -249,11 +249,11 @@ class Halving(Callback):
 
 
 @pytest.mark.parametrize("average", [OfEpochs, Halving])
-def test_weights_that_a_callback_puts_in_place_at_the_end_are_kept(average, plain, tmp_path):
+def test_weights_that_a_callback_sets_at_the_end_are_tested_and_saved(average, plain, tmp_path):
     whole, run = (tmp_path / "lightning_logs" / f"version_{number}" for number in (0, 1))
     data = {**SMALL["data"], "val_split": 0}
     settings = {**SMALL, "data": data, "max_epochs": 2, "report": False}
-    settings["checkpoint_every_n_steps"] = 10  # the last of which is there before the average is
+    settings["checkpoint_every_n_steps"] = 10  # so the last one is saved before the average is taken
     results = fit(**settings, callbacks=average())
     assert results["checkpoint"].endswith("final.ckpt")
     test = CIFAR10DataModule(**data).image_set("test")
@@ -265,11 +265,11 @@ def test_weights_that_a_callback_puts_in_place_at_the_end_are_kept(average, plai
     resume(run, callbacks=average())
     assert differences(run, whole) == []
     resume(run, {"max_epochs": 3}, callbacks=[])
-    assert not (run / "checkpoints" / "final.ckpt").exists()  # that of an end before
+    assert not (run / "checkpoints" / "final.ckpt").exists()  # it had the weights of the earlier end
 
 
-def test_a_run_goes_on_from_the_weights_of_its_last_step_not_from_their_average(plain, tmp_path, monkeypatch):
-    monkeypatch.setattr(Checkpoints, "_is_worth_it", lambda *args: False)  # then the end's checkpoint is the only one
+def test_resume_starts_from_the_last_steps_weights_not_from_the_average(plain, tmp_path, monkeypatch):
+    monkeypatch.setattr(Checkpoints, "_is_worth_it", lambda *args: False)  # so that the only checkpoint is the end's
     settings = {**SMALL, "data": {**SMALL["data"], "val_split": 0}, "report": False}
     fit(**settings, max_epochs=3, callbacks=EMAWeightAveraging(decay=0.9))
     with pytest.raises(KeyError, match="theirs"):
@@ -282,7 +282,7 @@ def test_a_run_goes_on_from_the_weights_of_its_last_step_not_from_their_average(
     assert differences(run, whole) == []
 
 
-def test_a_report_that_nobody_wants(tmp_path, capfd):
+def test_report_false_prints_and_draws_nothing_but_writes_results(tmp_path, capfd):
     fit(**SMALL, max_epochs=1, report=False)
     run = tmp_path / "lightning_logs" / "version_0"
     assert capfd.readouterr() == ("", "")
@@ -292,21 +292,21 @@ def test_a_report_that_nobody_wants(tmp_path, capfd):
         assert json.loads((run / "results.json").read_text())[name] is not None
 
 
-def test_what_the_trainer_does_anyway_may_be_said_where_nothing_is_validated_on():
-    """As the settings of another program of Lightning's may, all of them."""
+def test_validation_defaults_may_be_passed_without_validation_images():
+    """Settings taken from another Lightning program may name all of its defaults, also those for validation."""
     small = {**SMALL, "data": {**SMALL["data"], "val_split": 0}}
     anyway = {"limit_val_batches": 1.0, "val_check_interval": 1.0, "check_val_every_n_epoch": 1}
     assert fit(**small, max_steps=1, report=False, trainer=anyway)["step"] == 1
 
 
 @pytest.mark.parametrize("flag", [{"deterministic": True}, {"benchmark": True}], ids=str)
-def test_how_the_process_computes_is_afterwards_as_it_was(flag):
+def test_fit_restores_torchs_deterministic_and_benchmark_settings(flag):
     fit(**SMALL, max_steps=1, report=False, trainer=flag)
     assert (torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark) == (0, False)
     assert not torch._inductor.config.deterministic
 
 
-def test_loggers_of_their_own_get_what_the_log_gets(plain, tmp_path, monkeypatch):
+def test_users_loggers_get_the_same_figures_as_metrics_csv(plain, tmp_path, monkeypatch):
     class Theirs(CSVLogger):
         def finalize(self, status):
             self.saved = []
@@ -324,15 +324,15 @@ def test_loggers_of_their_own_get_what_the_log_gets(plain, tmp_path, monkeypatch
     assert {*columns.split(",")} >= {"train_loss", "lr-SGD", "val_acc", "test_acc"} <= {*ours[-1]}
     assert rest
     (tested,) = (int(row["step"]) for row in csv.DictReader((columns, *rest.splitlines())) if row["test_acc"])
-    assert tested == ours[-1]["step"] - 1  # they count from 0
+    assert tested == ours[-1]["step"] - 1  # Lightning's loggers count steps from 0
     settings = (tmp_path / theirs.log_dir / "hparams.yaml").read_text()
     assert all(f"{name}: " in settings for name in ("seed", "precision", "lr", "batch_size"))
     assert theirs.saved == ["by now"]
-    assert theirs.log_metrics.__func__ is CSVLogger.log_metrics  # nothing of ours is left in it
+    assert theirs.log_metrics.__func__ is CSVLogger.log_metrics  # the run's wrapper has been removed
 
 
 class Away(Logger):
-    """Its server goes away."""
+    """A logger whose server goes away after `room` calls."""
 
     name = version = None
 
@@ -358,7 +358,7 @@ class Away(Logger):
 
 
 @pytest.mark.parametrize("room", [0, 3])
-def test_a_logger_that_fails_ends_no_run(plain, room, tmp_path, capsys):
+def test_failing_logger_does_not_end_the_run(plain, room, tmp_path, capsys):
     logger = Away(room)
     fit(**SMALL, max_epochs=1, logger=logger)
     notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note")]
@@ -367,7 +367,7 @@ def test_a_logger_that_fails_ends_no_run(plain, room, tmp_path, capsys):
     assert (tmp_path / "lightning_logs" / "version_0" / "results.json").exists()
 
 
-def test_a_bar_of_their_own_is_the_only_one(plain, capsys):
+def test_users_progress_bar_replaces_the_runs_own(plain, capsys):
     class Bar(LightningProgressBar):
         def on_train_end(self, trainer, pl_module):
             bars.extend(trainer.progress_bar_callback for _ in trainer.callbacks if _ is self)
@@ -385,7 +385,7 @@ class Terminal(io.StringIO):
 
 
 class Looking(Callback):
-    """Notes what the bar shows when an epoch, and a step, begins."""
+    """Notes the epoch and the step that the progress bar shows as each step begins."""
 
     def __init__(self):
         self.seen = []
@@ -395,8 +395,8 @@ class Looking(Callback):
         self.seen.append((task.fields["epoch"], task.completed))
 
 
-def test_the_bar_follows_slow_steps_and_knows_the_epoch_that_a_run_goes_on_in(plain, tmp_path, monkeypatch):
-    monkeypatch.setattr("cifar_lightning.run.callbacks.DRAW_SECONDS", 1e-9, raising=False)  # as if each took so long
+def test_progress_bar_shows_every_slow_step_and_the_resumed_epoch(plain, tmp_path, monkeypatch):
+    monkeypatch.setattr("cifar_lightning.run.callbacks.DRAW_SECONDS", 1e-9, raising=False)  # makes each step slow
     monkeypatch.setattr("sys.stderr", Terminal())
     fit(**SMALL, max_epochs=1, callbacks=(first := Looking()))
     resume("lightning_logs/version_0", {"max_epochs": 2}, callbacks=(then := Looking()))
@@ -496,7 +496,7 @@ class Logging(Callback):
         pl_module.log("theirs", 1.0)
 
 
-def test_what_other_callbacks_log_may_be_watched(plain):
+def test_callbacks_may_monitor_what_other_callbacks_log(plain):
     by_lambda = LambdaCallback(on_train_epoch_end=lambda trainer, pl_module: pl_module.log("theirs", 1.0))
     watching = EarlyStopping("theirs", check_on_train_epoch_end=True)
     ours = [ModelCheckpoint(monitor=name) for name in ("lr-SGD", "step", "val_acc/cat", "train_loss")]
@@ -506,7 +506,7 @@ def test_what_other_callbacks_log_may_be_watched(plain):
 
 
 @pytest.mark.parametrize(("given", "words"), MISTAKES, ids=[words[:40] for _, words in MISTAKES])
-def test_mistakes(given, words, tmp_path):
+def test_unusable_arguments_of_fit_are_refused_before_it_makes_a_folder(given, words, tmp_path):
     with pytest.raises(InputError) as raised:
         fit(**{**SMALL, **given})
     assert str(raised.value).startswith(words)

@@ -1,4 +1,4 @@
-"""Runs compared: what differs, and whether it is more than noise, from what they have left in their folders."""
+"""compare(): what runs differ in, and whether it is more than noise, read from the files in their folders."""
 
 import io
 import json
@@ -25,7 +25,7 @@ SMALL = {"source": "synthetic", "synthetic_size": 500, "batch_size": 20, "val_sp
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Two learning rates, two seeds: version_0 and 1 of the one, 2 and 3 of the other."""
+    """Trains two seeds with each of two learning rates: version_0 and 1 with 0.01, version_2 and 3 with 0.02."""
     home = tmp_path_factory.mktemp("compared")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cifar_lightning.report.results.draw", lambda *args: None)
@@ -37,7 +37,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def runs(trained, tmp_path):
-    """Copies, to be changed."""
+    """Returns copies of the trained runs, which a test may change."""
     return [shutil.copytree(run, tmp_path / run.name) for run in trained]
 
 
@@ -50,7 +50,7 @@ def predicted_by_the_model(run):
     return load_model(run).predict(images.images)[0].numpy(), images.labels.numpy()
 
 
-def test_a_run_keeps_what_each_test_image_was_counted_as(trained, whole):
+def test_predictions_npz_holds_the_prediction_for_each_test_image(trained, whole):
     for run in (trained[0], *whole.values()):
         predicted, labels = predicted_by_the_model(run)
         with np.load(run / "predictions.npz", allow_pickle=False) as kept:
@@ -60,7 +60,7 @@ def test_a_run_keeps_what_each_test_image_was_counted_as(trained, whole):
         assert (run / "predictions.npz").stat().st_size < 4 * len(labels) + 2_000
 
 
-def test_two_runs_image_by_image(trained):
+def test_two_runs_are_compared_image_by_image(trained):
     a, b = trained[0], trained[2]
     found = compare([a, b])
     assert found["settings"] == {"model.lr": {"A": 0.01, "B": 0.02}}
@@ -82,7 +82,7 @@ def test_two_runs_image_by_image(trained):
         assert figures["parameters"] == 62_006
 
 
-def test_seeds_are_groups(trained):
+def test_runs_that_differ_only_in_the_seed_form_groups(trained):
     found = compare([trained[i] for i in (2, 0, 1, 3)])
     accuracies = [[results_of(trained[i])["test_acc"] for i in group] for group in ((2, 3), (0, 1))]
     assert [run["name"] for run in found["runs"]] == ["A1", "A2", "B1", "B2"]
@@ -98,7 +98,7 @@ def test_seeds_are_groups(trained):
     assert found["seeds_needed"]["seeds"] > 2
 
 
-def test_a_seed_with_callbacks_is_no_seed_of_a_run_without(trained, plain, tmp_path):
+def test_runs_with_and_without_callbacks_are_not_grouped(trained, plain, tmp_path):
     arguments = {"max_epochs": 2, "accelerator": "cpu", "seed": 2, "default_root_dir": tmp_path}
     results = fit(SMALL, {"lr": 0.01}, callbacks=GradientAccumulationScheduler({1: 2}), **arguments)
     assert results["callbacks"] == ["GradientAccumulationScheduler"]
@@ -111,13 +111,13 @@ def test_a_seed_with_callbacks_is_no_seed_of_a_run_without(trained, plain, tmp_p
     assert "callbacks" not in compare([run, run / "evaluation"])["settings"]
 
 
-def test_two_seeds_are_a_group_and_two_networks(trained):
+def test_two_seeds_form_a_group_and_are_compared_image_by_image(trained):
     found = compare(trained[:2])
     assert (len(found["groups"]), found["settings"]) == (1, {})
     assert (found["comparisons"][0]["groups"], found["comparisons"][0]["test"]) == (["A1", "A2"], "mcnemar")
 
 
-def test_a_run_of_a_flag_is_of_the_recipe_of_one_in_python(trained, plain, call, tmp_path):
+def test_runs_started_by_flags_and_in_python_form_one_group(trained, plain, call, tmp_path):
     flags = [f"--data.{name}={value}" for name, value in SMALL.items()]
     flags += ["--model.lr=0.01", "--model.weight_decay=0", "--max_epochs=2", "--accelerator=cpu", "--seed=2"]
     code, _, err = call("fit", *flags, "--devices", 1)
@@ -127,13 +127,13 @@ def test_a_run_of_a_flag_is_of_the_recipe_of_one_in_python(trained, plain, call,
     assert (settings["devices"], settings["data"]["val_split"]) == (1, 100)
     assert repr(settings["model"]["weight_decay"]) == "0.0"
     settings["model"]["weight_decay"] = 0  # as Python may give it
-    (by_flags / "config.yaml").write_text(yaml.safe_dump({**settings, "devices": "1"}))  # as an earlier version
+    (by_flags / "config.yaml").write_text(yaml.safe_dump({**settings, "devices": "1"}))  # as formerly written
     found = compare([*trained[:2], by_flags])
     assert [run["name"] for run in found["runs"]] == ["A1", "A2", "A3"]
     assert found["settings"] == {}
 
 
-def test_a_run_beside_its_copy_differs_in_nothing(runs, tmp_path):
+def test_run_and_its_copy_do_not_differ(runs, tmp_path):
     shutil.copytree(runs[0], tmp_path / "copy")
     found = compare([runs[0], tmp_path / "copy"])
     assert (found["settings"], found["groups"], found["seeds_needed"]) == ({}, [], None)
@@ -141,7 +141,7 @@ def test_a_run_beside_its_copy_differs_in_nothing(runs, tmp_path):
     assert (comparison["only_right"], comparison["p"], comparison["more_than_noise"]) == ([0, 0], 1.0, False)
 
 
-def test_seeds_without_a_spread_have_no_p_value(runs):
+def test_no_p_value_without_a_spread_over_seeds(runs):
     for name in ("results.json", "predictions.npz"):
         shutil.copy(runs[0] / name, runs[1])
     (comparison,) = compare(runs)["comparisons"]
@@ -150,7 +150,7 @@ def test_seeds_without_a_spread_have_no_p_value(runs):
     assert (comparison["p"], comparison["why"]) == (None, "A is a single run")
 
 
-def test_several_comparisons_are_judged_together(runs, tmp_path):
+def test_p_values_of_several_comparisons_are_corrected(runs, tmp_path):
     folders = [runs[0], runs[2]]
     for i in range(3):
         folders.append(shutil.copytree(runs[2], tmp_path / f"other{i}"))
@@ -160,19 +160,19 @@ def test_several_comparisons_are_judged_together(runs, tmp_path):
         assert comparison["p_holm"] == min(1.0, 4 * comparison["p"])
 
 
-def test_other_test_images_are_noticed(plain, runs, tmp_path):
+def test_different_test_images_are_noticed(plain, runs, tmp_path):
     evaluate(runs[1], {"synthetic_size": 1_000}, accelerator="cpu", output_dir=tmp_path / "more")
     found = compare([runs[0], tmp_path / "more"])
     assert found["comparisons"][0]["same_images"] is False
     assert found["comparisons"][0]["why"] == "they were not tested on the same images"
-    # as many, of the same labels, and a single pixel is another
+    # as many images, with the same labels, but the digest of other pixels
     kept = dict(np.load(runs[2] / "predictions.npz"))
     np.savez(runs[2] / "predictions.npz", **{**kept, "images": "0" * 64})
     assert compare([runs[0], runs[2]])["comparisons"][0]["p"] is None
 
 
-def test_an_evaluation_in_place_of_its_run(plain, runs):
-    (runs[0] / "predictions.npz").unlink()  # as an earlier version's
+def test_evaluation_can_be_compared_in_place_of_its_run(plain, runs):
+    (runs[0] / "predictions.npz").unlink()  # an earlier version wrote none
     results = results_of(runs[0])
     del results["parameters"]
     (runs[0] / "results.json").write_text(json.dumps(results))
@@ -189,8 +189,8 @@ def test_an_evaluation_in_place_of_its_run(plain, runs):
     assert found["comparisons"][0]["test"] == "mcnemar"
 
 
-def test_what_is_the_same_under_two_names_does_not_differ(runs):
-    """An evaluation notes which data set's mean and std `dataset` has meant."""
+def test_normalization_dataset_equals_the_data_set_it_stands_for(runs):
+    """`dataset` is no other normalization than the data set that it stands for, which an evaluation writes instead."""
     for run, name in ((runs[0], "dataset"), (runs[2], "cifar10")):
         settings, results = yaml.safe_load((run / "config.yaml").read_text()), results_of(run)
         settings["data"]["normalization"] = results["data"]["normalization"] = name
@@ -199,28 +199,28 @@ def test_what_is_the_same_under_two_names_does_not_differ(runs):
     assert compare([runs[0], runs[2]])["settings"] == {"model.lr": {"A": 0.01, "B": 0.02}}
 
 
-def test_the_precision_of_a_test_stands_beside_that_of_the_other(runs):
+def test_differing_precisions_of_the_tests_are_listed(runs):
     (runs[2] / "results.json").write_text(json.dumps({**results_of(runs[2]), "precision": "64-true"}))
     settings = compare([runs[0], runs[2]])["settings"]
     assert settings == {"model.lr": {"A": 0.01, "B": 0.02}, "test.precision": {"A": "32-true", "B": "64-true"}}
 
 
-def test_labels_of_others_are_another_recipe_and_where_they_lie_is_not(runs, tmp_path):
-    """Each run has a seed of its own, and is on this machine or on that."""
+def test_train_labels_are_told_apart_by_file_name_not_by_folder(runs, tmp_path):
+    """Runs with the same train_labels file form a group, even if the file is in another folder on each machine."""
     for folder, labels in (("b", None), ("c", "x.pt:a"), ("d", "x.pt:b")):
         for seed in (0, 1):
             run = shutil.copytree(runs[seed], tmp_path / folder / f"{seed}")
             settings, results = yaml.safe_load((run / "config.yaml").read_text()), results_of(run)
             settings["data"]["train_labels"] = labels and f"/machine{seed}/{labels}"
             (run / "config.yaml").write_text(yaml.safe_dump(settings))
-            del results["train_images"]  # as an earlier version's
+            del results["train_images"]  # an earlier version did not write it
             (run / "results.json").write_text(json.dumps(results))
     found = compare([tmp_path / folder / f"{seed}" for seed in (0, 1) for folder in "bcd"])
     assert [run["name"] for run in found["runs"]] == ["A1", "A2", "B1", "B2", "C1", "C2"]
     assert found["settings"] == {"data.train_labels": {"A": None, "B": "x.pt:a", "C": "x.pt:b"}}
 
 
-def test_a_run_that_the_clock_ended_is_no_seed_of_one_that_it_did_not(runs):
+def test_runs_with_and_without_max_time_are_not_grouped(runs):
     settings = yaml.safe_load((runs[1] / "config.yaml").read_text())
     (runs[1] / "config.yaml").write_text(yaml.safe_dump({**settings, "trainer": {"max_time": "00:00:10:00"}}))
     assert compare(runs[:2])["settings"] == {
@@ -229,14 +229,14 @@ def test_a_run_that_the_clock_ended_is_no_seed_of_one_that_it_did_not(runs):
     }
 
 
-def test_training_images_of_ones_own_are_another_recipe(runs):
-    """Whatever the folder is called that they lie in."""
+def test_runs_with_different_training_images_are_not_grouped(runs):
+    """Runs that learnt from different images are not grouped, even if their settings name the same folder."""
     assert re.fullmatch("[0-9a-f]{8}", results_of(runs[0])["train_images"])
     (runs[1] / "results.json").write_text(json.dumps({**results_of(runs[1]), "train_images": "0123abcd"}))
     assert list(compare(runs[:2])["settings"]) == ["seed", "training images"]
 
 
-def test_the_times_are_of_trainings_alone(plain, runs, call, tmp_path):
+def test_evaluations_have_no_training_times(plain, runs, call, tmp_path):
     evaluate(runs[0], accelerator="cpu")
     evaluate(runs[2], accelerator="cpu", precision="64-true")
     runs = [runs[0] / "evaluation", runs[2] / "evaluation"]
@@ -247,7 +247,7 @@ def test_the_times_are_of_trainings_alone(plain, runs, call, tmp_path):
     assert [row[1:6] for row in table(page, "times")] == [["n/a"] * 5] * 2
 
 
-def test_by_command(trained, call, monkeypatch, tmp_path):
+def test_compare_by_command(trained, call, monkeypatch, tmp_path):
     monkeypatch.chdir(trained[0].parent)
     names = [run.name for run in trained]
     code, out, err = call("compare", *names)
@@ -292,7 +292,7 @@ def between(interval, digits=1):
     return " to ".join(points(end, digits) for end in interval)
 
 
-def test_the_page_of_two_runs_equals_numpy(trained, tmp_path):
+def test_figures_on_the_page_of_two_runs_equal_numpys(trained, tmp_path):
     a, b = trained[0], trained[2]
     found = compare([a, b], html=tmp_path / "a" / "page.html")
     assert found == compare([a, b])
@@ -330,7 +330,7 @@ def test_the_page_of_two_runs_equals_numpy(trained, tmp_path):
         ]  # fmt: skip
 
 
-def test_the_page_shows_what_two_networks_disagree_on(trained, tmp_path):
+def test_page_shows_the_images_that_two_networks_disagree_on(trained, tmp_path):
     a, b = trained[0], trained[2]
     compare([a, b], html=tmp_path / "page.html")
     page = Page((tmp_path / "page.html").read_text())
@@ -361,8 +361,8 @@ def test_the_page_shows_what_two_networks_disagree_on(trained, tmp_path):
                 assert np.array_equal(np.array(image), images.images[number].permute(1, 2, 0).numpy())
 
 
-def test_the_page_has_no_pictures_of_other_images(runs, tmp_path):
-    """Those that are there now may not be those that were tested."""
+def test_page_has_no_pictures_if_the_tested_images_are_gone_or_changed(runs, tmp_path):
+    """The images that are there now may not be the tested ones, and then the page shows no pictures."""
     for run in (runs[0], runs[2]):
         settings = yaml.safe_load((run / "config.yaml").read_text())
         settings["data"]["source"], settings["data"]["data_dir"] = "cifar10", str(tmp_path / "gone")
@@ -385,7 +385,7 @@ def test_the_page_has_no_pictures_of_other_images(runs, tmp_path):
         assert any("There are no pictures" in p["text"] for p in page.all("p"))
 
 
-def test_the_page_of_groups_of_seeds(trained, call, tmp_path):
+def test_page_of_groups_of_seeds(trained, call, tmp_path):
     code, out, err = call("compare", *trained, "--html", "page.html")
     assert (code, err) == (0, "page.html written\n")
     assert out.startswith("A1")
@@ -403,14 +403,14 @@ def test_the_page_of_groups_of_seeds(trained, call, tmp_path):
         ends = between(of_shares(tested[1])) if tested else "n/a"
         assert row[2:] == [percent(means[0], 1), percent(means[1], 1), points(means[1] - means[0], 1), ends]
     assert not page.all("table", **{"class": "kinds"})
-    compare(trained[:2], html=tmp_path / "seeds.html")  # of one recipe, and so image by image
+    compare(trained[:2], html=tmp_path / "seeds.html")  # two runs of one recipe are compared by image
     page = Page((tmp_path / "seeds.html").read_text())
     assert any(plain(p["text"]) == "Only the seed." for p in page.all("p"))
     assert table(page, "kinds")[1][0] == "Only A1 is right"
 
 
-def test_an_evaluation_of_weights_without_a_run(tmp_path, monkeypatch):
-    """They can be reached, and no folder has their settings."""
+def test_evaluations_of_weights_without_a_run_are_refused(tmp_path, monkeypatch):
+    """An evaluation of weights outside a run's folder cannot be compared, because their settings are unknown."""
     monkeypatch.chdir(tmp_path)
     weights = FOLDER / "quick.safetensors"
     for name in ("mine", "theirs"):
@@ -424,8 +424,8 @@ def test_an_evaluation_of_weights_without_a_run(tmp_path, monkeypatch):
         compare(["mine", "theirs"])
 
 
-def test_an_evaluation_in_a_folder_of_another_run(plain, runs, tmp_path):
-    """It is of the checkpoint's run, not of the one around it; one that was moved is of that around it."""
+def test_evaluation_in_another_runs_folder_belongs_to_the_tested_run(plain, runs, tmp_path):
+    """An evaluation belongs to the run of its checkpoint, not to the run around it, also once it was moved with its run."""
     evaluate(runs[2], accelerator="cpu", output_dir=runs[0] / "other")
     assert compare([runs[0], runs[0] / "other"])["settings"] == {"model.lr": {"A": 0.01, "B": 0.02}}
     drawn = {"source": "synthetic", "synthetic_size": 100}
@@ -443,7 +443,7 @@ def test_an_evaluation_in_a_folder_of_another_run(plain, runs, tmp_path):
     assert compare([runs[0], moved / "evaluation"])["settings"] == {"model.lr": {"A": 0.01, "B": 0.02}}
 
 
-def test_mistakes(runs, call, tmp_path):
+def test_folders_that_cannot_be_compared_are_refused_in_one_line(runs, call, tmp_path):
     shutil.copytree(runs[1], tmp_path / "begun", ignore=shutil.ignore_patterns("results.json"))
     shutil.copytree(tmp_path / "begun", tmp_path / "diverged")
     (tmp_path / "diverged" / "diverged.txt").touch()
@@ -482,12 +482,12 @@ def test_mistakes(runs, call, tmp_path):
     assert one_line(*call("compare", "version_0")) == said
 
 
-def test_a_folder_of_runs_names_the_runs(call, tmp_path):
+def test_error_for_a_folder_of_runs_names_the_runs_in_it(call, tmp_path):
     logs = tmp_path / "lightning_logs"
     for number in (9, 10, 11):
         (logs / f"version_{number}").mkdir(parents=True)
     (logs / "version_9" / "config.yaml").touch()
-    (logs / "version_10" / "group.yaml").touch()  # version_11 is of another program
+    (logs / "version_10" / "group.yaml").touch()  # version_11 is another program's
     named = "use lightning_logs/version_* for all of them, or two, such as lightning_logs/version_9"
     for given in ("lightning_logs", "."):
         assert one_line(*call("compare", given)) == (
@@ -500,7 +500,7 @@ def test_a_folder_of_runs_names_the_runs(call, tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [("a",), ("a", "b"), (Path("a"), "b")])
-def test_runs_in_python_are_a_list(arguments):
-    """Or a path would be a list of letters, and the second the file of a page."""
+def test_compare_refuses_a_path_in_place_of_a_list(arguments):
+    """A path would be read as a list of letters, and a second one as the file of the page."""
     with pytest.raises(InputError, match=r"^runs 'a' is one path: pass a list of two or more, as in compare"):
         compare(*arguments)

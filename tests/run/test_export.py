@@ -1,4 +1,4 @@
-"""Exported files: they compute what the model does, in programs that know nothing of this package."""
+"""export(): the files compute what the model does, in programs that do not use this package."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ from cifar_lightning.run.saved import data_of
 
 PREPROCESSING = Preprocessing((0.49, 0.48, 0.45), (0.25, 0.24, 0.26))
 PROGRAMS = ("onnx", "pt2")
-FILES = [format for format in FORMATS if format != "hf"]  # a folder: see test_hub.py
+FILES = [format for format in FORMATS if format != "hf"]  # hf is a folder: see test_hub.py
 
 
 def drawn(count, seed=0):
@@ -35,7 +35,7 @@ def drawn(count, seed=0):
 
 
 def model_with(net, **arguments):
-    """One whose batch norms have seen images, as after a fit, and whose weights are not all alike."""
+    """Returns a model whose batch norms have seen images, as after a fit, and whose weights are not all equal."""
     torch.manual_seed(0)
     width = {"width": 8} if isinstance(net, str) else {}
     model = LitNet(net, **{**width, "preprocessing": PREPROCESSING, **arguments})
@@ -47,7 +47,7 @@ def model_with(net, **arguments):
 
 
 def program_in(path):
-    """What a file computes, in its own runtime: from images to logits and probabilities."""
+    """Returns a function that runs a file in its own runtime, from images to logits and probabilities."""
     if path.suffix == ".pt2":
         return torch.export.load(path).module()
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -84,12 +84,12 @@ def assert_same(path, model, sizes=(1, 7, 500)):
         torch.testing.assert_close(outputs["logits"].softmax(1), outputs["probabilities"], atol=1e-6, rtol=0)
 
 
-# speed54 is exported below, after a training; the others take longer, and have no other operations.
+# speed54 is exported below, after a training; the others take longer, and add no operations.
 SOAK = {"resnet18", "speed54", "speed96"}
 
 
 @pytest.mark.parametrize("net", [pytest.param(net, marks=pytest.mark.soak) if net in SOAK else net for net in NETWORKS])
-def test_every_network_computes_the_same_for_any_number_of_images(net, tmp_path):
+def test_exported_programs_equal_the_model_for_any_number_of_images(net, tmp_path):
     model = model_with(net)
     for format in PROGRAMS:
         path = export(model, format, tmp_path / f"model.{format}")
@@ -99,7 +99,7 @@ def test_every_network_computes_the_same_for_any_number_of_images(net, tmp_path)
     assert_plain_onnx(tmp_path / "model.onnx")
 
 
-def test_the_weights_make_an_equal_model(tmp_path):
+def test_load_model_restores_exported_weights(tmp_path):
     classes = [f"class {i}" for i in range(12)]
     for net in NETWORKS:
         model = model_with(net, classes=classes, lr=0.3)
@@ -117,7 +117,7 @@ def assert_plain_onnx(path):
     onnx.checker.check_model(file, full_check=True)
     assert [(opset.domain, opset.version) for opset in file.opset_import] == [("", 18)]
     assert all(weight.data_location == onnx.TensorProto.DEFAULT for weight in file.graph.initializer)
-    # what a pooling is made of where it is to have a gradient
+    # a pooling traced for gradients would become these
     assert not {node.op_type for node in file.graph.node} & {"Max", "Where"}
     shapes = [
         [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
@@ -127,9 +127,9 @@ def assert_plain_onnx(path):
 
 
 @pytest.mark.parametrize("format", ["onnx", pytest.param("pt2", marks=pytest.mark.soak)])
-def test_six_views_inside_of_a_network_that_nnpack_convolves(cpu_settings, format, tmp_path):
+def test_six_views_of_a_network_that_nnpack_convolves_can_be_exported(cpu_settings, format, tmp_path):
     model = model_with("tutorial")
-    torch._C._set_mkldnn_enabled(False)  # as in a fit of few images a step
+    torch._C._set_mkldnn_enabled(False)  # as in a fit with few images per step
     path = export(model, format, tmp_path / f"model.{format}", test_views="six")
     assert model.hparams["test_views"] == "one"
     one = model.predict(drawn(7, seed=7))[1]
@@ -140,7 +140,7 @@ def test_six_views_inside_of_a_network_that_nnpack_convolves(cpu_settings, forma
 
 
 @pytest.mark.parametrize("format", PROGRAMS)
-def test_normalised_images(format, tmp_path):
+def test_exported_programs_for_normalised_images(format, tmp_path):
     model = model_with("tutorial", preprocessing=None)
     with pytest.raises(InputError, match="this model does not know how: use input float"):
         export(model, format, tmp_path / f"model.{format}")
@@ -151,7 +151,7 @@ def test_normalised_images(format, tmp_path):
 
 
 class Own(nn.Module):
-    """A network of a user's, with a tied weight."""
+    """A user's own network, with a tied weight."""
 
     def __init__(self):
         super().__init__()
@@ -167,7 +167,7 @@ class Own(nn.Module):
         return self.last(x.reshape(x.shape[0], -1))
 
 
-def test_a_network_of_ones_own(tmp_path):
+def test_users_own_network_can_be_exported(tmp_path):
     model = model_with(Own(), classes=["north", "east", "south", "west"])
     model.train()
     for format in PROGRAMS:
@@ -188,7 +188,7 @@ def test_a_network_of_ones_own(tmp_path):
 
 
 class Wrapper(nn.Module):
-    """As many are: all names of its weights begin with "net.", as a LitNet's do."""
+    """A network like many: the names of all its weights begin with "net.", as a LitNet's do."""
 
     def __init__(self):
         super().__init__()
@@ -199,13 +199,13 @@ class Wrapper(nn.Module):
 
 
 @pytest.mark.parametrize("format", ["safetensors", "hf"])
-def test_a_network_of_ones_own_that_wraps_another(tmp_path, format):
+def test_users_own_network_that_wraps_another_is_read_back(tmp_path, format):
     model = model_with(Wrapper(), classes=["north", "east", "south", "west"])
     again = load_model(export(model, format, tmp_path / f"model.{format}"), Wrapper())
     assert torch.equal(again.predict(drawn(5))[1], model.predict(drawn(5))[1])
 
 
-def test_a_network_that_cannot_be_traced_leaves_no_file(tmp_path):
+def test_network_that_cannot_be_traced_leaves_no_file(tmp_path):
     class Odd(nn.Module):
         def forward(self, x):
             return x.flatten(1)[:, :10] * (2 if x.sum() > 0 else 3)
@@ -216,7 +216,7 @@ def test_a_network_that_cannot_be_traced_leaves_no_file(tmp_path):
 
 
 class Keeping(nn.Sequential):
-    """A network that keeps something in its checkpoints that is no tensor."""
+    """A network that keeps a state in its checkpoints that is not a tensor."""
 
     def __init__(self):
         super().__init__(nn.Flatten(), nn.Linear(3072, 10))
@@ -228,7 +228,7 @@ class Keeping(nn.Sequential):
         assert state == {"seen": 3}
 
 
-def test_what_is_no_tensor_is_in_no_file_of_weights(tmp_path):
+def test_network_state_other_than_tensors_cannot_be_exported_as_weights(tmp_path):
     model = model_with(Keeping())
     for format in ("safetensors", "hf"):
         with pytest.raises(InputError, match="the network keeps _extra_state, which is not a tensor"):
@@ -238,8 +238,8 @@ def test_what_is_no_tensor_is_in_no_file_of_weights(tmp_path):
         assert_same(export(model, format, tmp_path / f"model.{format}"), model)
 
 
-def test_a_program_is_of_no_device(tmp_path):
-    """Its user may move it to another: `.module().to("cuda")`."""
+def test_pt2_program_can_be_moved_to_another_device(tmp_path):
+    """No operation of a pt2 program names a device, so that `.module().to("cuda")` moves it."""
     for views in ("one", "six"):
         path = export(model_with("speed54"), "pt2", tmp_path / "model.pt2", test_views=views)
         nodes = torch.export.load(path).graph.nodes
@@ -255,7 +255,7 @@ def finished_copy(finished, tmp_path):
     return tmp_path / "run"
 
 
-def test_a_run_by_command_has_the_figures_of_its_test(call, finished_copy):
+def test_export_of_a_run_by_command_has_the_figures_of_its_test(call, finished_copy):
     results = json.loads((finished_copy / "results.json").read_text())
     saved = load_checkpoint(finished_copy / "checkpoints" / "best.ckpt")
     images = data_of(saved, {}).image_set("test")
@@ -277,8 +277,8 @@ def test_a_run_by_command_has_the_figures_of_its_test(call, finished_copy):
 
 
 @pytest.mark.soak
-def test_equal_networks_make_equal_files_in_any_process(finished_copy, tmp_path):
-    """Whatever the order of its sets, and whatever has been exported in it before."""
+def test_same_network_gives_the_same_bytes_in_any_process(finished_copy, tmp_path):
+    """The bytes of an export depend neither on the order of sets in a process nor on what it has exported before."""
     program = f"""
 from cifar_lightning import export
 for format in {FILES}:
@@ -300,8 +300,8 @@ for format in {FILES}:
         assert digests[0] == digests[1], format
 
 
-def test_a_step_that_was_not_tested_has_no_figures(finished_copy):
-    """Nor has best.ckpt, once it is of another step than that which was tested."""
+def test_export_of_an_untested_step_has_no_test_figures(finished_copy):
+    """An export has test figures only if a readable results.json is of its checkpoint and its step."""
     for path in (finished_copy / "checkpoints").glob("step-*.ckpt"):
         facts = metadata_in(export(path, "safetensors"))
         assert (facts["checkpoint"], "test" in facts) == (path.name, False)
@@ -312,7 +312,7 @@ def test_a_step_that_was_not_tested_has_no_figures(finished_copy):
         assert ("test" in metadata_in(export(finished_copy, "safetensors"))) == known
 
 
-def test_after_a_training_in_bfloat16(plain, tmp_path):
+def test_export_after_a_training_in_bfloat16_is_float32(plain, tmp_path):
     data = {"source": "synthetic", "synthetic_size": 200, "batch_size": 20}
     model = {"net": "speed54", "width": 8, "lr": 0.01}
     fit(data, model, precision="bf16-true", max_epochs=1, accelerator="cpu", default_root_dir=tmp_path)
@@ -327,7 +327,7 @@ def test_after_a_training_in_bfloat16(plain, tmp_path):
             assert {value.dtype for value in load_model(path).parameters()} == {torch.float32}
 
 
-def test_a_run_on_two_ranks(whole, tmp_path):
+def test_run_on_two_ranks_can_be_exported(whole, tmp_path):
     assert_same(export(whole[2], "pt2", tmp_path / "model.pt2"), load_model(whole[2]))
 
 
@@ -360,13 +360,13 @@ CANNOT = "output run/config.yaml/a.onnx cannot be written (Not a directory): cho
         ),
     ],
 )
-def test_mistakes(call, finished_copy, arguments, said):
+def test_wrong_arguments_of_export_are_refused_in_one_line(call, finished_copy, arguments, said):
     assert one_line(*call("export", *arguments)) == f"error: {said}\n"
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_a_signal_waits_until_the_file_is_whole(monkeypatch, tmp_path):
-    """A script's would leave a part of it, and of a folder neither the old one nor the new."""
+def test_signal_during_export_is_handled_once_the_file_is_whole(monkeypatch, tmp_path):
+    """A signal handled earlier could leave part of a file, or neither the old folder nor the new."""
     publish = files.publish
 
     def interrupted(*args):
@@ -389,7 +389,7 @@ def test_a_missing_package_is_named(call, finished_copy, monkeypatch, format, mi
     assert line == f"error: export --format {format} needs {missing} with: pip install 'cifar-lightning[export]'\n"
 
 
-def test_weights_that_are_not_whole(tmp_path):
+def test_damaged_or_foreign_safetensors_are_refused(tmp_path):
     model = model_with("tutorial")
     whole = export(model, "safetensors", tmp_path / "whole.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
@@ -401,12 +401,12 @@ def test_weights_that_are_not_whole(tmp_path):
 
 
 def of(model, names):
-    """The weights of its network, by other names."""
+    """Returns the weights of a model's network, by other names."""
     return {names.format(name): weight.contiguous() for name, weight in model.net.state_dict().items()}
 
 
-def test_weights_alone(tmp_path):
-    """As torch.save(model.state_dict()) has them, of a network, of a LitNet, of one that DDP or torch.compile had."""
+def test_load_model_reads_a_bare_state_dict(tmp_path):
+    """load_model reads the state_dict of a network or a LitNet, also of one wrapped by DDP or torch.compile."""
     classes = [f"class {i}" for i in range(12)]
     model = model_with("speed54", classes=classes)
     told = {"width": 8, "classes": classes, "preprocessing": PREPROCESSING}
@@ -440,7 +440,7 @@ def test_weights_alone(tmp_path):
         load_model(tmp_path / "a.pth", "speed54", depth=3)
 
 
-def test_what_is_given_counts_more_than_what_the_file_has(finished, tmp_path):
+def test_arguments_of_load_model_override_the_files(finished, tmp_path):
     one, six = load_model(finished.folder), load_model(finished.folder, test_views="six")
     assert (one.hparams["test_views"], six.hparams["test_views"]) == ("one", "six")
     other = Preprocessing((0.1,) * 3, (0.2,) * 3)

@@ -1,4 +1,4 @@
-"""Many runs of one recipe: each is what a fit of its own gives, and they survive what a run survives."""
+"""fit_many() and resume_many(): each run equals a fit of its own, and a group survives what a single run survives."""
 
 import json
 import os
@@ -28,7 +28,7 @@ OPTIONS = {"accelerator": "cpu", "max_epochs": 1, "report": False, "log_every_n_
 TWO_CORES = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core: they go one after another")
 
 
-# Programs of their own: of a process that has exported before none can be forked. See `can_train_forked`.
+# Run as separate programs, because a process that has exported before cannot fork runs. See `can_train_forked`.
 FIRST = f"""
 import json
 from pathlib import Path
@@ -60,7 +60,7 @@ def program(home, text):
 
 @pytest.fixture(scope="module")
 def seeds(tmp_path_factory):
-    """Three seeds, two at a time: their folder, and what `fit_many` gave."""
+    """Trains three seeds, two at a time; returns the group's folder, and what `fit_many` returned."""
     home = tmp_path_factory.mktemp("seeds")
     program(home, SEEDS)
     return home / "lightning_logs" / "version_0", json.loads((home / "found.json").read_text())
@@ -70,8 +70,8 @@ def read(run):
     return json.loads((run / "results.json").read_text())
 
 
-def test_a_seed_is_what_a_fit_of_its_own_gives(plain, seeds, tmp_path):
-    """To the bit, in a process beside others or alone; and a run like any other, for whatever takes one."""
+def test_run_of_a_group_is_bit_identical_to_a_fit_of_its_own(plain, seeds, tmp_path):
+    """A run trained beside others is bit-identical to a fit of its own, and can be evaluated like any run."""
     group, found = seeds
     assert [run["name"] for run in found["runs"]] == ["seed_5", "seed_6", "seed_7"]
     for seed in (5, 7):
@@ -83,14 +83,14 @@ def test_a_seed_is_what_a_fit_of_its_own_gives(plain, seeds, tmp_path):
     assert evaluate(run, accelerator="cpu", output_dir=tmp_path)["test_acc"] == read(run)["test_acc"]
 
 
-def test_what_seeds_say_together(seeds):
+def test_results_of_a_group_sum_up_its_runs(seeds):
     group, found = seeds
     assert read(group) == json.loads(json.dumps(found))
     accuracies = [read(group / f"seed_{seed}")["test_acc"] for seed in (5, 6, 7)]
     assert [run["test_acc"] for run in found["runs"]] == accuracies
     spread = found["figures"]["test_acc"]
     assert (spread["n"], spread["mean"], spread["sd"]) == (3, fmean(accuracies), stdev(accuracies))
-    half = 4.302652729749464 * stdev(accuracies) / 3**0.5  # Student's t of two degrees of freedom
+    half = 4.302652729749464 * stdev(accuracies) / 3**0.5  # Student's t with two degrees of freedom
     assert spread["interval"] == pytest.approx([max(0, spread["mean"] - half), spread["mean"] + half])
     cats = [read(group / f"seed_{seed}")["per_class_acc"]["cat"] for seed in (5, 6, 7)]
     assert found["per_class_acc"]["cat"]["mean"] == fmean(cats)
@@ -98,14 +98,14 @@ def test_what_seeds_say_together(seeds):
     assert (theirs["seeds"], theirs["mean"]) == ([5, 6, 7], spread["mean"])
 
 
-def test_a_figure_that_is_not_finite_in_a_run_is_none_of_the_group(tmp_path):
+def test_figure_that_is_not_finite_in_a_run_is_left_out_of_the_group(tmp_path):
     found = fit_many(IMAGES, {"lr": 1e9}, seeds=2, default_root_dir=tmp_path, max_steps=1, **OPTIONS)
     assert [run["test_loss"] for run in found["runs"]] == [None, None]
     assert list(found["figures"]) == ["test_acc"]
 
 
-def test_large_steps_one_after_another(seeds, tmp_path, monkeypatch):
-    """In this process, with the same results."""
+def test_runs_with_large_steps_train_one_after_another(seeds, tmp_path, monkeypatch):
+    """Runs with large steps train one after another in this process, with the same results."""
     monkeypatch.setattr(many, "SIDE_BY_SIDE_STEP", 0)
     monkeypatch.setattr(many, "side_by_side", None)
     found = fit_many(IMAGES, {"lr": 0.02}, seeds=2, seed=5, default_root_dir=tmp_path, **OPTIONS)
@@ -113,8 +113,8 @@ def test_large_steps_one_after_another(seeds, tmp_path, monkeypatch):
     assert differences(tmp_path / "lightning_logs" / "version_0" / "seed_6", seeds[0] / "seed_6") == []
 
 
-def test_where_there_is_a_gpu_one_after_another(tmp_path):
-    """Also on the CPU: Lightning asks CUDA for its state in every fit, which a process forked of this one cannot."""
+def test_runs_train_one_after_another_on_a_machine_with_a_gpu(tmp_path):
+    """A GPU rules out forked runs even on the CPU: every fit reads CUDA's random state, which they could not."""
     gpu = """
 assert at_once() == 2
 torch.cuda.is_available = lambda: True
@@ -124,8 +124,8 @@ assert at_once() == 0
     program(tmp_path, AT_ONCE + gpu)
 
 
-def test_after_an_export_one_after_another(seeds, tmp_path):
-    """Torch then takes the machine for one with a GPU, and has no process forked that computes gradients."""
+def test_runs_train_one_after_another_after_an_export(seeds, tmp_path):
+    """After an export, gradients make torch act as if there were a GPU: it then refuses them in forked processes."""
     exported = """
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -139,8 +139,8 @@ assert at_once() == 0
     assert json.loads((tmp_path / "found.json").read_text())["figures"] == seeds[1]["figures"]
 
 
-def test_folds(tmp_path, capsys):
-    """Each is validated on its own part; printed, they have a table and a figure."""
+def test_folds_are_trained_reported_and_resumed(tmp_path, capsys):
+    """Each fold is validated on its own part of the training images; the group's report has a table and a figure."""
     found = fit_many({**IMAGES, "augment": False}, folds=2, default_root_dir=tmp_path, **{**OPTIONS, "report": True})
     group = tmp_path / "lightning_logs" / "version_0"
     parts = [yaml.safe_load((group / name / "config.yaml").read_text())["data"]["val_split"] for name in
@@ -156,15 +156,15 @@ def test_folds(tmp_path, capsys):
         resume_many(group)
     (group / "results.json").unlink()
     (group / "fold_2" / "results.json").unlink()
-    changes = {"data": {"val_split": 0}, "max_epochs": OPTIONS["max_epochs"]}  # as the recipe resnet18 has it
+    changes = {"data": {"val_split": 0}, "max_epochs": OPTIONS["max_epochs"]}  # as in the recipe resnet18
     assert many.resume_newest_many(tmp_path, changes, folds=2, report=False)["figures"] == found["figures"]
     with pytest.raises(InputError, match=r"--data.val_split \(the run has 1of2, not 0.1\) would change"):
         resume_many(group, {"data.val_split": 0.1})
 
 
 @TWO_CORES
-def test_killed_runs_go_on(tmp_path):
-    """One that is killed ends none of the others; what was saved is gone on from, to the same bits."""
+def test_killed_runs_of_a_group_resume_bit_identically(tmp_path):
+    """Killed runs of a group continue from their checkpoints, and end bit-identical to an uninterrupted run."""
     flags = (*SMALL, "--threads", 1, "--seeds", 2, "--resume", "auto")
     died = job("fit", *flags, cwd=tmp_path, fault="kill@-:train:25")
     where = "continue with --resume lightning_logs/version_0"
@@ -184,8 +184,8 @@ def test_killed_runs_go_on(tmp_path):
     assert differences(tmp_path / "whole" / "lightning_logs" / "version_0", group / "seed_1") == []
 
 
-def test_auto_takes_its_own_group(seeds, tmp_path, call, monkeypatch, capsys):
-    """None of other settings, none that a job is in, and no single run."""
+def test_resume_auto_takes_only_a_free_group_with_the_same_settings(seeds, tmp_path, call, monkeypatch, capsys):
+    """--resume auto takes no group with other settings, none that another process holds, and no single run."""
     logs, plan = tmp_path / "lightning_logs", yaml.safe_load((seeds[0] / "group.yaml").read_text())
     for number in (0, 1):
         shutil.copytree(seeds[0], logs / f"version_{number}")
@@ -217,8 +217,8 @@ def test_auto_takes_its_own_group(seeds, tmp_path, call, monkeypatch, capsys):
 
 @TWO_CORES
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_a_signal_stops_all(tmp_path, signum, code):
-    """With a checkpoint each and one line; none outlives a parent that is killed."""
+def test_signal_to_the_parent_stops_all_runs(tmp_path, signum, code):
+    """A signal stops all runs, each with a checkpoint: SIGINT is reported in one line, and a SIGKILL leaves no run."""
     process = start("fit", *LONG_EPOCH, "--seeds", 3, cwd=tmp_path)
     group = tmp_path / "lightning_logs" / "version_0"
     begun = [group / name / "metrics.csv" for name in ("seed_0", "seed_1")]
@@ -237,8 +237,8 @@ def test_a_signal_stops_all(tmp_path, signum, code):
     assert not (group / "seed_2" / "checkpoints").exists()
 
 
-def test_after_a_computation_in_several_threads(tmp_path, cpu_settings):
-    """Which OpenMP keeps, and a fork does not: a child that counted on them would wait for ever."""
+def test_runs_train_forked_after_a_computation_in_several_threads(tmp_path, cpu_settings):
+    """OpenMP keeps its threads, but a fork loses them: a forked run that counted on them would wait for ever."""
     torch.set_num_threads(2)
     torch.rand(2_000, 2_000) @ torch.rand(2_000, 2_000)
     waited = threading.Timer(240, os.kill, (os.getpid(), signal.SIGINT))
@@ -250,7 +250,7 @@ def test_after_a_computation_in_several_threads(tmp_path, cpu_settings):
     assert torch.get_num_threads() == 2
 
 
-def test_damaged_results_are_made_again(seeds, tmp_path):
+def test_resume_replaces_damaged_results(seeds, tmp_path):
     group, found = seeds
     copy = shutil.copytree(group, tmp_path / "group")
     figures = json.loads(json.dumps(found["figures"]))
@@ -263,8 +263,8 @@ def test_damaged_results_are_made_again(seeds, tmp_path):
 
 
 @pytest.mark.parametrize("changes", [{"max_epochs": 2}, {"trainer.max_time": None}])
-def test_runs_of_a_group_stay_of_one_length(seeds, tmp_path, changes):
-    """Together, or one of them."""
+def test_length_of_a_groups_runs_cannot_be_changed(seeds, tmp_path, changes):
+    """Runs of a group stay of one length: it can be changed neither for all of them nor for one."""
     copy = shutil.copytree(seeds[0], tmp_path / "group")
     config = copy / "seed_5" / "config.yaml"
     config.write_text(config.read_text().replace("trainer: {}", "trainer: {max_time: '00:01:00:00'}"))
@@ -276,15 +276,15 @@ def test_runs_of_a_group_stay_of_one_length(seeds, tmp_path, changes):
         resume(copy / "seed_5", changes)
 
 
-def test_one_that_fails_is_named(tmp_path):
+def test_error_names_a_failed_run(tmp_path):
     with pytest.raises(
         NonFiniteError, match=r"2 of 2 runs failed, first seed_.*; start a new run with a lower learning rate$"
     ):
         fit_many(IMAGES, {"lr": 1e30}, seeds=2, default_root_dir=tmp_path, **OPTIONS)
 
 
-def test_no_error_of_one_ends_the_others(tmp_path, monkeypatch, capsys):
-    """One after another, too, whatever it is."""
+def test_error_in_one_run_does_not_end_the_others(tmp_path, monkeypatch, capsys):
+    """An unexpected error in one run does not end the others, even if they train one after another in this process."""
     fit_one = many._fit_one
 
     def broken(folder, *args):
@@ -303,7 +303,7 @@ def test_no_error_of_one_ends_the_others(tmp_path, monkeypatch, capsys):
     assert resume_many(group, report=False)["figures"]["test_acc"]["n"] == 2
 
 
-def test_what_a_kill_has_left_of_the_results_goes(seeds, tmp_path):
+def test_resume_removes_the_partial_files_that_a_kill_has_left(seeds, tmp_path):
     group = tmp_path / "group"
     shutil.copytree(seeds[0], group)
     (group / "figures").mkdir()
@@ -331,12 +331,12 @@ def test_what_a_kill_has_left_of_the_results_goes(seeds, tmp_path):
         (("--threads", 0), "threads 0: must be at least 1"),
     ],
 )
-def test_what_does_not_fit(call, tmp_path, flags, message):
+def test_wrong_flags_of_a_group_are_refused_before_it_makes_a_folder(call, tmp_path, flags, message):
     assert message in one_line(*call("fit", *SYNTHETIC, *flags))
     assert not (tmp_path / "lightning_logs").exists()
 
 
-def test_neither_ranks_nor_objects(tmp_path, monkeypatch):
+def test_fit_many_refuses_callback_objects_and_several_ranks(tmp_path, monkeypatch):
     from lightning.pytorch import Callback
 
     with pytest.raises(InputError, match="Callback is an object for one run: call fit in a loop"):
@@ -350,8 +350,8 @@ def test_neither_ranks_nor_objects(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("width", [40, 200])
-def test_the_table_fits(capsys, width):
-    """A class without images has no accuracy, and equal values have no interval."""
+def test_table_of_a_group_fits_the_terminal(capsys, width):
+    """The table fits; a class without images has n/a for its accuracy, and equal values have n/a for their interval."""
     run = {"per_class_acc": {"a [b]": 0.5, "none": None}, "test_acc": 0.5, "test_loss": 1.0, "seed": 0}
     found = summary("seeds", {"seed_0": run, "seed_1": {**run, "test_acc": 0.6}})
     print_group(found, [], Console(width=width, force_terminal=True, color_system=None))
