@@ -44,7 +44,7 @@ def test_every_argument_refuses_an_object_of_another_type(kind, name):
         (LitNet, "preprocessing", "cifar10", "must be a Preprocessing or a dictionary"),
     ],
 )
-def test_values_that_python_would_convert_are_refused(kind, name, value, give):
+def test_values_of_a_similar_type_are_refused(kind, name, value, give):
     with pytest.raises(InputError, match=f"^{'unknown ' * give.startswith('choose')}{name} .*: {give}"):
         kind(**{name: value})
 

@@ -9,7 +9,7 @@ from cifar_lightning.report.calibration import best_temperature, reliability
 
 
 def error_by_hand(confidences, right):
-    """In bins (m-1)/15 < confidence <= m/15, one image after another."""
+    """Computes the error image by image, in bins (m-1)/15 < confidence <= m/15."""
     total = 0.0
     for m in range(1, 16):
         inside = [i for i, c in enumerate(confidences) if (m - 1) / 15 < c <= m / 15 or (m == 1 and c == 0)]
@@ -19,7 +19,7 @@ def error_by_hand(confidences, right):
     return total
 
 
-def test_the_calibration_error_equals_one_by_hand_and_torchmetrics():
+def test_the_calibration_error_equals_torchmetrics_and_a_plain_loop():
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(1_000, 10)) * 2, rng.integers(0, 10, 1_000)
     labels[:600] = logits[:600].argmax(1)
@@ -34,13 +34,13 @@ def test_the_calibration_error_equals_one_by_hand_and_torchmetrics():
 
 
 def test_a_confidence_on_a_boundary_is_in_the_bin_below():
-    """Where two images decide: in one bin their errors cancel each other, in two they add up."""
+    """The bin matters: in one bin the errors of these two images partly cancel, in two bins they would add up."""
     confidences, right = torch.tensor([0.6, 0.57], dtype=torch.float64), torch.tensor([True, False])
     bins = reliability(confidences, right)  # 0.6 is 9/15: both are in (8/15, 9/15]
     assert bins.counts.nonzero().flatten().tolist() == [8]
     assert bins.ece == pytest.approx(abs(0.585 - 0.5))
     assert bins.ece == pytest.approx(error_by_hand(confidences.tolist(), right.tolist()))
-    for edge in range(1, 16):  # each of them, whatever float64 makes of it; 1.0 is in the last
+    for edge in range(1, 16):  # every boundary, however float64 rounds it; 1.0 is in the last bin
         assert reliability(torch.tensor([edge / 15], dtype=torch.float64), torch.tensor([True])).counts[edge - 1] == 1
     assert reliability(torch.tensor([0.0], dtype=torch.float64), torch.tensor([True])).counts[0] == 1
 
@@ -52,13 +52,13 @@ def cross_entropy(logits, labels, temperature):
 
 
 @pytest.mark.parametrize("scale", [0.2, 1.0, 3.0, 12.0])
-def test_the_temperature_is_that_of_the_least_cross_entropy(scale):
-    """Found again by thirds in numpy, far from the 1 that it is looked for from, too."""
+def test_best_temperature_minimises_the_cross_entropy(scale):
+    """A ternary search in numpy finds the same temperature, also far from 1, where `best_temperature` starts."""
     rng = np.random.default_rng(1)
     logits = rng.normal(size=(2_000, 10)) * 1.5
     odds = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     labels = np.array([rng.choice(10, p=p) for p in odds])
-    logits = logits * scale  # so that the optimum is about the scale
+    logits = logits * scale  # so that the best temperature is about the scale
     low, high = math.log(scale / 4), math.log(scale * 4)
     for _ in range(100):
         a, b = low + (high - low) / 3, high - (high - low) / 3
@@ -71,7 +71,7 @@ def test_the_temperature_is_that_of_the_least_cross_entropy(scale):
     assert found == pytest.approx(scale, rel=0.15)
 
 
-def test_there_is_no_temperature_where_none_is_best():
+def test_best_temperature_is_none_without_a_minimum():
     labels = torch.tensor([0, 1, 2])
     assert best_temperature(torch.eye(3), labels) is None  # all right: the lower the better
     assert best_temperature(-torch.eye(3), labels) is None  # worse than chance: the higher the better
@@ -79,21 +79,21 @@ def test_there_is_no_temperature_where_none_is_best():
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_there_is_no_temperature_where_logits_are_not_finite(value):
+def test_best_temperature_is_none_if_logits_are_not_finite(value):
     logits, labels = torch.tensor([[2.0, 1.0], [2.0, 1.0], [2.0, 1.0]]), torch.tensor([0, 0, 1])
     assert best_temperature(logits, labels) is not None
     logits[0, 1] = value
     assert best_temperature(logits, labels) is None
 
 
-def test_what_has_no_confidence_is_in_no_bin():
+def test_an_image_without_confidence_is_in_no_bin():
     confidences, right = torch.tensor([0.95, math.nan], dtype=torch.float64), torch.tensor([True, True])
     bins = reliability(confidences, right)
     assert (bins.counts.sum(), bins.accuracies[14], math.isnan(bins.ece)) == (1, 1.0, True)
     assert reliability(confidences[1:], right[1:]).counts.sum() == 0
 
 
-def test_a_temperature_from_logits_of_inference_mode():
+def test_best_temperature_of_logits_made_in_inference_mode():
     with torch.inference_mode():
         logits = torch.tensor([[2.0, 1.0], [2.0, 1.0], [2.0, 1.0]], dtype=torch.float64)
     # two of three are right: the odds are 2 to 1 where the difference of the logits is the logarithm of 2

@@ -1,4 +1,4 @@
-"""The page of a comparison where no runs are at hand; the others are in run/test_comparison.py."""
+"""Tests the page of a comparison with made-up runs; run/test_comparison.py tests it with real ones."""
 
 from importlib.resources import files
 
@@ -41,7 +41,7 @@ def test_the_page_of_a_thousand_classes_is_small(tmp_path):
 
 
 def two_runs(digest="alike", seeds=1, kept=True):
-    """As `a` and `b`: the one right on class 0, the other on class 1; of several seeds, each on one of them."""
+    """Returns runs with two values of lr, each right on one of two classes, which alternate with lr and seed."""
     runs = []
     for lr in range(2):
         for seed in range(seeds):
@@ -61,7 +61,7 @@ def page_of(runs, folder):
     return Page((folder / "page.html").read_text())
 
 
-def test_the_heading_compares_only_what_was_tested_alike(tmp_path):
+def test_the_heading_says_if_a_difference_was_not_tested(tmp_path):
     runs = two_runs(digest="others")
     assert page_of(runs, tmp_path).one("h1")["text"] == "A and B were tested on different images"
     runs = two_runs(kept=False)
@@ -69,14 +69,14 @@ def test_the_heading_compares_only_what_was_tested_alike(tmp_path):
     assert page_of(runs, tmp_path).one("h1")["text"] == "B is 20.00 points better than A: not tested"
 
 
-def test_a_class_has_no_difference_that_there_cannot_be(tmp_path):
+def test_the_interval_of_a_class_stays_within_100_points(tmp_path):
     page = page_of(two_runs(seeds=2), tmp_path)
     rows = page.rows(page.one("table", **{"class": "per-class"}))[1:]
     assert [row[-1] for row in rows] == ["-100.0 to +100.0"] * 2
 
 
-def test_names_beside_many_columns_keep_their_room():
-    """A column of words that may break anywhere would be as narrow as a few letters."""
+def test_names_beside_many_columns_have_a_minimum_width():
+    """Names may break anywhere, so without a minimum width their column would be a few letters wide."""
     base = files("cifar_lightning.report").joinpath("base.html").read_text()
     before, narrow = base.split("@media (max-width: 40rem)")
     assert ".per-class tbody th, .settings tbody th { min-width: 7rem; }" in before

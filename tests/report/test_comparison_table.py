@@ -10,7 +10,7 @@ NAMES = "ABCDEFGH"
 
 
 def comparison(value):
-    """Of eight runs, which differ in a long and a short setting."""
+    """Returns a comparison of eight runs, with a long and a short setting."""
     run = {"test_acc": 0.9, "test_acc_interval": (0.85, 0.95), "val_acc": None, "fit_seconds": 12_345.6, "devices": 1}
     run |= {"accelerator": "cpu", "parameters": 11_173_962}
     return {
@@ -30,7 +30,7 @@ def printed(value, width, terminal):
 
 
 @pytest.mark.parametrize("value", ["one-cycle", "/a/path/" * 20])
-def test_a_terminal_gets_its_width_and_every_value(value):
+def test_a_table_in_a_terminal_fits_its_width_without_truncation(value):
     output = printed(value, 80, terminal=True)
     assert max(map(len, output.splitlines())) <= 80
     assert "…" not in output
@@ -40,7 +40,7 @@ def test_a_terminal_gets_its_width_and_every_value(value):
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 120])
-def test_figures_and_headings_are_whole_at_every_width(width):
+def test_numbers_and_headings_are_whole_at_every_width(width):
     output = printed("one-cycle", width, terminal=True)
     assert max(map(len, output.splitlines())) <= width
     for word, times in {
@@ -50,7 +50,7 @@ def test_figures_and_headings_are_whole_at_every_width(width):
         assert len(re.findall(rf"(?<!\S){re.escape(word)}(?!\S)", output)) == times, word
 
 
-def test_a_pipe_gets_a_line_a_setting():
+def test_a_pipe_gets_one_line_per_setting():
     output = printed("/a/path/" * 20, 80, terminal=False)
     assert output.count("differs") == 1
     assert re.search(rf"^model\.schedule( +{'/a/path/' * 20}){{8}} *$", output, re.M)
@@ -58,7 +58,7 @@ def test_a_pipe_gets_a_line_a_setting():
     assert "takes 19 seeds of each (sd 0.21 points)" in output
 
 
-def test_a_hundred_seeds_stand_apart_from_their_folders():
+def test_names_of_many_seeds_do_not_run_into_their_folders():
     many = comparison("one-cycle")
     many["runs"] = [{**many["runs"][0], "name": f"A{i}", "run": f"version_0/seed_{i}"} for i in range(1, 1_001)]
     many |= {"settings": {}, "seeds_needed": None}
@@ -68,7 +68,7 @@ def test_a_hundred_seeds_stand_apart_from_their_folders():
     assert [lines[0], lines[999]] == ["A1     version_0/seed_1", "A1000  version_0/seed_1000"]
 
 
-def test_numbers_end_under_each_other():
+def test_numbers_are_aligned_to_the_right():
     few = comparison("one-cycle")
     for count, run in enumerate(few["runs"]):
         run |= {"fit_seconds": 10.0**count, "parameters": 10**count}

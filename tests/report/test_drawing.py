@@ -9,8 +9,8 @@ from cifar_lightning.report.outcome import Outcome
 from cifar_lightning.report.results import draw
 
 
-def test_a_style_of_the_users_own_changes_no_figure_and_ends_no_run(tmp_path):
-    """It may ask for what is not installed, as LaTeX is not here."""
+def test_figures_ignore_the_users_matplotlib_style(tmp_path):
+    """A user's style changes no figure, and does not end the run if it needs LaTeX, which is not installed here."""
     classes, images = (
         ("ant", "bee"),
         ImageSet(torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]), ("ant", "bee")),
@@ -32,7 +32,7 @@ def test_a_style_of_the_users_own_changes_no_figure_and_ends_no_run(tmp_path):
     assert (tmp_path / "styled.html").read_bytes() == (tmp_path / "plain.html").read_bytes()
 
 
-def test_a_figure_within_a_page_has_its_ink_and_asks_for_nothing():
+def test_an_svg_figure_takes_the_colour_of_its_page_and_loads_nothing():
     figure = plots.curves([{"step": step, "train_loss": 2 / step} for step in (10, 20, 30)])
     figure.canvas.draw()
     svg = drawing.as_svg(figure, "curves")
@@ -42,4 +42,4 @@ def test_a_figure_within_a_page_has_its_ink_and_asks_for_nothing():
     ids = re.findall(r' id="([^"]+)"', svg)
     assert len(ids) == len(set(ids))
     assert set(re.findall(r"#([mp][0-9a-f]{10})", svg)) == set(ids)
-    assert "optimiser step</text>" in svg  # text stays text
+    assert "optimiser step</text>" in svg  # text is not drawn as paths

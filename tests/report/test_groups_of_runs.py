@@ -1,4 +1,4 @@
-"""What `compared` makes of plain values, whatever runs they are of."""
+"""Tests which runs `compared` groups and what it computes for them, with made-up results."""
 
 from dataclasses import replace
 
@@ -22,14 +22,14 @@ def groups_of(*runs):
     return [one["name"] for one in comparison.compared(runs, set())["runs"]]
 
 
-def test_seeds_stand_in_the_order_of_numbers():
+def test_seeds_are_in_numerical_order():
     seeds = [2, 10, 9, 1]
     found = comparison.compared([*map(run, seeds), run(1, lr=0.2)], set())
     assert found["settings"]["seed"] == {"A": [1, 2, 9, 10], "B": 1}
 
 
-def test_every_group_has_a_name():
-    """Those of one and two letters are 702."""
+def test_more_than_702_groups_have_names():
+    """After the 702 names of one and two letters come names of three."""
     found = comparison.compared([run(0, lr=number) for number in range(1, 711)], set())
     assert [one["run"] for one in found["runs"]] == [f"run_{number}_0" for number in range(1, 711)]
     names = [one["name"] for one in found["runs"]]
@@ -42,8 +42,8 @@ ONE = {"data": {"data_dir": "/CIFAR-10-C/fog.npy"}, "test_count": 50_000}
 
 @pytest.mark.parametrize("tested", [ALL_95, ONE])
 @pytest.mark.parametrize("images", [None, "a"])
-def test_an_image_that_is_there_several_times_is_one(tested, images):
-    """Its copies tell no more of other images than it does alone."""
+def test_copies_of_an_image_count_once(tested, images):
+    """The corrupted copies of an image are not independent, so intervals count it once, and there is no p-value."""
     found = comparison.compared([run(0, images=images, **tested), run(0, lr=0.2, images=images, **tested)], set())
     assert found["runs"][0]["test_acc_interval"] == wilson(5_000, 10_000)
     assert (found["comparisons"][0]["p"], found["comparisons"][0]["test"]) == (None, None)
@@ -52,8 +52,8 @@ def test_an_image_that_is_there_several_times_is_one(tested, images):
     )
 
 
-def test_seeds_of_a_recipe_were_tested_on_the_same_images():
-    """As far as is known: a run of an earlier version keeps no predictions."""
+def test_runs_tested_on_different_images_are_in_different_groups():
+    """A run of an earlier version, which kept no predictions, may be in a group with the same number of images."""
     assert groups_of(run(0), run(1), run(2)) == ["A1", "A2", "A3"]
     assert groups_of(run(0), run(1, test_count=2_000)) == ["A", "B"]
     assert groups_of(run(0, images="a"), run(1, images="b"), run(2, images="a")) == ["A1", "A2", "B"]
@@ -61,9 +61,9 @@ def test_seeds_of_a_recipe_were_tested_on_the_same_images():
     assert groups_of(run(0), run(1, images="a"), run(2, images="b")) == ["A1", "A2", "B"]
 
 
-@pytest.mark.parametrize("digests", [("a", "a", "b"), (None, None, None)])  # none of an earlier version's
-def test_seeds_of_a_recipe_were_tested_on_the_same_corruptions(digests):
-    """Which no setting names."""
+@pytest.mark.parametrize("digests", [("a", "a", "b"), (None, None, None)])  # earlier versions stored none
+def test_runs_tested_on_different_corruptions_are_in_different_groups(digests):
+    """Runs are grouped by the corruptions they were tested on, although no setting names these."""
     told = zip(("spatter", "spatter", "fog"), digests, strict=True)
     tests = [{"corruption_acc": {name: [0.5] * 5}, "test_images": digest} for name, digest in told]
     found = comparison.compared([run(seed, **test) for seed, test in enumerate(tests)], set())
@@ -73,20 +73,20 @@ def test_seeds_of_a_recipe_were_tested_on_the_same_corruptions(digests):
     assert found["comparisons"][0]["why"] == "they were not tested on the same images"
 
 
-def test_corruptions_of_one_name_may_be_of_other_images():
+def test_the_same_corruption_of_different_images_makes_different_groups():
     corrupted = {"corruption_acc": {"fog": [0.5] * 5}}
     assert groups_of(run(0, test_images="a", **corrupted), run(1, test_images="b", **corrupted)) == ["A", "B"]
     assert groups_of(run(0, test_images="a", **corrupted), run(1, **corrupted)) == ["A1", "A2"]
 
 
-def test_a_setting_that_is_nothing_is_as_good_as_none():
-    """As a run has it that was resumed without its limit of time."""
+def test_a_setting_of_none_equals_a_missing_setting():
+    """A run that was resumed without its time limit has trainer.max_time None, and stays in its group."""
     unlimited = replace(run(1), settings={**run(1).settings, "trainer.max_time": None})
     assert groups_of(run(0), unlimited, run(2)) == ["A1", "A2", "A3"]
 
 
-def test_a_number_is_one_setting_however_it_is_written():
-    """0 in Python, and 0.0 by a flag; but of the Trainer's limits 1 is one batch, and 1.0 all of them."""
+def test_a_number_is_the_same_setting_as_int_or_float():
+    """Python's 0 may be 0.0 by a flag; but for the Trainer's limits, 1 is one batch and 1.0 is all batches."""
 
     def two(name, *values):
         return [replace(run(i), settings={**run(i).settings, name: value}) for i, value in enumerate(values)]
@@ -98,7 +98,7 @@ def test_a_number_is_one_setting_however_it_is_written():
     assert found["settings"]["trainer.limit_val_batches"] == {"A": 1, "B": 1.0}
 
 
-def test_seeds_of_a_recipe_have_learnt_from_the_same_images():
+def test_runs_trained_on_different_images_are_in_different_groups():
     assert groups_of(run(0, learnt="a"), run(1), run(2, learnt="a")) == ["A1", "A2", "A3"]
     found = comparison.compared([run(0, learnt="a"), run(1, learnt="a"), run(2, learnt="b")], set())
     assert [one["name"] for one in found["runs"]] == ["A1", "A2", "B"]
@@ -118,8 +118,8 @@ def test_a_group_of_a_thousand_classes_shows_the_best_and_the_worst(tmp_path, ca
         assert figure.height < 1_300
 
 
-def test_no_difference_is_told_that_there_cannot_be():
-    """Two seeds of each spread as they may: Student's t has no ends."""
+def test_the_interval_of_a_difference_stays_from_minus_1_to_1():
+    """With two seeds per group, the interval by Student's t alone would hold impossible differences."""
     accuracies = {0.1: (0.1, 0.9), 0.2: (0.2, 0.8)}
     runs = [run(seed, lr, test_acc=value) for lr, values in accuracies.items() for seed, value in enumerate(values)]
     (pair,) = comparison.compared(runs, set())["comparisons"]

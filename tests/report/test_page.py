@@ -1,4 +1,4 @@
-"""The page of a test: every number on it against numpy, and what it must be to be opened anywhere."""
+"""Tests the page of a test: every number on it against numpy, and that it can be opened anywhere."""
 
 import importlib.metadata
 import io
@@ -27,7 +27,7 @@ NAMES = ["<script>ant</script>", 'bee "& co"', "ñandú", *(f"class {number}" fo
 
 
 def a_test(classes=10, images=800, seed=0, skill=2.0):
-    """An outcome of made-up logits, with its images, and the labels and predictions as numpy arrays."""
+    """Returns an Outcome of made-up logits and images, and its logits, labels and predictions as numpy arrays."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, images)
     labels[labels == 4] = 5  # a class without images
@@ -99,7 +99,7 @@ def made(tmp_path_factory):
     return page, size, outcome, logits, labels, predicted, folder
 
 
-def test_the_first_figures_equal_numpy(made, capsys):
+def test_the_headline_numbers_equal_numpy(made, capsys):
     page, _, _, logits, labels, predicted, _ = made
     right = predicted == labels
     low, high = interval(right.sum(), len(right))
@@ -114,7 +114,7 @@ def test_the_first_figures_equal_numpy(made, capsys):
     assert plain(page.one("dd", id="ece")["text"]) == f"{percent(error)}mean confidence {percent(confidence)}"
 
 
-def test_each_class_equals_numpy(made):
+def test_the_table_of_classes_equals_numpy(made):
     page, _, outcome, _, labels, predicted, _ = made
     _, *rows = page.rows(page.one("table", **{"class": "per-class"}))
     assert len(rows) == 10
@@ -130,7 +130,7 @@ def test_each_class_equals_numpy(made):
         ]  # fmt: skip
 
 
-def test_cells_open_the_images_behind_them(made):
+def test_cells_of_the_matrix_link_to_their_images(made):
     page, _, outcome, logits, labels, predicted, _ = made
     table = page.one("table", **{"class": "matrix"})
     shown = [row[1:] for row in page.rows(table)[1:]]
@@ -154,11 +154,11 @@ def numbers_in(page, place):
 
 
 def galleries(page):
-    """The mistakes, and the labels that look wrong: those that are in no cell's section."""
+    """Returns the galleries outside the cells' sections: mistakes, and labels that look wrong."""
     return [e for e in page.all("ul", **{"class": "gallery"}) if all(w["tag"] != "section" for w in e["within"])]
 
 
-def test_mistakes_come_with_the_most_confident_first(made):
+def test_mistakes_are_sorted_by_confidence(made):
     page, _, outcome, logits, labels, predicted, _ = made
     confidences, wrong = confidences_of(logits), np.flatnonzero(predicted != labels)
     expected = wrong[np.argsort(-confidences[wrong], kind="stable")][:36]
@@ -170,7 +170,7 @@ def test_mistakes_come_with_the_most_confident_first(made):
         assert picture["alt"] == (
             f"Test image {index + 1_000}: {NAMES[labels[index]]}, predicted as {NAMES[predicted[index]]}"
         )
-        with Image.open(io.BytesIO(bytes_of(picture))) as image:  # itself, to the bit
+        with Image.open(io.BytesIO(bytes_of(picture))) as image:  # the exact pixels
             assert np.array_equal(np.array(image), outcome.test_images.images[index].permute(1, 2, 0).numpy())
         with Image.open(io.BytesIO(bytes_of(heat))) as image:
             assert image.size == (5, 5)
@@ -179,7 +179,7 @@ def test_mistakes_come_with_the_most_confident_first(made):
         assert plain(item["text"]).split("no.")[0].endswith(f"{int(1_000 * confidences[index]) / 10:.1f} %")
 
 
-def test_labels_that_look_wrong_have_the_largest_loss(made):
+def test_labels_that_look_wrong_are_the_mistakes_with_the_largest_loss(made):
     page, _, _, logits, labels, predicted, _ = made
     losses, wrong = losses_of(logits, labels), np.flatnonzero(predicted != labels)
     expected = wrong[np.argsort(-losses[wrong], kind="stable")][:24]
@@ -189,7 +189,7 @@ def test_labels_that_look_wrong_have_the_largest_loss(made):
     assert shown == pytest.approx(losses[expected], abs=0.0051)
 
 
-def test_calibration_before_and_after_equals_numpy(made):
+def test_calibration_unscaled_and_scaled_equals_numpy(made):
     page, _, outcome, logits, labels, predicted, _ = made
     held, held_labels = (x.numpy() for x in outcome.held_out)
     tried = np.linspace(0.5, 4, 3_501)
@@ -216,7 +216,7 @@ def test_calibration_before_and_after_equals_numpy(made):
     assert any("on the 500 validation images" in p["text"] for p in page.all("p"))
 
 
-def test_a_calibration_alone_is_not_told_from_another(made):
+def test_calibrations_are_told_apart_only_if_there_are_two(made):
     outcome = made[2]
     assert [text.partition(" error")[0] for text in _panels(replace(outcome, held_out=None))] == ["Calibration"]
     as_it_is, at = _panels(outcome)
@@ -242,7 +242,7 @@ def test_curves_and_settings_are_those_of_the_run(made):
     assert page.one("pre")["text"] == "seed: 7\nname: <b>\n"
 
 
-def test_the_page_is_sound(made):
+def test_the_page_is_self_contained_and_reproducible(made):
     page, size, _, _, _, _, folder = made
     text = (folder / "report.html").read_text()
     assert_sound(page, size, text)
@@ -253,7 +253,7 @@ def test_the_page_is_sound(made):
     assert (folder / "again.html").read_text() == text
 
 
-def test_results_have_a_row_of_counts_a_line(made):
+def test_results_json_has_one_line_per_row_of_the_matrix(made):
     _, _, outcome, _, _, _, folder = made
     text = (folder / "results.json").read_text()
     assert json.loads(text)["confusion"] == outcome.confusion.tolist()
@@ -261,15 +261,15 @@ def test_results_have_a_row_of_counts_a_line(made):
     assert [
         json.loads(line.strip().rstrip(",")) for line in lines if line.startswith("    [")
     ] == outcome.confusion.tolist()
-    assert f'    "{json.dumps(NAMES[1])[1:-1]}": ' in text  # the rest is an entry a line, as ever
+    assert f'    "{json.dumps(NAMES[1])[1:-1]}": ' in text  # other values have one line each
 
 
 def test_without_mistakes_validation_convolution_and_log(tmp_path, request):
-    """What there is not is left out, and said."""
+    """The page leaves out what the test did not have, and says so; figures of an earlier test are removed."""
     outcome, *_ = a_test(classes=2, images=60, skill=50.0)
     outcome = replace(outcome, held_out=None, rows=(), settings="", grad_cam=lambda images, classes: None)
     (tmp_path / "figures").mkdir()
-    for name in ("mistakes", "curves"):  # another network's
+    for name in ("mistakes", "curves"):  # left by a test of another network
         (tmp_path / "figures" / f"{name}.png").touch()
     page, size = written(outcome, tmp_path)
     text = plain((tmp_path / "report.html").read_text())
@@ -277,7 +277,7 @@ def test_without_mistakes_validation_convolution_and_log(tmp_path, request):
     assert plain(page.one("h1")["text"]) == "100.00 % of 60 test images are classified correctly"
     low, _ = interval(60, 60)
     assert f"{percent(low)} to 100.00 %" in plain(page.one("dd", id="accuracy")["text"])
-    assert not page.all("dd", id="top2")  # of two classes it is all
+    assert not page.all("dd", id="top2")  # with two classes it is always 100 %
     assert text.count("None: every test image is right.") == 2
     assert "No temperature was fitted: this needs the validation images" in text
     assert "this network has no convolution" in text
@@ -296,7 +296,7 @@ def test_without_mistakes_validation_convolution_and_log(tmp_path, request):
 
 
 def strict(text):
-    """What JSON says that has neither NaN nor infinity."""
+    """Parses JSON; raises ValueError for NaN and infinity."""
 
     def refuse(name):
         raise ValueError(name)
@@ -312,12 +312,12 @@ def with_logits(outcome, logits):
 
 
 @pytest.mark.parametrize(("value", "where"), [("nan", 3), ("inf", 3), ("-inf", 3), ("nan", slice(None))])
-def test_logits_that_are_not_finite_end_no_report(tmp_path, capsys, value, where):
-    """Figures that cannot be had are null and n/a; images of which nothing is known are no mistakes to be sure of."""
+def test_a_report_is_written_although_logits_are_not_finite(tmp_path, capsys, value, where):
+    """Unknown values are null and n/a, and images with an unknown confidence are the last of the mistakes."""
     outcome, *_ = a_test(images=60)
     logits, held = outcome.logits.clone(), outcome.held_out[0].clone()
     label = outcome.test_images.labels[3].item()
-    logits[where, label if value == "-inf" else label - 1] = held[7, 0] = float(value)  # so that it is wrong
+    logits[where, label if value == "-inf" else label - 1] = held[7, 0] = float(value)  # makes the prediction wrong
     outcome = replace(with_logits(outcome, logits), held_out=(held, outcome.held_out[1]))
     page, _ = written(outcome, tmp_path)
     assert f", loss {'inf' if value == '-inf' else 'nan'} " in capsys.readouterr().out
@@ -335,11 +335,11 @@ def test_logits_that_are_not_finite_end_no_report(tmp_path, capsys, value, where
     mistakes, *doubtful = galleries(page)
     shown = [small["text"] for small in page.all("small", mistakes) if not small["text"].startswith("no. ")]
     assert shown == sorted(shown, key="n/a".__eq__)
-    if value == "-inf":  # the largest loss there is
+    if value == "-inf":  # its loss is infinite
         assert numbers_in(page, doubtful[0])[0] == 1_003
     else:
         assert page.one("dd", id="ece")["text"].startswith("n/a")
-        assert len(doubtful) == (1 if where == 3 else 0)  # of a loss that nobody knows nothing is told
+        assert len(doubtful) == (1 if where == 3 else 0)  # an unknown loss does not make a label doubtful
         assert not any("loss n/a" in gallery["text"] or 1_003 in numbers_in(page, gallery) for gallery in doubtful)
         assert any("the loss of every misclassified image is NaN" in p["text"] for p in page.all("p")) != bool(doubtful)
         known = sum(int(row[1]) for row in page.rows(page.one("table", **{"class": "bins"}))[1:])
@@ -347,14 +347,14 @@ def test_logits_that_are_not_finite_end_no_report(tmp_path, capsys, value, where
     assert (tmp_path / "figures" / "mistakes.png").exists()
 
 
-def test_heads_of_the_matrix_in_any_letters_lie_on_their_side(made):
-    """A Chinese letter stays upright in a vertical line, and would be turned upside down with it."""
+def test_heads_of_the_matrix_are_turned_sideways_in_any_script(made):
+    """By default Chinese characters stay upright in vertical text, and would be upside down when it is rotated."""
     *_, folder = made
     rule = re.search(r"\.matrix thead th:not\(:first-child\) {(.*?)}", (folder / "report.html").read_text())[1]
     assert "text-orientation: sideways;" in rule
 
 
-def test_letters_that_no_font_has_are_named(tmp_path, capsys):
+def test_a_note_names_characters_that_no_font_has(tmp_path, capsys):
     outcome, *_ = a_test(images=60)
     odd = ("ant \U00012000", "bee \U00012001\U00012000", *outcome.classes[2:])  # cuneiform
     with warnings.catch_warnings():
@@ -367,7 +367,7 @@ def test_letters_that_no_font_has_are_named(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_the_copies_of_a_corrupted_image_are_one_in_the_intervals(tmp_path, undrawn):
+def test_copies_of_a_corrupted_image_count_once_in_the_intervals(tmp_path, undrawn):
     outcome, _, labels, predicted = a_test()
     data = {"source": "cifar10", "data_dir": "/CIFAR-10-C/fog.npy"}
     page, _ = written(replace(outcome, facts={**outcome.facts, "data": data}), tmp_path)
@@ -383,7 +383,7 @@ def test_the_copies_of_a_corrupted_image_are_one_in_the_intervals(tmp_path, undr
     )
 
 
-def test_what_noisy_labels_were_used_for_is_told(made, tmp_path, undrawn):
+def test_the_page_says_what_noisy_labels_were_used_for(made, tmp_path, undrawn):
     page, _, outcome, *_ = made
     assert not any("the labels of" in p["text"] for p in page.all("p"))
     data = {**outcome.facts["data"], "train_labels": "/home/me/CIFAR-10_human.pt:<b>"}
@@ -396,15 +396,15 @@ def test_what_noisy_labels_were_used_for_is_told(made, tmp_path, undrawn):
     assert f"(step 500). {used}; the test uses the" in last
 
 
-def test_the_second_guess_of_logits_that_are_equal():
-    """The first is counted by the same rule: two guesses are right no less often than one."""
+def test_top2_accuracy_of_equal_logits():
+    """The top-2 accuracy breaks ties as the accuracy does, so that it is never lower."""
     equal, labels = torch.zeros(4, 3), torch.tensor([0, 0, 1, 2])
     assert Judgements(equal, labels, equal.argmax(1)).top2 == 0.75
     logits = torch.tensor([[3.0, 2.0, 1.0]]).expand(3, 3)
     assert Judgements(logits, torch.tensor([0, 1, 2]), logits.argmax(1)).top2 == pytest.approx(2 / 3)
 
 
-def test_nan_in_the_results_of_an_earlier_version_is_none(tmp_path):
+def test_nan_in_the_results_of_an_earlier_version_is_read_as_none(tmp_path):
     (tmp_path / "results.json").write_text('{"test_loss": NaN, "val_loss": -Infinity, "test_acc": 0.5}')
     assert results.read_results(tmp_path) == {"test_loss": None, "val_loss": None, "test_acc": 0.5}
 
@@ -436,17 +436,17 @@ def test_a_thousand_classes_show_the_best_and_the_worst(tmp_path, capsys):
 
 
 def drawn(outcome, values, folder, page):
-    """One figure, and a page with nothing on it."""
+    """Writes one figure and an empty page, in place of `draw`."""
     figure = Figure()
     results.write_figures({"curves": figure}, folder)
     page.touch()
 
 
-def test_no_page_or_figure_of_another_test_stays(tmp_path, monkeypatch):
+def test_a_report_removes_the_page_and_figures_of_an_earlier_test(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     outcome, *_ = a_test(images=40)
     monkeypatch.setattr(results, "draw", drawn)
-    report(outcome, tmp_path, Path("report.html"))  # which is the folder's own
+    report(outcome, tmp_path, Path("report.html"))  # the folder's own page, as a relative path
     assert (tmp_path / "report.html").exists()
     report(outcome, tmp_path, tmp_path / "elsewhere.html")
     assert not (tmp_path / "report.html").exists()
@@ -461,8 +461,8 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
-def test_a_browser_shows_it_without_a_word(made, tmp_path):
-    """Opened from the disk, at a cell: nothing is asked for, nothing is blocked, and the dark page is dark."""
+def test_a_browser_shows_the_page_without_errors(made, tmp_path):
+    """Opened from the disk at a cell, the page logs nothing to the console, and it is dark in dark mode."""
     address = f"{(made[6] / 'report.html').as_uri()}#c0-0"
     dark = ("--enable-features=WebContentsForceDark:inversion_method/none", "--blink-settings=preferredColorScheme=0")
     brightness = []

@@ -24,7 +24,7 @@ def pictures(count):
 
 
 def answers(classes, count=2_000):
-    """Labels, and predictions that are right about half the time."""
+    """Returns labels, and predictions of which about half are right."""
     random = torch.Generator().manual_seed(1)
     labels = torch.randint(0, classes, (count,), generator=random)
     guesses = torch.randint(0, classes, (count,), generator=random)
@@ -53,7 +53,7 @@ def assert_nothing_clipped(figure: Figure):
 
 
 def history(rows, val_every=0):
-    """Rows as a run writes them: figures of one step in one row, blanks where a step has none."""
+    """Yields rows as a run logs them: one row per step, with None for values that the step does not have."""
     for row in range(1, rows + 1):
         validated = val_every and row % val_every == 0
         yield {
@@ -85,8 +85,8 @@ def test_image_grid_names_each_image():
     assert texts(figure) == ["cat", "airplane", "truck"]
 
 
-def test_names_that_differ_at_their_ends_stay_apart():
-    """Those of a breed or a species often begin alike."""
+def test_names_that_differ_at_their_ends_stay_distinct():
+    """Class names of breeds or species often begin alike, and stay distinct when they are shortened."""
     classes = [f"n02099_Canis_lupus_familiaris_{end}" for end in ("retriever", "doodle", "poodle")]
     counts = torch.eye(3, dtype=torch.int64)
     for figure in (plots.image_grid(pictures(3), torch.arange(3), classes), plots.per_class_bars(counts, classes)):
@@ -96,7 +96,7 @@ def test_names_that_differ_at_their_ends_stay_apart():
     assert len({label.get_text() for label in matrix.get_xticklabels()}) == 3
 
 
-def test_names_that_differ_in_their_middle_stay_apart():
+def test_names_that_differ_in_their_middle_stay_distinct():
     classes = [f"kind number {number:03} with a long name" for number in range(21)]
     counts = torch.eye(21, dtype=torch.int64)
     bars, matrix = plots.per_class_bars(counts, classes).axes[0], plots.confusion_matrix(counts, classes).axes[0]
@@ -117,7 +117,7 @@ def test_wrong_predictions_differ_by_sign_frame_and_colour():
     assert wrong.get_color() != right.get_color()
 
 
-def test_only_what_is_certain_is_a_hundred_per_cent():
+def test_only_a_probability_of_1_is_shown_as_100_per_cent():
     labels, shares = torch.tensor([3, 3]), torch.tensor([0.9999, 1.0])
     figure = plots.prediction_grid(pictures(2), labels, labels, TEN, shares)
     heading, *shown = texts(figure)
@@ -129,7 +129,7 @@ def test_only_what_is_certain_is_a_hundred_per_cent():
 
 
 @pytest.mark.parametrize("count", [4, 36])
-def test_long_names_do_not_run_into_each_other(count):
+def test_long_names_do_not_overlap(count):
     classes = names(13)
     labels = torch.arange(count) % 3 + 10
     figure = plots.prediction_grid(pictures(count), labels, labels.flip(0), classes)
@@ -149,7 +149,7 @@ def test_curves_without_validation_mark_the_test_accuracy():
     assert level[0].get_ydata()[0] == pytest.approx(54.32)
     assert "test 54.32 %" in texts(figure)
     assert "test 1.234" in texts(figure)
-    for axes in figure.axes:  # the star is where the network was that was tested
+    for axes in figure.axes:  # the star is at the step of the tested network
         assert [list(line.get_xdata()) for line in axes.lines if line.get_marker() == "*"] == [[60]]
     assert "validation" not in texts(figure)
     assert_nothing_clipped(figure)
@@ -164,15 +164,15 @@ def test_curves_with_validation():
     assert_nothing_clipped(figure)
 
 
-def test_a_single_validation_is_shown_beside_the_test_on_the_whole_scale():
-    """Else two points would span the axis, and a difference of a tenth would look like one of everything."""
+def test_a_single_validation_is_shown_on_an_axis_from_0_to_100():
+    """If the axis spanned only the validation and the test, a small difference would look like a large one."""
     accuracy = plots.curves([{"step": 60, "train_loss": 2.0, "val_acc": 0.55}], test=TEST).axes[1]
     assert accuracy.get_ylim() == (0, 102)
 
 
 @pytest.mark.parametrize("validations", [1, 2, 3])
-def test_a_validation_that_is_equal_to_the_test_is_seen_as_the_star_is(validations):
-    """Each has pixels of its own colour, and the validation more than a speck."""
+def test_a_validation_equal_to_the_test_is_as_visible_as_its_star(validations):
+    """Where the points coincide, each has at least 25 pixels of its own colour."""
     at = [60 * (number + 1) // validations for number in range(validations)]
     values = [(1.5, 0.4), (1.3, 0.5), (TEST["test_loss"], TEST["test_acc"])][-validations:]
     rows = [{"step": step, "val_loss": loss, "val_acc": acc} for step, (loss, acc) in zip(at, values, strict=True)]
@@ -191,8 +191,8 @@ def test_a_validation_that_is_equal_to_the_test_is_seen_as_the_star_is(validatio
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.123456])
 @pytest.mark.parametrize("norm", [{}, {"grad_norm": 1.0}])
-def test_the_legends_of_curves_lie_on_nothing(norm, smoothing):
-    """Here the lines leave no place free."""
+def test_legends_of_curves_cover_nothing(norm, smoothing):
+    """Legends are outside the axes, because lines such as these leave no room inside."""
     high, low = {"train_loss": 2.0, "val_loss": 2.2, "val_acc": 0.9}, {"train_loss": 0.1, "val_loss": 0.2, "val_acc": 0}
     rows = [{"step": 100 * i, **(high if i % 2 else low), **dict.fromkeys(norm, 10.0**i)} for i in range(41)]
     figure = plots.curves(rows, smoothing, {**TEST, "step": 4_000})
@@ -207,7 +207,7 @@ def test_the_legends_of_curves_lie_on_nothing(norm, smoothing):
     assert len({axes.title.get_window_extent().y0 for axes in figure.axes}) == 1
 
 
-def test_no_curve_is_on_an_axis_beyond_all_that_there_can_be():
+def test_the_accuracy_axis_has_no_tick_above_100():
     rows = [{"step": step, "val_loss": 0.1, "val_acc": 1.0} for step in (10, 20, 30)]
     accuracy = plots.curves(rows, test={"step": 30, "test_loss": 0.1, "test_acc": 1.0}).axes[1]
     low, high = accuracy.get_ylim()
@@ -215,8 +215,8 @@ def test_no_curve_is_on_an_axis_beyond_all_that_there_can_be():
     assert max(tick for tick in accuracy.get_yticks() if low <= tick <= high) == 100
 
 
-def test_equal_values_are_on_an_axis_that_tells_them():
-    """Three validations of a third, but for the rounding of their sums, were at "30.0" of "1e-6+3.33333e1"."""
+def test_an_axis_of_equal_values_has_readable_ticks():
+    """Three accuracies of 1/3 that differed only by rounding once had the tick "30.0" of "1e-6+3.33333e1"."""
     rows = [{"step": step, "val_loss": 2.3 + 1e-8 * step, "val_acc": 1 / 3 + 1e-9 * step} for step in (5, 10, 15)]
     figure = plots.curves(rows, test={"step": 5, "test_loss": 2.3, "test_acc": 1 / 3})
     figure.canvas.draw()
@@ -236,7 +236,7 @@ def test_equal_values_are_on_an_axis_that_tells_them():
         ([{"step": 3, "train_loss": math.nan, "val_acc": 0.1, "val_loss": math.inf}], "validation"),
     ],
 )
-def test_curves_of_little(rows, said):
+def test_curves_of_few_or_no_values(rows, said):
     figure = plots.curves(rows, test=TEST if "test" in said else None)
     assert said in texts(figure)
     assert_nothing_clipped(figure)
@@ -284,12 +284,12 @@ def test_bars_equal_torchmetrics(classes):
     assert_nothing_clipped(figure)
 
 
-def test_an_absent_class_has_no_accuracy():
+def test_a_class_without_images_has_no_accuracy():
     figure = plots.per_class_bars(torch.tensor([[3, 1, 0], [0, 0, 0], [2, 0, 0]]), ["ant", "bee", "cow"])
     assert [text.get_text() for text in figure.axes[0].texts] == ["75.0 %", "n/a", "0.0 %"]
 
 
-def test_no_images_at_all():
+def test_figures_without_any_images():
     nothing = torch.zeros(3, 3, dtype=torch.int64)
     plots.confusion_matrix(nothing, TEN[:3]).canvas.draw()
     assert "Accuracy per class" in texts(plots.per_class_bars(nothing, TEN[:3]))
@@ -331,14 +331,14 @@ def test_calibration_shows_accuracy_confidence_and_shares(panels):
 
 
 def test_the_shares_of_a_calibration_are_of_all_images():
-    """Those without a confidence have no bar."""
+    """Images without a confidence have no bar, but count in the shares of the others."""
     bins = reliability(torch.tensor([0.9, math.nan, math.nan, 0.4], dtype=torch.float64), torch.ones(4).bool())
     below = plots.calibration({"some": bins}).axes[1]
     assert sum(bar.get_height() for bar in below.patches) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("column", ["grad_norm", "grad_2.0_norm_total"])
-def test_norms_of_gradients_are_shown_where_they_are_logged(column):
+def test_gradient_norms_are_shown_if_they_were_logged(column):
     rows = [{**row, column: 2.0 / (1 + row["step"])} for row in history(5)]
     assert plots.gradient_norm(rows) == column
     assert plots.gradient_norm(list(history(5))) is None
@@ -348,7 +348,7 @@ def test_norms_of_gradients_are_shown_where_they_are_logged(column):
 
 @pytest.mark.parametrize("steps", [99, 9_900, 39_100, 99_000, 156_400, 990_000, 1_560_000])
 @pytest.mark.parametrize("norm", [{}, {"grad_norm": 1.0}])
-def test_the_steps_below_curves_stand_apart(norm, steps):
+def test_step_labels_of_curves_do_not_overlap(norm, steps):
     rows = [{"step": steps * part // 10, "train_loss": 2.0, "val_acc": 0.1 * part, **norm} for part in range(1, 11)]
     figure = plots.curves(rows, test={**TEST, "step": steps})
     assert_nothing_clipped(figure)

@@ -12,7 +12,7 @@ def test_intervals_show_each_accuracy_once_with_its_ends(rows, count):
     values = torch.rand(count, rows, generator=random).tolist()
     ends = [[(max(0.0, value - 0.1), min(1.0, value + 0.1)) for value in row] for row in values]
     series = {f"{i}": list(zip(values[i], ends[i], strict=True)) for i in range(count)}
-    series["0"][0] = None  # has nothing of it
+    series["0"][0] = None  # this series has no value in this row
     series["1"][0] = (0.5, None)
     figure = plots_of_runs.intervals([f"run {row}" for row in range(rows)], series)
     figure.canvas.draw()
@@ -26,13 +26,13 @@ def test_intervals_show_each_accuracy_once_with_its_ends(rows, count):
     assert dots == pytest.approx(sorted(accuracy for accuracy, _ in there))
     assert len(spans) == sum(ends is not None for _, ends in there)
     places = [(line.get_ydata()[0], len(line.get_xdata())) for line in lines]
-    assert len(places) == len(set(places))  # none lies on another
+    assert len(places) == len(set(places))  # no two coincide
     styles = {(line.get_color(), line.get_marker()) for line in lines if len(line.get_xdata()) == 1}
     assert len(styles) == len([row for row in series.values() if any(row)])
 
 
 @pytest.mark.parametrize(("accuracies", "interval"), [((0.9, 0.95), (0.6, 1.0)), ((0.02, 0.1), (0.0, 0.5))])
-def test_no_accuracy_is_told_that_there_cannot_be(accuracies, interval):
+def test_axes_have_no_ticks_outside_0_to_100(accuracies, interval):
     overall = {"mean": sum(accuracies) / 2, "interval": interval}
     per_class = {name: {"mean": 0.5, "interval": (0.0, 1.0)} for name in ("ant", "bee")}
     figure = plots_of_runs.spread("fold", [1, 2], accuracies, overall, per_class)
@@ -46,8 +46,8 @@ def test_no_accuracy_is_told_that_there_cannot_be(accuracies, interval):
 
 
 @pytest.mark.parametrize("accuracies", [(1.0, 1.0), (0.99999, 0.99998), (0.0, 0.0)])
-def test_axes_tell_their_values(accuracies):
-    """Without an offset at a corner, such as "+2.02601e7"."""
+def test_axes_have_readable_ticks(accuracies):
+    """Ticks are plain numbers, without an offset such as "+2.02601e7" at a corner of the axes."""
     overall = {"mean": sum(accuracies) / 2, "interval": None}
     per_class = {"ant": overall, "bee": None}
     figure = plots_of_runs.spread("seed", [20260101, 20260102], accuracies, overall, per_class)
@@ -63,7 +63,7 @@ def test_axes_tell_their_values(accuracies):
         assert any(abs(value - 100 * accuracies[0]) <= 1 for value in values)
 
 
-def test_seeds_of_any_length_stand_apart():
+def test_labels_of_long_seeds_do_not_overlap():
     overall = {"mean": 0.5, "interval": (0.1, 0.9)}
     figure = plots_of_runs.spread("seed", [10, 4_294_967_295], [0.1, 0.9], overall, {"ant": overall})
     figure.canvas.draw()
@@ -73,7 +73,7 @@ def test_seeds_of_any_length_stand_apart():
     assert all(left.x1 + 4 < right.x0 for left, right in pairwise(boxes))
 
 
-def test_a_class_without_images_has_its_name_and_the_legend_lies_on_nothing():
+def test_a_class_without_images_is_named_and_the_legend_covers_nothing():
     overall = {"mean": 0.5, "interval": (0.0, 1.0)}
     accuracies = [i % 2 for i in range(40)]
     figure = plots_of_runs.spread("seed", range(40), accuracies, overall, {"ant": overall, "bee": None})
@@ -85,7 +85,7 @@ def test_a_class_without_images_has_its_name_and_the_legend_lies_on_nothing():
     assert not any(legend.overlaps(box) for box in (runs.bbox, runs.title.get_window_extent()))
 
 
-def test_names_of_rows_stay_apart():
+def test_shortened_row_names_stay_distinct():
     names = [f"kind number {number:03} with a long name" for number in range(21)]
     figure = plots_of_runs.intervals(names, {"A": [(0.5, None)] * 21})
     assert len({label.get_text() for label in figure.axes[0].get_yticklabels()}) == 21

@@ -1,4 +1,4 @@
-"""predictions.npz, and what is said of one that is damaged."""
+"""Tests predictions.npz, and the error for a damaged one."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from cifar_lightning.report.predictions import NAME, read_predictions, write_pre
 
 @pytest.fixture
 def kept(tmp_path):
-    """Of 600 images, in this folder."""
+    """Writes the predictions of 600 images into `tmp_path`, and returns them as read."""
     rng = np.random.default_rng(0)
     labels, predicted = (torch.from_numpy(rng.integers(0, 10, 600)) for _ in range(2))
     tested = ImageSet(torch.zeros(600, 3, 32, 32, dtype=torch.uint8), labels, tuple("abcdefghij"))
@@ -19,7 +19,7 @@ def kept(tmp_path):
     return read_predictions(tmp_path)
 
 
-def test_a_flipped_bit_is_an_error_of_one_line_or_does_nothing(kept, tmp_path):
+def test_a_flipped_bit_is_an_error_or_changes_nothing(kept, tmp_path):
     path = tmp_path / NAME
     whole, damaged, said = path.read_bytes(), 0, set()
     for place in range(0, len(whole), 7):
@@ -39,11 +39,11 @@ def test_a_flipped_bit_is_an_error_of_one_line_or_does_nothing(kept, tmp_path):
 
 
 @pytest.mark.parametrize("labels", [np.zeros(599, np.uint16), np.zeros((600, 1), np.uint16), np.uint16(0)])
-def test_arrays_of_other_lengths_are_damage(kept, tmp_path, labels):
+def test_arrays_of_wrong_shapes_are_damage(kept, tmp_path, labels):
     np.savez(tmp_path / NAME, predicted=kept.predicted, labels=labels, images=kept.images)
     with pytest.raises(InputError, match="is damaged: evaluate"):
         read_predictions(tmp_path)
 
 
-def test_a_run_of_an_earlier_version_has_none(tmp_path):
+def test_a_run_of_an_earlier_version_has_no_predictions(tmp_path):
     assert read_predictions(tmp_path) is None

@@ -49,7 +49,7 @@ def test_report_equals_numpy():
         assert re.search(rf"^{name} +{images:,} +{correct:,} +{100 * correct / images:.1f} %", output, re.M)
 
 
-def test_an_absent_class_is_not_applicable():
+def test_a_class_without_images_has_no_accuracy():
     output = printed(print_report, results(["ant", "bee"], [[3, 1], [0, 0]]), [])
     assert re.search(r"^ant +4 +3 +75\.0 %", output, re.M)
     assert re.search(r"^bee +0 +0 +n/a", output, re.M)
@@ -71,20 +71,20 @@ LONG = [f"Canis_lupus_familiaris_of_the_northern_islands_{end}" for end in ("gol
 
 @pytest.mark.parametrize("classes", [3, 30])
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
-def test_long_names_keep_a_line_a_class_in_a_terminal_and_are_whole_in_a_pipe(width, classes):
+def test_long_names_are_shortened_in_a_terminal_and_whole_in_a_pipe(width, classes):
     names = LONG if classes == 3 else [f"{LONG[i % 3]} {i:02}" for i in range(classes)]
     given = results(names, confusion(classes))
     whole = printed(print_report, given, [], width=width)
     assert all(re.search(rf"(^|   ){name} +[\d,]+ +[\d,]+ +\d+\.\d %", whole, re.M) for name in names)
     shown = re.sub(r"\x1b\[[\d;]*m", "", printed(print_report, given, [], width=width, terminal=True))
-    _, *lines = shown.splitlines()  # the first is a sentence
+    _, *lines = shown.splitlines()  # the first line is a sentence
     assert max(map(len, lines)) <= width
     rows = [re.match(r"(.*?) +[\d,]+ +[\d,]+ +\d+\.\d %$", line.rstrip()) for line in lines]
-    assert len({row[1] for row in rows if row}) == classes  # and they stay apart
+    assert len({row[1] for row in rows if row}) == classes  # the shortened names stay distinct
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
-def test_shares_of_corrupted_images_are_whole_at_every_width(width):
+def test_accuracies_on_corrupted_images_are_whole_at_every_width(width):
     errors = {"mean_corruption_error": 0.3, "mean_corruption_error_19": None}
     accuracies = {
         "corruption_acc": {name: [1.0, 0.8, 0.7, 0.5, 0.2] for name in ("gaussian_noise", "elastic_transform")}
@@ -96,12 +96,12 @@ def test_shares_of_corrupted_images_are_whole_at_every_width(width):
     assert re.search(r"^gaussian_noise +100.0 %", printed(print_corrupted, given, [], width=width), re.M)
 
 
-def test_paths_are_printed_whole_and_as_they_are():
+def test_paths_are_printed_whole_and_not_read_as_markup():
     path = Path("/a/[bold]folder[/bold]") / ("long " * 30) / "confusion.png"
     assert f"  {path}\n" in printed(print_report, results(["ant"], [[1]]), [path])
 
 
-def test_a_class_name_is_no_markup():
+def test_class_names_are_not_read_as_markup():
     assert "[red]ant" in printed(print_report, results(["[red]ant"], [[1]]), [])
 
 
@@ -117,7 +117,7 @@ def prediction(file, *top):
 
 
 def among(rows):
-    """The files and classes of a table of these rows."""
+    """Returns the files and the classes of rows, as predictions_table takes them."""
     return [row["file"] for row in rows], sorted({guess["class"] for row in rows for guess in row["top"]})
 
 
@@ -151,12 +151,12 @@ FILES = {
 @pytest.mark.parametrize("longest", [3, 10, 50, 90])
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 120])
 @pytest.mark.parametrize("files", FILES.values(), ids=FILES)
-def test_a_terminal_gets_a_line_a_file_no_wider_than_it_is(files, width, longest):
+def test_a_terminal_gets_one_line_per_file_within_its_width(files, width, longest):
     names = ["cat", "an_automobile_and_whatever_else_there_is_to_be_said_of_it"[:longest], "dog" * (longest // 3)]
     rows = [prediction(file, (names[0], 1.0), (names[1], 0.3), (names[2], 0.1)) for file in files]
     output = re.sub(r"\x1b\[[\d;]*m", "", printed(predictions_table, rows, files, names, width=width, terminal=True))
     folder, lines = "", output.splitlines()
-    if lines[0].startswith("Files in "):  # which is said once, and whole
+    if lines[0].startswith("Files in "):  # the folder is printed once, and whole
         folder = lines.pop(0).removeprefix("Files in ")
         assert folder == FOLDER
     assert max(map(cell_len, lines)) <= width
@@ -171,7 +171,7 @@ def test_a_terminal_gets_a_line_a_file_no_wider_than_it_is(files, width, longest
     assert len(seen) == len(files)
 
 
-def test_names_are_shortened_only_where_they_do_not_fit():
+def test_names_are_shortened_only_if_they_do_not_fit():
     rows = [prediction(file, ("cat", 0.9), ("automobile", 0.1), ("dog", 0.0)) for file in FILES["in one folder"]]
     output = printed(predictions_table, rows, *among(rows), width=80, terminal=True)
     assert "Files in /data/pictures/of [2024]/summer/\n" in output
@@ -182,7 +182,7 @@ def test_names_are_shortened_only_where_they_do_not_fit():
     assert "dog 0.0 %" in wide
 
 
-def test_a_files_name_gives_way_before_the_answer():
+def test_file_names_are_shortened_before_class_names():
     trees = ("palm_tree", "pine_tree")
     files = [f"pictures_of_a_long_name_{number}.jpg" for number in range(2)]
     rows = [prediction(file, (name, 0.9), ("dog", 0.1)) for file, name in zip(files, trees, strict=True)]
@@ -192,7 +192,7 @@ def test_a_files_name_gives_way_before_the_answer():
 
 
 @pytest.mark.parametrize("width", [40, 60])
-def test_names_that_differ_in_their_middle_stay_apart(width):
+def test_names_that_differ_in_their_middle_stay_distinct(width):
     names = [f"kind_number_{number:03}_of_{'all_the_' * 5}trees" for number in range(12)]
     given = re.sub(
         r"\x1b\[[\d;]*m", "", printed(print_report, results(names, confusion(12)), [], width=width, terminal=True)
@@ -206,7 +206,7 @@ def test_names_that_differ_in_their_middle_stay_apart(width):
 
 @pytest.mark.parametrize("beginning", ["", "kind ", "\u732b" * 9, "0" * 30])
 @pytest.mark.parametrize("width", [5, 6, 10, 24])
-def test_every_name_is_another_text_in_its_room(width, beginning):
+def test_shortened_names_are_distinct_and_fit_their_width(width, beginning):
     names = [f"{beginning}{number:03}{' of the trees' * length}" for number in range(120) for length in (0, 4)]
     found = shortened_apart(names, width)
     assert list(found) == names
@@ -214,13 +214,13 @@ def test_every_name_is_another_text_in_its_room(width, beginning):
     assert max(map(cell_len, found.values())) <= width
 
 
-def test_a_number_that_tells_names_apart_is_whole():
+def test_a_number_that_distinguishes_names_is_kept_whole():
     names = [f"kind number {number:03} with a long name" for number in range(3)]
     assert list(shortened_apart(names, 24).values()) == [f"kind nu…00{number} with a long…" for number in range(3)]
 
 
 @pytest.mark.parametrize("width", [40, 60])
-def test_the_figures_of_a_group_are_whole(width):
+def test_the_numbers_of_a_group_are_whole_at_every_width(width):
     per_class = {"automobile": 0.5, "a_class_of_a_long_name": 0.4}
     runs = {f"seed_{i}": {"per_class_acc": per_class, "test_acc": i, "test_loss": 1.0} for i in range(2)}
     output = re.sub(r"\x1b\[[\d;]*m", "", printed(print_group, summary("seeds", runs), [], width=width, terminal=True))
@@ -238,9 +238,9 @@ def test_a_prediction_is_printed_before_the_next_is_made():
             yield row
 
     predictions_table(made(), *among(rows), Console(file=file, width=80))
-    assert lengths == [0, 3]  # the heading, its line, the first row
+    assert lengths == [0, 3]  # after the heading, its line and the first row
     _, _, first, second = file.getvalue().splitlines()
-    assert first.index("cat") + 1 == second.index("cat")  # the sign takes two places
+    assert first.index("cat") + 1 == second.index("cat")  # the Chinese character is two columns wide
     nothing = io.StringIO()
     predictions_table([], *among(rows), Console(file=nothing))
     assert nothing.getvalue() == ""

@@ -18,7 +18,7 @@ from cifar_lightning.report.statistics import (
 )
 
 A, B = [0.61, 0.62, 0.605], [0.63, 0.64, 0.62, 0.66]
-# What is expected of them was computed by scipy 1.17.1 and statsmodels 0.15.0, or follows from closed forms.
+# The expected values were computed by scipy 1.17.1 and statsmodels 0.15.0, or follow from closed forms.
 
 
 @pytest.mark.parametrize("probability", [0.5, 0.6, 0.8, 0.9, 0.975, 0.9999])
@@ -57,11 +57,11 @@ def test_wilson():
         (29, 29, 0.8830, 1.0),
     ],
 )
-def test_wilsons_intervals_equal_those_published(right, images, low, high):
+def test_wilson_intervals_equal_published_ones(right, images, low, high):
     assert wilson(right, images) == pytest.approx((low, high), abs=5e-5)
 
 
-def test_an_interval_ends_at_0_and_1_exactly():
+def test_wilson_intervals_end_at_exactly_0_or_1():
     for images in (1, 7, 29, 10_000, 123_457):
         assert wilson(0, images)[0] == 0.0
         assert wilson(images, images)[1] == 1.0
@@ -70,7 +70,7 @@ def test_an_interval_ends_at_0_and_1_exactly():
 
 
 @pytest.mark.parametrize(("a", "b"), [(0, 0), (0, 1), (1, 9), (5, 5), (9, 3), (0, 60)])
-def test_mcnemar_is_the_binomial(a, b):
+def test_mcnemar_equals_the_exact_binomial_test(a, b):
     n, fewer = a + b, min(a, b)
     tail = sum(Fraction(math.comb(n, k), 2**n) for k in range(fewer + 1))
     assert mcnemar(a, b) == mcnemar(b, a) == pytest.approx(float(min(Fraction(1), 2 * tail)), rel=1e-15)
@@ -78,10 +78,10 @@ def test_mcnemar_is_the_binomial(a, b):
 
 def test_mcnemar_of_many_images():
     assert mcnemar(4_900, 5_100) == pytest.approx(0.04658552770494645, rel=1e-12)
-    assert mcnemar(0, 10_000) == 0.0  # below what a float can be
+    assert mcnemar(0, 10_000) == 0.0  # less than the smallest float
 
 
-def test_the_interval_of_a_paired_difference_and_mcnemar_agree():
+def test_paired_intervals_and_mcnemar_agree():
     for a, b in ((312, 343), (300, 360), (100, 160)):
         low, high = paired_interval(a, b, 10_000)
         assert low < (b - a) / 10_000 < high
@@ -106,7 +106,7 @@ def test_values_without_a_spread_have_no_p_value(a, b):
     assert pooled_sd([[0.6], [0.7, 0.7]]) is None
 
 
-def test_the_bootstrap_is_about_the_difference_and_is_the_same_every_time():
+def test_bootstrap_intervals_hold_the_difference_and_are_reproducible():
     low, high = bootstrap(A, B)
     assert 0.005 < low < 0.026 < high < 0.047  # within the extremes of what can be drawn, -0.0 and 0.055
     assert bootstrap(A, B) == (low, high)
@@ -117,7 +117,7 @@ def test_the_bootstrap_is_about_the_difference_and_is_the_same_every_time():
     ("sd", "seeds"),
     [(0.0005, 3), (0.001, 6), (0.002, 17), (0.003, 37), (0.005, 100), (0.01, 394), (0.015, 884)],
 )
-def test_how_many_seeds_a_difference_takes(sd, seeds):
+def test_seeds_needed_to_find_a_difference(sd, seeds):
     assert needed(0.002, sd) == seeds
 
 
