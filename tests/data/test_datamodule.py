@@ -1,3 +1,5 @@
+"""CIFAR10DataModule: stages, split, sources, hyperparameters, wrong values, and images shared by several runs."""
+
 import shutil
 import sys
 
@@ -18,7 +20,7 @@ STAGES = ["fit", "validate", "test", "predict", None]
 
 
 class TheirModule(LightningModule):
-    """Knows nothing of ours; counts what it is given."""
+    """A user's module, without any code of this package; counts the images that it gets."""
 
     def __init__(self):
         super().__init__()
@@ -60,17 +62,17 @@ def quiet_trainer(**kwargs):
     )
 
 
-# --- in somebody's Trainer, and without any --------------------------------------------------------------
+# --- with and without a Trainer --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("val_split", [0, 40])
-def test_in_an_unrelated_module(val_split):
+def test_an_unrelated_module_gets_the_images(val_split):
     module, data = TheirModule(), fake_data(200, val_split=val_split)
     trainer = quiet_trainer(max_epochs=2)
     trainer.fit(module, data)
     assert module.seen["train"] == 2 * (200 - val_split)
     if val_split:
-        assert module.seen["val"] >= 2 * val_split  # and the sanity check
+        assert module.seen["val"] >= 2 * val_split  # more, because of the sanity check
         trainer.validate(module, data, verbose=False)
     trainer.test(module, data, verbose=False)
     assert module.seen["test"] == 40
@@ -79,7 +81,7 @@ def test_in_an_unrelated_module(val_split):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_stage_twice_without_a_trainer(stage):
+def test_every_stage_works_twice_without_a_trainer(stage):
     data = fake_data(100, val_split=20)
     for _ in range(2):
         data.prepare_data()
@@ -115,7 +117,7 @@ def test_fake_data_is_the_same_each_time():
 
 
 @pytest.mark.parametrize(("val_split", "count"), [(50, 50), (0.25, 50), (7, 7), (0, 0), (0.0, 0)])
-def test_val_split(val_split, count):
+def test_val_split_is_a_count_or_a_fraction_and_stratified(val_split, count):
     data = fake_data(200, val_split=val_split)
     data.setup("fit")
     train, val = data.train_indices, data.val_indices
@@ -126,8 +128,8 @@ def test_val_split(val_split, count):
     assert sum(len(y) for _, y in data.val_dataloader()) == count
 
 
-def test_a_fold_has_its_share_of_every_class_to_an_image():
-    """Every image is held out once, and the folds are those of the split's seed."""
+def test_folds_hold_out_every_image_once_and_are_stratified():
+    """Folds hold out every image once, with every class's share to within an image; `split_seed` changes them."""
     parts = [fake_data(207, val_split=f"{number}of5") for number in range(1, 6)]
     held_out = [data.val_indices for data in parts]
     assert sorted(torch.cat(held_out).tolist()) == list(range(207))
@@ -142,7 +144,7 @@ def test_a_fold_has_its_share_of_every_class_to_an_image():
             CIFAR10DataModule(source="synthetic", val_split=wrong)
 
 
-def test_split_has_a_seed_of_its_own():
+def test_the_split_depends_on_split_seed_not_on_seed():
     def held_out(**kwargs):
         data = fake_data(200, val_split=50, **kwargs)
         data.setup("fit")
@@ -152,17 +154,17 @@ def test_split_has_a_seed_of_its_own():
     assert held_out(split_seed=1) != held_out(split_seed=2)
 
 
-def test_split_keeps_the_shares_of_unequal_classes(tmp_path):
+def test_the_split_is_stratified_for_unequal_classes(tmp_path):
     write_folders(tmp_path, {"a": 40, "b": 20, "c": 4})
     data = CIFAR10DataModule(tmp_path, source="folder", val_split=0.25)
     data.prepare_data()
     data.setup("fit")
     assert torch.bincount(data.image_set("train").labels[data.val_indices]).tolist() == [10, 5, 1]
-    half = data.image_set("train").labels[data.val_indices[:8]]  # for those who validate on less
+    half = data.image_set("train").labels[data.val_indices[:8]]  # for a validation on some of them
     assert torch.bincount(half, minlength=3).tolist() in ([5, 3, 0], [5, 2, 1])
 
 
-def test_only_bytes_are_normalised():
+def test_normalize_takes_only_uint8():
     data, images = fake_data(20), torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
     for wrong in (images / 255, images.long()):
         with pytest.raises(InputError, match="pass uint8"):
@@ -195,7 +197,7 @@ def write_folders(root, counts, size=32):
 
 
 @pytest.mark.parametrize(("source", "classes"), [("cifar10", CLASSES), ("cifar100", CIFAR100_CLASSES)])
-def test_archives(tmp_path, source, classes):
+def test_official_archives_are_read_and_normalised(tmp_path, source, classes):
     digest = write_archive(tmp_path / "archive.tar.gz", source=source, classes=len(classes))
     data = CIFAR10DataModule(tmp_path / "archive.tar.gz", source=source, sha256=digest, normalization="dataset")
     data.prepare_data()
@@ -210,7 +212,7 @@ def test_archives(tmp_path, source, classes):
     np.testing.assert_allclose(ours.numpy(), expected, atol=1e-5)
 
 
-def test_class_folders(tmp_path):
+def test_class_folders_are_read_and_scaled(tmp_path):
     write_folders(tmp_path, {"dog": 3, "cat": 5}, size=20)
     data = CIFAR10DataModule(tmp_path, source="folder", batch_size=4)
     data.prepare_data()
@@ -222,7 +224,7 @@ def test_class_folders(tmp_path):
 
 
 @pytest.mark.parametrize("normalization", ["half", "dataset"])
-def test_normalize_is_what_the_loaders_do(normalization):
+def test_normalize_gives_the_images_of_the_loaders(normalization):
     data = fake_data(50, normalization=normalization)
     data.setup("test")
     ours = data.normalize(data.image_set("test").images)
@@ -238,7 +240,7 @@ def test_a_resumed_run_refuses_other_images():
         fake_data(210).check_images(state)
 
 
-def test_a_checkpoint_of_a_test_alone_asks_for_no_training_images(tmp_path):
+def test_a_checkpoint_saved_after_a_test_needs_no_training_images(tmp_path):
     write_folders(tmp_path, {"dog": 8, "cat": 8}, size=32)
     data, trainer = CIFAR10DataModule(tmp_path, source="folder", batch_size=4), quiet_trainer()
     trainer.test(LitNet(classes=["cat", "dog"]), data, verbose=False)
@@ -247,7 +249,7 @@ def test_a_checkpoint_of_a_test_alone_asks_for_no_training_images(tmp_path):
     assert "CIFAR10DataModule" not in torch.load(tmp_path / "it.ckpt", weights_only=True)
 
 
-def test_it_loads_from_a_checkpoint_before_its_images_are_there(tmp_path):
+def test_load_from_checkpoint_needs_no_images(tmp_path):
     write_folders(tmp_path / "here", {"dog": 8, "cat": 8}, size=32)
     data = CIFAR10DataModule(tmp_path / "here", source="folder", batch_size=4)
     trainer = quiet_trainer(max_epochs=1)
@@ -257,8 +259,8 @@ def test_it_loads_from_a_checkpoint_before_its_images_are_there(tmp_path):
     assert CIFAR10DataModule.load_from_checkpoint(tmp_path / "it.ckpt").hparams["batch_size"] == 4
 
 
-def test_its_arguments_are_its_own(tmp_path):
-    """Lightning would also take those of a constructor that calls this one."""
+def test_hparams_are_the_modules_own_arguments(tmp_path):
+    """`hparams` do not have the arguments of a constructor that calls this one, which Lightning would add."""
 
     class Own(CIFAR10DataModule):
         def __init__(self, folder, batch_size=32, val_split="none"):
@@ -282,7 +284,7 @@ def test_its_arguments_are_its_own(tmp_path):
     assert set(module.data.hparams) == set(fake_data().hparams)
     assert set(module.net.hparams) == set(LitNet().hparams)
     assert net.hparams["lr"] == 0.5
-    # those of a subclass are kept too, or it could not be made again
+    # A checkpoint also has a subclass's own arguments, or it could not be loaded.
     trainer = quiet_trainer(max_epochs=1)
     trainer.fit(net, fake_data(40))
     trainer.save_checkpoint(tmp_path / "it.ckpt")
@@ -291,7 +293,7 @@ def test_its_arguments_are_its_own(tmp_path):
     assert "kwargs" not in loaded.hparams
 
 
-def test_it_fits_a_module_that_has_hyperparameters_of_the_same_names(tmp_path):
+def test_the_module_may_have_hyperparameters_of_the_same_names(tmp_path):
     class Theirs(LitNet):
         def __init__(self, batch_size=64, seed=None):
             super().__init__()
@@ -306,14 +308,14 @@ def test_it_fits_a_module_that_has_hyperparameters_of_the_same_names(tmp_path):
     assert trainer.global_step == 3
 
 
-def test_a_sample_holds_no_held_out_image():
+def test_a_sample_has_no_held_out_image():
     data = fake_data(100, val_split=0.5)
     train = data.normalize(data.image_set("train").images[data.train_indices])
     sample = data.sample(1_000)
     assert torch.equal(sample, train)
 
 
-def test_it_prints_as_what_makes_it():
+def test_repr_is_an_expression_that_makes_the_same_module():
     data = fake_data(50, val_split=0.2)
     again = eval(str(data))
     assert again.hparams == data.hparams
@@ -321,7 +323,7 @@ def test_it_prints_as_what_makes_it():
     assert repr(data) == str(data) == str(again)
 
 
-# --- mistakes --------------------------------------------------------------------------------------------
+# --- wrong values ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -345,7 +347,7 @@ def test_it_prints_as_what_makes_it():
         ("normalization", "whole", "unknown normalization 'whole': choose from half, dataset, cifar10"),
     ],
 )
-def test_values_out_of_range(name, value, message):
+def test_values_out_of_range_are_refused(name, value, message):
     with pytest.raises(InputError, match=message):
         CIFAR10DataModule(**{"source": "synthetic", name: value})
 
@@ -357,7 +359,7 @@ def test_values_out_of_range(name, value, message):
         (0.004, "val_split 0.004 holds out none of the 100 training images: use a larger val_split, or 0"),
     ],
 )
-def test_a_split_that_leaves_nothing(val_split, message):
+def test_a_split_that_leaves_or_holds_out_nothing_is_refused(val_split, message):
     data = fake_data(100, val_split=val_split)
     data.setup("fit")
     with pytest.raises(InputError, match=message):
@@ -367,8 +369,8 @@ def test_a_split_that_leaves_nothing(val_split, message):
 # --- LightningCLI ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore")  # Lightning's defaults
-def test_stock_lightning_cli(tmp_path, monkeypatch):
+@pytest.mark.filterwarnings("ignore")  # Lightning warns about its own defaults
+def test_a_plain_lightningcli_trains(tmp_path, monkeypatch):
     flags = ["fit", "--data.source", "synthetic", "--data.synthetic_size", "200", "--data.val_split", "50"]
     flags += [
         "--model.net",
@@ -387,8 +389,8 @@ def test_stock_lightning_cli(tmp_path, monkeypatch):
     assert load_model(checkpoint).hparams["lr"] == 0.01
 
 
-def test_runs_share_the_images_with_their_borders():
-    """The same memory, where they are the same; and batches as of a loader that has made them itself."""
+def test_runs_share_one_bordered_copy_of_the_images():
+    """Modules with the same images, split and padding share one bordered copy; it does not change any batch."""
     arguments = {"size": 100, "augment": True, "crop_padding": 2}
     first = fake_data(**arguments)
     first.keep_bordered()
@@ -401,8 +403,8 @@ def test_runs_share_the_images_with_their_borders():
         assert torch.equal(next(iter(loader))[0], next(iter(alone.train_dataloader()))[0])
 
 
-def test_classes_counted_anew():
-    """By a loader that there was before, too; and it is the same whether they were asked for first."""
+def test_count_as_renumbers_labels_and_changes_the_fingerprint():
+    """`count_as` changes labels and fingerprint in the same way before and after the images have been used."""
     order = CLASSES[::-1]
     first, then = fake_data(100), fake_data(100)
     labels = torch.cat([labels for _, labels in first.train_dataloader()])
@@ -416,8 +418,8 @@ def test_classes_counted_anew():
 
 
 @pytest.mark.parametrize("val_split", [30, "2of5"])
-def test_what_is_held_out_is_of_the_classes_as_they_count(val_split):
-    """Whether the split was asked for, or the borders were kept, before they were counted anew or after."""
+def test_count_as_changes_the_split(val_split):
+    """After `count_as` the split is by the new class numbers, even if it or the bordered images were made before."""
     first, then, shared = (fake_data(100, val_split=val_split, augment=True) for _ in range(3))
     before = first.val_indices
     first.keep_bordered()
@@ -436,7 +438,7 @@ def test_what_is_held_out_is_of_the_classes_as_they_count(val_split):
 
 
 @pytest.mark.parametrize("layout", ["folders", "arrays", "val_split"])
-def test_a_class_of_which_all_images_are_held_out_is_refused(tmp_path, layout):
+def test_a_class_without_training_images_is_refused(tmp_path, layout):
     counts = {"cat": 4, "dog": 4} if layout == "folders" else {"cat": 4, "dog": 1}
     if layout == "arrays":
         pixels = np.zeros((6, 32, 32, 3), np.uint8)
@@ -459,7 +461,7 @@ def test_a_class_of_which_all_images_are_held_out_is_refused(tmp_path, layout):
         data.check()
 
 
-def test_a_loader_of_more_ranks_than_the_last_one_could_feed(monkeypatch):
+def test_a_batch_size_for_more_ranks_replaces_one_that_is_too_small(monkeypatch):
     data = fake_data(100, batch_size=4)
     data.train_dataloader()
     monkeypatch.setattr("cifar_lightning.data.loader.BatchLoader.world_size", 8)

@@ -13,7 +13,7 @@ from cifar_lightning.errors import ImageWarning
 
 
 class Flat(LightningModule):
-    """A stranger's: `view` takes a batch that is contiguous."""
+    """A user's module whose `view` needs contiguous batches."""
 
     def __init__(self):
         super().__init__()
@@ -30,7 +30,7 @@ class Flat(LightningModule):
 
 
 class Laid(Flat):
-    """One whose convolutions would rather have them as they lie."""
+    """A user's module that prefers channels_last, in which the images are stored."""
 
     channels_last = True
 
@@ -42,7 +42,7 @@ class Laid(Flat):
 
 
 @pytest.mark.parametrize("kind", [Flat, Laid])
-def test_batches_lie_in_memory_as_the_module_takes_them(tmp_path, kind):
+def test_batches_have_the_memory_format_that_the_module_needs(tmp_path, kind):
     quiet = {
         "logger": False,
         "enable_checkpointing": False,
@@ -56,7 +56,7 @@ def test_batches_lie_in_memory_as_the_module_takes_them(tmp_path, kind):
     trainer.test(module, images, verbose=False)
 
 
-def test_batches_are_the_same_however_they_lie():
+def test_batches_are_equal_in_both_memory_formats():
     contiguous, laid = (fake_data(100, augment=True) for _ in range(2))
     laid.channels_last = True
     for (x, y), (u, v) in zip(contiguous.train_dataloader(), laid.train_dataloader(), strict=True):
@@ -67,13 +67,13 @@ def test_batches_are_the_same_however_they_lie():
 
 
 @pytest.mark.parametrize(("source", "count"), [("cifar10", 10), ("cifar100", 100), ("synthetic", 10)])
-def test_what_is_known_of_a_set_is_known_without_its_images(tmp_path, source, count):
+def test_classes_and_dims_are_known_without_the_images(tmp_path, source, count):
     images = CIFAR10DataModule(tmp_path / "none", source=source)
     assert (images.num_classes, len(images.classes), images.dims) == (count, count, (3, 32, 32))
     assert not (tmp_path / "none").exists()
 
 
-def test_a_dataset_as_torchvisions(tmp_path):
+def test_dataset_works_like_torchvisions(tmp_path):
     images = fake_data(100)
     train, test = images.dataset("train"), images.dataset("test", transform=v2.PILToTensor())
     assert (len(train), len(test), train.classes) == (100, 20, list(images.classes))
@@ -85,7 +85,7 @@ def test_a_dataset_as_torchvisions(tmp_path):
     (batch, labels) = next(iter(loader))
     assert torch.equal(batch, images.image_set("test").images[5:15])
     assert labels.tolist() == test.targets[5:15]
-    picture.putpixel((0, 0), (1, 2, 3))  # a copy
+    picture.putpixel((0, 0), (1, 2, 3))  # only a copy is changed
     assert np.array_equal(np.asarray(train[7][0]), images.image_set("train").images[7].permute(1, 2, 0))
 
 
@@ -108,8 +108,9 @@ def test_loaders_have_a_dataset(tmp_path, alone):
         assert np.array_equal(dataset.data[5], image_set.images[index[5]].permute(1, 2, 0))
 
 
-def test_a_trainer_that_is_given_the_loaders_alone_says_nothing_of_workers(tmp_path, monkeypatch):
-    """It would make a DataLoader anew to predict, and where it has ranks; warnings are errors here."""
+def test_a_trainer_that_is_given_our_loaders_does_not_warn_about_workers(tmp_path, monkeypatch):
+    """A Trainer does not advise more workers for our loaders, even if it re-creates one, to predict or for ranks."""
+    # Warnings are errors in these tests. With fewer cores Lightning would not give this one.
     monkeypatch.setattr("lightning.fabric.utilities.data._num_cpus_available", lambda: 8)
     images, module = fake_data(100, val_split=20), Flat()
     images.setup()
@@ -123,8 +124,8 @@ def test_a_trainer_that_is_given_the_loaders_alone_says_nothing_of_workers(tmp_p
 
 
 @pytest.mark.parametrize("evaluation", [False, True])
-def test_a_loader_made_anew_trains_on_nothing_unshuffled(evaluation):
-    """As accelerate's `prepare` makes one."""
+def test_a_rebuilt_training_loader_is_refused(evaluation):
+    """A DataLoader rebuilt from ours, as accelerate's `prepare` does, evaluates, but refuses to train unshuffled."""
     images = fake_data(100, augment=True)
     loader = images.test_dataloader() if evaluation else images.train_dataloader()
     anew = DataLoader(loader.dataset, batch_sampler=loader.batch_sampler)
@@ -136,8 +137,8 @@ def test_a_loader_made_anew_trains_on_nothing_unshuffled(evaluation):
             next(iter(anew))
 
 
-def test_nothing_is_held_out_where_nobody_asks(tmp_path):
-    """A loader without batches, in a Trainer, too, which is silent in a fit, and tells who asks for a validation."""
+def test_without_val_split_the_validation_loader_is_empty(tmp_path):
+    """Without `val_split` the validation loader is empty; a fit does not mention it, but `Trainer.validate` warns."""
     images = fake_data(40)
     assert list(images.val_dataloader()) == []
     assert (len(images.val_dataloader()), len(images.val_dataloader().dataset)) == (0, 0)
@@ -153,7 +154,7 @@ def test_nothing_is_held_out_where_nobody_asks(tmp_path):
     assert len(trainer.validate(Flat(), images, verbose=False)) == 1
 
 
-def test_a_network_of_ones_own_may_view_its_images(tmp_path):
+def test_the_users_own_network_may_view_its_images(tmp_path):
     class Viewing(nn.Module):
         def __init__(self):
             super().__init__()

@@ -1,4 +1,4 @@
-"""Transforms of a user's own: per image, the same wherever the images go, and honest about the normalisation."""
+"""The user's own transforms: the same result for an image everywhere, and what a model knows of the normalisation."""
 
 import itertools
 import random
@@ -25,7 +25,7 @@ AS_TRAINED = {"val_transforms": EVALUATION, "test_transforms": EVALUATION}
 
 
 def drawing(image):
-    """Draws from whatever there is to draw from."""
+    """Adds random numbers from torch, numpy and Python."""
     return image.float() / 255 + torch.rand(1) + 2 * np.random.rand() + 4 * random.random()
 
 
@@ -45,7 +45,7 @@ def same(ours, theirs):
 @pytest.mark.parametrize(
     "transform", [CLASSIC, OF_PICTURES, v2.RandAugment(), v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10), drawing]
 )
-def test_images_are_a_function_of_the_seed_and_the_place(transform, monkeypatch):
+def test_transformed_images_depend_only_on_seed_and_position(transform, monkeypatch):
     first = train_batches(2, train_transforms=transform)
     assert {(x.shape, x.dtype) for x, _ in first} == {((20, 3, 32, 32), torch.float32)}
     random.seed(5)
@@ -67,7 +67,7 @@ def loader(**kwargs):
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_ranks_and_a_resumed_epoch_have_the_same(train):
+def test_ranks_and_a_resumed_epoch_get_the_same_images(train):
     whole = list(loader(train=train))
     shares = [loader(train=train, rank=rank, world_size=2) for rank in (0, 1)]
     if train:
@@ -80,7 +80,7 @@ def test_ranks_and_a_resumed_epoch_have_the_same(train):
     assert same(rest, whole[2:])
 
 
-def test_it_draws_for_each_image():
+def test_a_random_transform_draws_anew_for_each_image():
     plain, batches = train_batches(), train_batches(train_transforms=v2.RandomHorizontalFlip())
     mirrored = [
         bool(torch.equal(image, before.flip(2)))
@@ -94,13 +94,13 @@ def test_it_draws_for_each_image():
 
 
 @pytest.mark.parametrize("augment", [True, False])
-def test_it_comes_after_the_augmentation_and_before_the_normalisation(augment):
+def test_transforms_come_between_augmentation_and_normalisation(augment):
     plain = train_batches(augment=augment)
     flipped = train_batches(augment=augment, train_transforms=v2.RandomVerticalFlip(1))
     assert same(flipped, [(x.flip(2), y) for x, y in plain])
 
 
-def test_floats_are_taken_as_they_are():
+def test_floats_from_a_transform_are_not_normalised():
     data = fake_data(100, val_split=20, **AS_TRAINED, train_transforms=EVALUATION)
     theirs = fake_data(100, val_split=20, normalization="cifar10")
     for images in (data, theirs):
@@ -119,7 +119,7 @@ def test_floats_are_taken_as_they_are():
     assert label == int(data.image_set("test").labels[3])
 
 
-def test_images_may_be_of_another_size():
+def test_transforms_may_change_the_image_size():
     batches = train_batches(train_transforms=v2.Resize(48), augment=True)
     assert batches[0][0].shape == (20, 3, 48, 48)
     said = r"Resize.* makes images of \(48, 48\) pixels, but cutout is for \(32, 32\): use cutout 0"
@@ -127,7 +127,7 @@ def test_images_may_be_of_another_size():
         train_batches(train_transforms=v2.Resize(48), augment=True, cutout=8)
 
 
-def test_what_it_does_to_an_image_is_done_to_no_stored_one():
+def test_a_transform_that_works_in_place_changes_no_stored_image():
     data = fake_data(40, val_split=20, **dict.fromkeys(["train_transforms", "val_transforms"], lambda x: x.fill_(0)))
     before = data.image_set("train").images.clone()
     for x, _ in [*data.train_dataloader(), *data.val_dataloader()]:
@@ -149,13 +149,13 @@ def test_what_it_does_to_an_image_is_done_to_no_stored_one():
         (v1.Compose([v1.ToTensor(), v1.Resize(3, 4)]), "fails on an image, a PIL image: "),
     ],
 )
-def test_mistakes(transform, message):
+def test_wrong_transforms_are_refused(transform, message):
     with pytest.raises(InputError, match=message) as caught:
         train_batches(train_transforms=transform)
     assert "\n" not in str(caught.value)
 
 
-def test_the_loader_goes_on_after_an_exception():
+def test_a_loader_works_again_after_a_transform_has_failed():
     broken = []
 
     def sometimes(image):
@@ -173,7 +173,7 @@ def test_the_loader_goes_on_after_an_exception():
     assert len(list(loader)) == len(list(data.train_dataloader())) == 4
 
 
-# --- what a model keeps ----------------------------------------------------------------------------------
+# --- the preprocessing that a model keeps ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_the_loader_goes_on_after_an_exception():
         ({"test_transforms": lambda x: (x / 255 - 0.3) / 0.1, "train_transforms": CLASSIC}, None),
     ],
 )
-def test_preprocessing(transforms, expected):
+def test_preprocessing_is_read_from_known_transforms(transforms, expected):
     data = fake_data(50, **transforms)
     assert data.preprocessing == expected
     assert data.test_dataloader().preprocessing == expected
@@ -205,7 +205,7 @@ def test_preprocessing(transforms, expected):
         {"train_transforms": v2.RandAugment(), "test_transforms": EVALUATION},
     ],
 )
-def test_training_and_test_are_normalised_alike(transforms):
+def test_different_normalisation_in_training_and_test_is_refused(transforms):
     data = fake_data(50, **transforms)
     said = "the training images are normalised with .*, the test images with .*: use train_tr"
     with pytest.raises(InputError, match=said):
@@ -216,7 +216,7 @@ def test_training_and_test_are_normalised_alike(transforms):
 @pytest.mark.parametrize(
     "scaling", [FLOATS[0], v1.Compose(OF_PICTURES.transforms[:3]), v2.Compose([v2.RandAugment(), FLOATS[0]])]
 )
-def test_training_images_that_are_only_scaled_are_no_others(scaling):
+def test_scaling_alone_counts_as_a_normalisation(scaling):
     said = r"normalised with mean \(0, 0, 0\), std \(1, 1, 1\), 32 pixels, the test images with mean \(0.5, "
     with pytest.raises(InputError, match=said):
         fake_data(50, train_transforms=scaling).test_dataloader()
@@ -227,20 +227,20 @@ def test_training_images_that_are_only_scaled_are_no_others(scaling):
 @pytest.mark.parametrize(
     "unknown",
     [
-        v2.ToDtype(torch.float32),  # 0 to 255
+        v2.ToDtype(torch.float32),  # not scaled: 0 to 255
         v2.Compose([FLOATS[0], v2.Lambda(lambda x: x - 0.5)]),
         v2.Compose([FLOATS[0], *2 * [v2.Normalize((0.5,) * 3, (0.5,) * 3)]]),
         lambda x: x / 255,
     ],
 )
-def test_nothing_is_said_of_training_images_that_are_unknown(unknown):
+def test_training_transforms_that_are_unknown_are_not_compared(unknown):
     data = fake_data(50, train_transforms=unknown)
     assert data.train_dataloader().preprocessing is None
     assert data.test_dataloader().preprocessing == Preprocessing((0.5,) * 3, (0.5,) * 3)
 
 
-def test_a_network_of_images_of_another_size_knows_of_no_normalisation(tmp_path):
-    """Of 32 pixels, what it keeps would have an exported file take images that it has never seen the like of."""
+def test_a_model_of_another_image_size_keeps_no_preprocessing(tmp_path):
+    """A model trained at another size keeps no preprocessing, which would have an exported file take 32 pixels."""
     larger = dict.fromkeys(["train_transforms", "test_transforms"], v2.Compose([v2.Resize(48), *FLOATS]))
     data, model = fake_data(40, **larger), LitNet("resnet18", width=1)
     assert (data.preprocessing, data.train_dataloader().preprocessing) == (None, None)
@@ -254,7 +254,7 @@ def quiet(folder):
 
 
 @pytest.mark.parametrize("transform", [EVALUATION, v2.ToDtype(torch.float32, scale=True)])
-def test_a_fit_that_validates_on_nothing_needs_no_transforms_for_it(tmp_path, transform):
+def test_a_fit_without_validation_needs_no_val_transforms(tmp_path, transform):
     transforms = {"train_transforms": transform, "test_transforms": transform}
     model, data = LitNet(), fake_data(60, **transforms)
     quiet(tmp_path).fit(model, data)
@@ -263,8 +263,8 @@ def test_a_fit_that_validates_on_nothing_needs_no_transforms_for_it(tmp_path, tr
         quiet(tmp_path).fit(LitNet(), fake_data(60, val_split=20, **transforms))
 
 
-def test_a_model_of_images_that_undergo_more_in_a_test_keeps_none(tmp_path):
-    """Though its training images tell."""
+def test_a_model_keeps_no_preprocessing_if_test_transforms_do_more(tmp_path):
+    """A model keeps no preprocessing if `test_transforms` do more than normalise, even if that of training is known."""
     more = v2.Compose([v2.Grayscale(3), EVALUATION])
     model, data = LitNet(), fake_data(60, train_transforms=CLASSIC, test_transforms=more)
     quiet(tmp_path).fit(model, data)
@@ -272,11 +272,11 @@ def test_a_model_of_images_that_undergo_more_in_a_test_keeps_none(tmp_path):
 
 
 @pytest.mark.parametrize(("evaluation", "known"), [(EVALUATION, True), (lambda x: EVALUATION(x).clamp(-1, 1), False)])
-def test_a_fit_keeps_what_is_known_and_no_code(tmp_path, evaluation, known):
+def test_a_checkpoint_has_the_preprocessing_if_known_but_no_transforms(tmp_path, evaluation, known):
     data = fake_data(60, train_transforms=CLASSIC, val_split=20, val_transforms=evaluation, test_transforms=evaluation)
     model, trainer = LitNet(), quiet(tmp_path)
     if not known:
-        data.train_transforms = v2.Lambda(lambda x: x / 255)  # of which nobody knows either
+        data.train_transforms = v2.Lambda(lambda x: x / 255)  # unknown, too
     trainer.fit(model, data)
     trainer.save_checkpoint(tmp_path / "it.ckpt")
     trainer.test(model, data, verbose=False)
@@ -301,25 +301,25 @@ def test_a_fit_keeps_what_is_known_and_no_code(tmp_path, evaluation, known):
         v1.Normalize(torch.full((3, 1, 1), 0.5), torch.full((3, 1, 1), 0.25)),
     ],
 )
-def test_a_mean_in_any_form_that_torchvision_takes(normalize):
+def test_a_mean_is_read_in_any_form_that_torchvision_takes(normalize):
     stages = dict.fromkeys(("train_transforms", "test_transforms"), v2.Compose([FLOATS[0], normalize]))
     assert fake_data(100, **stages).preprocessing == Preprocessing((0.5,) * 3, (0.25,) * 3)
 
 
-def test_a_mean_of_a_tensor_is_the_same_number():
-    """Of 0.4914 it says 0.49140000343."""
+def test_a_mean_in_a_tensor_is_read_as_the_same_number():
+    """A mean of 0.4914 in a float32 tensor is read as 0.4914, although the tensor has 0.49140000343."""
     normalize = v2.Normalize(torch.tensor(MEAN), torch.tensor(STD))
     data = fake_data(100, test_transforms=v2.Compose([FLOATS[0], normalize]), normalization="cifar10")
     assert data.preprocessing == Preprocessing(MEAN, STD) == Preprocessing(np.float32(MEAN), torch.tensor(STD))
 
 
-def test_a_transform_of_ones_own_may_take_images_of_another_size():
+def test_normalize_takes_another_size_if_test_transforms_resize():
     data = fake_data(100, train_transforms=EVALUATION, test_transforms=v2.Compose([v2.Resize(32), *FLOATS]))
     assert data.normalize(torch.zeros(2, 3, 64, 64, dtype=torch.uint8)).shape == (2, 3, 32, 32)
 
 
-def test_images_that_are_normalised_are_not_normalised_again():
-    """Floats go through ToDtype as they are."""
+def test_images_that_are_already_normalised_are_refused():
+    """`normalize` refuses floats: ToDtype would not scale them, and they would be normalised twice."""
     data = fake_data(100, train_transforms=EVALUATION, test_transforms=EVALUATION)
     images = data.normalize(data.image_set("test").images)
     with pytest.raises(InputError, match=r"images are torch\.float32: pass uint8, bytes from 0 to 255"):
