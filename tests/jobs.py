@@ -1,7 +1,7 @@
-"""Starts our scripts as processes, in numbers: from a process that has torch and Lightning imported already.
+"""Starts our scripts as processes, quickly: they are forked from a process that has imported torch and Lightning.
 
-So have their ranks, which are forked of their launcher in place of started: two of them take half a second of the
-cores, not twelve. The soak starts them as a user's are, and so does test_console.py.
+The ranks of a job are forked from their launcher too: starting two of them takes half a second of CPU time instead of
+twelve. The soak and test_console.py start ranks in the way that users do.
 """
 
 import contextlib
@@ -24,8 +24,8 @@ import torch
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 FAULTS = Path(__file__).parent / "faults"
 
-# What a small run needs for everything that must survive: augmentation, momentum, a schedule, a validation split, rows
-# between the checkpoints and checkpoints between the rows. 2 epochs of 18 steps.
+# A small run with all that a resumed run must restore: augmentation, momentum, a schedule, a validation split, log rows
+# between checkpoints and checkpoints between log rows. 2 epochs of 18 steps.
 SMALL = (
     *("--data.source", "synthetic", "--data.synthetic_size", 400, "--data.batch_size", 20, "--data.augment", "true"),
     *("--data.val_split", 0.1, "--data.eval_batch_size", 10, "--model.schedule", "one-cycle", "--model.lr", 0.02),
@@ -38,17 +38,18 @@ forked_ranks = True
 
 
 def begin():
-    """Starts the process of which all are forked. It looks for `preloaded` before it has this one's path."""
+    """Starts the process that all jobs are forked from. It imports `preloaded` before it has our sys.path."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
         forkserver.ensure_running()
 
 
 def start(script, *arguments, cwd, fault="", env=None, user=None, output=None, terminal=None):
-    """Starts scripts/SCRIPT.py, or the program that is a path, with a fault, as this user or another (an id).
+    """Starts scripts/SCRIPT.py, or the program at a Path, with a fault, as this user or another one (`user`, an id).
 
-    Gives the process, which has `log`, the file of all that it prints, `fault`, and `note`, which that is to leave. In
-    place of a file it prints to `output`, a pipe or a terminal by its path, or is in a `terminal` as a shell's job is.
+    Returns the process with three more attributes: `log`, the file with all that it prints, `fault`, and `note`, the
+    file that the fault writes. Instead of a file it can print to `output`, the path of a pipe or a terminal, or run in
+    a `terminal` like a shell's job.
     """
     log = Path(output or terminal or Path(cwd) / f"log-{time.monotonic_ns()}")
     note = Path(cwd) / f"log-{time.monotonic_ns()}-fault"
@@ -59,7 +60,7 @@ def start(script, *arguments, cwd, fault="", env=None, user=None, output=None, t
             "PYTHONPATH": os.pathsep.join([str(FAULTS), os.environ.get("PYTHONPATH", "")]),
             "COLUMNS": "100",
         },
-        **({} if ":report:" in fault else {"FAULT_PLAIN": "1"}),  # figures take time, in which that fault strikes
+        **({} if ":report:" in fault else {"FAULT_PLAIN": "1"}),  # that fault strikes while figures are drawn
         **(env or {}),
     }
     path = script if isinstance(script, Path) else SCRIPTS / f"{script}.py"
@@ -73,13 +74,13 @@ def start(script, *arguments, cwd, fault="", env=None, user=None, output=None, t
 
 
 def end(process, timeout=300):
-    """Waits for it; gives its `code` (negative: it was killed) and its `lines`. Its fault must have happened."""
+    """Waits for a process; returns its `code` (negative if it was killed) and `lines`. Its fault must have happened."""
     process.join(timeout)
     late = process.exitcode is None
     if late:
         process.kill()
         process.join()
-    lines = process.log.read_text().splitlines() if process.log.exists() else []  # it was ended before it began
+    lines = process.log.read_text().splitlines() if process.log.exists() else []  # none if it was ended before it began
     assert not late, "\n".join(lines)
     if process.fault:
         assert process.note.exists(), "\n".join([f"{process.fault} did not happen", *lines])
@@ -96,11 +97,11 @@ def _main(path, arguments, cwd, env, log, terminal, user, forked):
         os.setgid(user)
         os.setuid(user)
     os.environ.update(env)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever has started the tests: nohup has it ignored
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also if the tests run under nohup, which ignores it
     os.chdir(cwd)
     if terminal:
         os.setsid()
-        source = output = os.open(terminal, os.O_RDWR)  # which so becomes the session's
+        source = output = os.open(terminal, os.O_RDWR)  # it becomes the terminal of the session
     else:
         source = os.open(os.devnull, os.O_RDONLY)
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_NOCTTY, 0o644)
@@ -108,7 +109,7 @@ def _main(path, arguments, cwd, env, log, terminal, user, forked):
         os.dup2(opened, target)
     for opened in {source, output}:
         os.close(opened)
-    encoding = env.get("PYTHONIOENCODING")  # which is read as Python starts, when it also sees what these are
+    encoding = env.get("PYTHONIOENCODING")  # Python applies it, and looks for terminals, only as it starts
     sys.stdout = open(1, "w", encoding=encoding, closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", 1, encoding, "backslashreplace", closefd=False)  # noqa: SIM115
     sys.modules.pop("sitecustomize", None)  # Debian's Python has one of its own
@@ -131,7 +132,7 @@ def _main(path, arguments, cwd, env, log, terminal, user, forked):
 
 
 class ForkedRank:
-    """What a launcher asks of `subprocess.Popen`, of a rank that is forked of it: a child of its own all the same."""
+    """Has what a launcher uses of `subprocess.Popen`, for a rank that is a forked child of the launcher."""
 
     def __init__(self, command, *, env, stdin, start_new_session, pass_fds):
         assert stdin == subprocess.PIPE
@@ -158,12 +159,12 @@ class ForkedRank:
 
 
 def _rank(job, env, reader, pass_fds):
-    """In the forked process: leaves what a program that is started has not got, and becomes the rank."""
+    """Makes a forked process the rank: first drops what a newly started program would not have."""
     import sitecustomize
 
     from cifar_lightning.run import launch, signals
 
-    gc.freeze()  # what the launcher has left is not collected here: its threads' objects abort where no thread is
+    gc.freeze()  # never collect the launcher's objects: those of its threads would abort here, without the threads
     try:
         for signum in signals.STOPS:
             if signal.getsignal(signum) != signal.SIG_IGN:
@@ -172,7 +173,7 @@ def _rank(job, env, reader, pass_fds):
         os.dup2(reader, 0)
         for opened in map(int, os.listdir("/dev/fd")):
             if opened > 2 and opened not in pass_fds:
-                with contextlib.suppress(OSError):  # that of the look itself
+                with contextlib.suppress(OSError):  # listdir's own is closed already
                     os.close(opened)
         sys.stdin = open(0, closefd=False)  # noqa: SIM115
         os.environ.clear()
@@ -180,7 +181,7 @@ def _rank(job, env, reader, pass_fds):
         sys.argv = ["-c", job]
         signals.install_anew()
         sitecustomize.begin_rank()
-        launch.rank_main()  # which does not come back
+        launch.rank_main()  # does not return
     except BaseException:
         traceback.print_exc()
     finally:
@@ -188,12 +189,12 @@ def _rank(job, env, reader, pass_fds):
 
 
 def step_of(run):
-    """The newest step of which a run has a checkpoint; -1 where it has none."""
+    """Returns the step of a run's newest checkpoint; -1 if there is none."""
     return max((int(path.stem[5:]) for path in (run / "checkpoints").glob("step-*.ckpt")), default=-1)
 
 
 def differences(run, other):
-    """What is not the same, to the last bit, in two runs: weights, optimiser, log and test counts."""
+    """Returns what is not bit-identical in two runs, such as weights, optimiser, schedule, log or test counts."""
     import json
 
     states = [torch.load(r / "checkpoints" / f"step-{step_of(r)}.ckpt", weights_only=True) for r in (run, other)]
@@ -209,7 +210,7 @@ def differences(run, other):
 
 
 def same(a, b):
-    """Whether two checkpoints, or parts of them, hold the same values, to the last bit."""
+    """Whether two checkpoints, or parts of them, hold exactly the same values."""
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     if isinstance(a, dict):
@@ -220,17 +221,17 @@ def same(a, b):
 
 
 def contents(folder):
-    """All files of a folder, to the byte."""
+    """Returns the bytes of all files in a folder, by path."""
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def leftovers(run):
-    """Parts of files that were not finished."""
+    """Returns the names of temporary files that unfinished writes have left."""
     return [path.name for path in run.rglob(".*.part")]
 
 
 def suspended(folder):
-    """Whether one of the processes that work in `folder` has been stopped, to be continued."""
+    """Whether one of the processes that work in `folder` is suspended (SIGSTOP)."""
     for pid in processes_of(folder):
         with contextlib.suppress(OSError):
             if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
@@ -239,7 +240,7 @@ def suspended(folder):
 
 
 def processes_of(folder):
-    """Ids of the processes that work in `folder`: jobs and their ranks."""
+    """Returns the ids of the processes that work in `folder`: jobs and their ranks."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cwd"):
         with contextlib.suppress(OSError):

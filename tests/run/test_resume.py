@@ -1,4 +1,4 @@
-"""Whatever ends a run, it goes on as if nothing had happened. faults/sitecustomize.py explains the faults' names."""
+"""Tests resuming: an interrupted run ends bit-identical to a whole one. faults/sitecustomize.py explains the faults."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def interrupted(cwd, devices, fault, *arguments):
         pytest.param(2, "kill@0:write:4", 1, "resumes from step-14.ckpt", marks=pytest.mark.soak),
     ],
 )
-def test_a_killed_run_goes_on_exactly(whole, tmp_path, devices, fault, code, goes_on):
+def test_a_killed_run_resumes_bit_identical(whole, tmp_path, devices, fault, code, goes_on):
     done, run = interrupted(tmp_path, devices, fault)
     assert done.code == code, done.text
     if devices == 2:
@@ -65,7 +65,7 @@ def test_a_killed_run_goes_on_exactly(whole, tmp_path, devices, fault, code, goe
     assert leftovers(run) == []
 
 
-def test_a_run_may_be_killed_again_and_again(whole, tmp_path):
+def test_a_run_killed_several_times_resumes_bit_identical(whole, tmp_path):
     _, run = interrupted(tmp_path, 1, "kill@-:train:10")
     for fault in ("kill@-:train:5", "kill@-:val:2", "kill@-:train:9", "kill@-:report:1"):
         assert job("fit", "--resume", run, cwd=tmp_path, fault=fault).code == -9
@@ -73,16 +73,16 @@ def test_a_run_may_be_killed_again_and_again(whole, tmp_path):
     assert differences(run, whole[1]) == []
 
 
-def test_the_launcher_killed_leaves_no_process_and_a_checkpoint(whole, tmp_path):
+def test_a_killed_launcher_leaves_no_process_and_a_resumable_run(whole, tmp_path):
     _, run = interrupted(tmp_path, 2, "kill-parent@0:train:5")
-    # The run's folder is not free before its ranks are gone.
+    # This waits for the ranks: they hold the run's folder until they are gone.
     done = job("fit", "--resume", run, cwd=tmp_path)
     assert done.code == 0, done.text
     assert differences(run, whole[2]) == []
     assert processes_of(tmp_path) == []
 
 
-def test_a_longer_run_equals_one_that_was_never_shorter(tmp_path):
+def test_an_extended_run_is_bit_identical_to_a_longer_one(tmp_path):
     settings = (*SMALL, "--model.schedule", "constant", "--default_root_dir")
     longer, extended = (tmp_path / name / "lightning_logs" / "version_0" for name in ("longer", "extended"))
     assert job("fit", *settings, tmp_path / "longer", "--max_epochs", 3, cwd=tmp_path).code == 0
@@ -92,8 +92,8 @@ def test_a_longer_run_equals_one_that_was_never_shorter(tmp_path):
     assert differences(extended, longer) == []
 
 
-def test_a_run_goes_on_after_an_epoch_whose_end_had_no_checkpoint(plain, tmp_path, monkeypatch):
-    """Epochs so short that not every end is saved; and the end of the run, which is, comes after that of its epoch."""
+def test_a_run_with_unsaved_epoch_ends_is_extended_bit_identical(plain, tmp_path, monkeypatch):
+    """Epochs may be too short to save every end; the run's last checkpoint is then from after the end of its epoch."""
     monkeypatch.setattr("cifar_lightning.run.checkpoint.WORTH", 1e9)
     data = {"source": "synthetic", "synthetic_size": 200, "batch_size": 20, "augment": True}
     runs = [tmp_path / name / "lightning_logs" / "version_0" for name in ("whole", "extended")]
@@ -106,8 +106,8 @@ def test_a_run_goes_on_after_an_epoch_whose_end_had_no_checkpoint(plain, tmp_pat
     assert differences(*runs) == []
 
 
-@pytest.mark.parametrize("every", [4, 5])  # the end of an epoch is a log point, or is none
-def test_a_longer_run_logs_the_rates_that_it_goes_on_at(plain, tmp_path, every):
+@pytest.mark.parametrize("every", [4, 5])  # of 10 steps per epoch: the last one is no log point, or is one
+def test_an_extended_run_logs_the_learning_rates_it_continues_at(plain, tmp_path, every):
     data = {"source": "synthetic", "synthetic_size": 200, "batch_size": 20}
     settings = {"accelerator": "cpu", "log_every_n_steps": every, "default_root_dir": tmp_path}
     fit(data, {"lr": 0.02, "schedule": "linear"}, max_epochs=1, **settings)
@@ -123,7 +123,7 @@ def test_a_longer_run_logs_the_rates_that_it_goes_on_at(plain, tmp_path, every):
 
 
 def assert_longer_from(step, run, whole):
-    """A run that a limit of steps had ended there, within an epoch, has that validation besides, and no more."""
+    """Asserts that `run`, which max_steps had ended at `step`, differs from `whole` only by the validation there."""
     assert differences(run, whole) == ["metrics.csv"]
     rows, others = (read_rows(folder / "metrics.csv") for folder in (run, whole))
     (extra,) = (row for row in rows if row["step"] == step)
@@ -132,15 +132,15 @@ def assert_longer_from(step, run, whole):
 
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
-def test_a_run_of_another_dtype_goes_on_exactly(plain, tmp_path, precision):
-    """Lightning loads a checkpoint into float32, and gives the network its dtype after that."""
+def test_a_run_in_another_dtype_is_extended_bit_identical(plain, tmp_path, precision):
+    """No bit is lost on resuming, although Lightning loads a checkpoint into float32 and converts the network later."""
     data = {"source": "synthetic", "synthetic_size": 200, "batch_size": 20, "augment": True, "val_split": 20}
     options = {"accelerator": "cpu", "precision": precision, "log_every_n_steps": 5}
     whole, cut = (tmp_path / name / "lightning_logs" / "version_0" for name in ("whole", "cut"))
     fit(data, **options, default_root_dir=tmp_path / "whole")
     fit(data, **options, max_steps=13, default_root_dir=tmp_path / "cut")
     (summed,) = load_checkpoint(cut / "checkpoints" / "step-13.ckpt")["train_loss_window"]["sums"]
-    assert (summed == torch.tensor(summed).item()) == (precision == "bf16-true")  # in float32, or in float64
+    assert (summed == torch.tensor(summed).item()) == (precision == "bf16-true")  # a float32 number, or one of float64
     resume(cut, {"max_steps": -1})
     assert_longer_from(13, cut, whole)
 
@@ -167,12 +167,12 @@ class Drawing(nn.Sequential):
     ("devices", "fault", "goes_on"),
     [
         (1, "kill@-:train:13", "step-7.ckpt"),  # in the middle of an epoch
-        (1, "kill@-:val:3", "step-18.ckpt"),  # at its end
+        (1, "kill@-:val:3", "step-18.ckpt"),  # at the end of an epoch
         pytest.param(2, "kill@1:train:16", "step-14.ckpt", marks=pytest.mark.soak),
     ],
 )
-def test_a_network_that_draws_goes_on_exactly(tmp_path, devices, fault, goes_on):
-    """Dropout's masks, and whatever else it draws, are those of a run that nothing has ended."""
+def test_a_network_that_draws_random_numbers_resumes_bit_identical(tmp_path, devices, fault, goes_on):
+    """After a resumption, dropout masks and other random numbers are the same as in an uninterrupted run."""
     (tmp_path / "drawing.py").write_text(DRAWING)
     named, runs = ("--model.net", "drawing:Drawing"), [tmp_path / "lightning_logs" / f"version_{n}" for n in (0, 1)]
     job("fit", *SMALL, *named, "--devices", devices, cwd=tmp_path, fault=fault)
@@ -180,12 +180,12 @@ def test_a_network_that_draws_goes_on_exactly(tmp_path, devices, fault, goes_on)
     assert done.code == 0, done.text
     assert f"resumes from {goes_on}:" in done.lines[0]
     (newest, *_) = sorted((runs[0] / "checkpoints").glob("step-*.ckpt"))
-    assert len(torch.load(newest, weights_only=True)["random_states"]) == 1  # ranks draw alike
+    assert len(torch.load(newest, weights_only=True)["random_states"]) == 1  # ranks draw the same
     assert job("fit", *SMALL, *named, "--devices", devices, cwd=tmp_path).code == 0
     assert differences(*runs) == []
 
 
-def test_a_run_that_ends_before_its_validation_says_so(tmp_path, capsys):
+def test_a_run_that_ends_before_its_first_validation_says_so(tmp_path, capsys):
     class Stopping(Callback):
         def on_train_batch_end(self, trainer, *args):
             trainer.should_stop = True
@@ -196,8 +196,8 @@ def test_a_run_that_ends_before_its_validation_says_so(tmp_path, capsys):
     assert "note: the training ended before its first validation\n" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("steps", "validated"), [(5, [5]), (18, [18]), (23, [18, 23])])  # of 18 an epoch
-def test_a_limit_of_steps_within_an_epoch_validates_what_it_ends_with(tmp_path, steps, validated):
+@pytest.mark.parametrize(("steps", "validated"), [(5, [5]), (18, [18]), (23, [18, 23])])  # 18 steps per epoch
+def test_max_steps_within_an_epoch_validates_the_last_step(tmp_path, steps, validated):
     run = tmp_path / "lightning_logs" / "version_0"
     assert job("fit", *SMALL, "--max_steps", steps, cwd=tmp_path, fault="kill@-:val:1").code == -9
     done = job("fit", "--resume", run, cwd=tmp_path)
@@ -209,10 +209,10 @@ def test_a_limit_of_steps_within_an_epoch_validates_what_it_ends_with(tmp_path, 
     assert (results["val_count"], results["val_acc"]) == (40, max(row["val_acc"] or 0 for row in rows))
 
 
-def test_a_limit_of_steps_may_be_raised(tmp_path):
+def test_max_steps_of_a_run_can_be_raised(tmp_path):
     run = tmp_path / "lightning_logs" / "version_0"
     constant = (*SMALL, "--model.schedule", "constant")
-    assert job("fit", *constant, "--max_steps", 23, cwd=tmp_path).code == 0  # no log point
+    assert job("fit", *constant, "--max_steps", 23, cwd=tmp_path).code == 0  # which is no log point
     assert step_of(run) == 23
     assert job("fit", "--resume", run, "--max_steps", -1, cwd=tmp_path).code == 0
     assert job("fit", *constant, cwd=tmp_path).code == 0
@@ -228,15 +228,19 @@ class StopAt(Callback):
 
 
 @pytest.mark.parametrize("limited", [True, False])
-def test_a_validation_that_an_end_within_an_epoch_has_brought_about_stays(tmp_path, limited):
-    """By a limit of steps, or as a Trainer's max_time ends a fit. The images are noise: accuracies go up and down."""
+def test_an_extended_run_keeps_the_validation_of_its_earlier_end(tmp_path, limited):
+    """The validation at the end of a run that stops within an epoch still counts when the run is extended.
+
+    It stops by max_steps, or by should_stop, which max_time sets.
+    """
+    # The images are noise, so that accuracies go up and down.
     noise, counts = np.random.default_rng(0), {"train": 120, "test": 40}
     images = {f"x_{split}": noise.integers(0, 256, (n, 32, 32, 3), np.uint8) for split, n in counts.items()}
     labels = {f"y_{split}": np.arange(n) % 2 for split, n in counts.items()}
     np.savez(tmp_path / "own.npz", **images, **labels, classes=np.array(["a", "b"]))
     data = {"source": "folder", "data_dir": tmp_path, "batch_size": 5, "val_split": 0.25}
     settings = {"accelerator": "cpu", "threads": 1, "seed": 2, "report": False, "default_root_dir": tmp_path}
-    stop = {"max_steps": 22} if limited else {"callbacks": StopAt(22)}  # of 18 an epoch
+    stop = {"max_steps": 22} if limited else {"callbacks": StopAt(22)}  # 18 steps per epoch
     ended = fit(data, {"lr": 0.02}, max_epochs=4, **stop, **settings)
     assert ended["step"] == 22  # the better of two validations
     run = tmp_path / "lightning_logs" / "version_0"
@@ -250,7 +254,7 @@ def test_a_validation_that_an_end_within_an_epoch_has_brought_about_stays(tmp_pa
 
 
 class Validations(Callback):
-    """Counts them, in what a checkpoint keeps, too."""
+    """Counts validations, including those before a resumption: checkpoints keep the count."""
 
     def __init__(self):
         self.count = 0
@@ -266,13 +270,13 @@ class Validations(Callback):
 
 
 @pytest.mark.parametrize("best", [True, pytest.param(False, marks=pytest.mark.soak)])
-def test_the_same_end_is_validated_once(tmp_path, best):
-    """Unless what it has found is gone."""
+def test_resuming_at_the_last_step_does_not_validate_it_twice(tmp_path, best):
+    """A run resumed at its last step repeats the validation of that step only if best.ckpt is gone."""
     data = {"source": "synthetic", "synthetic_size": 200, "batch_size": 20, "val_split": 20}
     ran, again = Validations(), Validations()
     fit(data, {"lr": 0.01}, max_steps=12, accelerator="cpu", default_root_dir=tmp_path, callbacks=ran)
     run = tmp_path / "lightning_logs" / "version_0"
-    (run / "results.json").unlink()  # as if it had been killed in the test
+    (run / "results.json").unlink()  # as if the run had been killed during its test
     if not best:
         (run / "checkpoints" / "best.ckpt").unlink()
     resume(run, callbacks=again)
@@ -283,12 +287,12 @@ def test_the_same_end_is_validated_once(tmp_path, best):
 @pytest.mark.parametrize(
     ("settings", "faults"),
     [
-        (("--max_steps", 25), ("kill@-:train:13", "kill@-:train:16")),  # as the recipes cpu and speed54 have it
+        (("--max_steps", 25), ("kill@-:train:13", "kill@-:train:16")),  # as in the recipes cpu and speed54
         pytest.param(
             ("--max_steps", 25, "--data.val_split", 0), ("kill@-:train:13", "kill@-:train:16"), marks=pytest.mark.soak
         ),
         (("--max_steps", 23), ("kill@-:test:1",)),  # the log of the last steps is still to be written
-        (("--max_steps", 36), ("kill@-:val:11",)),  # and here the last validation
+        (("--max_steps", 36), ("kill@-:val:11",)),  # the last validation is still to run
         (("--trainer.val_check_interval", 9), ("kill@-:val:3", "kill@-:train:5", "kill@-:val:11")),
         pytest.param(
             ("--trainer.reload_dataloaders_every_n_epochs", 1),
@@ -297,7 +301,7 @@ def test_the_same_end_is_validated_once(tmp_path, best):
         ),
     ],
 )
-def test_a_killed_run_of_other_settings_goes_on_exactly(tmp_path, settings, faults):
+def test_a_killed_run_with_other_settings_resumes_bit_identical(tmp_path, settings, faults):
     done, killed = (tmp_path / name / "lightning_logs" / "version_0" for name in ("done", "killed"))
     settings = (*SMALL, *settings, "--default_root_dir")
     assert job("fit", *settings, tmp_path / "done", cwd=tmp_path).code == 0
@@ -310,7 +314,7 @@ def test_a_killed_run_of_other_settings_goes_on_exactly(tmp_path, settings, faul
     assert differences(killed, done) == []
 
 
-def test_the_same_command_starts_a_recipe_and_goes_on_with_it(tmp_path):
+def test_the_same_command_starts_and_resumes_a_run_of_a_recipe(tmp_path):
     command = ("fit", "--recipe", "cpu", *SMALL, "--model.width", 8, "--model.sizes", "[16]", "--resume", "auto")
     assert job(*command, cwd=tmp_path, fault="kill@-:train:13").code == -9
     done = job(*command, cwd=tmp_path)
@@ -318,13 +322,13 @@ def test_the_same_command_starts_a_recipe_and_goes_on_with_it(tmp_path):
     assert done.lines[0] == "resuming lightning_logs/version_0"
 
 
-def test_a_run_stopped_in_a_validation_within_an_epoch_loses_nothing(tmp_path):
+def test_a_stop_in_a_validation_within_an_epoch_loses_no_step(tmp_path):
     settings = (*SMALL, "--checkpoint_every_n_steps", 100, "--trainer.val_check_interval", 9)
     assert job("fit", *settings, cwd=tmp_path, fault="term@-:val:3").code == 143
     assert step_of(tmp_path / "lightning_logs" / "version_0") == 9
 
 
-def test_a_run_stopped_in_a_validation_between_accumulated_gradients_goes_on_to_their_step(tmp_path):
+def test_a_stop_in_a_validation_within_a_step_finishes_the_step(tmp_path):
     settings = (*SMALL, "--checkpoint_every_n_steps", 100, "--trainer.val_check_interval", 10)
     done = job("fit", *settings, "--trainer.accumulate_grad_batches", 3, cwd=tmp_path, fault="term@-:val:3")
     assert done.code == 143
@@ -332,7 +336,7 @@ def test_a_run_stopped_in_a_validation_between_accumulated_gradients_goes_on_to_
 
 
 @pytest.mark.parametrize("gone", ["step-*.ckpt", "metrics.csv"])
-def test_a_run_of_which_files_are_gone(whole, tmp_path, gone):
+def test_extending_a_run_needs_its_checkpoints_but_not_metrics_csv(whole, tmp_path, gone):
     run = tmp_path / "run"
     shutil.copytree(whole[1], run)
     for path in run.rglob(gone):
@@ -349,19 +353,20 @@ def test_a_run_of_which_files_are_gone(whole, tmp_path, gone):
 
 
 @pytest.mark.parametrize("accumulated", [1, 3])
-def test_what_is_tested_can_be_loaded_wherever_the_time_was_up(tmp_path, accumulated):
-    """And it ends no step half way: an epoch here has 20 batches, of which the last two are a step."""
+def test_max_time_ends_a_run_after_a_whole_step_with_a_checkpoint(tmp_path, accumulated):
+    """A run that max_time ends stops after a whole step, of which it has a checkpoint."""
     limit = ("--trainer.max_time", "00:00:00:01", "--max_epochs", 1_000_000, "--model.schedule", "constant")
     accumulate = ("--trainer.accumulate_grad_batches", accumulated)
     assert job("fit", *SMALL, *limit, *accumulate, "--data.val_split", 0, cwd=tmp_path).code == 0
     run = tmp_path / "lightning_logs" / "version_0"
+    # An epoch has 20 batches. If 3 are accumulated, its last step has two.
     epochs, steps = divmod(step_of(run), -(-20 // accumulated))
     assert (epochs * 20 + steps * accumulated) * 20 == json.loads((run / "results.json").read_text())["images_seen"]
     rows = read_rows(run / "metrics.csv")
     assert len({row["step"] for row in rows}) == len(rows)
 
 
-def test_a_run_whose_time_was_up_goes_on_with_more(tmp_path):
+def test_a_run_ended_by_max_time_resumes_with_a_longer_max_time(tmp_path):
     limit = ("--max_epochs", 1_000_000, "--model.schedule", "constant", "--data.val_split", 0)
     assert job("fit", *SMALL, *limit, "--trainer.max_time", "00:00:00:01", cwd=tmp_path).code == 0
     run = tmp_path / "lightning_logs" / "version_0"
@@ -373,14 +378,17 @@ def test_a_run_whose_time_was_up_goes_on_with_more(tmp_path):
     assert step_of(run) > step
     done = job("fit", "--resume", run, "--trainer.max_time", "00:00:00:01", cwd=tmp_path)
     assert "--trainer.max_time (the run has 00:00:00:02, not 00:00:00:01) would change the result" in done.lines[0]
-    done = job("fit", "--resume", run, "--trainer.max_time", "{seconds: 2}", cwd=tmp_path)  # as much, in other words
+    done = job("fit", "--resume", run, "--trainer.max_time", "{seconds: 2}", cwd=tmp_path)  # the same time
     assert "use a longer --trainer.max_time than 00:00:00:02" in done.lines[0]
     done = job("fit", "--resume", run, "--trainer.gradient_clip_val", 1, cwd=tmp_path)
     assert "--trainer.gradient_clip_val (the run has None, not 1) would change the result" in done.lines[0]
 
 
-def test_the_figures_are_of_the_validation_that_chose_among_several_of_a_step(plain, tmp_path):
-    """While gradients accumulate: batch norms' averages go on, and the validations share a row of metrics.csv."""
+def test_results_are_of_the_best_of_several_validations_in_a_step(plain, tmp_path):
+    """If a step has several validations, the results have the figures of the first one with the highest accuracy.
+
+    They share a row of metrics.csv, but batch norms' averages change while gradients accumulate.
+    """
     seen = []
 
     class Watch(Callback):
@@ -398,12 +406,12 @@ def test_the_figures_are_of_the_validation_that_chose_among_several_of_a_step(pl
         callbacks=Watch(),
         default_root_dir=tmp_path,
     )
-    step, acc, loss = max(seen, key=lambda one: one[1])  # the first of the highest
+    step, acc, loss = max(seen, key=lambda one: one[1])  # max returns the first of the highest
     assert [one[0] for one in seen].count(step) > 1
     assert (results["step"], results["val_acc"], results["val_loss"]) == pytest.approx((step, acc, loss), rel=1e-6)
 
 
-def test_accumulated_gradients_are_not_cut_in_two(tmp_path):
+def test_a_stop_does_not_split_the_accumulated_gradients_of_a_step(tmp_path):
     settings = (*SMALL, "--trainer.accumulate_grad_batches", 3, "--default_root_dir")
     done, killed = (tmp_path / name / "lightning_logs" / "version_0" for name in ("done", "killed"))
     assert job("fit", *settings, tmp_path / "done", cwd=tmp_path).code == 0
@@ -415,7 +423,7 @@ def test_accumulated_gradients_are_not_cut_in_two(tmp_path):
     assert json.loads((killed / "results.json").read_text())["images_seen"] == 2 * 18 * 20
 
 
-def test_nothing_to_resume(whole, tmp_path):
+def test_resume_says_why_there_is_nothing_to_resume(whole, tmp_path):
     reasons = {tmp_path / "none": "does not exist", tmp_path: "is not a run's folder", whole[1]: "has finished"}
     for run, reason in reasons.items():
         done = job("fit", "--resume", run, cwd=tmp_path)
@@ -425,7 +433,7 @@ def test_nothing_to_resume(whole, tmp_path):
         assert reason in done.lines[0]
 
 
-def test_auto_resumes_the_newest_unfinished_run_or_starts_one(whole, tmp_path):
+def test_resume_auto_resumes_the_newest_unfinished_run_or_starts_one(whole, tmp_path):
     done = job("fit", *SMALL, "--resume", "auto", cwd=tmp_path, fault="kill@-:train:13")
     assert done.lines[0] == "no unfinished run: starting a new one"
     done = job("fit", *SMALL, "--resume", "auto", cwd=tmp_path)
@@ -436,7 +444,7 @@ def test_auto_resumes_the_newest_unfinished_run_or_starts_one(whole, tmp_path):
         assert found is None
 
 
-def test_auto_knows_what_a_run_has_by_default(tmp_path):
+def test_resume_auto_accepts_arguments_that_equal_the_defaults(tmp_path):
     command = ("fit", *SMALL, "--resume", "auto")
     assert job(*command, cwd=tmp_path, fault="kill@-:train:13").code == -9
     settings = yaml.safe_load((tmp_path / "lightning_logs" / "version_0" / "config.yaml").read_text())
@@ -445,11 +453,11 @@ def test_auto_knows_what_a_run_has_by_default(tmp_path):
 
 
 @another_user
-def test_auto_passes_over_the_runs_of_others(for_anyone):
+def test_resume_auto_skips_runs_of_other_users(for_anyone):
     theirs = for_anyone / "lightning_logs" / "version_3"
     theirs.mkdir(parents=True, mode=0o700)
     shown = theirs.with_name("version_4")
-    shown.mkdir(mode=0o755)  # which can be read, and not written to
+    shown.mkdir(mode=0o755)  # readable, but not writable
     shutil.copy(OLD / "config.yaml", shown)
     theirs.parent.chmod(0o777)
     done = job("fit", *SMALL, "--resume", "auto", cwd=for_anyone, user=NOBODY)
@@ -471,8 +479,8 @@ def test_changed_settings_are_refused_by_name(tmp_path):
     assert done.lines == ["error: recipe resnet18: --resume continues with the run's own settings; leave out --recipe"]
 
 
-def test_an_unreadable_checkpoint_is_left_for_the_one_before_it(whole, tmp_path):
-    """With the best of the steps since then; and on two devices, too, each warning comes once."""
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before_it(whole, tmp_path):
+    """If the newest checkpoint is damaged, a later best.ckpt goes too; two ranks print each warning once."""
     run = tmp_path / "run"
     shutil.copytree(whole[2], run)
     (run / "results.json").unlink()
@@ -489,11 +497,14 @@ def test_an_unreadable_checkpoint_is_left_for_the_one_before_it(whole, tmp_path)
     assert differences(run, whole[2]) == []
 
 
-VALIDATED = {"source": "synthetic", "synthetic_size": 200, "batch_size": 20, "val_split": 20}  # 9 steps an epoch
+VALIDATED = {"source": "synthetic", "synthetic_size": 200, "batch_size": 20, "val_split": 20}  # 9 steps per epoch
 
 
-def test_a_best_that_does_not_come_again_is_not_tested(plain, tmp_path):
-    """As on other devices, where the same steps may come out otherwise: worse than one that is overwritten already."""
+def test_a_best_checkpoint_of_retrained_steps_is_chosen_anew(plain, tmp_path):
+    """Steps that are trained again replace best.ckpt, even if they now end worse than an earlier, overwritten best.
+
+    That can happen on other devices, where the same steps may have other results.
+    """
     fit(VALIDATED, accelerator="cpu", checkpoint_every_n_steps=7, default_root_dir=tmp_path)
     run = tmp_path / "lightning_logs" / "version_0"
     before, last, best = (run / "checkpoints" / f"{name}.ckpt" for name in ("step-14", "step-18", "best"))
@@ -505,13 +516,13 @@ def test_a_best_that_does_not_come_again_is_not_tested(plain, tmp_path):
     torch.save(older, before)
     last.write_bytes(b"nothing")
     (run / "results.json").unlink()
-    assert evaluate(run, accelerator="cpu")["checkpoint"] == str(best)  # as yet it is the best that there is
+    assert evaluate(run, accelerator="cpu")["checkpoint"] == str(best)  # still the best, before resuming
     assert resume(run)["step"] == 18
     chosen = load_checkpoint(best)["state_dict"]
     assert all(torch.equal(chosen[name], x) for name, x in kept["state_dict"].items())
 
 
-def test_a_damaged_best_is_noticed_and_chosen_anew(plain, tmp_path, monkeypatch, capsys):
+def test_a_damaged_best_checkpoint_is_reported_and_chosen_anew(plain, tmp_path, monkeypatch, capsys):
     best = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "best.ckpt"
     with monkeypatch.context() as damage:
         damage.setattr(Checkpoints, "on_train_end", lambda *args: best.write_bytes(b"nothing"))
@@ -524,8 +535,8 @@ def test_a_damaged_best_is_noticed_and_chosen_anew(plain, tmp_path, monkeypatch,
     assert f"warning: {problem}; the best checkpoint is chosen anew from step 18 on\n" in capsys.readouterr().err
 
 
-def test_a_flipped_bit_is_noticed(whole, tmp_path):
-    """In a weight, which torch.load would take as it is."""
+def test_a_flipped_bit_in_a_weight_is_noticed(whole, tmp_path):
+    """A checkpoint with a flipped bit in a weight, which torch.load would accept, is not resumed from."""
     _, run = interrupted(tmp_path, 1, "kill@-:train:17")
     newest = run / "checkpoints" / "step-14.ckpt"
     weight, content = _weight(newest), bytearray(newest.read_bytes())
@@ -556,8 +567,8 @@ def test_a_checkpoint_without_checksums_is_loaded(tmp_path):
     assert load_checkpoint(tmp_path / "a.ckpt")["global_step"] == 1
 
 
-def test_nothing_is_loaded_that_was_not_named(whole, tmp_path):
-    """Lightning takes a checkpoint of this name, in a job of SLURM's, for one to go on from."""
+def test_a_slurm_job_loads_no_checkpoint_that_was_not_named(whole, tmp_path):
+    """hpc_ckpt_1.ckpt is not loaded, although Lightning resumes from a checkpoint of this name in a SLURM job."""
     slurm = {
         "SLURM_NTASKS": "1",
         "SLURM_JOB_ID": "7",
@@ -585,7 +596,7 @@ def test_no_readable_checkpoint_is_an_error_not_a_fresh_start(tmp_path):
     assert done.lines[0].startswith("error: nothing to resume: ")
 
 
-def test_a_finished_run_keeps_its_results_where_it_cannot_be_trained_further(whole, tmp_path):
+def test_a_finished_run_that_cannot_be_extended_keeps_its_results(whole, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(whole[1], run)
     for path in (run / "checkpoints").glob("step-*.ckpt"):
@@ -596,7 +607,7 @@ def test_a_finished_run_keeps_its_results_where_it_cannot_be_trained_further(who
     assert before == {path: path.read_bytes() for path in run.rglob("*.*")}
 
 
-def test_a_limit_of_time_is_none_to_begin_with_later(whole, tmp_path):
+def test_max_time_cannot_be_added_to_a_run_that_began_without_it(whole, tmp_path):
     with pytest.raises(InputError, match=r"--trainer.max_time \(the run has None, not 00:01:00:00\) would change"):
         resume(whole[1], {"trainer": {"max_time": "00:01:00:00"}})
     with pytest.raises(InputError, match=r"trainer.max_time abc: must be a time"):
@@ -614,8 +625,8 @@ def test_a_run_whose_results_are_damaged_is_tested_again(plain, whole, tmp_path,
         resume(run)
 
 
-def test_results_that_may_not_be_read_are_not_replaced(whole, tmp_path):
-    """They are there, whatever is wrong with them; here it is a folder of their name."""
+def test_results_that_cannot_be_read_are_not_replaced(whole, tmp_path):
+    """A results.json that exists but cannot be read, here because it is a folder, keeps a run from being resumed."""
     run = tmp_path / "run"
     shutil.copytree(whole[1], run)
     (run / "results.json").unlink()
@@ -624,7 +635,7 @@ def test_results_that_may_not_be_read_are_not_replaced(whole, tmp_path):
         resume(run)
 
 
-def test_a_run_has_results_or_not_before_it_loses_what_they_are_of(plain, whole, tmp_path, monkeypatch):
+def test_an_extended_run_loses_its_results_before_any_other_file(plain, whole, tmp_path, monkeypatch):
     run = tmp_path / "run"
     shutil.copytree(whole[1], run)
     unlink, gone = Path.unlink, []
@@ -661,7 +672,7 @@ def test_a_run_has_results_or_not_before_it_loses_what_they_are_of(plain, whole,
         ),
     ],
 )
-def test_a_lock_that_cannot_be_had_is_no_folder_that_is_none(tmp_path, monkeypatch, error, kind, said):
+def test_a_lock_file_that_cannot_be_opened_is_reported_with_its_cause(tmp_path, monkeypatch, error, kind, said):
     def refuse(path):
         raise error
 
@@ -671,15 +682,15 @@ def test_a_lock_that_cannot_be_had_is_no_folder_that_is_none(tmp_path, monkeypat
         pass
 
 
-def test_jobs_started_together_get_a_folder_each(tmp_path):
+def test_jobs_started_at_the_same_time_get_different_folders(tmp_path):
     processes = [start("fit", *SMALL, "--max_epochs", 1, "--devices", 2, cwd=tmp_path) for _ in range(2)]
     assert [end(process).code for process in processes] == [0, 0]
     runs = [tmp_path / "lightning_logs" / f"version_{i}" for i in range(2)]
     assert differences(*runs) == []
 
 
-def test_auto_looks_again_when_the_job_that_it_waited_for_has_finished(whole, tmp_path):
-    """As of two that are started at once: the second begins a run of its own."""
+def test_resume_auto_does_not_resume_a_run_that_finishes_meanwhile(whole, tmp_path):
+    """If the run that --resume auto waits for finishes, a new one starts, as by the second of two simultaneous jobs."""
     run = unfinished(tmp_path, 0)
     shutil.copy(whole[1] / "config.yaml", run)
     command = ("fit", *SMALL, "--resume", "auto")
@@ -697,7 +708,7 @@ def test_auto_looks_again_when_the_job_that_it_waited_for_has_finished(whole, tm
 
 
 @pytest.mark.parametrize(("devices", "rank"), [(1, "-"), (2, "1")])
-def test_a_run_whose_folder_is_moved_leaves_the_next_of_its_name_alone(whole, tmp_path, devices, rank):
+def test_a_run_whose_folder_is_moved_does_not_write_to_its_successor(whole, tmp_path, devices, rank):
     process = start("fit", *SMALL, "--devices", devices, cwd=tmp_path, fault=f"stop@{rank}:train:17")
     run, kept = tmp_path / "lightning_logs" / "version_0", tmp_path / "baseline"
     wait_for(lambda: suspended(tmp_path))
@@ -721,7 +732,7 @@ def test_a_run_whose_folder_is_moved_leaves_the_next_of_its_name_alone(whole, tm
 
 
 @pytest.mark.parametrize("place", ["train", "test"])
-def test_a_folder_that_is_removed_is_not_made_again(plain, tmp_path, place):
+def test_a_run_whose_folder_is_removed_does_not_recreate_it(plain, tmp_path, place):
     class Remove(Callback):
         def on_train_batch_end(self, trainer, *args):
             if place == "train" and trainer.global_step == 12:
@@ -735,7 +746,7 @@ def test_a_folder_that_is_removed_is_not_made_again(plain, tmp_path, place):
     assert list((tmp_path / "lightning_logs").iterdir()) == []
 
 
-def test_a_group_that_is_moved_takes_none_of_the_next_of_its_name(tmp_path):
+def test_a_job_whose_group_is_moved_holds_no_run_of_its_successor(tmp_path):
     group = tmp_path / "version_0"
     (group / "seed_1").mkdir(parents=True)
     with held(group):
@@ -749,14 +760,14 @@ def test_a_group_that_is_moved_takes_none_of_the_next_of_its_name(tmp_path):
 
 
 def unfinished(home, number):
-    """A run's folder that a job has begun in."""
+    """Returns the folder of a run that has begun."""
     run = home / "lightning_logs" / f"version_{number}"
     run.mkdir(parents=True)
     shutil.copy(OLD / "config.yaml", run)
     return run
 
 
-def test_a_run_is_in_one_job_at_a_time(tmp_path):
+def test_a_run_is_used_by_one_job_at_a_time(tmp_path):
     run = unfinished(tmp_path, 0)
     with held(run), pytest.raises(RunInUseError, match="in use by another job"), held(run, seconds=0):
         pass
@@ -765,8 +776,8 @@ def test_a_run_is_in_one_job_at_a_time(tmp_path):
         assert found[0] == run
 
 
-def test_the_search_for_a_free_run_waits_once(tmp_path, monkeypatch, capsys):
-    """However many there are that other jobs are in."""
+def test_the_search_for_an_unfinished_run_waits_once(tmp_path, monkeypatch, capsys):
+    """The search for an unfinished run waits for one of them only, however many are in use by other jobs."""
     runs = [unfinished(tmp_path, i) for i in range(4)]
     monkeypatch.setattr(run_folder, "HELD_SECONDS", 0.3)
     with ExitStack() as jobs:
@@ -777,14 +788,14 @@ def test_the_search_for_a_free_run_waits_once(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == f"waiting for the job that uses {runs[-1]} to end\n"
 
 
-def test_metrics_hold_every_step_once(whole):
+def test_metrics_csv_has_every_logged_step_once(whole):
     lines = (whole[1] / "metrics.csv").read_text().splitlines()
     steps = [int(line.split(",")[1]) for line in lines[1:]]
     assert steps == [5, 10, 15, 18, 20, 25, 30, 35, 36]
 
 
-def test_the_best_checkpoint_follows_the_validation_split(whole):
-    """Of the accuracies on the validation split, the first highest: never those on the test images."""
+def test_the_best_checkpoint_is_chosen_on_the_validation_split(whole):
+    """best.ckpt is of the first step with the highest accuracy on the validation split, not on the test images."""
     rows = read_rows(whole[1] / "metrics.csv")
     accuracies = {row["step"]: row["val_acc"] for row in rows if row["val_acc"] is not None}
     best = max(accuracies, key=accuracies.get)
@@ -793,7 +804,7 @@ def test_the_best_checkpoint_follows_the_validation_split(whole):
     assert json.loads((whole[1] / "results.json").read_text())["test_count"] == 80
 
 
-def test_a_status_by_a_path_from_ones_home(whole, tmp_path, monkeypatch):
+def test_status_accepts_a_path_that_begins_with_a_tilde(whole, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     shutil.copytree(whole[1], tmp_path / "run")
     with held(tmp_path / "run"):

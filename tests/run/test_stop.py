@@ -1,4 +1,4 @@
-"""Told to stop, a job stops; and where it must die, it says of what."""
+"""Tests how jobs end early: a signal stops a job with a checkpoint, and a job that fails says why."""
 
 import os
 import pty
@@ -17,7 +17,7 @@ from cifar_lightning import stop
 from cifar_lightning.errors import Stopped
 from cifar_lightning.run import signals
 
-# One checkpoint an epoch, which takes a while: the one after the first is that of a stop.
+# One checkpoint per epoch, and long epochs: the first checkpoint after the one of the start is saved by a stop.
 LONG_EPOCH = (
     *(*SMALL, "--data.synthetic_size", 8_000, "--data.batch_size", 2),
     *("--checkpoint_every_n_steps", "null", "--max_epochs", 2),
@@ -34,7 +34,7 @@ def wait_for(condition, seconds=60):
 @pytest.mark.parametrize(
     ("devices", "fault", "code"),
     [
-        # each signal and each place once: all signals have one handler
+        # each signal and each place once, because all signals have the same handler
         (1, "hup@-:train:10", 129),
         (1, "int@-:train:19", 130),
         (1, "usr1@-:val:2", 138),
@@ -49,8 +49,8 @@ def wait_for(condition, seconds=60):
         pytest.param(2, "term-all@0:test:1", 143, marks=pytest.mark.soak),
     ],
 )
-def test_a_signal_stops_with_a_checkpoint(whole, tmp_path, devices, fault, code):
-    """To the process, to one rank, the other, the launcher or all; in training, evaluation, saving and reporting."""
+def test_a_signal_stops_a_run_with_a_checkpoint(whole, tmp_path, devices, fault, code):
+    """A signal to one rank, the launcher or all stops a run in training, evaluation, saving or reporting."""
     done = job("fit", *SMALL, "--devices", devices, cwd=tmp_path, fault=fault, timeout=60)
     run = tmp_path / "lightning_logs" / "version_0"
     name = signal.Signals(code - 128).name
@@ -65,7 +65,7 @@ def test_a_signal_stops_with_a_checkpoint(whole, tmp_path, devices, fault, code)
     assert differences(run, whole[devices]) == []
 
 
-def test_a_signal_in_start_up_of_a_rank_stops_it(tmp_path):
+def test_a_signal_during_start_up_of_a_rank_stops_the_job(tmp_path):
     done = job("fit", *SMALL, "--devices", 2, cwd=tmp_path, fault="term@1:import:1")
     assert done.code == 143
     assert [line for line in done.lines if not line.startswith("lightning_logs")] == [
@@ -75,7 +75,7 @@ def test_a_signal_in_start_up_of_a_rank_stops_it(tmp_path):
 
 
 @pytest.mark.parametrize("fault", ["term@-:import:1", pytest.param("int@-:data:1", marks=pytest.mark.soak)])
-def test_a_signal_in_start_up_stops_it(tmp_path, fault):
+def test_a_signal_during_start_up_stops_a_job(tmp_path, fault):
     arguments = [str(part) for part in SMALL]
     done = subprocess.run(
         [sys.executable, SCRIPTS / "fit.py", *arguments],
@@ -92,12 +92,12 @@ def test_a_signal_in_start_up_stops_it(tmp_path, fault):
     assert list(tmp_path.rglob("*.ckpt")) == []
 
 
-def test_a_second_signal_ends_it_at_once(tmp_path):
-    """While a rank hangs in the middle of a step, where a first signal could only be waited for."""
+def test_a_second_signal_ends_a_job_at_once(tmp_path):
+    """A second signal ends a job at once, even if a rank hangs within a step, where a first one would have to wait."""
     process = start("fit", *SMALL, "--devices", 2, cwd=tmp_path, fault="stop@1:train:5")
     wait_for(lambda: suspended(tmp_path))
     for _ in range(20):
-        os.kill(process.pid, signal.SIGTERM)  # again and again: one that comes too soon is an echo of the first
+        os.kill(process.pid, signal.SIGTERM)  # repeatedly: a signal that comes too soon counts as an echo of the first
         process.join(0.5)
         if process.exitcode is not None:
             break
@@ -107,21 +107,21 @@ def test_a_second_signal_ends_it_at_once(tmp_path):
     assert processes_of(tmp_path) == []
 
 
-def test_a_signal_that_comes_twice_is_one_request(tmp_path):
-    """As `timeout` sends it: to the process, and to its group."""
+def test_two_signals_close_together_are_one_request(tmp_path):
+    """Two signals close together are one request to stop, because `timeout` signals the process and its group."""
     process = start("fit", *LONG_EPOCH, cwd=tmp_path)
     run = tmp_path / "lightning_logs" / "version_0"
     wait_for((run / "metrics.csv").exists)
     os.kill(process.pid, signal.SIGTERM)
     os.kill(process.pid, signal.SIGINT)
     assert end(process, timeout=30).code in (143, 130)
-    assert step_of(run) > 0  # saved where it was
+    assert step_of(run) > 0  # a checkpoint of the stop
     assert process.log.read_text().count("stopped by") == 1
 
 
 @pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.soak)])
-def test_a_closed_terminal_stops_with_a_checkpoint(tmp_path, devices):
-    """The bar can be drawn no more, which must not keep the run from saving."""
+def test_a_closed_terminal_stops_a_run_with_a_checkpoint(tmp_path, devices):
+    """When its terminal is closed, a run saves and stops, although it cannot draw its progress bar any more."""
     leader, follower = pty.openpty()
     process = start("fit", *LONG_EPOCH, "--devices", devices, cwd=tmp_path, terminal=os.ttyname(follower))
     run = tmp_path / "lightning_logs" / "version_0"
@@ -136,7 +136,7 @@ def test_a_closed_terminal_stops_with_a_checkpoint(tmp_path, devices):
 
 
 def shown_in(terminal, text):
-    """Waits for what a job shows in a terminal."""
+    """Waits until a job has shown `text` in a terminal."""
     shown = b""
     while text not in shown:
         assert select.select([terminal], [], [], 60)[0], shown
@@ -150,7 +150,7 @@ runpy.run_path({str(SCRIPTS / "fit.py")!r}, run_name="__main__")
 """
 
 
-def test_a_hangup_that_is_ignored_stays_so(tmp_path):
+def test_an_ignored_sighup_stays_ignored(tmp_path):
     (tmp_path / "program.py").write_text(AS_NOHUP)
     done = job(tmp_path / "program.py", *SMALL, cwd=tmp_path, fault="hup@-:train:3")
     assert done.code == 0, done.text
@@ -158,7 +158,7 @@ def test_a_hangup_that_is_ignored_stays_so(tmp_path):
 
 
 @pytest.mark.soak
-def test_a_hangup_that_nohup_ignores_is_ignored(tmp_path):
+def test_a_run_under_nohup_ignores_sighup(tmp_path):
     arguments = [str(part) for part in SMALL]
     done = subprocess.run(
         ["nohup", sys.executable, SCRIPTS / "fit.py", *arguments],
@@ -172,7 +172,7 @@ def test_a_hangup_that_nohup_ignores_is_ignored(tmp_path):
     assert (tmp_path / "lightning_logs" / "version_0" / "results.json").exists()
 
 
-def test_a_rank_that_fails_is_named_last(tmp_path):
+def test_the_last_line_names_the_rank_that_failed(tmp_path):
     done = job("fit", *SMALL, "--devices", 2, cwd=tmp_path, fault="crash@1:train:5", timeout=60)
     assert done.code == 1
     assert done.lines[-1] == (
@@ -181,14 +181,14 @@ def test_a_rank_that_fails_is_named_last(tmp_path):
     assert processes_of(tmp_path) == []
 
 
-def test_a_rank_that_is_suspended_is_named_and_ends_the_job(tmp_path):
+def test_a_suspended_rank_ends_the_job_and_is_named(tmp_path):
     done = job("fit", *SMALL, "--devices", 2, cwd=tmp_path, fault="stop@1:train:5", env={"FAULT_SUSPENDED": "2"})
     assert done.code == 1
     assert done.lines[-1].startswith("error: rank 1: was suspended (SIGSTOP) for 2 s while the others waited")
     assert processes_of(tmp_path) == []
 
 
-def test_an_evaluation_stops_too(whole, tmp_path):
+def test_a_signal_stops_an_evaluation(whole, tmp_path):
     done = job("evaluate", whole[1], "--accelerator", "cpu", cwd=tmp_path, fault="term@-:test:2")
     assert done.code == 143
     assert done.lines == ["stopped by SIGTERM"]
@@ -208,8 +208,8 @@ def test_nan_ends_the_run_and_leaves_a_finite_checkpoint(tmp_path, fault):
     assert step_of(run) == (14 if "13" in fault and step > 14 else 7)
 
 
-def test_a_reader_who_leaves_ends_no_run(tmp_path):
-    """As `fit.py 2>&1 | head -1` does."""
+def test_a_closed_output_pipe_does_not_end_a_run(tmp_path):
+    """A run goes on when nothing reads its output any more, as in `fit.py 2>&1 | head -1`."""
     os.mkfifo(tmp_path / "pipe")
     process = start("fit", *SMALL, cwd=tmp_path, output=tmp_path / "pipe")
     with (tmp_path / "pipe").open() as reader:
@@ -222,19 +222,19 @@ def test_a_reader_who_leaves_ends_no_run(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code"), [pytest.param(SMALL, 143, marks=pytest.mark.soak), (("--model.rate", 0), 2)]
 )
-def test_the_exit_code_is_the_same_where_nobody_reads_the_last_line(tmp_path, arguments, code):
-    """As in `fit.py 2>&1 | tee log`, where tee is the first to go."""
+def test_a_closed_output_pipe_does_not_change_the_exit_code(tmp_path, arguments, code):
+    """A job has the same exit code if nothing reads its last line, as in `fit.py 2>&1 | tee log` if tee ends first."""
     reader, writer = os.pipe()
     os.close(reader)
     command = [str(part) for part in (sys.executable, SCRIPTS / "fit.py", *arguments)]
-    fault = {**PLAIN, "FAULT": "term@-:data:1" if code == 143 else ""}  # in start-up
+    fault = {**PLAIN, "FAULT": "term@-:data:1" if code == 143 else ""}  # during start-up
     process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, **fault}, stdout=writer, stderr=writer)
     os.close(writer)
     assert process.wait(120) == code
 
 
-def test_a_rank_that_is_told_to_stop_twice_over_saves_all_the_same(monkeypatch):
-    """By the launcher, and by a signal of a scheduler's a while after."""
+def test_a_rank_told_to_stop_by_launcher_and_scheduler_still_saves(monkeypatch):
+    """A scheduler's signal some time after the launcher's request to stop does not end a rank at once."""
     monkeypatch.setattr(signals, "_first_at", None)
     monkeypatch.setattr(signals, "_handled", signals.STOPS)  # as in a rank
     monkeypatch.setattr(stop, "requested", 0)
@@ -250,8 +250,11 @@ def test_a_rank_that_is_told_to_stop_twice_over_saves_all_the_same(monkeypatch):
         told()
 
 
-def test_what_comes_after_a_warning_is_a_first_signal(monkeypatch):
-    """As SIGTERM at the limit of a job's time, a minute after the SIGUSR1 that it has asked for."""
+def test_a_signal_after_a_warning_signal_counts_as_the_first(monkeypatch):
+    """SIGTERM after SIGUSR1 does not end a job at once; a second SIGTERM does.
+
+    A scheduler sends SIGTERM at a job's time limit, for example a minute after the SIGUSR1 that the job has asked for.
+    """
     monkeypatch.setattr(signals, "_first_at", None)
     monkeypatch.setattr(signals, "_handled", signals.STOPS)
     monkeypatch.setattr(stop, "requested", 0)
@@ -272,8 +275,8 @@ def test_what_comes_after_a_warning_is_a_first_signal(monkeypatch):
     assert stopped.value.signum == signal.SIGUSR1
 
 
-def test_a_terminal_that_is_gone_without_a_signal_ends_no_run(tmp_path):
-    """As that of a job in the background, of which the shell has been told to forget."""
+def test_a_terminal_gone_without_a_signal_does_not_end_a_run(tmp_path):
+    """A run goes on if its terminal is closed without SIGHUP, as for a background job that the shell has disowned."""
     leader, follower = pty.openpty()
     process = start("fit", *SMALL, "--max_epochs", 8, cwd=tmp_path, output=os.ttyname(follower))
     shown_in(leader, b"epoch ")
@@ -286,8 +289,11 @@ def test_a_terminal_that_is_gone_without_a_signal_ends_no_run(tmp_path):
     assert step_of(run) == 8 * 18
 
 
-def test_a_signal_that_comes_while_a_stop_is_on_its_way_out_changes_nothing():
-    """srun sends SIGTERM once another rank has ended, in the moment before this one has its job requeued."""
+def test_a_signal_while_a_stopped_process_is_ending_has_no_effect():
+    """A process that SIGUSR1 has stopped keeps that reason if SIGTERM comes while it is ending.
+
+    srun sends SIGTERM once another rank has ended, which may be just before this rank has its job requeued.
+    """
     program = """
         import os, signal, time
         from cifar_lightning import stop
