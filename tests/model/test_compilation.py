@@ -1,4 +1,4 @@
-"""A network that cannot be compiled: there is no compiler, or no room for what it writes."""
+"""Tests runs whose network cannot be compiled because there is no compiler."""
 
 import json
 
@@ -18,7 +18,7 @@ def no_compiler():
         yield
 
 
-def test_one_that_was_to_be_compiled_ends_the_run_in_a_line(plain, call, no_compiler):
+def test_a_network_that_cannot_be_compiled_ends_the_run_with_an_error(plain, call, no_compiler):
     code, _, err = call(*FIT, "--model.compile", "default")
     assert code == 1
     assert err.count("\n") == 1
@@ -26,7 +26,7 @@ def test_one_that_was_to_be_compiled_ends_the_run_in_a_line(plain, call, no_comp
     assert "): fix the cause, or use --model.compile none; continue with --resume " in err
 
 
-def test_one_that_was_to_be_as_fast_as_can_be_runs_as_it_is(plain, call, no_compiler, monkeypatch, tmp_path):
+def test_auto_trains_uncompiled_if_the_compilation_fails(plain, call, no_compiler, monkeypatch, tmp_path):
     monkeypatch.setattr(compilation, "resolve_mode", lambda mode, **kwargs: {"auto": "default"}.get(mode, mode))
     for mode in MODES:
         code, _, err = call(*FIT, "--model.compile", mode, "--default_root_dir", mode)

@@ -8,7 +8,7 @@ from cifar_lightning.model.networks import NETWORKS, build
 
 
 class Late(nn.Module):
-    """Its last convolution to run is the first in order, and what follows changes it in place."""
+    """A network whose last convolution of a map is registered first, and whose output is changed in place."""
 
     def __init__(self):
         super().__init__()
@@ -22,7 +22,7 @@ class Late(nn.Module):
 
 
 def test_the_maps_equal_the_definition():
-    """With the gradient of the whole network, image by image."""
+    """The maps of a batch equal the definition, computed image by image with the gradient of the whole network."""
     torch.manual_seed(0)
     net, images, classes = Late().double(), torch.randn(6, 3, 12, 12).double(), torch.tensor([3, 1, 4, 1, 5, 9])
     maps = grad_cam(net, images, classes)
@@ -40,7 +40,7 @@ def test_the_maps_equal_the_definition():
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_every_network_has_maps_and_is_left_as_it_is(name, dtype):
+def test_every_network_has_maps_and_is_left_unchanged(name, dtype):
     net = build(name, 10, None).to(dtype).eval()
     before = {key: value.clone() for key, value in net.state_dict().items()}
     images = torch.randn(2, 3, 32, 32, dtype=dtype)
@@ -56,8 +56,8 @@ def test_every_network_has_maps_and_is_left_as_it_is(name, dtype):
     assert not any(module._forward_hooks for module in net.modules())
 
 
-def test_a_network_without_a_convolution_has_none():
+def test_a_network_without_a_convolution_has_no_maps():
     net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
     assert grad_cam(net, torch.randn(2, 3, 32, 32), torch.tensor([0, 1])) is None
-    pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 10, 1), nn.Flatten())  # one place is no map
+    pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 10, 1), nn.Flatten())  # a single position is not a map
     assert grad_cam(pooled, torch.randn(2, 3, 32, 32), torch.tensor([0, 1])) is None

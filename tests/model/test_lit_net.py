@@ -60,18 +60,18 @@ def trainer(tmp_path=None, **kwargs):
     )
 
 
-def test_learns():
-    """Fails where the optimiser does not step."""
+def test_a_fit_learns():
+    """Without steps of the optimiser the accuracy would stay near chance."""
     torch.manual_seed(0)
     data, model = fake_data(3_000), LitNet(lr=0.01)
     tester = trainer(max_epochs=4)
     tester.fit(model, data)
     (results,) = tester.test(model, data, verbose=False)
-    assert results["test_acc"] > 0.6  # by chance 0.1
+    assert results["test_acc"] > 0.6  # 0.1 by chance
 
 
-def test_the_first_step_is_sgd_with_momentum():
-    """Against torch's own arithmetic, written out."""
+def test_the_first_steps_are_sgd_with_momentum():
+    """The weights after two steps equal SGD's formula, written out in torch."""
     torch.manual_seed(0)
     model = LitNet(lr=0.1, momentum=0.9, weight_decay=0.01)
     data = fake_data(40)
@@ -95,7 +95,7 @@ def test_the_first_step_is_sgd_with_momentum():
 
 
 class Fixed(nn.Module):
-    """Predicts from the image's first pixels, which the test sets."""
+    """A network whose logits are the image's first pixels, which the test sets."""
 
     def __init__(self, classes=10):
         super().__init__()
@@ -105,7 +105,7 @@ class Fixed(nn.Module):
         return x.flatten(1)[:, : self.classes] * self.weight
 
 
-def test_metrics_against_numpy():
+def test_metrics_equal_numpy():
     rng = np.random.default_rng(0)
     labels = rng.choice([0, 1, 2, 3, 5, 6, 7, 8, 9], 101)  # class 4 is absent
     logits = rng.normal(size=(101, 10)).astype(np.float32)
@@ -131,7 +131,7 @@ def test_metrics_against_numpy():
             assert results[f"test_acc/{name}"] == pytest.approx(confusion[i, i] / confusion[i].sum())
 
 
-def test_an_absent_class_has_no_accuracy_in_the_results(plain, tmp_path):
+def test_a_class_without_images_is_null_in_results_json(plain, tmp_path):
     from cifar_lightning.run.testing import report_on
 
     data = fake_data(100)
@@ -148,7 +148,7 @@ def test_an_absent_class_has_no_accuracy_in_the_results(plain, tmp_path):
 
 
 def test_a_fit_without_an_optimiser():
-    """Lightning has it run where a subclass gives none: it measures."""
+    """Lightning runs a fit without an optimiser if a subclass has none, and the metrics are logged."""
 
     class Measuring(LitNet):
         def configure_optimizers(self):
@@ -162,7 +162,7 @@ def test_a_fit_without_an_optimiser():
 
 
 def test_a_test_of_one_image(plain, tmp_path):
-    """As fast_dev_run has it, too, of eight test images or fewer: each is a batch."""
+    """fast_dev_run tests a single image if there are at most eight, because then each is a batch."""
     from cifar_lightning.run.testing import report_on
 
     data, model, tester = fake_data(40), LitNet(), trainer(limit_test_batches=1)
@@ -174,8 +174,8 @@ def test_a_test_of_one_image(plain, tmp_path):
 
 
 @pytest.mark.parametrize(("limit", "tested"), [(1.0, 200), (1, 13), (3, 39), (0.5, 104)])
-def test_the_figure_shows_what_was_counted(monkeypatch, tmp_path, limit, tested):
-    """In a precision of its own, of the images that were tested; a part of the test set has all classes."""
+def test_the_report_shows_the_images_that_were_tested(monkeypatch, tmp_path, limit, tested):
+    """The report has the predictions of the test itself, in its precision; a part of the test set has all classes."""
     from cifar_lightning.run import testing
 
     shown = []
@@ -207,20 +207,20 @@ class Labels(LightningModule):
         return batch[1]
 
 
-def test_who_predicts_has_the_test_images_in_their_order():
+def test_predict_gets_the_test_images_in_their_order():
     data = fake_data(1_000)
     batches = trainer(limit_predict_batches=2, limit_test_batches=1).predict(Labels(), data)
     assert torch.equal(torch.cat(batches), data.image_set("test").labels[: sum(map(len, batches))])
 
 
-def test_evaluating_twice_counts_once():
+def test_a_second_evaluation_does_not_count_the_first():
     data, model = fake_data(100), LitNet()
     for _ in range(2):
         trainer().test(model, data, verbose=False)
         assert model.last_evaluation["confusion"].sum() == 20
 
 
-def test_an_evaluation_that_was_cut_short_counts_in_no_other():
+def test_an_interrupted_evaluation_is_not_counted_in_the_next():
     class Breaking(LitNet):
         breaks = True
 
@@ -244,8 +244,8 @@ def test_an_evaluation_that_was_cut_short_counts_in_no_other():
         assert model.last_evaluation["confusion"].sum() == (40 if evaluate.__name__ == "validate" else 20)
 
 
-def test_six_views():
-    """The image, shifted by a pixel towards two corners, and the mirror images of these three."""
+def test_six_views_and_their_weights():
+    """The views are the image, its shifts by a pixel to two corners at half the weight, and their mirror images."""
 
     class Pixel(nn.Module):
         def forward(self, x):
@@ -262,7 +262,7 @@ def test_six_views():
 
 @pytest.mark.parametrize("views", ["one", "mirror", "six"])
 def test_each_views_logits_are_read_before_the_next(views):
-    """A CUDA graph gives them all the same memory."""
+    """A CUDA graph writes the logits of every view into the same memory."""
 
     class Replayed(nn.Module):
         memory = torch.zeros(4, 10)
@@ -280,7 +280,7 @@ def test_each_views_logits_are_read_before_the_next(views):
 
 
 def test_views_are_averaged_in_float32():
-    """In bfloat16, of eight bits, the means of different logits are often equal."""
+    """In bfloat16, which has eight bits, the means of different logits would often be equal."""
 
     class Half(nn.Module):
         def forward(self, x):
@@ -322,7 +322,7 @@ def test_train_loss_is_the_mean_since_the_last_log_point(tmp_path, options, wind
 
 
 @pytest.mark.filterwarnings("error", "ignore:`isinstance.treespec", "ignore:The number of training batches")
-def test_a_stock_trainer_has_nothing_to_warn_of(tmp_path):
+def test_a_stock_trainer_gives_no_warnings(tmp_path):
     data, model = fake_data(200, val_split=50), LitNet()
     stock = trainer(tmp_path, max_epochs=1)
     stock.fit(model, data)
@@ -337,7 +337,7 @@ def test_a_loss_that_is_not_finite_ends_the_fit():
         trainer(max_epochs=4, log_every_n_steps=1).fit(LitNet(lr=1e6), fake_data(200))
 
 
-def test_a_search_goes_beyond_the_rates_at_which_it_is_not(tmp_path):
+def test_a_learning_rate_search_continues_after_a_loss_that_is_not_finite(tmp_path):
     torch.manual_seed(0)
     found = Tuner(trainer(max_epochs=2, log_every_n_steps=1, default_root_dir=tmp_path)).lr_find(
         LitNet(), datamodule=fake_data(200), max_lr=1e30, num_training=20, early_stop_threshold=None, update_attr=False
@@ -360,8 +360,8 @@ def test_labels_are_smoothed_in_training_only():
     torch.testing.assert_close(model.last_evaluation["loss"], plain)
 
 
-def test_each_kind_of_weight_has_its_rate():
-    """The decay takes the same share of every weight a step; Muon's filters keep their size."""
+def test_each_kind_of_weight_has_its_learning_rate():
+    """The decay takes the same share of every weight per step, but nothing of Muon's filters, which keep their size."""
     model = LitNet(net="speed", width=8, lr=2.0, bias_lr=3.0, head_lr=0.5, muon_lr=0.1, weight_decay=0.01)
     groups = {
         group["params"][0].dim(): group for group in build_optimizer(model.parameters(), model.hparams).param_groups
@@ -373,7 +373,7 @@ def test_each_kind_of_weight_has_its_rate():
     assert (groups[4]["weight_decay"], groups[4]["muon"], groups[1]["muon"]) == (0, True, False)
 
 
-def test_a_loaded_network_begins_its_log_anew(tmp_path):
+def test_a_loaded_network_and_a_new_fit_start_a_new_running_loss(tmp_path):
     first = trainer(max_epochs=1, limit_train_batches=3, log_every_n_steps=50)
 
     class Saving(LitNet):
@@ -404,7 +404,7 @@ def test_a_loaded_network_begins_its_log_anew(tmp_path):
     assert model.counts == (0, 0)
 
 
-def test_subclasses_may_use_hooks_and_names_of_their_own(tmp_path):
+def test_subclasses_may_define_hooks_and_names_of_their_own(tmp_path):
     class Own(LitNet):
         def __init__(self, **kwargs):
             super().__init__(**kwargs)
@@ -422,7 +422,7 @@ def test_subclasses_may_use_hooks_and_names_of_their_own(tmp_path):
 
 
 def test_one_trainer_fits_one_network_after_another(monkeypatch, caplog):
-    """The second is not compiled because the first was; and nobody hears of callbacks that replace one another."""
+    """Compiling the first network does not compile the second, and no log says that callbacks override each other."""
     compiled = []
     monkeypatch.setattr("cifar_lightning.model.compilation.compile_network", lambda net, mode: compiled.append(net))
     fitter, first, second = trainer(max_epochs=1), LitNet(compile="default"), LitNet()
@@ -449,7 +449,7 @@ def rates(schedule, **kwargs):
     return model.rates
 
 
-def test_constant():
+def test_constant_rate():
     assert rates("constant", max_epochs=2) == (0.1,) * 10
 
 
@@ -470,7 +470,7 @@ def test_the_schedule_counts_optimizer_steps():
 
 
 @pytest.mark.parametrize(("limit", "steps"), [({}, 6), ({"max_steps": 4}, 4)])
-def test_it_counts_those_of_a_callback_that_accumulates_in_some_epochs(limit, steps):
+def test_the_schedule_counts_steps_if_a_callback_accumulates_in_some_epochs(limit, steps):
     found = rates("linear", max_epochs=2, callbacks=[GradientAccumulationScheduler({1: 5})], **limit)
     assert found == pytest.approx([0.1 * (1 - min(batch, 5) / steps) for batch in range(10 if steps == 6 else 4)])
     all_alike = rates("linear", max_epochs=2, callbacks=[GradientAccumulationScheduler({0: 5})], **limit)
@@ -481,7 +481,7 @@ def test_it_counts_those_of_a_callback_that_accumulates_in_some_epochs(limit, st
 @pytest.mark.parametrize(
     "search", [LearningRateFinder(num_training_steps=13), BatchSizeFinder(init_val=5, max_trials=3)]
 )
-def test_a_fit_goes_by_what_has_been_searched_for_at_its_start(tmp_path, schedule, search):
+def test_a_fit_uses_what_a_search_at_its_start_has_found(tmp_path, schedule, search):
     torch.manual_seed(0)
     model, images = LitNet(lr=0.1, schedule=schedule, bias_lr=0.03), fake_data(200, batch_size=10)
     start = copy.deepcopy(model.state_dict())
@@ -500,7 +500,7 @@ def test_a_fit_goes_by_what_has_been_searched_for_at_its_start(tmp_path, schedul
     ("batches", "options"),
     [(1, {}), (5, {"accumulate_grad_batches": 5}), (5, {"callbacks": [GradientAccumulationScheduler({0: 5})]})],
 )
-def test_images_grow_in_the_course_of_a_fit(batches, options):
+def test_images_grow_during_a_fit(batches, options):
     class Noting(LitNet):
         sides = ()
 
@@ -518,20 +518,20 @@ def test_images_grow_in_the_course_of_a_fit(batches, options):
     assert set(model.sides) == {32}
 
 
-def test_a_small_image_is_the_mean_of_its_pixels():
+def test_a_pixel_of_a_shrunk_image_is_a_mean_of_pixels():
     images = torch.arange(16.0).view(1, 1, 4, 4)
     assert shrink(images, 2).tolist() == [[[[2.5, 4.5], [10.5, 12.5]]]]
     assert shrink(images, None) is images
 
 
-@pytest.mark.parametrize("size", [16, 20, 24, 28])  # of the recipes
-def test_an_apple_gpu_takes_the_same_means_by_products(size):
-    """It has them by torch for divisors of the side only, and 32 has no others."""
+@pytest.mark.parametrize("size", [16, 20, 24, 28])  # the sizes in the recipes
+def test_shrinking_by_matrix_products_takes_the_same_means(size):
+    """On an Apple GPU, torch itself shrinks only to divisors of the side, so that shrink uses matrix products."""
     images = torch.rand(2, 3, 32, 32)
     torch.testing.assert_close(transforms._by_products(images, size), shrink(images, size))
 
 
-def test_the_speed_runs_network_needs_images_to_begin_with():
+def test_the_speed_network_is_initialised_from_images_once():
     data, model = fake_data(100), LitNet(net="speed", width=8)
     with pytest.raises(InputError, match="is initialised from images"):
         trainer(max_epochs=1).fit(model, DataLoader(TensorDataset(torch.zeros(4, 3, 32, 32), torch.zeros(4).long())))
@@ -543,7 +543,7 @@ def test_the_speed_runs_network_needs_images_to_begin_with():
     for again in (model, LitNet(net="speed", width=8)):
         again.load_state_dict(model.state_dict())
         fitter = trainer(max_steps=1, limit_train_batches=0)
-        fitter.fit(again, data)  # fine-tuning goes on from what there is
+        fitter.fit(again, data)  # fine-tuning keeps the weights
         assert all(torch.equal(weight, learnt[name]) for name, weight in again.net.whiten.state_dict().items())
 
 
@@ -551,7 +551,7 @@ def test_the_speed_runs_network_needs_images_to_begin_with():
 
 
 @compiles
-def test_a_compiled_network_is_ready_before_the_first_step_and_learns_the_same(tmp_path, monkeypatch):
+def test_a_network_is_compiled_before_the_first_step_and_learns_the_same(tmp_path, monkeypatch):
     from torch._dynamo.utils import counters
 
     def fitted(compile):
@@ -584,23 +584,23 @@ def test_a_compiled_network_is_ready_before_the_first_step_and_learns_the_same(t
     counters.clear()
     plain, compiled = fitted("none"), fitted("default")
     assert plain.before_test == 0
-    assert compiled.before_fit >= 3  # a step's, and one for each size of batch in a validation
+    assert compiled.before_fit >= 3  # one for a step, and one for each batch size in a validation
     assert compiled.after_fit == compiled.before_fit
-    assert graphs() == compiled.before_test  # neither in the test nor for the figures
+    assert graphs() == compiled.before_test  # nothing is compiled in the test or for the figures
     for name, weight in plain.state_dict().items():
         torch.testing.assert_close(compiled.state_dict()[name], weight, msg=name)
-    assert fitted("auto").before_test == compiled.before_test  # nothing on a CPU
+    assert fitted("auto").before_test == compiled.before_test  # auto compiles nothing on a CPU
     monkeypatch.setattr("cifar_lightning.model.compilation.resolve_mode", lambda *args, **kwargs: "default")
     torch._dynamo.reset()
     counters.clear()
-    auto = fitted("auto")  # as on a GPU: the test does without
+    auto = fitted("auto")  # as on a GPU: the test runs uncompiled
     assert graphs() == auto.after_fit == compiled.after_fit < compiled.before_test
 
 
 @compiles
-@pytest.mark.filterwarnings("ignore:Found 1 module\\(s\\) in eval mode")  # Lightning's, and meant
-def test_what_is_frozen_stays_so():
-    """A batch norm that is to keep its statistics keeps them, compiled, counted and asked between two fits."""
+@pytest.mark.filterwarnings("ignore:Found 1 module\\(s\\) in eval mode")  # Lightning's warning; here it is meant
+def test_a_frozen_batch_norm_keeps_its_statistics():
+    """A batch norm in evaluation mode stays in it when the work is counted, in a compiled fit, and after `predict`."""
 
     class Frozen(LitNet):
         def on_train_start(self):
@@ -622,7 +622,7 @@ def test_what_is_frozen_stays_so():
 
 
 @compiles
-def test_a_compiled_network_takes_a_true_half_precision():
+def test_a_compiled_network_trains_and_tests_in_bf16_true():
     model, data = LitNet(width=8, lr=0.01, compile="default"), fake_data(100)
     fitter = trainer(max_epochs=1, precision="bf16-true")
     fitter.fit(model, data)
@@ -630,8 +630,8 @@ def test_a_compiled_network_takes_a_true_half_precision():
     assert all(weight.isfinite().all() for weight in model.parameters())
 
 
-def test_losses_are_summed_in_float32_whatever_the_precision():
-    """In bfloat16, with its eight digits, a sum over 300 images would stand at 256."""
+def test_losses_are_summed_in_float32_in_any_precision():
+    """In bfloat16, which has eight bits, a sum of 300 ones would stop at 256."""
 
     class Alike(nn.Module):
         def __init__(self):
@@ -660,15 +660,15 @@ def test_losses_are_summed_in_float32_whatever_the_precision():
         ({"callbacks": [GradientAccumulationScheduler({1: 1})]}, "reduce-overhead", "reduce-overhead"),
     ],
 )
-def test_gradients_that_accumulate_are_not_those_of_a_cuda_graph(monkeypatch, options, mode, taken):
+def test_no_cuda_graphs_are_used_if_gradients_accumulate(monkeypatch, options, mode, taken):
     model, modes = LitNet(lr=0.01, compile=mode), []
     monkeypatch.setattr("cifar_lightning.model.compilation.compile_network", lambda net, mode: modes.append(mode))
     trainer(max_epochs=1, **options).fit(model, fake_data(100))
     assert modes == [taken]
 
 
-def test_a_second_fit_is_compiled_for_itself(monkeypatch):
-    """Not as the first was, where that cannot be; and once, where it can."""
+def test_a_second_fit_is_compiled_again_only_if_it_needs_another_mode(monkeypatch):
+    """A later fit in the same mode reuses the compiled network, and a network that the user compiled stays compiled."""
     modes = []
 
     def noting(net, mode):
@@ -680,7 +680,7 @@ def test_a_second_fit_is_compiled_for_itself(monkeypatch):
     for accumulated in (1, 1, 2):
         trainer(max_epochs=1, accumulate_grad_batches=accumulated).fit(model, fake_data(100))
     assert modes == ["reduce-overhead", "default"]
-    monkeypatch.setattr(compilation, "resolve_mode", lambda *args, **kwargs: "none")  # as on another machine
+    monkeypatch.setattr(compilation, "resolve_mode", lambda *args, **kwargs: "none")  # as on a CPU
     trainer(max_epochs=1).fit(model, fake_data(100))
     assert model.net._compiled_call_impl is None
     own = LitNet(net=nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10)), lr=0.01)
@@ -697,7 +697,7 @@ def test_a_network_is_compiled_with_its_own_options_and_those_of_the_mode(monkey
     assert given.items() >= {**SpeedNet.compile_options, "triton.cudagraphs": True}.items()
 
 
-def test_auto_compiles_where_there_is_a_gpu_and_a_c_compiler(monkeypatch, tmp_path):
+def test_auto_compiles_if_there_is_a_gpu_and_a_c_compiler(monkeypatch, tmp_path):
     monkeypatch.delenv("CC", raising=False)
     (tmp_path / "Python.h").touch()
     monkeypatch.setattr("sysconfig.get_path", lambda name: tmp_path)
@@ -713,7 +713,7 @@ def test_auto_compiles_where_there_is_a_gpu_and_a_c_compiler(monkeypatch, tmp_pa
     assert resolve_mode("auto", on_gpu=True, graphs=True) == "none"
 
 
-def test_an_evaluation_alone_compiles_nothing(monkeypatch):
+def test_an_evaluation_without_a_fit_compiles_nothing(monkeypatch):
     monkeypatch.setattr(nn.Module, "compile", lambda self, **options: pytest.fail("compiled"))
     trainer().test(LitNet(compile="default"), fake_data(100), verbose=False)
 
@@ -727,7 +727,7 @@ def test_gradients_are_clipped(precision):
     assert torch.cat([step.flatten() for step in steps]).norm().item() == pytest.approx(1e-3, rel=1e-2)
 
 
-# --- what goes with what ---------------------------------------------------------------------------------
+# --- data and fits that a network takes ------------------------------------------------------------------
 
 
 def test_images_of_other_classes_are_refused():
@@ -741,7 +741,7 @@ def test_images_of_other_classes_are_refused():
 
 
 @pytest.mark.parametrize("count", [10, 12])
-def test_they_are_so_where_loaders_stand_in_place_of_the_module(count):
+def test_loaders_with_images_of_other_classes_are_refused(count):
     names = tuple("abcdefghijkl"[:count])
     data = CIFAR10DataModule(source="synthetic", synthetic_size=100, val_split=20)
     data._sets["train"] = dataclasses.replace(data.image_set("train"), classes=names)
@@ -754,14 +754,14 @@ def test_they_are_so_where_loaders_stand_in_place_of_the_module(count):
 
 
 @pytest.mark.parametrize("options", [{"schedule": "linear"}, {"sizes": [16], "net": "speed"}])
-def test_a_schedule_needs_an_end(options):
+def test_a_schedule_needs_max_epochs_or_max_steps(options):
     with pytest.raises(InputError, match="needs the length of the fit: pass max_epochs, or max_steps if"):
         trainer(max_epochs=-1, max_time="00:00:00:01").fit(LitNet(**options), fake_data(100))
 
 
 @pytest.mark.parametrize("schedule", ["one-cycle", "cosine", "linear"])
-def test_a_schedule_needs_a_length(schedule):
-    """Lightning's number of steps is -1 for a loader without one."""
+def test_a_schedule_needs_max_steps_if_the_loader_has_no_length(schedule):
+    """Lightning's number of steps is -1 if the loader has no length."""
 
     class Stream(IterableDataset):
         def __iter__(self):
@@ -773,15 +773,15 @@ def test_a_schedule_needs_a_length(schedule):
 
 
 @pytest.mark.parametrize("schedule", ["one-cycle", "cosine", "linear"])
-def test_no_rate_is_negative_past_the_end(schedule):
-    """Where a fit goes on with larger batches, it is further on than its steps say."""
+def test_no_rate_is_negative_past_the_end_of_a_schedule(schedule):
+    """A fit that resumes with larger batches has fewer steps in all, and may already be past their end."""
     assert SCHEDULES[schedule](1.0) == pytest.approx(0)
     assert SCHEDULES[schedule](1.5) == 0
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
-def test_a_fit_that_goes_on_draws_where_it_was(tmp_path, ranks):
-    """Under any Trainer; where there were more ranks, as the first of them."""
+def test_a_resumed_fit_continues_the_random_numbers(tmp_path, ranks):
+    """A fit resumed by a stock Trainer equals a whole one; if there were more ranks, it continues from the first's."""
 
     def model():
         torch.manual_seed(0)
@@ -799,7 +799,7 @@ def test_a_fit_that_goes_on_draws_where_it_was(tmp_path, ranks):
     assert torch.equal(resumed.net[2].weight, whole.net[2].weight)
 
 
-def test_a_longer_schedule_goes_on_as_if_it_had_been_longer(tmp_path):
+def test_a_lengthened_fit_continues_as_if_its_schedule_had_been_longer(tmp_path):
     class Noting(LitNet):
         rates_seen = ()
 
@@ -816,17 +816,17 @@ def test_a_longer_schedule_goes_on_as_if_it_had_been_longer(tmp_path):
     assert model.rates_seen == pytest.approx([0.05, 0.04, 0.03, 0.02, 0.01])
 
 
-def test_the_logged_rate_is_lr_whatever_other_groups_have(tmp_path):
+def test_the_logged_rate_is_lr_and_not_bias_lr_or_muon_lr(tmp_path):
     model = LitNet(lr=0.1, bias_lr=0.5, muon_lr=0.2, schedule="linear")
     fitter = trainer(tmp_path, max_epochs=1, log_every_n_steps=2)
     fitter.fit(model, fake_data(80, batch_size=20))
     rates = [float(row["lr"]) for row in rows(tmp_path) if row["lr"]]
-    assert rates == pytest.approx([0.05, 0.0])  # of the next step
+    assert rates == pytest.approx([0.05, 0.0])  # the rates of the next step
     assert model.diverged("it").endswith("lower --model.lr, --model.muon_lr, --model.bias_lr")
 
 
 class Plain(LightningDataModule):
-    """Somebody's own, that names its classes and does no more."""
+    """A user's own data module, which only names its classes."""
 
     classes = ("no", "yes")
 
@@ -836,13 +836,13 @@ class Plain(LightningDataModule):
     test_dataloader = train_dataloader
 
 
-def test_any_data_module_will_do():
+def test_any_data_module_can_be_used():
     model = LitNet(classes=Plain.classes)
     fitter = trainer(max_epochs=1)
     fitter.fit(model, Plain())
     assert set(fitter.test(model, Plain(), verbose=False)[0]) >= {"test_acc", "test_acc/no", "test_acc/yes"}
     plain = Plain()
-    plain.classes = tuple("0123456789")  # names of its own for as many
+    plain.classes = tuple("0123456789")  # other names, but as many
     trainer(max_epochs=1).fit(LitNet(), plain)
     with pytest.raises(InputError, match=r"the images have 2 classes \(no, …\), but the network has 10 \(airplane"):
         trainer(max_epochs=1).fit(LitNet(), Plain())
@@ -851,21 +851,21 @@ def test_any_data_module_will_do():
 
 
 @pytest.mark.parametrize(("classes", "said"), [(list(range(100)), r"the images have 100 classes \(0, …\)"), ([], None)])
-def test_any_classes_of_a_data_module_of_other_peoples(classes, said):
+def test_classes_of_a_users_data_module_may_be_numbers_or_empty(classes, said):
     data = SimpleNamespace(classes=classes)
     with nullcontext() if said is None else pytest.raises(InputError, match=said):
         check_classes(data, CLASSES)
 
 
-def test_classes_stay_those_of_the_start(tmp_path):
-    """Of which the figures, hparams and checkpoints are: with others the figures would go by the old names."""
+def test_classes_cannot_change_after_a_litnet_is_made(tmp_path):
+    """The figures, hparams and checkpoints depend on the classes: with others, the figures would have the old names."""
     model = LitNet()
     with pytest.raises(InputError, match=r"^classes cannot change .* use LitNet\(\.\.\., classes=data\.classes\), or"):
         model.classes = ["cat", "dog"]
     assert model.classes == model.hparams["classes"] == list(CLASSES)
 
     class Mine(LitNet):
-        classes = ("a", "b")  # in whose place the constructor's come
+        classes = ("a", "b")  # the constructor's classes replace these
 
         def __init__(self):
             super().__init__()
@@ -873,7 +873,7 @@ def test_classes_stay_those_of_the_start(tmp_path):
 
     with pytest.raises(InputError, match="classes cannot change after a LitNet is made"):
         Mine()
-    again = LitNet(model.net, classes=Plain.classes)  # as the line says
+    again = LitNet(model.net, classes=Plain.classes)  # as the error says
     again.net.fc3 = nn.Linear(84, 2)
     fitter = trainer(max_epochs=1)
     fitter.fit(again, Plain())
@@ -910,8 +910,8 @@ def test_checkpoint_holds_plain_values_and_loads(tmp_path):
     assert torch.equal(loaded.eval()(x), model.eval()(x))
 
 
-def test_a_network_that_other_processes_have_fitted_can_be_saved(tmp_path):
-    """As after `ddp_spawn`: this process's Trainer knows the module, which has been attached to none."""
+def test_a_network_fitted_in_other_processes_can_be_saved(tmp_path):
+    """After `ddp_spawn` this process's Trainer knows the module, but the module has no Trainer."""
     model, here = LitNet(), trainer()
     here.strategy.connect(model)
     here.save_checkpoint(tmp_path / "it.ckpt")
@@ -919,7 +919,7 @@ def test_a_network_that_other_processes_have_fitted_can_be_saved(tmp_path):
     assert all(torch.equal(weight, weights[name]) for name, weight in model.state_dict().items())
 
 
-def test_any_module_as_the_network(tmp_path):
+def test_any_module_can_be_the_network(tmp_path):
     net = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 10))
     fitter, model = trainer(max_epochs=1), LitNet(net=net, lr=0.01)
     fitter.fit(model, fake_data(100))
@@ -945,7 +945,7 @@ def test_predict_step():
     assert torch.equal(model.train().predict(x)[0], classes)
 
 
-def test_a_network_of_other_outputs_is_refused_at_its_first_images():
+def test_a_network_with_a_wrong_number_of_outputs_is_refused():
     model = LitNet(net=nn.Sequential(nn.Flatten(), nn.Linear(3072, 1_000)))
     with pytest.raises(InputError, match="returns 1000 logits per image, but there are 10 classes: change its"):
         trainer(max_epochs=1).fit(model, fake_data(40))
@@ -953,7 +953,7 @@ def test_a_network_of_other_outputs_is_refused_at_its_first_images():
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-true", "64-true"])
 def test_example_input(precision):
-    """Lightning's summary passes it through the network, in the network's precision."""
+    """Lightning's summary passes the example input through the network, in the network's precision."""
     model = LitNet()
     assert model(model.example_input_array).shape == (len(model.example_input_array), 10)
     stock = Trainer(
@@ -966,7 +966,7 @@ def test_example_input(precision):
     assert model.example_input_array.shape == (1, 3, 64, 64)
 
 
-def test_example_input_of_a_network_for_images_of_another_size():
+def test_example_input_for_images_of_another_size():
     net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 10))
     larger = dict.fromkeys(["train_transforms", "test_transforms"], v2.Resize(64))
     with_summary = Trainer(
@@ -992,12 +992,12 @@ def test_example_input_of_a_network_for_images_of_another_size():
         ("net", "vgg", "unknown net 'vgg'"),
     ],
 )
-def test_values_out_of_range(name, value, message):
+def test_values_out_of_range_are_refused(name, value, message):
     with pytest.raises(InputError, match=message):
         LitNet(**{name: value})
 
 
-def test_a_network_without_weights_to_train():
+def test_a_network_without_weights_to_train_is_refused():
     net = nn.Sequential(nn.Flatten(), nn.Linear(3_072, 10)).requires_grad_(False)
     with pytest.raises(InputError, match="the network has no weights to train: call requires_grad_"):
         trainer(max_epochs=1).fit(LitNet(net), fake_data(40))

@@ -10,7 +10,7 @@ from cifar_lightning.model.muon import SGDWithMuon, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 40), (2, 40, 8)])
-def test_an_orthogonal_update_keeps_the_directions_and_evens_their_lengths(shape):
+def test_orthogonal_keeps_the_directions_and_evens_their_lengths(shape):
     torch.manual_seed(0)
     matrices = torch.randn(shape)
     result = orthogonal(matrices, steps=5)
@@ -47,19 +47,19 @@ def test_a_filter_bank_is_scaled_before_it_steps():
     optimizer = SGDWithMuon([{"params": [bank], "muon": True, "momentum": 0.0}], lr=0.0)
     bank.grad = torch.randn_like(bank)
     optimizer.step()
-    assert bank.norm().item() == pytest.approx(6**0.5, rel=1e-5)  # of 162 squares in float32; before it was 13
+    assert bank.norm().item() == pytest.approx(6**0.5, rel=1e-5)  # a sum of 162 squares in float32; about 13 before
 
 
-def test_a_filter_bank_may_begin_as_zeros():
-    """As the last of a residual branch often does."""
+def test_a_filter_bank_of_zeros_can_be_trained():
+    """The last filters of a residual branch often begin as zeros, and Muon can train them."""
     weight = torch.nn.Parameter(torch.zeros(4, 3, 2, 2))
     weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
     SGDWithMuon([{"params": [weight], "muon": True}], lr=0.1).step()
     assert 0 < weight.norm() < 1
 
 
-def test_two_steps_of_muon_written_out():
-    """By https://kellerjordan.github.io/posts/muon/, with the renormalisation of the 94 % speed run."""
+def test_two_steps_of_muon_equal_the_formula():
+    """The formula is from https://kellerjordan.github.io/posts/muon/, with the 94 % speed run's renormalisation."""
     torch.manual_seed(0)
     banks = [torch.nn.Parameter(torch.randn(6, 3, 3, 3)), torch.nn.Parameter(torch.randn(40, 3, 1, 1))]
     expected = [bank.detach().clone() for bank in banks]
@@ -72,7 +72,7 @@ def test_two_steps_of_muon_written_out():
         optimizer.step()
         for weight, buffer, grad in zip(expected, buffers, grads, strict=True):
             buffer.mul_(0.6).add_(grad)
-            x = (grad + 0.6 * buffer).flatten(1)  # Nesterov's
+            x = (grad + 0.6 * buffer).flatten(1)  # Nesterov momentum
             x /= x.norm()
             for _ in range(3):
                 x = 3.4445 * x + (-4.7750 * x @ x.T + 2.0315 * x @ x.T @ x @ x.T) @ x
@@ -83,7 +83,7 @@ def test_two_steps_of_muon_written_out():
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)])
-def test_updates_are_made_orthogonal_in_the_precision_of_the_training(monkeypatch, precision, dtype):
+def test_updates_are_orthogonalised_in_the_precision_of_the_training(monkeypatch, precision, dtype):
     made, muons = [], muon.orthogonal
     monkeypatch.setattr(muon, "orthogonal", lambda banks: made.append(banks.dtype) or muons(banks))
     fit = Trainer(
@@ -96,7 +96,7 @@ def test_updates_are_made_orthogonal_in_the_precision_of_the_training(monkeypatc
     assert {p.dtype for p in net.parameters()} == {torch.float32}
 
 
-def test_a_copy_steps_as_the_optimizer_does():
+def test_a_deep_copy_of_the_optimiser_takes_the_same_steps():
     torch.manual_seed(0)
     bank = torch.nn.Parameter(torch.randn(4, 3, 2, 2))
     optimizer = SGDWithMuon([{"params": [bank], "muon": True}], 0.1, dtype=torch.bfloat16)
@@ -108,8 +108,8 @@ def test_a_copy_steps_as_the_optimizer_does():
     assert torch.equal(bank, other)
 
 
-def test_banks_of_several_shapes_may_go_together(monkeypatch):
-    """As they do on a GPU: the zeros around the smaller ones change nothing."""
+def test_banks_of_several_shapes_can_be_computed_together(monkeypatch):
+    """On a GPU all banks are computed together, and the zeros around the smaller ones change nothing."""
     torch.manual_seed(0)
     shapes = [(6, 3, 3, 3), (40, 3, 1, 1), (8, 6, 3, 3), (6, 3, 3, 3)]
     weights, grads = ([torch.randn(shape) for shape in shapes] for _ in range(2))

@@ -26,7 +26,7 @@ def test_logits(name, num_classes):
     x = torch.randn(3, 3, 32, 32)
     logits = net(x)
     assert logits.shape == (3, num_classes)
-    # each image has its own, wherever in the batch it is and however the batch lies in memory
+    # logits depend neither on the image's place in the batch nor on the memory format
     torch.testing.assert_close(net(x[2:]), logits[2:], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(net(x.contiguous(memory_format=torch.channels_last)), logits, atol=1e-4, rtol=1e-4)
 
@@ -42,7 +42,7 @@ def test_every_weight_has_a_gradient(name):
 
 @pytest.mark.parametrize("size", [32, 24, 20, 16])
 @pytest.mark.parametrize("convs", [2, 3])
-def test_images_that_lie_beside_each_other_are_trained_on_as_each_alone(monkeypatch, size, convs):
+def test_images_side_by_side_are_trained_on_as_each_alone(monkeypatch, size, convs):
     torch.manual_seed(0)
     x, labels = torch.randn(6, 3, size, size, dtype=torch.float64), torch.arange(6)
     nets = [SpeedNet(width=8, convs=convs).double() for _ in range(2)]
@@ -54,31 +54,31 @@ def test_images_that_lie_beside_each_other_are_trained_on_as_each_alone(monkeypa
         torch.testing.assert_close(other.grad, one.grad, msg=name)
     torch.testing.assert_close(nets[1].state_dict(), nets[0].state_dict())  # the running statistics
     nets[1].eval()
-    monkeypatch.setattr(speed, "images_beside", pytest.fail)  # an evaluation takes each alone
+    monkeypatch.setattr(speed, "images_beside", pytest.fail)  # an evaluation takes each image alone
     nets[1](x)
 
 
 class Blurred(speed.SpeedBlock):
-    """One of a user's own, which looks at a pixel's neighbours."""
+    """A user's block in which a pixel depends on its neighbours."""
 
     def forward(self, x):
         return F.avg_pool2d(super().forward(x), 3, 1, 1)
 
 
 class Centred(BatchNorm2d):
-    """A user's norm, over the map, which is one of ours but for that."""
+    """A user's subclass of our norm, which subtracts the mean of each map."""
 
     def forward(self, x):
         return x - x.mean((2, 3), keepdim=True)
 
 
 def blurred(module, given, x):
-    """A user's hook, which does likewise after a norm."""
+    """Blurs the output of a norm, as a hook of a user's."""
     return F.avg_pool2d(x, 3, 1, 1) if isinstance(module, BatchNorm2d) else None
 
 
 @pytest.mark.parametrize("own", ["norm", "block", "subclass", "hook", "pre-hook", "hook of all"])
-def test_images_never_lie_beside_each_other_where_a_module_is_a_users(monkeypatch, request, own):
+def test_images_are_not_laid_side_by_side_if_a_module_is_a_users(monkeypatch, request, own):
     torch.manual_seed(0)
     net = SpeedNet(width=8).double()
     if own == "norm":
@@ -100,7 +100,7 @@ def test_images_never_lie_beside_each_other_where_a_module_is_a_users(monkeypatc
 
 
 @pytest.mark.parametrize("when", ["full_backward_pre_hook", "full_backward_hook"])
-def test_gradients_never_lie_beside_each_other_where_a_users_hook_sees_them(monkeypatch, when):
+def test_gradients_are_not_side_by_side_if_a_users_hook_sees_them(monkeypatch, when):
     monkeypatch.setattr(speed, "images_beside", lambda x: 3)
     net, seen = SpeedNet(width=8), []
     for module in (net.blocks[1], net.blocks[1].norms[1]):
@@ -119,19 +119,19 @@ def test_gradients_never_lie_beside_each_other_where_a_users_hook_sees_them(monk
         (False, torch.bfloat16, 1000, 1),
     ],
 )
-def test_how_many_images_lie_beside_each_other(monkeypatch, native, dtype, images, beside):
+def test_how_many_images_are_laid_side_by_side(monkeypatch, native, dtype, images, beside):
     monkeypatch.setattr("cifar_lightning.model.networks.beside.multiplies_bfloat16", lambda: native)
     assert images_beside(torch.zeros(images, 1, 1, 1, dtype=dtype)) == beside
 
 
-def test_the_gradient_of_images_beside_each_other_lies_as_a_pooling_takes_it():
+def test_the_gradient_of_images_side_by_side_is_in_channels_last():
     x = torch.randn(6, 8, 7, 7).contiguous(memory_format=torch.channels_last).requires_grad_()
     (grad,) = torch.autograd.grad((put_beside(x, 3) * torch.randn(2, 8, 7, 21)).sum(), x)
     assert grad.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_gelu_is_torchs_wherever_it_is_computed(dtype):
+def test_gelu_and_its_gradient_equal_torchs(dtype):
     torch.manual_seed(0)
     x = torch.randn(4, 8, 5, 5, dtype=dtype).contiguous(memory_format=torch.channels_last)
     weights = torch.randn_like(x)
@@ -149,7 +149,7 @@ def count(net):
     return sum(weight.numel() for weight in net.parameters())
 
 
-def test_the_tutorials_network():
+def test_the_tutorial_network():
     net = TutorialNet()
     shapes = {name: tuple(weight.shape) for name, weight in net.named_parameters() if name.endswith("weight")}
     assert shapes == {
@@ -162,7 +162,7 @@ def test_the_tutorials_network():
     assert count(net) == 62_006
 
 
-def test_the_tutorials_exercise_widens_the_first_convolution():
+def test_width_widens_the_first_convolution_as_in_the_tutorials_exercise():
     net = build("tutorial", 10, 12)
     assert net.conv1.weight.shape == (12, 3, 5, 5)
     assert net.conv2.weight.shape == (16, 12, 5, 5)
@@ -181,7 +181,7 @@ def test_the_tutorials_exercise_widens_the_first_convolution():
     ],
     ids=["4 images", "1 image", "small", "channels_last", "unbatched", "none", "float64"],
 )
-def test_a_convolution_without_onednn_is_the_same(cpu_settings, x):
+def test_a_convolution_computes_the_same_without_onednn(cpu_settings, x):
     torch.manual_seed(0)
     conv = Conv2d(3, 6, 5).to(x.dtype)
     results = []
@@ -201,7 +201,7 @@ def test_a_convolution_in_bfloat16_is_computed_in_bfloat16(cpu_settings):
 
 
 @pytest.mark.skipif(not nnpack.is_available(), reason="this torch has no NNPACK")
-def test_a_convolution_of_a_few_images_is_nnpacks(cpu_settings):
+def test_a_convolution_of_a_few_images_uses_nnpack(cpu_settings):
     class Operations(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             names.add(func.name())
@@ -214,20 +214,20 @@ def test_a_convolution_of_a_few_images_is_nnpacks(cpu_settings):
     assert "aten::_nnpack_spatial_convolution" in names
 
 
-def test_resnet18_is_the_one_for_small_images():
+def test_resnet18_is_the_variant_for_small_images():
     net = ResNet18()
-    assert count(net) == 11_173_962  # as https://github.com/kuangliu/pytorch-cifar has it
+    assert count(net) == 11_173_962  # as in https://github.com/kuangliu/pytorch-cifar
     x = torch.zeros(2, 3, 32, 32)
     sizes = [tuple((x := layer(x)).shape[1:]) for layer in net]
     assert sizes[:3] == [(64, 32, 32)] * 3  # no pooling in the stem
     assert (512, 4, 4) in sizes
 
 
-# Moments are sums of 480,000 products, in an order that is the processor's. Their rounding, some hundreds of float64's
+# Moments are sums of 480,000 products, in an order that depends on the processor. Rounding, some hundreds of float64's
 # 2e-16, is 1,500 times as large in the weakest direction: 3e-11 on an AMD EPYC, below 1e-11 on an Intel Xeon.
 @pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 1e-3), (torch.float64, 1e-9)])
 def test_the_first_layer_whitens(dtype, rounding):
-    """What it gives of the images' patches is uncorrelated, of unit variance, and there with both signs."""
+    """The first layer's outputs are uncorrelated, have unit variance, and occur with both signs."""
     data = fake_data(500, normalization="dataset")
     net, images = SpeedNet().to(dtype), data.sample(500)
     net.init_from_images(images)
@@ -235,14 +235,14 @@ def test_the_first_layer_whitens(dtype, rounding):
     outputs = net.whiten(images).transpose(0, 1).flatten(1).double()
     torch.testing.assert_close(outputs[12:], -outputs[:12])
     second_moments = outputs[:12] @ outputs[:12].T / outputs.shape[1]
-    strong = second_moments.diag() > 0.9  # the weakest directions are damped, which else were mostly noise
+    strong = second_moments.diag() > 0.9  # the weakest directions, mostly noise, are damped
     assert strong.sum() >= 6
     assert second_moments.diag().max() < 1.001
     assert (second_moments - second_moments.diag().diag()).abs().max() < rounding
 
 
-def test_the_first_filters_do_not_depend_on_which_eigenvectors_lapack_gives(monkeypatch):
-    """Its signs are another's with another number of threads: a run on two devices began from another network."""
+def test_the_first_filters_do_not_depend_on_the_signs_that_lapack_returns(monkeypatch):
+    """The signs depend on the number of threads, so that a run on two devices once began from a different network."""
     images, nets = fake_data(100, normalization="dataset").sample(100), [SpeedNet(), SpeedNet()]
     nets[0].init_from_images(images)
     eigh = torch.linalg.eigh
@@ -252,21 +252,21 @@ def test_the_first_filters_do_not_depend_on_which_eigenvectors_lapack_gives(monk
     torch.testing.assert_close(nets[1].whiten.weight, nets[0].whiten.weight)
 
 
-def test_batch_norms_average_as_the_speed_runs_do():
+def test_batch_norms_have_the_momentum_of_the_speed_runs():
     for name, momentum in (("speed", 0.4), ("speed96", 0.1)):
         assert {m.momentum for m in build(name, 10, 8).modules() if isinstance(m, nn.BatchNorm2d)} == {momentum}
 
 
 @pytest.fixture
 def twin(monkeypatch):
-    """As if there were another rank, and it had the same images."""
+    """Pretends that the world size is 2, and that the other rank has the same images."""
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
     monkeypatch.setattr(dist, "get_rank", lambda: 1)
     monkeypatch.setattr(dist, "all_reduce", lambda x: x.add_(x.flip(0)))
 
 
-def test_a_batch_norm_over_two_ranks_is_torchs_over_all_their_images(twin):
+def test_a_batch_norm_over_two_ranks_equals_torchs_over_all_their_images(twin):
     images = torch.randn(6, 4, 5, 5, dtype=torch.float64)
     ours, theirs = BatchNorm2d(4, dtype=torch.float64), nn.BatchNorm2d(4, dtype=torch.float64)
     for norm in (ours, theirs):
@@ -278,41 +278,41 @@ def test_a_batch_norm_over_two_ranks_is_torchs_over_all_their_images(twin):
     (outputs[1] * torch.cat([weights, weights])).sum().backward()
     torch.testing.assert_close(outputs[0], outputs[1][:6])
     torch.testing.assert_close(half.grad, both.grad[:6])
-    for name, parameter in ours.named_parameters():  # DDP sums those of the ranks
+    for name, parameter in ours.named_parameters():  # the other rank's gradient is the same
         torch.testing.assert_close(2 * parameter.grad, theirs.get_parameter(name).grad)
     for name, buffer in ours.named_buffers():
         torch.testing.assert_close(buffer, theirs.get_buffer(name))
 
 
-def test_a_channel_that_never_changes_stays_finite_on_several_ranks(twin):
-    """Its variance, as a difference of rounded means, might come out below zero."""
+def test_a_constant_channel_stays_finite_on_several_ranks(twin):
+    """A variance that is a difference of rounded means could be below zero for a constant channel."""
     constants = torch.linspace(0.1, 1.7, 100).view(1, 100, 1, 1).expand(8, 100, 15, 15)
     assert BatchNorm2d(100, eps=1e-12)(constants).isfinite().all()
 
 
-def test_a_batch_norm_over_ranks_keeps_its_figures_where_the_mean_is_large(monkeypatch):
-    """The mean of the squares less the square of the mean would be 4 % off."""
+def test_a_batch_norm_over_ranks_is_precise_if_the_mean_is_large(monkeypatch):
+    """The mean of the squares minus the square of the mean would be 4 % off here."""
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
     monkeypatch.setattr(dist, "get_rank", lambda: 0)
     images = torch.randn(2, 8, 3, 16, 16, generator=torch.Generator().manual_seed(0)) + 300
-    images[1] += 2  # two ranks of other means
+    images[1] += 2  # the two ranks have different means
     others = torch.stack(torch.var_mean(images[1], (0, 2, 3), correction=0))
     monkeypatch.setattr(dist, "all_reduce", lambda x: x[1].copy_(others))
     theirs = nn.BatchNorm2d(3, dtype=torch.float64)(images.flatten(0, 1).double())[:8]
     torch.testing.assert_close(BatchNorm2d(3)(images[0]).double(), theirs, atol=1e-4, rtol=0)
 
 
-def test_ddp_sends_no_statistics_that_all_ranks_have():
-    """But those of torch's batch norms, which are each rank's own."""
+def test_ddp_does_not_send_the_statistics_of_our_batch_norms():
+    """All ranks have the same statistics in our batch norms, but each its own in torch's, which DDP sends."""
     net = nn.Sequential(nn.Conv2d(3, 4, 1), BatchNorm2d(4), nn.BatchNorm2d(4), nn.Flatten())
     kept = set(LitNet(net)._ddp_params_and_buffers_to_ignore)
     assert kept == {"net.1.running_mean", "net.1.running_var", "net.1.num_batches_tracked"}
     assert kept < dict(LitNet(net).named_buffers()).keys()
 
 
-def test_a_batch_norm_without_momentum_averages_over_all_batches_on_several_ranks(twin):
-    """As torch.optim.swa_utils.update_bn and Lightning's StochasticWeightAveraging have it."""
+def test_a_batch_norm_without_momentum_averages_over_all_batches_and_ranks(twin):
+    """torch.optim.swa_utils.update_bn and Lightning's StochasticWeightAveraging set the momentum to None."""
     norm, batches = BatchNorm2d(4, momentum=None), torch.randn(3, 8, 4, 5, 5)
     for batch in batches:
         norm(batch)
@@ -321,7 +321,7 @@ def test_a_batch_norm_without_momentum_averages_over_all_batches_on_several_rank
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["mixed", "true"])
-def test_logits_of_an_evaluation_in_half_precision_can_be_told_apart(name, dtype):
+def test_logits_of_a_half_precision_evaluation_can_be_told_apart(name, dtype):
     net, images = build(name, 10, 16).eval(), torch.randn(200, 3, 32, 32)
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype is None), torch.no_grad():
         logits = net.to(dtype)(images.to(dtype))
@@ -330,11 +330,11 @@ def test_logits_of_an_evaluation_in_half_precision_can_be_told_apart(name, dtype
     assert (first > second).all()
     assert (logits != logits.bfloat16()).float().mean() > 0.9
     net.train()
-    with torch.autocast("cpu", torch.bfloat16):  # what is learnt is as it was
+    with torch.autocast("cpu", torch.bfloat16):  # in training they stay in bfloat16
         assert net(images.to(dtype)).dtype == torch.bfloat16
 
 
-def test_mistakes():
+def test_unknown_names_and_wrong_widths_are_refused():
     with pytest.raises(InputError, match="unknown net 'vgg': choose from tutorial, normed, resnet18"):
         build("vgg", 10)
     with pytest.raises(InputError, match="width 0: the number of channels must be at least 1"):
@@ -342,7 +342,7 @@ def test_mistakes():
 
 
 @pytest.mark.parametrize("size", [(9, 9), (8, 8), (9, 8), (8, 9)])
-def test_a_convolution_before_a_pooling_computes_what_is_read(size):
+def test_a_convolution_before_a_pooling_computes_only_what_is_pooled(size):
     torch.manual_seed(0)
     conv, x = PooledConv2d(4, 8), torch.randn(3, 4, *size)
     features, whole = conv(x), F.conv2d(x, conv.weight, padding=1)
@@ -352,8 +352,8 @@ def test_a_convolution_before_a_pooling_computes_what_is_read(size):
 
 @compiles
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_pooling_that_is_compiled_is_torchs(monkeypatch, dtype):
-    """Where pixels are equal, too: the first of them takes the gradient."""
+def test_the_compiled_pooling_and_its_gradient_equal_torchs(monkeypatch, dtype):
+    """If pixels are equal, the first of them gets the gradient, as in torch."""
     torch.manual_seed(0)
     x = torch.randn(4, 8, 6, 10).round().to(dtype, memory_format=torch.channels_last)
 
@@ -375,8 +375,8 @@ def test_the_pooling_that_is_compiled_is_torchs(monkeypatch, dtype):
 
 
 @compiles
-def test_a_compiled_networks_gradients_in_bfloat16_are_the_eager_ones():
-    """Compiled code keeps values that eager code rounds: a maximum of rounded ones may be none of them."""
+def test_compiled_gradients_in_bfloat16_are_close_to_the_eager_ones():
+    """Compiled code does not round values that eager code rounds, so that a rounded maximum may equal none of them."""
     torch.manual_seed(0)
     net = SpeedNet(width=8, growth=())  # one block: all kinds of layers, and a third of the code to compile
     images = torch.randn(64, 3, 32, 32).to(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""The optimiser against SGD's formula, in every dtype that a precision gives the weights."""
+"""Tests the optimiser against SGD's formula, in every dtype that a precision gives the weights."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ SGD = {"lr": LR, "momentum": MOMENTUM, "nesterov": False, "weight_decay": DECAY,
 
 @pytest.mark.parametrize("head_lr", [None, LR], ids=["one rate", "rates of their own"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
-def test_weights_go_as_the_formula_says(dtype, head_lr):
+def test_weights_follow_sgds_formula(dtype, head_lr):
     draws = torch.Generator().manual_seed(0)
     weights = [torch.nn.Parameter(torch.randn(shape, generator=draws).to(dtype)) for shape in ((10, 100), (10,))]
     exact = [weight.detach().double().clone() for weight in weights]
@@ -23,7 +23,7 @@ def test_weights_go_as_the_formula_says(dtype, head_lr):
             momentum.mul_(MOMENTUM).add_(weight.grad.double() + DECAY * value)
             value.sub_(LR * momentum)
         optimizer.step()
-    rounding = 20 * torch.finfo(dtype).eps  # five steps of values up to some ten
+    rounding = 20 * torch.finfo(dtype).eps  # five steps with values up to about 10
     for weight, value, momentum in zip(weights, exact, momenta, strict=True):
         torch.testing.assert_close(weight.double(), value.detach(), rtol=0, atol=rounding)
         kept = optimizer.state[weight]["momentum_buffer"]
@@ -31,7 +31,7 @@ def test_weights_go_as_the_formula_says(dtype, head_lr):
 
 
 @pytest.mark.parametrize(("dtype", "fused"), [(torch.float32, True), (torch.bfloat16, False)])
-def test_a_checkpoint_of_another_device_does_not_choose_the_kernel(dtype, fused):
+def test_a_checkpoint_from_another_device_does_not_choose_the_kernel(dtype, fused):
     optimizer = build_optimizer(
         [torch.nn.Parameter(torch.zeros(1, dtype=dtype))], {**SGD, "bias_lr": None, "head_lr": None}
     )

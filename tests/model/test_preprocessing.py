@@ -1,4 +1,4 @@
-"""A model knows what its images have undergone: nothing names an image that has undergone something else."""
+"""Tests that a model knows its images' preprocessing, and classifies no images that were prepared differently."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def new_trainer(path, **kwargs):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A checkpoint of a stock Trainer's, with CIFAR-10's own mean and std, and its data."""
+    """Trains with a stock Trainer and CIFAR-10's own mean and std; returns the path of the checkpoint."""
     path = tmp_path_factory.mktemp("trained")
     data = fake_data(200, normalization="dataset", val_split=40)
     trainer = new_trainer(path, limit_train_batches=2)
@@ -30,7 +30,7 @@ def trained(tmp_path_factory):
     return path / "it.ckpt"
 
 
-def test_a_checkpoint_holds_it(trained):
+def test_a_checkpoint_holds_the_preprocessing(trained):
     kept = torch.load(trained, weights_only=True)["hyper_parameters"]["preprocessing"]
     assert kept == {"mean": list(MEAN), "std": list(STD), "size": 32}
     for model in (load_model(trained), LitNet.load_from_checkpoint(trained)):
@@ -38,7 +38,7 @@ def test_a_checkpoint_holds_it(trained):
         assert model.classes == list(fake_data().classes)
 
 
-def test_bytes_are_normalised_as_in_the_training(trained):
+def test_uint8_images_are_normalised_as_in_the_training(trained):
     model, data = load_model(trained), fake_data(200, normalization="dataset")
     images = data.image_set("test").images
     labels, probabilities = model.predict(images)
@@ -54,7 +54,7 @@ def test_bytes_are_normalised_as_in_the_training(trained):
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16-true", torch.bfloat16), ("64-true", torch.float64)])
-def test_bytes_are_normalised_in_the_precision_of_the_network(trained, precision, dtype):
+def test_uint8_images_are_normalised_in_the_precision_of_the_network(trained, precision, dtype):
     model, images = load_model(trained).to(dtype), fake_data(200).image_set("test").images
     expected = model.predict(images)[1]
     torch.testing.assert_close(model.logits(images).softmax(1), expected, rtol=0, atol=0.01)
@@ -65,46 +65,46 @@ def test_bytes_are_normalised_in_the_precision_of_the_network(trained, precision
 
 
 @pytest.mark.parametrize("stage", ["fit", "validate", "test", "predict"])
-def test_a_trainer_gives_no_images_of_another_preprocessing(trained, tmp_path, stage):
+def test_every_stage_refuses_images_of_another_preprocessing(trained, tmp_path, stage):
     wrong, right = fake_data(200, val_split=40), fake_data(200, val_split=40, normalization="cifar10")
     with pytest.raises(InputError, match=OTHER):
         getattr(new_trainer(tmp_path), stage)(load_model(trained), wrong)
     wrong.setup()
     loaders = {"fit": (wrong.train_dataloader(), wrong.val_dataloader()), "validate": (wrong.val_dataloader(),)}
-    with pytest.raises(InputError, match=OTHER):  # its loaders, without it
+    with pytest.raises(InputError, match=OTHER):  # the loaders without the data module
         getattr(new_trainer(tmp_path), stage)(
             load_model(trained).train(), *loaders.get(stage, (wrong.test_dataloader(),))
         )
-    if stage != "fit":  # a fit's would be batches in a list
+    if stage != "fit":  # a fit would combine a list into batches that are lists
         with pytest.raises(InputError, match=OTHER):
             getattr(new_trainer(tmp_path), stage)(load_model(trained), [*loaders.get(stage, [wrong.test_dataloader()])])
     getattr(new_trainer(tmp_path, limit_train_batches=2), stage)(load_model(trained).train(), right)
 
 
 @pytest.mark.parametrize("stage", ["fit", "test"])
-def test_a_checkpoint_given_to_a_trainer_is_looked_at_too(trained, tmp_path, stage):
+def test_a_ckpt_path_of_another_preprocessing_is_refused(trained, tmp_path, stage):
     model = LitNet(net="speed54", width=4)
     with pytest.raises(InputError, match=OTHER if stage == "test" else "0.4914"):
         getattr(new_trainer(tmp_path), stage)(model, fake_data(200, val_split=40), ckpt_path=trained, weights_only=True)
 
 
-def test_a_test_of_a_network_that_has_learnt_nothing_settles_nothing(tmp_path):
+def test_a_test_does_not_set_the_preprocessing_of_an_untrained_model(tmp_path):
     model, trainer = LitNet(), new_trainer(tmp_path)
     trainer.test(model, fake_data(40), verbose=False)
     assert model.preprocessing is None
     trainer.test(model, fake_data(40, normalization="dataset"), verbose=False)
 
 
-def test_a_fit_on_loaders_alone_keeps_it(tmp_path):
+def test_a_fit_on_loaders_adopts_their_preprocessing(tmp_path):
     data, model = fake_data(80, normalization="cifar100", val_split=40), LitNet()
     data.setup("fit")
     new_trainer(tmp_path).fit(model, data.train_dataloader(), data.val_dataloader())
     assert model.preprocessing == Preprocessing(CIFAR100_MEAN, CIFAR100_STD)
 
 
-@pytest.mark.filterwarnings("ignore")  # Lightning's, of small fits
-def test_a_fit_on_bytes_is_that_on_what_is_made_of_them(tmp_path):
-    """Of a loader of one's own: they were normalised in an evaluation only."""
+@pytest.mark.filterwarnings("ignore")  # Lightning's warnings of small fits
+def test_a_fit_on_uint8_images_equals_a_fit_on_normalised_ones(tmp_path):
+    """A user's loader may give uint8 images, which were once normalised in evaluations only."""
     images, weights = fake_data(40).image_set("train"), []
     mine = Preprocessing(MEAN, STD)
     for given in (images.images, mine.normalize(images.images)):
@@ -115,13 +115,13 @@ def test_a_fit_on_bytes_is_that_on_what_is_made_of_them(tmp_path):
     assert torch.equal(*weights)
 
 
-def test_an_older_checkpoint_has_it_from_its_data_module(trained, tmp_path):
+def test_an_older_checkpoint_has_the_preprocessing_of_its_data_module(trained, tmp_path):
     old = torch.load(trained, weights_only=True)
     del old["hyper_parameters"]["preprocessing"]
     torch.save(old, tmp_path / "old.ckpt")
     for model in (load_model(tmp_path / "old.ckpt"), LitNet.load_from_checkpoint(tmp_path / "old.ckpt")):
         assert model.preprocessing == Preprocessing(MEAN, STD)
-    del old["datamodule_hyper_parameters"]  # of somebody else's images: nothing is known
+    del old["datamodule_hyper_parameters"]  # as after a fit on a user's own data: nothing is known
     torch.save(old, tmp_path / "old.ckpt")
     model = load_model(tmp_path / "old.ckpt")
     assert model.preprocessing is None
@@ -130,7 +130,7 @@ def test_an_older_checkpoint_has_it_from_its_data_module(trained, tmp_path):
     assert model.predict(torch.zeros(2, 3, 32, 32))[0].shape == (2,)
 
 
-def test_one_of_ones_own():
+def test_a_users_own_preprocessing():
     own = Preprocessing([0.1, 0.2, 0.3], (1, 1, 2), size=8)
     model = LitNet(nn.Sequential(nn.Flatten(), nn.Linear(192, 10)), preprocessing=own)
     assert model.preprocessing == own == Preprocessing(**model.hparams["preprocessing"])
@@ -161,7 +161,7 @@ def test_one_of_ones_own():
         ([0, 1], "of type list: pass a tensor"),
     ],
 )
-def test_images_of_another_shape_are_refused_in_words(images, message):
+def test_images_of_another_shape_or_type_are_refused_with_advice(images, message):
     with pytest.raises(InputError, match=message):
         LitNet(preprocessing=HALF).predict(images)
 
@@ -176,6 +176,6 @@ def test_images_of_another_shape_are_refused_in_words(images, message):
         ([0.5] * 3, [0.5] * 3, 0),
     ],
 )
-def test_constants_that_are_none(mean, std, size):
+def test_preprocessing_refuses_unusable_values(mean, std, size):
     with pytest.raises(InputError, match=r"must be (three numbers each|a whole number)"):
         Preprocessing(mean, std, size)
