@@ -28,23 +28,23 @@ def race(
     folder: str,
     accelerator: str,
 ) -> dict[str, list[Run]]:
-    """Trains both, in turns, on the same images, after a turn that compiles and is not counted: of ours, one epoch.
+    """Trains both sides in turns on the same images. A first turn, for ours of one epoch, compiles and is not counted.
 
     Args:
         data: Arguments of CIFAR10DataModule that say where the images are.
         script: Path of one of airbench's scripts.
-        settings: Those of our recipe.
-        turns: Numbers of the turns that count, from 1; those are also our seeds.
-        mode: Of torch.compile, for both.
-        folder: Where the runs may write.
+        settings: The settings of our recipe.
+        turns: Numbers of the turns that count, from 1; also our seeds.
+        mode: Mode of torch.compile, for both sides.
+        folder: Folder that the runs may write to.
         accelerator: gpu; or cpu, to try the race itself on a script that runs there.
 
     Returns:
-        For `airbench` and `ours`, of each run: `acc`, averaged over six views of each test image; `clock`, the seconds
-        of training and of that evaluation, without compilation, loading, and checks and checkpoints in between, but
-        with the whitening and the mirrored borders, which is how airbench counts; `wall`, those that fit(), without its
-        figures, or airbench's main took, with all of that. Ours also has `fit`, the part of `clock` that is training,
-        and `trainer.fit`, what of `wall` the Trainer's did.
+        For `airbench` and `ours`, for each run: `acc`, the accuracy with six views of each test image; `clock`, the
+        seconds of training and of that evaluation, counted as airbench does: with the whitening and the mirrored
+        borders, but without compilation, loading, and checks and checkpoints in between; `wall`, all seconds of
+        airbench's main, or of our fit() without its figures. Ours also has `fit`, the part of `clock` that is training,
+        and `trainer.fit`, the part of `wall` that is the Trainer's fit.
     """
     os.chdir(folder)
     _write_images(data, Path(folder) / "cifar10")
@@ -56,11 +56,11 @@ def race(
         ),
     }
     found: dict[str, list[Run]] = {name: [] for name in sides}
-    # Our seeds seed airbench too, so the warm-up's is one of this process's own.
+    # Our seeds seed airbench too, so the warm-up's seed must differ from those of this process's turns.
     for turn in (turns[0] - 1, *turns):
         counts = turn in turns
         for name, side in sides.items():
-            # Lightning gives the memory back after a run, and airbench would ask for it again within its clock.
+            # Lightning frees GPU memory after a run; airbench would have to allocate it again while its clock runs.
             with mock.patch("torch.cuda.empty_cache"):
                 result = side(turn)
             if counts:
@@ -70,7 +70,7 @@ def race(
 
 
 def _write_images(data: dict[str, Any], folder: Path) -> None:
-    """The files that airbench's loaders read in place of a download."""
+    """Writes the files that airbench's loaders read instead of downloading."""
     folder.mkdir(parents=True, exist_ok=True)
     module = CIFAR10DataModule(**data)
     for split in ("train", "test"):
@@ -80,13 +80,13 @@ def _write_images(data: dict[str, Any], folder: Path) -> None:
 
 
 def _their_side(script: Path, mode: str) -> Callable[[int], Run]:
-    """Airbench's networks, made as its own last lines do and compiled in `mode`, and its `main` with its own clock."""
+    """Makes airbench's networks as its own last lines do, compiled in `mode`; returns its `main` with its own clock."""
     spec = importlib.util.spec_from_file_location(script.stem, script)
     assert spec is not None
     assert spec.loader is not None
     module: Any = importlib.util.module_from_spec(spec)
-    sys.modules[script.stem] = module  # where torch.compile may look for it
-    with mock.patch.object(sys, "argv", [str(script)]):  # it reads its own source
+    sys.modules[script.stem] = module  # torch.compile may look for it there
+    with mock.patch.object(sys, "argv", [str(script)]):  # the script reads its own source
         spec.loader.exec_module(module)
     warm = False
     last: dict[str, Any] = {}
@@ -108,7 +108,7 @@ def _their_side(script: Path, mode: str) -> Callable[[int], Run]:
         warm = True
         wall = _now() - start
         clock = last.get("time_seconds", last.get("total_time_seconds"))
-        last.clear()  # it holds all of main's variables, the images on the GPU among them
+        last.clear()  # it holds all variables of main, including the images on the GPU
         return {"acc": acc, "clock": clock, "wall": wall}
 
     return run
@@ -143,10 +143,10 @@ def _our_run(
 
 @contextmanager
 def _clocks() -> Iterator[dict[str, float]]:
-    """Measures, within it, Trainer.fit and the test.
+    """A context that measures the seconds of Trainer.fit and of the test.
 
-    Of the fit also the whitening and the mirrored borders (`begin`), the training from the first step to the last, and
-    the checkpoints.
+    Of the fit it also measures the whitening and the mirrored borders (`begin`), the training from the first step to
+    the last (`train`), and the `checkpoints`.
     """
     from lightning.pytorch import Trainer
 
@@ -179,7 +179,7 @@ def _clocks() -> Iterator[dict[str, float]]:
     class Timed(LitNet):
         def on_train_start(self) -> None:
             super().on_train_start()
-            seconds["checkpoints"] = 0.0  # the one of the start came before
+            seconds["checkpoints"] = 0.0  # without the checkpoint of the start
             seconds["train"] = -_now()
 
         def on_train_end(self) -> None:
@@ -199,7 +199,7 @@ def _clocks() -> Iterator[dict[str, float]]:
         patches.enter_context(mock.patch.object(SpeedNet, "init_from_images", timed_beginning(whiten)))
         patches.enter_context(mock.patch.object(transforms, "reflect_pad", timed_beginning(pad)))
         patches.enter_context(mock.patch.object(networks, "LitNet", Timed))
-        patches.enter_context(mock.patch("cifar_lightning.report.results.draw"))  # no part of either
+        patches.enter_context(mock.patch("cifar_lightning.report.results.draw"))  # figures belong to neither side
         yield seconds
 
 

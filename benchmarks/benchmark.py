@@ -1,28 +1,28 @@
-"""Measures this package beside the usual ways of doing the same, on this machine.
+"""Compares this package with the usual ways of doing the same, on this machine.
 
 python benchmarks/benchmark.py                          # every comparison, on drawn images: hours
 python benchmarks/benchmark.py loader overhead --quick  # two of them, roughly, in a minute
 python benchmarks/benchmark.py tutorial --data.source folder --data.data_dir DIR --json figures.json
 
-tutorial     the script of PyTorch's CIFAR-10 tutorial, of 2018 and of 2026, and fit.py's default recipe
-transforms   what an image costs in these two scripts, which is their difference
-to-accuracy  seconds of training to 54, 80, 85 and 89 %: the tutorial's script (of 2018), and our recipes
+tutorial     the script of PyTorch's CIFAR-10 tutorial, as of 2018 and of 2026, and fit.py's default recipe
+transforms   CPU time per image of the transforms of these two scripts, in which they differ
+to-accuracy  seconds of training to 54, 80, 85 and 89 %: the tutorial's script (as of 2018), and our recipes
 loader       crop, flip and normalise: torchvision through a DataLoader, and our loader
-decode       a first reading of class folders: torchvision's ImageFolder, and ours; thumbnails and photographs
-predict      what predict takes to name many small pictures, and one
-overhead     what a step costs besides the network: a bare loop, our fit, Lightning's defaults
-width        a step's time against the network's width and the batch size; CPU beside GPU
-beside       steps of the recipes cpu and quick: each image alone, and side by side in the late blocks, in bf16
+decode       the first reading of class folders, by torchvision's ImageFolder and by ours; thumbnails and photographs
+predict      time and memory of predict for many small pictures, and for one
+overhead     the cost of a step besides the network: a bare loop, our fit, Lightning's defaults
+width        the time of a step by the network's width and the batch size; CPU and GPU
+beside       steps of the recipes cpu and quick in bf16: each image alone, or images side by side in the late blocks
 devices      one process and two
-scaling      what two processes send each other in a step, and what that takes, by network
-seeds        ten runs of speed54: a process each, in turn, and fit.py --seeds 10
-growth       time and memory against batch size, images and epochs; start-up
-airbench     the fastest scripts there are, and our recipes for them, on a GPU; needs --airbench DIR, a checkout of
+scaling      how much two processes send each other in a step, and how long that takes, by network
+seeds        ten runs of speed54: by ten processes, one after another, and by fit.py --seeds 10
+growth       time and memory by batch size, number of images and epochs; start-up
+airbench     the fastest known scripts, and our recipes for the same, on a GPU; needs --airbench DIR, a checkout of
              https://github.com/KellerJordan/cifar10-airbench
 
-The sides of a comparison take turns, --repeats times; tables give the median (least–most). Ratios are of the
-measurements that stand side by side, so a machine that slows down for a while slows both. On a busy machine trust
-the columns in CPU time. Needs Linux or macOS: what is measured runs in a terminal of its own.
+The sides of a comparison take turns, --repeats times; tables give the median (least–most). Ratios are between
+measurements of the same turn, so a machine that slows down for a while slows both. On a busy machine use only the
+columns in CPU time. Needs Linux or macOS: each measured process runs in its own terminal.
 """
 
 import json
@@ -59,22 +59,22 @@ AIRBENCH = {"airbench94_muon.py": "speed94", "airbench96_faster.py": "speed96"}
 MODES = Literal["default", "reduce-overhead", "max-autotune"]
 QUICK_STEPS = 1_500
 IMPORTS = "from cifar_lightning.startup import importing\nwith importing():\n    import cifar_lightning.run.training"
-RACE_TURNS = 10  # in one process: each keeps the CUDA graphs of its network
+RACE_TURNS = 10  # per process: each turn keeps the CUDA graphs of its network
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to measure on.
+    """The images, the machine and the options of the comparisons.
 
     Attributes:
         data: Arguments of CIFAR10DataModule.
-        machine: What `describe_machine` has found.
-        repeats: How often each side takes its turn.
-        quick: Fewer steps and sizes.
-        recipes: Those of `to-accuracy`; `airbench` takes those of them that it knows.
-        folder: For the runs, temporary.
-        airbench: Where airbench's scripts are.
-        runs: Turns that `airbench` takes.
+        machine: The result of `describe_machine`.
+        repeats: Number of turns of each side.
+        quick: Whether to measure fewer steps and sizes.
+        recipes: Recipes for `to-accuracy`; `airbench` uses those for which it has a script.
+        folder: A temporary folder for the runs.
+        airbench: Folder of airbench's scripts.
+        runs: Number of turns of `airbench`.
         compile: Mode of torch.compile in `airbench`.
     """
 
@@ -93,7 +93,7 @@ class Job:
 
 
 def compare_tutorial(job: Job) -> list[Table]:
-    """The tutorial's script and fit.py's default recipe."""
+    """Compares the tutorial's script with fit.py's default recipe."""
     limit = {"images": 4 * QUICK_STEPS, "epochs": 1} if job.quick else {}
     flags = ("--max_steps", str(QUICK_STEPS)) if job.quick else ()
     turns = interleaved(
@@ -134,22 +134,22 @@ def compare_tutorial(job: Job) -> list[Table]:
 
 
 def compare_transforms(job: Job) -> list[Table]:
-    """What the transforms of the tutorial's two versions cost an image."""
+    """Compares the CPU time per image of the transforms of the tutorial's two versions."""
     older, newer = call("transform_costs", data=job.data, quick=job.quick, repeats=job.repeats).values()
     row: Row = {"": "CPU µs/image", "2018, ToTensor": older, "2026, v2": newer, "ratio": quotients(newer, older)}
     return [Table("transforms: those of the tutorial's two versions, which give the same pixels", [row])]
 
 
 def compare_to_accuracy(job: Job) -> list[Table]:
-    """Training time and accuracy of the tutorial's script and of the recipes, some of them shortened or prolonged.
+    """Compares training time and accuracy of the tutorial's script and of recipes, some of them shorter or longer.
 
-    Nobody looks at the test images during training: a recipe reaches a level if it ends there.
+    The test images are not used during training: a recipe reaches a level if its final accuracy does.
     """
     count = job.machine["train_images"]
     limit = {"images": 4 * QUICK_STEPS, "epochs": 1} if job.quick else {}
 
     def shortened(run: str) -> tuple[str, ...]:
-        """As many images as the script trains on, and no less than ten steps."""
+        """Flags for as many images as the script trains on, but at least ten steps."""
         if not job.quick:
             return ()
         batch_size = recipe_settings(run.partition(":")[0])["data"]["batch_size"]
@@ -205,7 +205,7 @@ def compare_to_accuracy(job: Job) -> list[Table]:
 
 
 def compare_loader(job: Job) -> list[Table]:
-    """Images per second of crop, flip and normalise."""
+    """Compares the images per second of crop, flip and normalise."""
     rows = []
     for device in ["cpu", "cuda"][: 1 + bool(job.machine["gpu"])]:
         rates = call("loader_rates", data=job.data, device=device, quick=job.quick, repeats=job.repeats)
@@ -223,26 +223,26 @@ def compare_loader(job: Job) -> list[Table]:
                 }
             )
     note = (
-        "One thread, no DataLoader workers. On a GPU theirs is prepared by one CPU thread and copied there. Once: "
-        "before its first batch our loader mirrors all images' borders, which is in neither the rates nor the ratio."
+        "One thread, no DataLoader workers. For a GPU, one CPU thread makes torchvision's batches and copies them. "
+        "Once: before its first batch our loader mirrors all images' borders; rates and ratio do not include this."
     )
     return [Table("loader: crop + flip + normalise", rows, note)]
 
 
 def compare_decode(job: Job) -> list[Table]:
-    """Milliseconds of a picture in a first reading, on all cores, drawn and saved as JPEG."""
+    """Compares the milliseconds per picture of the first reading, on all cores; drawn pictures, saved as JPEG."""
     rows = []
     for side, count in ((32, 500 if job.quick else 10_000), (4_000, 4 if job.quick else 20)):
         theirs, ours = call("decode_times", side=side, count=count, repeats=job.repeats).values()
         for clock in ("CPU", "wall"):
             row = {"ImageFolder": theirs[clock], "ours": ours[clock], "ratio": quotients(ours[clock], theirs[clock])}
             rows.append({"": f"{count:,} of {side} pixels a side, {clock} ms", **row})
-    note = "ImageFolder without workers: its pictures are scaled by PIL, bicubic with antialiasing, as ours."
-    return [Table("decode: milliseconds of a picture", rows, note)]
+    note = "ImageFolder without workers; on both sides PIL scales the pictures, bicubic with antialiasing."
+    return [Table("decode: milliseconds per picture", rows, note)]
 
 
 def compare_predict(job: Job) -> list[Table]:
-    """The process of predict on many small pictures, beside the same on one: what is left is not its start."""
+    """Compares predict on many small pictures with predict on one; the difference does not include the start."""
     count = 200 if job.quick else 20_000
     run = job.folder / "trained"
     few = ("--data.source", "synthetic", "--data.synthetic_size", "100", "--max_steps", "5", "--accelerator", "cpu")
@@ -265,7 +265,7 @@ def compare_predict(job: Job) -> list[Table]:
 
 
 def compare_overhead(job: Job) -> list[Table]:
-    """Microseconds of a step, and reads of the device, in a bare loop, in our fit and in Lightning's defaults."""
+    """Compares microseconds and waits per step of a bare loop, our fit and Lightning's defaults."""
     tables = []
     steps = 200 if job.quick else 1_250
     for accelerator in ["cpu", "gpu"][: 1 + bool(job.machine["gpu"])]:
@@ -286,14 +286,14 @@ def compare_overhead(job: Job) -> list[Table]:
         ]
         note = (
             f"The tutorial's network, batch 4, one thread, without oneDNN; {steps:,} steps and their checkpoint. "
-            "Waits: operations for which the host must wait for the device."
+            "Waits: operations in which the host must wait for the device."
         )
         tables.append(Table(f"overhead of a training step, {accelerator}", rows, note))
     return tables
 
 
 def compare_width(job: Job) -> list[Table]:
-    """A training step's time against the width of the tutorial's network and the batch size."""
+    """Measures the time of a training step by the width of the tutorial's network and the batch size."""
     widths = [6, 32, 128] if job.quick else [6, 16, 32, 64, 128, 256]
     batch_sizes = [4, 128] if job.quick else [4, 32, 128, 512]
     devices = ["cpu", "cuda"][: 1 + bool(job.machine["gpu"])]
@@ -323,7 +323,7 @@ def compare_width(job: Job) -> list[Table]:
 
 
 def compare_beside(job: Job) -> list[Table]:
-    """A step of SpeedNet in bfloat16, by width, batch size and images' side, with and without images side by side."""
+    """Compares steps of SpeedNet in bfloat16 with and without images side by side, by width, batch and image size."""
     shapes = (
         [(32, 500, 16)]
         if job.quick
@@ -334,12 +334,12 @@ def compare_beside(job: Job) -> list[Table]:
         found = call("beside_times", width=width, batch_size=batch_size, side=side, repeats=job.repeats)
         ratio = {"ratio": quotients(found["side by side"], found["each alone"])}
         rows.append({"width": width, "batch": batch_size, "side": side, **found, **ratio})
-    note = "" if job.machine["bfloat16"] else "This CPU has neither AMX nor avx512_bf16: a fit leaves each image alone."
+    note = "" if job.machine["bfloat16"] else "This CPU has neither AMX nor avx512_bf16: fit computes each image alone."
     return [Table("beside: ms per training step, forward and backward", rows, note)]
 
 
 def compare_devices(job: Job) -> list[Table]:
-    """The same job by one process and by two."""
+    """Compares the same job by one process and by two."""
     rows = []
     for accelerator in ["cpu", "gpu"][: 1 + (job.machine["gpus"] > 1)]:
         flags = ["--accelerator", accelerator, "--max_epochs", "1"]
@@ -364,7 +364,7 @@ def compare_devices(job: Job) -> list[Table]:
 
 
 def compare_scaling(job: Job) -> list[Table]:
-    """What one of two ranks sends in a step, and what it takes on this machine."""
+    """Measures what one of two ranks sends in a step, and the time that this takes."""
     kinds = {"gradients": "MB", "batch norms": "KB"}
     count = 2 if job.quick else 5
     rows, messages, networks = [], set[int](), []
@@ -391,8 +391,8 @@ def compare_scaling(job: Job) -> list[Table]:
         row["ms, sums"] = sum(statistics.median(times[size]) for part in sent for size in part)
     sums = [{"bytes": size, "ms": ms, "GB/s": [size / 1e6 / one for one in ms]} for size, ms in times.items()]
     note = (
-        f"CPU, a thread a process, float32; of each turn the median of {count} steps. The sums one after another, as "
-        "if nothing else were done meanwhile."
+        f"CPU, one thread per process, float32; for each turn the median of {count} steps. ms, sums: all sums "
+        "one after another, without overlap with computation."
     )
     return [
         Table("scaling: a step of two ranks", rows, note),
@@ -401,7 +401,7 @@ def compare_scaling(job: Job) -> list[Table]:
 
 
 def compare_seeds(job: Job) -> list[Table]:
-    """Many runs of a recipe: by a process each, one after another, and by one command."""
+    """Compares many runs of a recipe by one process each, one after another, with the same runs by one command."""
     count = 2 if job.quick else 10
     flags = ["--recipe", "speed54", "--accelerator", "cpu"]
     figures = ("process_seconds", "cpu_seconds")
@@ -423,11 +423,11 @@ def compare_seeds(job: Job) -> list[Table]:
         }
         for side in turns
     ]
-    return [Table(f"seeds: {count} runs of speed54", rows, "Without figures of each run on the second side.")]
+    return [Table(f"seeds: {count} runs of speed54", rows, "The second side draws no figures of the single runs.")]
 
 
 def compare_growth(job: Job) -> list[Table]:
-    """Time and peak memory of fit.py against what a job can have more of."""
+    """Measures time and peak memory of fit.py by batch size, number of images and epochs; and start-up."""
     steps = 10 if job.quick else 100
     base = ("--accelerator", "cpu", "--data.source", "synthetic")
     batch_sizes = (64, 256, 1024) if job.quick else (64, 128, 256, 512, 1024, 2048)
@@ -475,13 +475,13 @@ def compare_growth(job: Job) -> list[Table]:
     ]
     return [
         Table("growth: time and peak memory of the process", points),
-        Table("growth: as straight lines", lines, "Off: the largest distance of a median from the line."),
+        Table("growth: as straight lines", lines, "Off: the largest distance between a median and the line."),
         Table("growth: start-up", start),
     ]
 
 
 def compare_airbench(job: Job) -> list[Table]:
-    """Airbench's scripts, unmodified, and our recipes for the same accuracies."""
+    """Compares airbench's unmodified scripts with our recipes for the same accuracies."""
     assert job.airbench is not None
     tables = []
     for script, recipe in AIRBENCH.items():
@@ -550,8 +550,8 @@ def compare_airbench(job: Job) -> list[Table]:
             for mean, half in [mean_and_interval([run["acc"] for run in runs])]
         ]
         note = (
-            f"In turns in one process, a new one after {RACE_TURNS}, whose first turn is not counted; on the same "
-            f"images; six views on both sides; both compiled by {job.compile}."
+            f"Turns in one process, a new process after {RACE_TURNS}; the first turn of each is not counted. The same "
+            f"images, six views and compile mode {job.compile} on both sides."
         )
         tables += [
             Table(f"airbench: {script} and --recipe {recipe}, seconds", rows, note),
@@ -582,13 +582,13 @@ COMPARISONS: dict[str, Callable[[Job], list[Table]]] = {
 
 
 def execute(arguments: Sequence[str]) -> dict[str, float]:
-    """Runs Python in a terminal of its own, as a user would, so that progress bars are drawn.
+    """Runs Python in its own terminal, as a user would, so that progress bars are drawn.
 
     Returns:
-        `process_seconds`, `cpu_seconds` and `peak_mb` of the process and of those it started.
+        `process_seconds`, `cpu_seconds` and `peak_mb` of the process and of the processes it started.
 
     Raises:
-        RunError: It failed.
+        RunError: The process failed.
     """
     leader, follower = pty.openpty()
     environment = {**os.environ, "TERM": "xterm-256color", "PYTHONUNBUFFERED": "1"}
@@ -610,10 +610,10 @@ def execute(arguments: Sequence[str]) -> dict[str, float]:
             process.kill()
             process.wait()
     if process.returncode:
-        lines = shown.decode(errors="replace").strip().splitlines() or ["it said nothing"]
+        lines = shown.decode(errors="replace").strip().splitlines() or ["it printed nothing"]
         print("\n".join(lines), file=sys.stderr)
         raise RunError(f"{' '.join(arguments)} ended with {process.returncode}: {lines[-1]}")
-    unit = 1e6 if sys.platform == "darwin" else 1e6 / 1024  # ru_maxrss is in bytes there, in KiB here
+    unit = 1e6 if sys.platform == "darwin" else 1e6 / 1024  # ru_maxrss is in bytes on macOS, in KiB on Linux
     return {
         "process_seconds": seconds,
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
@@ -625,7 +625,7 @@ def _chunks(descriptor: int) -> Iterator[bytes]:
     while True:
         try:
             chunk = os.read(descriptor, 65_536)
-        except OSError:  # how Linux says that the other end is closed
+        except OSError:  # Linux raises it when the other end is closed
             return
         if not chunk:
             return
@@ -633,21 +633,21 @@ def _chunks(descriptor: int) -> Iterator[bytes]:
 
 
 def call(name: str, **arguments: Any) -> Any:
-    """Calls a function of sides.py, by name, in a process of its own."""
+    """Calls a function of sides.py, by name, in a new process."""
     return measure("sides.py", name, **arguments)["result"]
 
 
 def tutorial_script(job: Job, **arguments: Any) -> dict[str, Any]:
-    """Runs the tutorial's script, for what `fit` gives."""
+    """Runs the tutorial's script; returns the same keys as `fit`."""
     run = measure("tutorial_script.py", data=job.data, **arguments)
     return {**run.pop("result"), **run}
 
 
 def measure(script: str, *words: str, **arguments: Any) -> dict[str, Any]:
-    """Runs a script of this folder that takes `words`, its arguments as JSON, and a file for what it gives.
+    """Runs a script of this folder with `words`, its arguments as JSON, and a file for its result.
 
     Returns:
-        What `execute` measures, and `result`.
+        The measurements of `execute`, and `result`.
     """
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "result.json"
@@ -659,7 +659,7 @@ def fit(job: Job, *flags: str) -> dict[str, Any]:
     """Runs fit.py with `flags`.
 
     Returns:
-        results.json, with what `execute` measures.
+        The contents of results.json, and the measurements of `execute`.
     """
     data = [part for name, value in job.data.items() for part in (f"--data.{name}", str(value))]
     with tempfile.TemporaryDirectory(dir=job.folder) as root:
@@ -672,18 +672,18 @@ def fit(job: Job, *flags: str) -> dict[str, Any]:
 
 
 def recipe_settings(name: str) -> dict[str, Any]:
-    """A recipe's settings."""
+    """Returns a recipe's settings."""
     settings: dict[str, Any] = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
     return settings
 
 
 def recipe_epochs(run: str, images: int) -> float:
-    """How long `to-accuracy` trains: "quick" as long as that recipe does, "quick:0.25" for a quarter of an epoch.
+    """Returns the epochs that `to-accuracy` trains: "quick" as many as that recipe, "quick:0.25" a quarter of one.
 
     The learning rate's schedule is as long as the run.
 
     Raises:
-        InputError: That is no number of epochs.
+        InputError: The number of epochs is not a number above 0.
     """
     name, _, text = run.partition(":")
     settings = recipe_settings(name)
@@ -693,19 +693,19 @@ def recipe_epochs(run: str, images: int) -> float:
     except ValueError:
         epochs = math.nan
     if not 0 < epochs < math.inf:
-        raise InputError(f"recipe {run!r} has no number of epochs: give it like quick or quick:0.25")
+        raise InputError(f"recipe {run}: the number of epochs must be above 0, as in quick:0.25, or left out")
     return epochs
 
 
 def recipe_flags(run: str, images: int) -> list[str]:
-    """The flags of fit.py for it."""
+    """Returns the flags of fit.py for a recipe and its length."""
     epochs, name = recipe_epochs(run, images), run.partition(":")[0]
     steps = round(epochs * images / recipe_settings(name)["data"]["batch_size"])
     return ["--recipe", name, "--max_epochs", str(math.ceil(epochs)), "--max_steps", str(steps)]
 
 
 def device_flags(run: str) -> list[str]:
-    """The flags of fit.py for the device that a recipe's own command names; the script that it meets is on the CPU."""
+    """Returns the flags of fit.py for the device in a recipe's own command; the tutorial's script is on the CPU."""
     return ["--devices", "1", "--accelerator", "gpu" if needs_gpu(run.partition(":")[0]) else "cpu"]
 
 
@@ -715,59 +715,59 @@ def needs_gpu(recipe: str) -> bool:
 
 
 def check_recipes(names: Sequence[str]) -> None:
-    """Raises an InputError where there is no such recipe, or no such length of it."""
+    """Raises an InputError if a recipe does not exist, or if its length is not a number above 0."""
     if unknown := sorted({name.partition(":")[0] for name in names} - set(recipes())):
-        raise InputError(f"recipe {unknown[0]!r} is not known: give some of {','.join(recipes())}")
+        raise InputError(f"unknown recipe {unknown[0]}: choose from {','.join(recipes())} (several with commas)")
     for run in names:
         recipe_epochs(run, images=50_000)
 
 
 def recipes_for(machine: dict[str, Any]) -> list[str]:
-    """All recipes whose own command this machine can run, and `quick` at other lengths."""
+    """Returns the recipes whose own command this machine can run, and `quick` at other lengths."""
     return [*OTHER_LENGTHS, *(name for name in recipes() if machine["gpu"] or not needs_gpu(name))]
 
 
 def script(arguments: Sequence[str]) -> None:
-    """Runs the comparisons, prints their tables and writes them down."""
+    """Runs the comparisons, prints their tables, and writes them to the file of --json."""
     parser = new_parser("benchmark [COMPARISON ...] [flags]", __doc__, folder="benchmarks")
-    parser.add_argument("comparisons", nargs="*", default=[], help="which; all by default")
+    parser.add_argument("comparisons", nargs="*", default=[], help="names; all by default")
     parser.add_argument("--quick", action="store_true", help="fewer steps and sizes, for a rough idea")
-    parser.add_argument("--repeats", type=int, default=3, help="turns that each side takes")
+    parser.add_argument("--repeats", type=int, default=3, help="number of turns of each side")
     parser.add_argument(
-        "--recipes", type=str, default=None, help="of to-accuracy, e.g. quick,quick:4 (epochs); speed94"
+        "--recipes", type=str, default=None, help="of to-accuracy, e.g. quick,quick:4 (epochs); airbench: speed94"
     )
     parser.add_argument("--airbench", type=str, default=None, help="folder of airbench's scripts")
-    parser.add_argument("--runs", type=int, default=20, help="turns that airbench's comparison takes")
+    parser.add_argument("--runs", type=int, default=20, help="number of turns of airbench")
     parser.add_argument(
-        "--compile", type=MODES, default="max-autotune", help="torch.compile's mode there, for both sides"
+        "--compile", type=MODES, default="max-autotune", help="mode of torch.compile in airbench, for both sides"
     )
     parser.add_argument("--json", type=str, default=None, help="file to write the figures to")
-    parser.add_argument("--data.source", type=str, default=None, help="as fit.py has it; drawn images by default")
-    parser.add_argument("--data.data_dir", type=str, default=None, help="as fit.py has it")
+    parser.add_argument("--data.source", type=str, default=None, help="as for fit.py; drawn images by default")
+    parser.add_argument("--data.data_dir", type=str, default=None, help="as for fit.py")
     flags = parse(parser, arguments)
     names = flags.comparisons or [name for name in COMPARISONS if name != "airbench" or flags.airbench]
     for name in names:
         if name not in COMPARISONS:
-            raise InputError(f"comparison {name!r} is not known: give some of {', '.join(COMPARISONS)}")
+            raise InputError(f"unknown comparison {name}: choose from {', '.join(COMPARISONS)}")
     for name in ("repeats", "runs"):
         if flags[name] < 1:
-            raise InputError(f"{name} {flags[name]} is out of range: give 1 or more")
+            raise InputError(f"{name} {flags[name]}: must be at least 1")
     if flags.json is not None and not Path(flags.json).absolute().parent.is_dir():
-        raise InputError(f"json {flags.json}: there is no folder {Path(flags.json).parent}: make it, or give another")
+        raise InputError(f"json {flags.json}: the folder {Path(flags.json).parent} does not exist; use another")
     if "airbench" in names:
         missing = [name for name in AIRBENCH if not (Path(flags.airbench or "") / name).is_file()]
         if flags.airbench is None or missing:
             raise InputError(
-                f"airbench {flags.airbench}: give --airbench DIR, a checkout of "
+                f"airbench {flags.airbench}: use --airbench DIR, a checkout of "
                 f"https://github.com/KellerJordan/cifar10-airbench with {' and '.join(AIRBENCH)}"
             )
         if flags.recipes is not None and not set(flags.recipes.split(",")) & set(AIRBENCH.values()):
-            raise InputError(f"recipes {flags.recipes}: airbench races {' and '.join(AIRBENCH.values())}: give these")
+            raise InputError(f"recipes {flags.recipes}: airbench races {' and '.join(AIRBENCH.values())}: use these")
 
     if flags.recipes is not None:
         check_recipes(flags.recipes.split(","))
 
-    load = os.getloadavg()[0]  # before it is this benchmark's own
+    load = os.getloadavg()[0]  # before this benchmark adds to it
     data: dict[str, Any]
     if flags.data.data_dir is None and flags.data.source in (None, "synthetic"):
         data = {"source": "synthetic", "synthetic_size": 10_000 if flags.quick else 50_000}
@@ -775,15 +775,15 @@ def script(arguments: Sequence[str]) -> None:
         data_dir = os.path.expanduser(flags.data.data_dir or "data")
         folders = (Path(data_dir) / "train").is_dir()
         source = flags.data.source or ("folder" if folders else "cifar10")
-        data = {"source": source, "data_dir": str(Path(data_dir).resolve())}  # the race has a folder of its own
+        data = {"source": source, "data_dir": str(Path(data_dir).resolve())}  # the race changes its folder
     machine = {**call("describe_machine", data=data), "load": load}
     print("  ".join(f"{name} {value}" for name, value in machine.items() if value))
     if not machine["gpu"]:
         if "airbench" in names:
             raise InputError("airbench: its scripts need an NVIDIA GPU, and torch sees none here: leave it out")
-        print("no GPU here: its rows are left out")
+        print("no GPU here: the rows for a GPU are left out")
     if machine["load"] > 0.5:
-        print(f"the machine is busy (load {machine['load']:.1f}): trust the columns in CPU time only")
+        print(f"the machine is busy (load {machine['load']:.1f}): use only the columns in CPU time")
 
     report: dict[str, Any] = {"machine": machine, "data": data, "quick": flags.quick, "repeats": flags.repeats}
     report["comparisons"] = {}

@@ -1,7 +1,7 @@
-"""What the ranks of a run send each other in a step, and what that takes: two of them on the CPUs of this machine.
+"""Measures what two ranks of a run send each other in a step, and how long this takes, on the CPUs of this machine.
 
-Counted is what reaches torch's process group in a step of `fit`: gradients, which DDP sends, sums of batch norms, and
-whatever else there is.
+It counts what reaches torch's process group in a step of `fit`: gradients, which DDP sends, the sums of batch norms,
+and anything else.
 """
 
 import json
@@ -24,14 +24,14 @@ from cifar_lightning.model.networks import norm
 from cifar_lightning.run.devices import process_group
 from cifar_lightning.run.launch import launch
 
-WARM = 2  # steps that are slow only once
-COUNTED = WARM  # the step that is counted, and not timed
+WARM = 2  # first steps, which are slower
+COUNTED = WARM  # the step whose messages are counted; it is not timed
 
 
 def steps(data: dict[str, Any], model: dict[str, Any], processes: int, count: int) -> dict[str, Any]:
-    """Milliseconds of each of `count` steps of a fit by so many processes, and what one sends in a step.
+    """Returns `ms`, the milliseconds of each of `count` steps of a fit by `processes` processes, and `sent`.
 
-    Each has one thread. `sent`: the bytes of every message, by what it is.
+    `sent` has the bytes of each message that a rank sends in a step, by kind of message. Each process has one thread.
     """
     with tempfile.TemporaryDirectory() as folder:
         output = f"{folder}/steps.json"
@@ -42,7 +42,7 @@ def steps(data: dict[str, Any], model: dict[str, Any], processes: int, count: in
 
 
 def rank(data: dict[str, Any], model: dict[str, Any], count: int, folder: str, output: str) -> None:
-    """One of the processes of `steps`."""
+    """Runs one of the processes of `steps`."""
     watch = _Watch()
     length = {"max_epochs": 1, "max_steps": WARM + 1 + count}
     data = {"source": "synthetic", "synthetic_size": length["max_steps"] * data["batch_size"], **data}
@@ -54,7 +54,7 @@ def rank(data: dict[str, Any], model: dict[str, Any], count: int, folder: str, o
 
 
 def sums(sizes: list[int], repeats: int) -> dict[int, list[float]]:
-    """Milliseconds of the sum of a tensor over two processes, by its bytes."""
+    """Returns the milliseconds of summing a tensor over two processes, by its bytes."""
     with tempfile.TemporaryDirectory() as folder:
         output = f"{folder}/sums.json"
         launch("scaling:summing", {"sizes": sizes, "repeats": repeats, "output": output}, 2)
@@ -63,7 +63,7 @@ def sums(sizes: list[int], repeats: int) -> dict[int, list[float]]:
 
 
 def summing(sizes: list[int], repeats: int, output: str) -> None:
-    """One of the processes of `sums`."""
+    """Runs one of the processes of `sums`."""
     torch.set_num_threads(1)
     with process_group():
         found = {size: _summed(torch.ones(size // 4), repeats) for size in sizes}
@@ -72,7 +72,7 @@ def summing(sizes: list[int], repeats: int, output: str) -> None:
 
 
 def _summed(values: Tensor, repeats: int) -> list[float]:
-    """The median of ten, so many times."""
+    """Returns the median milliseconds of ten sums, `repeats` times."""
 
     def once() -> float:
         dist.barrier()
@@ -80,13 +80,13 @@ def _summed(values: Tensor, repeats: int) -> list[float]:
         dist.all_reduce(values)
         return 1e3 * (time.perf_counter() - start)
 
-    for _ in range(10):  # until the connection is what it is going to be
+    for _ in range(10):  # until the connection has warmed up
         once()
     return [median(once() for _ in range(10)) for _ in range(repeats)]
 
 
 class _Watch(Callback):
-    """Times a fit's steps, and notes what one of them sends."""
+    """Times the steps of a fit, and records what one of them sends."""
 
     def __init__(self) -> None:
         self.ms: list[float] = []
@@ -107,7 +107,7 @@ class _Watch(Callback):
 
 
 class _Messages(TorchDispatchMode):
-    """Within it every collective operation is noted, whoever has asked for it: its bytes, by what it is."""
+    """A context that records the bytes of every collective operation by its kind, whatever code has called it."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What benchmark.py measures: each function runs in a process of its own, `sides.py NAME ARGUMENTS OUTPUT`.
+"""Functions that benchmark.py measures, each in a new process: `sides.py NAME ARGUMENTS OUTPUT`.
 
 Arguments and results are plain values, as JSON.
 """
@@ -46,7 +46,7 @@ from cifar_lightning.run.cpu import keep_freed_memory
 
 
 def describe_machine(data: dict[str, Any]) -> dict[str, Any]:
-    """The machine, and how many images there are. Decodes them, so that nothing measured later has to."""
+    """Returns the machine and the number of images. Decodes them, so that later measurements find them decoded."""
     count = data.get("synthetic_size")
     if count is None:
         source = Source(data["source"], data["data_dir"])
@@ -73,9 +73,9 @@ def _cpu_name() -> str:
 
 
 def loader_rates(data: dict[str, Any], device: str, quick: bool, repeats: int) -> dict[int, list[list[float]]]:
-    """Images per second of torchvision's transforms in a DataLoader and of our loader, by batch size.
+    """Returns images per second of torchvision's transforms in a DataLoader and of our loader, by batch size.
 
-    And the seconds that ours takes once of all images, before its first batch: it mirrors their borders.
+    Also the seconds that our loader takes once, before its first batch, to mirror the borders of all images.
     """
     torch.set_num_threads(1)
     transform = transforms.Compose(
@@ -109,7 +109,7 @@ def loader_rates(data: dict[str, Any], device: str, quick: bool, repeats: int) -
     module.channels_last = True  # as for a LitNet
 
     def once() -> float:
-        module.setup("fit")  # or the loader would be the one that is there
+        module.setup("fit")  # otherwise the existing loader would be used again
         start = clock()
         module.train_dataloader()
         return clock() - start
@@ -123,13 +123,13 @@ def loader_rates(data: dict[str, Any], device: str, quick: bool, repeats: int) -
             "ours, once": once,
         }
         if not rates:
-            interleaved(1, sides)  # what is slow only once
+            interleaved(1, sides)  # warm-up: first calls are slower
         rates[batch_size] = list(interleaved(repeats, sides).values())
     return rates
 
 
 def transform_costs(data: dict[str, Any], quick: bool, repeats: int) -> dict[str, list[float]]:
-    """CPU µs an image of the transforms of the tutorial's two versions, in turns; on one thread."""
+    """Returns the CPU µs per image of the transforms of the tutorial's two versions, in turns, on one thread."""
     torch.set_num_threads(1)
     count = 2_048 if quick else 8_192
 
@@ -141,19 +141,19 @@ def transform_costs(data: dict[str, Any], quick: bool, repeats: int) -> dict[str
         return 1e6 * (time.process_time() - start) / len(pictures)
 
     sides = {text: partial(cost, text) for text in TRANSFORMS}
-    interleaved(1, sides)  # what is slow only once
+    interleaved(1, sides)  # warm-up: first calls are slower
     return interleaved(repeats, sides)
 
 
 def draw_pictures(folder: str, side: int, count: int) -> None:
-    """Draws JPEGs, three by four in shape: noise over colours that run into each other."""
+    """Draws JPEGs of 4:3 shape: noise over a gradient of colours."""
     Path(folder).mkdir(parents=True)
     height, width = side * 3 // 4, side
     rng = np.random.default_rng(0)
     drawn, (y, x) = b"", np.mgrid[:height, :width]
     colours = np.stack([x * 180 / width, y * 180 / height, (x + y) * 180 / (width + height)], -1)
     for i in range(count):
-        if i < 20:  # to draw them takes longer than to decode them
+        if i < 20:  # drawing takes longer than decoding, so later pictures repeat the 20th
             noise = rng.integers(0, 64, (height, width, 3))
             file = io.BytesIO()
             Image.fromarray((colours + noise).astype(np.uint8)).save(file, "JPEG", quality=90)
@@ -162,7 +162,7 @@ def draw_pictures(folder: str, side: int, count: int) -> None:
 
 
 def decode_times(side: int, count: int, repeats: int) -> dict[str, dict[str, list[float]]]:
-    """Milliseconds of a picture, in CPU time and by the clock, of torchvision's ImageFolder and of our reading."""
+    """Returns milliseconds per picture, CPU and wall time, of torchvision's ImageFolder and of our reader."""
     with tempfile.TemporaryDirectory() as top:
         draw_pictures(f"{top}/train/a", side, count)
         draw_pictures(f"{top}/test/a", 32, 1)
@@ -174,7 +174,7 @@ def decode_times(side: int, count: int, repeats: int) -> dict[str, dict[str, lis
         }
 
         def timed(read: Callable[[], Any]) -> tuple[float, float]:
-            cpu, wall = sum(os.times()[:4]), time.perf_counter()  # with that of helpers, which are gone by then
+            cpu, wall = sum(os.times()[:4]), time.perf_counter()  # with the CPU time of ended helper processes
             read()
             return 1e3 * (sum(os.times()[:4]) - cpu) / count, 1e3 * (time.perf_counter() - wall) / count
 
@@ -185,18 +185,18 @@ def decode_times(side: int, count: int, repeats: int) -> dict[str, dict[str, lis
 
 
 def step_costs(accelerator: str, steps: int, repeats: int) -> dict[str, dict[str, Any]]:
-    """What a training step costs in a bare loop, in our fit and in Lightning's defaults: same network, same loader.
+    """Measures a training step in a bare loop, in our fit and in Lightning's defaults: same network, same loader.
 
     Args:
         accelerator: cpu or gpu.
-        steps: Steps of an epoch. The second of two epochs is measured, to where the third one begins.
+        steps: Steps of an epoch. The second epoch is measured, up to the start of the third.
         repeats: Measurements of each side.
 
     Returns:
-        For each side: µs of CPU time and of wall time per step, of each repeat, and waits per step.
+        For each side: µs of CPU time and of wall time per step for each repeat, and waits per step.
     """
     torch.set_num_threads(1)
-    torch.backends.mkldnn.enabled = False  # both as fit sets them for so small a step
+    torch.backends.mkldnn.enabled = False  # both as fit sets them for such a small step
 
     def cost(side: Callable[..., None]) -> tuple[float, float]:
         marks: list[tuple[float, float]] = []
@@ -220,7 +220,7 @@ def step_costs(accelerator: str, steps: int, repeats: int) -> dict[str, dict[str
 
 
 def steppers() -> dict[str, Callable[..., None]]:
-    """What trains the tutorial's network, by its row in the table; each takes accelerator, steps and `max_steps`."""
+    """Returns functions that train the tutorial's network, by table row: of accelerator, steps and `max_steps`."""
     return {
         "bare loop": bare_loop,
         "our fit": our_fit,
@@ -230,10 +230,10 @@ def steppers() -> dict[str, Callable[..., None]]:
 
 
 def count_waits(train: Callable[..., None], accelerator: str, every: int) -> dict[str, float]:
-    """Counts the operations for which the host must wait for the device, per step; the loader's are not counted.
+    """Counts the operations per step in which the host must wait for the device, without those of the loader.
 
     Args:
-        train: Called with the accelerator, steps per epoch and `max_steps`.
+        train: A function of the accelerator, steps per epoch and `max_steps`.
         accelerator: cpu or gpu.
         every: Steps between two log points.
     """
@@ -260,7 +260,7 @@ def count_waits(train: Callable[..., None], accelerator: str, every: int) -> dic
 def watched_loader(
     on_epoch: Callable[[], None] | None = None, during_step: Callable[[], Any] | None = None
 ) -> Iterator[None]:
-    """Within it, training loaders say when an epoch's first batch is asked for, and when a step begins and ends."""
+    """A context in which training loaders report when an epoch starts, and when a step starts and ends."""
     iterate = BatchLoader.__iter__
 
     def watching(loader: BatchLoader) -> Iterator[Any]:
@@ -279,10 +279,10 @@ def watched_loader(
 
 @contextmanager
 def counted_waits(accelerator: str) -> Iterator[Callable[[], int]]:
-    """Counts, in this thread, the operations for which the host must wait for the device.
+    """Counts, in this thread, the operations in which the host must wait for the device.
 
-    On a GPU torch itself knows them. On the CPU, where nothing waits, those are counted that would: operations whose
-    result's value or shape the host needs, and tensors that become numbers, lists or arrays.
+    On a GPU torch itself reports them. On the CPU nothing waits, so it counts the operations that would wait on a GPU:
+    those whose result's value or shape the host needs, and tensors converted to numbers, lists or arrays.
     """
     if accelerator == "gpu":
         with warnings.catch_warnings(record=True) as seen:
@@ -301,12 +301,12 @@ def counted_waits(accelerator: str) -> Iterator[Callable[[], int]]:
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             nonlocal count
             waits = not tags.isdisjoint(func.tags)
-            if func is torch.ops.aten.index.Tensor:  # it has the tag for the sake of the boolean ones
+            if func is torch.ops.aten.index.Tensor:  # its tag applies only to boolean indices
                 waits = any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
             count += waits
             return func(*args, **(kwargs or {}))
 
-    class Methods(TorchFunctionMode):  # on the CPU these are no operations
+    class Methods(TorchFunctionMode):  # on the CPU these methods are not dispatched as operations
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             nonlocal count
             count += func in (Tensor.cpu, Tensor.numpy, Tensor.tolist)
@@ -322,7 +322,7 @@ def _small_data(accelerator: str, steps: int) -> dict[str, Any]:
 
 
 def bare_loop(accelerator: str, steps: int, max_steps: int) -> None:
-    """Trains the tutorial's network as few lines do."""
+    """Trains the tutorial's network in a few lines."""
     data = CIFAR10DataModule(**_small_data(accelerator, steps))
     net = TutorialNet().to(data.hparams["device"])
     optimizer = torch.optim.SGD(net.parameters(), lr=0.001, momentum=0.9, fused=True)
@@ -338,10 +338,10 @@ def bare_loop(accelerator: str, steps: int, max_steps: int) -> None:
 
 
 def our_fit(accelerator: str, steps: int, max_steps: int, augment: bool = False, every: int = 50) -> None:
-    """Trains it as fit.py does: with the bar, the log, the checkpoints."""
+    """Trains the tutorial's network as fit.py does, with progress bar, log and checkpoints."""
     data = _small_data(accelerator, steps) | {"augment": augment}
     options: dict[str, Any] = {"accelerator": accelerator, "devices": 1, "log_every_n_steps": every}
-    # the figures after the test are no part of the training
+    # the figures after the test are not part of the training
     with tempfile.TemporaryDirectory() as root, mock.patch("cifar_lightning.report.results.draw"):
         fit(data, **options, max_epochs=3, max_steps=max_steps, default_root_dir=root)
 
@@ -364,7 +364,7 @@ class Plain(LightningModule):
 
 
 def lightning_defaults(accelerator: str, steps: int, max_steps: int) -> None:
-    """Trains it as a LightningModule that logs its loss, in a Trainer without arguments."""
+    """Trains it as a LightningModule that logs its loss, with a Trainer's defaults."""
     data = CIFAR10DataModule(**_small_data(accelerator, steps))
     data.channels_last = True  # as for a LitNet
     loader = data.train_dataloader()
@@ -376,7 +376,7 @@ def lightning_defaults(accelerator: str, steps: int, max_steps: int) -> None:
 def step_times(
     widths: list[int], batch_sizes: list[int], devices: list[str], repeats: int
 ) -> dict[str, dict[str, list[float]]]:
-    """Milliseconds of a training step of the tutorial's network, by width and batch size, then by device."""
+    """Returns milliseconds of a training step of the tutorial's network, by width and batch size, then by device."""
     cores = torch.get_num_threads()
     places = {"1 thread, no oneDNN": ("cpu", 1, False), "1 thread": ("cpu", 1, True)}
     if cores > 1:
@@ -402,7 +402,7 @@ def step_times(
                 torch.cuda.synchronize()
             return time.perf_counter() - start
 
-        run(2)  # what is slow only once
+        run(2)  # warm-up: first calls are slower
         steps = max(3, min(300, int(0.3 / run(1))))
         return 1e3 * run(steps) / steps
 
@@ -415,7 +415,7 @@ def step_times(
 
 
 def beside_times(width: int, batch_size: int, side: int, repeats: int) -> dict[str, list[float]]:
-    """Milliseconds of SpeedNet's forward and backward pass on the CPU in bfloat16, by how the images lie."""
+    """Returns milliseconds of SpeedNet's forward and backward pass on the CPU in bfloat16, by layout of the images."""
     net = SpeedNet(width=width).train()
     images = torch.randn(batch_size, 3, side, side).to(memory_format=torch.channels_last)
     labels = torch.randint(10, (batch_size,))
@@ -434,7 +434,7 @@ def beside_times(width: int, batch_size: int, side: int, repeats: int) -> dict[s
 
     sides = {"each alone": partial(milliseconds, False), "side by side": partial(milliseconds, True)}
     for run in sides.values():
-        run()  # what is slow only once
+        run()  # warm-up: first calls are slower
     return interleaved(repeats, sides)
 
 

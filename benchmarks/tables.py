@@ -1,4 +1,4 @@
-"""Measurements that are taken in turns, and their tables: the part of benchmark.py that both its sides share."""
+"""Measures in turns, and makes tables: shared by benchmark.py and the processes that it measures."""
 
 import statistics
 import sys
@@ -10,12 +10,12 @@ from rich.box import MARKDOWN, SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as RichTable
 
-Row = dict[str, Any]  # by column; a list of numbers stands for repeats of one measurement
+Row = dict[str, Any]  # by column; a list of numbers has the repeats of one measurement
 
 
 @dataclass
 class Table:
-    """Figures, and what is to be known about them; in the JSON also each run, where the rows are means."""
+    """Rows of figures with a note; in the JSON also the `runs`, if the rows are means of them."""
 
     title: str
     rows: list[Row]
@@ -34,12 +34,12 @@ def interleaved(repeats: int, sides: Mapping[str, Callable[[], Any]]) -> dict[st
 
 
 def quotients(above: Sequence[float], below: Sequence[float]) -> list[float]:
-    """The ratios of measurements that were taken side by side."""
+    """Returns the ratios of measurements of the same turn."""
     return [a / b for a, b in zip(above, below, strict=True)]
 
 
 def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """The mean, and half of its 95 % interval by Student's t; None for fewer than five values."""
+    """Returns the mean and half of its 95 % interval by Student's t, which is None for fewer than five values."""
     if len(values) < 5:
         return statistics.mean(values), None  # the expansion below is 2 % too small for five, 10 % for three
     z, df = statistics.NormalDist().inv_cdf(0.975), len(values) - 1
@@ -49,7 +49,7 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def straight_line(points: dict[int, list[float]], unit: str) -> Row:
-    """The line through the medians."""
+    """Returns the straight line through the medians, and its largest distance from one."""
     values = {n: statistics.median(values) for n, values in points.items()}
     slope, intercept = statistics.linear_regression(list(values), list(values.values()))
     off = max(abs(value - (intercept + slope * n)) for n, value in values.items())
@@ -57,7 +57,7 @@ def straight_line(points: dict[int, list[float]], unit: str) -> Row:
 
 
 def shown(value: Any) -> str:
-    """A cell's text."""
+    """Returns the text of a cell."""
     if value is None:
         return "–"
     if isinstance(value, (list, tuple)):
@@ -70,7 +70,7 @@ def shown(value: Any) -> str:
 
 
 def print_table(table: Table) -> None:
-    """Prints it; as Markdown where it does not go to a terminal."""
+    """Prints a table; as Markdown if the output is not a terminal."""
     terminal = sys.stdout.isatty()
     cells = RichTable(box=SIMPLE_HEAD if terminal else MARKDOWN)
     for column in table.rows[0]:
@@ -80,7 +80,7 @@ def print_table(table: Table) -> None:
         cells.add_row(*map(shown, row.values()))
     console = Console(width=None if terminal else 1_000, highlight=False)
     if console.measure(cells).maximum > console.width:
-        console = Console(width=1_000, highlight=False)  # lines that a narrow terminal folds, but no figure cut off
+        console = Console(width=1_000, highlight=False)  # a narrow terminal may wrap lines, but no figure is cut off
     console.print(f"\n{table.title}", style="bold")
     console.print(cells)
     if table.note:

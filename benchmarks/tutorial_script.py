@@ -2,8 +2,8 @@
 
 https://docs.pytorch.org/tutorials/beginner/blitz/cifar10_tutorial.html
 
-It is as published, except where the images come from. There are two versions, which differ in their transforms (and in
-a file's name and the choice of a device, which are left out here). It imports what the original does, and no Lightning.
+It is as published, except for the source of the images. Its two versions differ in their transforms (and in a file's
+name and the choice of a device, which are left out here). It imports what the original does, and not Lightning.
 """
 
 import json
@@ -34,7 +34,7 @@ TRANSFORMS: dict[str, Callable[[Image.Image], Tensor]] = {
 
 
 class Pictures:
-    """A DataLoader's data set of PIL images, as torchvision.datasets.CIFAR10 is one."""
+    """A data set of PIL images for a DataLoader, like torchvision.datasets.CIFAR10."""
 
     def __init__(self, data: dict[str, Any], split: str, transform: Callable[[Any], Any], count: int | None) -> None:
         images = Source(data["source"], **{name: data[name] for name in data if name != "source"}).load(split)
@@ -51,7 +51,7 @@ class Pictures:
 
 
 class Net(nn.Module):
-    """The tutorial's network, as its script has it."""
+    """The tutorial's network, as in its script."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -77,10 +77,10 @@ def tutorial_script(
     """Trains and tests on the images of `data`.
 
     Args:
-        data: Where they are: `source`, and `data_dir` or `synthetic_size`.
+        data: The `source` of the images, and `data_dir` or `synthetic_size`.
         images: Training images to use; all by default.
         epochs: Passes over them.
-        text: 2018 or 2026.
+        text: Version of the script, 2018 or 2026.
     """
     transform = TRANSFORMS[text]
     batch_size = 4
