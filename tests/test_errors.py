@@ -526,7 +526,7 @@ def test_evaluate_does_not_write_into_another_run_or_a_group(finished, call, tmp
     line = one_line(*call("evaluate", finished.folder, "--accelerator", "cpu", "--output_dir", "other"))
     assert line.endswith(f"is a {kind}'s folder and holds the results of its training: choose another folder\n")
     (tmp_path / "other" / "results.json").unlink()
-    (tmp_path / "other" / "config.yaml").write_text("seed_everything: 0\n")  # another program's
+    (tmp_path / "other" / "config.yaml").write_text("seed_everything: 0\n")  # written by another program
     (tmp_path / "other" / "group.yaml").unlink(missing_ok=True)
     code, _, err = call("evaluate", finished.folder, "--accelerator", "cpu", "--output_dir", "other")
     assert (code, (tmp_path / "other" / "results.json").exists()) == (0, True), err

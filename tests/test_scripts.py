@@ -348,7 +348,7 @@ def test_predict_reads_any_image(finished, call, pictures):
     deep, unlike = err.splitlines()
     assert deep.startswith(
         f"note: {pictures / 'deep.png'} has 16 bits per value, but no value above"
-    )  # it has 256 grey levels
+    )  # the picture has 256 grey levels
     assert unlike.startswith(f"note: {pictures / 'bits.png'} is unlike 999 of 1,000 of CIFAR-10's images (grainier")
     rows = json.loads(out)
     assert [row["file"] for row in rows] == [str(path) for path in sorted(pictures.iterdir())]

@@ -278,7 +278,7 @@ def test_a_batch_norm_over_two_ranks_equals_torchs_over_all_their_images(twin):
     (outputs[1] * torch.cat([weights, weights])).sum().backward()
     torch.testing.assert_close(outputs[0], outputs[1][:6])
     torch.testing.assert_close(half.grad, both.grad[:6])
-    for name, parameter in ours.named_parameters():  # the other rank's gradient is the same
+    for name, parameter in ours.named_parameters():  # the ranks' gradients add up, and the other's is the same
         torch.testing.assert_close(2 * parameter.grad, theirs.get_parameter(name).grad)
     for name, buffer in ours.named_buffers():
         torch.testing.assert_close(buffer, theirs.get_buffer(name))

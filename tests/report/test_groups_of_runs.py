@@ -61,7 +61,7 @@ def test_runs_tested_on_different_images_are_in_different_groups():
     assert groups_of(run(0), run(1, images="a"), run(2, images="b")) == ["A1", "A2", "B"]
 
 
-@pytest.mark.parametrize("digests", [("a", "a", "b"), (None, None, None)])  # earlier versions stored none
+@pytest.mark.parametrize("digests", [("a", "a", "b"), (None, None, None)])  # earlier versions stored no digest
 def test_runs_tested_on_different_corruptions_are_in_different_groups(digests):
     """Runs are grouped by the corruptions they were tested on, although no setting names these."""
     told = zip(("spatter", "spatter", "fog"), digests, strict=True)
