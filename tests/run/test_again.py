@@ -1,3 +1,5 @@
+"""Again: runs a tested network once more for its report."""
+
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -9,8 +11,8 @@ from cifar_lightning.run.again import Again
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "64-true"])
-def test_the_validation_images_give_the_logits_that_they_gave_in_the_training(cpu_settings, precision):
-    """In its precision and over its views; and nothing of the network is changed."""
+def test_validation_images_give_the_loss_and_accuracy_of_the_training(cpu_settings, precision):
+    """The logits are computed in the training's precision and over its views; the network is left unchanged."""
     data = fake_data(300, val_split=60, eval_batch_size=7)
     model = LitNet("speed54", lr=0.1, test_views="six")
     options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
@@ -30,15 +32,15 @@ def test_the_validation_images_give_the_logits_that_they_gave_in_the_training(cp
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_without_a_validation_split_there_are_none(cpu_settings):
+def test_no_logits_without_a_validation_split(cpu_settings):
     data, model = fake_data(100), LitNet()
     trainer = Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
     trainer.test(model, data, verbose=False)
     assert Again(trainer, model, data).held_out() is None
 
 
-def test_training_images_are_those_that_it_has_learnt_from(plain, monkeypatch, tmp_path):
-    """Not those that it was validated on; and none where it has learnt from others."""
+def test_report_shows_only_training_images_that_the_run_learnt_from(plain, monkeypatch, tmp_path):
+    """A report shows no image that a run was validated on, and none if the data now has other training images."""
     kept, report = [], testing.report
 
     def watched(outcome, *args):

@@ -10,13 +10,13 @@ from rich.progress import Progress
 
 from cifar_lightning.run.callbacks import _figures, _Line
 
-# Mean losses and, once there is a validation, its loss and accuracy: also such as are wider than most.
+# Mean losses and, after the first validation, its loss and accuracy; some are wider than most.
 NUMBERS = [(2.303,), (12.01, 1.2, 0.0912), (0.029, 0.063, 1.0), (0.02, 0.05, 0.9), (0.019, 0.05, 0.9)]
 RUNS = [(6_250, "2/2"), (25_000, "10/10"), (78_200, "100/200"), (1_000_000, "9/9")]
 
 
 def lines(width, total, epoch):
-    """What the bar is at a few steps of a run, a day each."""
+    """Yields the bar as it is printed at a few steps of a run, one a day."""
     console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None, legacy_windows=False)
     days = 0
     bar = Progress(_Line(console), console=console, get_time=lambda: 86_400.0 * days, speed_estimate_period=1e9)
@@ -32,7 +32,7 @@ def lines(width, total, epoch):
 
 @pytest.mark.parametrize(("total", "epoch"), RUNS)
 @pytest.mark.parametrize("width", [40, 50, 60, 70, 80, 100, 120, 200])
-def test_the_steps_and_the_time_left_are_whole_at_every_width(width, total, epoch):
+def test_steps_and_time_left_are_whole_at_every_width(width, total, epoch):
     for days, printed in enumerate(lines(width, total, epoch), 1):
         (line,) = printed.splitlines()
         assert len(line) <= width
@@ -54,12 +54,12 @@ def test_the_steps_and_the_time_left_are_whole_at_every_width(width, total, epoc
         (40, True, ""),
     ],
 )
-def test_what_gives_way_is_the_bar_then_the_validation_and_then_the_loss(width, bar, figures):
+def test_narrow_terminals_drop_bar_then_validation_figures_then_loss(width, bar, figures):
     *_, before, last = lines(width, *RUNS[1])
     assert ("━" in last) == bar
     assert last.rstrip().endswith(figures or last.rstrip()[-8:])
     assert ("loss" in last) == bool(figures)
-    # Whatever the numbers, what stood there stays.
+    # Each part keeps its place, whatever the numbers.
     assert [part.start() for part in re.finditer("/|:|loss|val", before)] == [
         part.start() for part in re.finditer("/|:|loss|val", last)
     ]

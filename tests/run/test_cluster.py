@@ -1,4 +1,4 @@
-"""Ranks are recognised by what their launcher says, whichever it is, and trained together as one job."""
+"""Launchers: the ranks that each of them starts are recognised by its variables, and train one run together."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from cifar_lightning.run.devices import on_first_rank, process_group, shared_out
 from cifar_lightning.run.trainer import new_trainer
 from cifar_lightning.run.training import fit
 
-# What SLURM 22.05, Open MPI 5.0.11, MPICH 5.0.2 and torchrun 2.14 were seen to set, but for what nobody reads.
+# What SLURM 22.05, Open MPI 5.0.11, MPICH 5.0.2 and torchrun 2.14 were seen to set, except what is never read.
 JOB = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "b.sh", "SLURM_JOB_NODELIST": "n1", "SLURM_JOB_NUM_NODES": "1"}
 BATCH = {**JOB, "SLURM_NTASKS": "8", "SLURM_NPROCS": "8", "SLURM_TASKS_PER_NODE": "8", "SLURM_CPUS_ON_NODE": "8"}
 BATCH |= {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_GTIDS": "0"}
@@ -42,10 +42,10 @@ TORCHRUN = {**KUBEFLOW, "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK"
     ("variables", "place"),
     [
         ({}, None),
-        (BATCH, None),  # 8 tasks are 8 cores to whoever starts no step
+        (BATCH, None),  # without a step, 8 tasks mean 8 cores
         (SHELL, None),
         (ONE_TASK, None),
-        ({**STEP, "SLURM_PTY_PORT": "34989"}, None),  # a shell on a machine
+        ({**STEP, "SLURM_PTY_PORT": "34989"}, None),  # srun --pty: a shell
         (STEP, ("srun", 1, 2, 1, 2, "127.0.0.1")),
         ({**STEP, "SLURM_JOB_NAME": "interactive"}, ("srun", 1, 2, 1, 2, "127.0.0.1")),
         (TWO_NODES, ("srun", 3, 4, 1, 2, "n1")),
@@ -59,10 +59,10 @@ TORCHRUN = {**KUBEFLOW, "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK"
         ({**KUBEFLOW, "RANK": "0", "WORLD_SIZE": "1"}, None),
         ({**KUBEFLOW, "LOCAL_RANK": "1"}, ("the launcher", 1, 2, 1, None, "job-master-0")),
         (TORCHRUN, ("torchrun", 1, 2, 1, 2, "job-master-0")),
-        ({**TWO_NODES, **TORCHRUN}, ("torchrun", 1, 2, 1, 2, "job-master-0")),  # in a step of srun's
+        ({**TWO_NODES, **TORCHRUN}, ("torchrun", 1, 2, 1, 2, "job-master-0")),  # inside an srun step
     ],
 )
-def test_launchers(variables, place):
+def test_rank_is_read_from_the_variables_of_each_launcher(variables, place):
     rank = rank_in(variables)
     if place is None:
         assert rank is None
@@ -82,13 +82,13 @@ def test_launchers(variables, place):
         ({**OPEN_MPI, "OMPI_COMM_WORLD_SIZE": "4"}, "does not say where they meet: set MASTER_ADDR, e.g. mpirun -x"),
     ],
 )
-def test_launchers_that_cannot_be_understood(variables, said):
+def test_wrong_or_missing_launcher_variables_are_refused(variables, said):
     with pytest.raises(InputError, match=said):
         rank_in(variables)
 
 
-def test_lightnings_import_reads_the_first_of_its_variables(monkeypatch):
-    """Where it does not fail, neither do we."""
+def test_lightnings_import_reads_only_the_first_of_its_variables(monkeypatch):
+    """Lightning's import ignores a later variable that is not a number, and so do we."""
     for name in LIGHTNINGS:
         monkeypatch.delenv(name, raising=False)
     for i, name in reversed([*enumerate(LIGHTNINGS)]):
@@ -100,7 +100,7 @@ def test_lightnings_import_reads_the_first_of_its_variables(monkeypatch):
     assert rank_in({"LOCAL_RANK": "0", "SLURM_PROCID": ""}) is None
 
 
-def test_the_ranks_of_one_job_meet_at_one_port_and_those_of_another_elsewhere():
+def test_ranks_of_a_job_share_a_port_that_other_jobs_do_not_use():
     ports = [rank_in({**STEP, **change}).port for change in ({}, {"SLURM_PROCID": "0"}, {"SLURM_STEP_ID": "1"})]
     assert ports[0] == ports[1] != ports[2]
     assert rank_in({**OPEN_MPI, "MASTER_PORT": "29500"}).port == 29_500
@@ -116,7 +116,7 @@ def test_the_ranks_of_one_job_meet_at_one_port_and_those_of_another_elsewhere():
         ("rack[2-3]n[4-7].site", "rack2n4.site"),
     ],
 )
-def test_lists_of_hosts(hosts, first):
+def test_first_host_is_read_from_slurms_lists_of_hosts(hosts, first):
     assert first_host(hosts) == first
 
 
@@ -128,7 +128,7 @@ def test_lists_of_hosts(hosts, first):
         (TWO_NODES, (None, None), (2, 2)),
         (TWO_NODES, ("auto", None), (2, 2)),
         (TWO_NODES, ("0,1", None), ("0,1", 2)),
-        (TWO_NODES, (4, None), (4, 1)),  # which `check_ranks` then refuses
+        (TWO_NODES, (4, None), (4, 1)),  # refused later by `check_ranks`
         (KUBEFLOW, (None, None), (1, 2)),
         ({**KUBEFLOW, "LOCAL_RANK": "0"}, (None, 2), (1, 2)),
         ({**KUBEFLOW, "LOCAL_RANK": "0"}, (None, None), (2, 1)),
@@ -141,8 +141,8 @@ def test_devices_and_machines_follow_from_the_launcher(monkeypatch, variables, g
 
 
 @pytest.mark.parametrize("variables", [BATCH, STEP, OPEN_MPI, {}])
-def test_lightning_detects_no_launcher(monkeypatch, tmp_path, variables):
-    """Nor does it advertise an srun that has not started this process, as its own Trainer does."""
+def test_lightning_looks_for_no_launcher(monkeypatch, tmp_path, variables):
+    """In our Trainer, Lightning neither looks for a launcher nor advertises an srun that did not start this process."""
     (tmp_path / "srun").write_text("#!/bin/sh\n")
     (tmp_path / "srun").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
@@ -176,12 +176,12 @@ def a_program_with_a_process_group(home, rank):
     dist.init_process_group("gloo", f"file://{home}/meet", rank=rank, world_size=2)
     data = {"source": "synthetic", "synthetic_size": 100, "batch_size": 20}
     results = fit(data, accelerator="cpu", max_epochs=1)
-    assert dist.get_world_size() == 2  # it is the program's, still
+    assert dist.get_world_size() == 2  # the program's group is still open
     assert (results["devices"], results["images_seen"], results["test_count"]) == (2, 100, 20)
 
 
-def test_the_process_group_of_a_program(tmp_path):
-    """As Ray Train and Fabric open one: it is used, and left as it is."""
+def test_fit_uses_the_process_group_of_the_calling_program(tmp_path):
+    """A process group that the calling program has opened, as Ray Train and Fabric do, is used and left open."""
     ranks = [context.Process(target=a_program_with_a_process_group, args=(str(tmp_path), rank)) for rank in (0, 1)]
     for rank in ranks:
         rank.start()
@@ -208,8 +208,8 @@ def by_name(rank):
 @pytest.mark.parametrize(
     "launcher", [as_srun, *(pytest.param(other, marks=pytest.mark.soak) for other in (as_mpirun, by_name))]
 )
-def test_two_processes_of_a_launcher_are_one_run(whole, tmp_path, launcher):
-    """To the bit that which our own launcher makes of two devices, but for the file that names its settings."""
+def test_two_ranks_of_a_launcher_train_one_run(whole, tmp_path, launcher):
+    """The run is bit-identical to one that our own launcher trains on two devices; config.yaml is not compared."""
     ranks = [start("fit", *SMALL, cwd=tmp_path, env=launcher(rank)) for rank in (0, 1)]
     done = [end(rank) for rank in ranks]
     assert [rank.code for rank in done] == [0, 0], "\n".join(rank.text for rank in done)
@@ -219,7 +219,7 @@ def test_two_processes_of_a_launcher_are_one_run(whole, tmp_path, launcher):
     assert differences(run, whole[2]) == []
 
 
-def test_an_evaluation_takes_as_many_devices_as_a_launcher_has_started(finished, tmp_path):
+def test_evaluation_uses_all_ranks_that_a_launcher_has_started(finished, tmp_path):
     flags = ("--accelerator", "cpu", "--output_dir", "here")
     ranks = [start("evaluate", finished.folder, *flags, cwd=tmp_path, env=as_srun(rank)) for rank in (0, 1)]
     done = [end(rank) for rank in ranks]
@@ -230,14 +230,14 @@ def test_an_evaluation_takes_as_many_devices_as_a_launcher_has_started(finished,
     assert results["confusion"] == json.loads((finished.folder / "results.json").read_text())["confusion"]
 
 
-def test_a_batch_script_of_many_cores_starts_its_own_ranks(whole, tmp_path):
+def test_fit_in_a_batch_script_starts_its_own_ranks(whole, tmp_path):
     done = job("fit", *SMALL, "--devices", 2, cwd=tmp_path, env=BATCH)
     assert done.code == 0, done.text
     assert differences(tmp_path / "lightning_logs" / "version_0", whole[2]) == []
 
 
-def test_a_rank_that_is_told_to_stop_does_not_mind_that_another_has(monkeypatch):
-    """One that is still starting up ends at once, and the connections to it break."""
+def test_broken_connection_is_no_error_for_a_rank_told_to_stop(monkeypatch):
+    """A rank that stops in its start-up ends at once; the broken connection is no error for another told to stop."""
     broken = RuntimeError("[gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:15062")
     monkeypatch.setattr(devices, "TOLD_SECONDS", 0.1)
 
@@ -254,7 +254,7 @@ def test_a_rank_that_is_told_to_stop_does_not_mind_that_another_has(monkeypatch)
         with_an_error(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 
-def test_a_process_of_its_own_needs_no_group(monkeypatch):
+def test_single_process_opens_no_process_group(monkeypatch):
     for name, value in BATCH.items():
         monkeypatch.setenv(name, value)
     assert is_first_rank()

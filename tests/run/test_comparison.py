@@ -425,7 +425,7 @@ def test_evaluations_of_weights_without_a_run_are_refused(tmp_path, monkeypatch)
 
 
 def test_evaluation_in_another_runs_folder_belongs_to_the_tested_run(plain, runs, tmp_path):
-    """An evaluation belongs to the run of its checkpoint, not to the run around it, also once it was moved with its run."""
+    """An evaluation belongs to the run of its checkpoint, not to the run around it, also after moving with its run."""
     evaluate(runs[2], accelerator="cpu", output_dir=runs[0] / "other")
     assert compare([runs[0], runs[0] / "other"])["settings"] == {"model.lr": {"A": 0.01, "B": 0.02}}
     drawn = {"source": "synthetic", "synthetic_size": 100}

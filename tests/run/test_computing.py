@@ -1,4 +1,4 @@
-"""The line that says on what and how a run computes, against what its network did while it was trained."""
+"""The line that says on what and how a run computes, compared with what its network did in training."""
 
 from types import SimpleNamespace
 
@@ -15,7 +15,7 @@ KERNELS = {"oneDNN": "aten::mkldnn_convolution", "NNPACK instead of oneDNN": "at
 
 
 class Watching(Callback):
-    """Keeps the threads of the first step, and the operations of its forward pass."""
+    """Notes the number of threads in the first step, and the operations of its forward pass."""
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if batch_idx == 0:
@@ -37,7 +37,7 @@ class Watching(Callback):
         (4, "1 thread", "without oneDNN (small steps: 5.2 million operations in a forward pass)", "bf16-mixed"),
     ],
 )
-def test_the_line_is_what_was_set(plain, capsys, monkeypatch, tmp_path, images, threads, kernels, precision):
+def test_line_tells_how_the_run_computed(plain, capsys, monkeypatch, tmp_path, images, threads, kernels, precision):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     watching = Watching()
     small = {"source": "synthetic", "synthetic_size": 100, "batch_size": images}
@@ -54,8 +54,8 @@ def test_the_line_is_what_was_set(plain, capsys, monkeypatch, tmp_path, images, 
     assert used == {kernels.partition(" (")[0]} & KERNELS.keys()
 
 
-def test_a_device_without_bfloat16_is_told_from_one_with(monkeypatch):
-    """Where torch tells: it says nothing of Apple's."""
+def test_line_tells_whether_the_device_has_bfloat16_instructions(monkeypatch):
+    """The line says whether a device has instructions for bfloat16, if torch does: for Apple's GPUs it does not."""
     said = []
     for device, found in (("cpu", True), ("cpu", False), ("cuda", True), ("mps", False)):
         monkeypatch.setattr(computing, "has_bfloat16", lambda accelerator, found=found: found)

@@ -1,4 +1,4 @@
-"""TensorBoard is an extra: one that is broken, or breaks, is said in a line and ends no run."""
+"""TensorBoard is an extra: if it is broken, or breaks later, one line says so, and the run goes on."""
 
 import sys
 import threading
@@ -18,7 +18,7 @@ FIT = (*SYNTHETIC, "--data.synthetic_size", "100", "--data.batch_size", "10", "-
 
 @dataclass
 class Told:
-    """As much of a run's settings as loggers ask for."""
+    """The settings of a run that loggers read."""
 
     data: dict = field(default_factory=dict)
     model: dict = field(default_factory=dict)
@@ -28,7 +28,7 @@ class Told:
 
 @pytest.fixture
 def installed(monkeypatch, tmp_path):
-    """Installs a TensorBoard of this source: `installed("raise TypeError")`."""
+    """Returns a function that installs a TensorBoard with some source: `installed("raise TypeError")`."""
 
     def install(source):
         monkeypatch.setattr(tensorboard, "_TENSORBOARD_AVAILABLE", True)
@@ -55,7 +55,7 @@ def installed(monkeypatch, tmp_path):
         ("import numpy; numpy.bool8_that_is_gone", "AttributeError: module 'numpy' has no attribute 'bool8_that"),
     ],
 )
-def test_one_that_cannot_be_imported(plain, call, installed, tmp_path, source, reason):
+def test_tensorboard_that_cannot_be_imported_does_not_end_the_run(plain, call, installed, tmp_path, source, reason):
     installed(source)
     code, _, err = call("fit", *FIT)
     assert code == 0, err
@@ -65,7 +65,7 @@ def test_one_that_cannot_be_imported(plain, call, installed, tmp_path, source, r
     assert (tmp_path / "lightning_logs" / "version_0" / "results.json").exists()
 
 
-def test_it_is_the_first_rank_that_says_so(installed, tmp_path, monkeypatch, capsys):
+def test_only_rank_0_reports_a_broken_tensorboard(installed, tmp_path, monkeypatch, capsys):
     installed("raise TypeError")
     for first, said in ((False, ""), (True, "note: tensorboard failed and logs nothing from here on (TypeError)\n")):
         monkeypatch.setattr(loggers, "is_first_rank", lambda first=first: first)
@@ -75,7 +75,7 @@ def test_it_is_the_first_rank_that_says_so(installed, tmp_path, monkeypatch, cap
 
 
 class Writer:
-    """As TensorBoard's: it writes in a thread, whose error the next call raises."""
+    """Writes in a thread, as TensorBoard's writer does, and raises the thread's error in the caller."""
 
     def __init__(self, log_dir):
         self.path, self.error, self.room = Path(log_dir) / "events.out.tfevents", None, 2
@@ -114,12 +114,12 @@ def writer(monkeypatch):
     monkeypatch.setitem(sys.modules, module.__name__, module)
 
 
-def test_one_that_breaks_later(plain, call, writer, tmp_path):
+def test_tensorboard_that_breaks_later_does_not_end_the_run(plain, call, writer, tmp_path):
     code, _, err = call("fit", *FIT, "--log_every_n_steps", "1")
     assert code == 0, err
     run = tmp_path / "lightning_logs" / "version_0"
     assert (run / "events.out.tfevents").read_text() == "train_loss 0\nlr 0\n"
-    assert len((run / "metrics.csv").read_text().splitlines()) == 5  # the log goes on
+    assert len((run / "metrics.csv").read_text().splitlines()) == 5  # metrics.csv goes on
     note, *epochs = err.splitlines()
     assert (
         note
@@ -128,7 +128,7 @@ def test_one_that_breaks_later(plain, call, writer, tmp_path):
     assert [line.split()[0] for line in epochs] == ["epoch"]
 
 
-def test_threads_of_others_fail_aloud(writer, tmp_path, monkeypatch):
+def test_errors_in_other_threads_are_not_hidden(writer, tmp_path, monkeypatch):
     failed = []
     monkeypatch.setattr(threading, "excepthook", lambda args: failed.append(args.thread))
     with loggers.loggers_of(Told(), tmp_path, Additions()):

@@ -1,4 +1,4 @@
-"""The folder for a hub: it is read back, tells the truth, and is written whole or not at all."""
+"""export --format hf: the folder can be loaded, its model card is true, and it is written whole or not at all."""
 
 import hashlib
 import importlib.metadata
@@ -32,7 +32,7 @@ def digests(folder):
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
-def test_a_run_by_command_is_read_back(plain, call, run):
+def test_folder_exported_by_command_is_read_back(plain, call, run):
     code, out, err = call("export", run, "--format", "hf")
     assert (code, err) == (0, "")
     folder = run / "hf"
@@ -43,16 +43,16 @@ def test_a_run_by_command_is_read_back(plain, call, run):
     torch.testing.assert_close(again.predict(drawn(50))[1], ours.predict(drawn(50))[1], atol=1e-6, rtol=0)
     code, out, err = call("evaluate", folder, "--accelerator", "cpu", "--data.source", "synthetic")
     assert code == 0, err
-    assert json.loads((folder / "evaluation" / "results.json").read_text())["seed"] is None  # no file of weights has it
+    assert json.loads((folder / "evaluation" / "results.json").read_text())["seed"] is None  # not in a file of weights
 
 
-def test_images_are_normalised_as_the_weights_have_learnt_them(tmp_path):
+def test_images_are_normalised_as_in_the_training_of_the_weights(tmp_path):
     folder = export(model_with("tutorial", preprocessing=Preprocessing(MEAN, STD)), "hf", tmp_path / "hf")
     weights = load_checkpoint(select_checkpoint(folder))
     assert data_of(weights, {"source": "synthetic"}).preprocessing == Preprocessing(MEAN, STD)
 
 
-def test_the_card_tells_what_was_measured(run):
+def test_card_has_the_figures_and_settings_of_the_run(run):
     results = json.loads((run / "results.json").read_text())
     card = ModelCard.load(export(run, "hf") / "README.md")
     (evaluation,) = card.data.eval_results
@@ -79,7 +79,7 @@ def test_the_card_tells_what_was_measured(run):
     assert str(run) not in card.content
 
 
-def test_the_card_tells_the_trainers_version_from_the_exporters(run):
+def test_card_names_the_versions_that_trained_and_that_exported(run):
     path, here = run / "results.json", importlib.metadata.version("cifar-lightning")
     results = json.loads(path.read_text())
     assert results["cifar_lightning"] == here
@@ -89,9 +89,9 @@ def test_the_card_tells_the_trainers_version_from_the_exporters(run):
     assert "| cifar\\_lightning, in training | 0.0.1 |" in text
 
 
-def test_a_loss_that_is_not_finite_is_not_applicable(run):
+def test_loss_that_is_not_finite_is_n_a_on_the_card(run):
     path = run / "results.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "test_loss": float("nan")}))  # an earlier version's
+    path.write_text(json.dumps({**json.loads(path.read_text()), "test_loss": float("nan")}))  # as an early version
     folder = export(run, "hf")
     assert ", with a mean cross-entropy of n/a. " in (folder / "README.md").read_text()
     assert "NaN" not in (folder / "README.md").read_text()
@@ -105,8 +105,8 @@ def test_a_loss_that_is_not_finite_is_not_applicable(run):
     assert json.loads(metadata)["test"]["not_finite"] == 1_234
 
 
-def test_the_trainer_of_a_run_and_where_its_weights_are_from_are_told(plain, call, run):
-    """Weights of an early step, of a fit whose steps are of several batches, and which passed over some images."""
+def test_card_tells_the_trainer_settings_and_the_step_of_the_weights(plain, call, run):
+    """The card has the step of the weights beside the training's limits, batch sizes, steps and images seen."""
     small = (*SYNTHETIC, "--data.synthetic_size", 300, "--data.batch_size", 20)
     limits = {"accumulate_grad_batches": 4, "limit_train_batches": 10, "limit_val_batches": 1}
     flags = [word for name, value in limits.items() for word in (f"--trainer.{name}", value)]
@@ -125,7 +125,7 @@ def test_the_trainer_of_a_run_and_where_its_weights_are_from_are_told(plain, cal
     assert (told["fit_steps, of the whole training"], told["images_seen, of the whole training"]) == ("6", "400")
 
 
-def test_the_cards_python_runs(run, monkeypatch):
+def test_python_code_on_the_card_runs(run, monkeypatch):
     text = (export(run, "hf") / "README.md").read_text()
     code = text.partition("```python\n")[2].partition("```")[0].replace("path/of/this/folder", str(run / "hf"))
     names = {"images": drawn(3)}
@@ -133,8 +133,8 @@ def test_the_cards_python_runs(run, monkeypatch):
     assert torch.equal(names["labels"], load_model(run).predict(drawn(3))[0])
 
 
-def test_the_card_says_what_is_not_known(run):
-    for checkpoint in (run / "checkpoints").glob("step-*.ckpt"):  # best.ckpt was tested
+def test_card_says_what_is_not_known(run):
+    for checkpoint in (run / "checkpoints").glob("step-*.ckpt"):  # only best.ckpt was tested
         card = ModelCard.load(export(checkpoint, "hf") / "README.md")
         assert card.data.eval_results is None
         assert "Not known: no test of this checkpoint is recorded." in card.text
@@ -145,7 +145,7 @@ def test_the_card_says_what_is_not_known(run):
     assert card.text.count("Not known: ") == 2
 
 
-def test_official_images_are_named_and_others_are_not(run):
+def test_card_names_cifar10_only_for_the_official_images(run):
     checkpoint = run / "checkpoints" / "best.ckpt"
     saved = torch.load(checkpoint, weights_only=True)
     results = json.loads((run / "results.json").read_text())
@@ -172,7 +172,7 @@ def test_official_images_are_named_and_others_are_not(run):
         assert ("Images in CIFAR-10's layout that are not the official ones; " in card.text) == (digest is not None)
         assert "50,000" not in card.text
         assert f"| images\\_seen, of the whole training | {results['images_seen']} |" in card.text
-        if digest is None and counts != {}:  # a step that was not tested has learnt from the same
+        if digest is None and counts != {}:  # an untested step has learnt from the same images
             other = run / "checkpoints" / "step-360.ckpt"
             torch.save(saved | {"global_step": 360}, other)
             card = ModelCard.load(export(other, "hf") / "README.md")
@@ -180,7 +180,7 @@ def test_official_images_are_named_and_others_are_not(run):
             assert (card.data.datasets, card.data.eval_results) == ("uoft-cs/cifar10" if official else None, None)
 
 
-def test_the_card_of_weights_by_name_tells_what_they_are(tmp_path):
+def test_card_of_weights_by_name_tells_their_figures_and_command(tmp_path):
     folder = export("quick", "hf", tmp_path / "hf")
     text = (folder / "README.md").read_text()
     card = ModelCard.load(folder / "README.md")
@@ -199,7 +199,7 @@ def test_the_card_of_weights_by_name_tells_what_they_are(tmp_path):
     assert torch.equal(load_model(folder).predict(drawn(50))[1], load_model("quick").predict(drawn(50))[1])
 
 
-def test_coarse_classes_and_other_labels_are_told(run):
+def test_card_tells_coarse_classes_and_other_train_labels(run):
     checkpoint = run / "checkpoints" / "best.ckpt"
     saved = torch.load(checkpoint, weights_only=True)
     labels = {"train_labels": "/home/me/CIFAR-100_human.pt:noisy_label"}
@@ -217,7 +217,7 @@ def test_coarse_classes_and_other_labels_are_told(run):
     assert "/home/me" not in card.content
 
 
-def test_the_settings_in_transformers_words(run):
+def test_json_files_use_the_keys_of_transformers(run):
     model = load_model(run)
     folder = export(run, "hf")
     config, images = (json.loads((folder / name).read_text()) for name in ("config.json", "preprocessor_config.json"))
@@ -231,7 +231,7 @@ def test_the_settings_in_transformers_words(run):
 
 
 @pytest.mark.soak
-def test_equal_networks_make_equal_folders_in_any_process(run, tmp_path):
+def test_same_network_gives_the_same_folder_in_any_process(run, tmp_path):
     shutil.copytree(run, tmp_path / "elsewhere" / "copy")
     program = 'from cifar_lightning import export; export("copy", "hf", "out")'
     environment = {**os.environ, "PYTHONHASHSEED": "1"}
@@ -242,7 +242,7 @@ def test_equal_networks_make_equal_folders_in_any_process(run, tmp_path):
     assert digests(export(run, "hf")) == digests(tmp_path / "elsewhere" / "out")
 
 
-def test_class_names_are_no_markdown(tmp_path):
+def test_class_names_are_escaped_in_the_cards_markdown(tmp_path):
     classes = ["a|b", "*c*", "<d>", "e\nf"]
     model = LitNet(Own(), classes=classes, preprocessing=PREPROCESSING)
     folder = export(model, "hf", tmp_path / "hf")
@@ -253,7 +253,7 @@ def test_class_names_are_no_markdown(tmp_path):
     assert load_model(folder, Own()).classes == classes
 
 
-def test_another_folder_is_left_as_it_is(call, run, tmp_path, monkeypatch):
+def test_export_does_not_overwrite_other_files_and_folders(call, run, tmp_path, monkeypatch):
     export(run, "hf")
     before = digests(run / "hf")
     export(run, "hf")
@@ -282,7 +282,7 @@ def test_another_folder_is_left_as_it_is(call, run, tmp_path, monkeypatch):
     assert here.samefile(".")
 
 
-def test_images_of_which_nothing_is_known(tmp_path):
+def test_hf_export_needs_the_normalisation_of_the_images(tmp_path):
     with pytest.raises(
         InputError, match="format hf contains the normalisation of the images, which this model does not know"
     ):

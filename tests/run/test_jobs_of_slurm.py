@@ -1,4 +1,4 @@
-"""Jobs of a scheduler's that are stopped and started again, and tasks of an array that share a folder."""
+"""Jobs that a scheduler stops and starts again, array tasks that share a folder, and the status of runs."""
 
 import json
 import os
@@ -21,15 +21,15 @@ ARRAY = {"SLURM_JOB_ID": "18", "SLURM_ARRAY_JOB_ID": "17", "SLURM_PROCID": "0", 
 
 @pytest.fixture
 def slurm(tmp_path):
-    """A scontrol that notes what it is asked for: the variables by which it is found, and the file of its notes."""
+    """Makes a scontrol that notes its arguments; returns the variables by which it is found, and the file of notes."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
     (tmp_path / "bin" / "scontrol").chmod(0o755)
     return {**ARRAY, "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"}, tmp_path / "asked"
 
 
-def test_tasks_of_an_array_go_on_with_their_own_runs(whole, slurm, tmp_path):
-    """Both are warned, save and ask to be started again; so started, at once, each takes its own and finishes it."""
+def test_tasks_of_an_array_resume_their_own_runs(whole, slurm, tmp_path):
+    """Two warned tasks save and are requeued; started again at the same time, each resumes and finishes its own run."""
     variables, asked = slurm
     tasks = [("--resume", "auto", *SMALL), ("--resume", "auto", *SMALL, "--seed", 1)]
 
@@ -47,7 +47,7 @@ def test_tasks_of_an_array_go_on_with_their_own_runs(whole, slurm, tmp_path):
         assert done.lines[-1].startswith("stopped by SIGUSR1; continue with --resume lightning_logs/version_")
     assert sorted(asked.read_text().splitlines()) == ["requeue 17_0", "requeue 17_1"]
     runs = {Holder.of(run).job: run for run in (tmp_path / "lightning_logs").iterdir()}
-    assert all(step_of(run) >= 10 for run in runs.values())  # a busy machine hears of a signal some steps later
+    assert all(step_of(run) >= 10 for run in runs.values())  # on a busy machine a signal arrives some steps later
     assert [done.code for done in at_once("")] == [0, 0]
     assert len(list((tmp_path / "lightning_logs").iterdir())) == 2
     assert json.loads((runs["17_1"] / "results.json").read_text())["seed"] == 1
@@ -55,7 +55,7 @@ def test_tasks_of_an_array_go_on_with_their_own_runs(whole, slurm, tmp_path):
 
 
 @pytest.mark.soak
-def test_a_group_is_requeued_once_and_goes_on(slurm, tmp_path):
+def test_group_of_runs_is_requeued_once_and_resumed(slurm, tmp_path):
     variables, asked = slurm
     flags = (*SMALL, "--seeds", 2, "--resume", "auto")
     env = {**variables, "SLURM_ARRAY_TASK_ID": "0"}
@@ -69,7 +69,7 @@ def test_a_group_is_requeued_once_and_goes_on(slurm, tmp_path):
     assert [run.name for run in (tmp_path / "lightning_logs").iterdir()] == ["version_0"]
 
 
-def test_a_job_that_may_not_be_requeued_says_so(slurm, tmp_path):
+def test_job_that_slurm_does_not_requeue_says_why(slurm, tmp_path):
     variables, _ = slurm
     (tmp_path / "bin" / "scontrol").write_text("#!/bin/sh\necho Requested operation is disabled >&2; exit 1\n")
     variables = {**variables, "SLURM_ARRAY_JOB_ID": "", "SLURM_JOB_ID": "9"}
@@ -79,8 +79,8 @@ def test_a_job_that_may_not_be_requeued_says_so(slurm, tmp_path):
 
 
 @pytest.mark.parametrize("fault", ["usr1@-:train:10", "term@-:train:10"])
-def test_a_job_that_would_begin_anew_or_is_cancelled_is_not_requeued(slurm, tmp_path, fault):
-    """That is, without --resume auto; or by scancel, by which its user means it."""
+def test_job_that_would_begin_anew_or_is_cancelled_is_not_requeued(slurm, tmp_path, fault):
+    """Without --resume auto a job would begin anew; SIGTERM comes from scancel, with which its user means the end."""
     variables, asked = slurm
     flags = ("--resume", "auto") if fault.startswith("term") else ()
     assert job("fit", *flags, *SMALL, cwd=tmp_path, fault=fault, env=variables).code > 128
@@ -101,10 +101,10 @@ def begun(home, number, **holder):
         ({"SLURM_JOB_ID": "8"}, 0),  # its own
         ({"SLURM_JOB_ID": "9"}, 3),
         ({**ARRAY, "SLURM_ARRAY_TASK_ID": "4"}, 1),  # its own
-        ({**ARRAY, "SLURM_ARRAY_TASK_ID": "5"}, 2),  # nobody's: the newest is a neighbour's
+        ({**ARRAY, "SLURM_ARRAY_TASK_ID": "5"}, 2),  # without a job; version_3 is of another task
     ],
 )
-def test_auto_prefers_a_jobs_own_run_and_takes_none_of_a_neighbours(monkeypatch, tmp_path, variables, found):
+def test_resume_auto_prefers_a_jobs_own_run_and_skips_other_tasks(monkeypatch, tmp_path, variables, found):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     begun(tmp_path, 0, job="8")
@@ -116,7 +116,7 @@ def test_auto_prefers_a_jobs_own_run_and_takes_none_of_a_neighbours(monkeypatch,
         assert Holder.of(run) == Holder.this()
 
 
-def test_auto_passes_over_runs_with_other_settings(tmp_path, capsys):
+def test_resume_auto_skips_runs_with_other_settings(tmp_path, capsys):
     for number in range(3):
         begun(tmp_path, number)
     for number, seed in enumerate((0, 1, 2)):
@@ -131,14 +131,14 @@ def test_auto_passes_over_runs_with_other_settings(tmp_path, capsys):
         assert found is None
 
 
-def test_the_status_of_a_run(whole, call, tmp_path):
+def test_status_of_a_run(whole, call, tmp_path):
     run = tmp_path / "run 1"
     shutil.copytree(whole[1], run)
     results = json.loads((run / "results.json").read_text())
     row = read_rows(run / "metrics.csv")[-1]
     test, val = (f"{100 * share:.2f} %" for share in (results["test_acc"], row["val_acc"]))
     assert call("status", run) == (0, f"{run}: finished, epoch 2/2, step 36, test accuracy {test}\n", "")
-    (run / "results.json").write_text(json.dumps({**results, "step": 18}))  # as where the best is of the first epoch
+    (run / "results.json").write_text(json.dumps({**results, "step": 18}))  # as if the first epoch's was the best
     tested = f"test accuracy {test} at step 18"
     assert call("status", run) == (0, f"{run}: finished, epoch 2/2, step 36, {tested}\n", "")
     _, out, _ = call("status", run, "--json")
@@ -161,8 +161,8 @@ def test_the_status_of_a_run(whole, call, tmp_path):
     )
 
 
-def test_the_status_of_a_run_that_has_diverged(whole, call, tmp_path):
-    """A loop that asks it is not to start it again and again; started all the same, it is one like any other."""
+def test_status_of_a_diverged_run_has_an_exit_code_of_its_own(whole, call, tmp_path):
+    """The exit code lets a loop of restarts end; a diverged run that is resumed nevertheless is like any other run."""
     assert job("fit", *SMALL, cwd=tmp_path, fault="nan@-:train:10").code == 3
     run = tmp_path / "lightning_logs" / "version_0"
     code, out, _ = call("status", run)
@@ -177,7 +177,7 @@ def test_the_status_of_a_run_that_has_diverged(whole, call, tmp_path):
 
 
 @pytest.mark.parametrize("results", ["{}", "[]", "{"])
-def test_the_status_of_a_run_whose_files_are_not_what_they_were(whole, call, tmp_path, results):
+def test_status_of_a_run_with_damaged_files(whole, call, tmp_path, results):
     shutil.copytree(whole[1], tmp_path / "run")
     (tmp_path / "run" / "results.json").write_text(results)
     (tmp_path / "run" / "metrics.csv").write_text("no\nlog\n")
@@ -190,7 +190,7 @@ def test_the_status_of_a_run_whose_files_are_not_what_they_were(whole, call, tmp
 
 
 @another_user
-def test_the_status_of_another_users_run(for_anyone):
+def test_status_of_another_users_unreadable_run(for_anyone):
     run = for_anyone / "run"
     run.mkdir(mode=0o700)
     done = job("status", "run", cwd=for_anyone, user=NOBODY)
@@ -200,13 +200,13 @@ def test_the_status_of_another_users_run(for_anyone):
     )
 
 
-def test_a_step_is_read_at_a_glance():
+def test_status_writes_steps_with_thousands_separators():
     line = str(Status("run", "running", 3, 10, 12_345, 0.5, None, newest_step=12_345))
     assert line == "run: running, epoch 3/10, step 12,345, val accuracy 50.00 %"
 
 
-def test_the_status_of_a_group(whole, call, tmp_path):
-    """It is that of its runs together, and of their sum, without which a resume has something to do."""
+def test_status_of_a_group(whole, call, tmp_path):
+    """A group has finished only if all its runs have and its own results.json exists, which a resume would write."""
     group, names = tmp_path / "group", ["seed_0", "seed_1", "seed_2"]
     for name in names:
         (group / name).mkdir(parents=True)
@@ -243,8 +243,8 @@ def test_the_status_of_a_group(whole, call, tmp_path):
     assert call("status", group) == (2, "", f"error: {plan} cannot be read (Is a directory): make it readable\n")
 
 
-def test_a_status_needs_nothing_to_be_written(tmp_path, monkeypatch):
-    """On a mount that is read-only, of a run that a job on another machine is in."""
+def test_status_writes_nothing(tmp_path, monkeypatch):
+    """The state of a run can be read on a read-only mount, even while a job on another machine trains it."""
     run, opened = unfinished(tmp_path, 0), os.open
 
     def read_only(path, flags, *args, **kwargs):
@@ -258,7 +258,7 @@ def test_a_status_needs_nothing_to_be_written(tmp_path, monkeypatch):
     assert (status(run).state, status(run).holder) == ("to be resumed", None)
 
 
-def test_the_status_of_a_run_that_a_job_is_in(tmp_path):
+def test_status_while_a_job_trains_and_after_it_has_stopped(tmp_path):
     process = start("fit", *SMALL, "--data.synthetic_size", 20_000, "--data.batch_size", 2, cwd=tmp_path)
     run = tmp_path / "lightning_logs" / "version_0"
     while step_of(run) < 0:

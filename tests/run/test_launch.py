@@ -1,4 +1,4 @@
-"""Ranks meet on their machine and import what their parent would, whatever its name and the current folder are."""
+"""Ranks meet on this machine whatever its name, and import what their parent would whatever the current folder."""
 
 import json
 import random
@@ -32,20 +32,20 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_files_of_the_current_folder_are_no_modules(here):
+def test_ranks_import_no_files_of_the_current_folder(here):
 
     launch.launch("heard:note", {"path": str(here / "heard.json")}, 1)
     assert json.loads((here / "heard.json").read_text()) == [random.__file__, sys.path]
 
 
-def test_a_module_that_the_parent_has_found_is_found(here):
+def test_ranks_find_the_modules_that_their_parent_finds(here):
     with pytest.raises(RunError, match="rank 0: ValueError: as it was to"):
         launch.launch("heard:fail", {}, 1)
 
 
 @pytest.mark.parametrize("given", [None, "eth7"])
-def test_ranks_do_not_look_for_their_machine_by_its_name(here, monkeypatch, given):
-    """A container's may be unknown, of which gloo warns: they are all on this one, unless somebody says otherwise."""
+def test_ranks_meet_on_the_loopback_interface_by_default(here, monkeypatch, given):
+    """The name of a container may be unknown, of which gloo warns; GLOO_SOCKET_IFNAME names another interface."""
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
     if given:
         monkeypatch.setenv("GLOO_SOCKET_IFNAME", given)
@@ -53,7 +53,7 @@ def test_ranks_do_not_look_for_their_machine_by_its_name(here, monkeypatch, give
     assert json.loads((here / "where.json").read_text()) in ([given] if given else ["lo", "lo0"])
 
 
-def test_a_machine_on_which_they_cannot_meet(monkeypatch):
+def test_ranks_that_cannot_meet_are_reported_with_the_reason(monkeypatch):
     def refuse(*args, **kwargs):
         raise RuntimeError("Network is unreachable\nException raised from ...")
 
@@ -65,7 +65,7 @@ def test_a_machine_on_which_they_cannot_meet(monkeypatch):
 
 
 @pytest.mark.parametrize("sign", ["é", "汉", "😀", "\x1b", "\udc80"])
-def test_last_words_in_any_letters_fit_into_a_pipe_that_nobody_reads_yet(sign):
+def test_last_words_of_any_characters_fit_into_an_unread_pipe(sign):
     words = launch.last_words(RuntimeError(sign * 20_000))
     assert len(words) <= launch.REPORT_BYTES
     assert json.loads(words)["message"].count(sign) > 1_000

@@ -1,4 +1,4 @@
-"""`--logger`, with the real packages where they are installed: what they keep, and that a run goes on in its own."""
+"""`--logger` with the real packages, if installed: what they keep, and that a resumed run continues its own log."""
 
 import glob
 import json
@@ -15,7 +15,7 @@ from cifar_lightning import fit, resume
 from cifar_lightning.run import loggers
 from cifar_lightning.run.metrics_log import read_rows
 
-# Not imported here: what they print where they are is to be seen.
+# Not imported here, because the tests check what the packages print when they are imported.
 with_mlflow, with_wandb, with_tensorboard = (
     pytest.mark.skipif(find_spec(name) is None, reason=f"{name} is not installed")
     for name in ("mlflow", "wandb", "tensorboard")
@@ -31,8 +31,8 @@ def _home(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow"])
-def test_one_that_is_not_installed(name, call, monkeypatch, tmp_path):
-    (tmp_path / name).mkdir()  # a folder that some of them make is no package
+def test_logger_that_is_not_installed_is_refused(name, call, monkeypatch, tmp_path):
+    (tmp_path / name).mkdir()  # a mere folder, as some of them make, is not a package
     monkeypatch.syspath_prepend(tmp_path)
     find = loggers.importlib.util.find_spec
     found = {"tensorboard": None, "wandb": find(name) if find(name) and find(name).origin is None else None}
@@ -43,7 +43,7 @@ def test_one_that_is_not_installed(name, call, monkeypatch, tmp_path):
 
 
 def interrupted(name):
-    """A run that was interrupted in its second epoch, and went on for longer; gives what it printed in the end."""
+    """Interrupts a run in its second epoch, and resumes it for a third; returns its rows of metrics.csv by step."""
     environment = dict(os.environ)
     with pytest.raises(KeyError, match="theirs"):
         fit(**SMALL, max_epochs=2, callbacks=Broken(epoch=1), logger=name, report=False)
@@ -54,7 +54,7 @@ def interrupted(name):
 
 
 @with_mlflow
-def test_mlflow(plain, capfd):
+def test_mlflow_continues_its_run_after_an_interruption(plain, capfd):
     rows = interrupted("mlflow")
     assert capfd.readouterr().err.count("\n") == 0
     with sqlite3.connect("mlflow.db") as database:
@@ -72,8 +72,8 @@ def test_mlflow(plain, capfd):
 
 
 @with_mlflow
-def test_mlflow_from_another_folder(plain, monkeypatch, tmp_path, capfd):
-    """The run goes on in the database that it began in."""
+def test_mlflow_run_resumed_from_another_folder_keeps_its_database(plain, monkeypatch, tmp_path, capfd):
+    """A run that is resumed from another folder continues in the database in which it began."""
     fit(**SMALL, max_epochs=1, logger="mlflow", report=False)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -87,7 +87,7 @@ def test_mlflow_from_another_folder(plain, monkeypatch, tmp_path, capfd):
 
 
 @with_mlflow
-def test_mlflow_where_its_variable_says(plain, monkeypatch, tmp_path):
+def test_mlflow_follows_its_environment_variables(plain, monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/elsewhere.db")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
     fit(**SMALL, max_epochs=1, logger="mlflow", report=False)
@@ -98,7 +98,7 @@ def test_mlflow_where_its_variable_says(plain, monkeypatch, tmp_path):
 
 
 @with_wandb
-def test_wandb(plain, capfd):
+def test_wandb_continues_its_run_after_an_interruption(plain, capfd):
     import wandb
 
     rows = interrupted("wandb")
@@ -124,7 +124,7 @@ def test_wandb(plain, capfd):
 
 
 def read_wandb(file):
-    """Its records: in blocks of 32 KiB, each with a checksum, a length, and which part of a whole it is."""
+    """Yields a file's records: their parts lie in blocks of 32 KiB, each after a checksum, its length and its kind."""
     from wandb.proto import wandb_internal_pb2
 
     data, position, parts = Path(file).read_bytes(), 7, []
@@ -135,13 +135,13 @@ def read_wandb(file):
         length, kind = int.from_bytes(data[position + 4 : position + 6], "little"), data[position + 6]
         parts.append(data[position + 7 : position + 7 + length])
         position += 7 + length
-        if kind in (1, 4):  # a whole, or the last part of one
+        if kind in (1, 4):  # a whole record, or the last part of one
             yield wandb_internal_pb2.Record.FromString(b"".join(parts))
             parts = []
 
 
 @with_tensorboard
-def test_tensorboard(plain):
+def test_tensorboard_continues_after_an_interruption(plain):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     rows = interrupted("tensorboard")
@@ -154,7 +154,7 @@ def test_tensorboard(plain):
 
 
 @with_mlflow
-def test_two_ranks_log_once(plain, tmp_path):
+def test_two_ranks_log_to_mlflow_once(plain, tmp_path):
     fit(**{**SMALL, "devices": 2}, max_epochs=1, logger="mlflow", report=False)
     with sqlite3.connect("mlflow.db") as database:
         assert database.execute("select status from runs").fetchall() == [("FINISHED",)]

@@ -1,4 +1,4 @@
-"""metrics.csv only grows, each step is in it once, and a checkpoint knows how far it was."""
+"""metrics.csv: it only grows, holds each step once, and can go back to where a checkpoint was."""
 
 import itertools
 import re
@@ -25,14 +25,14 @@ def put(log, step, **figures):
 
 @pytest.fixture
 def rewrites(monkeypatch):
-    """The files that are written anew."""
+    """Returns a list of the files that are rewritten as a whole."""
     written, write = [], metrics_csv.write_atomically
     monkeypatch.setattr(metrics_csv, "write_atomically", lambda path, *args: (written.append(path), write(path, *args)))
     return written
 
 
-def test_the_file_only_grows(tmp_path, rewrites):
-    """Whatever is logged of a step, and whenever: what stands there stays as it is."""
+def test_file_only_grows(tmp_path, rewrites):
+    """What is in the file stays unchanged, whatever is logged for a step, and whenever."""
     path = tmp_path / "metrics.csv"
     log = log_of(path, ["loss", "val"])
     seen = [b""]
@@ -50,8 +50,8 @@ def test_the_file_only_grows(tmp_path, rewrites):
     assert {row["step"]: row["val"] for row in rows if row["val"] is not None} == {n: n / 100 for n in (7, 14, 21, 28)}
 
 
-def test_a_row_costs_the_same_however_many_there_are(tmp_path, rewrites, monkeypatch):
-    """100 classes, 16,000 rows: what is written for a row that gains a value is that row."""
+def test_cost_of_a_row_does_not_depend_on_their_number(tmp_path, rewrites, monkeypatch):
+    """With 100 classes and 16,000 rows, a row that gains a figure is all that is written, and nothing is read."""
     path, columns = tmp_path / "metrics.csv", ["loss", *(f"val_acc/{i}" for i in range(100))]
     log = log_of(path, columns)
     for step in range(1, 16_001):
@@ -65,7 +65,7 @@ def test_a_row_costs_the_same_however_many_there_are(tmp_path, rewrites, monkeyp
     assert path.stat().st_size - size < 400
 
 
-def test_figures_that_nobody_announced_are_kept_too(tmp_path, rewrites):
+def test_figures_without_an_announced_column_are_kept(tmp_path, rewrites):
     log = log_of(tmp_path / "metrics.csv", ["loss"])
     put(log, 1, loss=1.0)
     put(log, 2, loss=0.5)
@@ -83,7 +83,7 @@ def full(path, write):
     raise RunError("disk full")
 
 
-def test_a_header_that_cannot_be_written_leaves_a_file_that_can_be_read(tmp_path, monkeypatch):
+def test_header_that_cannot_be_written_leaves_a_readable_file(tmp_path, monkeypatch):
     log = log_of(tmp_path / "metrics.csv", ["loss"])
     put(log, 1, loss=1.0)
     put(log, 2, loss=0.5)
@@ -93,7 +93,7 @@ def test_a_header_that_cannot_be_written_leaves_a_file_that_can_be_read(tmp_path
     assert [(row["step"], row["loss"]) for row in read_rows(log.path)] == [(1, 1.0), (2, 0.5)]
 
 
-def test_what_has_ended_a_run_is_said_rather_than_that_its_last_row_is_lost(tmp_path):
+def test_error_that_ended_a_run_hides_a_failure_to_write_its_last_row(tmp_path):
     log = log_of(tmp_path / "metrics.csv", ["loss"])
     put(log, 1, loss=1.0)
     log.path.mkdir()
@@ -104,12 +104,12 @@ def test_what_has_ended_a_run_is_said_rather_than_that_its_last_row_is_lost(tmp_
         pass
 
 
-def test_rows_that_do_not_reach_the_disk_are_a_failure_of_the_disk(tmp_path, monkeypatch):
+def test_flush_reports_rows_that_do_not_reach_the_disk(tmp_path, monkeypatch):
     def fail(descriptor):
         raise OSError(5, "Input/output error")
 
     log = log_of(tmp_path / "metrics.csv", ["loss"])
-    log.flush()  # there are none yet
+    log.flush()  # there are no rows yet
     put(log, 1, loss=1.0)
     log.close()
     monkeypatch.setattr("os.fsync", fail)
@@ -118,14 +118,14 @@ def test_rows_that_do_not_reach_the_disk_are_a_failure_of_the_disk(tmp_path, mon
 
 
 @pytest.mark.parametrize("cut", [0, 3])
-def test_it_goes_back_to_where_a_checkpoint_was(tmp_path, cut):
+def test_log_goes_back_to_where_a_checkpoint_was(tmp_path, cut):
     path, columns = tmp_path / "metrics.csv", ["loss", "val"]
     whole, log = log_of(tmp_path / "whole.csv", columns), log_of(path, columns)
     for step in range(1, 10):
         put(whole, step, loss=1 / step)
         put(log, step, loss=1 / step)
         if step == 6:
-            position = log.position  # before its validation
+            position = log.position  # of a checkpoint before the validation
         if step % 3 == 0:
             put(whole, step, val=0.5)
             put(log, step, val=0.5)
@@ -142,8 +142,8 @@ def test_it_goes_back_to_where_a_checkpoint_was(tmp_path, cut):
     assert path.read_bytes() == whole.path.read_bytes()
 
 
-def test_it_goes_back_to_a_row_of_more_columns_where_no_row_was_written(tmp_path):
-    """As one whose callback logs a figure of its own, killed after its first checkpoint."""
+def test_log_goes_back_to_a_row_with_further_columns_without_a_file(tmp_path):
+    """A run whose callback logs its own figure may be killed after its first checkpoint, before a row is written."""
     path = tmp_path / "metrics.csv"
     log = log_of(path, ["loss"])
     log.go_back(1, {"epoch": 0, "step": 10, "loss": 0.5, "theirs": 0.1})
@@ -151,25 +151,25 @@ def test_it_goes_back_to_a_row_of_more_columns_where_no_row_was_written(tmp_path
     assert read_rows(path) == [{"epoch": 0, "step": 10, "loss": 0.5, "theirs": 0.1}]
 
 
-def test_a_test_joins_the_row_of_the_step_that_is_tested(tmp_path):
+def test_figures_of_a_test_join_the_row_of_the_tested_step(tmp_path):
     path = tmp_path / "metrics.csv"
     log = log_of(path, ["loss", "test_acc"])
     for step in (10, 20, 30):
         put(log, step, loss=step / 10)
     at_the_end, without = log.position, None
     log.trainer.testing = True
-    log.trainer.fit_loop = SimpleNamespace(epoch_loop=SimpleNamespace(_batches_that_stepped=19))  # from 0
+    log.trainer.fit_loop = SimpleNamespace(epoch_loop=SimpleNamespace(_batches_that_stepped=19))  # counted from 0
     log.log_metrics({"test_acc": 0.5, "epoch": 1}, 19)
-    log.log_metrics({"test_new": 0.25}, 30)  # of a callback of the user's, which asks for the Trainer's step
+    log.log_metrics({"test_new": 0.25}, 30)  # from a user's callback, with the Trainer's step
     log.close()
     rows = {row["step"]: row for row in read_rows(path)}
     assert [*rows] == [10, 20, 30]
     assert (rows[20]["loss"], rows[20]["test_acc"], rows[20]["test_new"]) == (2.0, 0.5, 0.25)
     assert rows[30] == {"epoch": 0, "step": 30, "loss": 3.0, "test_acc": without, "test_new": without}
-    log.trainer.fit_loop.epoch_loop._batches_that_stepped = 34  # a step that has logged nothing
+    log.trainer.fit_loop.epoch_loop._batches_that_stepped = 34  # a step without a row
     log.log_metrics({"test_acc": 0.75}, 34)
     assert read_rows(path)[-1]["test_acc"] == 0.75
-    # A run that goes on has not been tested yet.
+    # A resumed run has not been tested yet.
     longer = log_of(path, ["loss", "test_acc"])
     longer.go_back(*at_the_end)
     put(longer, 40, loss=4.0)
@@ -188,7 +188,7 @@ def test_a_test_joins_the_row_of_the_step_that_is_tested(tmp_path):
         (b"step,loss\n1,\xff\n", "invalid start byte"),
     ],
 )
-def test_what_is_no_log_is_said_in_a_line(tmp_path, content, why):
+def test_damaged_log_is_refused_in_one_line(tmp_path, content, why):
     path = tmp_path / "metrics.csv"
     path.write_bytes(content)
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""A network by import path: what a run makes of it, and that nothing imports it but who names it."""
+"""A user's network, named by its import path: how runs use it, and that its code is imported only if it is named."""
 
 import os
 import sys
@@ -67,7 +67,7 @@ FIT = (*SYNTHETIC, "--data.synthetic_size", 100, "--data.batch_size", 20, "--max
 
 @pytest.fixture
 def nets(tmp_path, monkeypatch):
-    """A folder with a package of networks."""
+    """Makes a folder with a package of networks, and enters it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "mine").mkdir()
@@ -78,12 +78,12 @@ def nets(tmp_path, monkeypatch):
 
 
 def forget():
-    """As another process would be, which has not imported them."""
+    """Removes the imported networks, as if this were another process."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
         del sys.modules[name]
 
 
-def test_a_run_and_what_comes_after_it(nets, call):
+def test_commands_import_a_users_network_only_if_it_is_named(nets, call):
     named = ("--model.net", "mine.nets:net")
     code, _, err = call("fit", *FIT, *named, "--model.width", 8)
     assert code == 0, err
@@ -116,7 +116,7 @@ def test_a_run_and_what_comes_after_it(nets, call):
     assert (run / "checkpoints" / "step-10.ckpt").exists()
 
 
-def test_two_ranks_import_it_too(nets):
+def test_two_ranks_import_a_users_network(nets):
     done = job("fit", *FIT, "--model.net", "mine.nets:Viewed", "--devices", 2, cwd=nets)
     assert done.code == 0, done.text
     run = nets / "lightning_logs" / "version_0"
@@ -126,7 +126,7 @@ def test_two_ranks_import_it_too(nets):
         load_model(nets / "lightning_logs" / "version_1", net="mine.nets:Viewed")
 
 
-def test_two_ranks_say_what_a_network_takes_that_uses_a_part_of_its_own(nets):
+def test_two_ranks_name_the_strategy_for_a_network_with_unused_parts(nets):
     run, named = nets / "lightning_logs" / "version_0", ("--model.net", "mine.nets:Partial")
     done = job("fit", *FIT, *named, "--devices", 2, cwd=nets)
     assert done.code == 1
@@ -146,7 +146,7 @@ def test_two_ranks_say_what_a_network_takes_that_uses_a_part_of_its_own(nets):
         ("ddp_find_unused_parameters_true", "your module has parameters that were not used in producing loss"),
     ],
 )
-def test_no_other_error_is_taken_for_that(strategy, error):
+def test_similar_errors_are_not_taken_for_unused_parameters(strategy, error):
     with pytest.raises(RuntimeError, match=error), all_of_it_learns("mine:Net", strategy):
         raise RuntimeError(error)
 
@@ -169,14 +169,14 @@ WRONG = {
 
 
 @pytest.mark.parametrize("net", WRONG)
-def test_mistakes(nets, call, net):
+def test_unusable_networks_are_refused_in_one_line(nets, call, net):
     line = one_line(*call("fit", *FIT, "--model.net", net))
     assert WRONG[net] in line
     assert not (nets / "lightning_logs").exists()
 
 
-def test_a_module_that_a_cell_writes_anew_is_read_anew(nets):
-    """In a process that has imported it: another network of the old weights' shapes would tell nobody."""
+def test_module_that_was_rewritten_is_imported_again(nets):
+    """A module rewritten by a notebook cell is imported again: an old network of equal shapes would go unnoticed."""
     of = "from torch import nn\n\n\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(3_072, 10){})\n"
     losses = []
     for changed, more in ((0, ""), (1, ", nn.Softmax(1)"), (1, ", nn.Softmax(1)"), (2, "")):
@@ -188,18 +188,18 @@ def test_a_module_that_a_cell_writes_anew_is_read_anew(nets):
     assert evaluated["test_loss"] != losses[1]
 
 
-def test_code_that_exits_says_why(nets, call):
+def test_network_code_that_exits_says_why(nets, call):
     (nets / "mine" / "exits.py").write_text("raise SystemExit('set DEPTH first')")
     assert call("fit", *FIT, "--model.net", "mine.exits:net") == (1, "", "error: set DEPTH first\n")
 
 
-def test_a_width_that_it_does_not_take(nets, call):
+def test_width_that_the_network_does_not_take_is_refused(nets, call):
     line = one_line(*call("fit", *FIT, "--model.net", "mine.nets:Viewed", "--model.width", 8))
     assert line == "error: width 8: net mine.nets:Viewed does not take a width; leave it out\n"
 
 
 @pytest.mark.parametrize("net", [nn.Flatten(), nn.Flatten])
-def test_a_module_is_no_setting(net):
+def test_fit_refuses_a_torch_module_as_a_setting(net):
     words = "model.net Flatten is code, which config.yaml cannot hold: use its import path, such as my.nets:Flatten; "
     words += "or train LitNet"
     with pytest.raises(InputError) as raised:
@@ -207,17 +207,17 @@ def test_a_module_is_no_setting(net):
     assert str(raised.value).startswith(words)
 
 
-def test_resume_in_python_needs_the_name_too(nets):
+def test_resume_in_python_needs_the_networks_name_again(nets):
     fit(DATA, {"net": "mine.nets:net"}, max_epochs=1, accelerator="cpu", report=False)
     with pytest.raises(InputError, match=r"name it again with --model\.net mine\.nets:net"):
         resume("lightning_logs/version_0", {"max_epochs": 2})
     resume("lightning_logs/version_0", {"max_epochs": 2, "model.net": "mine.nets:net"})
-    resume("lightning_logs/version_0", {"max_epochs": 3, "model": {"net": "mine.nets:net"}})  # as fit has it
+    resume("lightning_logs/version_0", {"max_epochs": 3, "model": {"net": "mine.nets:net"}})  # written as for fit
 
 
 @pytest.mark.parametrize(("how", "count"), [("side by side", {"seeds": 2}), ("one after another", {"folds": 2})])
-def test_many_runs_are_of_the_network_that_was_named(nets, monkeypatch, how, count):
-    """Once, for all; who goes on with them names it again."""
+def test_fit_many_trains_a_users_network(nets, monkeypatch, how, count):
+    """A network is named once for all runs of a group, and again to resume them."""
     monkeypatch.setattr(many, "usable_cores", lambda: 2)
     if how == "one after another":
         monkeypatch.setattr(many, "SIDE_BY_SIDE_STEP", 0)

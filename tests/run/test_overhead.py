@@ -1,4 +1,4 @@
-"""A training step costs little besides the network, and never waits for the device. See benchmarks/sides.py."""
+"""A training step costs little more than its network, and never waits for the device. See benchmarks/sides.py."""
 
 import io
 import sys
@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # what Lightning's defaults say of themselves
+pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning warns about its own defaults
 
 
 class Terminal(io.StringIO):
@@ -17,12 +17,12 @@ class Terminal(io.StringIO):
 
 @pytest.fixture(autouse=True)
 def terminal(monkeypatch, cpu_settings):
-    monkeypatch.setattr(sys, "stderr", Terminal())  # or there would be no bar to pay for
+    monkeypatch.setattr(sys, "stderr", Terminal())  # otherwise there would be no progress bar, which costs too
 
 
 @pytest.fixture
 def calls(benchmark):
-    """Counts the calls of Python's and of C's functions, in this thread, in a step of the second of two epochs."""
+    """Returns a function that counts calls of Python and C functions, in this thread, per step of the second epoch."""
 
     def count(train, steps=150):
         done, marks = 0, []
@@ -42,11 +42,11 @@ def calls(benchmark):
     return count
 
 
-def test_a_step_costs_little_more_than_a_bare_loops(benchmark, calls):
-    """In calls, which are the same on a busy machine; benchmark.py overhead takes the time."""
+def test_step_costs_little_more_than_one_of_a_bare_loop(benchmark, calls):
+    """The cost is counted in calls, which a busy machine does not change; benchmark.py overhead measures the time."""
     bare, ours, logged, stock = map(calls, benchmark.steppers().values())
     assert bare < ours < logged
-    # With torch 2.14 and lightning 2.6.6: 343 calls, and 273 more, 450 where each step is logged, 4,018.
+    # With torch 2.14 and lightning 2.6.6: 343 calls, 273 more, 450 more if each step is logged, and 4,018 more.
     assert ours - bare < 0.1 * (stock - bare)
     assert logged - bare < 0.15 * (stock - bare)
 
@@ -55,10 +55,10 @@ def test_a_step_costs_little_more_than_a_bare_loops(benchmark, calls):
 def test_no_step_waits_for_the_device_between_log_points(benchmark, augment):
     waits = benchmark.count_waits(partial(benchmark.our_fit, augment=augment), "cpu", every=50)
     assert waits["waits_between_log_points"] == 0
-    assert waits["waits_at_log_points"] > 0  # it does count
+    assert waits["waits_at_log_points"] > 0  # the count works
 
 
-def test_what_would_wait_is_counted(benchmark):
+def test_operations_that_would_wait_are_counted(benchmark):
     x = torch.arange(4.0)
     with benchmark.counted_waits("cpu") as count:
         x[torch.tensor([0, 1])].add_(1).sum()

@@ -1,4 +1,4 @@
-"""evaluate on the sets that CIFAR-10 networks are tested on; every figure computed anew with numpy."""
+"""evaluate on the published test sets for CIFAR-10 networks, with every figure computed again in numpy."""
 
 import gc
 import hashlib
@@ -23,13 +23,13 @@ CPU = ("--accelerator", "cpu")
 
 
 def drawn(count):
-    """Images uint8 (N, 32, 32, 3) that a synthetic run is right about, mostly, and their labels."""
+    """Returns images, uint8 (N, 32, 32, 3), that a synthetic run mostly classifies correctly, and their labels."""
     images = synthetic("test", count)
     return images.images.permute(0, 2, 3, 1).numpy(), images.labels.numpy()
 
 
 def log_probabilities(run, images):
-    """Of an `evaluate`d run's network, float64 (N, 10)."""
+    """Returns the log-probabilities that a run's network gives to images, float64 (N, 10)."""
     with torch.inference_mode():
         logits = load_model(run).logits(torch.from_numpy(images).permute(0, 3, 1, 2)).double().numpy()
     return logits - np.log(np.exp(logits).sum(1, keepdims=True))
@@ -56,7 +56,7 @@ def test_cifar10_1(finished, call, tmp_path):
         close(results["per_class_acc"][name], (predicted == labels)[labels == number].mean())
     assert results["test_count"] == 2_021
     assert results["data"]["data_dir"] == str(tmp_path)
-    # there are no training images to show
+    # this set has no training images to show
     figures = {path.stem for path in (tmp_path / "out" / "figures").iterdir()}
     assert figures >= {"test_predictions", "curves", "confusion_matrix", "per_class_accuracy"}
     assert "training_images" not in figures
@@ -67,7 +67,7 @@ def test_cifar10_1(finished, call, tmp_path):
 
 
 def corrupted(names, size):
-    """Of each name five blocks of `size` images, more of each image blackened in each; and the labels of one block."""
+    """Returns for each name five blocks of `size` images, each blackened further, and the labels of one block."""
     images, labels = drawn(size)
     found = {}
     for number, name in enumerate(names, start=1):
@@ -78,7 +78,7 @@ def corrupted(names, size):
 
 
 def check_corrupted(run, results, images, labels):
-    """Each accuracy, and the sums over all."""
+    """Checks the accuracy of each block, and the figures over all blocks."""
     assert list(results["corruption_acc"]) == list(images)
     confusion, losses = np.zeros((10, 10), int), []
     for name, blocks in images.items():
@@ -100,7 +100,7 @@ def test_cifar10_c(finished, call, tmp_path):
     write_corrupted(tmp_path / "CIFAR-10-C", images, labels)
     output = tmp_path / "out"
     (output / "figures").mkdir(parents=True)
-    for name in ("test_predictions.png", "mine.png"):  # of an evaluation before, and somebody's own
+    for name in ("test_predictions.png", "mine.png"):  # an earlier evaluation's, and the user's own
         (output / "figures" / name).touch()
     flags = (*CPU, "--data.source", "folder", "--data.data_dir", tmp_path / "CIFAR-10-C", "--output_dir", output)
     code, out, err = call("evaluate", finished.folder, *flags)
@@ -129,7 +129,7 @@ def test_cifar10_c(finished, call, tmp_path):
     assert sorted(path.suffix for path in (tmp_path / "CIFAR-10-C").iterdir()) == [".npy"] * 20
 
 
-def test_some_corruptions_one_at_a_time_in_memory(finished, call, monkeypatch, tmp_path):
+def test_corruptions_are_in_memory_one_at_a_time(finished, call, monkeypatch, tmp_path):
     images, labels = corrupted(("fog", "snow", "spatter", "saturate"), 16)
     write_corrupted(tmp_path, images, labels)
     loaded, alive, make = [], [], sources.image_set_of
@@ -162,7 +162,7 @@ def test_cifar10_c_on_two_devices(finished, run, tmp_path):
 
 
 def write_pictures(home, names):
-    """CINIC-10's folders: train/, valid/ and test/, in each a folder a class, of pictures from two sources."""
+    """Writes CINIC-10's folders train/, valid/ and test/, each with a folder per class, of pictures of two sources."""
     images, labels = drawn(60)
     for split in ("train", "valid", "test"):
         for number, (image, label) in enumerate(zip(images, labels, strict=True)):
@@ -178,7 +178,7 @@ TUTORIALS = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "shi
 
 @pytest.mark.parametrize("names", [CLASSES, TUTORIALS])
 def test_cinic10(plain, finished, call, tmp_path, names):
-    """By a run that has a validation split; of the folders' classes in whatever order, by their names."""
+    """A run with a validation split can be tested on CINIC-10's folders, whose classes are matched by name."""
     images, labels = write_pictures(tmp_path / "cinic", names)
     flags = ("--data.source", "folder", "--data.data_dir", tmp_path / "cinic", "--output_dir", tmp_path / "out")
     code, _, err = call("evaluate", finished.folder, *CPU, *flags)
@@ -188,12 +188,12 @@ def test_cinic10(plain, finished, call, tmp_path, names):
 
 def check_classes(results, run, images, labels):
     right = log_probabilities(run, images).argmax(1) == labels
-    assert right.mean() > 0.7  # or an order that is mixed up would not be seen
+    assert right.mean() > 0.7  # otherwise a mixed-up order would go unnoticed
     close(results["test_acc"], right.mean())
     close([results["per_class_acc"][name] for name in CLASSES], [right[labels == i].mean() for i in range(10)])
 
 
-def test_classes_in_another_order(plain, finished, call, tmp_path):
+def test_classes_in_another_order_are_matched_by_name(plain, finished, call, tmp_path):
     images, labels = drawn(60)
     split = {"x_train": images, "y_train": 9 - labels, "x_test": images, "y_test": 9 - labels}
     np.savez(tmp_path / "mine.npz", **split, classes=CLASSES[::-1])
@@ -205,7 +205,7 @@ def test_classes_in_another_order(plain, finished, call, tmp_path):
 
 @pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.soak)])
 def test_cifar10_h(finished, run, call, plain, tmp_path, devices):
-    """The run's own test images, 600, and what people would have taken them for, with ties."""
+    """People's answers, as in CIFAR-10H, are compared with the predictions for the run's 600 test images; some tie."""
     images, labels = drawn(600)
     rng = np.random.default_rng(0)
     numbers = rng.multinomial(4, [0.1] * 10, 600)
@@ -230,7 +230,7 @@ def test_cifar10_h(finished, run, call, plain, tmp_path, devices):
     )
 
 
-def test_people_who_answered_about_other_images(finished, call, tmp_path):
+def test_soft_labels_of_other_images_are_refused(finished, call, tmp_path):
     np.save(tmp_path / "a.npy", np.eye(10)[9 - drawn(600)[1]])
     line = one_line(*call("evaluate", finished.folder, *CPU, "--soft_labels", "a.npy", "--output_dir", "out"))
     assert (
@@ -243,7 +243,7 @@ def test_people_who_answered_about_other_images(finished, call, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_fit_on_a_test_set(call, tmp_path):
+def test_fit_on_a_test_set_is_refused(call, tmp_path):
     write_corrupted(tmp_path / "c", *corrupted(["fog"], 5))
     assert (
         "c has corrupted test sets, without training images: choose another --data.data_dir to train on, or test"
@@ -257,8 +257,8 @@ def test_a_fit_on_a_test_set(call, tmp_path):
     assert "fog.npy is a test set, without training images: choose another --data.data_dir to train on, or" in line
 
 
-def test_a_run_on_other_labels(plain, call, tmp_path):
-    """CIFAR-10N's: kept with the run, the test without them, and a resumed run with the same ones only."""
+def test_train_labels_in_fit_evaluate_and_resume(plain, call, tmp_path):
+    """CIFAR-10N's labels are kept with a run, are not used in its tests, and must be the same when it is resumed."""
     clean = synthetic("train", 100).labels.numpy()
     labels = {"clean_label": clean, "worse_label": np.roll(clean, 3), "random_label1": np.roll(clean, 1)}
     torch.save(labels, tmp_path / "CIFAR-10_human.pt")
@@ -275,7 +275,7 @@ def test_a_run_on_other_labels(plain, call, tmp_path):
     (tmp_path / "CIFAR-10_human.pt").rename(tmp_path / "moved.pt")
     write_corrupted(tmp_path / "c", *corrupted(["fog"], 5))
     flags = ("--data.source", "cifar10", "--data.data_dir", "c/fog.npy", "--output_dir", "out")
-    code, _, err = call("evaluate", run, *CPU, *flags)  # which needs no labels of other images
+    code, _, err = call("evaluate", run, *CPU, *flags)  # other images do not need these labels
     assert code == 0, err
     assert "train_labels" not in results_in(tmp_path / "out")["data"]
     for name, message in (
@@ -286,8 +286,8 @@ def test_a_run_on_other_labels(plain, call, tmp_path):
         assert (code, message in err) == (2 if message else 0, True), err
 
 
-def test_the_digest_of_the_training_images_is_of_no_other_images(plain, call, tmp_path):
-    """A run on an archive of one's own is tested on what is published, or lies in folders; elsewhere it is checked."""
+def test_sha256_of_the_training_archive_is_not_expected_of_test_sets(plain, call, tmp_path):
+    """The training archive's SHA-256 is expected of another archive, but not of published test sets or folders."""
     for name in "ab":
         (tmp_path / name).mkdir()
     digest = write_archive(tmp_path / "a" / "cifar-10-python.tar.gz")
@@ -310,7 +310,7 @@ def test_the_digest_of_the_training_images_is_of_no_other_images(plain, call, tm
         code, _, err = call("evaluate", run, *CPU, *flags, "--output_dir", tmp_path / "out")
         assert code == 0, err
         assert results_in(tmp_path / "out")["test_count"] == count
-        if "snow.npy" in str(flags) or "folder" in flags:  # compare shows them
+        if "snow.npy" in str(flags) or "folder" in flags:  # compare can show them
             assert len(comparison._test_images(comparison._tested(tmp_path / "out")).labels) == count
     assert f"has SHA-256 {other}, expected {digest}" in one_line(
         *call("evaluate", run, *CPU, "--data.data_dir", tmp_path / "b")

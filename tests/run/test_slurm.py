@@ -1,4 +1,4 @@
-"""Jobs under a real SLURM, Debian's, unpacked into a temporary folder: `pytest -n 0 -m soak`. It needs root."""
+"""Jobs under a real SLURM: Debian's, unpacked into a temporary folder. Needs root, and `pytest -n 0 -m soak`."""
 
 import json
 import os
@@ -56,7 +56,7 @@ PartitionName=preemptible Nodes=n1,n2 State=UP PriorityTier=1 PreemptMode=requeu
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory):
-    """A cluster of two nodes on this machine; `slurm.call("srun", …)`."""
+    """Starts a cluster of two nodes on this machine; `slurm.call("srun", …)` runs a command in it."""
     home = tmp_path_factory.mktemp("slurm")
     (home / "debs").mkdir()
     simulated = subprocess.run(
@@ -121,13 +121,13 @@ ONE, TWO, ARRAY, PREEMPTED, _ = SCRIPT
     [
         ("srun", "-N1", "--ntasks-per-node=2", *FIT),
         ("salloc", "-J", "interactive", "-n2", "srun", "-n2", *FIT),
-        ("srun", "-N2", "--ntasks-per-node=1", *FIT, "--num_nodes", 2),  # as Lightning's documentation has it
-        ("salloc", "-n8", *FIT, "--devices", 2),  # a shell's own process: the ranks are ours
+        ("srun", "-N2", "--ntasks-per-node=1", *FIT, "--num_nodes", 2),  # as in Lightning's documentation
+        ("salloc", "-n8", *FIT, "--devices", 2),  # the process of a shell: it starts its own ranks
         ("sbatch", "--wait", "-n8", "--wrap", " ".join(map(str, (*FIT, "--devices", 2)))),
     ],
     ids=["srun", "interactive", "two nodes", "shell", "batch"],
 )
-def test_a_job_is_one_run(slurm, whole, tmp_path, command):
+def test_slurm_job_trains_one_run_bit_identical_to_our_launchers(slurm, whole, tmp_path, command):
     done = slurm.call(*command, cwd=tmp_path)
     said = done.stdout + done.stderr + "".join(path.read_text() for path in tmp_path.glob("slurm-*.out"))
     (run,) = (tmp_path / "lightning_logs").iterdir()
@@ -137,7 +137,7 @@ def test_a_job_is_one_run(slurm, whole, tmp_path, command):
 
 
 def submit(slurm, home, script, **variables):
-    """Submits a script of docs/cluster.md, with small settings; gives the job's number."""
+    """Submits a script of docs/cluster.md, with small settings; returns the job's number."""
     small = " ".join(map(str, SMALL))
     for theirs, ours in (
         ("python scripts/fit.py", f"{sys.executable} {SCRIPTS / 'fit.py'}"),
@@ -152,14 +152,14 @@ def submit(slurm, home, script, **variables):
     return slurm.call("sbatch", "--parsable", "--output=out", "job.sh", cwd=home, **variables).stdout.strip()
 
 
-# Not at once: a node takes no job that begins in the second in which it was told to end it ("credential revoked").
+# Not at once: a node refuses a job that begins in the second in which it was told to end it ("credential revoked").
 SOON = "StartTime=now+3"
 
 
 def wait(slurm, home):
-    """Waits until no job is left; one that is to begin again, which SLURM puts off by two minutes, begins soon."""
+    """Waits until no job is left; has requeued jobs, which SLURM would put off by two minutes, begin soon."""
     deadline, ended = time.monotonic() + 300, 0
-    while ended < 3:  # for a moment a job that is requeued looks like one that has ended
+    while ended < 3:  # for a moment a requeued job looks like one that has ended
         assert time.monotonic() < deadline, (home / "out").read_text()
         jobs = slurm.call("squeue", "-h", "-o", "%i %S %T %r", check=False)
         later = (datetime.now() + timedelta(seconds=30)).isoformat()
@@ -171,8 +171,8 @@ def wait(slurm, home):
 
 
 @pytest.mark.parametrize("script", [ONE, TWO], ids=["one", "two"])
-def test_a_job_that_is_warned_is_requeued_until_it_is_done(slurm, whole, tmp_path, script):
-    """At the tenth step that it does, each time; ranks agree to stop some steps later."""
+def test_warned_job_is_requeued_until_its_run_has_finished(slurm, whole, tmp_path, script):
+    """A job warned at the tenth step of each start is requeued until done; ranks agree to stop some steps later."""
     number = submit(slurm, tmp_path, script, FAULT="usr1@-:train:10")
     wait(slurm, tmp_path)
     said = (tmp_path / "out").read_text()
@@ -181,7 +181,7 @@ def test_a_job_that_is_warned_is_requeued_until_it_is_done(slurm, whole, tmp_pat
     assert differences(run, whole[2]) == []
 
 
-def test_tasks_of_an_array_are_warned_and_go_on_with_their_own(slurm, whole, tmp_path):
+def test_warned_tasks_of_an_array_resume_their_own_runs(slurm, whole, tmp_path):
     number = submit(slurm, tmp_path, ARRAY, FAULT="usr1@-:train:15")
     wait(slurm, tmp_path)
     said = (tmp_path / "out").read_text()
@@ -192,7 +192,7 @@ def test_tasks_of_an_array_are_warned_and_go_on_with_their_own(slurm, whole, tmp
     assert json.loads((runs[f"{number}_1"] / "results.json").read_text())["seed"] == 1
 
 
-def test_a_job_that_is_preempted_goes_on(slurm, tmp_path):
+def test_preempted_job_resumes_its_run(slurm, tmp_path):
     longer = ("--data.synthetic_size", 20_000, "--data.batch_size", 2, "--max_epochs", 1)
     script = PREEMPTED.replace("--resume auto", f"{' '.join(map(str, longer))} --resume auto")
     number = submit(slurm, tmp_path, script)
@@ -212,6 +212,6 @@ def test_a_job_that_is_preempted_goes_on(slurm, tmp_path):
     assert (tmp_path / "out").read_text().count("stopped by SIGTERM") == 2
 
 
-def test_docs_are_where_this_looks():
+def test_batch_scripts_are_found_in_the_docs():
     assert len(SCRIPT) == 5
     assert [Path(part).name for part in FIT[:2]] == [Path(sys.executable).name, "fit.py"]

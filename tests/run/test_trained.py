@@ -1,4 +1,4 @@
-"""Weights that come with the package, by the names of recipes."""
+"""Weights that come with the package, named after the recipes that trained them."""
 
 import json
 import re
@@ -24,12 +24,12 @@ def facts_in(path):
         return json.loads(file.metadata()["cifar_lightning"])
 
 
-def test_which_there_are():
+def test_package_has_the_weights_of_three_recipes():
     assert IN_PACKAGE == ["quick", "speed54", "tutorial"]
 
 
 @pytest.mark.parametrize("name", IN_PACKAGE)
-def test_they_are_whole_and_say_what_they_are(name, tmp_path, monkeypatch):
+def test_weights_in_the_package_load_and_their_metadata_is_true(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = FOLDER / f"{name}.safetensors"
     facts = facts_in(path)
@@ -47,11 +47,11 @@ def test_they_are_whole_and_say_what_they_are(name, tmp_path, monkeypatch):
     assert row in (PROJECT / "docs" / "trained.md").read_text()
     assert all(weight.isfinite().all() for weight in model.state_dict().values())
     labels, probabilities = model.predict(IMAGES)
-    assert len(labels.unique()) > 2  # it tells some of them apart
+    assert len(labels.unique()) > 2  # it tells some images apart
     torch.testing.assert_close(probabilities.sum(1), torch.ones(len(IMAGES)))
 
 
-def test_commands_take_them_and_write_here(call, tmp_path):
+def test_commands_take_weights_by_name_and_write_to_the_current_folder(call, tmp_path):
     Image.new("RGB", (32, 32), "orange").save(tmp_path / "cat.png")
     code, out, err = call("predict", "tutorial", "cat.png")
     assert code == 0, err
@@ -68,7 +68,7 @@ def test_commands_take_them_and_write_here(call, tmp_path):
     assert sorted(FOLDER.iterdir()) == before
 
 
-def test_a_folder_of_that_name_wins(tmp_path, monkeypatch):
+def test_folder_with_a_recipes_name_takes_precedence(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = LitNet(classes=["cat", "dog"])
     export(model, "safetensors", tmp_path / "quick" / "model.safetensors")
@@ -79,7 +79,7 @@ def test_a_folder_of_that_name_wins(tmp_path, monkeypatch):
         load_model("tutorial")
 
 
-def test_a_path_is_no_name(call):
+def test_path_is_not_taken_for_a_recipes_name(call):
     for path in ("./quick", "quick/"):
         for command in (("evaluate", path), ("predict", path, "cat.png"), ("export", path)):
             line = one_line(*call(*command))
@@ -88,14 +88,14 @@ def test_a_path_is_no_name(call):
         load_model(Path("quick"))
 
 
-def test_a_recipe_without_weights_is_named(call):
+def test_recipe_without_weights_is_refused(call):
     line = one_line(*call("predict", "cpu", "cat.png"))
     assert line == (
         "error: weights cpu: no release has them yet; use quick or speed54 or tutorial, or a run of fit --recipe cpu\n"
     )
 
 
-def test_they_are_made_of_a_run_of_the_recipe_alone(call, tmp_path, plain, monkeypatch):
+def test_weights_are_made_only_from_a_run_of_their_recipe(call, tmp_path, plain, monkeypatch):
     monkeypatch.setattr(trained, "FOLDER", tmp_path / "weights")
     small = ("--data.source", "synthetic", "--data.synthetic_size", 1_000, "--accelerator", "cpu")
     code, _, err = call("fit", "--recipe", "speed54", *small, "--report", "false")

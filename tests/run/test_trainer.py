@@ -1,4 +1,4 @@
-"""Our Trainers do what they are told, and take nothing from where Lightning's would look besides."""
+"""Our Trainer takes arguments and callbacks from its caller alone; Lightning's also looks in other places."""
 
 import inspect
 import json
@@ -27,7 +27,7 @@ def factory():
 
 
 @pytest.mark.parametrize("own", [{}, {"limit_test_batches": 2, "gradient_clip_val": 0.5}])
-def test_no_argument_comes_from_the_environment(monkeypatch, own):
+def test_trainer_takes_no_argument_from_the_environment(monkeypatch, own):
     def told(make):
         return {name: value for name, value in vars(make(**CPU, **own)).items() if isinstance(value, int | float | str)}
 
@@ -39,10 +39,10 @@ def test_no_argument_comes_from_the_environment(monkeypatch, own):
     for name in inspect.signature(Trainer).parameters:
         monkeypatch.delenv(f"PL_TRAINER_{name.upper()}")
     monkeypatch.setenv("PL_TRAINER_LIMIT_PREDICT_BATCHES", "7")
-    assert told(Trainer) == stock | {"limit_predict_batches": 7}  # as ours would
+    assert told(Trainer) == stock | {"limit_predict_batches": 7}  # Lightning's Trainer takes it
 
 
-def test_no_callback_comes_with_an_installed_package(monkeypatch, tmp_path):
+def test_trainer_takes_no_callback_from_an_installed_package(monkeypatch, tmp_path):
     info = tmp_path / "their_plugin-1.dist-info"
     info.mkdir()
     (tmp_path / "their_plugin.py").write_text(PLUGIN)
@@ -54,13 +54,13 @@ def test_no_callback_comes_with_an_installed_package(monkeypatch, tmp_path):
     assert trainer.callbacks == [own]
     assert not (tmp_path / "loaded").exists()
     theirs = Trainer(**CPU, callbacks=[own], enable_progress_bar=False, enable_model_summary=False)
-    assert len(theirs.callbacks) == 2  # Lightning's has it, as before
+    assert len(theirs.callbacks) == 2  # Lightning's Trainer still has it
     assert (tmp_path / "loaded").exists()
     del sys.modules["their_plugin"]
 
 
-def test_a_stray_rank_silences_nobody(plain, call, monkeypatch, tmp_path):
-    """LOCAL_RANK or SLURM_PROCID of something else, which Lightning reads when it is imported."""
+def test_stray_local_rank_does_not_keep_a_run_from_logging(plain, call, monkeypatch, tmp_path):
+    """A run logs even if Lightning's import has taken another program's LOCAL_RANK or SLURM_PROCID for the rank."""
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(rank_zero_only, "rank", 1)
     code, _, err = call("fit", *SYNTHETIC, "--data.synthetic_size", 100, "--data.batch_size", 20, "--max_epochs", 1)
@@ -68,7 +68,7 @@ def test_a_stray_rank_silences_nobody(plain, call, monkeypatch, tmp_path):
     assert len(read_rows(tmp_path / "lightning_logs" / "version_0" / "metrics.csv")) == 1
 
 
-def test_a_run_takes_nothing_from_the_environment_and_leaves_nothing_there(plain, call, monkeypatch, tmp_path):
+def test_fit_neither_reads_settings_from_the_environment_nor_changes_it(plain, call, monkeypatch, tmp_path):
     for name, value in (
         *(("PL_TRAINER_LIMIT_TEST_BATCHES", "1"), ("PL_TRAINER_LIMIT_TRAIN_BATCHES", "2"), ("PL_GLOBAL_SEED", "99")),
         *(("JSONARGPARSE_DEFAULT_ENV", "true"), ("FIT_MAX_EPOCHS", "3"), ("FIT_SEED", "3")),
