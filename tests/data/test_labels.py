@@ -1,4 +1,4 @@
-"""Labels that come without images: CIFAR-10N's to train on, and CIFAR-10H's to test against."""
+"""Files of labels without images: CIFAR-10N's to train on, and CIFAR-10H's to test against."""
 
 import math
 import os
@@ -30,10 +30,10 @@ def content():
 
 
 def other_numpy(path):
-    """The file as numpy's other major version names the function in it."""
+    """Changes the name of numpy's function in the file to the one in numpy's other major version."""
     with zipfile.ZipFile(path) as file:
         members = {info: file.read(info) for info in file.infolist()}
-    with zipfile.ZipFile(path, "w") as file:  # stored, as torch has it
+    with zipfile.ZipFile(path, "w") as file:  # not compressed, as torch.save does it
         for info, data in members.items():
             mine, theirs = b"numpy._core.multiarray", b"numpy.core.multiarray"
             if mine not in data:
@@ -52,7 +52,7 @@ def save_pt_of_other_numpy(path):
 
 
 def save_pt_of_lists_and_tensors(path):
-    """CIFAR-100_human.pt has lists for the coarse labels."""
+    """Writes labels as a tensor, an array and a list: CIFAR-100_human.pt has lists for the coarse labels."""
     values = content()
     torch.save({**values, "clean_label": torch.tensor(CLEAN), "worse_label": values["worse_label"].tolist()}, path)
 
@@ -62,7 +62,7 @@ def save_old_pt(path):
 
 
 def save_npy(path):
-    """As CIFAR-100_human_ordered.npy: a dict in an array of objects, of lists of numpy's numbers."""
+    """Writes labels as CIFAR-100_human_ordered.npy does: a dict, in an array of objects, of lists of numpy numbers."""
     np.save(path, {name: list(values) for name, values in content().items()}, allow_pickle=True)
 
 
@@ -76,7 +76,7 @@ def save_npy(path):
         ("CIFAR-10_human.npy", save_npy),
     ],
 )
-def test_they_stand_for_the_labels_of_the_training_images(tmp_path, name, save):
+def test_train_labels_replace_the_labels_of_the_training_images(tmp_path, name, save):
     save(tmp_path / name)
     plain, data = fake_data(COUNT), fake_data(COUNT, val_split=40, train_labels=f"{tmp_path / name}:worse_label")
     data.prepare_data()
@@ -86,7 +86,7 @@ def test_they_stand_for_the_labels_of_the_training_images(tmp_path, name, save):
     assert data.image_set("train").labels.tolist() == data.dataset("train").targets == worse.tolist()
     assert torch.equal(data.image_set("train").images, plain.image_set("train").images)
     assert torch.equal(data.image_set("test").labels, plain.image_set("test").labels)
-    # those held out, too, of which every class has its share by these labels
+    # Also for the held-out images: the split is stratified by the new labels.
     held_out = torch.cat([labels for _, labels in data.val_dataloader()])
     assert held_out.tolist() == worse[data.val_indices.numpy()].tolist()
     assert np.abs(np.bincount(held_out, minlength=10) - np.bincount(worse, minlength=10) / 5).max() <= 1
@@ -96,7 +96,7 @@ def test_they_stand_for_the_labels_of_the_training_images(tmp_path, name, save):
 
 
 @pytest.mark.parametrize("suffix", ["npy", "pt"])
-def test_a_file_of_one_list(tmp_path, suffix):
+def test_a_file_with_one_list_of_labels_needs_no_name(tmp_path, suffix):
     path = tmp_path / f"mine.{suffix}"
     np.save(path, noisy(0)[:, None].astype(np.uint8)) if suffix == "npy" else torch.save(noisy(0), path)
     assert fake_data(COUNT, train_labels=str(path)).image_set("train").labels.tolist() == noisy(0).tolist()
@@ -124,7 +124,7 @@ class Hostile:
 
 
 class Told:
-    """An array whose pickle says of its numbers what is not true."""
+    """An array whose pickle lies about its dtype."""
 
     def __init__(self, code="u1", flags=16):
         self.dtype = (np.dtype, (code, False, True), (3, "|", None, None, None, -1, -1, flags))
@@ -135,7 +135,8 @@ class Told:
 
 
 @pytest.mark.parametrize("suffix", ["pt", "npy"])
-def test_what_such_a_file_says_of_its_numbers_is_not_believed(tmp_path, suffix):
+def test_a_file_of_labels_that_lies_about_its_dtype_is_harmless(tmp_path, suffix):
+    """Flags that a file claims for a dtype are ignored, and types that are not plain numbers are refused."""
     path = tmp_path / f"labels.{suffix}"
     save = torch.save if suffix == "pt" else lambda content, path: np.save(path, content, allow_pickle=True)
     save({"told": Told()}, path)
@@ -147,7 +148,7 @@ def test_what_such_a_file_says_of_its_numbers_is_not_believed(tmp_path, suffix):
         labels._read(path)
 
 
-def test_nothing_in_such_a_file_is_run(tmp_path):
+def test_no_code_in_a_file_of_labels_is_run(tmp_path):
     before = set(torch.serialization.get_safe_globals())
     torch.save({"clean_label": Hostile(tmp_path / "run")}, tmp_path / "a.pt")
     np.save(tmp_path / "a.npy", {"clean_label": Hostile(tmp_path / "run")}, allow_pickle=True)
@@ -158,7 +159,7 @@ def test_nothing_in_such_a_file_is_run(tmp_path):
             fake_data(COUNT, train_labels=f"{tmp_path / name}:clean_label").setup("fit")
         assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
-    assert set(torch.serialization.get_safe_globals()) == before  # nor may anything else be read than before
+    assert set(torch.serialization.get_safe_globals()) == before  # torch.load allows no more than before
 
 
 @pytest.mark.parametrize(
@@ -176,14 +177,14 @@ def test_nothing_in_such_a_file_is_run(tmp_path):
         ({"worse_label": [[1], [1, 2]]}, ":worse_label", "worse_label is not a list of labels ("),
     ],
 )  # fmt: skip
-def test_labels_that_are_not_of_these_images(tmp_path, change, name, message):
+def test_labels_that_do_not_belong_to_the_images_are_refused(tmp_path, change, name, message):
     torch.save({**content(), **change}, tmp_path / "a.pt")
     with pytest.raises(InputError) as error:
         fake_data(COUNT, train_labels=f"{tmp_path / 'a.pt'}{name}").setup("fit")
     assert message in str(error.value)
 
 
-def test_files_that_are_none(tmp_path):
+def test_damaged_and_missing_files_of_labels_are_refused(tmp_path):
     (tmp_path / "a.pt").write_bytes(b"any bytes")
     (tmp_path / "a.npy").write_bytes(pickle.dumps([1]))
     save_pt(tmp_path / "b.pt")
@@ -195,10 +196,10 @@ def test_files_that_are_none(tmp_path):
         fake_data(COUNT, train_labels=f"{tmp_path / 'c.pt'}:worse_label").setup("fit")
 
 
-# --- people's distributions ------------------------------------------------------------------------------
+# --- people's answers to test against --------------------------------------------------------------------
 
 
-def test_shares_and_numbers_of_people_are_the_same(tmp_path):
+def test_shares_and_numbers_of_people_give_the_same_distributions(tmp_path):
     images = fake_data(COUNT).image_set("test")
     numbers = np.random.default_rng(0).multinomial(11, [0.1] * 10, len(images.labels))
     numbers[np.arange(len(numbers)), images.labels] += 40
@@ -207,12 +208,13 @@ def test_shares_and_numbers_of_people_are_the_same(tmp_path):
     np.save(tmp_path / "probs.npy", shares)
     for name in ("counts.npy", "probs.npy"):
         assert np.allclose(distributions(tmp_path / name, images, CLASSES).numpy(), shares, rtol=1e-12)
-    # a network that counts the classes in another order
+    # for a network with another order of classes
     backwards = images.counted_as(CLASSES[::-1])
     assert np.allclose(distributions(tmp_path / "probs.npy", backwards, CLASSES).numpy(), shares[:, ::-1])
 
 
-def test_a_class_that_neither_people_nor_the_network_think_of_counts_for_nothing():
+def test_a_class_that_people_and_network_both_rule_out_adds_nothing():
+    """A class with share 0 and logit -inf adds nothing to the cross-entropy; with a share above 0, infinity."""
     people, ruled_out = torch.tensor([[0.5, 0.5, 0.0]]), torch.tensor([[1.0, 0.0, -torch.inf]])
     found = against_people(people, ruled_out)
     assert found["cross_entropy"] == pytest.approx(math.log1p(math.e) - 0.5)  # 0.8133
@@ -230,7 +232,7 @@ def test_a_class_that_neither_people_nor_the_network_think_of_counts_for_nothing
         (lambda rows: rows[:, ::-1], "most people agree with the labels of only 0 % of the test images; use a file in"),
     ],
 )  # fmt: skip
-def test_answers_that_are_not_of_these_images(tmp_path, change, message):
+def test_answers_that_do_not_belong_to_the_images_are_refused(tmp_path, change, message):
     images = fake_data(COUNT).image_set("test")
     np.save(tmp_path / "a.npy", change(np.eye(10)[images.labels]), allow_pickle=True)
     with pytest.raises(InputError) as error:

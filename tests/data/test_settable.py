@@ -1,4 +1,4 @@
-"""The arguments of the data module as attributes, and what it has no argument for."""
+"""The data module's arguments as attributes that can be set, and arguments that it does not have."""
 
 import os
 import re
@@ -37,7 +37,7 @@ def drawn(**changes):
     ("name", "through"),
     [(name, "attributes") for name in OTHER] + [(name, "hparams") for name in OTHER if "transforms" not in name],
 )
-def test_what_is_set_is_followed(name, through):
+def test_an_argument_that_is_set_later_takes_effect(name, through):
     data, expected = drawn(), drawn(**{name: OTHER[name]})
     assert contents(data) != contents(expected)
     setattr(data if through == "attributes" else data.hparams, name, OTHER[name])
@@ -48,7 +48,7 @@ def test_what_is_set_is_followed(name, through):
 
 
 @pytest.mark.parametrize("name", ["crop_padding", "flip", "cutout"])
-def test_how_it_augments_is_followed(name):
+def test_augmentation_that_is_set_later_takes_effect(name):
     value = {"crop_padding": 2, "flip": "alternating", "cutout": 8}[name]
     data, expected = fake_data(100, augment=True), fake_data(100, augment=True, **{name: value})
     assert contents(data) != contents(expected)
@@ -56,7 +56,7 @@ def test_how_it_augments_is_followed(name):
     assert contents(data) == contents(expected)
 
 
-def test_a_folder_is_followed(tmp_path):
+def test_a_data_dir_and_source_that_are_set_later_take_effect(tmp_path):
     data = CIFAR10DataModule(tmp_path / "no")
     data.data_dir, data.source, data.sha256 = tmp_path, "folder", None
     assert (data.data_dir, data.hparams["data_dir"]) == (str(tmp_path), str(tmp_path))
@@ -67,14 +67,14 @@ def test_a_folder_is_followed(tmp_path):
     assert len(data.image_set("train").labels) == 10_000
 
 
-def test_all_are_attributes():
+def test_all_arguments_are_attributes():
     data = fake_data(50)
     assert {name: getattr(data, name) for name in data.hparams} == data.hparams
     assert (data.train_transforms, data.val_transforms, data.test_transforms) == (None, None, None)
 
 
-def test_what_is_misspelt_is_named(capsys):
-    """With what it might be, as Python does it; and where it is in a property, not the property."""
+def test_the_error_on_a_misspelt_attribute_suggests_the_right_name(capsys):
+    """The error names a misspelt attribute, not a property that uses it, and Python suggests the right name."""
 
     class Own(CIFAR10DataModule):
         @property
@@ -97,11 +97,11 @@ def test_what_is_misspelt_is_named(capsys):
         ("flip", "alternating", "flip alternating: requires augment true; otherwise use random"),
         ("val_split", 1.5, "val_split 1.5: a fraction must be below 1"),
         ("sha256", "zz", "sha256 'zz' is not a SHA-256 digest"),
-        ("batch_size", 20.0, "batch_size 20.0: must be a whole number"),  # as large as it is
+        ("batch_size", 20.0, "batch_size 20.0: must be a whole number"),  # although 20.0 equals 20
         ("train_transforms", "RandAugment", "train_transforms 'RandAugment': must be a callable"),
     ],
 )
-def test_what_cannot_be_is_refused_and_not_kept(name, value, message):
+def test_an_invalid_value_is_refused_and_the_old_one_kept(name, value, message):
     data = fake_data(50, val_split=10)
     before, batches = getattr(data, name), contents(data)
     with pytest.raises(InputError, match=message):
@@ -109,14 +109,14 @@ def test_what_cannot_be_is_refused_and_not_kept(name, value, message):
     assert getattr(data, name) == before
     data.setup("fit")
     assert contents(data) == batches
-    if name in data.hparams:  # which is anybody's dictionary
+    if name in data.hparams:  # a plain dictionary: checked on the next use
         data.hparams[name] = value
         with pytest.raises(InputError, match=message):
             data.train_dataloader()
 
 
 @pytest.mark.parametrize("name", WHY)
-def test_what_others_have_is_refused_in_words(name):
+def test_arguments_of_other_data_modules_are_refused_with_a_reason(name):
     data = fake_data(50)
     said = f"{name} is not an argument of CIFAR10DataModule: {WHY[name]}"
     for attempt in (lambda: CIFAR10DataModule(**{name: 4}), lambda: setattr(data, name, 4)):
@@ -140,7 +140,7 @@ def test_what_others_have_is_refused_in_words(name):
         (LitNet, "beyond", "choose from net, width, lr, "),
     ],
 )
-def test_of_other_names_the_nearest_is_named(kind, name, said):
+def test_the_error_on_an_unknown_argument_suggests_the_nearest(kind, name, said):
     class Own(kind):
         def __init__(self, batch_size=4, **others):
             super().__init__(**others)
@@ -150,7 +150,8 @@ def test_of_other_names_the_nearest_is_named(kind, name, said):
             make(**{name: 4})
 
 
-def test_a_loader_and_a_size_of_ones_own_are_had_as_the_lines_say():
+def test_other_sizes_and_loaders_work_as_the_messages_say():
+    """Other image sizes and other loaders work in the way that the messages on absent arguments recommend."""
     larger = v2.Compose([v2.Resize(64), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.5] * 3)])
     data = fake_data(100, val_split=20, **dict.fromkeys(TRANSFORMS, larger))
     for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
@@ -160,7 +161,7 @@ def test_a_loader_and_a_size_of_ones_own_are_had_as_the_lines_say():
     assert torch.cat([y for _, y in chosen]).tolist() == data.image_set("train").labels[:10].tolist()
 
 
-def test_what_is_held_out_is_named_where_it_is_asked_for_as_a_split():
+def test_the_error_on_split_val_says_how_to_get_the_held_out_images():
     data = fake_data(100, val_split=20)
     for ask in (data.image_set, data.dataset):
         with pytest.raises(
@@ -173,7 +174,7 @@ def test_what_is_held_out_is_named_where_it_is_asked_for_as_a_split():
     assert [label for _, label in held_out] == torch.cat([y for _, y in data.val_dataloader()]).tolist()
 
 
-def test_a_subclass_has_attributes_of_its_own():
+def test_a_subclass_may_have_its_own_attributes_and_arguments():
     class Own(CIFAR10DataModule):
         def __init__(self, num_workers=2, batch_size=40):
             self.batch_size = batch_size * 2
@@ -187,7 +188,7 @@ def test_a_subclass_has_attributes_of_its_own():
 
 
 class Theirs(LightningModule):
-    """Asks for no length of the fit, so that a search begins without a loader."""
+    """A module that does not ask for the number of steps, so a search begins before there is a loader."""
 
     def __init__(self):
         super().__init__()
@@ -205,9 +206,9 @@ def searcher(folder, **kwargs):
     return Trainer(max_epochs=1, accelerator="cpu", default_root_dir=folder, **dict.fromkeys(switches, False), **kwargs)
 
 
-@pytest.mark.filterwarnings("ignore")  # Lightning's, on small fits
+@pytest.mark.filterwarnings("ignore")  # Lightning warns about small fits
 @pytest.mark.parametrize("options", [{}, {"mode": "binsearch"}, {"max_val": 32}])
-def test_a_search_for_a_batch_size_ends_with_one_that_fits(tmp_path, options):
+def test_scale_batch_size_ends_with_one_that_fits(tmp_path, options):
     data, trainer = fake_data(20, batch_size=4), searcher(tmp_path)
     Tuner(trainer).scale_batch_size(Theirs(), datamodule=data, init_val=8, **options)
     assert data.batch_size == data.hparams["batch_size"] == (19 if options.get("mode") else 20)
@@ -216,18 +217,18 @@ def test_a_search_for_a_batch_size_ends_with_one_that_fits(tmp_path, options):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_so_does_the_callback(tmp_path):
+def test_batchsizefinder_ends_with_a_batch_size_that_fits(tmp_path):
     data = fake_data(20, batch_size=4)
     searcher(tmp_path, callbacks=[BatchSizeFinder(init_val=8)]).fit(Theirs(), data)
     assert data.batch_size == 20
     assert os.listdir(tmp_path) == []
-    data.batch_size = 128  # outside of a search nobody makes it fit
+    data.batch_size = 128  # outside a search it is not reduced
     with pytest.raises(InputError, match="batch_size 128 is more than the 20 training images: use at most 20"):
         searcher(tmp_path).fit(Theirs(), data)
 
 
-def test_the_seed_of_seed_everything(monkeypatch):
-    monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # which is then as it was before
+def test_seed_everything_sets_the_default_seed(monkeypatch):
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # so that monkeypatch restores it
     seed_everything(7, verbose=False)
     assert (fake_data().seed, fake_data().hparams["seed"], fake_data(seed=0).seed) == (7, 7, 0)
     assert contents(fake_data(60)) == contents(fake_data(60, seed=7)) != contents(fake_data(60, seed=0))

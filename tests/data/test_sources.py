@@ -1,3 +1,5 @@
+"""Sources: archives from download to tensors, hostile archives, read-only folders, the cache, synthetic images."""
+
 import importlib
 import io
 import os
@@ -51,7 +53,7 @@ def check_set(image_set, count, classes):
     ("source", "classes", "train", "test"),
     [("cifar10", CLASSES, 100, 20), ("cifar100", CIFAR100_CLASSES, 20, 20)],
 )
-def test_archive_from_a_server_to_tensors(tmp_path, source, classes, train, test):
+def test_an_archive_is_downloaded_once_and_read(tmp_path, source, classes, train, test):
     data, stage = tmp_path / "data", tmp_path / ARCHIVES[source].name
     digest = write_archive(stage, seed=1, source=source, classes=len(classes))
     with serve(stage.read_bytes()) as server:
@@ -95,8 +97,8 @@ def test_a_run_reads_each_split_once(plain, tmp_path, monkeypatch):
     assert sorted(read) == ["test", "train"]
 
 
-def test_a_process_looks_for_pictures_once(tmp_path, monkeypatch):
-    """In a fit, from its checks to its figures, and in an evaluation."""
+def test_a_fit_and_an_evaluation_scan_each_split_once(tmp_path, monkeypatch):
+    """A fit, from its checks to its figures, and an evaluation scan the folders of each split only once."""
     for split, count in (("train", 4), ("test", 2)):
         for name in ("cat", "dog"):
             (tmp_path / "pictures" / split / name).mkdir(parents=True)
@@ -113,7 +115,7 @@ def test_a_process_looks_for_pictures_once(tmp_path, monkeypatch):
     assert sorted(scanned) == ["test", "train"]
 
 
-def test_load_without_prepare(tmp_path):
+def test_load_works_without_prepare_if_the_images_are_there(tmp_path):
     with pytest.raises(InputError) as error:
         Source("cifar10", tmp_path).load("train")
     assert str(error.value).startswith(f"data_dir {tmp_path} has none of {NAME}, cifar-10-binary.tar.gz, {FOLDER}/, ")
@@ -122,7 +124,7 @@ def test_load_without_prepare(tmp_path):
     check_set(Source("cifar10", tmp_path, sha256=digest).load("train"), 100, CLASSES)
 
 
-def test_present_archive_with_another_hash_is_named_and_kept(tmp_path):
+def test_an_archive_with_another_digest_is_refused_and_kept(tmp_path):
     found = write_archive(tmp_path / NAME)
     with pytest.raises(InputError) as error:
         Source("cifar10", tmp_path).prepare()
@@ -133,8 +135,8 @@ def test_present_archive_with_another_hash_is_named_and_kept(tmp_path):
     assert (tmp_path / NAME).exists()
 
 
-def test_pickles_of_python_2(tmp_path):
-    """The official batches: byte strings for keys and pixels, numpy's old module name."""
+def test_pickles_written_by_python_2_are_read(tmp_path):
+    """The official batches are read: they have byte strings for keys and pixels, and the old name of numpy's module."""
     pixels = bytes(range(256)) * 24
     python_2 = (
         b"\x80\x02}(U\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01"
@@ -160,14 +162,14 @@ PLANES = np.arange(24, dtype=">i2").reshape(2, 3, 4)
     ],
     ids=lambda array: f"{array.dtype.str} {array.strides}",
 )
-def test_pickles_hold_arrays_as_any_numpy_writes_them(array, protocol):
-    """Objects are in rows, whichever way they lay in memory."""
+def test_arrays_are_unpickled_from_any_protocol_and_memory_order(array, protocol):
+    """Arrays of any type and memory order are unpickled unchanged; numpy pickles objects in row order in any case."""
     found = pickles.load(io.BytesIO(pickle.dumps({"data": [array]}, protocol)))["data"][0]
     assert (found.dtype, found.shape, found.tolist()) == (array.dtype, array.shape, array.tolist())
 
 
-def test_what_a_pickle_has_twice_is_read_once():
-    """Some dozens of lists, each twice in the next, would else be more than any memory holds."""
+def test_an_object_that_a_pickle_has_twice_is_read_once():
+    """A repeated object is read once: some dozens of lists, each twice in the next, would otherwise fill any memory."""
     within = [np.arange(3)]
     found = pickles.load(io.BytesIO(pickle.dumps({"a": (within, within), "b": within})))
     assert found["a"][0] is found["a"][1] is found["b"]
@@ -175,7 +177,7 @@ def test_what_a_pickle_has_twice_is_read_once():
 
 
 def write_with(path, **changed):
-    """An archive with some batches in place of its own: bytes, or objects to pickle."""
+    """Writes an archive in which some batches are replaced, by bytes or by objects to pickle; returns its SHA-256."""
     members = {f"{FOLDER}/{name}": pickle.dumps(batch, 2) for name, batch in batches().items()}
     for name, batch in changed.items():
         members[f"{FOLDER}/{name}"] = batch if isinstance(batch, bytes) else pickle.dumps(batch, 2)
@@ -194,7 +196,7 @@ def batch(**changes):
     return {**batches()["test_batch"], **changes}
 
 
-def test_hostile_pickles_run_nothing(tmp_path):
+def test_hostile_pickles_are_refused_and_run_nothing(tmp_path):
     marker = tmp_path / "marker"
     zip_bomb = b"\x80\x02c_codecs\nencode\n(U\x01xU\x03zipt\x85R."
     for content, reason in [
@@ -214,7 +216,7 @@ def test_hostile_pickles_run_nothing(tmp_path):
         assert not marker.exists()
 
 
-def test_batches_are_checked(tmp_path):
+def test_batches_with_wrong_contents_are_refused(tmp_path):
     for content, reason in [
         ({}, "has no array 'data' of uint8 (n, 3072)"),
         (batch(data=np.zeros((20, 3072))), "has no array 'data' of uint8 (n, 3072)"),
@@ -253,7 +255,7 @@ def member(name, kind, target=""):
         ("large", bytes(101), "more than any CIFAR archive holds"),
     ],
 )
-def test_hostile_members(tmp_path, monkeypatch, name, content, reason):
+def test_archives_with_hostile_members_are_refused(tmp_path, monkeypatch, name, content, reason):
     if name == "large":
         monkeypatch.setattr(archive, "MAX_MEMBER_SIZE", 100)
     members = {name: content, **{f"{FOLDER}/{k}": pickle.dumps(v, 2) for k, v in batches().items()}}
@@ -264,7 +266,7 @@ def test_hostile_members(tmp_path, monkeypatch, name, content, reason):
     assert sorted(tmp_path.parent.iterdir()) == before
 
 
-def test_archives_that_are_none(tmp_path):
+def test_damaged_and_foreign_archives_are_refused(tmp_path):
     write_archive(tmp_path / "whole.tar.gz")
     whole = (tmp_path / "whole.tar.gz").read_bytes()
     twice = io.BytesIO()
@@ -286,14 +288,14 @@ def test_archives_that_are_none(tmp_path):
         Source("cifar10", tmp_path, sha256=digest).load("test")
 
 
-# --- where nothing may be written -------------------------------------------------------------------------
+# --- folders that may not be written to -------------------------------------------------------------------
 
 
 def times_read(said, data, home, digest):
-    """As a user who may not write into `data`: how often the archive is decoded until all is loaded twice."""
-    for name in ("numpy.random", "PIL.Image", "platformdirs"):  # before the rights to read them may be gone
+    """Sends the number of times that a user without write access to `data` decodes a split of it in two runs."""
+    for name in ("numpy.random", "PIL.Image", "platformdirs"):  # first: the user may have no access to them
         importlib.import_module(name)
-    b"x".decode("cp437")  # a codec that zipfile wants
+    b"x".decode("cp437")  # loads the codec, which zipfile needs
     if os.getuid() == 0:
         os.setuid(NOBODY)
     os.environ["XDG_CACHE_HOME"] = str(home)
@@ -307,7 +309,7 @@ def times_read(said, data, home, digest):
 
 @pytest.mark.skipif(os.getuid() == 0 and not becomes_another_user(), reason="to root no folder is read-only")
 @pytest.mark.parametrize(("home_mode", "decodes"), [(0o777, 2), (0o555, 6)])
-def test_read_only_folder(home_mode, decodes):
+def test_a_read_only_folder_is_cached_in_the_users_cache_folder(home_mode, decodes):
     with tempfile.TemporaryDirectory(dir="/tmp") as top:  # not tmp_path, which only its owner may enter
         data, home = Path(top) / "data", Path(top) / "home"
         os.chmod(top, 0o755)
@@ -321,13 +323,13 @@ def test_read_only_folder(home_mode, decodes):
         user.start()
         user.join(60)
         assert user.exitcode == 0
-        assert heard.recv() == decodes  # each split once with a cache, each time without
+        assert heard.recv() == decodes  # each split once; or without a cache 2 in `prepare` and 1 in `load`, twice
         assert [entry.name for entry in data.iterdir()] == [NAME]
         data.chmod(0o755)
         home.chmod(0o755)
 
 
-@pytest.mark.parametrize("cache", ["raises", "~/.cache/cifar_lightning"])  # as versions of platformdirs have it
+@pytest.mark.parametrize("cache", ["raises", "~/.cache/cifar_lightning"])  # depends on platformdirs' version
 def test_a_user_without_a_home_has_no_cache_folder(tmp_path, monkeypatch, cache):
     def user_cache_dir(project):
         if cache == "raises":
@@ -342,7 +344,7 @@ def test_a_user_without_a_home_has_no_cache_folder(tmp_path, monkeypatch, cache)
     assert {path.name for path in tmp_path.iterdir()} <= {NAME, ".cifar_lightning"}
 
 
-def test_nothing_is_written_where_all_is_there(tmp_path):
+def test_nothing_is_written_if_everything_is_cached(tmp_path):
     digest = write_archive(tmp_path / NAME)
     Source("cifar10", tmp_path, sha256=digest).prepare()
     (tmp_path / ".cifar_lightning" / "lock").unlink(missing_ok=True)
@@ -357,14 +359,14 @@ def test_nothing_is_written_where_all_is_there(tmp_path):
 
 @pytest.fixture
 def counted(monkeypatch):
-    """A data folder with an archive, its digest, and the list of decodings done so far."""
+    """Returns a list that gets an entry for each split of an archive that is decoded."""
     decodings = []
     real = archive.read
     monkeypatch.setattr(archive, "read", lambda *args: decodings.append(args) or real(*args))
     return decodings
 
 
-def test_cache_spares_decoding_and_hashing(tmp_path, counted, monkeypatch):
+def test_the_cache_saves_decoding_and_hashing(tmp_path, counted, monkeypatch):
     digest = write_archive(tmp_path / NAME)
     Source("cifar10", tmp_path, sha256=digest).prepare()
     assert len(counted) == 2
@@ -376,8 +378,8 @@ def test_cache_spares_decoding_and_hashing(tmp_path, counted, monkeypatch):
     assert [name for name in names if name != "lock"] == ["cifar10-test.npz", "cifar10-train.npz"]
 
 
-def test_processes_that_share_the_images_have_them_once(tmp_path):
-    """Each maps the cache's file. What one changes is its own, and a file that is put in its place is not theirs."""
+def test_shared_images_are_mapped_from_the_cache_file(tmp_path):
+    """Shared images are mapped from the cache file; changing one copy, or replacing the file, changes no other copy."""
     source = Source("cifar10", tmp_path, sha256=write_archive(tmp_path / NAME))
     source.prepare()
     path = tmp_path / ".cifar_lightning" / "cifar10-train.npz"
@@ -399,8 +401,8 @@ def test_processes_that_share_the_images_have_them_once(tmp_path):
     assert torch.equal(two.images, read.images)
 
 
-def test_what_is_kept_lies_by_rows(tmp_path):
-    """Whatever the order in which np.save has kept an array: so it is mapped."""
+def test_the_cache_stores_images_in_c_order(tmp_path):
+    """The cache stores images in C order, in which they are mapped, even if np.save has stored them by columns."""
     pixels = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
     for split in ("train", "test"):
         np.save(tmp_path / f"x_{split}.npy", np.asfortranarray(pixels))
@@ -414,7 +416,7 @@ def test_what_is_kept_lies_by_rows(tmp_path):
 
 
 @pytest.mark.parametrize("locks", [True, False])
-def test_what_a_dead_process_left_is_removed_by_one_that_is_alone(tmp_path, monkeypatch, locks):
+def test_partial_files_of_dead_processes_are_removed_only_under_a_lock(tmp_path, monkeypatch, locks):
     if not locks:
         monkeypatch.setattr(files, "fcntl", None)
     digest = write_archive(tmp_path / NAME)
@@ -427,18 +429,18 @@ def test_what_a_dead_process_left_is_removed_by_one_that_is_alone(tmp_path, monk
     assert names == {"cifar10-test.npz", "cifar10-train.npz"}
 
 
-def test_cache_follows_the_archive(tmp_path):
+def test_another_archive_invalidates_the_cache(tmp_path):
     first = write_archive(tmp_path / NAME, seed=0)
     old = Source("cifar10", tmp_path, sha256=first).load("test")
     second = write_archive(tmp_path / NAME, seed=1)
     new = Source("cifar10", tmp_path, sha256=second).load("test")
     assert not torch.equal(old.images, new.images)
-    with pytest.raises(InputError, match="has SHA-256"):  # the key asks for the digest too
+    with pytest.raises(InputError, match="has SHA-256"):  # the digest is part of the key
         Source("cifar10", tmp_path, sha256=first).load("test")
 
 
 @pytest.mark.parametrize("apart", [5, pytest.param(1, marks=pytest.mark.soak)])
-def test_damaged_cache_is_noticed_and_rebuilt(tmp_path, counted, apart):
+def test_a_damaged_cache_file_is_noticed_and_rebuilt(tmp_path, counted, apart):
     digest = write_archive(tmp_path / NAME)
     good = Source("cifar10", tmp_path, sha256=digest).load("test")
     path = tmp_path / ".cifar_lightning" / "cifar10-test.npz"
@@ -448,13 +450,13 @@ def test_damaged_cache_is_noticed_and_rebuilt(tmp_path, counted, apart):
     for _ in range(150):
         at = rng.randrange(len(whole))
         flips.append(whole[:at] + bytes([whole[at] ^ 1 << rng.randrange(8)]) + whole[at + 1 :])
-    # and in the headers, of zip's and numpy's, that come first and last, of one byte in so many
+    # Also in the headers of zip and numpy, at the beginning and the end: of every byte, or of one in `apart`.
     member = whole.index(b"images.npy")
     for at in (*range(200), *range(member - 40, member + 200), *range(len(whole) - 300, len(whole))):
         flips.append(whole[:at] + bytes([whole[at] ^ 1 << rng.randrange(8)]) + whole[at + 1 :])
     cuts = [whole[: rng.randrange(len(whole))] for _ in range(10)]
     for i, damaged in enumerate([*flips[::apart], *cuts, b"", b"x" * len(whole)]):
-        path.unlink()  # what has been mapped of it must not change
+        path.unlink()  # not overwritten: it may still be mapped
         path.write_bytes(damaged)
         again = Source("cifar10", tmp_path, sha256=digest).load("test", shared=i % 2 == 0)
         assert torch.equal(again.images, good.images)
@@ -466,7 +468,7 @@ def test_damaged_cache_is_noticed_and_rebuilt(tmp_path, counted, apart):
     assert path.read_bytes() == whole
 
 
-def test_cache_holds_no_pickles(tmp_path):
+def test_pickles_in_the_cache_are_never_loaded(tmp_path):
     marker = tmp_path / "marker"
     digest = write_archive(tmp_path / NAME)
     Source("cifar10", tmp_path, sha256=digest).prepare()
@@ -478,7 +480,7 @@ def test_cache_holds_no_pickles(tmp_path):
     assert not marker.exists()
 
 
-def test_full_disk_leaves_the_images_in_memory(tmp_path, monkeypatch):
+def test_images_are_read_without_a_cache_if_the_disk_is_full(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
@@ -490,7 +492,7 @@ def test_full_disk_leaves_the_images_in_memory(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_another_decoder_decodes_anew(tmp_path, counted, monkeypatch):
+def test_another_version_of_our_decoders_invalidates_the_cache(tmp_path, counted, monkeypatch):
     digest = write_archive(tmp_path / NAME)
     Source("cifar10", tmp_path, sha256=digest).prepare()
     Source("cifar10", tmp_path, sha256=digest).prepare()
@@ -503,7 +505,7 @@ def test_another_decoder_decodes_anew(tmp_path, counted, monkeypatch):
 # --- synthetic --------------------------------------------------------------------------------------------
 
 
-def test_synthetic_is_a_function_of_the_split():
+def test_synthetic_images_depend_only_on_the_split():
     one = sources.synthetic("train", 450)
     check_set(one, 450, CLASSES)
     assert one.labels.bincount().tolist() == [45] * 10
@@ -516,12 +518,12 @@ def test_synthetic_is_a_function_of_the_split():
 PINNED = [[152, 164, 179], [92, 29, 69], [53, 92, 64]]  # the same on every machine
 
 
-def test_synthetic_sizes():
+def test_the_synthetic_test_set_has_2000_images():
     check_set(Source("synthetic", "unused").load("test"), 2_000, CLASSES)
 
 
-def test_synthetic_is_no_matter_of_single_pixels():
-    """Class means are alike, so that a linear model finds little: the nearest is seldom the right one."""
+def test_synthetic_images_cannot_be_told_apart_by_their_means():
+    """A linear model learns little from synthetic images: the nearest class mean is right for less than 30 %."""
     train, test = sources.synthetic("train", 4_000), sources.synthetic("test", 1_000)
     pixels = train.images.flatten(1).float()
     means = torch.stack([pixels[train.labels == label].mean(0) for label in range(10)])
@@ -532,7 +534,7 @@ def test_synthetic_is_no_matter_of_single_pixels():
 # --- arguments --------------------------------------------------------------------------------------------
 
 
-def test_bad_arguments(tmp_path):
+def test_wrong_arguments_are_refused(tmp_path):
     for call, message in [
         (
             lambda: Source("cifar", tmp_path).prepare(),
@@ -547,7 +549,7 @@ def test_bad_arguments(tmp_path):
         assert str(error.value).startswith(message)
 
 
-def test_import_is_light():
+def test_importing_sources_imports_no_slow_packages():
     heavy = ["requests", "platformdirs", "PIL", "torchvision", "rich"]
     code = "import sys, torch; before = set(sys.modules); import cifar_lightning.data.sources;"
     code += f"print(sorted(set({heavy}) & (set(sys.modules) - before)))"

@@ -1,4 +1,4 @@
-"""What `data` says of images, in the shapes in which people have them."""
+"""What `data` reports on images in each layout: flags, counts, statistics, repeated images."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from cifar_lightning import CIFAR10DataModule
 from cifar_lightning.data.cifar10 import CIFAR100_CLASSES, CLASSES, COUNTS, MEAN
 from cifar_lightning.data.survey import survey
 
-pytestmark = pytest.mark.filterwarnings("ignore:.* but CIFAR-10")  # made files are small
+pytestmark = pytest.mark.filterwarnings("ignore:.* but CIFAR-10")  # the tests' files have fewer images
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,7 @@ def _own_cache(monkeypatch, tmp_path):
 
 
 def write_pictures(home, **splits):
-    """Class folders: `train={"cat": [pixels, …]}`, each a colour or an array."""
+    """Writes class folders: `train={"cat": [pixels, …]}`, where pixels are a colour or an array."""
     for split, classes in splits.items():
         for name, pictures in classes.items():
             folder = home / split / name
@@ -56,7 +56,7 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_shapes_and_the_flags_that_read_them(tmp_path, call, shape):
+def test_each_layout_is_recognised_and_its_flags_read_it(tmp_path, call, shape):
     write, source, said, files = SHAPES[shape]
     (tmp_path / "data").mkdir()
     write(tmp_path / "data")
@@ -73,7 +73,7 @@ def test_shapes_and_the_flags_that_read_them(tmp_path, call, shape):
     assert found["classes"] == list(read.classes)
 
 
-def test_what_has_no_name_is_of_a_set_where_it_is_all_of_it(tmp_path, monkeypatch):
+def test_unnamed_files_count_as_cifar10_only_if_complete(tmp_path, monkeypatch):
     np.savez(tmp_path / "mine.npz", **arrays())
     assert [one.source for one in survey(tmp_path / "mine.npz")] == ["folder"]
     write_parquet(tmp_path / "p")
@@ -83,7 +83,8 @@ def test_what_has_no_name_is_of_a_set_where_it_is_all_of_it(tmp_path, monkeypatc
     assert [one.source for one in survey(tmp_path / "mine.npz")] == ["cifar10"]
 
 
-def test_archives_of_both_sets_and_pictures_in_one_folder(tmp_path, call):
+def test_a_folder_with_several_sets_of_images(tmp_path, call):
+    """`data` reports every set of images in a folder, or with a digest only the one that it belongs to."""
     digest = write_archive(tmp_path / "cifar-10-python.tar.gz")
     error = one_line(*call("data", tmp_path))
     assert f"has SHA-256 {digest}, expected 6d958be0" in error
@@ -95,13 +96,13 @@ def test_archives_of_both_sets_and_pictures_in_one_folder(tmp_path, call):
     pictures = {"a": ["red"], "b": ["blue"]}
     write_pictures(tmp_path, train=pictures, test=pictures)
     (found,) = as_json(call, tmp_path, "--data.sha256", digest)
-    assert found["source"] == "cifar10"  # which class folders have not
+    assert found["source"] == "cifar10"  # class folders have no digest
     for split in ("train", "test"):
         shutil.rmtree(tmp_path / split)
     few = {"x": np.zeros((2, 32, 32, 3), np.uint8), "y": np.arange(2)}
     np.savez(tmp_path / "few.npz", **{f"{k}_{split}": few[k] for k in few for split in ("train", "test")})
     (found,) = as_json(call, tmp_path, "--data.sha256", digest)
-    assert found["source"] == "cifar10"  # and arrays have another
+    assert found["source"] == "cifar10"  # the arrays have another digest
     (tmp_path / "few.npz").unlink()
     (tmp_path / "cifar-10-python.tar.gz").unlink()
     write_kaggle(tmp_path)
@@ -117,7 +118,7 @@ def test_archives_of_both_sets_and_pictures_in_one_folder(tmp_path, call):
     assert len(coarse["classes"]) == 20
 
 
-def test_nothing_there_and_nothing_fetched(tmp_path, call):
+def test_without_readable_images_data_says_why_and_downloads_nothing(tmp_path, call):
     assert one_line(*call("data", "nowhere")) == "error: nowhere does not exist: use a folder or a file of images\n"
     (tmp_path / "empty").mkdir()
     error = one_line(*call("data", "empty"))
@@ -131,7 +132,7 @@ def test_nothing_there_and_nothing_fetched(tmp_path, call):
     assert list((tmp_path / "empty").iterdir()) == []
 
 
-def test_statistics_and_what_is_published(tmp_path):
+def test_statistics_are_exact_and_come_with_the_published_ones(tmp_path):
     write_parquet(tmp_path / "plain_text")
     (found,) = survey(tmp_path)
     pixels = images_of("train")[0].reshape(-1, 3, 1024) / 255
@@ -143,8 +144,8 @@ def test_statistics_and_what_is_published(tmp_path):
     assert found.plain()["published"] is None
 
 
-def test_repeated_images(tmp_path, call):
-    """By their pixels, whatever the files; a validation split counts as a split."""
+def test_repeated_images_are_found_by_their_pixels(tmp_path, call):
+    """Images with the same pixels in two splits, or in train with two labels, are found, whatever the file format."""
     noise = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     write_pictures(
         tmp_path / "pictures",
@@ -180,7 +181,8 @@ def test_repeated_images(tmp_path, call):
     assert found["contradictions"] == {"count": 2, "examples": examples}
 
 
-def test_the_table_is_of_few_classes_of_all_alike_or_of_the_most_and_the_fewest(tmp_path, call):
+def test_the_table_of_classes_is_short(tmp_path, call):
+    """The table has a row per class if there are few, one row if all counts are equal, and otherwise the extremes."""
     write_kaggle(tmp_path / "kaggle", tests=False)
     code, out, _ = call("data", "kaggle")
     assert code == 0
