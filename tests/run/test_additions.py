@@ -119,7 +119,7 @@ class OfATest(Callback):
 
 @pytest.mark.parametrize(("val_split", "breaks"), [(0, OfATest()), (0.1, OfATest()), (0.1, Broken(epoch=1))])
 def test_resumed_run_stays_ended_by_its_callback(plain, tmp_path, val_split, breaks):
-    """A run that a callback has ended stays ended when it is resumed, even if its last validation or test failed."""
+    """A run that a callback has ended stays ended when resumed, even after an error in its last validation or test."""
     settings = {**SMALL, "data": {**SMALL["data"], "val_split": val_split}, "report": False}
     fit(**settings, max_epochs=5, callbacks=Goal())
     with pytest.raises(KeyError, match="theirs"):
@@ -222,7 +222,7 @@ def test_early_stopping_finds_train_loss_after_a_resume_at_an_epochs_end(plain, 
 
 
 def test_fit_ignores_another_runs_on_exception_checkpoint(plain, tmp_path):
-    """Lightning's Trainer would resume from the file of an OnExceptionCheckpoint, whichever run has written it."""
+    """A fit does not resume from another run's OnExceptionCheckpoint, as Lightning's Trainer would without a word."""
     with pytest.raises(KeyError, match="theirs"):
         fit(**SMALL, max_epochs=2, callbacks=[Broken(epoch=0), OnExceptionCheckpoint(tmp_path)], report=False)
     assert (tmp_path / "on_exception.ckpt").exists()
@@ -293,7 +293,7 @@ def test_report_false_prints_and_draws_nothing_but_writes_results(tmp_path, capf
 
 
 def test_validation_defaults_may_be_passed_without_validation_images():
-    """Settings taken from another Lightning program may name all of its defaults, also those for validation."""
+    """Defaults of the Trainer are accepted where they have no effect: another program's settings may name them all."""
     small = {**SMALL, "data": {**SMALL["data"], "val_split": 0}}
     anyway = {"limit_val_batches": 1.0, "val_check_interval": 1.0, "check_val_every_n_epoch": 1}
     assert fit(**small, max_steps=1, report=False, trainer=anyway)["step"] == 1
@@ -396,7 +396,7 @@ class Looking(Callback):
 
 
 def test_progress_bar_shows_every_slow_step_and_the_resumed_epoch(plain, tmp_path, monkeypatch):
-    monkeypatch.setattr("cifar_lightning.run.callbacks.DRAW_SECONDS", 1e-9, raising=False)  # makes each step slow
+    monkeypatch.setattr("cifar_lightning.run.callbacks.DRAW_SECONDS", 1e-9, raising=False)  # so each counts as slow
     monkeypatch.setattr("sys.stderr", Terminal())
     fit(**SMALL, max_epochs=1, callbacks=(first := Looking()))
     resume("lightning_logs/version_0", {"max_epochs": 2}, callbacks=(then := Looking()))

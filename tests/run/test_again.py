@@ -40,7 +40,7 @@ def test_no_logits_without_a_validation_split(cpu_settings):
 
 
 def test_report_shows_only_training_images_that_the_run_learnt_from(plain, monkeypatch, tmp_path):
-    """A report shows no image that a run was validated on, and none if the data now has other training images."""
+    """A report's training images are those the run learnt from: no validation images, and none if the data differs."""
     kept, report = [], testing.report
 
     def watched(outcome, *args):

@@ -237,7 +237,7 @@ def test_fit_in_a_batch_script_starts_its_own_ranks(whole, tmp_path):
 
 
 def test_broken_connection_is_no_error_for_a_rank_told_to_stop(monkeypatch):
-    """A rank that stops in its start-up ends at once; the broken connection is no error for another told to stop."""
+    """A rank that stops in its start-up breaks connections, which is no error for another rank told to stop."""
     broken = RuntimeError("[gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:15062")
     monkeypatch.setattr(devices, "TOLD_SECONDS", 0.1)
 

@@ -127,7 +127,7 @@ def test_runs_started_by_flags_and_in_python_form_one_group(trained, plain, call
     assert (settings["devices"], settings["data"]["val_split"]) == (1, 100)
     assert repr(settings["model"]["weight_decay"]) == "0.0"
     settings["model"]["weight_decay"] = 0  # as Python may give it
-    (by_flags / "config.yaml").write_text(yaml.safe_dump({**settings, "devices": "1"}))  # as formerly written
+    (by_flags / "config.yaml").write_text(yaml.safe_dump({**settings, "devices": "1"}))  # as an earlier version
     found = compare([*trained[:2], by_flags])
     assert [run["name"] for run in found["runs"]] == ["A1", "A2", "A3"]
     assert found["settings"] == {}
@@ -190,7 +190,7 @@ def test_evaluation_can_be_compared_in_place_of_its_run(plain, runs):
 
 
 def test_normalization_dataset_equals_the_data_set_it_stands_for(runs):
-    """`dataset` is no other normalization than the data set that it stands for, which an evaluation writes instead."""
+    """Normalization `dataset` does not differ from the data set it stands for, whose name an evaluation writes."""
     for run, name in ((runs[0], "dataset"), (runs[2], "cifar10")):
         settings, results = yaml.safe_load((run / "config.yaml").read_text()), results_of(run)
         settings["data"]["normalization"] = results["data"]["normalization"] = name
@@ -362,7 +362,7 @@ def test_page_shows_the_images_that_two_networks_disagree_on(trained, tmp_path):
 
 
 def test_page_has_no_pictures_if_the_tested_images_are_gone_or_changed(runs, tmp_path):
-    """The images that are there now may not be the tested ones, and then the page shows no pictures."""
+    """The page shows no pictures unless the images that are there now are known to be the tested ones."""
     for run in (runs[0], runs[2]):
         settings = yaml.safe_load((run / "config.yaml").read_text())
         settings["data"]["source"], settings["data"]["data_dir"] = "cifar10", str(tmp_path / "gone")

@@ -366,7 +366,7 @@ def test_wrong_arguments_of_export_are_refused_in_one_line(call, finished_copy, 
 
 @pytest.mark.usefixtures("interruptible")
 def test_signal_during_export_is_handled_once_the_file_is_whole(monkeypatch, tmp_path):
-    """A signal handled earlier could leave part of a file, or neither the old folder nor the new."""
+    """A signal waits for the file: in a script it could leave a part of it, or neither the old folder nor the new."""
     publish = files.publish
 
     def interrupted(*args):

@@ -80,7 +80,7 @@ def test_job_that_slurm_does_not_requeue_says_why(slurm, tmp_path):
 
 @pytest.mark.parametrize("fault", ["usr1@-:train:10", "term@-:train:10"])
 def test_job_that_would_begin_anew_or_is_cancelled_is_not_requeued(slurm, tmp_path, fault):
-    """Without --resume auto a job would begin anew; SIGTERM comes from scancel, with which its user means the end."""
+    """A job is not requeued without --resume auto, as it would begin anew, nor after a user's scancel (SIGTERM)."""
     variables, asked = slurm
     flags = ("--resume", "auto") if fault.startswith("term") else ()
     assert job("fit", *flags, *SMALL, cwd=tmp_path, fault=fault, env=variables).code > 128
@@ -101,7 +101,7 @@ def begun(home, number, **holder):
         ({"SLURM_JOB_ID": "8"}, 0),  # its own
         ({"SLURM_JOB_ID": "9"}, 3),
         ({**ARRAY, "SLURM_ARRAY_TASK_ID": "4"}, 1),  # its own
-        ({**ARRAY, "SLURM_ARRAY_TASK_ID": "5"}, 2),  # without a job; version_3 is of another task
+        ({**ARRAY, "SLURM_ARRAY_TASK_ID": "5"}, 2),  # it has no job; version_3 is another task's
     ],
 )
 def test_resume_auto_prefers_a_jobs_own_run_and_skips_other_tasks(monkeypatch, tmp_path, variables, found):

@@ -45,7 +45,7 @@ def test_ranks_find_the_modules_that_their_parent_finds(here):
 
 @pytest.mark.parametrize("given", [None, "eth7"])
 def test_ranks_meet_on_the_loopback_interface_by_default(here, monkeypatch, given):
-    """The name of a container may be unknown, of which gloo warns; GLOO_SOCKET_IFNAME names another interface."""
+    """Ranks use the loopback interface unless GLOO_SOCKET_IFNAME is set: gloo warns of a container's unknown name."""
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
     if given:
         monkeypatch.setenv("GLOO_SOCKET_IFNAME", given)

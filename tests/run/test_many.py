@@ -114,7 +114,7 @@ def test_runs_with_large_steps_train_one_after_another(seeds, tmp_path, monkeypa
 
 
 def test_runs_train_one_after_another_on_a_machine_with_a_gpu(tmp_path):
-    """A GPU rules out forked runs even on the CPU: every fit reads CUDA's random state, which they could not."""
+    """With a GPU no run is forked, even on the CPU: every fit reads CUDA's random state, which a fork cannot do."""
     gpu = """
 assert at_once() == 2
 torch.cuda.is_available = lambda: True
@@ -125,7 +125,7 @@ assert at_once() == 0
 
 
 def test_runs_train_one_after_another_after_an_export(seeds, tmp_path):
-    """After an export, gradients make torch act as if there were a GPU: it then refuses them in forked processes."""
+    """After an export and gradients, torch acts as if there were a GPU, and forked runs could compute no gradients."""
     exported = """
 from torch._subclasses.fake_tensor import FakeTensorMode
 

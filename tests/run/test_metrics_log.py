@@ -51,7 +51,7 @@ def test_file_only_grows(tmp_path, rewrites):
 
 
 def test_cost_of_a_row_does_not_depend_on_their_number(tmp_path, rewrites, monkeypatch):
-    """With 100 classes and 16,000 rows, a row that gains a figure is all that is written, and nothing is read."""
+    """If a row of 100 classes gains a figure after 16,000 rows, only that row is written, and nothing is read."""
     path, columns = tmp_path / "metrics.csv", ["loss", *(f"val_acc/{i}" for i in range(100))]
     log = log_of(path, columns)
     for step in range(1, 16_001):
@@ -142,7 +142,7 @@ def test_log_goes_back_to_where_a_checkpoint_was(tmp_path, cut):
     assert path.read_bytes() == whole.path.read_bytes()
 
 
-def test_log_goes_back_to_a_row_with_further_columns_without_a_file(tmp_path):
+def test_log_without_a_file_goes_back_to_a_row_with_further_columns(tmp_path):
     """A run whose callback logs its own figure may be killed after its first checkpoint, before a row is written."""
     path = tmp_path / "metrics.csv"
     log = log_of(path, ["loss"])
