@@ -1,3 +1,5 @@
+"""Downloads: bad servers, resumed parts, mirrors, full disks, and several processes at once."""
+
 import errno
 import fcntl
 import hashlib
@@ -35,7 +37,7 @@ def payload(tmp_path_factory):
 
 
 def archive_at(payload, *urls):
-    """The facts of an archive of ours: the code path of the official one, size and digest checked."""
+    """Returns a description of our own archive, whose size and digest are checked like the official one's."""
     digest = hashlib.sha256(payload).hexdigest()
     return replace(ARCHIVES["cifar10"], urls=urls, sha256=digest, size=len(payload))
 
@@ -61,7 +63,7 @@ def fetch(payload, folder, *urls, mirror=None):
         ("downgrades", "redirects to http://example.com/cifar-10-python.tar.gz, which is not https"),
     ],
 )
-def test_bad_source_is_left_for_the_next(payload, tmp_path, behaviour, reason):
+def test_after_a_bad_source_the_next_is_used(payload, tmp_path, behaviour, reason):
     with serve(payload, behaviour) as bad, serve(payload) as good:
         fetch(payload, tmp_path, bad.url, good.url)
         assert len(bad.requests) == 1
@@ -77,7 +79,7 @@ def test_bad_source_is_left_for_the_next(payload, tmp_path, behaviour, reason):
     assert not (alone / NAME).exists()
 
 
-def test_all_reasons_are_listed(payload, tmp_path):
+def test_the_error_lists_the_reason_for_each_source(payload, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as closed:
         refusing = f"http://127.0.0.1:{closed.getsockname()[1]}/x"
     with serve(payload, "unavailable") as bad, pytest.raises(InputError) as error:
@@ -85,40 +87,40 @@ def test_all_reasons_are_listed(payload, tmp_path):
     assert f"{refusing} (Connection refused); {bad.url} (HTTP 503 Service Unavailable);" in str(error.value)
 
 
-def test_broken_transfer_goes_on_at_the_next_source(payload, tmp_path):
+def test_a_broken_transfer_resumes_at_the_next_source(payload, tmp_path):
     with serve(payload, "drops") as first, serve(payload) as second:
         fetch(payload, tmp_path, first.url, second.url)
     assert second.requests[0][1] == f"bytes={len(payload) // 2}-"
 
 
-def test_the_only_source_is_asked_again(payload, tmp_path):
+def test_a_broken_transfer_resumes_at_the_only_source(payload, tmp_path):
     with serve(payload, "drops", "ok") as server:
         fetch(payload, tmp_path, server.url)
     assert [r for _, r in server.requests] == [None, f"bytes={len(payload) // 2}-"]
 
 
 @pytest.mark.parametrize("behaviour", ["no_range", "ok"])
-def test_part_of_an_earlier_run(payload, tmp_path, behaviour):
+def test_a_part_from_an_earlier_run_is_resumed_or_replaced(payload, tmp_path, behaviour):
     (tmp_path / f"{NAME}.part").write_bytes(payload[:1000])
     with serve(payload, behaviour) as server:
         fetch(payload, tmp_path, server.url)
     assert [r for _, r in server.requests] == ["bytes=1000-"]
 
 
-def test_whole_part_needs_no_server(payload, tmp_path):
+def test_a_complete_part_needs_no_server(payload, tmp_path):
     (tmp_path / f"{NAME}.part").write_bytes(payload)
     fetch(payload, tmp_path, "https://127.0.0.1:1/")
 
 
 @pytest.mark.parametrize("bad", [b"\x1f\x8bnonsense", b"x" * 10**6], ids=["short", "long"])
-def test_bad_part_is_started_anew(payload, tmp_path, bad):
+def test_a_bad_part_is_downloaded_again_from_the_start(payload, tmp_path, bad):
     (tmp_path / f"{NAME}.part").write_bytes(bad)
     with serve(payload) as server:
         fetch(payload, tmp_path, server.url)
     assert server.requests[-1][1] is None
 
 
-def test_part_survives_a_bad_source(payload, tmp_path):
+def test_a_part_survives_a_bad_source(payload, tmp_path):
     (tmp_path / f"{NAME}.part").write_bytes(payload[:1000])
     with serve(payload, "web_page_in_disguise") as bad, serve(payload, "other_range") as odd:
         with serve(payload) as good:
@@ -126,16 +128,16 @@ def test_part_survives_a_bad_source(payload, tmp_path):
         assert good.requests[0][1] == "bytes=1000-"
 
 
-def test_own_archive_of_unknown_size_resumes_when_whole(payload, tmp_path):
+def test_a_complete_part_of_unknown_size_is_used(payload, tmp_path):
     (tmp_path / f"{NAME}.part").write_bytes(payload)
     facts = replace(archive_at(payload), sha256="0" * 64, size=1)
-    with serve(payload) as server:  # answers 416
+    with serve(payload) as server:  # answers 416: there are no more bytes
         digest = hashlib.sha256(payload).hexdigest()
         download.fetch(facts, tmp_path / NAME, mirror=server.url, sha256=digest)
     assert (tmp_path / NAME).read_bytes() == payload
 
 
-def test_crawling_source_is_left_but_taken_if_nothing_is_quicker(payload, tmp_path, monkeypatch):
+def test_a_slow_source_is_used_only_if_there_is_no_faster_one(payload, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "SPEED_WINDOW", 0.2)
     with serve(payload, "crawls", "ok") as slow, serve(payload, "unavailable") as bad:
         fetch(payload, tmp_path, slow.url, bad.url)
@@ -143,14 +145,14 @@ def test_crawling_source_is_left_but_taken_if_nothing_is_quicker(payload, tmp_pa
     assert slow.requests[1][1].startswith("bytes=")
 
 
-def test_self_signed_certificate(payload, tmp_path, monkeypatch):
+def test_a_self_signed_certificate_is_refused_until_trusted(payload, tmp_path, monkeypatch):
     certificate = self_signed(tmp_path)
     folder = tmp_path / "data"
     with serve(payload, certificate=certificate) as server:
         with pytest.raises(InputError, match="certificate is not trusted, self-signed certificate: check the"):
             fetch(payload, folder, server.url)
         assert server.requests == []
-        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))  # what the message says
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))  # as the message recommends
         fetch(payload, folder, server.url)
 
 
@@ -165,21 +167,21 @@ def test_https_is_never_downgraded_to_loopback(payload, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("suffix", ["", "/", "/some/where", f"/some/where/{NAME}?download=1"])
-def test_mirror_is_an_address_of_archive_or_folder(payload, tmp_path, suffix):
+def test_mirror_is_the_address_of_an_archive_or_its_folder(payload, tmp_path, suffix):
     with serve(payload, "moved", "ok") as server:
         fetch(payload, tmp_path, "https://127.0.0.1:1/", mirror=server.url + suffix)
     assert server.requests[0][0] == (suffix if "?" in suffix else f"{suffix.rstrip('/')}/{NAME}")
     assert server.requests[1][0] == f"/elsewhere/{NAME}"
 
 
-def test_mirror_is_asked_as_a_browser_asks(payload, tmp_path):
+def test_mirror_is_percent_encoded_as_by_a_browser(payload, tmp_path):
     with serve(payload) as server:
         fetch(payload, tmp_path, mirror=f"{server.url}/données/a b%20c")
     assert server.requests == [(f"/donn%C3%A9es/a%20b%20c/{NAME}", None)]
 
 
 @pytest.mark.parametrize("of_folder", [True, False])
-def test_mirror_is_a_local_archive(payload, tmp_path, monkeypatch, of_folder):
+def test_mirror_may_be_a_local_archive_or_folder(payload, tmp_path, monkeypatch, of_folder):
     stage = tmp_path / "stage"
     stage.mkdir()
     (stage / NAME).write_bytes(payload)
@@ -187,7 +189,7 @@ def test_mirror_is_a_local_archive(payload, tmp_path, monkeypatch, of_folder):
     fetch(payload, tmp_path / "data", "https://127.0.0.1:1/")
 
 
-def test_bad_mirrors(payload, tmp_path):
+def test_bad_mirrors_are_refused(payload, tmp_path):
     (tmp_path / "bad.tar.gz").write_bytes(payload[:-1])
     for mirror, message in [
         ("http://example.com/x", "mirror http://example.com/x is not an https address: use one"),
@@ -204,7 +206,7 @@ def test_bad_mirrors(payload, tmp_path):
         assert not (tmp_path / "data" / NAME).exists()
 
 
-def test_disk_is_blamed_for_what_is_the_disks_fault(payload, tmp_path):
+def test_errors_in_writing_name_the_disk_not_the_server(payload, tmp_path):
     (tmp_path / "file").touch()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with serve(payload) as server:
@@ -225,7 +227,7 @@ def test_disk_is_blamed_for_what_is_the_disks_fault(payload, tmp_path):
 
 
 def prepared(folder, url, digest, locks=True):
-    """What a process does that needs the images, on a file system with locks or without."""
+    """Prepares and loads the images as a process of a run does, on a file system with locks or without."""
     if not locks:
         fcntl.fcntl = fcntl.flock = no_locks
     Source("cifar10", folder, mirror=url, sha256=digest).prepare()
@@ -237,7 +239,7 @@ def no_locks(*args):
 
 
 def processes(count, *arguments):
-    """So many that do so, started together."""
+    """Starts `count` processes that run `prepared`, and returns them."""
     started = [jobs.context.Process(target=prepared, args=arguments, daemon=True) for _ in range(count)]
     for process in started:
         process.start()
@@ -251,15 +253,15 @@ def eight(*arguments):
     assert [process.exitcode for process in started] == [0] * 8
 
 
-def test_eight_cold_processes_fetch_once(payload, tmp_path):
+def test_eight_processes_at_once_download_once(payload, tmp_path):
     digest = hashlib.sha256(payload).hexdigest()
     with serve(payload) as server:
         eight(tmp_path, server.url, digest)
     assert [r for _, r in server.requests] == [None]
 
 
-def test_without_locks_each_process_fetches_its_own(payload, tmp_path):
-    """Some network file systems have none. None of the eight writes into what another has begun."""
+def test_without_locks_each_process_downloads_its_own_file(payload, tmp_path):
+    """Without locks, as on some network file systems, no process writes into a part that another has begun."""
     digest = hashlib.sha256(payload).hexdigest()
     (tmp_path / f"{NAME}.part").write_bytes(payload[:100])  # which another process may be writing
     with serve(payload) as server:
@@ -270,7 +272,7 @@ def test_without_locks_each_process_fetches_its_own(payload, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [".cifar_lightning", NAME, f"{NAME}.part"]
 
 
-def test_killed_lock_holder_is_succeeded(payload, tmp_path):
+def test_a_waiting_process_takes_over_from_a_killed_one(payload, tmp_path):
     digest = hashlib.sha256(payload).hexdigest()
     with serve(payload, "hangs_at_half", "ok") as server:
         (holder,) = processes(1, tmp_path, server.url, digest)
@@ -293,7 +295,7 @@ def test_official_urls_are_https():
 
 
 @pytest.mark.skipif(not os.path.isdir("/dev/shm") or os.getuid() != 0, reason="mounts a small tmpfs")
-def test_full_disk(payload, tmp_path):
+def test_a_full_disk_is_reported_and_leaves_no_archive(payload, tmp_path):
     small = tmp_path / "small"
     small.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", small]).returncode:

@@ -1,4 +1,4 @@
-"""likeness.py: which pictures are unlike CIFAR's images."""
+"""likeness.py: finds pictures that do not look like CIFAR's images."""
 
 import numpy as np
 import pytest
@@ -24,16 +24,16 @@ DRAWN = fake_data(40).image_set("test").images.permute(0, 2, 3, 1).numpy()
         (DRAWN[0] // 16 + 239, "brighter, less contrast, more even"),
     ],
 )
-def test_a_picture_is_unlike(image, words):
+def test_unlike_names_what_is_unusual_about_a_picture(image, words):
     assert unlike([DRAWN[0], image]) == ["", words]
 
 
-def test_the_drawn_images_are_not():
+def test_unlike_finds_nothing_unusual_about_synthetic_images():
     assert unlike(list(DRAWN)) == [""] * len(DRAWN)
     assert unlike([]) == []
 
 
-def test_the_numbers_are_what_they_are_called():
+def test_look_computes_brightness_contrast_grain_and_evenness():
     numbers = look(np.stack([RAMP, BOARD]))
     grey = RAMP[:, :, 0] / 255
     assert numbers["brightness"] == pytest.approx([grey.mean(), 0.5], abs=1e-6)

@@ -10,7 +10,7 @@ from cifar_lightning.data.cifar10 import CIFAR100_CLASSES, CLASSES
 from cifar_lightning.data.sources import Source
 from cifar_lightning.errors import ImageWarning, InputError
 
-NOWHERE = "https://127.0.0.1:1/"  # what asks for it fails
+NOWHERE = "https://127.0.0.1:1/"  # a download from here fails
 RNG = np.random.default_rng(0)
 
 
@@ -33,7 +33,7 @@ def same(loaded, images, labels):
 
 @pytest.mark.parametrize("source", ["cifar10", "folder"])
 @pytest.mark.parametrize(("version", "count"), [("v4", 2_021), ("v6", 2_000)])
-def test_cifar10_1(tmp_path, source, version, count):
+def test_cifar10_1_is_read_as_a_test_set_without_training_images(tmp_path, source, version, count):
     written = write_new(tmp_path / "new", version, count)
     for place in (tmp_path / "new", tmp_path / "new" / f"cifar10.1_{version}_data.npy"):
         data = CIFAR10DataModule(place, source=source, mirror=NOWHERE)
@@ -46,13 +46,13 @@ def test_cifar10_1(tmp_path, source, version, count):
             InputError, match=r"_data.npy is a test set, without training images: choose another --data"
         ):
             data.setup("fit")
-    assert len(list((tmp_path / "new").iterdir())) == 2  # nothing is kept beside what need not be decoded
+    assert len(list((tmp_path / "new").iterdir())) == 2  # no cache: decoding takes no time
 
 
 @pytest.mark.parametrize("source", ["cifar10", "folder"])
 @pytest.mark.parametrize("kind", ["a test set", "corrupted test sets", "class folders"])
-def test_a_digest_of_what_has_none_is_not_checked(tmp_path, source, kind):
-    """Which is said: it may be that of a run's training images, which are elsewhere."""
+def test_a_digest_for_images_without_one_is_ignored_with_a_note(tmp_path, source, kind):
+    """A note says that `sha256` is not checked for test sets or folders; it may be that of a run's training images."""
     if kind == "a test set":
         write_new(tmp_path, "v6", 30)
     elif kind == "corrupted test sets":
@@ -65,12 +65,12 @@ def test_a_digest_of_what_has_none_is_not_checked(tmp_path, source, kind):
     said = f"sha256 {'0' * 64} is not checked, because {tmp_path} has {kind}"
     images = Source(source, tmp_path, sha256="0" * 64)
     assert said in images.find("test").notes
-    if kind != "corrupted test sets":  # which are read one by one
+    if kind != "corrupted test sets":  # these are loaded one by one
         with pytest.warns(ImageWarning, match=f"^{said}$"):
             images.load("test")
 
 
-def test_two_versions_are_told_apart_by_the_file(tmp_path):
+def test_of_two_versions_one_file_must_be_chosen(tmp_path):
     write_new(tmp_path, "v4", 20)
     written = write_new(tmp_path, "v6", 30)
     with pytest.raises(InputError) as error:
@@ -80,15 +80,15 @@ def test_two_versions_are_told_apart_by_the_file(tmp_path):
     same(Source("cifar10", tmp_path / "cifar10.1_v6_data.npy").load("test"), *written)
 
 
-def test_the_official_images_come_first(tmp_path):
+def test_official_images_are_preferred_to_a_test_set(tmp_path):
     digest = write_archive(tmp_path / "cifar-10-python.tar.gz")
     write_new(tmp_path, "v6", 30)
     assert len(Source("cifar10", tmp_path, sha256=digest).load("test").labels) == 20
 
 
 @pytest.mark.parametrize("source", ["cifar10", "cifar100", "folder"])
-def test_a_corruption(tmp_path, source):
-    """Of the folder, one file; of which set it is, the labels tell."""
+def test_a_corrupted_test_set_is_one_file_of_its_folder(tmp_path, source):
+    """Each file is a test set, whose labels tell which one; the folder lists its files, but cannot be loaded itself."""
     classes = CIFAR100_CLASSES if source == "cifar100" else CLASSES
     labels = np.arange(100) % len(classes)
     images = {"snow": pictures(500), "saturate": pictures(500)}
@@ -99,7 +99,7 @@ def test_a_corruption(tmp_path, source):
     same(data.image_set("test"), images["snow"], np.tile(labels, 5))
     whole = CIFAR10DataModule(tmp_path, source=source, mirror=NOWHERE)
     assert whole.parts == [tmp_path / "snow.npy", tmp_path / "saturate.npy"]
-    given = f"use one of them, such as {tmp_path / 'snow.npy'}, or test on"  # one that is there
+    given = f"use one of them, such as {tmp_path / 'snow.npy'}, or test on"  # a file that exists
     with pytest.raises(InputError, match=f"has corrupted test sets, one per file: {given}"):
         whole.setup("test")
 
@@ -134,7 +134,7 @@ def of_48(labels):
         ("labels", lambda path: np.save(path, np.full(50, 100)), "has a label 100, which is not a class of CIFAR"),
     ],
 )  # fmt: skip
-def test_what_does_not_belong_together_is_refused_before_anything_is_evaluated(tmp_path, name, change, message):
+def test_wrong_corrupted_test_sets_are_refused_before_an_evaluation(tmp_path, name, change, message):
     write_corrupted(tmp_path, {"brightness": pictures(50), "fog": pictures(50)}, np.arange(10))
     change(tmp_path / f"{name}.npy")
     with pytest.raises(InputError) as error:
@@ -142,7 +142,7 @@ def test_what_does_not_belong_together_is_refused_before_anything_is_evaluated(t
     assert message in str(error.value)
 
 
-def test_labels_that_are_missing(tmp_path):
+def test_images_without_their_labels_are_refused(tmp_path):
     write_new(tmp_path / "new", "v6", 10)
     (tmp_path / "new" / "cifar10.1_v6_labels.npy").unlink()
     np.save(tmp_path / "fog.npy", pictures(5))

@@ -1,3 +1,5 @@
+"""transforms.py: padding, cropping, flipping, normalising and cutting out, compared with numpy and Pillow."""
+
 import numpy as np
 import pytest
 import torch
@@ -12,13 +14,13 @@ def images():
 
 
 @pytest.mark.parametrize("padding", [0, 1, 4, 31])
-def test_reflect_pad(images, padding):
+def test_reflect_pad_equals_numpys(images, padding):
     padded = transforms.reflect_pad(images, padding)
     for image, ours in zip(images.numpy(), padded.numpy(), strict=True):
         assert np.array_equal(ours, np.pad(image, ((padding, padding), (padding, padding), (0, 0)), "reflect"))
 
 
-def test_crop(images):
+def test_crop_equals_pillows(images):
     index = torch.tensor([3, 3, 0, 6])
     top, left = torch.tensor([0, 8, 3, 5]), torch.tensor([8, 0, 4, 5])
     padded = transforms.reflect_pad(images, 4)
@@ -29,7 +31,7 @@ def test_crop(images):
     assert torch.equal(transforms.crop(padded, torch.arange(7), torch.full((7,), 4), torch.full((7,), 4), 32), images)
 
 
-def test_flip(images):
+def test_flip_equals_pillows(images):
     mirrored = torch.tensor([True, False, False, True, True, False, True])
     before = images.clone()
     ours = transforms.flip(images, mirrored)
@@ -39,7 +41,7 @@ def test_flip(images):
 
 
 @pytest.mark.parametrize("count", [0, 1, 7])
-def test_normalize(images, count):
+def test_normalize_equals_a_reference_in_numpy(images, count):
     mean, std = (0.1, 0.5, 0.9), (0.2, 0.3, 0.4)
     ours = transforms.normalize(images[:count], torch.tensor(mean), torch.tensor(std))
     reference = (images[:count].numpy() / 255 - np.array(mean)) / np.array(std)

@@ -1,4 +1,4 @@
-"""Images written as class folders and as parquet, and read again."""
+"""Writing images as class folders and as parquet, and reading them again."""
 
 import importlib.util
 import os
@@ -19,12 +19,12 @@ from cifar_lightning.data.sources import Source
 from cifar_lightning.data.survey import survey
 from cifar_lightning.errors import ImageWarning, InputError, RunError
 
-pytestmark = pytest.mark.filterwarnings("ignore:.* but CIFAR-10")  # made files are small
+pytestmark = pytest.mark.filterwarnings("ignore:.* but CIFAR-10")  # the tests' files have fewer images
 CLASSES = ("apple", "my val", "test", "train")
 
 
 def sets(classes=CLASSES, **counts):
-    """Noise, whose labels go round the classes."""
+    """Makes sets of noise, whose labels cycle through the classes."""
     rng = np.random.default_rng(0)
     made = {}
     for split, count in (counts or {"train": 41, "validation": 3, "test": 21}).items():
@@ -34,16 +34,16 @@ def sets(classes=CLASSES, **counts):
 
 
 @pytest.mark.parametrize("format", writing.FORMATS)
-def test_what_is_written_is_read_again(tmp_path, format):
-    """With classes called as splits are, one without images in a split, and more images than a row group has."""
+def test_written_images_are_read_again(tmp_path, format):
+    """Images are read as written, with classes named like splits or empty in one, and with several row groups."""
     given = sets(train=1_003, validation=3, test=21)
-    (tmp_path / "new").mkdir()  # empty
+    (tmp_path / "new").mkdir()  # an empty folder is no obstacle
     writing.write(given, tmp_path / "new", format)
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
     (found,) = survey(tmp_path / "new")
     assert (found.source, found.classes, [*found.sets]) == ("folder", CLASSES, ["train", "validation", "test"])
     for split, images in given.items():
-        # of folders class by class, and of a class in its order
+        # Folders are read class by class, and each class in its order.
         order = images.labels.sort(stable=True).indices if format == "folders" else torch.arange(len(images.labels))
         read = found.sets[split]
         assert read.labels.equal(images.labels[order])
@@ -52,15 +52,15 @@ def test_what_is_written_is_read_again(tmp_path, format):
         assert name == (f"{split}/apple/00000.png" if format == "folders" else f"{split}[0]")
 
 
-def test_folders_say_which_files_are_of_which_split(tmp_path):
-    """Hugging Face's `datasets` guesses it from names, such as that of a class `train`, which has test images too."""
+def test_written_folders_have_a_readme_that_lists_the_splits(tmp_path):
+    """README.md lists the splits for `datasets`, which would guess from names, such as of a class called `train`."""
     writing.write(sets(), tmp_path / "new", "folders")
     card = (tmp_path / "new" / "README.md").read_text()
     for split in ("train", "validation", "test"):
         assert f"  - split: {split}\n    path: {split}/**\n" in card
 
 
-def test_parquet_is_as_datasets_writes_it(tmp_path):
+def test_written_parquet_has_the_schema_of_datasets(tmp_path):
     from pyarrow import parquet
 
     writing.write(sets(), tmp_path / "new", "parquet")
@@ -75,7 +75,7 @@ def test_parquet_is_as_datasets_writes_it(tmp_path):
     )
 
 
-def test_the_command(tmp_path, call):
+def test_the_command_converts_parquet_to_folders(tmp_path, call):
     write_parquet(tmp_path / "hf")
     code, out, err = call("data", "hf", "--to", "folders", "new/pictures")
     assert code == 0, err
@@ -91,7 +91,7 @@ def test_the_command(tmp_path, call):
             assert written.tobytes() == given.tobytes()
 
 
-def test_where_nothing_can_be_written(tmp_path, call, monkeypatch):
+def test_wrong_targets_and_formats_are_refused_and_nothing_written(tmp_path, call, monkeypatch):
     write_parquet(tmp_path / "hf")
     (tmp_path / "file").touch()
     for arguments, said in (
@@ -124,21 +124,21 @@ def test_where_nothing_can_be_written(tmp_path, call, monkeypatch):
         (("\u00e9", "e\u0301"), "two classes have the same name, and would be one folder: rename one"),
     ],
 )
-def test_names_that_no_folder_can_have(tmp_path, classes, said):
+def test_class_names_that_no_folder_can_have_need_parquet(tmp_path, classes, said):
     with pytest.raises(InputError, match=said):
         writing.write(sets(classes), tmp_path / "new", "folders")
     writing.write(sets(classes), tmp_path / "new", "parquet")
     assert survey(tmp_path / "new")[0].classes == classes
 
 
-def test_an_order_that_folders_do_not_keep(tmp_path):
+def test_folders_warn_if_they_do_not_keep_the_order_of_the_classes(tmp_path):
     with pytest.warns(ImageWarning, match="of their names: ant gets the label 1, not 2; use parquet"):
         writing.write(sets(("Bee", "cat", "ant")), tmp_path / "new", "folders")
     assert survey(tmp_path / "new")[0].classes == ("Bee", "ant", "cat")
 
 
 @pytest.mark.parametrize("format", writing.FORMATS)
-def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, format):
+def test_a_full_disk_leaves_no_files(tmp_path, monkeypatch, format):
     saved = []
 
     def save(image, file, kind):
@@ -157,7 +157,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, format):
     assert list((tmp_path / "new").iterdir()) == []
 
 
-def test_a_signal_leaves_nothing(tmp_path):
+def test_a_signal_leaves_no_files(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (4_000, 32, 32, 3), dtype=np.uint8)
     labels = np.arange(len(pixels)) % 10
     np.savez(tmp_path / "own.npz", x_train=pixels, y_train=labels, x_test=pixels[:10], y_test=labels[:10])
