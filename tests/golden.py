@@ -1,18 +1,18 @@
-"""Golden losses: those of every recipe's first steps, kept in run/golden/, which today's are compared with.
+"""Golden losses: the losses of every recipe's first steps, recorded in run/golden/, to compare today's with.
 
-    python tests/golden.py            # makes the files of all recipes anew
+    python tests/golden.py            # records the files of all recipes again
     python tests/golden.py cpu quick  # or of some
 
-Other tests compare a run with another of today, and a change of both goes by. Where a change is meant to change the
-training, make the files anew, and say so in its commit.
+Other tests compare two runs of today, and do not notice a change of both. If a change is meant to change the training,
+record the files again, and say so in its commit.
 
-The runs are small, and otherwise the recipe's: see SMALL. The schedule and the sizes of images pass in 20 steps. All
-is in float64, from the first weight on. In float32 other vector instructions change the 20th loss by up to a fifth
-(resnet18; speed94 2e-2), for where two pixels are equal but for rounding, it decides which of them is the maximum and
-gets the gradient. In float64 AVX-512, AVX2 and neither, one thread and two, and MKL's oldest code, for any processor,
-agree to 2e-9 (resnet18; the others to 2e-12). So a learning rate that is a hundredth higher is seen anywhere: it
-changes the tutorial's losses, which move least, by 2e-6. Measured on an Intel Xeon with torch 2.14.1, of which 2.13.0
-gives the same bits.
+The runs are small, and otherwise as in the recipe: see SMALL. Schedules and image sizes are complete in 20 steps.
+Everything is in float64, from the first weight on. In float32, other vector instructions change the 20th loss by up to
+a fifth (resnet18; speed94 2e-2): if two pixels are equal but for rounding, the rounding decides which of them is the
+maximum and gets the gradient. In float64, AVX-512, AVX2 and neither, one thread and two, and MKL's oldest code, for any
+processor, agree to 2e-9 (resnet18; the others to 2e-12). So a learning rate higher by a hundredth is noticed anywhere:
+it changes the losses of the tutorial, which move least, by 2e-6. Measured on an Intel Xeon with torch 2.14.1; torch
+2.13.0 gives the same bits.
 """
 
 import inspect
@@ -37,7 +37,7 @@ from cifar_lightning.settings_file import RECIPES, recipes
 FOLDER = Path(__file__).parent / "run" / "golden"
 THREADS = 1
 
-# What makes a run small, and the same wherever it computes.
+# Makes a run small, and the same on every machine.
 SMALL = {
     "accelerator": "cpu",
     "precision": "64-true",
@@ -47,12 +47,12 @@ SMALL = {
     "model": {"width": 8, "compile": "none"},
     "trainer": {},
 }
-# How far a loss may be, relatively, from that of another processor or other versions. On the same it is equal.
+# Relative tolerance for losses of another processor or other versions; on the same ones they must be equal.
 TOLERANCE = 1e-7
 
 
 class _Losses(Callback):
-    """Keeps the loss of every step, of which metrics.csv has seven digits."""
+    """Keeps the loss of every step with all digits; metrics.csv has seven."""
 
     def __init__(self):
         self.values = []
@@ -62,20 +62,20 @@ class _Losses(Callback):
 
 
 def settings_of_recipe(name):
-    """What stands in a recipe's file."""
+    """Returns the settings in a recipe's file."""
     return yaml.safe_load((RECIPES / f"{name}.yaml").read_text("utf-8"))
 
 
 def defaults():
-    """The settings of `fit`, where nothing is given."""
+    """Returns the default settings of `fit`."""
     given = {name: parameter.default for name, parameter in inspect.signature(fit).parameters.items()}
-    del given["callbacks"]  # objects are no settings
+    del given["callbacks"]  # objects, not settings
     return given | {"logger": "auto"}
 
 
 @quietly()
 def losses(recipe):
-    """The loss of every step of a recipe, made small."""
+    """Returns the loss of every step of a recipe's small run."""
     groups = {name: {**recipe[name], **SMALL[name]} for name in ("data", "model")}
     settings = settings_of({**defaults(), **recipe, **SMALL, **groups})
     kept = _Losses()
@@ -93,17 +93,17 @@ def losses(recipe):
 
 
 def made(recipe):
-    """The contents of a golden file of a recipe: its settings, what made it small, what computed it, and its losses."""
+    """Returns a recipe's golden file anew: its settings, what made it small, what computed it, and its losses."""
     return {"recipe": recipe, "small": SMALL, "made_by": machine(), "losses": losses(recipe)}
 
 
 def kept(name):
-    """The contents of a recipe's golden file."""
+    """Returns the contents of a recipe's recorded golden file."""
     return json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
 
 
 def machine():
-    """What the last bits of a loss depend on, besides this package."""
+    """Returns what the last bits of a loss depend on, besides this package."""
     return {
         **{name: version(name) for name in ("torch", "torchvision", "lightning", "numpy")},
         "processor": _processor(),
@@ -113,7 +113,7 @@ def machine():
 
 
 def _processor():
-    """Its name; on Linux also its family, model and stepping, for a virtual one may have any name."""
+    """Returns the processor's name, on Linux with family, model and stepping: a virtual one may have any name."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().partition("\n\n")[0].splitlines() if path.exists() else []
     facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
@@ -122,7 +122,7 @@ def _processor():
 
 
 def differences(before, now):
-    """What is not the same in two golden files, a line each: every setting, and the first loss."""
+    """Returns a line for every setting that differs between two golden files, and for the first loss that does."""
     found = []
     for part in ("recipe", "small"):
         was, is_ = _flat(before[part]), _flat(now[part])
@@ -131,21 +131,21 @@ def differences(before, now):
                 found.append(f"{part}: {name} was {was.get(name)} and is {is_.get(name)}")
     tolerance = 0 if before["made_by"] == now["made_by"] else TOLERANCE
     for step, (was, is_) in enumerate(zip(before["losses"], now["losses"], strict=True), start=1):
-        if not abs(is_ - was) <= tolerance * abs(was):  # nor is NaN
+        if not abs(is_ - was) <= tolerance * abs(was):  # also if one is NaN
             found.append(f"the loss of step {step} was {was} and is {is_}, {abs(is_ / was - 1):.0e} of it away")
             break
     return found
 
 
 def _flat(settings):
-    """Settings by their names, such as model.lr."""
+    """Returns settings by their full names, such as model.lr."""
     groups = {name: value for name, value in settings.items() if isinstance(value, dict)}
     flat = {name: value for name, value in settings.items() if name not in groups}
     return flat | {f"{group}.{name}": value for group, values in groups.items() for name, value in values.items()}
 
 
 def main(names):
-    """Makes the files of these recipes anew, or of all."""
+    """Records the files of these recipes again, or of all."""
     for name in names or recipes():
         text = json.dumps(made(settings_of_recipe(name)), indent=2)
         (FOLDER / f"{name}.json").write_text(f"{text}\n", "utf-8")

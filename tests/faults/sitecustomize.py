@@ -1,25 +1,28 @@
-"""Injects a fault into a job that a test starts: with this folder on PYTHONPATH, and `FAULT=KIND@RANK:PLACE:N`.
+"""Injects a fault into a job that a test starts with this folder on PYTHONPATH and with `FAULT=KIND@RANK:PLACE:N`.
 
-KIND is kill, term, int, hup or stop (the signal, to the process itself), term-parent, int-parent, term-all or kill-all
-(SIGTERM or SIGKILL to the launcher and all its ranks), crash (an exception), nan (a poisoned loss) or enospc (a full
+KIND is a signal to the process itself (kill, term, int, hup, usr1, usr2, stop), to its launcher (kill-parent and so on)
+or to the launcher and all its ranks (kill-all and so on), crash (an exception), nan (a poisoned loss) or enospc (a full
 disk). RANK is `-` in a process that is no rank: a job on one device, or the launcher. PLACE is one of
 
     import   before the package's training is imported
-    data     while the images are loaded; of one of several jobs, once those know of one another
-    train, val, test   in a batch
+    data     before the images are loaded; in a rank without our launcher, once it is connected to another
+    train, val, test   before a batch
     write    in a checkpoint, after half of its bytes
-    rename   before it gets its name
+    rename   before a checkpoint gets its name
     renamed  after that
-    report   while the figures are written
-    collective  in an all_reduce or a barrier of two ranks, which the other one is in already
+    report   before the figures are drawn
+    collective  before an all_reduce or a barrier of two ranks that the other rank has already entered
 
-and N says the how many'th time that the process comes there, from 1. Before anything is done the fault is written to
-the file FAULT_NOTE, by which a test knows that it happened. With `FAULT_PLAIN=1` the figures are not drawn, which no
-fault but `report` needs and which takes most of a small job's time; with `FAULT_PLAIN=page` there is the page without
-them. With `FAULT_SUSPENDED=S` a rank may be suspended for S seconds. With `FAULT_ONCE=1` a fault strikes once, and not
-what is started again after it. With `FAULT_BALLAST=MB` each rank holds so much memory, and takes its time to die.
+and N is the visit of that place at which the fault strikes, from 1. First the fault is written to the file FAULT_NOTE,
+so that a test knows that it happened. More variables:
 
-Python imports a module of this name at its start; the package knows nothing of it.
+    FAULT_PLAIN=1      no figures or page are made: that takes most of a small job's time, and only `report` needs them
+    FAULT_PLAIN=page   there is a page, without figures
+    FAULT_SUSPENDED=S  a rank may be suspended for S seconds
+    FAULT_ONCE=1       the fault does not strike again in processes that are started again after it
+    FAULT_BALLAST=MB   each rank holds this much memory, so that it takes a while to die
+
+Python imports a module of this name when it starts; the package knows nothing of it.
 """
 
 import importlib.abc
@@ -41,7 +44,7 @@ def _fault():
 
 
 def visit(place):
-    """Does what is to be done here, if it is; says whether a loss is to be poisoned."""
+    """Lets the fault strike if this visit of a place is the one; returns whether to poison a loss."""
     kind, fault_place, count = _fault()
     _visits[place] += 1
     if fault_place != place or _visits[place] != count:
@@ -73,7 +76,7 @@ def _targets(kind):
 
 
 def install():
-    """Puts the places of faults into the package, whose modules are imported."""
+    """Adds the places of faults to the package, whose modules are imported by now."""
     import torch
     import torch.distributed as dist
 
@@ -100,7 +103,7 @@ def install():
 
 
 def begin_rank():
-    """In a rank that is forked of its launcher, and so has these places already: what else a start brings."""
+    """Begins anew in a rank that is forked from its launcher, and so has the places of faults already."""
     _visits.clear()
     _load()
     visit("import")
@@ -130,7 +133,10 @@ def _before(original, place, prepare=lambda: None):
 
 
 def _await_others():
-    """Of whoever has not come yet, nobody can hear that the first has ended. `begin` is over, or meeting is."""
+    """Waits until another rank is connected: one that has not come yet could not notice that this one ends.
+
+    `_begun` is None if this rank has no connections, or if the ranks have begun to meet.
+    """
     from cifar_lightning.run import presence
 
     while presence._begun is not None and not presence._begun.ranks:
@@ -138,8 +144,8 @@ def _await_others():
 
 
 def _collective(original):
-    """The rank of the fault waits until the other one is in the same collective, which it then never joins."""
-    note = Path(f"{os.environ['FAULT_NOTE']}-inside")  # how many the other one has come to
+    """Lets the rank with the fault wait until the other one has entered the same collective, which it never joins."""
+    note = Path(f"{os.environ['FAULT_NOTE']}-inside")  # how many collectives the other rank has reached
 
     def call(*args, **kwargs):
         _, place, count = _fault()
@@ -150,7 +156,7 @@ def _collective(original):
         if _visits[place] + 1 == count:
             while not note.exists() or int(note.read_text() or 0) < count:
                 time.sleep(0.05)
-            time.sleep(0.2)  # from its note into the collective
+            time.sleep(0.2)  # the other rank's way from its note into the collective
         visit(place)
         return original(*args, **kwargs)
 
@@ -161,7 +167,7 @@ def _half(save):
     import io
 
     def half(value, file):
-        if isinstance(file, io.BytesIO):  # none on a disk
+        if isinstance(file, io.BytesIO):  # not a file on a disk
             save(value, file)
             return
         whole = io.BytesIO()
@@ -188,7 +194,7 @@ def _around(publish):
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):
-    """Calls `install` once all that it changes is imported: whatever runs a rank imports this module."""
+    """Calls `install` once all that it changes is imported: whatever trains or tests imports run/testing.py."""
 
     def find_spec(self, name, path, target=None):
         if name != "cifar_lightning.run.testing":

@@ -1,6 +1,6 @@
-"""Our loop against Lightning's own: the same weights to the bit, hooks in the same order, the same logged values.
+"""Tests that our loop and Lightning's have bit-identical weights, the same hooks in order, and the same logged values.
 
-Twelve drawn combinations of options, always the same, and in the soak two hundred more from a seed that is printed:
+Each test draws one of twelve fixed combinations of options. The soak draws two hundred more from a seed that it prints:
 `LOOP_SEED=7 LOOP_DRAWS=200 pytest -n 0 -m soak tests/run/test_against_lightning.py`.
 """
 
@@ -19,7 +19,7 @@ from lightning.pytorch.profilers import SimpleProfiler
 from cifar_lightning import LitNet, fake_data
 from cifar_lightning.run import loop
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's on the options drawn: the same for both
+pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's about the drawn options: both loops have them
 
 HOOKS = [
     name
@@ -29,7 +29,7 @@ HOOKS = [
 
 
 class Log(DummyLogger):
-    """Keeps what is logged: the step, and the figures."""
+    """Keeps the steps and figures that are logged."""
 
     def __init__(self):
         super().__init__()
@@ -40,7 +40,7 @@ class Log(DummyLogger):
 
 
 class Diary(Callback):
-    """Notes which hooks are called when, and logs in some of them itself."""
+    """Notes which hooks are called and when, and may log in some of them."""
 
     def __init__(self, logs):
         self.logs, self.entries = logs, []
@@ -63,7 +63,7 @@ for _hook in HOOKS:
 
 
 class Speaking(LitNet):
-    """With hooks and figures of its own."""
+    """A LitNet that has hooks and logs figures in them."""
 
     def on_train_batch_start(self, batch, batch_idx):
         self.seen = [*getattr(self, "seen", []), batch_idx]
@@ -78,7 +78,7 @@ class Speaking(LitNet):
 
 
 class Stopping(Callback):
-    """Asks for the end, as a max_time does, at a batch that may be within a step of Lightning's."""
+    """Asks for the end of the fit after a batch, as max_time does: in Lightning's loop this may be within a step."""
 
     def __init__(self, batch):
         self.batch = batch
@@ -89,7 +89,7 @@ class Stopping(Callback):
 
 
 def draw(rng):
-    """Options of the data, the network, the Trainer, and who else takes part."""
+    """Returns random options for the data, the network and the Trainer, and the callbacks and others that take part."""
     validates = rng.random() < 0.7
     options = {
         "max_epochs": rng.randint(1, 3),
@@ -122,7 +122,7 @@ def draw(rng):
         options.pop("limit_val_batches", None)
     few = "overfit_batches" in options or options.get("limit_train_batches") == 0.5
     if (few and options.get("val_check_interval") in (2, 3)) or "check_val_every_n_epoch" in options:
-        options["val_check_interval"] = 2  # of which there are as many
+        options["val_check_interval"] = 2  # there are at least two batches
     model = {
         "lr": 0.02,
         "schedule": rng.choice(["constant", "cosine", "one-cycle", "linear"]),
@@ -140,9 +140,9 @@ def draw(rng):
     )
     if model["net"] != "tutorial" and "speaking" in extras:
         extras.remove("speaking")
-    if "patience" in extras and (not validates or "max_steps" in options):  # there may be nothing to be patient about
+    if "patience" in extras and (not validates or "max_steps" in options):  # its figure might never be logged
         extras.remove("patience")
-    if options["accumulate_grad_batches"] > 1:  # ours goes on to the end of a step: see test_a_stop_waits_…
+    if options["accumulate_grad_batches"] > 1:  # ours finishes a step: see test_a_stop_waits_…
         extras = [extra for extra in extras if extra not in ("stopping", "patience")]
     return data, model, options, extras
 
@@ -189,13 +189,13 @@ def trained(ours, data, model, options, extras):
 
 
 def _validate_the_last_step(epoch_loop):
-    """What ours does of itself, where a max_steps ends a fit within an epoch."""
+    """Has Lightning's loop validate the last step if max_steps ends a fit within an epoch, as our loop does."""
     due = epoch_loop._should_check_val_fx
     epoch_loop._should_check_val_fx = lambda fetcher: epoch_loop.global_step == epoch_loop.max_steps or due(fetcher)
 
 
 def _counts(profiler):
-    """How often each action was recorded; the loops' own names say whose they are."""
+    """Returns how often each action was recorded, with the same name for both loops."""
     counts = Counter(
         {
             name.replace("[_TrainingEpochLoop]", "[EpochLoop]"): len(times)
@@ -219,7 +219,7 @@ def test_our_loop_does_what_lightnings_does(number):
 
 
 @pytest.mark.soak
-def test_so_it_does_with_any_options():
+def test_our_loop_does_what_lightnings_does_with_random_options():
     seed = int(os.environ.get("LOOP_SEED", time.time()))
     print(f"LOOP_SEED={seed}")
     for number in range(int(os.environ.get("LOOP_DRAWS", "200"))):

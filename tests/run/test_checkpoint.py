@@ -1,4 +1,4 @@
-"""Checkpoints survive full disks and locked folders, run no code, and give the same figures on any devices."""
+"""Tests that checkpoints survive full disks and read-only folders, run no code, and are evaluated right."""
 
 import errno
 import json
@@ -24,13 +24,13 @@ from cifar_lightning.run.training import fit
 
 @pytest.fixture
 def trained(whole):
-    """A finished run on one device."""
+    """Returns a finished run on one device."""
     return whole[1]
 
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 1 MB, which two checkpoints nearly fill."""
+    """Yields a file system of 1 MB, which two checkpoints nearly fill."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True, check=False)
@@ -41,7 +41,7 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.parametrize("devices", [1, 2])
-def test_a_full_disk(small_disk, tmp_path, trained, devices):
+def test_a_run_resumes_after_a_full_disk(small_disk, tmp_path, trained, devices):
     settings = ("--devices", devices, "--default_root_dir", small_disk)
     done = job("fit", *SMALL, *settings, cwd=tmp_path)
     run = small_disk / "lightning_logs" / "version_0"
@@ -58,8 +58,8 @@ def test_a_full_disk(small_disk, tmp_path, trained, devices):
         assert differences(run, trained) == []
 
 
-def test_a_write_that_fails_half_way(tmp_path, trained):
-    """The disk is full in the middle of the fourth checkpoint."""
+def test_a_run_resumes_after_a_write_that_fails_half_way(tmp_path, trained):
+    """If the disk is full in the middle of a checkpoint, no part of it is left, and the run can be resumed."""
     done = job("fit", *SMALL, cwd=tmp_path, fault="enospc@-:write:4")
     run = tmp_path / "lightning_logs" / "version_0"
     assert done.code == 1
@@ -72,7 +72,7 @@ def test_a_write_that_fails_half_way(tmp_path, trained):
 
 
 @another_user
-def test_a_folder_that_becomes_read_only(for_anyone, trained):
+def test_a_run_resumes_after_its_folder_was_read_only(for_anyone, trained):
     process = start("fit", *SMALL, cwd=for_anyone, fault="stop@-:train:17", user=NOBODY)
     run = for_anyone / "lightning_logs" / "version_0"
     wait_for(lambda: suspended(for_anyone))
@@ -90,7 +90,7 @@ def test_a_folder_that_becomes_read_only(for_anyone, trained):
     assert differences(run, trained) == []
 
 
-def test_what_stood_there_stays(tmp_path):
+def test_a_failed_write_leaves_the_old_file_unchanged(tmp_path):
     target = tmp_path / "step-7.ckpt"
     target.write_bytes(b"good")
 
@@ -105,7 +105,7 @@ def test_what_stood_there_stays(tmp_path):
 
 
 class Gadget:
-    """What a hostile pickle holds: loading it calls a function."""
+    """Makes a pickle hostile: loading it calls a function."""
 
     def __init__(self, marker):
         self.marker = marker
@@ -145,10 +145,10 @@ def test_a_hostile_checkpoint_is_refused(tmp_path, trained, kind):
         assert not marker.exists()
     if kind == "pickle":
         torch.load(best, weights_only=False)
-        assert marker.exists()  # it is hostile indeed
+        assert marker.exists()  # so the checkpoint was hostile indeed
 
 
-def test_an_address_is_no_checkpoint(tmp_path, trained):
+def test_a_url_is_refused_as_a_checkpoint(tmp_path, trained):
     best = (trained / "checkpoints" / "best.ckpt").read_bytes()
     with serve(best) as server:
         for script in ("evaluate", "predict"):
@@ -158,7 +158,7 @@ def test_an_address_is_no_checkpoint(tmp_path, trained):
         assert server.requests == []
 
 
-def test_no_checkpoint_at_all(tmp_path):
+def test_a_file_that_is_no_checkpoint_is_refused_with_the_reason(tmp_path):
     (tmp_path / "text.ckpt").write_text("not a checkpoint")
     torch.save({"epoch": 3}, tmp_path / "other.ckpt")
     for name, reason in {
@@ -171,7 +171,10 @@ def test_no_checkpoint_at_all(tmp_path):
 
 
 def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path):
-    """Wherever it is: some bytes between the parts of a checkpoint, which no sum covers, mean nothing."""
+    """A flipped bit anywhere in a checkpoint is refused, except in meaningless bytes that no checksum covers.
+
+    Those are between the parts of a checkpoint.
+    """
     path, rng = tmp_path / "a.ckpt", random.Random(0)
     values = {"state_dict": {"w": torch.randn(3), "b": torch.randn(2)}, "hyper_parameters": {}, "global_step": 1}
     torch.save(values, path)
@@ -188,8 +191,8 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path):
     assert refused > 100
 
 
-def test_a_damaged_newest_is_passed_over_aloud(tmp_path, capsys):
-    """Where a run has no best, and so the newest is evaluated."""
+def test_a_damaged_newest_checkpoint_is_skipped_with_a_warning(tmp_path, capsys):
+    """Without best.ckpt, the newest checkpoint that can be read is evaluated, with a warning of a damaged newer one."""
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     torch.save({"state_dict": {}, "hyper_parameters": {}, "global_step": 7}, folder / "step-7.ckpt")
@@ -202,8 +205,8 @@ def test_a_damaged_newest_is_passed_over_aloud(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("where", ["torch.load", "zipfile.ZipFile"])
-def test_what_the_system_does_not_give_is_not_passed_over(tmp_path, monkeypatch, where):
-    """It may be whole: a run that went on from the one before it would remove it."""
+def test_a_checkpoint_that_the_system_cannot_read_is_not_skipped(tmp_path, monkeypatch, where):
+    """A checkpoint that the system cannot read may be intact: resuming from the one before it would delete it."""
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     for step in (7, 14):
@@ -221,7 +224,7 @@ def test_what_the_system_does_not_give_is_not_passed_over(tmp_path, monkeypatch,
         with pytest.raises(checkpoint.UnreadableError, match=said.format("step-14")):
             look(of)
     if where == "torch.load":
-        monkeypatch.setattr(where, lambda *args, **kwargs: torch.zeros(2**50))  # more than there is memory for
+        monkeypatch.setattr(where, lambda *args, **kwargs: torch.zeros(2**50))  # more than any memory
         with pytest.raises(checkpoint.UnreadableError, match=r"step-14.ckpt cannot be read \(.*: free some memory$"):
             checkpoint.newest_readable(folder)
         monkeypatch.setattr(where, read_but)
@@ -231,7 +234,7 @@ def test_what_the_system_does_not_give_is_not_passed_over(tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize(("worth", "steps"), [(0, [0, 10, 20, 30]), (1e9, [0, 30])])
-def test_ends_of_epochs_are_saved_where_it_takes_little_of_the_time(plain, monkeypatch, tmp_path, worth, steps):
+def test_epoch_ends_are_saved_if_that_takes_little_of_the_time(plain, monkeypatch, tmp_path, worth, steps):
     saved = []
     monkeypatch.setattr(checkpoint, "WORTH", worth)
     monkeypatch.setattr(checkpoint.AtomicCheckpointIO, "save_checkpoint", note(saved))
@@ -250,14 +253,14 @@ def note(saved):
     return noting
 
 
-def test_only_the_two_newest_are_kept(trained):
+def test_only_the_best_and_the_two_newest_checkpoints_are_kept(trained):
     assert sorted(path.name for path in (trained / "checkpoints").iterdir()) == [
         *("best.ckpt", "step-35.ckpt", "step-36.ckpt")
     ]
 
 
 @pytest.mark.parametrize("devices", [1, pytest.param(7, marks=pytest.mark.soak)])
-def test_counts_are_true_on_devices_that_do_not_divide_the_images(finished, tmp_path, devices):
+def test_counts_are_right_if_the_devices_do_not_divide_the_images(finished, tmp_path, devices):
     arguments = ("--data.synthetic_size", 535, "--accelerator", "cpu", "--devices", devices, "--output_dir", tmp_path)
     done = job("evaluate", finished.folder, *arguments, cwd=tmp_path)
     assert done.code == 0, done.text
@@ -270,4 +273,4 @@ def test_counts_are_true_on_devices_that_do_not_divide_the_images(finished, tmp_
     assert results["confusion"] == oracle.tolist()
     assert results["test_count"] == 107
     assert results["devices"] == devices
-    assert (oracle.sum(0) > 0).sum() > 3  # it tells classes apart
+    assert (oracle.sum(0) > 0).sum() > 3  # the network tells classes apart

@@ -1,3 +1,5 @@
+"""Tests training and evaluation on several devices, which give the same figures as on one."""
+
 import csv
 import json
 
@@ -13,13 +15,13 @@ from torch.distributed.distributed_c10d import BackendConfig
 from cifar_lightning import CIFAR10DataModule, load_model
 from cifar_lightning.run.devices import _backends
 
-# 505 training and 101 test images: no number of devices divides them.
+# 505 training and 101 test images, which neither 2 nor 3 devices divide.
 SMALL = (*SYNTHETIC, "--data.synthetic_size", 505, "--data.batch_size", 12, "--max_epochs", 1, "--log_every_n_steps", 1)
 SMALL += ("--data.augment", "true", "--data.eval_batch_size", 8, "--model.lr", 0.01)
 
 
-# What a recipe of the speed runs adds: batch norm, Muon, rates of its own for each kind of weight, small images first.
-# In float64: in float32 Muon makes a thousandth of what is rounded, in ten steps.
+# What the recipes of the speed runs add: batch norm, Muon, a learning rate for each kind of weight, small images first.
+# In float64, because in float32 Muon turns rounding errors into a difference of a thousandth within ten steps.
 SPEED = ("--model.net", "speed", "--model.width", 8, "--model.muon_lr", 0.1, "--model.bias_lr", 0.1, "--max_steps", 12)
 SPEED += ("--model.sizes", "[16]", "--precision", "64-true")
 
@@ -45,7 +47,7 @@ def fit_on(devices, home, launcher=(), flags=()):
 
 @pytest.fixture(scope="module")
 def on(tmp_path_factory):
-    """`on(devices)`: the run on so many devices, made once."""
+    """Returns `on(devices)`, which trains on that many devices, once, and returns the run."""
     runs = {}
 
     def on(devices):
@@ -61,7 +63,7 @@ def test_two_devices_train_as_one(on):
     assert len(one["losses"]) == 42
     assert two["losses"][:10] == pytest.approx(one["losses"][:10], abs=1e-5)
     assert two["losses"] == pytest.approx(one["losses"], abs=1e-3)
-    assert max(one["losses"]) - min(one["losses"]) > 1e-2  # they do differ from step to step
+    assert max(one["losses"]) - min(one["losses"]) > 1e-2  # the losses do change from step to step
     assert two["results"]["devices"] == 2
     assert two["results"]["global_batch_size"] == one["results"]["global_batch_size"] == 12
     assert two["results"]["images_seen"] == one["results"]["images_seen"] == 504
@@ -69,7 +71,7 @@ def test_two_devices_train_as_one(on):
 
 @pytest.mark.soak
 @pytest.mark.parametrize("flags", [(), ("--model.compile", "default")])
-def test_two_devices_train_the_speed_runs_network_as_one(tmp_path, flags):
+def test_two_devices_train_the_speed_network_as_one(tmp_path, flags):
     homes = {n: tmp_path / f"on{n}" for n in (1, 2)}
     for home in homes.values():
         home.mkdir()
@@ -87,8 +89,8 @@ def test_figures_count_every_image_once(on):
         assert sum(map(sum, results["confusion"])) == 101
 
 
-def test_one_network_tested_on_one_two_and_three_devices(on, tmp_path):
-    """The same counts, to the image."""
+def test_an_evaluation_is_the_same_on_one_two_and_three_devices(on, tmp_path):
+    """An evaluation on one, two or three devices has the same counts, to the image."""
     two, pages = on(2), []
     for devices in (1, 3):
         output = tmp_path / f"on{devices}"
@@ -100,12 +102,12 @@ def test_one_network_tested_on_one_two_and_three_devices(on, tmp_path):
         assert results["devices"] == devices
         assert results["confusion"] == two["results"]["confusion"]
         assert results["test_loss"] == pytest.approx(two["results"]["test_loss"], rel=1e-6)
-        assert (np.array(results["confusion"]).sum(0) > 0).sum() > 1  # it does not say the same of every image
+        assert (np.array(results["confusion"]).sum(0) > 0).sum() > 1  # the network predicts several classes
         pages.append((output / "report.html").read_text().partition('<h2 id="settings">')[0])
-    assert pages[0] == pages[1]  # with each image's confidence
+    assert pages[0] == pages[1]  # the pages have each image's confidence
 
 
-def test_limits_of_an_evaluation_are_those_of_all_devices_together(tmp_path):
+def test_limits_of_an_evaluation_apply_to_all_devices_together(tmp_path):
     limits = ("--trainer.limit_test_batches", 2, "--trainer.limit_val_batches", 2, "--data.val_split", 101)
     found = []
     for devices in (1, 2):
@@ -128,16 +130,19 @@ class Normed(nn.Sequential):
 """
 
 
-def test_a_validation_within_a_step_is_of_the_checkpoint_that_it_chooses(tmp_path, monkeypatch):
-    """torch's batch norm follows the images of a rank: all validate with what the first has, and a checkpoint holds."""
+def test_a_validation_within_a_step_has_the_figures_of_its_checkpoint(tmp_path, monkeypatch):
+    """All ranks validate with the batch norm averages of the first, which the checkpoint holds.
+
+    Those of torch's batch norm follow the images of each rank.
+    """
     (tmp_path / "normed.py").write_text(NORMED)
-    within = ("--trainer.accumulate_grad_batches", 2, "--trainer.val_check_interval", 13)  # of 14 batches an epoch
+    within = ("--trainer.accumulate_grad_batches", 2, "--trainer.val_check_interval", 13)  # 14 batches per epoch
     sizes = ("--data.synthetic_size", 211, "--data.val_split", 37, "--data.eval_batch_size", 4, "--model.lr", 0.05)
     done = job("fit", *SMALL, *within, *sizes, "--model.net", "normed:Normed", "--devices", 2, cwd=tmp_path)
     assert done.code == 0, done.text
     run = tmp_path / "lightning_logs" / "version_0"
     results = json.loads((run / "results.json").read_text())
-    assert results["step"] == 6  # whole ones
+    assert results["step"] == 6  # only whole steps count
     monkeypatch.syspath_prepend(tmp_path)
     model = load_model(run, net="normed:Normed").eval()
     data = CIFAR10DataModule(source="synthetic", synthetic_size=211, val_split=37)
@@ -148,7 +153,7 @@ def test_a_validation_within_a_step_is_of_the_checkpoint_that_it_chooses(tmp_pat
     assert results["val_acc"] == pytest.approx((logits.argmax(1) == labels).double().mean().item())
 
 
-def test_each_line_comes_once(on):
+def test_each_line_is_printed_once(on):
     for devices in (1, 2):
         lines = [line for line in on(devices)["said"].splitlines() if line]
         assert len(set(lines)) == len(lines)
@@ -161,7 +166,7 @@ def test_each_line_comes_once(on):
     assert ", 1 thread per process, " in on(2)["said"]
 
 
-def test_torchrun(on, tmp_path):
+def test_torchrun_trains_like_our_own_launcher(on, tmp_path):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
     run_by_torchrun = fit_on(2, tmp_path, launcher)
     assert run_by_torchrun["losses"] == on(2)["losses"]
@@ -171,8 +176,8 @@ def test_torchrun(on, tmp_path):
 
 
 @pytest.mark.parametrize("gpus", [False, True])
-def test_ranks_agree_on_the_cpu_whatever_the_machine_has(monkeypatch, gpus):
-    """Left to itself torch connects the GPUs alone where there are any, and the ranks also share objects."""
+def test_ranks_are_connected_on_the_cpu_even_if_there_are_gpus(monkeypatch, gpus):
+    """Ranks share objects over the CPU, although torch by default connects only the GPUs if there are any."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus)
     monkeypatch.setattr(dist, "is_nccl_available", lambda: gpus)
     carriers = BackendConfig(_backends()).get_device_backend_map()
@@ -180,7 +185,7 @@ def test_ranks_agree_on_the_cpu_whatever_the_machine_has(monkeypatch, gpus):
     assert carriers["cuda"] == ("nccl" if gpus else "gloo")
 
 
-TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2"}  # by which Lightning knows that there are two
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2"}  # tells Lightning that there are two ranks
 LOADERS = """
 import torch
 from lightning.pytorch import Trainer
@@ -206,8 +211,8 @@ if trainer.is_global_zero:
 """
 
 
-def test_loaders_without_their_module_are_shared_too(tmp_path):
-    """Lightning gives a sampler to a DataLoader of torch's only."""
+def test_loaders_without_a_data_module_are_split_among_the_ranks(tmp_path):
+    """Our loaders split the images among ranks by themselves: Lightning gives a sampler to torch's DataLoader only."""
     (tmp_path / "own.py").write_text(LOADERS)
     ranks = [
         start(tmp_path / "own.py", cwd=tmp_path, env={**by_name(rank), "LOCAL_RANK": str(rank)} | TORCHRUN)

@@ -1,4 +1,4 @@
-"""Every recipe trains as it did when its golden file was made: see golden.py."""
+"""Tests that every recipe trains as it did when its golden file was recorded: see golden.py."""
 
 import copy
 
@@ -10,24 +10,24 @@ from cifar_lightning.settings_file import recipes
 
 
 @pytest.mark.parametrize("name", recipes())
-def test_a_recipe_trains_as_it_did(name):
+def test_a_recipe_trains_as_recorded(name):
     found = golden.differences(golden.kept(name), golden.made(golden.settings_of_recipe(name)))
     assert not found, "\n".join([f"recipe {name}, if this is meant: python tests/golden.py {name}", *found])
 
 
-def test_every_file_is_a_recipes():
+def test_every_recipe_has_a_golden_file_and_every_file_a_recipe():
     assert sorted(path.stem for path in golden.FOLDER.iterdir()) == recipes()
 
 
-def test_what_fit_does_by_default_is_the_tutorials_recipe():
+def test_the_defaults_of_fit_are_those_of_the_recipe_tutorial():
     nothing = {**golden.defaults(), "data": {}, "model": {}, "trainer": {}}
     assert settings_of(nothing) == settings_of({**nothing, **golden.settings_of_recipe("tutorial")})
 
 
 @pytest.mark.parametrize("name", ["tutorial", "speed54"])
-def test_a_learning_rate_that_is_a_hundredth_higher_is_seen_anywhere(name):
+def test_a_learning_rate_higher_by_a_hundredth_is_noticed_anywhere(name):
     recipe = golden.settings_of_recipe(name)
-    before = golden.made(copy.deepcopy(recipe))  # here, and so to the bit: the kept one may be another torch's
+    before = golden.made(copy.deepcopy(recipe))  # made here, to compare bits: the recorded one may be another torch's
     recipe["model"]["lr"] *= 1.01
     now = golden.made(recipe)
     setting, loss = golden.differences(before, now)
@@ -40,8 +40,8 @@ def test_a_learning_rate_that_is_a_hundredth_higher_is_seen_anywhere(name):
 @pytest.mark.parametrize(
     ("part", "group", "name", "value"),
     [
-        ("recipe", "data", "batch_size", 64),  # of which the small run has its own
-        ("recipe", "model", "test_views", "six"),  # which no training sees
+        ("recipe", "data", "batch_size", 64),  # the small run has another one
+        ("recipe", "model", "test_views", "six"),  # which does not affect training
         ("small", "model", "width", 16),
     ],
 )
@@ -55,7 +55,7 @@ def test_any_changed_setting_is_named(part, group, name, value):
 
 
 @pytest.mark.parametrize("what", ["torch", "processor", "threads"])
-def test_rounding_goes_by_where_something_else_computes(what):
+def test_rounding_is_tolerated_only_on_other_software_or_hardware(what):
     before = golden.kept("resnet18")
     now = copy.deepcopy(before)
     now["losses"][7] *= 1 + 2e-9
@@ -66,7 +66,7 @@ def test_rounding_goes_by_where_something_else_computes(what):
     assert golden.differences(before, now) == []
 
 
-def test_the_files_are_made_by_one_command(monkeypatch, tmp_path, capsys):
+def test_golden_files_are_recorded_by_one_command(monkeypatch, tmp_path, capsys):
     before = golden.kept("tutorial")
     monkeypatch.setattr(golden, "FOLDER", tmp_path)
     golden.main(["tutorial"])

@@ -1,4 +1,4 @@
-"""fit() as a function, in a program or a notebook that goes on after it: interrupted, and called again."""
+"""Tests signals during fit() as a function, in a program or a notebook that goes on after it."""
 
 import hashlib
 import os
@@ -49,7 +49,7 @@ def program(path, devices, fault):
 
 
 @pytest.mark.parametrize(("devices", "fault"), [(1, "int@-:train:10"), (2, "int-parent@0:train:10")])
-def test_an_interrupted_fit_has_saved_and_the_program_goes_on(whole, tmp_path, devices, fault):
+def test_an_interrupted_fit_saves_and_the_program_goes_on(whole, tmp_path, devices, fault):
     done = program(tmp_path, devices, fault)
     assert done.code == 0, done.text
     assert "interrupted: stopped by SIGINT; continue with resume('lightning_logs/version_0')" in done.lines
@@ -61,7 +61,7 @@ def test_an_interrupted_fit_has_saved_and_the_program_goes_on(whole, tmp_path, d
     assert leftovers(tmp_path) == []
 
 
-def test_a_program_that_is_told_to_end_ends_by_the_signal_once_all_is_saved(tmp_path):
+def test_sigterm_ends_a_program_once_fit_has_saved(tmp_path):
     done = program(tmp_path, 1, "term@-:train:10")
     assert done.code == -signal.SIGTERM
     assert done.lines[-1] == "stopped by SIGTERM; continue with resume('lightning_logs/version_0')"
@@ -85,11 +85,11 @@ def test_a_second_interrupt_is_raised_at_once():
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_first_interrupt_is_no_second_where_python_hears_of_it_late():
+def test_a_first_interrupt_handled_late_by_python_is_no_second_one():
     def interrupted():
         with signals.deferred():
             threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
-            while not signals.stop.requested:  # a call, such as a backward pass, in which Python runs no handler
+            while not signals.stop.requested:  # a call in which Python runs no handler, like a backward pass
                 hashlib.pbkdf2_hmac("sha256", b"", b"", 2_000_000)
             reached.append("a checkpoint")
 
@@ -99,7 +99,7 @@ def test_a_first_interrupt_is_no_second_where_python_hears_of_it_late():
     assert reached == ["a checkpoint"]
 
 
-def test_a_handler_of_their_own_is_called_when_all_is_saved():
+def test_a_programs_own_handler_is_called_once_the_stop_is_complete():
     called, before = [], signal.signal(signal.SIGHUP, lambda signum, frame: called.append(signum))
 
     def stopped():
@@ -117,8 +117,8 @@ def test_a_handler_of_their_own_is_called_when_all_is_saved():
 
 
 @pytest.mark.parametrize("own", [False, True])
-def test_a_warning_stops_a_program_that_does_not_use_its_signal_itself(own):
-    """SIGUSR1 would end it; where it means something else to the program, it goes on to mean that."""
+def test_sigusr1_stops_a_run_unless_the_program_handles_it_itself(own):
+    """SIGUSR1 stops a run if it would otherwise end the program; a program's own handler is called instead."""
     called = []
     before = signal.signal(signal.SIGUSR1, (lambda signum, frame: called.append(signum)) if own else signal.SIG_DFL)
 

@@ -1,4 +1,4 @@
-"""Our loop trains as Lightning's does, only faster; and a CPU computes as suits the work."""
+"""Tests that our loop trains like Lightning's, and that the CPU is configured to suit the work of a step."""
 
 import logging
 import warnings
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*`num_workers`")
 
 
 def two_epochs(ours, **options):
-    """A Trainer with our loop, or with Lightning's."""
+    """Returns a Trainer for two epochs, with our loop or with Lightning's."""
     trainer = Trainer(
         accelerator="cpu", devices=1, max_epochs=2, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, **{"logger": False, **options},
@@ -44,7 +44,7 @@ def trained(ours, model=None, callbacks=(), **options):
 
 @pytest.mark.parametrize("within_validation", [False, True])
 def test_a_stop_waits_for_the_end_of_a_step(within_validation):
-    """Lightning's own loop leaves in the middle, and loses the gradients."""
+    """A stop waits until a step has all its gradients; Lightning's own loop leaves before that, and loses them."""
 
     class Stop(Callback):
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
@@ -64,7 +64,7 @@ def test_a_stop_waits_for_the_end_of_a_step(within_validation):
 
     validated = []
     assert stopped(ours=True) == (6, 2)
-    assert validated == [5, 6]  # the one that is due, and the one before a stop
+    assert validated == [5, 6]  # the validation that is due, and the one before a stop
     assert stopped(ours=False) == (5 if within_validation else 4, 1)
 
 
@@ -82,11 +82,11 @@ class Watch(Callback):
         (True, {}),
         (False, {"gradient_clip_val": 0.1}),
         (False, {"accumulate_grad_batches": 2}),
-        (False, {"profiler": "simple"}),  # which would have nothing to report of a step
-        (False, {"precision": "bf16-true"}),  # whose batches are not float32
+        (False, {"profiler": "simple"}),  # a plain step would leave it nothing to report
+        (False, {"precision": "bf16-true"}),  # its batches are not float32
     ],
 )
-def test_the_weights_are_those_of_lightnings_loop(plain, options):
+def test_our_loop_trains_the_same_weights_as_lightnings(plain, options):
     ours, theirs = trained(True, **options), trained(False, **options)
     assert ours.plain is plain
     for name, weight in ours.state_dict().items():
@@ -94,8 +94,8 @@ def test_the_weights_are_those_of_lightnings_loop(plain, options):
 
 
 @pytest.mark.parametrize("every", [1, 3])
-def test_figures_of_steps_are_logged_as_lightning_does_and_not_by_its_log(every, monkeypatch):
-    """Which takes half as long as a small step: where nobody else may log, ours has a way of its own."""
+def test_step_figures_are_logged_as_by_lightning_without_its_log(every, monkeypatch):
+    """Unless others may log too, our loop avoids Lightning's `log`, which takes half as long as a small step."""
     asked, log = [], LightningModule.log
     monkeypatch.setattr(
         LightningModule, "log", lambda self, name, *args, **kw: asked.append(name) or log(self, name, *args, **kw)
@@ -110,7 +110,7 @@ def test_figures_of_steps_are_logged_as_lightning_does_and_not_by_its_log(every,
         return rows, trainer.callback_metrics, trainer.logged_metrics, trainer.progress_bar_metrics
 
     ours = logged(ours=True)
-    ends = 2 * ["train_loss", "lr"] if every == 3 else []  # of an epoch, of which a step is left
+    ends = 2 * ["train_loss", "lr"] if every == 3 else []  # at the ends of epochs, where a step is left to log
     assert [name for name in asked if not name.startswith("val_")] == ends
     assert ours == logged(ours=False)
     assert len(ours[0]) > 20 // every
@@ -123,7 +123,7 @@ def test_a_callbacks_hook_is_called_in_every_step():
 
 
 @pytest.mark.parametrize(("accumulated", "kept"), [(1, [False] * 4), (4, [True, False] * 2)])
-def test_a_validation_finds_only_gradients_that_are_still_to_be_used(accumulated, kept):
+def test_a_validation_finds_no_gradients_but_accumulated_ones(accumulated, kept):
     class Looking(LitNet):
         kept = ()
 
@@ -156,8 +156,11 @@ def test_an_optimisers_own_zero_grad_is_called():
 
 @pytest.mark.parametrize("scheduled", [True, False])
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
-def test_a_loader_of_ones_own_goes_on_within_an_epoch(tmp_path, scheduled):
-    """One that no data module positions, whether or not a schedule has had it made before the checkpoint is read."""
+def test_a_loader_without_a_data_module_resumes_within_an_epoch(tmp_path, scheduled):
+    """A loader that no data module positions continues at the right batch, also if a schedule needs it before loading.
+
+    Lightning then sets the loader up before it reads the checkpoint.
+    """
 
     class Noting(LitNet):
         def training_step(self, batch, batch_idx):
@@ -186,7 +189,7 @@ def test_a_loader_of_ones_own_goes_on_within_an_epoch(tmp_path, scheduled):
     ("images", "threads", "onednn"),
     [(4, 1, False), (12, 1, True), (1_000, 2, True)],
 )
-def test_the_cpu_computes_as_suits_the_work(cpu_settings, images, threads, onednn):
+def test_threads_and_onednn_suit_the_work_of_a_step(cpu_settings, images, threads, onednn):
     model = LitNet()
     expected = model.net(torch.ones(2, 3, 32, 32))
     configure_cpu(model, images, 2)
@@ -196,8 +199,8 @@ def test_the_cpu_computes_as_suits_the_work(cpu_settings, images, threads, onedn
     torch.testing.assert_close(model.net(torch.ones(2, 3, 32, 32)), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_the_cpu_is_fitted_to_each_work_anew(cpu_settings):
-    """A test after a fit of tiny steps, which has switched oneDNN off."""
+def test_the_cpu_is_configured_anew_for_other_work(cpu_settings):
+    """oneDNN, which a fit of tiny steps switches off, is switched on again for more work, such as a test."""
     model = LitNet()
     configure_cpu(model, 4, 2)
     configure_cpu(model, 50, 2)
@@ -206,7 +209,7 @@ def test_the_cpu_is_fitted_to_each_work_anew(cpu_settings):
 
 
 class Attending(nn.Module):
-    """Patches that attend to one another: in a layer of torch's, and by its function alone."""
+    """A network with attention between patches, once by a layer of torch's and once by its function."""
 
     def __init__(self):
         super().__init__()
@@ -220,7 +223,7 @@ class Attending(nn.Module):
         return self.head(F.scaled_dot_product_attention(x, x, x).transpose(1, 2).flatten(2).mean(1))
 
 
-def test_attention_is_work(cpu_settings):
+def test_attention_counts_as_work(cpu_settings):
     tokens, width = 64, 32
     patches, head = tokens * width * 48, width * 10
     attention = 2 * tokens * tokens * width
@@ -241,17 +244,17 @@ SRUN = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", 
         ({}, 6),
         ({**TORCH, "LOCAL_WORLD_SIZE": "2"}, 3),
         ({**TORCH, "LOCAL_WORLD_SIZE": "8"}, 1),
-        ({**TORCH, "LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "6"}, 6),  # the user's, for each process
+        ({**TORCH, "LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "6"}, 6),  # set by the user, for each process
         (
             {**TORCH, "LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1", "TORCHELASTIC_RESTART_COUNT": "0"},
             4,
-        ),  # torchrun's
-        ({"OMP_NUM_THREADS": "1", "TORCHELASTIC_RESTART_COUNT": "0"}, 6),  # of one rank torchrun leaves it alone
-        (SRUN, 4),  # that it may be on six: it is not bound to its own
-        ({**SRUN, "SLURM_CPUS_ON_NODE": "12"}, 6),  # it is
+        ),  # set by torchrun
+        ({"OMP_NUM_THREADS": "1", "TORCHELASTIC_RESTART_COUNT": "0"}, 6),  # torchrun does not set it for one rank
+        (SRUN, 4),  # may use 6 of 8 cores: not bound to its own
+        ({**SRUN, "SLURM_CPUS_ON_NODE": "12"}, 6),  # may use 6 of 12 cores: bound to its own
     ],
 )
-def test_threads_are_those_there_are(cpu_settings, monkeypatch, env, threads):
+def test_available_threads_are_shared_by_the_ranks_of_a_machine(cpu_settings, monkeypatch, env, threads):
     for name in ("LOCAL_WORLD_SIZE", "OMP_NUM_THREADS", "TORCHELASTIC_RESTART_COUNT"):
         monkeypatch.delenv(name, raising=False)
     for name, value in env.items():
@@ -262,7 +265,7 @@ def test_threads_are_those_there_are(cpu_settings, monkeypatch, env, threads):
 
 
 @pytest.mark.parametrize("lr", [0.001, 1e6])
-def test_a_fit_leaves_the_process_as_it_was(plain, cpu_settings, tmp_path, lr):
+def test_a_fit_restores_the_settings_of_the_process(plain, cpu_settings, tmp_path, lr):
     torch.set_num_threads(3)
     torch.backends.mkldnn.enabled = True
     filters, logger = list(warnings.filters), logging.getLogger("lightning.pytorch")

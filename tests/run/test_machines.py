@@ -1,6 +1,6 @@
-"""The network between machines: names that lead nowhere, and machines that are gone.
+"""Tests jobs on several machines: names that lead nowhere, lost ranks and machines, and elastic jobs.
 
-Two machines are two network namespaces, with a switch between them whose cable can be pulled: `-m soak`, as root.
+With `-m soak`, as root, two machines are two network namespaces with a switch between them, whose cable can be pulled.
 """
 
 import json
@@ -48,15 +48,15 @@ namespaces = pytest.mark.skipif(
 
 @contextmanager
 def present(number, store, size=2):
-    """A rank that is there for the others, which it has met."""
+    """A context in which a rank of this process is connected to the others."""
     rank = Rank("the launcher", number, size, 0, 1, "127.0.0.1", rank_in(by_name(0)).port)
     with watched(rank) as presence:
         devices._connect(presence, rank, store)
         yield
 
 
-def test_a_script_after_another_in_one_process_closes_what_that_has_left_open(monkeypatch):
-    """A mistake ends a script before its ranks have met: its process, most often."""
+def test_a_script_closes_what_an_earlier_one_in_its_process_left_open(monkeypatch):
+    """A script closes the presence of an earlier one in its process, which an error has ended before its ranks met."""
     for name, value in by_name(0).items():
         monkeypatch.setenv(name, value)
     presence.begin()
@@ -73,7 +73,7 @@ def test_a_script_after_another_in_one_process_closes_what_that_has_left_open(mo
 
 @pytest.fixture
 def one_process(monkeypatch):
-    """Has ranks in it, which are not its first, second and third job."""
+    """Lets this process have several ranks of one job: otherwise they count as its first, second and third job."""
     monkeypatch.setattr(presence, "_times", repeat(0))
 
 
@@ -81,12 +81,12 @@ def one_process(monkeypatch):
     ("name", "itself"),
     [("127.0.1.1", True), ("localhost", True), ("no-such-machine.invalid", True), ("192.0.2.1", False)],
 )
-def test_names_that_mean_another_machine_to_each(name, itself):
+def test_names_that_lead_each_machine_to_itself(name, itself):
     assert machines._leads_to_itself(name) is itself
 
 
-def test_each_machine_takes_the_interface_that_leads_to_the_other(monkeypatch):
-    """Also the first, which finds itself where they meet."""
+def test_each_machine_uses_its_interface_to_the_other(monkeypatch):
+    """Each machine uses its interface to the other, also the first one, to which the meeting point is itself."""
     monkeypatch.setattr(machines, "_leads_to_itself", lambda name: True)
     monkeypatch.setattr(machines, "_here", {"n1": None, "10.0.0.2": "10.0.0.1"}.get)
     monkeypatch.setattr(machines, "_interface_with", {"10.0.0.1": "eth1", "10.0.0.2": "eth2"}.get)
@@ -101,7 +101,7 @@ def test_each_machine_takes_the_interface_that_leads_to_the_other(monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux's way to ask")
-def test_interfaces_are_known_by_their_addresses():
+def test_interfaces_are_found_by_their_addresses():
     assert machines._interface_with("127.0.0.1") == "lo"
     assert machines._interface_with("192.0.2.1") is None
     assert machines._here("127.0.0.1") is None
@@ -109,7 +109,7 @@ def test_interfaces_are_known_by_their_addresses():
 
 
 def first_while(other):
-    """What becomes of the first rank, whose connection to the other fails after that one has done this."""
+    """Breaks the first rank's connection to the other rank, after that one has done `other(store)`."""
     store = HashStore()
     with present(0, store):
         other(store)
@@ -117,7 +117,7 @@ def first_while(other):
 
 
 @pytest.mark.usefixtures("one_process")
-def test_an_error_of_a_connection_is_that_of_who_has_left_it():
+def test_a_broken_connection_is_reported_as_the_rank_that_has_ended():
     def fails(store):
         with suppress(OSError), present(1, store):
             raise OSError("no space left")
@@ -127,8 +127,8 @@ def test_an_error_of_a_connection_is_that_of_who_has_left_it():
 
 
 @pytest.mark.usefixtures("one_process")
-def test_a_rank_that_is_done_is_not_lost(monkeypatch):
-    """Nor is a stranger at the door any rank."""
+def test_a_finished_rank_does_not_count_as_lost(monkeypatch):
+    """Neither a rank that has finished nor an unknown connection to the first rank's port counts as a lost rank."""
     monkeypatch.setattr(machines, "LEAVE_SECONDS", 0.1)
 
     def is_done(store):
@@ -146,9 +146,9 @@ def test_a_rank_that_is_done_is_not_lost(monkeypatch):
 )
 @pytest.mark.usefixtures("one_process")
 def test_a_rank_that_is_told_to_stop_tells_the_others(monkeypatch, error, signum):
-    """In a test, where they do not ask one another: a scheduler has sent its signal to one machine alone.
+    """A rank that is told to stop tells the others, because a scheduler may signal one machine only.
 
-    In a program of a user's own the one is raised as the other.
+    Ranks do not ask each other during an evaluation. In a user's own program a KeyboardInterrupt takes Stopped's place.
     """
     monkeypatch.setattr(signals, "_phase", signals.Phase.DEFERRED)
     monkeypatch.setattr(stop, "requested", 0)
@@ -164,8 +164,8 @@ def test_a_rank_that_is_told_to_stop_tells_the_others(monkeypatch, error, signum
     assert stopped.value.signum == signum
 
 
-def test_a_program_of_a_users_own_is_not_ended_by_what_another_rank_is_told(monkeypatch):
-    """It has no run now, and nobody has asked for its signals."""
+def test_a_signal_to_another_rank_does_not_end_a_users_own_program(monkeypatch):
+    """Outside a run, a signal to another rank ends one of our scripts, but no program without its handlers."""
     ended = []
     monkeypatch.setattr(signals, "_end", ended.append)
     monkeypatch.setattr(signals, "_phase", signals.Phase.START_UP)
@@ -177,7 +177,7 @@ def test_a_program_of_a_users_own_is_not_ended_by_what_another_rank_is_told(monk
 
 
 @pytest.mark.usefixtures("one_process")
-def test_the_first_rank_tells_the_others_at_once(monkeypatch):
+def test_rank_0_passes_a_stop_on_to_the_other_ranks(monkeypatch):
     heard, store = [], HashStore()
     monkeypatch.setattr(signals, "receive", lambda *given, **how: heard.append((*given, how)) or True)
     with present(0, store, 3), present(2, store, 3):
@@ -190,14 +190,14 @@ def test_the_first_rank_tells_the_others_at_once(monkeypatch):
 
 
 def of_one_machine(rank):
-    """As srun without `--kill-on-bad-exit` starts them there, and does not care."""
+    """Returns a rank's variables on one machine. Like srun without `--kill-on-bad-exit`, the launcher ends no rank."""
     return {**by_name(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
 
 
 @pytest.mark.parametrize("launcher", [pytest.param(by_name, marks=pytest.mark.soak), of_one_machine])
-def test_who_waits_for_a_rank_that_was_killed_says_which_and_how_to_go_on(tmp_path, launcher):
+def test_the_waiting_rank_names_a_killed_rank_and_how_to_continue(tmp_path, launcher):
     both = [start("fit", *SMALL, cwd=tmp_path, env=launcher(rank), fault="kill@1:train:10") for rank in (0, 1)]
-    both[0].fault = ""  # the other's
+    both[0].fault = ""  # only the other rank has a fault
     first, other = [end(rank) for rank in both]
     assert (first.code, other.code) == (1, -9)
     how = "continue with --resume lightning_logs/version_0"
@@ -217,8 +217,8 @@ ENDED = r"error: rank {} on \S+ has ended; (continue with --resume \S+|start all
         pytest.param("usr1@0:data:1", 138, "", marks=pytest.mark.soak),
     ],
 )
-def test_nobody_waits_for_a_rank_that_ends_while_it_starts(tmp_path, fault, code, said):
-    """It is there for the others from its first moment on, long before they meet."""
+def test_a_rank_that_ends_during_start_up_ends_the_other(tmp_path, fault, code, said):
+    """A rank that ends during start-up is noticed, because ranks connect as they start, long before they meet."""
     ranks = [start("fit", *SMALL, cwd=tmp_path, env=by_name(rank), fault=fault) for rank in (0, 1)]
     struck = int(fault[fault.index("@") + 1])
     ranks[1 - struck].fault = ""
@@ -233,10 +233,10 @@ def test_nobody_waits_for_a_rank_that_ends_while_it_starts(tmp_path, fault, code
     ("kind", "code", "said"),
     [
         ("kill", 1, ENDED.format(1)),
-        ("term", 143, r"stopped by SIGTERM(; continue with --resume \S+)?"),  # where the first has its folder by then
+        ("term", 143, r"stopped by SIGTERM(; continue with --resume \S+)?"),  # if the first rank has its folder by then
     ],
 )
-def test_nor_while_it_imports_torch(tmp_path, kind, code, said):
+def test_a_rank_that_ends_while_it_imports_torch_ends_the_other(tmp_path, kind, code, said):
     struck = {"FAULT": f"{kind}@1:import:1", "FAULT_NOTE": str(tmp_path / "note"), "PYTHONPATH": PLAIN["PYTHONPATH"]}
     command = [sys.executable, SCRIPTS / "fit.py", *map(str, SMALL)]
     first, _ = ranks = [
@@ -250,7 +250,7 @@ def test_nor_while_it_imports_torch(tmp_path, kind, code, said):
 
 
 @pytest.mark.soak
-def test_nor_does_an_agent_of_torchrun(tmp_path):
+def test_a_rank_that_ends_during_start_up_ends_both_agents_of_torchrun(tmp_path):
     both = [Agent(tmp_path, n, "fit", *SMALL, fault="kill@1:import:1", nodes=2, restarts=0) for n in (0, 1)]
     first, other = [agent.end(60) for agent in both]
     assert (tmp_path / "note").exists()
@@ -259,15 +259,15 @@ def test_nor_does_an_agent_of_torchrun(tmp_path):
 
 
 def both(script, *arguments, homes, fault="", launcher=by_name):
-    """Runs a script as two ranks, in a folder each."""
+    """Runs a script as two ranks, each in its own folder; returns how they have ended."""
     ranks = [start(script, *arguments, cwd=home, env=launcher(n), fault=fault) for n, home in enumerate(homes)]
-    ranks[0 if "@1:" in fault else 1].fault = ""  # the other's
+    ranks[0 if "@1:" in fault else 1].fault = ""  # only the other rank has a fault
     return [end(rank) for rank in ranks]
 
 
 @pytest.mark.soak
-def test_machines_without_a_common_disk(whole, tmp_path):
-    """The first reads and writes, and the others are told: a run, its interruption, and its test, to the bit."""
+def test_machines_without_a_shared_disk_train_resume_and_evaluate(whole, tmp_path):
+    """Only the first machine reads and writes, and an interrupted run still ends bit-identical to a whole one."""
     homes = [tmp_path / "first", tmp_path / "other"]
     for home in homes:
         home.mkdir()
@@ -286,8 +286,8 @@ def test_machines_without_a_common_disk(whole, tmp_path):
     assert [path.name for path in homes[1].iterdir() if not path.name.startswith("log-")] == []
 
 
-def test_a_run_goes_on_whatever_another_machine_has_of_its_name(whole, tmp_path):
-    """Without a common disk: there it may be another run, of another length, or a group."""
+def test_resuming_ignores_a_folder_of_that_name_on_another_machine(whole, tmp_path):
+    """Without a shared disk, a folder of that name on another machine may be another run or a group: it is not used."""
     runs = [tmp_path / home / "lightning_logs" / "version_0" for home in ("first", "other")]
     for run in runs:
         shutil.copytree(whole[2], run)
@@ -306,8 +306,8 @@ def test_a_run_goes_on_whatever_another_machine_has_of_its_name(whole, tmp_path)
 @pytest.mark.soak
 @pytest.mark.parametrize("launcher", [by_name, of_one_machine])
 @pytest.mark.parametrize("place", ["val:1", "test:1"])
-def test_the_other_rank_alone_is_told_to_stop(whole, tmp_path, place, launcher):
-    """Where no step is left at which they could agree on it: one line, no error, and nothing lost."""
+def test_a_signal_to_the_second_rank_alone_stops_both(whole, tmp_path, place, launcher):
+    """A signal to the second rank stops both with one line, also in an evaluation, where no step lets them agree."""
     homes = [tmp_path / "first", tmp_path / "other"]
     for home in homes:
         home.mkdir()
@@ -319,7 +319,7 @@ def test_the_other_rank_alone_is_told_to_stop(whole, tmp_path, place, launcher):
     assert differences(homes[0] / "lightning_logs" / "version_0", whole[2]) == []
 
 
-def test_each_machine_has_its_images_where_it_says(finished, monkeypatch):
+def test_each_machine_may_have_a_data_dir_of_its_own(finished, monkeypatch):
     seen = []
     monkeypatch.setattr(training, "train", lambda folder, settings, *_: seen.append(settings.data))
     places = places_in({"data": {"data_dir": "/here"}, "data.batch_size": 4})
@@ -327,7 +327,7 @@ def test_each_machine_has_its_images_where_it_says(finished, monkeypatch):
     assert (seen[0]["data_dir"], seen[0]["batch_size"]) == ("/here", 20)
 
 
-def test_what_is_wrong_on_the_first_machine_is_so_on_all(monkeypatch):
+def test_an_error_on_the_first_rank_is_raised_on_all_ranks(monkeypatch):
     sent, rank = [], 0
 
     def broadcast(found, *args, **kwargs):
@@ -345,7 +345,7 @@ def test_what_is_wrong_on_the_first_machine_is_so_on_all(monkeypatch):
     monkeypatch.setattr(devices.dist, "broadcast_object_list", broadcast)
     assert devices.on_first_rank(lambda: {"step": torch.tensor(3)}) == {"step": 3}
     rank = 1
-    assert devices.on_first_rank(fails) == {"step": 3}  # which it does not call
+    assert devices.on_first_rank(fails) == {"step": 3}  # rank 1 does not call it
     rank = 0
     with pytest.raises(InputError, match=r"none.ckpt does not exist"):
         devices.on_first_rank(fails)
@@ -354,8 +354,8 @@ def test_what_is_wrong_on_the_first_machine_is_so_on_all(monkeypatch):
         devices.on_first_rank(lambda: None)
 
 
-def test_machines_with_other_images_are_named(monkeypatch):
-    """By every rank: whichever is heard, it says which one to look at."""
+def test_a_rank_with_other_images_is_named(monkeypatch):
+    """The error names the rank whose images differ from rank 0's, because any of the ranks may print it."""
     images = fake_data(100)
 
     def gather(found, mine, group):
@@ -377,7 +377,7 @@ def test_machines_with_other_images_are_named(monkeypatch):
 
 
 def _reads(rank, meeting, seconds):
-    """A rank that takes so long to have its images, where a connection is given up after two."""
+    """Runs a rank that needs `seconds[rank]` to get its images, while connections time out after two seconds."""
     devices.world_size = lambda: 2
     dist.init_process_group("gloo", f"file://{meeting}", timedelta(seconds=2), rank=rank, world_size=2)
     time.sleep(seconds[rank])
@@ -385,12 +385,12 @@ def _reads(rank, meeting, seconds):
 
 
 @pytest.mark.soak
-def test_a_machine_that_fetches_its_images_is_waited_for(tmp_path):
+def test_a_machine_that_still_downloads_its_images_is_waited_for(tmp_path):
     multiprocessing.spawn(_reads, (tmp_path / "meeting", (0, 5)), 2)
 
 
 class Agent:
-    """torchrun's, on a machine that is one by its address: they are ordered by those."""
+    """An agent of torchrun, which is a machine by its address: torchrun orders machines by these."""
 
     def __init__(self, home, number, script, *arguments, nodes="1:2", restarts=1, host=0, fault="", **variables):
         self.log = home / f"said-{number}"
@@ -425,8 +425,8 @@ def same_but_for_rounding(home, whole, devices):
 
 
 @pytest.mark.soak
-def test_the_machine_that_is_left_goes_on(whole, tmp_path):
-    """Elastic: agents of torchrun, of which one is killed with its rank; the other starts its own again, alone."""
+def test_an_elastic_job_goes_on_without_a_killed_machine(whole, tmp_path):
+    """If one of two agents of torchrun is killed with its rank, the other restarts its own rank and trains alone."""
     flags = (*SMALL, "--resume", "auto")
     both = [Agent(tmp_path, number, "fit", *flags, fault="kill-all@1:train:10") for number in (0, 1)]
     first, other = (agent.end() for agent in both)
@@ -439,10 +439,11 @@ def test_the_machine_that_is_left_goes_on(whole, tmp_path):
 
 @pytest.mark.soak
 @pytest.mark.parametrize("joins", [0, 1])
-def test_a_machine_that_joins_takes_its_part(whole, tmp_path, joins):
-    """Elastic, whichever is the first of the two. The one that is there does not come to its end without it."""
+def test_a_machine_can_join_an_elastic_job(whole, tmp_path, joins):
+    """A second machine can join an elastic job, as its first or last machine, and takes its share of the batches."""
     flags = (*SMALL, "--resume", "auto")
-    shared = {"host": 1 - joins, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # without which torch 2.14 takes none in
+    shared = {"host": 1 - joins, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # otherwise torch 2.14 lets no machine join
+    # The fault suspends the rank, so that the run does not end before the other machine joins.
     alone = Agent(tmp_path, 1 - joins, "fit", *flags, fault="stop@0:train:10", **shared)
     step_reached(tmp_path / "lightning_logs" / "version_0", [alone.process])
     both = [alone.end() for alone in (alone, Agent(tmp_path, joins, "fit", *flags, **shared))]
@@ -453,8 +454,8 @@ def test_a_machine_that_joins_takes_its_part(whole, tmp_path, joins):
 
 
 @pytest.mark.soak
-def test_torchrun_starts_all_again(whole, tmp_path):
-    """Also where both machines stay, with the store of the first time: a rank is killed in training, and in a test."""
+def test_torchrun_restarts_all_ranks_if_one_is_killed(whole, tmp_path):
+    """If a rank is killed, in training or in an evaluation, torchrun restarts all ranks with the same store."""
     flags = (*SMALL, "--resume", "auto")
     run = tmp_path / "lightning_logs" / "version_0"
     for script, arguments, fault in (
@@ -469,7 +470,7 @@ def test_torchrun_starts_all_again(whole, tmp_path):
     assert results[0]["confusion"] == results[1]["confusion"]
 
 
-def test_who_is_there_is_waited_for_and_who_is_not_is_named(monkeypatch):
+def test_connected_ranks_are_waited_for_and_missing_ranks_are_named(monkeypatch):
     monkeypatch.setattr(devices, "RANK_TIMEOUT", timedelta(seconds=0.1))
     first = Rank("the launcher", 0, 4, 0, 1, "127.0.0.1", 29_500)
     with pytest.raises(RuntimeError, match="rank 1, 3 did not arrive within 0 s"):
@@ -482,14 +483,14 @@ def test_who_is_there_is_waited_for_and_who_is_not_is_named(monkeypatch):
 @pytest.mark.parametrize(
     ("each", "early", "absent"),
     [
-        (2, True, [1, 3]),  # 4 and 5 are of a machine that none has come from
+        (2, True, [1, 3]),  # no rank has connected from the machine of 4 and 5
         (1, True, []),
         (None, True, []),
-        (2, False, []),  # a program of one's own, which may do what it likes before it calls fit
+        (2, False, []),  # a user's own program may do anything before it calls fit
     ],
 )
-def test_a_rank_that_does_not_come_with_its_neighbours_is_not_waited_for_as_long(each, early, absent):
-    """It has been killed before it was there."""
+def test_a_rank_missing_on_a_connected_machine_is_waited_for_briefly(each, early, absent):
+    """A rank that has not connected, though another of its machine has, was killed at its start: the wait is short."""
     first, there = Rank("srun", 0, 6, 0, each, "127.0.0.1", 29_500), SimpleNamespace(ranks={2}, early=early)
     found = {other: devices._patience(first, other, there) for other in range(1, 6)}
     assert found.pop(2) == devices.PATIENCE
@@ -497,8 +498,8 @@ def test_a_rank_that_does_not_come_with_its_neighbours_is_not_waited_for_as_long
     assert set(found.values()) <= {devices.START_UP, devices.RANK_TIMEOUT}
 
 
-def test_a_store_that_ranks_have_met_in_before_is_as_good_as_new():
-    """As torchrun's, where it has started them again, with what one has said that has not met the others."""
+def test_ranks_can_meet_in_a_store_of_earlier_meetings():
+    """Ranks can meet in a store that holds names of earlier ranks: torchrun keeps its store when it restarts them."""
     store, first = HashStore(), Rank("torchrun", 0, 2, 0, 1, "127.0.0.1", 29_500)
     names = []
     for _ in range(2):
@@ -510,7 +511,7 @@ def test_a_store_that_ranks_have_met_in_before_is_as_good_as_new():
 
 
 class Machine:
-    """Namespaces of its own: a network, a name, and what names lead to."""
+    """A machine made of namespaces: it has its own network, host name and /etc/hosts."""
 
     def __init__(self, home, name, hosts=""):
         (home / f"hosts-{name}").write_text(f"127.0.0.1 localhost\n{hosts}")
@@ -527,7 +528,7 @@ class Machine:
         subprocess.run([*self.inside, *command.split()], check=True)
 
     def fit(self, home, flags, launcher, env):
-        """Starts scripts/fit.py there; gives the process, and notes what it says in its name's file."""
+        """Starts scripts/fit.py on this machine, with its output in a file (see `said`); returns the process."""
         env = {**os.environ, **PLAIN, **env}
         command = [*self.inside, f"--wd={home}", sys.executable, *launcher, SCRIPTS / "fit.py", *flags]
         with (home / f"said-{self.process.pid}").open("w") as said:
@@ -541,7 +542,7 @@ class Machine:
 
 @pytest.fixture
 def network(tmp_path):
-    """A switch and two machines on it, each of which has its own name for 127.0.1.1, as Debian's installer has it."""
+    """Yields a switch and two machines on it whose own names lead to 127.0.1.1, as Debian's installer sets them."""
     names = {"n1": "10.99.0.1", "n2": "10.99.0.2"}
     made = [Machine(tmp_path, "switch")]
     try:
@@ -588,7 +589,7 @@ def step_reached(run, processes, step=7):
 @pytest.mark.soak
 @namespaces
 @pytest.mark.parametrize("launcher", [by_hand, by_torchrun])
-def test_machines_whose_names_lead_to_themselves(network, whole, tmp_path, launcher):
+def test_machines_whose_names_lead_to_themselves_train_together(network, whole, tmp_path, launcher):
     both = start_both(network, tmp_path, SMALL, launcher)
     codes = [process.wait(300) for process in both]
     assert codes == [0, 0], "\n".join(machine.said(tmp_path) for machine in network[1:])
@@ -598,8 +599,8 @@ def test_machines_whose_names_lead_to_themselves(network, whole, tmp_path, launc
 @pytest.mark.soak
 @namespaces
 @pytest.mark.parametrize("launcher", [by_hand, by_torchrun])
-def test_a_cable_is_pulled(network, tmp_path, launcher):
-    """Within a minute both sides end, and say which machine is not there."""
+def test_both_machines_report_a_pulled_cable_within_a_minute(network, tmp_path, launcher):
+    """Within a minute after the cable is pulled, the ranks on both sides say which machine does not answer."""
     both = start_both(network, tmp_path, LONG, launcher)
     step_reached(tmp_path / "lightning_logs" / "version_0", both)
     network[0].do("ip link set n2 down")
@@ -610,17 +611,17 @@ def test_a_cable_is_pulled(network, tmp_path, launcher):
         while how not in machine.said(tmp_path):
             assert time.monotonic() < deadline
             time.sleep(0.5)
-    if launcher is by_hand:  # an agent that has lost the other waits on
+    if launcher is by_hand:  # an agent of torchrun that has lost the other goes on waiting
         assert [process.wait(10) for process in both] == [1, 1]
     for machine, line in zip(network[1:], ends, strict=True):
-        said, *_ = machine.said(tmp_path).partition("torch/distributed/elastic/")  # then its agent has a traceback
+        said, *_ = machine.said(tmp_path).partition("torch/distributed/elastic/")  # a traceback of its agent follows
         assert said.count(line) == said.count(how) == 1, said
         assert "Traceback" not in said, said
 
 
 @pytest.mark.soak
 @namespaces
-def test_a_machine_is_killed(network, tmp_path):
+def test_a_killed_rank_on_another_machine_is_named(network, tmp_path):
     both = start_both(network, tmp_path, LONG, by_hand)
     step_reached(tmp_path / "lightning_logs" / "version_0", both)
     both[1].kill()

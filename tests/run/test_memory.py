@@ -1,4 +1,4 @@
-"""A step that does not fit into memory: one line, and what has been trained is kept."""
+"""Tests steps that do not fit into memory: the error is one line, and the run can be resumed."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ SMALL = {"data": DATA, "accelerator": "cpu", "max_epochs": 1, "report": False}
 
 
 class Greedy(Callback):
-    """Asks for more than there is."""
+    """Asks for more memory than there is, in one hook."""
 
     def __init__(self, hook):
         setattr(self, hook, lambda *args: torch.empty(2**50, dtype=torch.uint8))
@@ -35,7 +35,7 @@ class Greedy(Callback):
         ),
     ],
 )
-def test_a_run_that_may_go_on_where_there_is_more(hook, said, tmp_path, monkeypatch):
+def test_a_run_that_is_out_of_memory_can_be_resumed(hook, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RunError, match=f"^out of memory {said}"):
         fit(**SMALL, callbacks=Greedy(hook))
@@ -47,7 +47,7 @@ def gpu_is_full(*args):
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation")
 
 
-def test_one_line_of_a_command(call, monkeypatch, finished):
+def test_a_command_that_is_out_of_memory_prints_one_line(call, monkeypatch, finished):
     monkeypatch.setattr(LitNet, "training_step", gpu_is_full)
     monkeypatch.setattr(LitNet, "test_step", gpu_is_full)
     code, out, err = call("fit", *SYNTHETIC, "--data.synthetic_size", 100, "--report", "false")
@@ -62,7 +62,7 @@ def test_one_line_of_a_command(call, monkeypatch, finished):
         evaluate(finished.folder, accelerator="cpu", output_dir="out")
 
 
-def test_other_errors_are_others(tmp_path, monkeypatch):
+def test_other_runtime_errors_are_raised_unchanged(tmp_path, monkeypatch):
     def broken(*args):
         raise RuntimeError(3)
 
@@ -71,8 +71,8 @@ def test_other_errors_are_others(tmp_path, monkeypatch):
         fit(**SMALL, default_root_dir=tmp_path)
 
 
-def test_a_group_keeps_nothing_of_a_run_that_has_failed(tmp_path, monkeypatch):
-    """Of one after another: the next would find no room."""
+def test_a_group_frees_the_memory_of_a_failed_run(tmp_path, monkeypatch):
+    """The error of a failed run in a group keeps no traceback, whose tensors would leave no memory for the next run."""
     monkeypatch.setattr(many, "SIDE_BY_SIDE_STEP", 0)
     monkeypatch.setattr(LitNet, "training_step", gpu_is_full)
     with pytest.raises(RunError, match=r"^2 of 2 runs failed, first seed_0: out of memory .*; continue with") as raised:

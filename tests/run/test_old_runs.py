@@ -1,4 +1,4 @@
-"""A run of an earlier version, interrupted at step 21, loads, is evaluated and goes on as that version would have."""
+"""Tests that a run of version 0.1.0, interrupted at step 21, is resumed, evaluated and loaded."""
 
 import csv
 import json
@@ -17,14 +17,14 @@ OLD = Path(__file__).parents[1] / "data" / "run_of_0.1.0"
 
 @pytest.fixture
 def run(tmp_path):
-    """A copy, as the interruption has left it."""
+    """Returns a copy of the run, as the interruption has left it."""
     folder = tmp_path / "lightning_logs" / "version_0"
     shutil.copytree(OLD, folder, ignore=shutil.ignore_patterns("*-of-the-whole.*"))
     return folder
 
 
-def test_it_goes_on_to_the_end_that_it_would_have_had(run, tmp_path):
-    done = job("fit", "--resume", run, "--verify_steps", 3, cwd=tmp_path)  # which that version had not
+def test_an_old_run_resumes_to_the_results_of_its_own_version(run, tmp_path):
+    done = job("fit", "--resume", run, "--verify_steps", 3, cwd=tmp_path)  # new since that version
     assert done.code == 0, done.text
     assert "resumes from step-21.ckpt" in done.lines[0]
     assert "steps 22 to 24, computed twice, agree bit for bit" in done.lines
@@ -46,8 +46,8 @@ def test_it_goes_on_to_the_end_that_it_would_have_had(run, tmp_path):
     assert rows[: len(kept)] == [line.rstrip(b",") for line in kept]
 
 
-def test_it_is_evaluated(plain, run, tmp_path):
-    """With the same figures as its validation: there are none of its test."""
+def test_an_old_run_is_evaluated(plain, run, tmp_path):
+    """An old run's best.ckpt is evaluated, and holds the accuracy of its validation: no test of it is recorded."""
     results = evaluate(run, accelerator="cpu", output_dir=str(tmp_path / "out"))
     assert (results["step"], results["test_count"], results["test_views"]) == (18, 80, "mirror")
     with (OLD / "metrics.csv").open() as file:
@@ -57,7 +57,7 @@ def test_it_is_evaluated(plain, run, tmp_path):
     )
 
 
-def test_its_network_is_loaded(run):
+def test_the_network_of_an_old_run_is_loaded(run):
     model = load_model(run)
     assert isinstance(model, LitNet)
     assert model.hparams["net"] == "speed54"

@@ -1,4 +1,4 @@
-"""float16: with a constant loss scale, on the CPU, which has it too, only slower; and where it is too slow."""
+"""Tests float16: mixed, with a constant loss scale, on a CPU, which also has it, and throughout, too slow for a CPU."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ def trained(**options):
 
 
 @pytest.mark.parametrize("accumulated", [pytest.param(1, marks=pytest.mark.soak), 2])
-def test_the_steps_are_those_of_float32_but_for_rounding(accumulated):
+def test_mixed_float16_trains_like_float32_but_for_rounding(accumulated):
     half, trainer = trained(plugins=[StaticHalf("cpu")], accumulate_grad_batches=accumulated)
     assert trainer.precision == "16-mixed"
     full, _ = trained(accumulate_grad_batches=accumulated)
@@ -56,16 +56,16 @@ def test_convolutions_compute_in_float16():
     assert seen == {torch.float16}
 
 
-def test_auto_is_float32_on_an_apple_gpu_whatever_its_processor_has(monkeypatch):
+def test_auto_is_float32_on_an_apple_gpu_even_if_its_cpu_has_bfloat16(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"bf16": True})
     assert [resolve_precision("auto", device) for device in ("cpu", "mps")] == ["bf16-mixed", "32-true"]
 
 
-# --- float16 throughout, which a GPU may have trained in -------------------------------------------------
+# --- float16 throughout, in which a GPU may have trained -------------------------------------------------
 
 
-def test_an_evaluation_on_a_cpu_is_in_float32(plain, call, finished, tmp_path):
-    """The network is that of the checkpoint to the last bit."""
+def test_a_cpu_evaluates_a_float16_checkpoint_in_float32(plain, call, finished, tmp_path):
+    """A CPU evaluates a network trained in 16-true in float32, which holds its weights exactly."""
     saved = torch.load(finished.folder / "checkpoints" / "best.ckpt", weights_only=True)
     halves = {name: value.half() if value.is_floating_point() else value for name, value in saved["state_dict"].items()}
     torch.save({**saved, "state_dict": halves, "precision": "16-true"}, tmp_path / "gpu.ckpt")
@@ -79,7 +79,7 @@ def test_an_evaluation_on_a_cpu_is_in_float32(plain, call, finished, tmp_path):
     assert line.endswith("float16 is slow on a CPU, bfloat16 is not; use bf16-true or bf16-mixed\n")
 
 
-def test_a_run_is_not_resumed_on_a_cpu(call, finished, tmp_path):
+def test_a_float16_run_is_not_resumed_on_a_cpu(call, finished, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished.folder, run)
     (run / "results.json").unlink()

@@ -1,6 +1,7 @@
-"""Faults at random: `pytest -n 0 -m soak`. SOAK_SEED repeats one; SOAK_FAULTS says how many, SOAK_DEVICES on what.
+"""Tests that runs survive random faults: `pytest -n 0 -m soak tests/run/test_soak.py`.
 
-SOAK_PLACES has only those of some places (`checkpoint,collective`).
+SOAK_SEED repeats a soak, SOAK_FAULTS is the number of faults, SOAK_DEVICES lists the numbers of devices (`1,2`), and
+SOAK_PLACES lists the places of the faults (`checkpoint,collective`), by default all.
 """
 
 import os
@@ -15,12 +16,12 @@ from jobs import SMALL, differences, job, leftovers, processes_of, same, step_of
 
 EVERY = 7  # steps between two checkpoints in a SMALL run
 
-# Where a fault strikes, and how often a run on one device comes there.
+# Where a fault can strike, and how often a run on one device gets there.
 PLACES = {"train": 36, "val": 16, "test": 8, "data": 2, "write": 9, "rename": 9, "renamed": 9, "report": 1}
-PLACES |= {"checkpoint": 36}  # the newest is damaged, after a kill at a step
+PLACES |= {"checkpoint": 36}  # the newest checkpoint is damaged, after a kill at a step
 COLLECTIVES = 120  # a run on two devices has some more
 
-# By what a job shows that it was this fault that has ended it: its exit code, and its last words.
+# The exit code and the last words that show which fault has ended a job.
 ENDS = {
     "kill": (-9, ""),
     "term": (143, "stopped by SIGTERM"),
@@ -33,7 +34,7 @@ ENDS = {
 
 
 def draw(rng, devices, wanted):
-    """A fault, as faults/sitecustomize.py has it; or `flip` or `truncate` at a `checkpoint`."""
+    """Returns a random fault, written as in faults/sitecustomize.py, or `flip` or `truncate` at a `checkpoint`."""
     places = {**PLACES, **({"collective": COLLECTIVES} if devices == 2 else {})}
     place = rng.choice([place for place in places if place in wanted] or list(places))
     kinds = ["kill", "kill", "term", "int", "hup", "crash"]
@@ -46,14 +47,14 @@ def draw(rng, devices, wanted):
     kinds = {"checkpoint": ["flip", "truncate"], "collective": ["kill", "crash"]}.get(place, kinds)
     kind, rank = rng.choice(kinds), rng.choice(["-"] if devices == 1 else ["0", "1"])
     if place in ("write", "rename", "renamed", "report") and devices == 2:
-        rank = "0"  # which alone writes
-    first = EVERY + 1 if place == "checkpoint" else 1  # there are two by then
+        rank = "0"  # only rank 0 writes
+    first = EVERY + 1 if place == "checkpoint" else 1  # there are two checkpoints by then
     last = places[place] // (devices if place in ("val", "test") else 1)
     return f"{kind}@{rank}:{place}:{rng.randint(first, last)}"
 
 
 @pytest.mark.soak
-def test_soak(tmp_path, capsys):
+def test_runs_survive_random_faults(tmp_path, capsys):
     seed = int(os.environ.get("SOAK_SEED", random.SystemRandom().randrange(10**6)))
     count = int(os.environ.get("SOAK_FAULTS", "100"))
     choices = [int(part) for part in os.environ.get("SOAK_DEVICES", "1,2").split(",")]
@@ -72,7 +73,7 @@ def test_soak(tmp_path, capsys):
             fault = draw(rng, devices, wanted)
             try:
                 lost, wrong = one(tmp_path / str(number), fault, devices, whole[devices], rng)
-            except AssertionError as error:  # it hangs, or the fault did not happen
+            except AssertionError as error:  # the job hangs, or the fault did not happen
                 lost, wrong = "", str(error)
             kind, _, place, _ = parts(fault)
             row = table[kind, place]
@@ -91,7 +92,7 @@ def test_soak(tmp_path, capsys):
 
 
 def one(home, fault, devices, whole, rng):
-    """Runs a job with a fault and resumes it; says what was lost, and what is wrong."""
+    """Runs a job with a fault and resumes it; returns what was lost, and what is wrong."""
     home.mkdir()
     kind, rank, place, step = parts(fault)
     arguments = (*SMALL, "--devices", devices, "--resume", "auto")
@@ -100,7 +101,7 @@ def one(home, fault, devices, whole, rng):
     else:
         done, expected = job("fit", *arguments, cwd=home, fault=fault), kind
     run = home / "lightning_logs" / "version_0"
-    # The ranks may have done all their work by the time that the launcher passes a signal of its own on.
+    # The ranks may have finished their work before the launcher passes on a signal that it was sent.
     too_late = done.code == 0 and kind.endswith("-parent") and place in ("test", "report")
     if not too_late and (wrong := not_ended_by(done, expected, rank)):
         return "", wrong
@@ -130,11 +131,11 @@ def parts(fault):
 
 
 def not_ended_by(done, kind, rank):
-    """What shows that a job did not end by this fault, if anything does."""
+    """Returns what shows that this fault has not ended a job; an empty text if it has."""
     code, words = ENDS[kind.partition("-")[0]]
-    if rank != "-" and kind == "kill":  # the launcher lives, and says so
+    if rank != "-" and kind == "kill":  # the launcher survives, and says so
         code, words = 1, "was killed by SIGKILL"
-    # Of a NaN all ranks hear, and of a signal.
+    # All ranks learn of a NaN or a signal, so no rank is named.
     who = f"error: rank {rank}: " if rank != "-" and kind in ("kill", "crash", "enospc") else ""
     last = done.lines[-1] if done.lines else ""
     if done.code == code and last.startswith(who) and words in last:
@@ -143,7 +144,7 @@ def not_ended_by(done, kind, rank):
 
 
 def damage(kind, run, rng):
-    """Damages the newest checkpoint of a run; gives the warnings that it may then go on with, a first line or none."""
+    """Damages the newest checkpoint of a run; returns which first warnings, possibly none, may then be printed."""
     before, newest = sorted((run / "checkpoints").glob("step-*.ckpt"), key=lambda path: int(path.stem[5:]))[-2:]
     content, values = newest.read_bytes(), torch.load(newest, weights_only=True)
     place = rng.randrange(len(content))
@@ -156,13 +157,13 @@ def damage(kind, run, rng):
         f"warning: checkpoint {newest.relative_to(run.parents[1])} cannot be read: it is damaged or not a checkpoint; "
         f"resuming from {before.name}"
     )
-    # Between the parts of a checkpoint there are bytes that no sum covers, and that mean nothing.
+    # Between the parts of a checkpoint are bytes without a meaning, which no checksum covers.
     return [[refused], *([[]] if unchanged(newest, values) else [])]
 
 
 def unchanged(path, values):
-    """Whether a damaged checkpoint still gives the values that it had."""
+    """Whether a damaged checkpoint still has its values."""
     try:
         return same(torch.load(path, weights_only=True), values)
-    except Exception:  # nearly any
+    except Exception:  # torch.load raises nearly anything
         return False

@@ -1,6 +1,6 @@
-"""Signals in storms, as of a user who holds Ctrl-C down or a scheduler that insists: the job is always gone, in order.
+"""Tests storms of signals, as from a user who holds Ctrl-C down or a scheduler that insists: every job ends in order.
 
-`STORM_SEED=7 STORMS=100 pytest -n 0 -m soak tests/run/test_storms.py` draws others.
+`STORM_SEED=7 STORMS=100 pytest -n 0 -m soak tests/run/test_storms.py` draws other storms.
 """
 
 import os
@@ -20,7 +20,7 @@ GONE_SECONDS = 30  # what docs/reliability.md promises
 
 
 def handles(pid, signum):
-    """Whether a process handles a signal, in place of Python's or the system's own ways."""
+    """Whether a process has a handler for a signal, instead of the system's default action."""
     with suppress(OSError):
         caught = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "SigCgt" in line)
         return bool(int(caught.split()[1], 16) >> (signum - 1) & 1)
@@ -28,7 +28,7 @@ def handles(pid, signum):
 
 
 def begun(run, place):
-    """Whether a run has come to a place."""
+    """Whether a run has reached a place."""
     return {
         "start-up": True,
         "training": step_of(run) >= 0,
@@ -38,7 +38,7 @@ def begun(run, place):
 
 
 def weather(home, devices, place, signum, count, gap, ballast=0):
-    """Starts a run and sends it a storm once it has come to a place; gives how it ended, and its folder."""
+    """Starts a run and sends it a storm once it has reached a place; returns how it ended, and its folder."""
     env = {"FAULT_BALLAST": str(ballast)}
     process = start("fit", *SMALL, "--max_epochs", 2, "--devices", devices, cwd=home, env=env)
     run = home / "lightning_logs" / "version_0"
@@ -64,7 +64,7 @@ def check(home, devices, place, signum, count, gap, ballast=0):
     assert "Traceback" not in done.text, (storm, done.text)
     assert processes_of(home) == [], storm
     if run.exists():
-        with held(run, seconds=0):  # no job is in it any more
+        with held(run, seconds=0):  # no job uses it any more
             pass
     return finished, run
 
@@ -75,7 +75,7 @@ def check(home, devices, place, signum, count, gap, ballast=0):
         (1, "start-up", signal.SIGTERM, 5, 0.003, 0),
         (1, "training", signal.SIGINT, 20, 0.05, 0),
         (1, "ending", signal.SIGTERM, 100, 0.01, 0),
-        (2, "start-up", signal.SIGINT, 30, 0.1, 600),  # the ranks are killed, which takes a while, under more signals
+        (2, "start-up", signal.SIGINT, 30, 0.1, 600),  # the ranks die slowly, while more signals come
         (2, "training", signal.SIGINT, 60, 0.1, 600),
         (2, "saving", signal.SIGTERM, 3, 0.02, 0),
     ],
@@ -88,7 +88,7 @@ def test_a_storm_of_signals_ends_the_job_in_order(tmp_path, devices, place, sign
 
 
 @pytest.mark.soak
-def test_any_storm_ends_the_job_in_order_and_it_goes_on(whole, tmp_path):
+def test_a_random_storm_ends_the_job_in_order_and_it_can_be_resumed(whole, tmp_path):
     from jobs import differences
 
     seed = int(os.environ.get("STORM_SEED", time.time()))

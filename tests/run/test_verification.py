@@ -1,4 +1,4 @@
-"""Steps that are computed twice: the run is the one that it would have been, and what differs is named."""
+"""Tests --verify_steps: steps that are computed twice do not change a run, and an error names what differs."""
 
 import re
 from functools import partial
@@ -22,7 +22,7 @@ MODEL = {"net": "speed54", "width": 8, "lr": 1.0, "muon_lr": 0.1, "head_lr": 0.0
 
 
 def counts(run):
-    """How often a run's last checkpoint says that the optimiser has stepped, and gradients were set to zero."""
+    """Returns how often the optimiser has stepped and zeroed gradients, according to a run's last checkpoint."""
     loops = load_checkpoint(run / "checkpoints" / f"step-{step_of(run)}.ckpt")["loops"]["fit_loop"]
     return loops["epoch_loop.automatic_optimization.optim_progress"]
 
@@ -36,7 +36,7 @@ def counts(run):
         (3, {"trainer": {"gradient_clip_val": 0.1}}),
     ],
 )
-def test_a_verified_run_is_the_one_that_it_would_have_been(plain, tmp_path, capsys, steps, options):
+def test_a_verified_run_is_bit_identical_to_one_that_is_not(plain, tmp_path, capsys, steps, options):
     runs = [tmp_path / name / "lightning_logs" / "version_0" for name in ("verified", "not")]
     for run, verify_steps in zip(runs, (steps, 0), strict=True):
         options |= {"accelerator": "cpu", "log_every_n_steps": 2, "default_root_dir": run.parents[1]}
@@ -47,7 +47,7 @@ def test_a_verified_run_is_the_one_that_it_would_have_been(plain, tmp_path, caps
     assert said == [f"steps 1 to {steps}, computed twice, agree bit for bit"]
 
 
-def test_on_two_devices(whole, tmp_path):
+def test_a_verified_run_on_two_devices_is_bit_identical(whole, tmp_path):
     done = job("fit", *SMALL, "--devices", 2, "--verify_steps", 5, cwd=tmp_path)
     assert done.code == 0, done.text
     assert differences(tmp_path / "lightning_logs" / "version_0", whole[2]) == []
@@ -56,7 +56,8 @@ def test_on_two_devices(whole, tmp_path):
 
 @pytest.mark.soak
 @pytest.mark.parametrize("accumulated", [1, 2])
-def test_on_three_devices_whose_first_sum_is_rounded_otherwise(tmp_path, accumulated):
+def test_a_verified_run_on_three_devices_is_bit_identical(tmp_path, accumulated):
+    """On three devices a verified run is bit-identical too, although DDP rounds its first sum differently."""
     flags = (*SMALL, "--data.batch_size", 21, "--devices", 3, "--trainer.accumulate_grad_batches", accumulated)
     runs = [tmp_path / "lightning_logs" / f"version_{number}" for number in range(2)]
     for verify_steps in (5, 0):
@@ -90,7 +91,7 @@ def tutorial():
 
 
 def trained(net, verify_steps, watch=None):
-    """A model after two epochs of six steps; `net` makes its network."""
+    """Returns a model trained for two epochs of six steps; `net` makes its network."""
     torch.manual_seed(0)
     callbacks = [*([Verification(verify_steps)] if verify_steps else []), *([watch] if watch else [])]
     trainer = new_trainer(
@@ -102,18 +103,18 @@ def trained(net, verify_steps, watch=None):
     return model
 
 
-def test_the_steps_after_are_as_quick_as_any(capsys):
+def test_steps_after_the_verified_ones_are_plain_and_computed_once(capsys):
     watch = Watch()
     model = trained(tutorial, 3, watch)
     assert model.computed == 12 + 3
-    assert watch.plain == [False] * 2 + [True] * 10  # noted once a step is done
+    assert watch.plain == [False] * 2 + [True] * 10  # noted after each step, so already after the third
     capsys.readouterr()
     assert trained(tutorial, 20).computed == 2 * 12
     assert capsys.readouterr().out == "steps 1 to 12, computed twice, agree bit for bit\n"
 
 
 class Unsteady(nn.Module):
-    """The tutorial's network, with `part` drawn from a generator that no seed reaches, from the third step on."""
+    """The tutorial's network, but from the third step on `part` draws from a generator that no seed reaches."""
 
     def __init__(self, part):
         super().__init__()
@@ -155,7 +156,7 @@ class Unsteady(nn.Module):
         ("use", "the gradient of net.sometimes"),
     ],
 )
-def test_what_differs_is_named(part, named):
+def test_the_error_names_what_differs(part, named):
     with pytest.raises(RunError) as error:
         trained(partial(Unsteady, part), 5)
     distance = re.fullmatch(
@@ -167,11 +168,11 @@ def test_what_differs_is_named(part, named):
     assert least <= float(distance[1]) <= most
 
 
-def test_later_steps_are_not_looked_at():
+def test_steps_after_the_verified_ones_are_not_compared():
     assert trained(partial(Unsteady, "buffer"), 2).computed == 12 + 2
 
 
-def test_the_largest_difference_is_said():
+def test_the_error_has_the_largest_difference():
     drawn = torch.Generator().manual_seed(7)
     first, second = (torch.randn(2, generator=drawn) for _ in range(2))
     said = re.escape(f"by up to {(first - second).abs().max():.1e} in net.noise:")
@@ -179,7 +180,7 @@ def test_the_largest_difference_is_said():
         trained(partial(Unsteady, "buffer"), 5)
 
 
-def test_random_numbers_from_the_runs_seed_come_twice():
+def test_random_numbers_from_the_runs_seed_are_drawn_again():
     def dropping():
         return nn.Sequential(tutorial(), nn.Dropout())
 
@@ -187,12 +188,12 @@ def test_random_numbers_from_the_runs_seed_come_twice():
     assert all(torch.equal(weight, not_verified[name]) for name, weight in verified.items())
 
 
-def test_nan_is_nan(plain, tmp_path):
+def test_a_nan_in_both_computations_is_no_difference(plain, tmp_path):
     with pytest.raises(NonFiniteError):
         fit(DATA, {"lr": 1e30}, accelerator="cpu", log_every_n_steps=5, verify_steps=5, default_root_dir=tmp_path)
 
 
-def test_it_ends_in_one_line(call, monkeypatch):
+def test_a_difference_ends_the_command_with_one_line(call, monkeypatch):
     step, generator = LitNet.training_step, torch.Generator()
     monkeypatch.setattr(
         LitNet, "training_step", lambda *args: step(*args) * (1 + 1e-3 * torch.rand((), generator=generator))
