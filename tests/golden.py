@@ -93,7 +93,7 @@ def losses(recipe):
 
 
 def made(recipe):
-    """Returns a recipe's golden file anew: its settings, what made it small, what computed it, and its losses."""
+    """Computes a recipe's golden file: its settings, what made it small, what computed it, and its losses."""
     return {"recipe": recipe, "small": SMALL, "made_by": machine(), "losses": losses(recipe)}
 
 

@@ -60,7 +60,7 @@ def start(script, *arguments, cwd, fault="", env=None, user=None, output=None, t
             "PYTHONPATH": os.pathsep.join([str(FAULTS), os.environ.get("PYTHONPATH", "")]),
             "COLUMNS": "100",
         },
-        **({} if ":report:" in fault else {"FAULT_PLAIN": "1"}),  # that fault strikes while figures are drawn
+        **({} if ":report:" in fault else {"FAULT_PLAIN": "1"}),  # that fault strikes as figures are drawn
         **(env or {}),
     }
     path = script if isinstance(script, Path) else SCRIPTS / f"{script}.py"

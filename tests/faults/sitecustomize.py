@@ -6,7 +6,7 @@ disk). RANK is `-` in a process that is no rank: a job on one device, or the lau
 
     import   before the package's training is imported
     data     before the images are loaded; in a rank without our launcher, once it is connected to another
-    train, val, test   before a batch
+    train, val, test   at the start of a batch
     write    in a checkpoint, after half of its bytes
     rename   before a checkpoint gets its name
     renamed  after that

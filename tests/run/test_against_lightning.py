@@ -140,7 +140,7 @@ def draw(rng):
     )
     if model["net"] != "tutorial" and "speaking" in extras:
         extras.remove("speaking")
-    if "patience" in extras and (not validates or "max_steps" in options):  # its figure might never be logged
+    if "patience" in extras and (not validates or "max_steps" in options):  # val_loss might never be logged
         extras.remove("patience")
     if options["accumulate_grad_batches"] > 1:  # ours finishes a step: see test_a_stop_waits_…
         extras = [extra for extra in extras if extra not in ("stopping", "patience")]

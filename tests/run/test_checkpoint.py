@@ -171,9 +171,9 @@ def test_a_file_that_is_no_checkpoint_is_refused_with_the_reason(tmp_path):
 
 
 def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path):
-    """A flipped bit anywhere in a checkpoint is refused, except in meaningless bytes that no checksum covers.
+    """A checkpoint with a flipped bit anywhere is refused, or has the same values.
 
-    Those are between the parts of a checkpoint.
+    Some bytes between the parts of a checkpoint, which no checksum covers, mean nothing.
     """
     path, rng = tmp_path / "a.ckpt", random.Random(0)
     values = {"state_dict": {"w": torch.randn(3), "b": torch.randn(2)}, "hyper_parameters": {}, "global_step": 1}
@@ -206,7 +206,7 @@ def test_a_damaged_newest_checkpoint_is_skipped_with_a_warning(tmp_path, capsys)
 
 @pytest.mark.parametrize("where", ["torch.load", "zipfile.ZipFile"])
 def test_a_checkpoint_that_the_system_cannot_read_is_not_skipped(tmp_path, monkeypatch, where):
-    """A checkpoint that the system cannot read may be intact: resuming from the one before it would delete it."""
+    """A checkpoint that the system cannot read is an error: it may be intact, and skipping would delete it."""
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     for step in (7, 14):

@@ -1,4 +1,4 @@
-"""Tests signals during fit() as a function, in a program or a notebook that goes on after it."""
+"""Tests signals while fit() runs in a program or a notebook, which goes on after it."""
 
 import hashlib
 import os

@@ -95,7 +95,7 @@ def test_our_loop_trains_the_same_weights_as_lightnings(plain, options):
 
 @pytest.mark.parametrize("every", [1, 3])
 def test_step_figures_are_logged_as_by_lightning_without_its_log(every, monkeypatch):
-    """Unless others may log too, our loop avoids Lightning's `log`, which takes half as long as a small step."""
+    """If only our code can log, our loop logs the same without `log`, which takes half as long as a small step."""
     asked, log = [], LightningModule.log
     monkeypatch.setattr(
         LightningModule, "log", lambda self, name, *args, **kw: asked.append(name) or log(self, name, *args, **kw)
@@ -157,9 +157,9 @@ def test_an_optimisers_own_zero_grad_is_called():
 @pytest.mark.parametrize("scheduled", [True, False])
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
 def test_a_loader_without_a_data_module_resumes_within_an_epoch(tmp_path, scheduled):
-    """A loader that no data module positions continues at the right batch, also if a schedule needs it before loading.
+    """A loader that no data module positions resumes at the right batch, with a schedule and without.
 
-    Lightning then sets the loader up before it reads the checkpoint.
+    For a schedule, Lightning sets the loader up before it reads the checkpoint.
     """
 
     class Noting(LitNet):
@@ -248,7 +248,7 @@ SRUN = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", 
         (
             {**TORCH, "LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1", "TORCHELASTIC_RESTART_COUNT": "0"},
             4,
-        ),  # set by torchrun
+        ),  # set by torchrun, so ignored
         ({"OMP_NUM_THREADS": "1", "TORCHELASTIC_RESTART_COUNT": "0"}, 6),  # torchrun does not set it for one rank
         (SRUN, 4),  # may use 6 of 8 cores: not bound to its own
         ({**SRUN, "SLURM_CPUS_ON_NODE": "12"}, 6),  # may use 6 of 12 cores: bound to its own

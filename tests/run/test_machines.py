@@ -86,7 +86,7 @@ def test_names_that_lead_each_machine_to_itself(name, itself):
 
 
 def test_each_machine_uses_its_interface_to_the_other(monkeypatch):
-    """Each machine uses its interface to the other, also the first one, to which the meeting point is itself."""
+    """Each machine uses its interface to the other, also the first one, whose own address is the meeting point."""
     monkeypatch.setattr(machines, "_leads_to_itself", lambda name: True)
     monkeypatch.setattr(machines, "_here", {"n1": None, "10.0.0.2": "10.0.0.1"}.get)
     monkeypatch.setattr(machines, "_interface_with", {"10.0.0.1": "eth1", "10.0.0.2": "eth2"}.get)
@@ -148,7 +148,7 @@ def test_a_finished_rank_does_not_count_as_lost(monkeypatch):
 def test_a_rank_that_is_told_to_stop_tells_the_others(monkeypatch, error, signum):
     """A rank that is told to stop tells the others, because a scheduler may signal one machine only.
 
-    Ranks do not ask each other during an evaluation. In a user's own program a KeyboardInterrupt takes Stopped's place.
+    Ranks do not ask each other during an evaluation. A user's own program raises KeyboardInterrupt instead of Stopped.
     """
     monkeypatch.setattr(signals, "_phase", signals.Phase.DEFERRED)
     monkeypatch.setattr(stop, "requested", 0)
@@ -165,7 +165,7 @@ def test_a_rank_that_is_told_to_stop_tells_the_others(monkeypatch, error, signum
 
 
 def test_a_signal_to_another_rank_does_not_end_a_users_own_program(monkeypatch):
-    """Outside a run, a signal to another rank ends one of our scripts, but no program without its handlers."""
+    """Outside a run, a signal to another rank ends our scripts, but no program that has not installed our handlers."""
     ended = []
     monkeypatch.setattr(signals, "_end", ended.append)
     monkeypatch.setattr(signals, "_phase", signals.Phase.START_UP)
@@ -307,7 +307,7 @@ def test_resuming_ignores_a_folder_of_that_name_on_another_machine(whole, tmp_pa
 @pytest.mark.parametrize("launcher", [by_name, of_one_machine])
 @pytest.mark.parametrize("place", ["val:1", "test:1"])
 def test_a_signal_to_the_second_rank_alone_stops_both(whole, tmp_path, place, launcher):
-    """A signal to the second rank stops both with one line, also in an evaluation, where no step lets them agree."""
+    """A signal to the second rank stops both with one line, also in an evaluation, which has no step to agree at."""
     homes = [tmp_path / "first", tmp_path / "other"]
     for home in homes:
         home.mkdir()

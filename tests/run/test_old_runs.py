@@ -47,7 +47,7 @@ def test_an_old_run_resumes_to_the_results_of_its_own_version(run, tmp_path):
 
 
 def test_an_old_run_is_evaluated(plain, run, tmp_path):
-    """An old run's best.ckpt is evaluated, and holds the accuracy of its validation: no test of it is recorded."""
+    """An old run is evaluated, and best.ckpt holds the validation accuracy in metrics.csv: it has no test results."""
     results = evaluate(run, accelerator="cpu", output_dir=str(tmp_path / "out"))
     assert (results["step"], results["test_count"], results["test_views"]) == (18, 80, "mirror")
     with (OLD / "metrics.csv").open() as file:

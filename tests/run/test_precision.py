@@ -1,4 +1,4 @@
-"""Tests float16: mixed, with a constant loss scale, on a CPU, which also has it, and throughout, too slow for a CPU."""
+"""Tests float16 on a CPU: mixed, with a constant loss scale, which is only slower, and throughout, too slow for use."""
 
 import json
 import shutil

@@ -93,7 +93,7 @@ def test_an_extended_run_is_bit_identical_to_a_longer_one(tmp_path):
 
 
 def test_a_run_with_unsaved_epoch_ends_is_extended_bit_identical(plain, tmp_path, monkeypatch):
-    """Epochs may be too short to save every end; the run's last checkpoint is then from after the end of its epoch."""
+    """A run with epochs too short to save each one's end is extended from the checkpoint after its last epoch."""
     monkeypatch.setattr("cifar_lightning.run.checkpoint.WORTH", 1e9)
     data = {"source": "synthetic", "synthetic_size": 200, "batch_size": 20, "augment": True}
     runs = [tmp_path / name / "lightning_logs" / "version_0" for name in ("whole", "extended")]
@@ -106,7 +106,7 @@ def test_a_run_with_unsaved_epoch_ends_is_extended_bit_identical(plain, tmp_path
     assert differences(*runs) == []
 
 
-@pytest.mark.parametrize("every", [4, 5])  # of 10 steps per epoch: the last one is no log point, or is one
+@pytest.mark.parametrize("every", [4, 5])  # an epoch has 10 steps: the last is no log point, or is one
 def test_an_extended_run_logs_the_learning_rates_it_continues_at(plain, tmp_path, every):
     data = {"source": "synthetic", "synthetic_size": 200, "batch_size": 20}
     settings = {"accelerator": "cpu", "log_every_n_steps": every, "default_root_dir": tmp_path}
@@ -180,7 +180,7 @@ def test_a_network_that_draws_random_numbers_resumes_bit_identical(tmp_path, dev
     assert done.code == 0, done.text
     assert f"resumes from {goes_on}:" in done.lines[0]
     (newest, *_) = sorted((runs[0] / "checkpoints").glob("step-*.ckpt"))
-    assert len(torch.load(newest, weights_only=True)["random_states"]) == 1  # ranks draw the same
+    assert len(torch.load(newest, weights_only=True)["random_states"]) == 1  # one: all ranks draw the same numbers
     assert job("fit", *SMALL, *named, "--devices", devices, cwd=tmp_path).code == 0
     assert differences(*runs) == []
 
@@ -378,7 +378,7 @@ def test_a_run_ended_by_max_time_resumes_with_a_longer_max_time(tmp_path):
     assert step_of(run) > step
     done = job("fit", "--resume", run, "--trainer.max_time", "00:00:00:01", cwd=tmp_path)
     assert "--trainer.max_time (the run has 00:00:00:02, not 00:00:00:01) would change the result" in done.lines[0]
-    done = job("fit", "--resume", run, "--trainer.max_time", "{seconds: 2}", cwd=tmp_path)  # the same time
+    done = job("fit", "--resume", run, "--trainer.max_time", "{seconds: 2}", cwd=tmp_path)  # equal to 00:00:00:02
     assert "use a longer --trainer.max_time than 00:00:00:02" in done.lines[0]
     done = job("fit", "--resume", run, "--trainer.gradient_clip_val", 1, cwd=tmp_path)
     assert "--trainer.gradient_clip_val (the run has None, not 1) would change the result" in done.lines[0]
@@ -480,7 +480,10 @@ def test_changed_settings_are_refused_by_name(tmp_path):
 
 
 def test_a_damaged_checkpoint_is_skipped_for_the_one_before_it(whole, tmp_path):
-    """If the newest checkpoint is damaged, a later best.ckpt goes too; two ranks print each warning once."""
+    """If the newest checkpoint is damaged, a run resumes from the one before, and discards a later best.ckpt.
+
+    On two devices, too, each warning is printed once.
+    """
     run = tmp_path / "run"
     shutil.copytree(whole[2], run)
     (run / "results.json").unlink()
@@ -536,7 +539,7 @@ def test_a_damaged_best_checkpoint_is_reported_and_chosen_anew(plain, tmp_path, 
 
 
 def test_a_flipped_bit_in_a_weight_is_noticed(whole, tmp_path):
-    """A checkpoint with a flipped bit in a weight, which torch.load would accept, is not resumed from."""
+    """A run does not resume from a checkpoint with a flipped bit in a weight, which torch.load would accept."""
     _, run = interrupted(tmp_path, 1, "kill@-:train:17")
     newest = run / "checkpoints" / "step-14.ckpt"
     weight, content = _weight(newest), bytearray(newest.read_bytes())
@@ -626,7 +629,7 @@ def test_a_run_whose_results_are_damaged_is_tested_again(plain, whole, tmp_path,
 
 
 def test_results_that_cannot_be_read_are_not_replaced(whole, tmp_path):
-    """A results.json that exists but cannot be read, here because it is a folder, keeps a run from being resumed."""
+    """A run whose results.json exists but cannot be read, here because it is a folder, is not resumed."""
     run = tmp_path / "run"
     shutil.copytree(whole[1], run)
     (run / "results.json").unlink()
@@ -777,7 +780,7 @@ def test_a_run_is_used_by_one_job_at_a_time(tmp_path):
 
 
 def test_the_search_for_an_unfinished_run_waits_once(tmp_path, monkeypatch, capsys):
-    """The search for an unfinished run waits for one of them only, however many are in use by other jobs."""
+    """The search for an unfinished run waits for one job only, however many runs other jobs are using."""
     runs = [unfinished(tmp_path, i) for i in range(4)]
     monkeypatch.setattr(run_folder, "HELD_SECONDS", 0.3)
     with ExitStack() as jobs:

@@ -115,7 +115,7 @@ def test_two_signals_close_together_are_one_request(tmp_path):
     os.kill(process.pid, signal.SIGTERM)
     os.kill(process.pid, signal.SIGINT)
     assert end(process, timeout=30).code in (143, 130)
-    assert step_of(run) > 0  # a checkpoint of the stop
+    assert step_of(run) > 0  # saved by the stop
     assert process.log.read_text().count("stopped by") == 1
 
 

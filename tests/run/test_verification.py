@@ -180,7 +180,7 @@ def test_the_error_has_the_largest_difference():
         trained(partial(Unsteady, "buffer"), 5)
 
 
-def test_random_numbers_from_the_runs_seed_are_drawn_again():
+def test_both_computations_draw_the_same_random_numbers():
     def dropping():
         return nn.Sequential(tutorial(), nn.Dropout())
 
