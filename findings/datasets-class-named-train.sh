@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# datasets-class-named-train: a folder of pictures with a class called as a split is read with its test images in train.
+# datasets-class-named-train: in a folder of pictures, a class named like a split is put into that split with all its
+# images.
 #
 # Run: datasets 5.2.0 on train/<class>/*.png and test/<class>/*.png, two classes, three pictures each; then with a
-#   README.md that says which files are of which split.
-# Behaviour: load_dataset takes any folder of the name train, training, test, eval, val, dev and so on, at whatever
-#   depth, for that split. Where a class is called `train`, as one of CIFAR-100's 100 is, its test images are in train
-#   too, 9 images in place of 6, without a word; where one is called `test`, its training images are in test too.
-# Expected: the outer folder decides, or an error.
+#   README.md that lists the files of each split.
+# Behaviour: load_dataset takes every folder named train, training, test, eval, val, dev and so on, at any depth, for a
+#   split. If a class is called `train`, like one of CIFAR-100's 100, its test images are in train too: 9 images instead
+#   of 6, without a warning. If a class is called `test`, its training images are in test too.
+# Expected: the outer folder decides, or there is an error.
 # What cifar_lightning does: `data --to folders` writes a README.md with the files of each split, which load_dataset
 #   follows.
-# Upstream: https://huggingface.co/docs/hub/datasets-file-names-and-splits tells of the names, and of the README.md.
+# Upstream: https://huggingface.co/docs/hub/datasets-file-names-and-splits describes the names and the README.md.
 #
 # Output seen (Python 3.11, Linux):
 #   datasets 5.2.0
@@ -18,7 +19,7 @@
 #   classes apple and test: {'train': 6, 'test': 9}
 #   classes apple and train, with README.md: {'train': 6, 'test': 6}
 #   classes apple and test, with README.md: {'train': 6, 'test': 6}
-#   as stated: more images where a class is called as a split is, unless a README.md lists the files
+#   as stated: more images if a class is named like a split, unless a README.md lists the files
 set -euo pipefail
 
 folder=$(mktemp -d)
@@ -60,5 +61,5 @@ said = [counts("apple", other, CARD) for other in ("train", "test")]
 if plain != right or right in (train, test) or said != [right, right]:
     print("CHANGED: the behaviour is not the one stated in this script")
     sys.exit(1)
-print("as stated: more images where a class is called as a split is, unless a README.md lists the files")
+print("as stated: more images if a class is named like a split, unless a README.md lists the files")
 PYTHON

@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
-# datasets-edited-in-place: a picture that is edited in place is stored as it was, in map() and in a new dataset.
+# datasets-edited-in-place: a picture that was edited in place is stored without the edit, by map() and in a new
+# dataset.
 #
 # Run: datasets 5.2.0 and Pillow 13.0.0. A white picture of 64 x 64 pixels, opened from a file or from bytes, painted
-#   black with ImageDraw or made smaller with thumbnail(), both of which edit in place, or with resize(), which gives a
+#   black with ImageDraw or made smaller with thumbnail(), which both edit in place, or with resize(), which returns a
 #   new picture; through Dataset.map and Dataset.from_generator; then saved, and loaded without the file.
-# Behaviour: of a picture that Pillow has opened from a file, datasets keeps the file's name and not the pixels. What was
-#   painted over is there again, at its full size, without a word; save_to_disk, which copies files into what it writes
-#   (by its source push_to_hub does so too), copies the original. Pictures from bytes, as those of a dataset from the
-#   Hub are, and new pictures are stored as returned: the same map() works there, and not on a folder of pictures.
-# Expected: the picture that the function returned. Whoever blackens faces or patient names in this way publishes them.
-# What cifar_lightning does: it writes pictures from arrays of pixels (data/writing.py), and never by the file's name.
-# Upstream: src/datasets/features/image.py, encode_pil_image; neither its docs nor an issue that is known to us tells.
-#   litdata 0.2.76 does the same of JPEG files (JPEGSerializer).
+# Behaviour: for a picture that Pillow has opened from a file, datasets stores the name of the file, not the pixels.
+#   What was painted over is visible again, at its full size, without a warning; save_to_disk, which copies files into
+#   its output (according to its source, push_to_hub does so too), copies the original. Pictures from bytes, such as
+#   those of a dataset from the Hub, and new pictures are stored as returned: the same map() works for them, but not for
+#   a folder of pictures.
+# Expected: the picture that the function returned. A user who blackens faces or patients' names in this way publishes
+#   them.
+# What cifar_lightning does: it writes pictures from arrays of pixels (data/writing.py), never by the name of a file.
+# Upstream: src/datasets/features/image.py, encode_pil_image; its documentation does not mention this, and we know of no
+#   issue. litdata 0.2.76 does the same with JPEG files (JPEGSerializer).
 #
 # Output seen (Python 3.11, Linux):
 #   datasets 5.2.0 Pillow 13.0.0
@@ -19,7 +22,7 @@
 #   map, from bytes        painted black: 64 x 64, mean   0   thumbnail: 8 x 8   resize: 8 x 8
 #   generator, from a file painted black: 64 x 64, mean 255   thumbnail: 64 x 64   resize: 8 x 8
 #   saved, file deleted    painted black: 64 x 64, mean 255
-#   as stated: what was edited in place is as it was in the file
+#   as stated: pictures edited in place are stored as they were in the file
 set -euo pipefail
 
 folder=$(mktemp -d)
@@ -91,5 +94,5 @@ print(f"saved, file deleted    painted black: 64 x 64, mean {mean:3.0f}")
 if file != (255, 64, 8) or memory != (0, 8, 8) or generator != (255, 64, 8) or mean != 255:
     print("CHANGED: the behaviour is not the one stated in this script")
     sys.exit(1)
-print("as stated: what was edited in place is as it was in the file")
+print("as stated: pictures edited in place are stored as they were in the file")
 PYTHON

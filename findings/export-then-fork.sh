@@ -1,20 +1,21 @@
 #!/usr/bin/env bash
-# export-then-fork: after torch.export, on a machine without a GPU, no process that is forked can compute gradients.
+# export-then-fork: after torch.export and then a backward pass on a machine without a GPU, forked processes cannot
+# compute gradients.
 #
-# Run: torch 2.14.1 on a CPU. In fresh processes: torch.export of a linear layer, gradients of another, both in either
-#   order, or gradients alone; then a fork, and such gradients in the child.
-# Behaviour: the child fails where its parent has exported and then computed gradients, in that order: "Unable to handle
-#   autograd's threading in combination with fork-based multiprocessing". torch.export computes with fake tensors, for
-#   which torch registers a CUDA device where there is none, so that tensors of such a device can be traced
-#   (torch/_subclasses/fake_tensor.py, _ensureCUDADeviceGuardSet). The first backward pass after that starts a thread for
-#   that device, and from then on torch refuses gradients in any process that is forked.
-# Expected: on a CPU the export changes nothing for what comes after it, as its own tensors are fake. Who exports and then
-#   trains in one notebook, and forks workers that train (as hyper-parameter searches by multiprocessing do on Linux up to
-#   Python 3.13), is told of a page that speaks of GPUs.
-# What cifar_lightning does: before runs train side by side, one forked process tries to compute a gradient; where it cannot,
-#   they train one after another (run/side_by_side.py, can_train_forked).
-# Upstream: https://github.com/pytorch/pytorch/pull/72689 allows forks until such a thread exists. No issue is known to us
-#   that an export brings one.
+# Run: torch 2.14.1 on a CPU. In fresh processes: torch.export of a linear layer, gradients of another layer, both in
+#   either order, or one of them alone; then a fork, and such gradients in the child.
+# Behaviour: the child fails if its parent has exported and then computed gradients, in that order: "Unable to handle
+#   autograd's threading in combination with fork-based multiprocessing". torch.export computes with fake tensors. For
+#   these, torch registers a CUDA device even if there is none, so that tensors on such a device can be traced
+#   (torch/_subclasses/fake_tensor.py, _ensureCUDADeviceGuardSet). The first backward pass after that starts a thread
+#   for the device, and from then on torch refuses to compute gradients in any forked process.
+# Expected: on a CPU the export changes nothing for later code, as its own tensors are fake. A user who exports and then
+#   trains in one notebook, and forks workers that train (as hyper-parameter searches by multiprocessing do on Linux up
+#   to Python 3.13), is referred to a page about GPUs.
+# What cifar_lightning does: before runs train side by side, one forked process tries to compute a gradient; if it
+#   cannot, the runs train one after another (run/side_by_side.py, can_train_forked).
+# Upstream: https://github.com/pytorch/pytorch/pull/72689 allows forks until such a thread exists. We know of no issue
+#   about an export that starts one.
 #
 # Output seen (Python 3.11, Linux):
 #   torch 2.14.1+cu130
@@ -23,7 +24,7 @@
 #   gradients then export then fork -> gradients
 #      Unable to handle autograd's threading in combination with fork-based multiprocessing
 #   export then gradients then fork -> an error
-#   as stated: of a process that has exported, and then computed gradients, none can be forked that computes any
+#   as stated: after an export and then gradients, a forked process cannot compute gradients
 set -euo pipefail
 
 folder=$(mktemp -d)
@@ -72,4 +73,4 @@ gradients then export then fork -> gradients
    Unable to handle autograd's threading in combination with fork-based multiprocessing
 export then gradients then fork -> an error
 SEEN
-echo "as stated: of a process that has exported, and then computed gradients, none can be forked that computes any"
+echo "as stated: after an export and then gradients, a forked process cannot compute gradients"

@@ -1,28 +1,28 @@
 #!/usr/bin/env bash
-# glibc-page-faults: on a CPU every step gives its large tensors back to the system and has them cleared again.
+# glibc-page-faults: on a CPU, every step returns the memory of its large tensors to the system, which clears it again.
 #
 # Run: torch 2.14.1 on Linux with glibc. Forward and backward pass of two small convolutions with batch norms and GELU,
-#   160 images of 32 x 32: once as it is, once after two calls of glibc's mallopt. In two processes.
-# Behaviour: torch takes a CPU tensor's memory from glibc's malloc and frees it after use. glibc maps what is above
-#   32 MiB (here the maps of 64 channels) for each tensor anew, and unmaps it; and it gives the free end of its heap
-#   back. So each step gets all of its memory from the system again, page by page, and the system writes zeros to it:
-#   over 100,000 page faults a step, though no step needs more memory than the one before. With M_MMAP_MAX 0 (all
-#   tensors on the heap) and M_TRIM_THRESHOLD 2 GB (the heap stays) there are hardly any, and a step takes some third
+#   160 images of 32 x 32, in two processes: one unchanged, one after two calls of glibc's mallopt.
+# Behaviour: torch takes a CPU tensor's memory from glibc's malloc and frees it after use. For each tensor above 32 MiB
+#   (here the maps of 64 channels) glibc maps new memory and unmaps it afterwards; it also returns the free end of its
+#   heap. So each step gets all of its memory from the system again, page by page, and the system writes zeros to it:
+#   over 100,000 page faults per step, although no step needs more memory than the one before. With M_MMAP_MAX 0 (all
+#   tensors on the heap) and M_TRIM_THRESHOLD 2 GB (the heap stays) there are hardly any, and a step takes about a third
 #   less time.
-# Expected: that torch keeps freed memory for the next step, as it does on GPUs; or that its documentation says that a
-#   step may lose this much. Its tuning guide recommends other allocators, which must be installed and preloaded.
-# What cifar_lightning does: those two calls at the start of a fit on a CPU (run/cpu.py, keep_freed_memory).
+# Expected: torch keeps freed memory for the next step, as it does on GPUs; or its documentation says that a step may
+#   lose this much time. Its tuning guide recommends other allocators, which must be installed and preloaded.
+# What cifar_lightning does: it makes these two calls at the start of a fit on a CPU (run/cpu.py, keep_freed_memory).
 # Another way out: MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=2147483647 in the environment.
-# Upstream: https://github.com/pytorch/pytorch/pull/55675 (an allocator of its own for the CPU, not merged),
+# Upstream: https://github.com/pytorch/pytorch/pull/55675 (torch's own allocator for the CPU, not merged),
 #   https://github.com/pytorch/pytorch/pull/115990 (THP_MEM_ALLOC_ENABLE=1: larger pages, so fewer faults),
 #   https://man7.org/linux/man-pages/man3/mallopt.3.html
 #
-# Page faults are what is checked. Times are printed only. Where transparent huge pages are "always" there are fewer.
+# The script checks page faults, and only prints times. If transparent huge pages are "always", there are fewer faults.
 # Output seen (Python 3.11, 2 cores of an Intel Xeon, with other jobs beside; glibc 2.36):
 #   torch 2.14.1+cu130 glibc 2.36 huge pages: always [madvise] never
 #   memory as it is     245,786 page faults a step  1.03 s
 #   memory kept           1,463 page faults a step  0.61 s
-#   as stated: page faults in every step, unless glibc is told to keep what is freed
+#   as stated: page faults in every step, unless glibc is told to keep freed memory
 set -euo pipefail
 
 folder=$(mktemp -d)
@@ -80,4 +80,4 @@ if ((given_back < 100 || kept * 20 > given_back)); then
     echo "CHANGED: the behaviour is not the one stated in this script"
     exit 1
 fi
-echo "as stated: page faults in every step, unless glibc is told to keep what is freed"
+echo "as stated: page faults in every step, unless glibc is told to keep freed memory"

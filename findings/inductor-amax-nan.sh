@@ -2,13 +2,13 @@
 # inductor-amax-nan: compiled in bfloat16, the gradient of a global amax is NaN.
 #
 # Run: torch 2.14.1 on a CPU (inductor's C++ code, with gcc). A convolution, GELU, amax over all pixels and a linear
-#   layer, in bfloat16 by autocast: the loss and one backward pass, by eager torch and by torch.compile.
-# Behaviour: the loss is the same, and finite. Compiled, every gradient below the amax is NaN. Inductor fuses GELU into
-#   amax's backward pass. There it computes GELU again in float32, does not round it to bfloat16, and looks for the
-#   pixels that equal the maximum, which was rounded. None does, so it divides by a count of zero. In float32 all is
-#   well, and so it is with F.max_pool2d, whose gradient goes by the maximum's place.
-# Expected: the gradient that eager torch gives, but for rounding. At the least one pixel equals the maximum.
-# What cifar_lightning does: SpeedNet takes F.max_pool2d over all of the map, not amax (model/networks/speed.py).
+#   layer, in bfloat16 by autocast: the loss and one backward pass, in eager torch and with torch.compile.
+# Behaviour: the loss is the same, and finite. Compiled, the gradients of all layers before the amax are NaN. Inductor
+#   fuses GELU into amax's backward pass. There it computes GELU again in float32, does not round it to bfloat16, and
+#   looks for the pixels that equal the maximum, which was rounded. None does, so it divides by a count of zero. In
+#   float32 the gradients are right, and so they are with F.max_pool2d, which uses the position of the maximum.
+# Expected: the gradient of eager torch, except for rounding. At least one pixel equals the maximum.
+# What cifar_lightning does: SpeedNet uses F.max_pool2d over the whole map, not amax (model/networks/speed.py).
 # Another way out: TORCHINDUCTOR_EMULATE_PRECISION_CASTS=1, which rounds wherever eager torch does.
 # Upstream: https://github.com/pytorch/pytorch/issues/186799 (amin and amax), and the same cause without a gradient:
 #   https://github.com/pytorch/pytorch/issues/195214

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# jsonargparse-null: a setting without a value in a config file is None, whatever its type.
+# jsonargparse-null: a setting without a value in a config file becomes None, whatever its type.
 #
 # Run: jsonargparse 4.53.0 with PyYAML 6.0.4: a function with an int, a float, a bool and a list, each with a default,
 #   none of them Optional, its arguments taken from `--config FILE`.
-# Behaviour: `shuffle:` beside another setting becomes None: a bool that is true by default becomes false
-#   without a word. So do `epochs:` (int), `lr: null` (float) and `sizes:` (list). `--shuffle=null` on the command line
-#   is refused for its type; so is any other wrong value in the file. And a file with `shuffle:` alone is refused, as
-#   "Unexpected config".
-# Expected: None is checked as any value is: an error that names the setting, or its default. A line whose value
-#   somebody has deleted is easy to leave in a file.
-# What cifar_lightning does: settings_file.py reads the file first, and refuses None for every flag whose default is not
-#   None, and a file in which nothing has a value, with the flag's name and what to give.
-# Upstream: https://github.com/mauvilsa/jsonargparse/issues/9 asked for empty values where the default is None; no issue
-#   about other defaults is known to us. Lightning's LightningCLI reads its files with jsonargparse.
+# Behaviour: `shuffle:` next to another setting becomes None: a bool that is true by default becomes false without a
+#   warning. The same happens to `epochs:` (int), `lr: null` (float) and `sizes:` (list). `--shuffle=null` on the
+#   command line is refused because of its type, and so is any other wrong value in the file. A file with `shuffle:`
+#   alone is refused as "Unexpected config".
+# Expected: None is checked like any other value, with an error that names the setting; or the default is used. A line
+#   whose value was deleted is easily left in a file.
+# What cifar_lightning does: settings_file.py reads the file first. It refuses None for every flag whose default is not
+#   None, and a file in which nothing has a value; the error names the flag and says what to use.
+# Upstream: https://github.com/mauvilsa/jsonargparse/issues/9 asked for empty values if the default is None; we know of
+#   no issue about other defaults. Lightning's LightningCLI reads its files with jsonargparse.
 #
 # Output seen (Python 3.11, Linux):
 #   jsonargparse 4.53.0 PyYAML 6.0.4

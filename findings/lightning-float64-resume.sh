@@ -1,20 +1,21 @@
 #!/usr/bin/env bash
-# lightning-float64-resume: a fit in float64 that is resumed goes on from weights that have been rounded to float32.
+# lightning-float64-resume: a resumed fit in float64 continues from weights that were rounded to float32.
 #
-# Run: lightning 2.6.6, torch 2.14.1. Trainer(precision="64-true") on the CPU, a linear layer: one epoch, save_checkpoint,
-#   then fit again from that file for a second epoch. The weights are looked at in on_train_start.
-# Behaviour: the checkpoint holds the float64 weights, equal to those in memory. When the resumed fit begins, its weights
-#   are float64 numbers with float32's 24 binary digits. No warning. Lightning copies the checkpoint into the module, which
-#   is still float32, and converts the module to float64 after that.
-# Expected: the weights that were saved. The optimiser's state comes back whole.
-# What cifar_lightning does: LitNet.on_load_checkpoint (model/lit_net.py) gives the network the Trainer's dtype before the
-#   weights are copied. Tests compare the weights of resumed and whole runs in 64-true and bf16-true bit by bit.
+# Run: lightning 2.6.6, torch 2.14.1. Trainer(precision="64-true") on the CPU, a linear layer: one epoch,
+#   save_checkpoint, then fit again from that file for a second epoch. on_train_start looks at the weights.
+# Behaviour: the checkpoint holds the float64 weights, equal to those in memory. When the resumed fit begins, its
+#   weights are float64 numbers with float32's 24 binary digits, and there is no warning. Lightning copies the
+#   checkpoint into the module while this is still float32, and converts the module to float64 after that.
+# Expected: the weights that were saved. The optimiser's state is restored in full.
+# What cifar_lightning does: LitNet.on_load_checkpoint (model/lit_net.py) converts the network to the Trainer's dtype
+#   before the weights are copied. Tests check that the weights of resumed and uninterrupted runs in 64-true and
+#   bf16-true are bit-identical.
 #
 # Output seen (Python 3.11, Linux, CPU):
 #   lightning 2.6.6 torch 2.14.1+cu130
 #   saved:   torch.float64, equal to the weights in memory: True
 #   resumed: torch.float64, equal to those saved: False, equal to those saved and rounded to float32: True
-#   as stated: a resumed fit in float64 begins with float32's digits
+#   as stated: a resumed fit in float64 begins with weights rounded to float32
 set -euo pipefail
 
 folder=$(mktemp -d)
@@ -70,5 +71,5 @@ print(f"resumed: {first.dtype}, equal to those saved: {same}, equal to those sav
 if not kept or same or not rounded or {saved.dtype, first.dtype} != {torch.float64}:
     print("CHANGED: the behaviour is not the one stated in this script")
     sys.exit(1)
-print("as stated: a resumed fit in float64 begins with float32's digits")
+print("as stated: a resumed fit in float64 begins with weights rounded to float32")
 EOF

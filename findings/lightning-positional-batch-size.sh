@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# lightning-positional-batch-size: after one error in a hook that makes a loader, predict refuses loaders that it took.
+# lightning-positional-batch-size: after one error in a hook that makes a loader, predict refuses loaders that it
+# accepted before.
 #
-# Run: lightning 2.6.6, torch 2.14.1. Trainer.predict on eight rows with DataLoader(rows, 4): given to it, and made by the
-#   module's own predict_dataloader; then once with a hook whose folder is not there, which the program catches, as a
-#   notebook does; then again with the loader given to it.
-# Behaviour: the batch size by position is fine in a loader that is given, and refused in one that the hook makes, with
-#   advice on an __init__ of the user's, who has written none. After the hook's own FileNotFoundError the loader that
-#   was fine is refused as well, for as long as the process lives. By keyword, batch_size=4, nothing of it happens.
-# Why: around such hooks Lightning has DataLoader.__init__ record its arguments. It passes those by position on beside the
-#   same by keyword; and it takes DataLoader.__init__ back after the hook, but not when the hook raises
+# Run: lightning 2.6.6, torch 2.14.1. Trainer.predict on eight rows with DataLoader(rows, 4): passed to it, and made by
+#   the module's own predict_dataloader; then once with a hook whose folder does not exist, an error that the program
+#   catches, as a notebook does; then again with the loader passed to it.
+# Behaviour: a positional batch size is accepted in a loader that is passed, and refused in one that the hook makes,
+#   with advice about an __init__ that the user never wrote. After the hook's own FileNotFoundError the loader that was
+#   accepted is refused as well, for as long as the process lives. With the keyword, batch_size=4, none of this happens.
+# Why: around such hooks Lightning makes DataLoader.__init__ record its arguments. It passes positional arguments on
+#   both by position and by keyword; and it restores DataLoader.__init__ after the hook, but not if the hook raises
 #   (fabric/utilities/data.py, _replace_dunder_methods: no try/finally around its yield).
-# What cifar_lightning does: its loaders are no DataLoader; its tests name batch_size.
+# What cifar_lightning does: its loaders are not DataLoaders; its tests name batch_size.
 # Upstream: https://github.com/Lightning-AI/pytorch-lightning/issues/17991 (open; the first half, with torch_geometric)
 #
 # Output seen (Python 3.11, Linux, CPU):

@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
-# lightning-resume-loader: with a schedule that asks how long the fit is, a resumed run begins its epoch anew.
+# lightning-resume-loader: if a schedule asks how long the fit is, a resumed run starts its epoch again from the first
+# batch.
 #
-# Run: lightning 2.6.6, torch 2.14.1. A loader of ten batches that has state_dict and load_state_dict, as Lightning asks
-#   for; checkpoints by ModelCheckpoint every 4 steps; fit for 2 epochs, then fit again from the checkpoint of step 4.
-#   Once with a constant learning rate; once with one that falls to the end, so that configure_optimizers reads
+# Run: lightning 2.6.6, torch 2.14.1. A loader of ten batches that has state_dict and load_state_dict, as Lightning
+#   requires; checkpoints by ModelCheckpoint every 4 steps; fit for 2 epochs, then fit again from the checkpoint of step
+#   4. Once with a constant learning rate; once with a rate that falls until the end, so that configure_optimizers reads
 #   trainer.estimated_stepping_batches, which Lightning offers for that.
-# Behaviour: with the constant rate the resumed fit goes on with batch 4. With the schedule it trains on batches 0 to 3
-#   a second time and never sees 6 to 9 in that epoch. The number of steps is right, and no warning is printed. To count
-#   the batches Lightning sets the loader up before it reads the checkpoint, and then does not give it its position.
+# Behaviour: with the constant rate the resumed fit continues with batch 4. With the schedule it trains on batches 0 to
+#   3 a second time and never sees 6 to 9 in that epoch. The number of steps is right, and there is no warning. To count
+#   the batches, Lightning sets up the loader before it reads the checkpoint, and then does not restore the loader's
+#   position.
 # Expected: the same batches with and without a schedule. The checkpoint holds the loader's position in both cases.
-# What cifar_lightning does: its FitLoop.load_state_dict (run/loop.py) gives the loader its position after the checkpoint
-#   is read. Tests compare the weights of resumed and whole runs bit by bit.
+# What cifar_lightning does: its FitLoop.load_state_dict (run/loop.py) restores the loader's position after the
+#   checkpoint is read. Tests check that the weights of resumed and uninterrupted runs are bit-identical.
 # Upstream: https://github.com/Lightning-AI/pytorch-lightning/issues/20550 (open; fixes proposed in
 #   https://github.com/Lightning-AI/pytorch-lightning/pull/21765 and .../pull/21770)
 #
@@ -22,7 +24,7 @@
 #   a schedule that asks for the length:
 #     whole run, batches  [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
 #     resumed at step 4           [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9], 20 steps in all
-#   as stated: the loader begins at 0 where the schedule asked for the length
+#   as stated: the loader starts at 0 if the schedule asks for the length
 set -euo pipefail
 
 folder=$(mktemp -d)
@@ -100,7 +102,7 @@ whole = list(range(10))
 if resumed != {False: whole[4:] + whole, True: whole[:6] + whole}:
     print("CHANGED: the behaviour is not the one stated in this script")
     sys.exit(1)
-print("as stated: the loader begins at 0 where the schedule asked for the length")
+print("as stated: the loader starts at 0 if the schedule asks for the length")
 EOF
 if grep -i "resum.*dataloader" "$folder/log"; then
     echo "CHANGED: there is a warning, which this script says there is not"

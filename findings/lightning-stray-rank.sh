@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# lightning-stray-rank: a fit on one device logs nothing where a variable of some launcher says another rank.
+# lightning-stray-rank: a fit on one device writes no log if a launcher's variable gives another rank.
 #
-# Run: lightning 2.6.6, torch 2.14.1. Trainer(accelerator="cpu", devices=1) with a CSVLogger, one epoch of 20 steps; in
-#   processes of their own: as it is, with LOCAL_RANK=1, and with SLURM_PROCID=1, which is what the second of the tasks
-#   has that `srun --ntasks 4` starts for four fits of their own.
+# Run: lightning 2.6.6, torch 2.14.1. Trainer(accelerator="cpu", devices=1) with a CSVLogger, one epoch of 20 steps, in
+#   separate processes: without such a variable, with LOCAL_RANK=1, and with SLURM_PROCID=1, which the second task has
+#   if `srun --ntasks 4` starts four independent fits.
 # Behaviour: each fit ends with exit code 0, is_global_zero True, global_rank 0 and world_size 1, and writes its
-#   checkpoint. With either variable there is no metrics.csv, and no word of that: `rank_zero_only` asks the variables
+#   checkpoint. With either variable there is no metrics.csv, and no warning: `rank_zero_only` reads the variables
 #   (RANK, LOCAL_RANK, SLURM_PROCID, JSM_NAMESPACE_RANK) when Lightning is imported, and the Trainer never corrects it.
 # Expected: the log of a Trainer that says that it is rank 0 of 1, or a warning.
 # What cifar_lightning does: new_trainer (run/trainer.py) sets rank_zero_only.rank to the Trainer's own rank.

@@ -1,24 +1,25 @@
 #!/usr/bin/env bash
-# lightning-validation-while-accumulating: on several devices, a validation that falls between gradients that accumulate is
-#   not of the network that its checkpoint holds, where that has batch norms.
+# lightning-validation-while-accumulating: on several devices, if the network has batch norms, a validation in the
+# middle of gradient accumulation gives figures that are not those of its checkpoint.
 #
-# Run: lightning 2.6.6, torch 2.14.1. Trainer(strategy="ddp", devices=2, accelerator="cpu", val_check_interval=3) on a network
-#   with a torch.nn.BatchNorm2d, val_loss logged with sync_dist=True, and ModelCheckpoint(monitor="val_loss"); once with
-#   accumulate_grad_batches 1, once with 2. The checkpoint that is chosen is then validated in one process, on the same images.
-# Behaviour: with 1, its val_loss is that which ModelCheckpoint has for it. With 2 it is another. Nothing warns. Each rank's
-#   batch norm follows its own batches; DistributedDataParallel gives all the first rank's running means before a forward
-#   pass, but not after a batch under no_sync(), which Lightning takes for each that takes no step: then every rank
-#   validates with its own, and the checkpoint holds the first's.
-# Expected: the figure by which a checkpoint is chosen is that of the checkpoint.
-# What cifar_lightning does: its training loop has DDP copy the buffers before any validation (run/loop.py). In a Trainer of
-#   one's own, let val_check_interval be a multiple of accumulate_grad_batches. The networks that come with the package have
-#   a batch norm of their own, whose means are of all ranks.
+# Run: lightning 2.6.6, torch 2.14.1. Trainer(strategy="ddp", devices=2, accelerator="cpu", val_check_interval=3) on a
+#   network with a torch.nn.BatchNorm2d, val_loss logged with sync_dist=True, and ModelCheckpoint(monitor="val_loss");
+#   once with accumulate_grad_batches 1, once with 2. The chosen checkpoint is then validated in one process, on the
+#   same images.
+# Behaviour: with 1, its val_loss is the one that ModelCheckpoint recorded. With 2 it is another, without a warning.
+#   Each rank's batch norm follows its own batches. DistributedDataParallel gives all ranks the first rank's running
+#   means before a forward pass, but not after a batch under no_sync(), which Lightning uses for each batch without a
+#   step: then every rank validates with its own means, and the checkpoint holds the first rank's.
+# Expected: the figure by which a checkpoint is chosen is the checkpoint's own.
+# What cifar_lightning does: its training loop has DDP copy the buffers before any validation (run/loop.py). In your own
+#   Trainer, let val_check_interval be a multiple of accumulate_grad_batches. The networks that come with the package
+#   have their own batch norm, whose means are over all ranks.
 #
 # Output seen (Python 3.11, Linux, CPU):
 #   accumulate_grad_batches 1: chosen by val_loss 1.23765; in one process 1.23765
 #   accumulate_grad_batches 2: chosen by val_loss 0.82658; in one process 0.83012
 #   lightning 2.6.6 torch 2.14.1+cu130
-#   as stated: a validation between gradients that accumulate is of another network than its checkpoint
+#   as stated: a validation in the middle of accumulation does not give the figures of its checkpoint
 set -euo pipefail
 
 folder=$(mktemp -d)
@@ -86,6 +87,6 @@ if first:
     if not same[1] or same[2]:
         print("CHANGED: the behaviour is not the one stated in this script")
         sys.exit(1)
-    print("as stated: a validation between gradients that accumulate is of another network than its checkpoint")
+    print("as stated: a validation in the middle of accumulation does not give the figures of its checkpoint")
 EOF
 "$folder/venv/bin/python" fit.py 2> log || { tail -n 5 log >&2; exit 1; }

@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
-# litdata-jpeg-twice: litdata keeps JPEG pictures as they were in their files, whatever was done to them, and compresses
-# those from memory once more.
+# litdata-jpeg-twice: litdata stores JPEG pictures from files as they are in the file, whatever was done to them, and
+# compresses JPEG pictures from memory a second time.
 #
-# Run: litdata 0.2.76, torch 2.14.1, Pillow 13.0.0. A JPEG picture of quality 95 and 64 x 64 pixels, opened by Pillow from
-#   its file or from its bytes, as it is or made 8 x 8 in place by thumbnail(), written by optimize() and read again.
-# Behaviour: (1) of a JPEG picture from a file litdata writes the file, so that thumbnail() and all else that edits in
-#   place is lost. (2) one from bytes, as out of a tar or parquet file, is compressed anew with Pillow's default quality,
-#   75: the file is smaller, and its pixels are others. A picture that Pillow made from an array loses nothing.
-# Expected: of (1) the picture that was returned, of (2) the bytes that were there, or Pillow's quality="keep". Which of
-#   the two happens depends on where a picture came from, and nothing is said.
+# Run: litdata 0.2.76, torch 2.14.1, Pillow 13.0.0. A JPEG picture of quality 95 and 64 x 64 pixels, opened by Pillow
+#   from its file or from its bytes, unchanged or made 8 x 8 in place by thumbnail(), written by optimize() and read
+#   again.
+# Behaviour: (1) for a JPEG picture from a file, litdata stores the file, so that thumbnail() and any other edit in
+#   place are lost. (2) A picture from bytes, as from a tar or parquet file, is compressed again with Pillow's default
+#   quality, 75: the file is smaller, and its pixels differ. A picture that Pillow made from an array loses nothing.
+# Expected: for (1) the picture that was returned, for (2) the original bytes, or Pillow's quality="keep". Which of the
+#   two happens depends on where a picture came from, and there is no warning.
 # What cifar_lightning does: nothing; it writes PNG and parquet files from arrays of pixels (data/writing.py).
-# Upstream: src/litdata/streaming/serializers.py, JPEGSerializer; no issue of either is known to us. litdata's README
-#   lists JpegImageFile as stored in "compressed bytes", and prefers its own Jpeg(..., quality=95), which chooses. Of
-#   (1) in another library: datasets-edited-in-place.sh.
+# Upstream: src/litdata/streaming/serializers.py, JPEGSerializer; we know of no issue about either. litdata's README
+#   lists JpegImageFile as stored in "compressed bytes", and prefers its own Jpeg(..., quality=95), with which the user
+#   chooses. For (1) in another library: datasets-edited-in-place.sh.
 #
 # Output seen (Python 3.11, Linux):
 #   litdata 0.2.76 torch 2.14.1 pillow 13.0.0

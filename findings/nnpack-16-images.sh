@@ -3,18 +3,18 @@
 #
 # Run: torch 2.14.1 on an x86 CPU with AVX2, one thread, torch.backends.mkldnn.enabled = False; the first convolution of
 #   PyTorch's CIFAR-10 tutorial (3 to 6 channels, 5 x 5, images of 32 x 32), forward. torch's profiler says which kernel
-#   ran. (Who trains so small a network gains by switching oneDNN off: it has a fixed cost at each call.)
-# Behaviour: for 15 images and fewer torch takes its plain convolution (thnn_conv2d), from 16 on NNPACK's. Called
-#   directly, torch._nnpack_spatial_convolution computes the same for any number of images: in less time for 8 and 15 of
-#   them here.
-# Expected: the quicker kernel at each size, or a setting to choose. The bound is from 2017 and a benchmark of larger
-#   networks. Nothing in the documentation of torch.backends.nnpack tells of it.
-# What cifar_lightning does: Conv2d in model/networks/conv.py calls NNPACK itself where oneDNN is off, whatever the number
-#   of images. Of the tutorial's network a step of 4 images takes a tenth less time (docs/experiments.md).
-# Upstream: https://github.com/pytorch/pytorch/issues/26396 (open) and, for the bound,
+#   ran. (Such a small network trains faster without oneDNN, which has a fixed cost per call.)
+# Behaviour: for 15 images and fewer torch uses its plain convolution (thnn_conv2d), from 16 on NNPACK's. Called
+#   directly, torch._nnpack_spatial_convolution computes the same for any number of images: here in less time for 8 and
+#   15.
+# Expected: the faster kernel at each size, or a setting to choose. The limit is from 2017 and from a benchmark of
+#   larger networks. The documentation of torch.backends.nnpack does not mention it.
+# What cifar_lightning does: Conv2d in model/networks/conv.py calls NNPACK itself if oneDNN is off, whatever the number
+#   of images. A step of the tutorial's network on 4 images takes a tenth less time (docs/experiments.md).
+# Upstream: https://github.com/pytorch/pytorch/issues/26396 (open) and, for the limit,
 #   https://github.com/pytorch/pytorch/pull/2826
 #
-# Kernels and equal results are what is checked. Times are printed only: they depend on the machine.
+# The script checks the kernels and that their results are equal. Times are printed only: they depend on the machine.
 # Output seen (Python 3.11, 2 cores of an Intel Xeon with AVX-512, with other jobs beside):
 #   torch 2.14.1+cu130
 #    4 images: aten::thnn_conv2d                  133 µs; NNPACK called directly  133 µs

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# onnx-export-paths: an exported ONNX file names the folders of the machine that it was made on.
+# onnx-export-paths: an exported ONNX file names folders of the machine that it was made on.
 #
 # Run: torch 2.14.1 with onnx 1.23.2 and onnxscript 0.7.2. The same network, by the same code, exported by
 #   torch.onnx.export from two folders; and the same after torch.export.export.
-# Behaviour: each node of the graph has metadata with the stack of Python calls that it comes from: paths of the user's own
-#   files, and of torch's, and the line of source. So the home folder, and with it often the user's name, goes to whoever
-#   gets the file; and the same network has another digest on another machine, or in another folder. No argument leaves
-#   it out. And where the program was exported first, the name of its torch.export.Dim is gone: the input's first
-#   dimension is called s77, and not batch, as it is where torch.onnx.export traces the network itself.
-# Expected: that a file for others has no paths unless one asks for them. The documentation names the entries, and does
-#   not say that they are whole paths, or how to leave them out.
+# Behaviour: each node of the graph has metadata with the stack of Python calls that it comes from: paths of the user's
+#   own files and of torch's, and the line of source. So everyone who gets the file learns the home folder, and often
+#   with it the user's name; and the same network has another digest on another machine or in another folder. No
+#   argument leaves the paths out. And if the program was exported first, the name of its torch.export.Dim is lost: the
+#   input's first dimension is called s77, not batch, as it is if torch.onnx.export traces the network itself.
+# Expected: a file for others has no paths unless one asks for them. The documentation names the entries, but says
+#   neither that they are whole paths nor how to leave them out.
 # What cifar_lightning does: it deletes the metadata of each part, names the dimension, and adds an entry of its own
-#   (run/export.py, _onnx); of torch.export's own file it deletes the stacks before it is saved (model/program.py).
-# Upstream: https://github.com/pytorch/pytorch/pull/155816 documents the entries; no issue about their paths is known to us.
+#   (run/export.py, _onnx); from torch.export's own file it deletes the stacks before it is saved (model/program.py).
+# Upstream: https://github.com/pytorch/pytorch/pull/155816 documents the entries; we know of no issue about their paths.
 #
 # Output seen (Python 3.11, Linux):
 #   torch 2.14.1 onnx 1.23.2 onnxscript 0.7.2
@@ -20,7 +20,7 @@
 #   program  home_of_ann named 2 times, dimension s77    316603e0  without metadata 876d75e1
 #   network  home_of_bob named 2 times, dimension batch  2abf42cf  without metadata fcc365f0
 #   program  home_of_bob named 2 times, dimension s77    d6ec9334  without metadata 876d75e1
-#   as stated: the file names the folder that it was made in, and is another in another folder
+#   as stated: the file names the folder that it was made in, and differs from folder to folder
 set -euo pipefail
 
 folder=$(mktemp -d)
@@ -83,4 +83,4 @@ if (($(grep -c "named [1-9]" "$folder/log") != 4)) ||
     echo "CHANGED: the behaviour is not the one stated in this script"
     exit 1
 fi
-echo "as stated: the file names the folder that it was made in, and is another in another folder"
+echo "as stated: the file names the folder that it was made in, and differs from folder to folder"

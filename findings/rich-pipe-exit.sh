@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
-# rich-pipe-exit: a line printed with rich ends the process if nobody reads it, past every `except Exception`.
+# rich-pipe-exit: if nobody reads the output any more, a line printed with rich ends the process, and `except Exception`
+# does not catch this.
 #
-# Run: rich 15.0.0. A loop of 20 steps that reports each, by print or by rich's Console.print, with its output in
-#   `| head -n 1`. It catches any Exception of a report and goes on with its work, its output sent nowhere.
-# Behaviour: with print there is a BrokenPipeError, and the loop ends its 20 steps, exit code 0. rich catches that error
-#   itself and raises SystemExit(1), which is no Exception: the loop ends at once, with 1, and no message.
-# Expected: an OSError, as of print and of any other write; or a setting. A method to override, Console.on_broken_pipe,
-#   is of use to who makes the Console, not to who calls a library that does. Lightning 2.6 takes rich for its summary
-#   and progress bar wherever rich is installed, so a fit whose output nobody reads any more ends like this; without
+# Run: rich 15.0.0. A loop of 20 steps that reports each step, by print or by rich's Console.print, with its output in
+#   `| head -n 1`. It catches any Exception from a report, sends its output to /dev/null and goes on with its work.
+# Behaviour: with print there is a BrokenPipeError, and the loop completes its 20 steps, exit code 0. rich catches that
+#   error itself and raises SystemExit(1), which is not an Exception: the loop ends at once, with 1 and no message.
+# Expected: an OSError, as from print and from any other write; or a setting. Console.on_broken_pipe can be overridden,
+#   but only by code that makes the Console, not by code that calls a library that does. Lightning 2.6 uses rich for its
+#   summary and progress bar if rich is installed, so a fit whose output nobody reads any more ends like this; without
 #   rich it ends with a BrokenPipeError, which a script can catch (lightning 2.6.6, tried by hand).
-# What cifar_lightning does: what it prints with rich is printed within `printing` (console.py), which catches OSError
-#   and SystemExit, sends what follows nowhere, and lets the run go on.
-# Upstream: https://github.com/Textualize/rich/pull/3468 (where it came in),
+# What cifar_lightning does: it prints with rich only within `printing` (console.py), which catches OSError and
+#   SystemExit, sends later output nowhere, and lets the run go on.
+# Upstream: https://github.com/Textualize/rich/pull/3468 (where this was added),
 #   https://github.com/Textualize/rich/pull/3233 (where its author doubts that a library should end the program),
 #   https://github.com/Lightning-AI/pytorch-lightning/pull/20896 (rich by default)
 #

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# safetensors-metadata-order: the same weights with the same metadata make another file each time.
+# safetensors-metadata-order: the same weights with the same metadata give another file each time.
 #
 # Run: safetensors 0.8.0 with numpy 2.4.6. One tensor with eight entries of metadata, saved twice in each of two
 #   processes; and with one entry.
-# Behaviour: safetensors hands the metadata to a hash map of Rust's, which has a random order of its own each time it is
-#   made, and writes the entries in that order into the file's header. Eight entries have 40,320 orders, and two have two:
-#   equal networks have files of different digests, from one call to the next. With one entry, or none, they are equal.
-#   The tensors are in a fixed order always.
-# Expected: the order of the dictionary that was given, or that of the keys, as for the tensors. A digest is how a hub,
-#   a cache or a lock file tells whether it has a file already.
-# What cifar_lightning does: one entry, a JSON text with sorted keys (run/weights.py).
+# Behaviour: safetensors passes the metadata to a hash map of Rust's, which has a random order of its own each time it
+#   is made, and writes the entries in that order into the file's header. Eight entries have 40,320 orders, and two have
+#   two: files of equal networks have different digests, from one call to the next. With one entry or none they are
+#   equal. The tensors are always in a fixed order.
+# Expected: the order of the given dictionary, or that of the keys, as for the tensors. By a digest a hub, a cache or a
+#   lock file knows whether it already has a file.
+# What cifar_lightning does: it writes one entry, a JSON text with sorted keys (run/weights.py).
 # Upstream: https://github.com/safetensors/safetensors/issues/584, and a change that sorts the keys, not merged:
 #   https://github.com/safetensors/safetensors/pull/790
 #
@@ -23,7 +23,7 @@
 #   8 entries, in the order 2 7 1 4 0 6 5 3 25844a822821
 #   8 entries, in the order 2 3 4 6 7 0 1 5 64d7f154c646
 #   8 entries, in the order 2 6 0 1 4 5 7 3 0fc72539c84c
-#   as stated: several entries of metadata make other bytes each time, one makes the same
+#   as stated: with several entries of metadata the bytes differ each time, with one they do not
 set -euo pipefail
 
 folder=$(mktemp -d)
@@ -57,4 +57,4 @@ if (($(grep "^1 entr" log | sort -u | wc -l) != 1 || $(grep "^8 entr" log | sort
     echo "CHANGED: the behaviour is not the one stated in this script"
     exit 1
 fi
-echo "as stated: several entries of metadata make other bytes each time, one makes the same"
+echo "as stated: with several entries of metadata the bytes differ each time, with one they do not"

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# statsmodels-mcnemar-equal: two classifiers that agree on every image differ with p = 0 by McNemar's usual test.
+# statsmodels-mcnemar-equal: for two classifiers that agree on every image, McNemar's usual test gives p = 0.
 #
-# Run: statsmodels 0.15.0 with scipy 1.17.1. mcnemar() of the table of two classifiers that both got the same 90 of 100
+# Run: statsmodels 0.15.0 with scipy 1.17.1. mcnemar() on the table of two classifiers that both got the same 90 of 100
 #   images right; exact and by chi-squared, with and without the correction for continuity.
-# Behaviour: with the correction, which is on by default, the statistic is (|0 - 0| - 1)^2 / 0, infinite, and the p-value
-#   0: as sure a difference as there can be, between two things that are the same. Without it, it is 0 / 0, and NaN. Each
-#   comes with a warning of numpy's for a division. The exact test, which is the default, says 1.
-# Expected: 1 of all, or an error: nothing speaks against equality. A comparison of a run with its own copy, or of a
-#   network with its quantised self, is such a table, and `p < 0.05` is then true.
-# What cifar_lightning does: the exact test only, which is 1 there (report/statistics.py).
-# Upstream: no issue of it is known to us; of the same in Hugging Face's evaluate, which divides by zero there:
+# Behaviour: with the correction, which is on by default, the statistic is (|0 - 0| - 1)^2 / 0, infinite, and the
+#   p-value 0: the surest difference possible, between two classifiers that are the same. Without it the statistic is 0
+#   / 0, and both are NaN. Each comes with a numpy warning about a division. The exact test, which is the default, gives
+#   1.
+# Expected: 1 from all three, or an error: nothing speaks against equality. A comparison of a run with its own copy, or
+#   of a network with its quantised version, gives such a table, and `p < 0.05` is then true.
+# What cifar_lightning does: it uses the exact test only, which gives 1 for it (report/statistics.py).
+# Upstream: we know of no issue about it; for the same in Hugging Face's evaluate, which also divides by zero:
 #   https://github.com/huggingface/evaluate/pull/795
 #
 # Output seen (Python 3.11, Linux):
@@ -20,7 +21,7 @@
 #   one image  exact                   statistic 0.0  p 1.000
 #   one image  chi-squared, corrected  statistic 0.0  p 1.000
 #   one image  chi-squared             statistic 1.0  p 0.317
-#   as stated: of two that agree on all, p is 1, 0 and NaN
+#   as stated: for classifiers that agree on every image, p is 1, 0 and NaN
 set -euo pipefail
 
 folder=$(mktemp -d)
@@ -52,5 +53,5 @@ equal = [found["equal", how] for how in ("exact", "chi-squared, corrected", "chi
 if equal[:2] != [1.0, 0.0] or not math.isnan(equal[2]):
     print("CHANGED: the behaviour is not the one stated in this script")
     sys.exit(1)
-print("as stated: of two that agree on all, p is 1, 0 and NaN")
+print("as stated: for classifiers that agree on every image, p is 1, 0 and NaN")
 EOF

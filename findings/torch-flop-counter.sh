@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# torch-flop-counter: torch's counter finds no operations in a transformer's encoder without gradients, and ten times too
-# many in the backward pass of MobileNetV2.
+# torch-flop-counter: torch's FLOP counter finds no operations in a transformer encoder in evaluation without gradients,
+# and ten times too many in the backward pass of MobileNetV2.
 #
 # Run: torch 2.14.1, torchvision 0.29.1, on a CPU. FlopCounterMode over torch's TransformerEncoder of 65 tokens (six
-#   layers, 192 wide) and torchvision's VisionTransformer of as many, in training, in evaluation, and in evaluation under
-#   no_grad; and over the forward and backward pass of its MobileNetV2, and of one convolution. Beside it the number by
-#   hand: two operations for each product of a convolution or linear layer, by its shapes, 4 x tokens² x width for
-#   attention; and twice as many in the backward pass, but for the gradient of the images. Attention is computed by
-#   SDPBackend.MATH: until 2.15 the counter does not know the CPU's.
-# Behaviour: (1) in evaluation without gradients TransformerEncoderLayer and MultiheadAttention with an even number of heads
-#   take their fast path, one operator for all that they do, which the counter does not know: nothing is left of the
-#   encoder, and of torchvision's network all but its attention. (2) The gradient of the weights of a convolution in
-#   groups is counted as if it had none. Both are so in 2.15.0 too.
-# Expected: one number for one network, and of the backward pass twice the forward's; or a warning. Operations in papers
-#   and the utilisation of a GPU in training are read off such counters.
-# What cifar_lightning does: it counts a forward pass without gradients, to choose threads; it switches the fast path off
-#   for that (run/cpu.py, plain_attention), and so does not take a vision transformer for a network without work.
-# Upstream: https://github.com/pytorch/pytorch/pull/183405 divides by the groups (not in 2.15.0); no issue of the fast path
-#   is known to us. https://github.com/pytorch/pytorch/issues/195460 is the one of attention on a CPU.
+#   layers, 192 wide) and torchvision's VisionTransformer of as many, in training, in evaluation, and in evaluation
+#   under no_grad; and over the forward and backward pass of torchvision's MobileNetV2 and of one convolution. Beside it
+#   the number by hand: two operations for each product of a convolution or linear layer, by its shapes, 4 x tokens² x
+#   width for attention; and twice as many in the backward pass, without the gradient of the images. Attention is
+#   computed by SDPBackend.MATH, because until 2.15 the counter does not know the CPU's own kernel.
+# Behaviour: (1) in evaluation without gradients, TransformerEncoderLayer and MultiheadAttention with an even number of
+#   heads use their fast path, one operator for all of their work, which the counter does not know: it counts nothing of
+#   the encoder, and of torchvision's network everything except attention. (2) The gradient of the weights of a grouped
+#   convolution is counted as if there were no groups. Both are the same in 2.15.0.
+# Expected: one number for one network, and twice as many in the backward pass as in the forward pass; or a warning.
+#   Operations in papers and the utilisation of a GPU in training are taken from such counters.
+# What cifar_lightning does: it counts a forward pass without gradients to choose threads; for that it switches the fast
+#   path off (run/cpu.py, plain_attention), so that a vision transformer is not taken for a network without work.
+# Upstream: https://github.com/pytorch/pytorch/pull/183405 divides by the groups (not in 2.15.0); we know of no issue
+#   about the fast path. https://github.com/pytorch/pytorch/issues/195460 is about attention on a CPU.
 #
 # Output seen (Python 3.11, Linux):
 #   torch 2.14.1+cu130 torchvision 0.29.1+cu130
@@ -25,7 +25,7 @@
 #   VisionTransformer: training 731.4, evaluation 731.4, evaluation and no_grad 462.4; by hand 731.4 million
 #   MobileNetV2: forward 24.500 million, by hand 24.500; backward 476.553, by hand 48.115
 #   a depthwise convolution: forward 0.147 million, by hand 0.147; backward 9.437, by hand 0.147
-#   as stated: nothing of attention without gradients, and too much of the gradient of convolutions in groups
+#   as stated: the fast path of attention is not counted, the gradient of grouped convolutions is overcounted
 set -euo pipefail
 
 folder=$(mktemp -d)
@@ -103,5 +103,5 @@ as_stated = all(seen[name] == [right[name], right[name], without[name]] for name
 if not as_stated or shares["a depthwise convolution"] != (1, 64) or shares["MobileNetV2"][1] < 5:
     print("CHANGED: the behaviour is not the one stated in this script")
     sys.exit(1)
-print("as stated: nothing of attention without gradients, and too much of the gradient of convolutions in groups")
+print("as stated: the fast path of attention is not counted, the gradient of grouped convolutions is overcounted")
 PYTHON

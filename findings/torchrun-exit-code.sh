@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# torchrun-exit-code: torchrun ends with 1, whatever its ranks ended with, and even if they ended well after SIGTERM.
+# torchrun-exit-code: torchrun ends with 1, whatever exit codes its ranks had, and even if they ended well after
+# SIGTERM.
 #
 # Run: torchrun of torch 2.14.1, one machine, two ranks. The ranks are ten lines of Python without torch.
-# Behaviour: ranks that end with 75 or 3, or are killed: torchrun ends with 1 in each case. On SIGTERM it passes the
-#   signal to the ranks, waits while they save and end with 0, then raises SignalException: 1 again, with a traceback.
-#   (0 only if the ranks end with 0 by themselves.) The ranks' own codes are in its log as text.
-# Expected: the code of a rank that failed, as srun and mpirun give it, and 143 or 0 after SIGTERM. A job
-#   script that starts a job again on 75 ("saved, not finished"), and not on 2 ("wrong settings"), cannot tell the two
-#   under torchrun. The documentation speaks of errors that go "through the agent and up to the scheduler".
-# What cifar_lightning does: fit.py starts the ranks of one machine itself (run/launch.py) and ends with their code: 2
-#   for settings, 3 for NaN, 130 or 143 when it was told to stop. docs/reliability.md says that torchrun's is 1.
-# Upstream: https://docs.pytorch.org/docs/stable/elastic/errors.html; no issue about the code is known to us.
+# Behaviour: if ranks end with 75 or 3, or are killed, torchrun ends with 1 each time. On SIGTERM it passes the signal
+#   to the ranks, waits while they save and end with 0, then raises SignalException: 1 again, with a traceback. (It ends
+#   with 0 only if the ranks end with 0 by themselves.) The ranks' own exit codes are in its log as text.
+# Expected: the exit code of a rank that failed, as with srun and mpirun, and 143 or 0 after SIGTERM. A job script that
+#   starts a job again on 75 ("saved, not finished"), but not on 2 ("wrong settings"), cannot tell the two apart under
+#   torchrun. The documentation speaks of errors that go "through the agent and up to the scheduler".
+# What cifar_lightning does: fit.py starts the ranks of one machine itself (run/launch.py) and ends with their exit
+#   code: 2 for settings, 3 for NaN, 130 or 143 if it was told to stop. docs/reliability.md says that torchrun's is 1.
+# Upstream: https://docs.pytorch.org/docs/stable/elastic/errors.html; we know of no issue about the exit code.
 #
 # Output seen (Python 3.11, Linux):
 #   torch 2.14.1
@@ -19,7 +20,7 @@
 #   both ranks: 3     torchrun ends with 1
 #   both ranks: kill  torchrun ends with 1
 #   SIGTERM to torchrun, both ranks saved and ended with 0: True  torchrun ends with 1
-#   as stated: 1 whatever the ranks' code
+#   as stated: 1, whatever the ranks' exit codes
 set -euo pipefail
 
 folder=$(mktemp -d)
@@ -83,5 +84,5 @@ print(f"SIGTERM to torchrun, both ranks saved and ended with 0: {saved}  torchru
 if codes != {"0": 0, "75": 1, "3": 1, "kill": 1, "SIGTERM": 1} or not saved:
     print("CHANGED: the behaviour is not the one stated in this script")
     sys.exit(1)
-print("as stated: 1 whatever the ranks' code")
+print("as stated: 1, whatever the ranks' exit codes")
 EOF
