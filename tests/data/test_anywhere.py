@@ -35,7 +35,7 @@ def mark(batch):
 
 @cache
 def epochs(count, **kwargs):
-    """Returns the keys of the batches of `count` epochs in a plain loop: what every other use must give."""
+    """Returns the keys of the batches of `count` epochs in a plain loop, to which the tests compare others."""
     plain = data(**kwargs)
     plain.setup("fit")
     return [[mark(batch) for batch in plain.train_dataloader()] for _ in range(count)]
@@ -197,7 +197,7 @@ def looking(hook, of_the_module):
 
 @pytest.mark.parametrize("kind", [Theirs, Ours, Scheduled, AskingEarly])
 @pytest.mark.parametrize("reload", [0, 1])
-def test_a_fit_resumes_within_an_epoch(tmp_path, kind, reload):
+def test_a_fit_resumed_within_an_epoch_is_bit_identical(tmp_path, kind, reload):
     options = {"max_epochs": 2, "reload_dataloaders_every_n_epochs": reload, "log_every_n_steps": 2}
     log = Log()
     whole = fitted(kind, data(), saving=tmp_path, logger=log, **options)
@@ -217,7 +217,7 @@ def test_a_fit_resumes_within_an_epoch(tmp_path, kind, reload):
         *((hook, own) for hook in ("on_train_start", "on_train_epoch_start", "on_train_batch_end") for own in (0, 1)),
     ],
 )
-def test_a_fit_resumes_within_an_epoch_if_a_callback_takes_batches(tmp_path, hook, of_the_module):
+def test_a_resumed_fit_gets_the_same_batches_if_a_callback_takes_some(tmp_path, hook, of_the_module):
     whole = fitted(Scheduled, data(), saving=tmp_path, max_epochs=2, callbacks=[looking(hook, of_the_module)])
     assert whole.seen == joined(epochs(2))
     for step in (4, 16):
@@ -226,7 +226,7 @@ def test_a_fit_resumes_within_an_epoch_if_a_callback_takes_batches(tmp_path, hoo
             assert fitted(Scheduled, data(), callbacks=callbacks, **options).seen == whole.seen[step:]
 
 
-def test_a_fit_resumes_within_an_epoch_if_it_is_given_a_loader(tmp_path):
+def test_a_resumed_fit_gets_the_same_batches_if_it_is_given_a_loader(tmp_path):
     """LitNet restores the position of a loader that its schedule needed early; Lightning alone would not."""
 
     def loader():
@@ -259,7 +259,7 @@ def test_a_new_fit_starts_at_the_first_epoch(tmp_path):
 
 @pytest.mark.parametrize("kind", [Theirs, Ours, lambda: Ours(net="speed54", width=4, sizes=[24], muon_lr=0.1)])
 def test_a_second_fit_continues_only_with_the_same_trainer(kind):
-    """A second fit with the same Trainer continues at the next epoch; with a new one it equals a first fit."""
+    """A second fit with the same Trainer is the next epoch; with a new one it is bit-identical to a first fit."""
     images = data(val_split=40)
     first = trainer(max_epochs=2, logger=Log(), log_every_n_steps=3)  # 16 steps: some loss is left unlogged
     module = kind()
@@ -327,7 +327,7 @@ class LearningFromBoth(Theirs):
     ("mode", "batches", "length"),
     [("min_size", 4, 4), ("max_size_cycle", 4, 10), ("max_size", 23, 23), ("max_size_cycle", 23, 23)],
 )
-def test_a_fit_on_combined_loaders_resumes(tmp_path, mode, batches, length):
+def test_a_resumed_fit_gets_the_same_batches_from_combined_loaders(tmp_path, mode, batches, length):
     whole = fitted(LearningFromBoth, Both(mode, batches), max_epochs=2, saving=tmp_path)
     first, second = whole.seen[:length], whole.seen[length:]
     assert first[:10] == epochs(2)[0][:length]
@@ -417,7 +417,7 @@ def test_test_images_are_in_order_after_a_trainer_has_tested_some():
 
 
 def in_fabric(fabric, path=None):
-    """Returns, and writes to `path`, the global batches of two plain loops, and the numbers of evaluation images."""
+    """Returns, and writes to any `path`, the global batches of two plain loops and counts of evaluation images."""
     images, others = data(), data()
     for module in (images, others):
         module.prepare_data()

@@ -260,7 +260,7 @@ def test_load_from_checkpoint_needs_no_images(tmp_path):
 
 
 def test_hparams_are_the_modules_own_arguments(tmp_path):
-    """`hparams` do not have the arguments of a constructor that calls this one, which Lightning would add."""
+    """`hparams` have no arguments of a constructor that calls this one, although Lightning would add them."""
 
     class Own(CIFAR10DataModule):
         def __init__(self, folder, batch_size=32, val_split="none"):
@@ -284,7 +284,7 @@ def test_hparams_are_the_modules_own_arguments(tmp_path):
     assert set(module.data.hparams) == set(fake_data().hparams)
     assert set(module.net.hparams) == set(LitNet().hparams)
     assert net.hparams["lr"] == 0.5
-    # A checkpoint also has a subclass's own arguments, or it could not be loaded.
+    # A checkpoint also has a subclass's own arguments, or the subclass could not be loaded.
     trainer = quiet_trainer(max_epochs=1)
     trainer.fit(net, fake_data(40))
     trainer.save_checkpoint(tmp_path / "it.ckpt")

@@ -120,7 +120,7 @@ def tiff(value):
     return file.getvalue()
 
 
-def test_bad_files_are_named(tmp_path):
+def test_unreadable_pictures_are_refused_by_name(tmp_path):
     write_folder(tmp_path)
     path = tmp_path / "test" / "b" / "bad.png"
     whole = (tmp_path / "test" / "b" / "0.png").read_bytes()
@@ -179,7 +179,7 @@ def drawn(kind, size):
 @pytest.mark.parametrize("kind", ["gradient", "noise", "text"])
 @pytest.mark.parametrize("size", [(1601, 1203), (700, 2100)])
 def test_a_large_jpeg_is_decoded_at_reduced_size(tmp_path, monkeypatch, kind, size):
-    """A large JPEG decoded at reduced size equals the whole one to a grey level, also of odd size or turned by Exif."""
+    """Decoding a large JPEG at reduced size changes no value by over 1, even if its size is odd or it is turned."""
     exif = Image.Exif()
     exif[0x0112] = 6
     paths = [tmp_path / name for name in ("a.jpg", "grey.jpg", "turned.jpg")]
@@ -216,7 +216,7 @@ def test_small_jpegs_and_other_kinds_are_decoded_at_full_size(tmp_path, monkeypa
 
 
 def test_large_pictures_are_given_to_threads_one_by_one(tmp_path, monkeypatch):
-    """Every thread decodes large pictures, one at a time, and only a few ahead of those that have been used."""
+    """All threads share even a few large pictures, one at a time, and decode only some ahead of those in use."""
     for i in range(24):
         Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / f"{i:02}.png")
     paths, threads, started = sorted(tmp_path.iterdir()), set(), []

@@ -214,7 +214,7 @@ def test_shares_and_numbers_of_people_give_the_same_distributions(tmp_path):
 
 
 def test_a_class_that_people_and_network_both_rule_out_adds_nothing():
-    """A class with share 0 and logit -inf adds nothing to the cross-entropy; with a share above 0, infinity."""
+    """A class of share 0 and logit -inf adds nothing to the cross-entropy; with another share it is infinite."""
     people, ruled_out = torch.tensor([[0.5, 0.5, 0.0]]), torch.tensor([[1.0, 0.0, -torch.inf]])
     found = against_people(people, ruled_out)
     assert found["cross_entropy"] == pytest.approx(math.log1p(math.e) - 0.5)  # 0.8133

@@ -285,7 +285,7 @@ def test_an_iterator_that_is_not_used_takes_no_epoch(images):
     assert same(twice, loader(images))
 
 
-def test_changing_a_batch_changes_no_stored_image(images):
+def test_changing_a_batch_changes_no_stored_image_or_label(images):
     for train in (True, False):
         for x, y in loader(images, train=train):
             x.fill_(9)

@@ -514,7 +514,7 @@ def test_the_matlab_version_is_read(tmp_path, source, monkeypatch):
     check(source, packed, tmp_path)
 
 
-def test_reading_the_matlab_version_takes_the_memory_of_its_images_twice(tmp_path):
+def test_reading_the_matlab_version_takes_no_third_copy_of_the_images(tmp_path):
     from scipy.io import savemat
 
     pixels = np.random.default_rng(0).integers(0, 256, (400, 3072), np.uint8)
@@ -744,7 +744,7 @@ def flipped(png):
     return png[:at] + bytes([png[at] ^ 1]) + png[at + 1 :]
 
 
-def test_reading_parquet_takes_the_memory_of_its_images_once(tmp_path):
+def test_reading_parquet_takes_no_second_copy_of_the_images(tmp_path):
     Image.new("RGB", (32, 32), "red").save(picture := io.BytesIO(), "PNG")
     for name, count in (("train", 1_000), ("val", 500), ("test", 1)):
         content = {"img": [{"bytes": picture.getvalue()}] * count, "label": [0] * count}
@@ -952,7 +952,7 @@ def test_the_users_own_arrays_are_read(tmp_path):
     ],
 )
 @pytest.mark.parametrize("packed", [True, False])
-def test_reading_arrays_takes_the_memory_of_the_images_once(tmp_path, packed, size, kind):
+def test_reading_arrays_takes_no_second_copy_of_the_images(tmp_path, packed, size, kind):
     images = np.random.default_rng(0).integers(0, 256, (2000, *size), np.uint8)
     labels, held_out = np.arange(2000) % 10, 900 if kind == "with x_val" else 0
     content = {"x_train": images[held_out:], "y_train": labels[held_out:], "x_test": images[:10], "y_test": labels[:10]}

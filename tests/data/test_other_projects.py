@@ -109,8 +109,9 @@ def test_loaders_have_a_dataset(tmp_path, alone):
 
 
 def test_a_trainer_that_is_given_our_loaders_does_not_warn_about_workers(tmp_path, monkeypatch):
-    """A Trainer does not advise more workers for our loaders, even if it re-creates one, to predict or for ranks."""
-    # Warnings are errors in these tests. With fewer cores Lightning would not give this one.
+    """A Trainer does not advise more workers for our loaders, not even for one that it re-creates to predict."""
+    # Warnings are errors in these tests. Lightning gives this one only if there are more than two cores; it re-creates
+    # loaders for ranks, too.
     monkeypatch.setattr("lightning.fabric.utilities.data._num_cpus_available", lambda: 8)
     images, module = fake_data(100, val_split=20), Flat()
     images.setup()

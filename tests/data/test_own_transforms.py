@@ -240,7 +240,7 @@ def test_training_transforms_that_are_unknown_are_not_compared(unknown):
 
 
 def test_a_model_of_another_image_size_keeps_no_preprocessing(tmp_path):
-    """A model trained at another size keeps no preprocessing, which would have an exported file take 32 pixels."""
+    """A model of 48 pixels keeps no preprocessing; one for 32 would have its export take images of the wrong size."""
     larger = dict.fromkeys(["train_transforms", "test_transforms"], v2.Compose([v2.Resize(48), *FLOATS]))
     data, model = fake_data(40, **larger), LitNet("resnet18", width=1)
     assert (data.preprocessing, data.train_dataloader().preprocessing) == (None, None)
@@ -264,7 +264,7 @@ def test_a_fit_without_validation_needs_no_val_transforms(tmp_path, transform):
 
 
 def test_a_model_keeps_no_preprocessing_if_test_transforms_do_more(tmp_path):
-    """A model keeps no preprocessing if `test_transforms` do more than normalise, even if that of training is known."""
+    """A model keeps no preprocessing if `test_transforms` do more than normalise, even if the training's is known."""
     more = v2.Compose([v2.Grayscale(3), EVALUATION])
     model, data = LitNet(), fake_data(60, train_transforms=CLASSIC, test_transforms=more)
     quiet(tmp_path).fit(model, data)

@@ -309,7 +309,7 @@ def times_read(said, data, home, digest):
 
 @pytest.mark.skipif(os.getuid() == 0 and not becomes_another_user(), reason="to root no folder is read-only")
 @pytest.mark.parametrize(("home_mode", "decodes"), [(0o777, 2), (0o555, 6)])
-def test_a_read_only_folder_is_cached_in_the_users_cache_folder(home_mode, decodes):
+def test_images_in_a_read_only_folder_are_cached_elsewhere_if_possible(home_mode, decodes):
     with tempfile.TemporaryDirectory(dir="/tmp") as top:  # not tmp_path, which only its owner may enter
         data, home = Path(top) / "data", Path(top) / "home"
         os.chmod(top, 0o755)
@@ -518,7 +518,7 @@ def test_synthetic_images_depend_only_on_the_split():
 PINNED = [[152, 164, 179], [92, 29, 69], [53, 92, 64]]  # the same on every machine
 
 
-def test_the_synthetic_test_set_has_2000_images():
+def test_the_synthetic_test_set_has_2000_images_by_default():
     check_set(Source("synthetic", "unused").load("test"), 2_000, CLASSES)
 
 

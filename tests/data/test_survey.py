@@ -182,7 +182,7 @@ def test_repeated_images_are_found_by_their_pixels(tmp_path, call):
 
 
 def test_the_table_of_classes_is_short(tmp_path, call):
-    """The table has a row per class if there are few, one row if all counts are equal, and otherwise the extremes."""
+    """The table has a row per class if there are few, one row if all counts are equal, or the extreme classes."""
     write_kaggle(tmp_path / "kaggle", tests=False)
     code, out, _ = call("data", "kaggle")
     assert code == 0

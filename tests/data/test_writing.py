@@ -53,7 +53,7 @@ def test_written_images_are_read_again(tmp_path, format):
 
 
 def test_written_folders_have_a_readme_that_lists_the_splits(tmp_path):
-    """README.md lists the splits for `datasets`, which would guess from names, such as of a class called `train`."""
+    """README.md lists the splits for `datasets`, which would otherwise guess them from names, even a class's."""
     writing.write(sets(), tmp_path / "new", "folders")
     card = (tmp_path / "new" / "README.md").read_text()
     for split in ("train", "validation", "test"):
