@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from conftest import PROJECT
 
 from cifar_lightning import files
 from cifar_lightning.errors import RunError
@@ -234,3 +235,18 @@ def test_is_locked_does_not_take_the_lock(tmp_path, monkeypatch, kind):
 def test_locked_yields_false_if_the_file_system_has_no_locks(tmp_path, no_locks):
     with files.locked(tmp_path) as one, files.locked(tmp_path) as other:
         assert (one, other) == (False, False)
+
+
+def test_exists_raises_if_the_system_cannot_tell(tmp_path):
+    (tmp_path / "file").touch()
+    found = {name: files.exists(tmp_path / name) for name in (".", "file", "none", "file/none", "\0")}
+    assert found == {".": True, "file": True, "none": False, "file/none": False, "\0": False}
+    with pytest.raises(OSError, match=os.strerror(errno.ENAMETOOLONG)):  # Path.exists returns False since Python 3.14
+        files.exists(tmp_path / ("x" * 300))
+
+
+def test_no_run_asks_path_exists():
+    """A run uses files.exists: Path.exists returns False if the disk fails, and the run would act on that."""
+    sources = sorted((PROJECT / "src" / "cifar_lightning" / "run").glob("*.py"))
+    assert sources
+    assert [path.name for path in sources if ".exists()" in path.read_text("utf-8")] == []

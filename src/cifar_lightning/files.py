@@ -233,6 +233,22 @@ def readable(path: Path) -> Iterator[None]:
         raise InputError(f"{path} cannot be read ({error.strerror or error}): make it readable") from error
 
 
+def exists(path: Path) -> bool:
+    """Returns whether a path exists.
+
+    Since Python 3.14 Path.exists also returns False if the disk or the network fails. A run that took that for an
+    answer would begin its log again, or test another checkpoint.
+
+    Raises:
+        OSError: The operating system cannot tell.
+    """
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: it has a null byte
+        return False
+    return True
+
+
 def check_reachable(path: Path) -> None:
     """Checks that this user may look for a path, and for the files in it if it is a folder.
 
@@ -279,13 +295,13 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
         part.mkdir(parents=True)
         for name, content in files.items():
             write_atomically(part / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
-        if not path.exists():
+        if not exists(path):
             part.rename(path)
         elif not _exchanged(part, path):  # for a moment there is no `path`
             path.rename(before)
             part.rename(path)
     except OSError as error:
-        if before.exists():
+        if exists(before):
             before.rename(path)
         raise unwritten(path, error) from error
     finally:

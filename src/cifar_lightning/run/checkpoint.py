@@ -26,7 +26,7 @@ from torch import Tensor
 from cifar_lightning.data.cifar10 import CLASSES
 from cifar_lightning.data.kinds import USUAL
 from cifar_lightning.errors import InputError, NonFiniteError, in_short
-from cifar_lightning.files import os_error, write_atomically
+from cifar_lightning.files import exists, os_error, write_atomically
 from cifar_lightning.model.running_loss import current_lr
 from cifar_lightning.run.devices import on_first_rank
 from cifar_lightning.run.loop import StepEnd, within_step
@@ -182,7 +182,7 @@ def why_not_best(folder: Path, start: Path) -> str | None:
     and then nothing might ever replace `best.ckpt`.
     """
     best = folder / BEST
-    if not best.exists():
+    if not exists(best):
         return None
     try:
         step: int = load_checkpoint(best)["global_step"]
@@ -268,7 +268,7 @@ class Checkpoints(Checkpoint, StepEnd):
             figures = {name: torch.tensor(value) for name, value in self._figures.items()}
             trainer._logger_connector._callback_metrics.update(figures)
             # The first rank decides: another machine may still see a file that has been removed.
-            if not trainer.strategy.broadcast((self.folder / BEST).exists()):
+            if not trainer.strategy.broadcast(exists(self.folder / BEST)):
                 loop: Any = trainer.fit_loop.epoch_loop
                 self.best_acc, loop.end_validated = -1.0, -1
         else:

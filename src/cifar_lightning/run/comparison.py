@@ -12,7 +12,7 @@ from cifar_lightning.data.image_set import ImageSet
 from cifar_lightning.data.preprocessing import data_set_of
 from cifar_lightning.data.sources import Source
 from cifar_lightning.errors import InputError
-from cifar_lightning.files import check_reachable, user_path
+from cifar_lightning.files import check_reachable, exists, user_path
 from cifar_lightning.report.comparison import Tested, compared
 from cifar_lightning.report.predictions import digest_of, read_predictions
 from cifar_lightning.report.results import read_results
@@ -148,13 +148,13 @@ def _home(folder: Path, checkpoint: Path) -> Path | None:
     lead to another run of that name.
     """
     tested, around = home_of(checkpoint), folder.parent
-    untrue = not (tested / "config.yaml").exists() or (
+    untrue = not exists(tested / "config.yaml") or (
         not checkpoint.is_absolute() and around.name == tested.absolute().name
     )
     # The default folder of an evaluation, in a run that may have been moved without its checkpoints.
     by_default = folder.name == "evaluation" and checkpoint.parent.name == "checkpoints"
-    inside = untrue and (by_default or (around / "checkpoints" / checkpoint.name).exists())
-    return next((home for home in (folder, around if inside else tested) if (home / "config.yaml").exists()), None)
+    inside = untrue and (by_default or exists(around / "checkpoints" / checkpoint.name))
+    return next((home for home in (folder, around if inside else tested) if exists(home / "config.yaml")), None)
 
 
 def _home_of(folder: Path, results: Mapping[str, Any]) -> Path:

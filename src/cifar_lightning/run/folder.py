@@ -10,7 +10,16 @@ from typing import Any
 
 from cifar_lightning.console import say
 from cifar_lightning.errors import InputError
-from cifar_lightning.files import check_reachable, check_stays, lock, open_for_all, staying, unwritten, user_path
+from cifar_lightning.files import (
+    check_reachable,
+    check_stays,
+    exists,
+    lock,
+    open_for_all,
+    staying,
+    unwritten,
+    user_path,
+)
 from cifar_lightning.run.ended import results_in
 from cifar_lightning.run.holder import LOCK, Holder
 from cifar_lightning.run.no_run import numbered
@@ -135,7 +144,7 @@ def newest_left(
 
 def _is_unfinished(run: Path, begun: str) -> bool:
     check_reachable(run)
-    has_begun = (run / begun).exists() and os.access(run, os.W_OK)
+    has_begun = exists(run / begun) and os.access(run, os.W_OK)
     return has_begun and results_in(run) is None
 
 

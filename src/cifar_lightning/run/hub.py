@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cifar_lightning.errors import InputError, quoted
-from cifar_lightning.files import readable, write_folder
+from cifar_lightning.files import exists, readable, write_folder
 from cifar_lightning.report.model_card import model_card
 from cifar_lightning.run.weights import KEY
 
@@ -35,12 +35,12 @@ def write_hub_folder(path: Path, weights: bytes, facts: Mapping[str, Any], train
             "format hf contains the normalisation of the images, which this model does not know: "
             "pass preprocessing=data.preprocessing to LitNet"
         )
-    if path.exists() and not path.is_dir():
+    if exists(path) and not path.is_dir():
         raise InputError(f"output {path} is a file: use a folder")
     if path.resolve() == Path.cwd():  # replacing it would leave every process in it in a deleted folder
         raise InputError(f"output {path} is the current folder: choose another, such as {path / 'hf'}")
     with readable(path):
-        there = {entry.name for entry in path.iterdir()} if path.exists() else set()
+        there = {entry.name for entry in path.iterdir()} if exists(path) else set()
     if others := sorted(there - FILES or (set() if _is_ours(path) else there)):
         raise InputError(f"output {path} exists and contains {quoted(others[0])}: choose another folder")
     write_folder(
@@ -56,7 +56,7 @@ def write_hub_folder(path: Path, weights: bytes, facts: Mapping[str, Any], train
 
 def is_hub_folder(path: Path) -> bool:
     """Returns whether a path is a folder as `write_hub_folder` writes it."""
-    return (path / CONFIG).exists() and (path / WEIGHTS).exists()
+    return exists(path / CONFIG) and exists(path / WEIGHTS)
 
 
 def _is_ours(path: Path) -> bool:

@@ -23,7 +23,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from cifar_lightning.console import say
 from cifar_lightning.errors import InputError, in_short
-from cifar_lightning.files import write_atomically
+from cifar_lightning.files import exists, write_atomically
 from cifar_lightning.run.additions import Additions
 from cifar_lightning.run.cluster import is_first_rank, this_rank
 from cifar_lightning.run.environment import environment
@@ -214,7 +214,7 @@ class _MLFlow(MLFlowLogger):
 def _ids(folder: Path) -> dict[str, str]:
     """Returns the ids that `_keep` has written."""
     path = folder / IDS
-    ids: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    ids: dict[str, str] = json.loads(path.read_text()) if exists(path) else {}
     return ids
 
 

@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from cifar_lightning.errors import RunError
-from cifar_lightning.files import append, unwritten, write_atomically
+from cifar_lightning.files import append, exists, unwritten, write_atomically
 from cifar_lightning.run.metrics_log import Row, whole_lines
 
 
@@ -82,7 +82,7 @@ class MetricsCSV(Logger):
             self._row = {"epoch": self.trainer.current_epoch, "step": step}
         if new := [name for name in figures if name not in self.columns]:
             columns = [*self.columns, *new]
-            if self.path.exists():
+            if exists(self.path):
                 self._write_anew(columns, self._cells()[1:])
             self.columns = columns
         self._row |= figures
@@ -109,7 +109,7 @@ class MetricsCSV(Logger):
             return
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, self.columns)
-        if not self.path.exists():
+        if not exists(self.path):
             writer.writeheader()
         writer.writerow(row)
         append(self.path, text.getvalue())

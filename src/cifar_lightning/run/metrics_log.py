@@ -8,14 +8,14 @@ import io
 from pathlib import Path
 
 from cifar_lightning.errors import InputError
-from cifar_lightning.files import readable
+from cifar_lightning.files import exists, readable
 
 Row = dict[str, float | None]
 
 
 def whole_lines(path: Path) -> str:
     """Returns a file's text without a last line that was cut short; empty if there is no such file."""
-    if not path.exists():
+    if not exists(path):
         return ""
     with path.open(encoding="utf-8", newline="") as file:
         text = file.read()

@@ -7,7 +7,7 @@ from typing import Any
 from cifar_lightning.console import say
 from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.errors import InputError, RunError
-from cifar_lightning.files import remove_parts, user_path
+from cifar_lightning.files import exists, remove_parts, user_path
 from cifar_lightning.run.additions import Additions, Callbacks, Loggers, additions_of
 from cifar_lightning.run.checkpoint import (
     BEST,
@@ -154,7 +154,7 @@ def _check_unfinished(folder: Path, before: Settings, settings: Settings) -> Non
     """Raises an InputError if a run has no training left to do, or was trained and has lost its checkpoints."""
     saved = step_checkpoints(folder / "checkpoints")
     traces = (RESULTS, "metrics.csv", f"checkpoints/{BEST}")
-    if not saved and any((folder / name).exists() for name in traces):
+    if not saved and any(exists(folder / name) for name in traces):
         raise InputError(
             f"nothing to resume: {folder} has been trained, but its checkpoints/step-*.ckpt are gone: start a new run"
         )

@@ -14,7 +14,7 @@ from cifar_lightning.console import say
 from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.data.preprocessing import data_set_of, name_of
 from cifar_lightning.errors import InputError, brief
-from cifar_lightning.files import check_reachable, user_path
+from cifar_lightning.files import check_reachable, exists, user_path
 from cifar_lightning.model.images import preprocessing_in
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.run.checkpoint import (
@@ -62,7 +62,7 @@ def select_checkpoint(named: str | Path) -> Path:
         if is_hub_folder(path):
             return path / WEIGHTS
         for chosen in (folder / BEST, folder / FINAL):
-            if chosen.exists():
+            if exists(chosen):
                 return chosen
         newest, problems = newest_readable(folder)
     except UnreadableError:
@@ -85,7 +85,7 @@ def _without_checkpoint(path: Path, folder: Path) -> str:
     if others:
         return f"has no readable checkpoint that fit wrote: pass the path of {' or '.join(others)} in {folder.name}/"
     if is_run(path):
-        if damaged or (path / "metrics.csv").exists():
+        if damaged or exists(path / "metrics.csv"):
             return "has no readable checkpoint: use another run"
         return f"has no checkpoint yet: resume it with fit --resume {shlex.quote(str(path))}"
     if home := run_around(path):

@@ -15,7 +15,7 @@ from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.data.labels import distributions
 from cifar_lightning.data.sharing import check_evaluation
 from cifar_lightning.errors import InputError, some
-from cifar_lightning.files import absolute, readable, user_path, why_unwritable
+from cifar_lightning.files import absolute, exists, readable, user_path, why_unwritable
 from cifar_lightning.model.evaluation import VIEWS, against_people
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.report.outcome import Outcome
@@ -318,7 +318,7 @@ def _text(path: Path) -> str:
     """Returns the text of a file; "" if there is no such file."""
     try:
         with readable(path):
-            return path.read_text("utf-8") if path.exists() else ""
+            return path.read_text("utf-8") if exists(path) else ""
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not text ({error.reason}): fix the file") from error
 

@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from cifar_lightning.console import say
 from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.errors import InputError, LostRankError, NonFiniteError, RunError, quoted
-from cifar_lightning.files import moved, staying
+from cifar_lightning.files import exists, moved, staying
 from cifar_lightning.model.evaluation import names
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.model.schedules import steps_of
@@ -341,7 +341,7 @@ def _say_what_stopped(settings: Settings, trainer: Trainer, additions: Additions
 
 def _chosen(folder: Path, names: Sequence[str]) -> dict[str, Any] | None:
     """Loads what a test needs from the first of these checkpoints that exists; returns None if none exists."""
-    path = next((path for name in names if (path := folder / name).exists()), None)
+    path = next((path for name in names if exists(path := folder / name)), None)
     if path is None:
         return None
     try:
