@@ -42,11 +42,11 @@ def test_a_script_has_the_help_of_the_command_of_its_name(name, tmp_path):
         ((), 0, "usage: cifar-lightning COMMAND"),
         (("--help",), 0, "  predict   Names what is in a picture"),
         (("--version",), 0, cifar_lightning.__version__),
-        (("evalute",), 2, "error: command evalute is not known: did you mean evaluate?"),
+        (("evalute",), 2, "error: unknown command evalute: did you mean evaluate?"),
         (
             ("train", "--seed", "1"),
             2,
-            "command train is not known: give fit, evaluate, predict, compare, export, data, status or --help",
+            "unknown command train: choose from fit, evaluate, predict, compare, export, data, status, or use --help",
         ),
         (("fit", "--max_epoch", "1"), 2, "error: unknown flag --max_epoch: did you mean --max_epochs?"),
     ],

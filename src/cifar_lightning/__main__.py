@@ -21,8 +21,8 @@ def script(arguments: Sequence[str]) -> int | None:
         say(importlib.metadata.version("cifar-lightning"), 1)
     else:
         near = difflib.get_close_matches(name, commands.NAMES, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"give {', '.join(commands.NAMES)} or --help"
-        raise InputError(f"command {name} is not known: {hint}")
+        hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(commands.NAMES)}, or use --help"
+        raise InputError(f"unknown command {name}: {hint}")
     return None
 
 

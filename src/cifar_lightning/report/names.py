@@ -97,4 +97,5 @@ def common_folder(files: Iterable[str]) -> str:
 
 def _beginning(names: Sequence[str]) -> str:
     """Returns the common beginning of all names."""
-    return os.path.commonprefix(names)  # noqa: RUF071  # commonpath would normalise what is printed here, such as "./"
+    first, last = min(names), max(names)  # all others begin with what these two have in common
+    return first[: next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
