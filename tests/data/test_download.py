@@ -137,7 +137,7 @@ def test_a_complete_part_of_unknown_size_is_used(payload, tmp_path):
     assert (tmp_path / NAME).read_bytes() == payload
 
 
-def test_a_slow_source_is_used_only_if_there_is_no_faster_one(payload, tmp_path, monkeypatch):
+def test_a_slow_source_is_left_but_resumed_if_no_other_works(payload, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "SPEED_WINDOW", 0.2)
     with serve(payload, "crawls", "ok") as slow, serve(payload, "unavailable") as bad:
         fetch(payload, tmp_path, slow.url, bad.url)
