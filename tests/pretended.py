@@ -27,7 +27,7 @@ OF_DDP = (aten.mul.out,)  # DDP's, on its buckets, which its C++ code allocates 
 class Pretended(Tensor):
     """Wraps a CPU tensor. torch's C++ code sees it on the CPU, the only device there is; Python sees it on the GPU."""
 
-    gpu = torch.device("cuda", 0)  # that this process uses
+    gpu = torch.device("cuda", 0)  # the one that this process uses
     tells = False  # whether to warn when the host waits
     device = property(lambda self: self.gpu)
     is_cuda = property(lambda self: self.gpu.type == "cuda")

@@ -22,7 +22,7 @@ def command(*arguments, cwd):
 
 
 @pytest.mark.parametrize("name", commands.NAMES)
-def test_a_script_has_the_help_of_the_command_of_its_name(name, tmp_path):
+def test_a_script_and_the_command_of_its_name_are_the_same(name, tmp_path):
     (line,) = [
         line for line in (SCRIPTS / f"{name}.py").read_text().splitlines() if "commands" in line and "from" in line
     ]

@@ -14,7 +14,7 @@ from PIL import Image
 from cifar_lightning import cli, commands
 from cifar_lightning.run import signals
 
-SOAK = pytest.mark.soak  # all scripts open their streams by the same code, which fit tests
+SOAK = pytest.mark.soak  # the scripts open their streams by the same code: fit's cases suffice without it
 CLOSED = ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"]
 
 

@@ -43,7 +43,7 @@ def test_optuna_study(example, tmp_path):
         states = [state for (state,) in database.execute("select state from trials")]
     runs = {path.name: path for path in (tmp_path / "study" / "lightning_logs").iterdir()}
     assert len(states) == 4
-    assert len(runs) == 5  # with another run of the best trial's settings
+    assert len(runs) == 5  # four trials, and a last run with the best settings
     assert {*states} <= {"COMPLETE", "PRUNED"}
     finished = sum((path / "results.json").exists() for path in runs.values())
     assert finished == states.count("COMPLETE") + 1

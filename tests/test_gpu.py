@@ -82,7 +82,7 @@ def test_a_network_learns_on_a_gpu_in_every_precision(tmp_path, plain, precision
 
 @compiles
 def test_cuda_graphs_of_earlier_networks_are_not_reused(tmp_path):
-    """Fits with one seed give the same loss: no CUDA graph is replayed on a later network with the same addresses."""
+    """Equal fits give the same loss: no CUDA graph is replayed on a later network that has the same addresses."""
     options = {"accelerator": "gpu", "max_epochs": 1, "default_root_dir": tmp_path, "precision": "bf16-mixed"}
     losses = [fit(DATA, {**SPEED, "compile": "reduce-overhead"}, **options)["test_loss"] for _ in range(4)]
     assert losses == pytest.approx([losses[0]] * 4, rel=0.02)
@@ -99,7 +99,7 @@ def test_a_resumed_gpu_run_ends_like_an_uninterrupted_one(tmp_path, plain):
 
 @pytest.mark.skipif(torch.cuda.device_count() == 1, reason="there is one GPU")
 def test_runs_on_two_gpus_match_runs_on_two_cpu_processes(tmp_path):
-    """A run on two GPUs, even if killed and resumed, gives what two CPU processes give; bit-identical if pretended."""
+    """Two GPUs give the results of two CPU processes, also after a kill; on pretended GPUs they are bit-identical."""
     flags, env = (*SMALL, "--model.compile", "none", "--devices", 2), {"PRETENDED_GPUS": "" if THERE else "2"}
     on_gpus = ("--accelerator", "gpu")
     folders = gpus, cpus, killed = [tmp_path / name for name in ("gpus", "cpus", "killed")]

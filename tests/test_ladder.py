@@ -19,7 +19,7 @@ def results(folder):
     return {path: json.loads(path.read_text()) for path in sorted(folder.glob("**/results.json"))}
 
 
-def test_every_run_is_trained_once_and_counted(call, tmp_path, monkeypatch):
+def test_every_run_is_trained_once_and_counted_in_the_docs(call, tmp_path, monkeypatch):
     docs = tmp_path / "docs"
     (docs / "figures").mkdir(parents=True)
     for name in ("ladder.md", "ladder.zh.md"):
@@ -175,7 +175,7 @@ def test_fit_takes_the_flags_of_every_rung(rung, call, monkeypatch):
         (("--docs", "nowhere"), "docs nowhere: it has no ladder.md; use the docs/ folder of a checkout"),
     ],
 )
-def test_mistakes(arguments, said, call, tmp_path):
+def test_wrong_flags_are_errors_of_one_line(arguments, said, call, tmp_path):
     (tmp_path / "own.yaml").write_text("folds: 2\ndefault_root_dir: there\n")
     assert one_line(*call("ladder", *arguments)).startswith(f"error: {said}")
 
