@@ -6,9 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from jobs import job, step_of
 
-from cifar_lightning import LitNet, Preprocessing, evaluate, load_model
+from cifar_lightning import CIFAR10DataModule, LitNet, Preprocessing, evaluate, load_model
 from cifar_lightning.run.checkpoint import load_checkpoint
 from cifar_lightning.run.metrics_log import read_rows
 
@@ -47,9 +48,12 @@ def test_an_old_run_resumes_to_the_results_of_its_own_version(run, tmp_path):
 
 
 def test_an_old_run_is_evaluated(plain, run, tmp_path):
-    """An old run is evaluated, and best.ckpt holds the validation accuracy in metrics.csv: it has no test results."""
+    """An old run is evaluated as its network predicts; best.ckpt holds the validation accuracy in metrics.csv."""
     results = evaluate(run, accelerator="cpu", output_dir=str(tmp_path / "out"))
     assert (results["step"], results["test_count"], results["test_views"]) == (18, 80, "mirror")
+    test = CIFAR10DataModule(**yaml.safe_load((run / "config.yaml").read_text())["data"]).image_set("test")
+    right = load_model(run).predict(test.images)[0] == test.labels
+    assert results["test_acc"] == pytest.approx(right.double().mean().item())
     with (OLD / "metrics.csv").open() as file:
         validated = next(row for row in csv.DictReader(file) if row["step"] == "18")
     assert load_checkpoint(run / "checkpoints" / "best.ckpt")["callbacks"]["Checkpoints"]["best_acc"] == pytest.approx(

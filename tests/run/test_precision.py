@@ -69,12 +69,17 @@ def test_a_cpu_evaluates_a_float16_checkpoint_in_float32(plain, call, finished, 
     saved = torch.load(finished.folder / "checkpoints" / "best.ckpt", weights_only=True)
     halves = {name: value.half() if value.is_floating_point() else value for name, value in saved["state_dict"].items()}
     torch.save({**saved, "state_dict": halves, "precision": "16-true"}, tmp_path / "gpu.ckpt")
+    singles = {name: value.float() if value.is_floating_point() else value for name, value in halves.items()}
+    torch.save({**saved, "state_dict": singles}, tmp_path / "cpu.ckpt")
     code, _, err = call("evaluate", "gpu.ckpt", "--accelerator", "cpu", "--output_dir", "out")
     assert code == 0, err
     assert err == "note: evaluating in 32-true: the precision of the training, 16-true, is slow on a CPU\n"
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["precision"] == "32-true"
     assert results["test_acc"] > 0.3
+    assert call("evaluate", "cpu.ckpt", "--accelerator", "cpu", "--output_dir", "exact")[0] == 0
+    exact = json.loads((tmp_path / "exact" / "results.json").read_text())
+    assert (results["test_loss"], results["confusion"]) == (exact["test_loss"], exact["confusion"])
     line = one_line(*call("evaluate", "gpu.ckpt", "--accelerator", "cpu", "--precision", "16-true"))
     assert line.endswith("float16 is slow on a CPU, bfloat16 is not; use bf16-true or bf16-mixed\n")
 

@@ -449,7 +449,9 @@ def test_resume_auto_accepts_arguments_that_equal_the_defaults(tmp_path):
     assert job(*command, cwd=tmp_path, fault="kill@-:train:13").code == -9
     settings = yaml.safe_load((tmp_path / "lightning_logs" / "version_0" / "config.yaml").read_text())
     assert (settings["data"]["cutout"], settings["model"]["net"]) == (0, "tutorial")
-    assert job(*command, "--data.cutout", 0, "--recipe", "tutorial", *SMALL, cwd=tmp_path).code == 0
+    done = job(*command, "--data.cutout", 0, "--recipe", "tutorial", *SMALL, cwd=tmp_path)
+    assert done.code == 0, done.text
+    assert any("version_0 resumes from " in line for line in done.lines)
 
 
 @another_user
