@@ -1,6 +1,11 @@
 """The errors that end a job, with their exit codes, and the warning that ends nothing."""
 
+import os
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
+
+_NOT_THE_USERS = {"site-packages", "dist-packages"}  # folders of installed packages
 
 
 class InputError(ValueError):
@@ -69,6 +74,22 @@ def kind_of(code: int) -> type[Exception]:
 def in_short(error: BaseException) -> str:
     """Summarises an error of other people's code for a message: its type, and the first line of its text."""
     return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])[:200]
+
+
+def place_of(error: BaseException) -> str:
+    """Returns where a user's code raised an error, as " in mine.py, line 15"; nothing if no file of theirs took part.
+
+    That is the innermost line that is not in our package, in an installed one or in Python's library.
+    """
+    others = (Path(__file__).parent, Path(os.__file__).parent)
+    place = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        file = Path(frame.f_code.co_filename)
+        if not os.path.isfile(file) or _NOT_THE_USERS & set(file.parts) or any(file.is_relative_to(x) for x in others):
+            continue  # no file: code that Python or torch has made, such as <frozen importlib._bootstrap>
+        here = Path.cwd()
+        place = f" in {quoted(str(file.relative_to(here) if file.is_relative_to(here) else file))}, line {line}"
+    return place
 
 
 def quoted(name: str) -> str:

@@ -59,8 +59,28 @@ def narrow():
     return nn.Linear(7, 10)
 
 
+class NoSuper(nn.Module):
+    def __init__(self, num_classes):
+        self.linear = nn.Linear(3_072, num_classes)
+
+
+class TooWide(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(7, 10)
+
+    def forward(self, images):
+        return self.linear(images.flatten(1))
+
+
+class Silent(TooWide):
+    def forward(self, images):
+        images.flatten(1)
+
+
 made, value = Viewed(), 3
 """
+LINE = {line.strip(): number for number, line in enumerate(NETS.splitlines(), 1)}
 DATA = {"source": "synthetic", "synthetic_size": 100, "batch_size": 20}
 FIT = (*SYNTHETIC, "--data.synthetic_size", 100, "--data.batch_size", 20, "--max_epochs", 1, "--report", "false")
 
@@ -73,6 +93,7 @@ def nets(tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "nets.py").write_text(NETS)
     (tmp_path / "mine" / "broken.py").write_text("import nothing_there")
+    (tmp_path / "mine" / "invalid.py").write_text("def net(:\n")
     yield tmp_path
     forget()
 
@@ -154,16 +175,23 @@ def test_similar_errors_are_not_taken_for_unused_parameters(strategy, error):
 WRONG = {
     "mine.nets:nope": "mine/nets.py has no nope: use a name that it has",
     "mine.nets:": "mine/nets.py has no name after the colon: use a name that it has",
-    "mine.broken:net": "mine.broken cannot be imported (ModuleNotFoundError: No module named 'nothing_there'): fix it",
+    "mine.broken:net": "mine.broken cannot be imported in mine/broken.py, line 1 (ModuleNotFoundError: No module named "
+    "'nothing_there'): fix it",
+    "mine.invalid:net": "mine.invalid cannot be imported (SyntaxError: ",
     "nowhere:net": "nowhere cannot be imported (ModuleNotFoundError: No module named 'nowhere'): start in the folder ",
     "mine/nets.py:net": "mine/nets.py is a file, not the name of a module: use mine.nets:net",
     "mine.nets:made": "mine.nets:made is of type Viewed: use a class or a function that makes a network",
     "mine.nets:value": "mine.nets:value is of type int: use a class or a function that makes a network",
-    "mine.nets:needs": "mine.nets:needs cannot be made with () (TypeError: needs() missing 1 required positional ",
+    "mine.nets:needs": "net mine.nets:needs: needs() fails (TypeError: needs() missing 1 required positional argument",
+    "mine.nets:NoSuper": "net mine.nets:NoSuper: NoSuper(num_classes=10) fails in mine/nets.py, line "
+    f"{LINE['self.linear = nn.Linear(3_072, num_classes)']} (AttributeError: ",
+    "mine.nets:TooWide": "net mine.nets:TooWide fails on images of shape (2, 3, 32, 32) in mine/nets.py, line "
+    f"{LINE['return self.linear(images.flatten(1))']} (RuntimeError: ",
+    "mine.nets:Silent": "net mine.nets:Silent: its forward returns None: return the logits",
     "mine.nets:nothing": "mine.nets:nothing returns an object of type int: make it return a torch.nn.Module",
     "mine.nets:flat": "returns (2, 3072) for 2 images of 10 classes: make it return logits of shape (2, 10); "
     "its argument ",
-    "mine.nets:narrow": "mine.nets:narrow does not take images of shape (2, 3, 32, 32) (RuntimeError: ",
+    "mine.nets:narrow": "mine.nets:narrow fails on images of shape (2, 3, 32, 32) (RuntimeError: ",
     "cake": "unknown net 'cake': choose from tutorial, ",
 }
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from cifar_lightning.data.cifar10 import CLASSES
-from cifar_lightning.errors import InputError, RunError, in_short
+from cifar_lightning.errors import InputError, RunError, in_short, place_of
 from cifar_lightning.model.lit_net import LitNet
 
 _changed: dict[str, int] = {}  # by module name, when the file of a network's module was last changed, in ns
@@ -63,7 +63,9 @@ def imported(path: str, num_classes: int, width: int | None = None) -> nn.Module
     except Exception as error:  # the user's code runs, and may raise anything
         missing = isinstance(error, ModuleNotFoundError) and module_name.startswith(error.name or " ")
         hint = "start in the folder that contains it, or install it" if missing else "fix it"
-        raise InputError(f"net {path}: {module_name} cannot be imported ({in_short(error)}): {hint}") from error
+        raise InputError(
+            f"net {path}: {module_name} cannot be imported{place_of(error)} ({in_short(error)}): {hint}"
+        ) from error
     where = getattr(found, "__file__", None) or module_name
     for part in name.split("."):
         if not hasattr(found, part):
@@ -106,8 +108,8 @@ def _made(path: str, make: Any, num_classes: int, width: int | None) -> Any:
     try:
         return make(**given)
     except Exception as error:
-        call = ", ".join(f"{name}={value}" for name, value in given.items())
-        raise InputError(f"net {path} cannot be made with ({call}) ({in_short(error)}): fix it") from error
+        name, values = path.partition(":")[2], ", ".join(f"{name}={value}" for name, value in given.items())
+        raise InputError(f"net {path}: {name}({values}) fails{place_of(error)} ({in_short(error)}): fix it") from error
 
 
 def check_outputs(arguments: Mapping[str, Any], classes: Sequence[str]) -> None:
@@ -120,8 +122,10 @@ def check_outputs(arguments: Mapping[str, Any], classes: Sequence[str]) -> None:
             logits = net(torch.zeros(2, 3, 32, 32))
     except Exception as error:
         raise InputError(
-            f"net {path} does not take images of shape (2, 3, 32, 32) ({in_short(error)}): fix it"
+            f"net {path} fails on images of shape (2, 3, 32, 32){place_of(error)} ({in_short(error)}): fix it"
         ) from error
+    if logits is None:
+        raise InputError(f"net {path}: its forward returns None: return the logits")
     found = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
     if found != (2, num_classes):
         raise InputError(
