@@ -317,6 +317,10 @@ def test_evaluate_averages_over_views_and_records_them(plain, finished, results,
 
 # --- predict ---------------------------------------------------------------------------------------------
 
+GENERATED = (
+    "note: the network was trained on generated images (coloured shapes): its guess about a photograph says nothing"
+)
+
 
 @pytest.fixture
 def pictures(tmp_path):
@@ -345,11 +349,12 @@ def pictures(tmp_path):
 def test_predict_reads_any_image(finished, call, pictures):
     code, out, err = call("predict", finished.folder, pictures, "--json")
     assert code == 0
-    deep, unlike = err.splitlines()
+    deep, unlike, generated = err.splitlines()
     assert deep.startswith(
         f"note: {pictures / 'deep.png'} has 16 bits per value, but no value above"
     )  # the picture has 256 grey levels
     assert unlike.startswith(f"note: {pictures / 'bits.png'} is unlike 999 of 1,000 of CIFAR-10's images (grainier")
+    assert generated == GENERATED
     rows = json.loads(out)
     assert [row["file"] for row in rows] == [str(path) for path in sorted(pictures.iterdir())]
     for row in rows:
@@ -491,6 +496,7 @@ def test_predict_continues_after_an_unreadable_image(finished, call, tmp_path):
         "error: missing.png does not exist: use an image, or a folder of images",
         "note: good.png is unlike 999 of 1,000 of CIFAR-10's images (less contrast, smoother, more even): "
         "the guess says little; --html shows what the network saw",
+        GENERATED,
     ]
     table = out.splitlines()
     assert table[0].split() == ["file", "class", "probability", "second", "third"]
@@ -552,6 +558,19 @@ def test_predict_refuses_a_folder_as_its_page(finished, call, tmp_path):
     assert said == f"error: html {tmp_path} is a folder: use a file name, such as {tmp_path}/predictions.html\n"
 
 
+@pytest.mark.parametrize(("source", "said"), [("synthetic", 1), ("cifar10", 0), (None, 0)])
+def test_predict_says_that_a_network_has_seen_only_generated_images(finished, call, tmp_path, source, said):
+    checkpoint = torch.load(finished.folder / "checkpoints" / "best.ckpt", weights_only=True)
+    checkpoint["datamodule_hyper_parameters"]["source"] = source
+    if source is None:  # of a Trainer without our data module
+        del checkpoint["datamodule_hyper_parameters"]
+    torch.save(checkpoint, tmp_path / "it.ckpt")
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (32, 32), "blue").save(tmp_path / name)
+    code, _, err = call("predict", "it.ckpt", "a.png", "b.png")
+    assert (code, err.splitlines().count(GENERATED)) == (0, said)
+
+
 @pytest.mark.parametrize("form", [(), ("--json",)])
 def test_predict_works_in_growing_batches_and_prints_in_order(finished, call, tmp_path, monkeypatch, form):
     """Batches grow up to BATCH, each is printed before the next, and a damaged file is reported in its turn."""
@@ -574,7 +593,16 @@ def test_predict_works_in_growing_batches_and_prints_in_order(finished, call, tm
     code, out, _ = call("predict", finished.folder, *sorted(tmp_path.glob("*.png")), *form)
     assert code == 1
     assert sizes == [1, 2, 3, 8, 6]  # of 1, 2, 4, 8 and the last 6 files
-    assert shown == [0, 1, 3, (f"error: {tmp_path / '05.png'}", 5), 6, 14, (f"note: {tmp_path / '00.png'}", 20)]
+    assert shown == [
+        0,
+        1,
+        3,
+        (f"error: {tmp_path / '05.png'}", 5),
+        6,
+        14,
+        (f"note: {tmp_path / '00.png'}", 20),
+        (GENERATED, 20),
+    ]
     if form:
         rows = json.loads(out)
         assert out == json.dumps(rows, indent=2) + "\n"

@@ -86,6 +86,11 @@ def script(arguments: Sequence[str]) -> int:
             if len(unread) < len(files):
                 print(f"\nby {path}, step {saved['global_step']:,}", flush=True)
         _say_what_is_unlike(odd)
+        if total and saved.get("datamodule_hyper_parameters", {}).get("source") == "synthetic":
+            say(
+                "note: the network was trained on generated images (coloured shapes): its guess about a photograph "
+                "says nothing"
+            )
         if blank:
             say(f"note: the network says nothing about {blank:,} of {total:,} images: its logits are NaN or infinite")
     if page is not None and total:
