@@ -88,6 +88,16 @@ def test_path_is_not_taken_for_a_recipes_name(call):
         load_model(Path("quick"))
 
 
+@pytest.mark.parametrize(
+    "command", [("compare", "quick", "tutorial"), ("fit", "--resume", "quick"), ("status", "quick")]
+)
+def test_weights_in_place_of_a_run_are_refused(call, tmp_path, command):
+    words = "quick is the name of weights that come with the package, not of a run: train one with fit --recipe quick\n"
+    assert one_line(*call(*command)).endswith(f" {words}")
+    (tmp_path / "quick").mkdir()  # then it is a path
+    assert words not in one_line(*call(*command))
+
+
 def test_recipe_without_weights_is_refused(call):
     line = one_line(*call("predict", "cpu", "cat.png"))
     assert line == (

@@ -25,6 +25,11 @@ def trained_weights(name: str) -> Path | None:
     return FOLDER / f"{name}{SUFFIX}"
 
 
+def is_name(name: str) -> bool:
+    """Returns whether the package has weights of this name."""
+    return name in _names()
+
+
 def near_to(name: str) -> str | None:
     """Returns the name of such weights that an unknown name may mean; None if none is similar."""
     return next(iter(difflib.get_close_matches(name.lower(), _names(), n=1)), None)
