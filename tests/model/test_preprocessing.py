@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from cifar_lightning import CIFAR10DataModule, InputError, LitNet, Preprocessing, fake_data, load_model
 from cifar_lightning.data.cifar10 import CIFAR100_MEAN, CIFAR100_STD, MEAN, STD
+from cifar_lightning.errors import ImageWarning
 
 HALF = {"mean": [0.5] * 3, "std": [0.5] * 3, "size": 32}
 OTHER = "was trained on images with mean .0.4914.* these have mean .0.5.*normalization='cifar10'"
@@ -51,6 +52,27 @@ def test_uint8_images_are_normalised_as_in_the_training(trained):
     batches = DataLoader(TensorDataset(images, data.image_set("test").labels), batch_size=25)
     in_a_trainer = new_trainer(None).predict(model, batches)
     torch.testing.assert_close(torch.cat([p for _, p in in_a_trainer]), probabilities)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_predict_warns_of_floats_that_are_bytes(trained, dtype):
+    model, images = load_model(trained), fake_data(200).image_set("test").images
+    said = f"^images are {dtype} with values up to 255, but normalised ones end at 2.13: floats are used as they are; "
+    with pytest.warns(ImageWarning, match=said) as found:
+        labels = model.predict(images.to(dtype))[0]
+    assert [warning.filename for warning in found] == [__file__]
+    assert not torch.equal(labels, model.predict(images)[0])
+
+
+@pytest.mark.filterwarnings("error::cifar_lightning.errors.ImageWarning")
+def test_predict_does_not_warn_of_floats_that_may_be_normalised(trained):
+    model, images = load_model(trained), fake_data(200).image_set("test").images
+    for given in (images, images / 255, model.preprocessing.normalize(images), images[:0].float()):
+        model.predict(given)
+    for step in (model.predict_step, model.logits):  # no check in a Trainer's steps
+        step(images.float())
+    model.preprocessing = None
+    model.predict(images.float())
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16-true", torch.bfloat16), ("64-true", torch.float64)])

@@ -1,6 +1,7 @@
 """Preprocessing: turns the bytes of images into a network's input. A data module applies it, and a model keeps it."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cifar_lightning.data import cifar10, transforms
-from cifar_lightning.errors import InputError
+from cifar_lightning.errors import ImageWarning, InputError
 
 NORMALIZATIONS = ("half", "dataset", "cifar10", "cifar100")
 
@@ -125,6 +126,20 @@ def as_batch(images: Tensor, size: int | None) -> Tensor:
             f"pass torchvision.transforms.v2.functional.resize(images, [{size}, {size}])"
         )
     return images
+
+
+def warn_of_bytes(images: Tensor, preprocessing: Preprocessing | None) -> None:
+    """Warns if floats have values far above those of any normalised pixel: they are probably bytes, from 0 to 255."""
+    if preprocessing is None or images.dtype == torch.uint8 or not images.numel():
+        return
+    highest = max((1 - mean) / std for mean, std in zip(preprocessing.mean, preprocessing.std, strict=True))
+    if (found := images.max().item()) > 2 * highest:
+        warnings.warn(
+            f"images are {images.dtype} with values up to {found:g}, but normalised ones end at {highest:.3g}: floats "
+            "are used as they are; pass uint8, or images normalised as model.preprocessing says",
+            ImageWarning,
+            stacklevel=4,  # the caller of LitNet.predict, which torch.inference_mode wraps
+        )
 
 
 def bytes_as_batch(images: Tensor, size: int | None) -> Tensor:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from cifar_lightning.arguments import arguments_of, code_in, explained, typed, warn_of_defaults
 from cifar_lightning.compiler import eager
 from cifar_lightning.data.cifar10 import CLASSES
-from cifar_lightning.data.preprocessing import Preprocessing, as_batch
+from cifar_lightning.data.preprocessing import Preprocessing, as_batch, warn_of_bytes
 from cifar_lightning.data.transforms import shrink
 from cifar_lightning.errors import InputError
 from cifar_lightning.generators import random_states, restore_random_states
@@ -194,7 +194,8 @@ class LitNet(LightningModule):
 
         Args:
             images: uint8 `(N, 3, 32, 32)` from 0 to 255, or `(3, 32, 32)` for one image. Floats must already be
-                normalised as in the training; this cannot be checked.
+                normalised as in the training: they are used as they are. An ImageWarning tells of values that no
+                normalised pixel has, such as 255.
 
         Returns:
             The class of each image, int64 `(N,)`, and the probabilities `(N, len(classes))`, which sum to 1.
@@ -210,6 +211,7 @@ class LitNet(LightningModule):
             (torch.Size([5]), torch.Size([5, 10]))
         """
         images = as_batch(images, self.preprocessing.size if self.preprocessing else None)
+        warn_of_bytes(images, self.preprocessing)
         with evaluating(self), eager():  # the code that a fit compiled is for the fit's device
             images = images.to(self.device)
             return self.predict_step(images if images.dtype == torch.uint8 else images.to(self.dtype))
