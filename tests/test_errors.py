@@ -35,8 +35,17 @@ MISTAKES = {
     ("--data.batchsize", "8"): "unknown flag --data.batchsize: did you mean --data.batch_size?",
     ("--learning_rate", "8"): "unknown flag --learning_rate: did you mean --model.lr?",
     ("--model.network", "resnet18"): "unknown flag --model.network: did you mean --model.net?",
-    ("--benchmark", "true"): "unknown flag --benchmark: see --help; for an argument of Lightning's Trainer use "
-    "--trainer.NAME",
+    ("--benchmark", "true"): "unknown flag --benchmark: did you mean --trainer.benchmark?",
+    ("--max_time", "1"): "unknown flag --max_time: did you mean --trainer.max_time?",
+    ("--max_tim", "1"): "unknown flag --max_tim: did you mean --trainer.max_time?",
+    ("--min_epochs", "1"): "unknown flag --min_epochs: did you mean --trainer.min_epochs?",
+    ("--limit_train_batches", "1"): "unknown flag --limit_train_batches: did you mean --trainer.limit_train_batches?",
+    ("--data.max_epochs", "1"): "unknown flag --data.max_epochs: did you mean --max_epochs?",
+    ("--model.classes", "x"): "unknown flag --model.classes: it is set by the images; leave it out",
+    ("--num_classes", "5"): "unknown flag --num_classes: it is set by the images; leave it out",
+    ("--model.preprocessing", "x"): "unknown flag --model.preprocessing: it is set by the images; leave it out",
+    ("--data.device", "cpu"): "unknown flag --data.device: did you mean --accelerator?",
+    ("--device", "cpu"): "unknown flag --device: did you mean --accelerator?",
     (
         "--data.image_size",
         "64",
@@ -97,8 +106,8 @@ MISTAKES = {
     ("--data", "cifar10"): "unknown flag --data: use its settings, such as --data.data_dir, --data.batch_size",
     ("--gpus", "2"): "unknown flag --gpus: did you mean --devices?",
     ("--wandb",): "unknown flag --wandb: did you mean --logger?",
-    ("--gradient_clip_val", "1"): "unknown flag --gradient_clip_val: see --help; for an argument of Lightning's "
-    "Trainer use --trainer.NAME",
+    ("--epochs", "1"): "unknown flag --epochs: did you mean --max_epochs?",
+    ("--gradient_clip_val", "1"): "unknown flag --gradient_clip_val: did you mean --trainer.gradient_clip_val?",
     ("--model.lr", ""): "--model.lr (nothing): must be a number",
     ("--data.val_split", "-1"): "val_split -1: must be a count, a fraction from 0 to 1, or a fold",
     ("--data.val_split", "1.5"): "val_split 1.5: a fraction must be below 1",
@@ -206,7 +215,7 @@ MISTAKES = {
     ("--num_nodes", "0"): "num_nodes 0: must be at least 1",
     ("--num_nodes", "2"): "num_nodes 2: start the script with srun, or with torchrun on each machine",
     ("--seed", "-1"): "seed -1: must be from 0 to 4294967295",
-    ("--optimizer", "adam"): "unknown flag --optimizer: see --help; for an argument of Lightning's Trainer use --tr",
+    ("--optimizer", "adam"): "unknown flag --optimizer: see --help",
     ("--devices", "0"): "devices 0: must be a number, a list such as 0,1, or auto",
     ("--devices", "two"): "devices two: must be a number, a list such as 0,1, or auto",
     ("--accelerator", "abacus"): "unknown accelerator abacus: choose from cpu, gpu, mps, auto",
@@ -219,7 +228,7 @@ MISTAKES = {
     ("--trainer.max_epochs", "1"): "--trainer.max_epochs is a flag of its own: use --max_epochs",
     ("--trainer.logger", "true"): "trainer.logger is a setting of its own: use --logger csv, tensorboard, wandb or ",
     ("--trainer.plugins", "[]"): "trainer.plugins takes objects, and this package brings its own: use --precision, ",
-    ("--callbacks", "EarlyStopping"): "unknown flag --callbacks: it takes objects, which a file cannot hold: ",
+    ("--callbacks", "EarlyStopping"): "unknown flag --callbacks: it takes objects, which a file cannot hold; ",
     (
         "--logger",
         "comet",
@@ -346,6 +355,13 @@ ABSENT = [
     ({"batch_size": 4}, r"batch_size is not an argument of fit: use data=\{'batch_size': ...\}"),
     ({"learning_rate": 4}, r"learning_rate is not an argument of fit: use model=\{'lr': ...\}"),
     ({"gpus": 4}, r"gpus is not an argument of fit: did you mean devices\?"),
+    ({"device": "cpu"}, r"device is not an argument of fit: did you mean accelerator\?"),
+    ({"max_time": "1"}, r"max_time is not an argument of fit: use trainer=\{'max_time': ...\}"),
+    ({"enable_checkpointing": False}, "enable_checkpointing is not an argument of fit: it cannot be changed, because"),
+    ({"classes": 3}, "classes is not an argument of fit: it is set by the images; leave it out"),
+    ({"num_classes": 3}, "num_classes is not an argument of fit: it is set by the images; leave it out"),
+    ({"train_transforms": abs}, "train_transforms is not an argument of fit: it is code, which config.yaml cannot"),
+    ({"shuffle": True}, "shuffle is not an argument of fit: training images come in a new order in every epoch"),
 ]
 
 

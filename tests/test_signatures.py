@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Literal, Union
 
 import pytest
+from lightning import Trainer
 
 from cifar_lightning import CIFAR10DataModule, LitNet, evaluate, fit
-from cifar_lightning.signatures import signature_of, words_of
+from cifar_lightning.signatures import signature_of, trainer_arguments, words_of
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
@@ -46,3 +47,7 @@ def test_help_and_unknown_flags_do_not_import_torch(script, flag):
     )
     done = subprocess.run([sys.executable, "-c", code, SCRIPTS / f"{script}.py", flag], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_the_trainers_arguments_are_read_from_its_source():
+    assert trainer_arguments() == [*inspect.signature(Trainer).parameters]

@@ -127,20 +127,24 @@ def _is_wrong(path: str, error: str, parser: "ArgumentParser") -> bool:
 
 def _instead(flag: str, known: Sequence[str]) -> str:
     """Says what to give in place of an unknown flag."""
-    if why := refused.why_absent(flag[2:]) or ("--trainer" in known and refused.why_refused(flag[2:])):
+    if why := refused.why_absent(flag[2:]):
         return why
+    of_fit = "--trainer" in known
     # --trainer is no flag without a .NAME
     flags = [option for option in known if option not in ("-h", "--help", "--trainer")]
+    if of_fit:
+        flags += [f"--trainer.{name}" for name in refused.trainer_settings() if f"--{name}" not in known]
     name = flag[2:].rpartition(".")[2]
     name = refused.NAMED.get(name, name)
     near = [option for option in flags if option == f"--{name}" or option.endswith(f".{name}")]
+    if not near and of_fit and (why := refused.why_refused(name)):
+        return why
     if not near and (of_group := [option for option in flags if option.startswith(f"{flag}.")]):
         return f"use its settings, such as {', '.join(of_group[:3])}"
-    near = near or difflib.get_close_matches(flag, flags, n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]}?" if near else "see --help"
-    if not near and "--trainer" in known:
-        hint += "; for an argument of Lightning's Trainer use --trainer.NAME"
-    return hint
+    if not near:  # a name without a group is compared with names without their groups
+        spelt = {option[2:] if "." in flag else option[2:].rpartition(".")[2]: option for option in reversed(flags)}
+        near = [spelt[match] for match in difflib.get_close_matches(flag[2:], spelt, n=1, cutoff=0.6)]
+    return f"did you mean {near[0]}?" if near else "see --help"
 
 
 def _expected(action: "Action") -> str:

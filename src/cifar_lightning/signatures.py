@@ -1,11 +1,11 @@
-"""Reads the arguments of this package's functions and classes from their source, without importing it.
+"""Reads the arguments of this package's functions and classes, and of Lightning's Trainer, without importing them.
 
 A script's flags are the arguments of the function that it calls, and importing that function takes seconds (torch,
 Lightning). Neither the help nor an error about a flag should wait for them.
 """
 
 import ast
-import importlib
+import importlib.util
 import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -87,6 +87,15 @@ def signature_of(module: str, name: str) -> Callable[..., None]:
     exec(compile(stub, f"signature of {name}", "exec"), names)
     function: Callable[..., None] = names[name]
     return function
+
+
+def trainer_arguments() -> list[str]:
+    """Returns the names of the arguments of Lightning's Trainer."""
+    found = importlib.util.find_spec("lightning")
+    source = Path(str(found and found.origin)).parent / "pytorch" / "trainer" / "trainer.py"
+    nodes = ast.walk(ast.parse(source.read_text("utf-8")))
+    init = next(node for node in nodes if isinstance(node, ast.FunctionDef) and node.name == "__init__")
+    return [argument.arg for argument in (*init.args.args[1:], *init.args.kwonlyargs)]
 
 
 def _imported(tree: ast.Module, name: str) -> Any:

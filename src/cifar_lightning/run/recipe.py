@@ -9,7 +9,7 @@ import yaml
 
 from cifar_lightning.arguments import instead_of
 from cifar_lightning.errors import InputError
-from cifar_lightning.run.refused import NAMED
+from cifar_lightning.run.refused import NAMED, trainer_settings, why_absent, why_refused
 from cifar_lightning.settings_file import recipe
 
 P = ParamSpec("P")
@@ -41,16 +41,24 @@ def bound(function: Callable[..., Any], *args: Any, **kwargs: Any) -> inspect.Bo
     signature = inspect.signature(function)
     anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
     if unknown := [] if anything else [name for name in kwargs if name not in signature.parameters]:
-        from cifar_lightning.data.datamodule import CIFAR10DataModule
-        from cifar_lightning.model.lit_net import LitNet
-
-        meant = NAMED.get(unknown[0], unknown[0])
-        said = instead_of(unknown[0], [*signature.parameters], NAMED)
-        for group, kind in {"data": CIFAR10DataModule, "model": LitNet}.items():
-            if meant in inspect.signature(kind).parameters:
-                said = f"use {group}={{{meant!r}: ...}}"
-        raise InputError(f"{unknown[0]} is not an argument of {function.__name__}: {said}")
+        raise InputError(f"{unknown[0]} is not an argument of {function.__name__}: {_instead(unknown[0], signature)}")
     return signature.bind(*args, **kwargs)
+
+
+def _instead(name: str, signature: inspect.Signature) -> str:
+    """Says what to pass in place of an argument that the function does not have."""
+    from cifar_lightning.data.datamodule import CIFAR10DataModule
+    from cifar_lightning.model.lit_net import LitNet
+
+    meant = NAMED.get(name, name)
+    if meant not in signature.parameters:
+        if why := why_refused(meant) or why_absent(name):
+            return why
+        data, model = ([*inspect.signature(kind).parameters] for kind in (CIFAR10DataModule, LitNet))
+        for group, known in {"data": data, "model": model, "trainer": trainer_settings()}.items():
+            if meant in known:
+                return f"use {group}={{{meant!r}: ...}}"
+    return instead_of(name, [*signature.parameters], NAMED)
 
 
 def over_recipe(given: Mapping[str, Any]) -> dict[str, Any]:

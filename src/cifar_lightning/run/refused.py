@@ -3,6 +3,7 @@
 from cifar_lightning.data import absent
 from cifar_lightning.data.absent import TRANSFORMS
 from cifar_lightning.model import absent as absent_of_model
+from cifar_lightning.signatures import trainer_arguments
 
 # The reasons, by group and name of the argument.
 WHY = {
@@ -31,6 +32,9 @@ WHY = {
 NAMED = {
     **absent.NAMED,
     **absent_of_model.NAMED,
+    "device": "accelerator",
+    "epochs": "max_epochs",
+    "steps": "max_steps",
     **dict.fromkeys(("gpus", "num_gpus", "nproc_per_node"), "devices"),
     **dict.fromkeys(("wandb", "tensorboard", "mlflow"), "logger"),
     **dict.fromkeys(("output_dir", "out_dir", "save_dir", "log_dir"), "default_root_dir"),
@@ -45,7 +49,12 @@ def why_absent(name: str) -> str | None:
     return {**absent.WHY, **no_flags}.get(argument) if group in ("", "data") else None
 
 
-def why_refused(flag: str) -> str | None:
-    """Returns why a run does not take this Trainer argument, given as a flag without its group; None if unknown."""
-    why = WHY.get(f"trainer.{flag}")
-    return why and f"it {why}"
+def why_refused(name: str) -> str | None:
+    """Returns why a run does not take an argument of any group, given by its name alone; None if no reason is known."""
+    why = next((WHY[full] for group in ("data", "model", "trainer") if (full := f"{group}.{name}") in WHY), None)
+    return why and f"it {why.replace(': ', '; ', 1)}"
+
+
+def trainer_settings() -> list[str]:
+    """Returns the names of the Trainer's arguments that a run takes, also those that are settings of its own."""
+    return [name for name in trainer_arguments() if f"trainer.{name}" not in WHY]
