@@ -58,9 +58,13 @@ def test_commands_take_weights_by_name_and_write_to_the_current_folder(call, tmp
     assert f"by {FOLDER}/tutorial.safetensors, step 25,000" in out
     before = sorted(FOLDER.iterdir())
     small = ("--data.source", "synthetic", "--data.synthetic_size", 100, "--accelerator", "cpu")
-    code, out, err = call("evaluate", "tutorial", *small)
-    assert code == 0, err
-    assert json.loads((tmp_path / "evaluation" / "results.json").read_text())["test_count"] == 20
+    for name in ("tutorial", "speed54"):  # the second replaces nothing of the first
+        code, out, err = call("evaluate", name, *small)
+        assert code == 0, err
+    for name in ("tutorial", "speed54"):
+        results = json.loads((tmp_path / f"evaluation-{name}" / "results.json").read_text())
+        assert (results["test_count"], results["checkpoint"]) == (20, str(FOLDER / f"{name}.safetensors"))
+    assert not (tmp_path / "evaluation").exists()
     code, out, err = call("export", "tutorial", "--format", "safetensors")
     assert (code, out) == (0, "model.safetensors (0.2 MB)\n"), err
     known = facts_in(FOLDER / "tutorial.safetensors")

@@ -48,6 +48,7 @@ from cifar_lightning.run.precision import check_precision, crawls, resolve_preci
 from cifar_lightning.run.quiet import quietly
 from cifar_lightning.run.saved import data_of, home_of, model_of, output_of, select_checkpoint
 from cifar_lightning.run.settings import Arguments, check_group, plain, read_settings
+from cifar_lightning.run.trained import is_trained
 from cifar_lightning.run.trainer import new_trainer
 
 T = TypeVar("T")
@@ -78,8 +79,8 @@ def evaluate(
         precision: As for `fit`; by default the training's, but 32-true instead of 16-true on a CPU.
         test_views: Views to average over, as for LitNet; by default the training's.
         soft_labels: People's answers for the test images, to compare with, such as CIFAR-10H's cifar10h-probs.npy.
-        output_dir: Folder for results.json and figures/, not a run's own; by default `evaluation/` in the run's folder,
-            beside the .ckpt file, or, for weights that come with the package, here.
+        output_dir: Folder for results.json and figures/, not a run's own; by default `evaluation/` in the run's folder
+            or beside the .ckpt file, or, for weights that come with the package, `evaluation-NAME/` here.
         html: File for the page, NAME.html; by default report.html beside results.json.
         net: Your own network, if the checkpoint is of one: its import path (package.module:Net), or in Python a module.
 
@@ -139,7 +140,8 @@ def evaluate(
             )
         _check_images(part_of(images, images.parts[0]) if images.parts else images, model, path, soft_labels, processes)
         home = home_of(path)
-        output = user_path(output_dir) if output_dir is not None else output_of(path) / "evaluation"
+        own = f"evaluation-{path.stem}" if is_trained(path) else "evaluation"  # one's figures replace no other's
+        output = user_path(output_dir) if output_dir is not None else output_of(path) / own
         if of := on_first_rank(lambda: _folder_of(output, home)):
             raise InputError(
                 f"output_dir {output} is a {of}'s folder and holds the results of its training: choose another folder"
