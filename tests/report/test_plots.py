@@ -170,6 +170,37 @@ def test_a_single_validation_is_shown_on_an_axis_from_0_to_100():
     assert accuracy.get_ylim() == (0, 102)
 
 
+@pytest.mark.parametrize(
+    ("losses", "scale"),
+    [
+        ([2e17, 2.3e4, 2.31, 2.3, 2.3], "log"),  # on a linear axis, 2.3 and 3 would look the same
+        ([math.inf, 2.3, 2.2, 2.1, 2.0], "linear"),
+        ([math.nan, 400.0, 2.2, 2.1, 2.0], "log"),
+        ([2.3, 1.0, 0.5, 0.1, 0.0], "linear"),
+        ([2e17, 2.3, 2.2, 0.0, 2.1], "linear"),  # a logarithmic axis has no place for 0
+        ([math.nan], "linear"),
+    ],
+)
+def test_a_few_huge_losses_do_not_flatten_the_others(losses, scale):
+    rows = [{"step": 10 * (number + 1), "train_loss": loss} for number, loss in enumerate(losses)]
+    figure = plots.curves(rows, test=TEST)
+    loss, accuracy = figure.axes
+    assert (loss.get_yscale(), accuracy.get_yscale()) == (scale, "linear")
+    assert_nothing_clipped(figure)
+    if scale == "log":
+        low, high = (loss.transAxes.inverted().transform(loss.transData.transform((0, y)))[1] for y in (1.234, 2.3))
+        assert high - low > 0.01
+
+
+@pytest.mark.parametrize(
+    ("smoothing", "label"),
+    [(0.0, "train (mean between points)"), (0.1, "train (mean between points,\nlabels smoothed by 0.1)")],
+)
+def test_the_training_loss_is_labelled_as_the_mean_of_the_steps_between_points(smoothing, label):
+    """Each point is the mean since the previous row of metrics.csv; it is not a running mean."""
+    assert label in texts(plots.curves(list(history(12)), smoothing, TEST))
+
+
 @pytest.mark.parametrize("validations", [1, 2, 3])
 def test_a_validation_equal_to_the_test_is_as_visible_as_its_star(validations):
     """Where the points coincide, each has at least 25 pixels of its own colour."""

@@ -75,7 +75,7 @@ def legend_above(axes: Axes, width: float) -> int:
         )
         if legend.get_window_extent().width <= width * DPI:
             break
-    return math.ceil(len(labels) / columns) if labels else 0
+    return math.ceil(len(labels) / columns) + sum(label.count("\n") for label in labels) if labels else 0
 
 
 def above_legend(lines: int) -> float:

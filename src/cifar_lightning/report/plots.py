@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from cifar_lightning.report.drawing import (
 from cifar_lightning.report.many import shown_classes, which_classes
 
 GRID_WIDTH = 10.0  # inches
+HUGE = 100  # times the median loss: a larger one needs a logarithmic axis
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -84,13 +86,17 @@ def curves(rows: Rows, label_smoothing: float = 0.0, test: Mapping[str, Any] | N
     figure = new_figure(12, 4.8)
     loss, accuracy, *others = figure.subplots(1, panels, sharex=True)
 
-    train = f"train (labels smoothed by {label_smoothing:g})" if label_smoothing else "train (running mean)"
+    smoothed = f",\nlabels smoothed by {label_smoothing:g}" if label_smoothing else ""
+    train = f"train (mean between points{smoothed})"
     _line(loss, *_series(rows, "train_loss"), BLUE, train)
     _line(loss, *_series(rows, "val_loss"), ORANGE, "validation")
     if test is not None:
         _star(loss, test["step"], test["test_loss"], f"test {decimal(test['test_loss'])}")
     loss.set(ylabel="cross-entropy")
-    _at_least_as_high(loss, 0.01)
+    if _few_are_huge([value for line in loss.lines for value in line.get_ydata()]):
+        loss.set(yscale="log")
+    else:
+        _at_least_as_high(loss, 0.01)
 
     val_steps, val = _series(rows, "val_acc")
     val = [100 * value for value in val]
@@ -302,6 +308,12 @@ def _line(axes: Axes, steps: list[float], values: list[float], color: str, label
         marker = "o" if len(values) <= 50 else ""
         size = 4 if len(values) > 1 else 6
         axes.plot(steps, values, color=color, label=label, marker=marker, markersize=size)
+
+
+def _few_are_huge(values: Sequence[float]) -> bool:
+    """Returns whether some positive values, such as those of a diverging start, would flatten the others to a line."""
+    finite = [value for value in values if math.isfinite(value)]
+    return bool(finite) and min(finite) > 0 and max(finite) > HUGE * median(finite)
 
 
 def _at_least_as_high(axes: Axes, height: float) -> None:
