@@ -535,6 +535,9 @@ def test_the_page_of_predictions_shows_what_the_network_saw(finished, call, tmp_
             f"{guess['class']} {percent(guess['probability'], 1)}" for guess in others
         ]
         assert page.all("small", item)[0]["text"] == row["file"].replace("\udce9", "?")
+        parts = [part["text"] for part in page.all("span", item, **{"class": "part"})]
+        assert all(part.endswith("/") for part in parts[:-1])  # a line ends after a slash, not within a name
+        assert parts[-1] == Path(row["file"]).name.replace("\udce9", "?")
     assert [len(page.all("small", item)) for item in shown] == [1, 2, 2, 2]
     with Image.open(io.BytesIO(bytes_of(page.one("img", shown[0])))) as image:
         assert np.array_equal(np.asarray(image), drawn)
