@@ -49,6 +49,7 @@ def a_test(classes=10, images=800, seed=0, skill=2.0):
         facts={
             **{"checkpoint": "a/<best>.ckpt", "step": 1_234, "images_seen": 56_789, "seed": 7},
             **{"fit_steps": 2_345, "global_batch_size": 200, "trainer": {"accumulate_grad_batches": 4}},
+            "parameters": 62_006,
             "data": {"source": "folder"},
         },
         training_images=test.part(torch.arange(36)),
@@ -61,6 +62,8 @@ def a_test(classes=10, images=800, seed=0, skill=2.0):
             {"step": 1_000, "train_loss": 1.5, "val_loss": None, "val_acc": None},
         ],
         label_smoothing=0.0,
+        network="<resnet>18",
+        lr=0.05,
         settings="seed: 7\nname: <b>\n",
         held_out=(torch.from_numpy(held), torch.from_numpy(held_labels)),
         grad_cam=lambda images, classes: images[:, 0, :5, :5] / 255,
@@ -214,6 +217,10 @@ def test_calibration_unscaled_and_scaled_equals_numpy(made):
         means = [percent(x[inside].mean()) if inside.any() else "n/a" for x in (confidences_of(logits), right)]
         assert row == [f"({number - 1}/15, {number}/15]", str(inside.sum()), *means]
     assert any("on the 500 validation images" in p["text"] for p in page.all("p"))
+    assert sum("A temperature is a number that divides the logits" in p["text"] for p in page.all("p")) == 1
+    (ends,) = (p for p in page.all("p") if "upper ends" in p["text"])
+    assert ends["within"][-1] is table["within"][-1]
+    assert ends["within"][-1]["tag"] == "details"
 
 
 def test_calibrations_are_told_apart_only_if_there_are_two(made):
@@ -235,11 +242,24 @@ def test_curves_and_settings_are_those_of_the_run(made):
     assert facts["checkpoint"] == "a/<best>.ckpt"
     assert (facts["step of the tested weights"], facts["seed"], facts["data: source"]) == ("1,234", "7", "folder")
     assert (facts["steps of the whole training"], facts["global batch size"]) == ("2,345", "200")
+    assert (facts["network"], facts["parameters"], facts["learning rate"]) == ("<resnet>18", "62,006", "0.05")
     assert facts["trainer: accumulate_grad_batches"] == "4"
     assert facts["images seen in training"] == "56,789"
     assert facts["torch"] == importlib.metadata.version("torch")
     assert {"torchvision", "lightning", "cifar_lightning", "Python"} <= facts.keys()
     assert page.one("pre")["text"] == "seed: 7\nname: <b>\n"
+
+
+def test_the_line_below_the_heading_tells_two_runs_apart(made, tmp_path, undrawn):
+    page, _, outcome, *_ = made
+    tested = "10 classes, <best>.ckpt, step 1,234"
+    trained = "<resnet>18, 62,006 parameters, learning rate 0.05, images: folder"
+    assert page.one("p", id="about")["text"] == f"{trained}, {tested}"
+    unknown = {name: value for name, value in outcome.facts.items() if name not in ("parameters", "data")}
+    page, _ = written(replace(outcome, network="", lr=None, facts=unknown), tmp_path)
+    assert page.one("p", id="about")["text"] == tested
+    facts = dict(page.rows(page.one("table", **{"class": "facts"})))
+    assert not {"network", "parameters", "learning rate"} & facts.keys()
 
 
 def test_the_page_is_self_contained_and_reproducible(made):

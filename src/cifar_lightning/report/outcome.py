@@ -44,6 +44,8 @@ class Outcome:
         logits: `(N, K)`, their logits.
         rows: The rows of the training's metrics.csv; empty if it is not at hand.
         label_smoothing: The label smoothing of the training loss.
+        network: The name of the network; empty if it is not known.
+        lr: The learning rate of its training; None if it is not known.
         settings: The text of the training's config.yaml; empty if it is not at hand.
         held_out: Logits and labels of the validation images; None if there are none.
         grad_cam: Given n images, uint8, and a class for each, int64, returns maps `(n, h, w)` of the evidence; None if
@@ -61,6 +63,8 @@ class Outcome:
     logits: Tensor
     rows: Sequence[Mapping[str, Any]]
     label_smoothing: float
+    network: str = ""
+    lr: float | None = None
     settings: str = ""
     held_out: tuple[Tensor, Tensor] | None = None
     grad_cam: Callable[[Tensor, Tensor], Tensor | None] = lambda images, classes: None

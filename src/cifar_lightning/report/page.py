@@ -27,12 +27,13 @@ from cifar_lightning.report.template import percent, png, uri, write_html
 
 HEAT_SIZE, HEAT_LEVELS = 16, 16  # of a map of evidence: few suffice, as it is smooth and the browser enlarges it
 SHOWN_FACTS = {
-    "checkpoint": "checkpoint", "step": "step of the tested weights", "test_views": "views of a test image",
-    "precision": "precision", "devices": "devices", "accelerator": "accelerator", "seed": "seed",
+    "parameters": "parameters", "checkpoint": "checkpoint", "step": "step of the tested weights",
+    "test_views": "views of a test image", "precision": "precision", "devices": "devices",
+    "accelerator": "accelerator", "seed": "seed",
     "global_batch_size": "global batch size", "fit_steps": "steps of the whole training",
     "images_seen": "images seen in training", "fit_seconds": "training time, seconds", "computed": "training ran",
 }  # fmt: skip
-COUNTS = ("step", "global_batch_size", "fit_steps", "images_seen")
+COUNTS = ("parameters", "step", "global_batch_size", "fit_steps", "images_seen")
 
 
 class Picture(NamedTuple):
@@ -74,8 +75,8 @@ def write_page(
         "right_not_finite": int((said.not_finite & said.right).sum()),
         "top2": said.top2 if len(outcome.classes) > 2 else None,
         "checkpoint": Path(results["checkpoint"]).name,
-        "step": results["step"],
-        "facts": _facts(results),
+        "about": _about(outcome, results),
+        "facts": _facts(outcome, results),
         "settings": outcome.settings,
         "classes": outcome.classes,
         "per_class": _per_class(results, counts),
@@ -100,9 +101,25 @@ def write_page(
     write_html("page.html", contents, page)
 
 
-def _facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _about(outcome: Outcome, results: Mapping[str, Any]) -> list[str]:
+    """Returns what was tested, in short, so that the pages of two runs can be told apart."""
+    parameters, source = results.get("parameters"), results.get("data", {}).get("source")
+    return [
+        *([outcome.network] if outcome.network else []),
+        *([] if parameters is None else [f"{parameters:,} parameters"]),
+        *([] if outcome.lr is None else [f"learning rate {outcome.lr:g}"]),
+        *([] if source is None else [f"images: {source}"]),
+        f"{len(outcome.classes):,} classes",
+        Path(results["checkpoint"]).name,
+        f"step {results['step']:,}",
+    ]
+
+
+def _facts(outcome: Outcome, results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    facts = [("network", outcome.network)] if outcome.network else []
+    facts += [] if outcome.lr is None else [("learning rate", f"{outcome.lr:g}")]
     told = {name: results[name] for name in SHOWN_FACTS if results.get(name) is not None}
-    facts = [(SHOWN_FACTS[name], f"{value:,}" if name in COUNTS else str(value)) for name, value in told.items()]
+    facts += [(SHOWN_FACTS[name], f"{value:,}" if name in COUNTS else str(value)) for name, value in told.items()]
     for group in ("data", "trainer"):
         facts += [(f"{group}: {name}", str(value)) for name, value in results.get(group, {}).items()]
     versions = ("torch", "torchvision", "lightning", "cifar_lightning")

@@ -308,6 +308,8 @@ def report_on(
         logits=evaluation["logits"],
         rows=_if_readable("the curves", lambda: read_rows(metrics), []),
         label_smoothing=model.hparams["label_smoothing"],
+        network=model.hparams.get("net", type(model.net).__name__),
+        lr=model.hparams["lr"],
         settings=_if_readable("the settings", lambda: _text(metrics.with_name("config.yaml")), ""),
         held_out=again.held_out() if aloud and learnt else None,
         grad_cam=again.grad_cam,
