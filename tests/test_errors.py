@@ -126,23 +126,31 @@ MISTAKES = {
     ("--model.sizes", "[16]"): "sizes [16]: the network tutorial does not take images of 16 x 16 pixels",
     ("--data.cutout", "8"): "cutout 8: requires augment true; otherwise use 0",
     ("--data.flip", "alternating"): "flip alternating: requires augment true; otherwise use random",
-    ("--data.crop_padding", "4"): "--data.crop_padding 4 does nothing here: use --data.augment true, or leave it",
-    ("--data.flip", "random"): "--data.flip random does nothing here: use --data.augment true, or leave it out",
-    ("--model.muon_momentum=0.9",): "--model.muon_momentum 0.9 does nothing here: use --model.muon_lr 0.1, or ",
+    ("--data.crop_padding", "4"): "--data.crop_padding 4 does nothing here: use it with --data.augment true, or "
+    "leave out --data.crop_padding",
+    (
+        "--data.flip",
+        "random",
+    ): "--data.flip random does nothing here: use it with --data.augment true, or leave out --data.flip",
+    ("--model.muon_momentum=0.9",): "--model.muon_momentum 0.9 does nothing here: use it with --model.muon_lr 0.1, ",
     (
         "--data.data_dir",
         "pictures",
-    ): "--data.data_dir pictures does nothing here: use --data.source cifar10, ",
-    ("--data.mirror", "m", "--data.source", "folder"): "--data.mirror m does nothing here: use --data.source cifar10 ",
-    ("--data.sha256", "0"): "--data.sha256 0 does nothing here: use --data.source cifar10, cifar100 or folder, or",
-    ("--data.source", "cifar10"): "--data.synthetic_size 100 does nothing here: use --data.source synthetic, or ",
+    ): "--data.data_dir pictures does nothing here: use it with --data.source cifar10, ",
+    ("--data.mirror", "m", "--data.source", "folder"): "--data.mirror m does nothing here: use it with "
+    "--data.source cifar10, cifar100 or cifar100-coarse, or leave out --data.mirror",
+    ("--data.sha256", "0"): "--data.sha256 0 does nothing here: use it with --data.source cifar10, cifar100 ",
+    ("--data.source", "cifar10"): "--data.synthetic_size 100 does nothing here: use it with --data.source synthetic",
     ("--accelerator", "cpu", "--devices", "0,1"): "devices 0,1: only GPUs can be chosen one by one",
     ("--model.compile", "quick"): "unknown --model.compile quick: choose from none, auto, default",
     ("--max_epochs", "0"): "max_epochs 0: must be at least 1",
-    ("--trainer.limit_train_batches", "0"): "trainer.limit_train_batches 0 leaves none of 25 batches: use at least 1",
+    ("--trainer.limit_train_batches", "0"): "trainer.limit_train_batches 0 leaves none of 25 batches: use "
+    "a larger share, or a number of batches of at least 1",
     ("--trainer.limit_train_batches", "0.01"): "trainer.limit_train_batches 0.01 leaves none of 25 batches",
     ("--trainer.limit_val_batches", "0.1", "--data.val_split", "20"): "trainer.limit_val_batches 0.1 leaves none of 8",
     ("--trainer.overfit_batches", "0.01"): "trainer.limit_train_batches 0.01 leaves none of 25 batches",
+    ("--trainer.max_time", "10:00:00:00"): "trainer.max_time 2160000: must be a time above 0, such as {hours: 8} (in "
+    "quotes in a shell) or, below 10 days, 00:08:00:00 (DD:HH:MM:SS)",
     ("--trainer.accumulate_grad_batches", "null"): "trainer.accumulate_grad_batches None: must be a",
     (
         "--trainer.accumulate_grad_batches",
@@ -161,7 +169,7 @@ MISTAKES = {
         "0",
         "--data.val_split",
         "20",
-    ): "trainer.val_check_interval 0: must be at least 1",
+    ): "trainer.val_check_interval 0: must be a number of batches of at least 1, a share of them, or a time",
     (
         "--trainer.val_check_interval",
         "00:00:00:05",
@@ -216,9 +224,9 @@ MISTAKES = {
     ("--num_nodes", "2"): "num_nodes 2: start the script with srun, or with torchrun on each machine",
     ("--seed", "-1"): "seed -1: must be from 0 to 4294967295",
     ("--optimizer", "adam"): "unknown flag --optimizer: see --help",
-    ("--devices", "0"): "devices 0: must be a number, a list such as 0,1, or auto",
-    ("--devices", "two"): "devices two: must be a number, a list such as 0,1, or auto",
-    ("--accelerator", "abacus"): "unknown accelerator abacus: choose from cpu, gpu, mps, auto",
+    ("--devices", "0"): "devices 0: must be a number of at least 1, a list of GPUs such as 0,1, or auto",
+    ("--devices", "two"): "devices two: must be a number of at least 1, a list of GPUs such as 0,1, or auto",
+    ("--accelerator", "abacus"): "unknown accelerator abacus: choose from cpu, gpu, cuda, mps, auto",
     ("--precision", "16-true"): "precision 16-true: float16 is slow on a CPU, bfloat16 is not; use bf16-true or "
     "bf16-mixed",
     ("--precision", "7"): "Lightning's Trainer does not accept these settings: Precision '7' is invalid.",
@@ -683,7 +691,7 @@ def test_folder_that_does_not_exist(call):
         (2, "0,2", "devices 0,2: this machine has 2 GPUs; use at most 2, each once"),
         (2, "0,0", "devices 0,0: this machine has 2 GPUs; use at most 2, each once"),
         (2, "0,-1", "devices 0,-1: this machine has 2 GPUs; use at most 2, each once"),
-        (2, ",", "devices ,: must be a number, a list such as 0,1, or auto"),
+        (2, ",", "devices ,: must be a number of at least 1, a list of GPUs such as 0,1, or auto"),
     ],
 )
 def test_gpus_that_the_machine_does_not_have(call, monkeypatch, tmp_path, gpus, devices, message):

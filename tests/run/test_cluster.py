@@ -76,6 +76,19 @@ def test_rank_is_read_from_the_variables_of_each_launcher(variables, place):
     ("variables", "said"),
     [
         ({**STEP, "WORLD_SIZE": "4"}, "WORLD_SIZE 4, but srun says that this is rank 1 of 2: unset WORLD_SIZE to use"),
+        (
+            {**OPEN_MPI, "RANK": "0"},
+            "RANK 0, but mpirun says that this is rank 1 of 2: unset RANK to use the values of mpirun, or also set "
+            "WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT to use the environment's",
+        ),
+        (
+            {name: value for name, value in OPEN_MPI.items() if name != "OMPI_COMM_WORLD_LOCAL_RANK"},
+            "the environment has no OMPI_COMM_WORLD_LOCAL_RANK, though it has others that mpirun sets: use mpirun",
+        ),
+        (
+            {name: value for name, value in STEP.items() if name != "SLURM_LOCALID"},
+            "the environment has no SLURM_LOCALID, though it has others that srun sets: use srun",
+        ),
         ({**KUBEFLOW, "RANK": "2"}, "RANK 2 of WORLD_SIZE 2: RANK must be from 0 to"),
         ({**KUBEFLOW, "RANK": "one"}, "RANK one, which is not a number"),
         *(({name: ""}, f"the environment has {name} , which is not a number: unset {name}") for name in LIGHTNINGS[1:]),

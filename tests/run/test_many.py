@@ -314,15 +314,23 @@ def test_resume_removes_the_partial_files_that_a_kill_has_left(seeds, tmp_path):
     assert leftovers(group) == []
 
 
+def test_a_number_of_runs_that_is_text_is_quoted():
+    with pytest.raises(InputError, match="seeds '3': must be a whole number of at least 2; for a single run leave out"):
+        fit_many(seeds="3")
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--seeds", 1), "seeds 1: must be a whole number of at least 2; leave it out for a single run"),
+        (("--seeds", 1), "seeds 1: must be a whole number of at least 2; for a single run leave out --seeds, "),
         (("--folds", 1), "folds 1: must be a whole number of at least 2"),
         (("--seeds", 2, "--folds", 2), "seeds and folds: pass exactly one of them"),
         (("--seeds", 2, "--seed", 2**32 - 1), "exceed 4294967295, the highest seed: use a lower seed"),
         (("--seeds", 2, "--num_nodes", 2), "seeds 2: a group of runs trains on one machine; use num_nodes 1"),
-        (("--seeds", 2, "--resume", "version_0"), "seeds 2: --resume continues the runs that the group already has"),
+        (
+            ("--seeds", 2, "--resume", "version_0"),
+            "seeds 2: --resume continues what version_0 already has; leave out",
+        ),
         (
             ("--folds", 5, "--data.val_split", 0.1),
             "folds 5: each run is validated on its own fold; leave out val_split 0.1",

@@ -22,12 +22,15 @@ from cifar_lightning.settings_file import recipes
 from cifar_lightning.signatures import signature_of
 from cifar_lightning.startup import importing
 
-OFFICIAL = (None, "cifar10", "cifar100", "cifar100-coarse")  # sources that are downloaded; None is the default, cifar10
+OFFICIAL = ("cifar10", "cifar100", "cifar100-coarse")  # sources that are downloaded
 # Flags that do nothing with some settings: whether they do something, and what they need. They are allowed in a file of
 # settings nevertheless.
 NEEDS: dict[str, tuple[Callable[[Mapping[str, Any]], Any], str]] = {
     "data.data_dir": (lambda s: s["data"].get("source") != "synthetic", "--data.source cifar10, cifar100 or folder"),
-    "data.mirror": (lambda s: s["data"].get("source") in OFFICIAL, "--data.source cifar10 or cifar100"),
+    "data.mirror": (
+        lambda s: s["data"].get("source", "cifar10") in OFFICIAL,
+        f"--data.source {', '.join(OFFICIAL[:-1])} or {OFFICIAL[-1]}",
+    ),
     "data.sha256": (lambda s: s["data"].get("source") != "synthetic", "--data.source cifar10, cifar100 or folder"),
     "data.synthetic_size": (lambda s: s["data"].get("source") == "synthetic", "--data.source synthetic"),
     "data.crop_padding": (lambda s: s["data"].get("augment"), "--data.augment true"),
@@ -69,14 +72,12 @@ def script(arguments: Sequence[str]) -> None:
         raise InputError(f"recipe {name} does nothing: all of its settings are given separately; leave it out")
     for name, (does_something, other) in NEEDS.items() if run is None else ():
         if (value := value_of(f"--{name}", arguments)) is not None and not does_something(settings):
-            raise InputError(f"--{name} {value} does nothing here: use {other}, or leave it out")
+            raise InputError(f"--{name} {value} does nothing here: use it with {other}, or leave out --{name}")
 
     many = {name: value for name in ("seeds", "folds") if (value := settings.pop(name, None)) is not None}
     if run not in (None, "auto"):
         for name, value in many.items():
-            raise InputError(
-                f"{name} {value}: --resume continues the runs that the group already has; leave out --{name}"
-            )
+            raise InputError(f"{name} {value}: --resume continues what {run} already has; leave out {name}")
         if "recipe" in given:  # or an error would name settings of the recipe, which nobody gave
             raise InputError(
                 f"recipe {given['recipe']}: --resume continues with the run's own settings; leave out --recipe"

@@ -25,8 +25,8 @@ from cifar_lightning.run.settings import Arguments, Settings, check_trainer_name
 from cifar_lightning.run.trainer import OF_ALL_RANKS, new_trainer
 from cifar_lightning.signatures import refusal
 
-# In quotes, because YAML reads 10:00:00:00 as a number in base 60.
-TIME = "a time above 0, as 'DD:HH:MM:SS' (in quotes) or as {hours: 8}"
+# YAML reads 10:00:00:00 as a number in base 60, also in a flag, where quotes do not help.
+TIME = "a time above 0, such as {hours: 8} (in quotes in a shell) or, below 10 days, 00:08:00:00 (DD:HH:MM:SS)"
 # For arguments of the Trainer, a test of their range and the range in words: the Trainer itself accepts other values,
 # and then does nothing or something else.
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -187,7 +187,10 @@ def _check_batches(
         limit = getattr(trainer, f"limit_{name}_batches")
         counts[name] = int(count * limit) if isinstance(limit, float) else min(count, limit)
         if count and not counts[name] and (limit or name == "train"):
-            raise InputError(f"trainer.limit_{name}_batches {limit} leaves none of {count} batches: use at least 1")
+            raise InputError(
+                f"trainer.limit_{name}_batches {limit} leaves none of {count} batches: use a larger share, or a number "
+                "of batches of at least 1"
+            )
         if name == "val" and isinstance(limit, float) and int(ranks * count * limit) != ranks * counts[name]:
             raise InputError(
                 f"trainer.limit_val_batches {limit} of {count} batches on each of {ranks} devices is not the same "
@@ -215,10 +218,11 @@ def _check_batches(
         ]
     if validates := bool(len(data.val_indices) and trainer.limit_val_batches):
         epochs = f"from 1 to {trainer.max_epochs}, the run's epochs, or null"
+        some = "a number of batches of at least 1, a share of them, or a time"
         one_clock = "a number of steps, or use one device: the clocks of several devices differ"
         checks += [
             ("check_val_every_n_epoch", every, every is None or 1 <= every <= options.max_epochs, epochs),
-            ("val_check_interval", interval, not isinstance(interval, int) or interval > 0, "at least 1"),
+            ("val_check_interval", interval, not isinstance(interval, int) or interval > 0, some),
             ("val_check_interval", "by the clock", ranks == 1 or not by_clock, one_clock),
         ]
     for option, value, ok, range_ in checks:

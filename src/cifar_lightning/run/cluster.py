@@ -23,6 +23,7 @@ from cifar_lightning.errors import InputError
 Variables = Mapping[str, str]
 REQUEUE_SECONDS = 10.0  # enough for a busy scheduler
 OURS = "cifar_lightning"  # the TORCHELASTIC_RUN_ID of ranks that launch.py has started and watches
+NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # by ranks that no launcher has told more
 LIGHTNINGS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # Lightning's import reads the first one set
 PORTS = range(10_000, 30_000)  # below the ephemeral ports, which systems give to programs that ask for any port
 
@@ -133,10 +134,11 @@ def rank_in(variables: Variables) -> Rank | None:
     given = {name: variables[name] for name in ("RANK", "WORLD_SIZE") if name in variables}
     if given.items() <= {"RANK": str(theirs.rank), "WORLD_SIZE": str(theirs.world_size)}.items():
         return theirs
+    *others, last = (name for name in NEEDED if name not in variables)
     raise InputError(
         f"the environment has {' and '.join(map(' '.join, given.items()))}, but {theirs.launcher} says that this is "
         f"rank {theirs.rank} of {theirs.world_size}: unset {' and '.join(given)} to use the values of "
-        f"{theirs.launcher}, or also set LOCAL_RANK to use the environment's"
+        f"{theirs.launcher}, or also set {', '.join(others)}{' and ' if others else ''}{last} to use the environment's"
     )
 
 
@@ -277,7 +279,10 @@ def _number(variables: Variables, name: str, default: int | None = None) -> int:
     text = variables.get(name)
     if text is None and default is not None:
         return default
+    if text is None:
+        launcher = "srun" if name.startswith("SLURM") else "mpirun"
+        raise InputError(f"the environment has no {name}, though it has others that {launcher} sets: use {launcher}")
     try:
-        return int(text or "")
+        return int(text)
     except ValueError:
         raise InputError(f"the environment has {name} {text}, which is not a number: unset {name}") from None

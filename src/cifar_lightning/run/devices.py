@@ -40,7 +40,7 @@ def resolve_devices(accelerator: str, devices: str | int) -> tuple[str, int]:
         InputError: This machine has no such devices.
     """
     if accelerator not in ("auto", "cpu", "gpu", "cuda", "mps"):
-        raise InputError(f"unknown accelerator {accelerator}: choose from cpu, gpu, mps, auto")
+        raise InputError(f"unknown accelerator {accelerator}: choose from cpu, gpu, cuda, mps, auto")
     if accelerator == "mps" and not torch.backends.mps.is_available():
         raise InputError("accelerator mps: this machine has no Apple GPU that torch can use; use --accelerator cpu")
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -77,7 +77,7 @@ def _device_list(devices: str | int, available: int) -> list[int]:
             return list(range(int(text)))
     except ValueError:
         pass
-    raise InputError(f"devices {devices}: must be a number, a list such as 0,1, or auto")
+    raise InputError(f"devices {devices}: must be a number of at least 1, a list of GPUs such as 0,1, or auto")
 
 
 def shared_out(devices: str | int | None, num_nodes: int | None) -> tuple[str | int, int]:

@@ -75,7 +75,10 @@ def counted(seeds: int | None, folds: int | None) -> tuple[str, int]:
     if (seeds is None) == (folds is None):
         raise InputError("seeds and folds: pass exactly one of them, such as seeds 10 or folds 5")
     if type(count) is not int or count < 2:
-        raise InputError(f"{kind} {count}: must be a whole number of at least 2; leave it out for a single run")
+        raise InputError(
+            f"{kind} {count!r}: must be a whole number of at least 2; for a single run leave out --{kind}, or in "
+            "Python use fit"
+        )
     return kind, count
 
 
