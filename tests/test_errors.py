@@ -109,10 +109,10 @@ MISTAKES = {
     ("--epochs", "1"): "unknown flag --epochs: did you mean --max_epochs?",
     ("--gradient_clip_val", "1"): "unknown flag --gradient_clip_val: did you mean --trainer.gradient_clip_val?",
     ("--model.lr", ""): "--model.lr (nothing): must be a number",
-    ("--data.val_split", "-1"): "val_split -1: must be a count, a fraction from 0 to 1, or a fold",
-    ("--data.val_split", "1.5"): "val_split 1.5: a fraction must be below 1",
+    ("--data.val_split", "-1"): "val_split -1: must be a count, a fraction of at least 0 and below 1, or a fold",
+    ("--data.val_split", "1.5"): "val_split 1.5: must be a count, a fraction of at least 0 and below 1, or a fold",
     ("--data.val_split", "100"): "val_split 100 leaves none of the 100 training images: use a smaller val_split",
-    ("--data.val_split", "some"): "val_split some: must be a count, a fraction from 0 to 1, or a fold",
+    ("--data.val_split", "some"): "val_split some: must be a count, a fraction of at least 0 and below 1, or a fold",
     ("--data.source", "imagenet"): "unknown --data.source imagenet: choose from cifar10, cifar100, cifar100-coarse, "
     "folder, synthetic",
     ("--model.lr", "0"): "lr 0.0: must be more than 0",
@@ -624,7 +624,7 @@ def test_folder_with_a_file_that_is_not_an_image(call, tmp_path):
     make_folders(tmp_path / "d", "train/a/1.png", "test/a/1.png", "train/b/1.png", "test/b/1.png")
     (tmp_path / "d" / "test" / "a" / "notes.png").write_text("a note")
     line = fit_folder(call, "d")
-    assert line == "error: d/test/a/notes.png is not an image: remove it, or hide it with a leading dot\n"
+    assert line == "error: d/test/a/notes.png is not an image: leave it out; in a folder, hide it with a leading dot\n"
     assert not (tmp_path / "lightning_logs").exists()
 
 

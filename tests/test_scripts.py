@@ -493,7 +493,7 @@ def test_predict_continues_after_an_unreadable_image(finished, call, tmp_path):
     code, out, err = call("predict", finished.folder, "bad.png", "missing.png", "good.png")
     assert code == 1
     assert err.splitlines() == [
-        "error: bad.png is not an image: remove it, or hide it with a leading dot",
+        "error: bad.png is not an image: leave it out; in a folder, hide it with a leading dot",
         "error: missing.png does not exist: use an image, or a folder of images",
         "note: good.png is unlike 999 of 1,000 of CIFAR-10's images (less contrast, smoother, more even): "
         "the guess says little; --html shows what the network saw",

@@ -127,7 +127,7 @@ def test_unreadable_pictures_are_refused_by_name(tmp_path):
     jpeg = io.BytesIO()
     Image.new("RGB", (64, 64), "red").save(jpeg, "JPEG")
     for content, message in [
-        (b"hello", "is not an image: remove it, or hide it with a leading dot"),
+        (b"hello", "is not an image: leave it out; in a folder, hide it with a leading dot"),
         (b"", "is empty: replace or remove it"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is a PostScript drawing: convert it to JPEG or PNG"),
         (b"\0\0\0\x18ftypheic\0\0\0\0", "is a HEIC picture, Apple's format for photos: convert it"),

@@ -155,9 +155,12 @@ def test_no_code_in_a_file_of_labels_is_run(tmp_path):
     objects = np.array([Hostile(tmp_path / "run"), 1], dtype=object)
     torch.save({"clean_label": objects}, tmp_path / "b.pt")
     for name in ("a.pt", "a.npy", "b.pt"):
-        with pytest.raises(InputError, match=f"{name} is not a file of labels, or is damaged") as error:
+        refused = "is refused: it would run code when loaded; use another file"
+        reason = refused if name.endswith(".pt") else "is not a file of labels, or is damaged"
+        with pytest.raises(InputError, match=f"{name} {reason}") as error:
             fake_data(COUNT, train_labels=f"{tmp_path / name}:clean_label").setup("fit")
         assert "\n" not in str(error.value)
+        assert "weights_only" not in str(error.value)  # torch's advice is to load the file all the same
     assert not (tmp_path / "run").exists()
     assert set(torch.serialization.get_safe_globals()) == before  # torch.load allows no more than before
 
@@ -187,13 +190,23 @@ def test_labels_that_do_not_belong_to_the_images_are_refused(tmp_path, change, n
 def test_damaged_and_missing_files_of_labels_are_refused(tmp_path):
     (tmp_path / "a.pt").write_bytes(b"any bytes")
     (tmp_path / "a.npy").write_bytes(pickle.dumps([1]))
+    (tmp_path / "c.pt").write_bytes(b"\x80\x02\x95")
+    (tmp_path / "d.pt").touch()
+    np.save(tmp_path / "e.npy", {}, allow_pickle=True)
     save_pt(tmp_path / "b.pt")
     (tmp_path / "b.pt").write_bytes((tmp_path / "b.pt").read_bytes()[:-500])
     for name in ("a.pt", "a.npy", "b.pt"):
         with pytest.raises(InputError, match=f"{name} is not a file of labels, or is damaged"):
             fake_data(COUNT, train_labels=f"{tmp_path / name}:x").setup("fit")
-    with pytest.raises(InputError, match=r"c.pt cannot be read \(No such file or directory\): use a file that can"):
-        fake_data(COUNT, train_labels=f"{tmp_path / 'c.pt'}:worse_label").setup("fit")
+    for name, reason in (("c.pt", "Unsupported operand [0-9]+"), ("d.pt", "EOFError")):
+        with pytest.raises(
+            InputError, match=rf"{name} is not a file of labels, or is damaged \({reason}\): use another"
+        ):
+            fake_data(COUNT, train_labels=f"{tmp_path / name}:x").setup("fit")
+    with pytest.raises(InputError, match=r"worse_label: e.npy contains no labels: use another file$"):
+        fake_data(COUNT, train_labels=f"{tmp_path / 'e.npy'}:worse_label").setup("fit")
+    with pytest.raises(InputError, match=r"f.pt cannot be read \(No such file or directory\): use a file that can"):
+        fake_data(COUNT, train_labels=f"{tmp_path / 'f.pt'}:worse_label").setup("fit")
 
 
 # --- people's answers to test against --------------------------------------------------------------------

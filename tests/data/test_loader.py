@@ -354,6 +354,8 @@ def test_an_evaluation_of_fewer_images_than_ranks_is_refused(images):
         (104, 1, "batch_size 104 is more than the 103 training images: use at most 103"),
         (10, 4, "batch_size 10 cannot be shared by 4 devices: .*; use 8 or 12$"),
         (3, 4, "batch_size 3 cannot be shared by 4 devices: .*; use 4$"),
+        (103, 4, "batch_size 103 cannot be shared by 4 devices: .*; use 100$"),  # 104 would be more than the images
+        (103, 200, "batch_size 103 cannot be shared by 200 devices: .*; use fewer devices, or more images$"),
     ],
 )
 def test_impossible_batch_sizes_are_refused(images, batch_size, world_size, message):

@@ -180,7 +180,9 @@ def test_coarse_labels_are_read_from_an_archive(tmp_path):
     digest = write_archive(tmp_path / "mine.tar.gz", source="cifar100", classes=100)
     check_coarse(tmp_path / "mine.tar.gz", [coarse(x) for x in images_of("train", "cifar100")[1]], sha256=digest)
     digest = write_archive(tmp_path / "other.tar.gz")
-    with pytest.raises(InputError, match=r"lacks cifar-100-python/meta, which cifar-100-python.tar.gz has: replace it"):
+    with pytest.raises(
+        InputError, match=r"lacks cifar-100-python/meta, which the official cifar-100-python.tar.gz has: replace it"
+    ):
         Source("cifar100-coarse", tmp_path / "other.tar.gz", sha256=digest).load("train")
 
 
@@ -415,6 +417,13 @@ UNDIGESTED = {name: SHAPES[name] for name in ("parquet", "npz", "npy")}
 UNDIGESTED["Kaggle"] = lambda home, source: write_kaggle(home)
 
 
+def test_the_departure_from_what_is_published_is_counted_in_english():
+    labels = np.arange(10)
+    assert official.departure(labels, "train", "cifar10").startswith("10 training images (1 per class), but CIFAR-10")
+    assert official.departure(labels[:1], "train", "cifar10").startswith("1 training image (0 to 1 per class), but")
+    assert official.departure(labels[:1], "test", "cifar10").startswith("1 test image (0 to 1 per class), but")
+
+
 @pytest.mark.parametrize("shape", UNDIGESTED)
 def test_an_incomplete_set_is_used_with_a_warning(tmp_path, monkeypatch, shape):
     """A warning says if a set is incomplete, from the cache too, unless `sha256` declares it as the user's own."""
@@ -426,7 +435,7 @@ def test_an_incomplete_set_is_used_with_a_warning(tmp_path, monkeypatch, shape):
         with pytest.warns(ImageWarning) as said:
             assert len(Source("cifar10", home).load("train").labels) == 100
         assert [str(note.message) for note in said] == [
-            f"{where} has 100 train images (10 per class), but CIFAR-10 has 50,000 (5,000 per class): training or "
+            f"{where} has 100 training images (10 per class), but CIFAR-10 has 50,000 (5,000 per class): training or "
             "testing uses what is there"
         ]
     monkeypatch.setitem(COUNTS, "train", 100)
@@ -580,7 +589,7 @@ def test_without_images_and_network_the_message_lists_what_to_provide(tmp_path):
         Source("cifar100", tmp_path, mirror=NOWHERE).prepare()
     assert "cannot download cifar-100-python.tar.gz" in str(error.value)
     assert (
-        "(or one of cifar-100-python.tar.gz, cifar-100-binary.tar.gz, cifar-100-python/, cifar-100-binary/, "
+        "(or one of cifar-100-binary.tar.gz, cifar-100-python/, cifar-100-binary/, "
         "cifar100/train-*.parquet, cifar100.npz, x_train.npy in its folder)"
     ) in str(error.value)
 
@@ -800,6 +809,7 @@ def test_damaged_or_wrong_parquet_is_refused(tmp_path):
         ({"img": [{"bytes": png}], "label": ["cow"]}, "row 0 has the label 'cow'"),
         ({"img": [{"path": "1.png"}], "label": [1]}, "row 0 has no bytes of a picture"),
         ({"img": [{"bytes": png[:60]}], "label": [1]}, "the picture of row 0 cannot be read"),
+        ({"img": [{"bytes": b"hello"}], "label": [1]}, "row 0 cannot be read (it is not a PNG or JPEG image): replace"),
         ({"img": [{"bytes": flipped(png)}], "label": [1]}, "its pixels do not match its checksum"),
         ({"img": [{"bytes": large.getvalue()}], "label": [1]}, "the picture of row 0 has 64×48 pixels"),
         ({"img": [{"bytes": png}], "fine_label": [1]}, "has no column label, only img, fine_label: it is not cifar10"),
@@ -1078,6 +1088,8 @@ def test_damaged_or_wrong_arrays_are_refused(tmp_path):
         ({"x_train": x.astype(np.int16) - 1}, "with values from -1 to 254: use values from 0 to 255"),
         ({"x_train": x[:, :28, :28]}, "x_train is uint8 (100, 28, 28, 3): use uint8"),
         ({"x_train": x[..., 0]}, "x_train is uint8 (100, 32, 32): use uint8"),
+        ({"x_train": np.full_like(x, 300, np.int16)}, "with values from 300 to 300: use values from 0 to 255"),
+        ({"y_train": y[:1]}, "but y_train has 1 label: use one label per image"),
         ({"x_train": x[:99]}, "x_train is uint8 (99, 32, 32, 3), but y_train has 100 labels: use one label per image"),
         ({"x_train": x[:0], "y_train": y[:0]}, "with at least one image"),
         ({"x_train": x.astype(object)}, "x_train contains Python objects, which are not read"),

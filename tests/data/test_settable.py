@@ -95,7 +95,7 @@ def test_the_error_on_a_misspelt_attribute_suggests_the_right_name(capsys):
     [
         ("batch_size", 0, "batch_size 0: must be at least 1"),
         ("flip", "alternating", "flip alternating: requires augment true; otherwise use random"),
-        ("val_split", 1.5, "val_split 1.5: a fraction must be below 1"),
+        ("val_split", 1.5, "val_split 1.5: must be a count, a fraction of at least 0 and below 1, or a fold"),
         ("sha256", "zz", "sha256 'zz' is not a SHA-256 digest"),
         ("batch_size", 20.0, "batch_size 20.0: must be a whole number"),  # although 20.0 equals 20
         ("train_transforms", "RandAugment", "train_transforms 'RandAugment': must be a callable"),

@@ -277,14 +277,14 @@ def test_damaged_and_foreign_archives_are_refused(tmp_path):
         (whole[: len(whole) // 2], "is damaged"),
         (b"\x1f\x8bnonsense", "is damaged"),
         (b"", "is damaged"),
-        (twice.getvalue(), f"has {FOLDER}/test_batch twice, unlike {NAME}"),
+        (twice.getvalue(), f"has {FOLDER}/test_batch twice, unlike the official {NAME}"),
     ]:
         path = tmp_path / "bad.tar.gz"
         path.write_bytes(content)
         with pytest.raises(InputError, match=reason):
             Source("cifar10", path, sha256=archive.digest(path)).load("test")
     digest = write_tar(tmp_path / NAME, {"readme.html": b"x"})
-    with pytest.raises(InputError, match=rf"lacks {FOLDER}/batches.meta, which {NAME} has: replace it"):
+    with pytest.raises(InputError, match=rf"lacks {FOLDER}/batches.meta, which the official {NAME} has: replace it"):
         Source("cifar10", tmp_path, sha256=digest).load("test")
 
 

@@ -169,7 +169,7 @@ def test_a_users_own_preprocessing():
         (torch.zeros(5, 32, 32, 3, dtype=torch.uint8), r"\(5, 32, 32, 3\), .* last; pass images.movedim\(-1, -3\)"),
         (torch.zeros(32, 32, 3, dtype=torch.uint8), r"\(32, 32, 3\), .* last; pass images.movedim\(-1, -3\)"),
         (torch.zeros(32, 32, 4, dtype=torch.uint8), "channels come last"),
-        (torch.zeros(5, 1, 32, 32, dtype=torch.uint8), r"grey; pass images.expand\(-1, 3, -1, -1\)"),
+        (torch.zeros(5, 1, 32, 32, dtype=torch.uint8), r"grey; pass images.expand\(\*images.shape\[:-3\], 3, -1, -1\)"),
         (torch.zeros(5, 4, 32, 32, dtype=torch.uint8), "four channels; pass RGB"),
         (torch.zeros(5, 2, 32, 32, dtype=torch.uint8), "they do not have three channels"),
         (torch.zeros(32, 32, dtype=torch.uint8), r"shape \(32, 32\): pass \(N, 3, 32, 32\)"),
@@ -186,6 +186,15 @@ def test_a_users_own_preprocessing():
 def test_images_of_another_shape_or_type_are_refused_with_advice(images, message):
     with pytest.raises(InputError, match=message):
         LitNet(preprocessing=HALF).predict(images)
+
+
+@pytest.mark.parametrize("shape", [(5, 1, 32, 32), (1, 1, 32, 32), (1, 32, 32)])
+def test_the_advice_for_grey_images_works(shape):
+    images, model = torch.zeros(*shape, dtype=torch.uint8), LitNet(preprocessing=HALF)
+    with pytest.raises(InputError) as error:
+        model.predict(images)
+    advice = str(error.value).rpartition("pass ")[2]
+    assert len(model.predict(eval(advice, {"images": images}))[0]) == (shape[0] if len(shape) == 4 else 1)
 
 
 @pytest.mark.parametrize(

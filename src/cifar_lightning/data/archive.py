@@ -74,13 +74,13 @@ def read(path: Path, versions: Sequence[Archive | Binary], split: str, own: bool
     found: dict[str, bytes] = {}
     for name, data in members(path, wanted):
         if name in found:
-            raise InputError(f"{path} has {name} twice, unlike {versions[0].name}: replace it")
+            raise InputError(f"{path} has {name} twice, unlike the official {versions[0].name}: replace it")
         found[name] = data
 
     version = next((one for one in versions if any(name.startswith(f"{one.folder}/") for name in found)), versions[0])
     for name in sorted(_files(version, split)):
         if f"{version.folder}/{name}" not in found and not _may_lack(version, name):
-            raise InputError(f"{path} lacks {version.folder}/{name}, which {version.name} has: replace it")
+            raise InputError(f"{path} lacks {version.folder}/{name}, which the official {version.name} has: replace it")
     files = {name: found[key] for name in _files(version, split) if (key := f"{version.folder}/{name}") in found}
     if not (own or compressed):
         _check_official(files, version, path, [path])

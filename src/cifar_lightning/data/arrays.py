@@ -184,21 +184,24 @@ def _read_images(where: dict[str, Path], name: str, labels: str, count: int, ima
         if shape[1:] not in ((32, 32, 3), (3, 32, 32), (PIXELS,)):
             raise InputError(f"{found}: use {SHAPES}")
         if shape[0] != count:
-            raise InputError(f"{found}, but {labels} has {count:,} labels: use one label per image")
+            s = "s" * (count != 1)
+            raise InputError(f"{found}, but {labels} has {count:,} label{s}: use one label per image")
         if not count:
             raise InputError(f"{found}: use {SHAPES}, with at least one image")
-        lowest, highest, begin = 0, 0, file.tell()
+        extremes: list[int] = []
+        begin = file.tell()
         for piece in _pieces(images, shape, by_columns):
             size = piece.size * dtype.itemsize
             if len(data := file.read(size)) < size:
                 raise EOFError("it is cut short")
             values = np.frombuffer(data, dtype).reshape(piece.shape)
-            lowest, highest = min(lowest, int(values.min())), max(highest, int(values.max()))
+            extremes += int(values.min()), int(values.max())
             piece[...] = values
         if not len(images):
             file.seek(begin + count * PIXELS * dtype.itemsize - 1)
             if not file.read():
                 raise EOFError("it is cut short")
+    lowest, highest = min(extremes, default=0), max(extremes, default=0)
     if lowest < 0 or highest > 255:
         raise InputError(f"{found} with values from {lowest} to {highest}: use values from 0 to 255")
 

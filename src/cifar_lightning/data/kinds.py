@@ -56,7 +56,7 @@ def what_else(path: str | os.PathLike[str]) -> str:
     with open(path, "rb") as file:
         start = file.read(2_000)
     found = ((what, do) for sign, what, do in SIGNS if re.match(sign, start, re.DOTALL | re.IGNORECASE))
-    what, do = next(found, ("is not an image", "remove it, or hide it with a leading dot"))
+    what, do = next(found, ("is not an image", "leave it out; in a folder, hide it with a leading dot"))
     return f"{what}: {do}"
 
 

@@ -40,10 +40,12 @@ def relabelled(images: ImageSet, place: str) -> ImageSet:
     content = _read(path)
     if isinstance(content, Mapping):
         names = [key for key in content if isinstance(key, str)]
+        if not names:
+            raise InputError(f"train_labels {place}: {path.name} contains no labels: use another file")
         if name not in names:
             raise InputError(
-                f"train_labels {place}: {path.name} contains {', '.join(names) or 'no labels'}; "
-                f"use FILE:NAME, for example {path}:{names[-1] if names else 'worse_label'}"
+                f"train_labels {place}: {path.name} contains {', '.join(names)}; "
+                f"use FILE:NAME, for example {path}:{names[-1]}"
             )
         _check_order(images, content, "clean_coarse_label" if "coarse" in name else "clean_label", path)
         content = content[name]
@@ -120,7 +122,10 @@ def _read(path: Path) -> Any:
             try:
                 return _read_npy(file) if path.suffix == ".npy" else _read_pt(file)
             except Exception as error:  # a broken file can raise anything
-                reason = " ".join(str(error).rpartition("WeightsUnpickler error: ")[2].split())
+                if " GLOBAL " in str(error):  # before the name of a function that loading would call
+                    raise InputError(f"{path} is refused: it would run code when loaded; use another file") from error
+                reason = str(error).rpartition("WeightsUnpickler error: ")[2].partition("Check the documentation")[0]
+                reason = " ".join(reason.split()) or type(error).__name__
                 raise InputError(
                     f"{path} is not a file of labels, or is damaged ({reason[:200]}): use another, or an intact copy"
                 ) from error

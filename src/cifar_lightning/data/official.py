@@ -128,8 +128,9 @@ def departure(labels: npt.NDArray[np.int64], split: str, source: str) -> str:
     if len(labels) == published and counts.min() == counts.max():
         return ""
     each = f"{counts.min():,}" if counts.min() == counts.max() else f"{counts.min():,} to {counts.max():,}"
+    images = f"{'training' if split == 'train' else split} image{'s' * (len(labels) != 1)}"
     return (
-        f"{len(labels):,} {split} images ({each} per class), but {TITLES[source]} has {published:,} "
+        f"{len(labels):,} {images} ({each} per class), but {TITLES[source]} has {published:,} "
         f"({published // len(CLASSES_OF[source]):,} per class)"
     )
 

@@ -219,7 +219,7 @@ def _rows(
 
 def _pixels(data: Any, path: Path, row: int, remarks: Remarks) -> npt.NDArray[np.uint8]:
     """Decodes a picture by the rules for picture files, for transparency, 16 bits per value and orientation."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     if not isinstance(data, bytes):
         raise InputError(f"{path}: row {row} has no bytes of a picture: write the pictures into the file")
@@ -230,5 +230,6 @@ def _pixels(data: Any, path: Path, row: int, remarks: Remarks) -> npt.NDArray[np
                 check_sums(data)
                 return to_pixels(image, f"{path}: row {row}", remarks)
     except Exception as error:  # a damaged picture can make a decoder raise anything
-        raise InputError(f"{path}: the picture of row {row} cannot be read ({error}): replace it") from error
+        reason = "it is not a PNG or JPEG image" if isinstance(error, UnidentifiedImageError) else error
+        raise InputError(f"{path}: the picture of row {row} cannot be read ({reason}): replace it") from error
     raise InputError(f"{path}: the picture of row {row} has {size[0]}×{size[1]} pixels: scale it to 32×32, as in CIFAR")

@@ -116,9 +116,10 @@ def as_batch(images: Tensor, size: int | None) -> Tensor:
         if images.shape[3] in (1, 3, 4):
             hint = "their channels come last; pass images.movedim(-1, -3)"
         else:
-            hint = {1: "they are grey; pass images.expand(-1, 3, -1, -1)", 4: "they have four channels; pass RGB"}.get(
-                channels, "they do not have three channels"
-            )
+            hint = {
+                1: "they are grey; pass images.expand(*images.shape[:-3], 3, -1, -1)",  # a single image, too
+                4: "they have four channels; pass RGB",
+            }.get(channels, "they do not have three channels")
         raise InputError(f"images have shape {shape}, not {wanted}: {hint}")
     if size is not None and sides != [size, size]:
         raise InputError(

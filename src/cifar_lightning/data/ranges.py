@@ -23,8 +23,11 @@ def check_ranges(arguments: Mapping[str, Any]) -> None:
         ("synthetic_size", h["synthetic_size"] >= 10, "must be at least 10"),
         ("cutout", h["augment"] or not h["cutout"], "requires augment true; otherwise use 0"),
         ("flip", h["augment"] or h["flip"] != "alternating", "requires augment true; otherwise use random"),
-        ("val_split", _is_split(h["val_split"]), "must be a count, a fraction from 0 to 1, or a fold such as 2of5"),
-        ("val_split", not isinstance(h["val_split"], float) or h["val_split"] < 1, "a fraction must be below 1"),
+        (
+            "val_split",
+            _is_split(h["val_split"]),
+            "must be a count, a fraction of at least 0 and below 1, or a fold such as 2of5",
+        ),
         ("device", _is_device(h["device"]), "must be a torch device, such as cpu or cuda"),
     ):
         if not ok:
@@ -40,7 +43,9 @@ def _is_device(name: str) -> bool:
 
 
 def _is_split(value: int | float | str) -> bool:
-    return Fold.of(value) is not None if isinstance(value, str) else value >= 0
+    if isinstance(value, str):
+        return Fold.of(value) is not None
+    return 0 <= value < 1 or (value >= 0 and isinstance(value, int))
 
 
 def check_classes(images: ImageSet, train: Tensor, data_dir: str, val_split: int | float | str) -> None:

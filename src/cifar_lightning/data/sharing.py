@@ -39,8 +39,9 @@ def check_batch_size(batch_size: int, images: int, world_size: int) -> None:
         raise InputError(f"batch_size {batch_size} is more than the {images} training images: use at most {images}")
     if batch_size % world_size:
         below, above = batch_size // world_size * world_size, -(-batch_size // world_size) * world_size
-        nearest = f"{below} or {above}" if below else f"{above}"
+        possible = " or ".join(str(size) for size in (below, above) if 0 < size <= images)
+        what = f"use {possible}" if possible else "use fewer devices, or more images"
         raise InputError(
             f"batch_size {batch_size} cannot be shared by {world_size} devices: it is the global batch, "
-            f"the images per step over all devices; use {nearest}"
+            f"the images per step over all devices; {what}"
         )

@@ -85,7 +85,7 @@ class Source:
                     self._target,
                     mirror=self.mirror,
                     sha256=self.sha256,
-                    others=official.looked_for(self.name),
+                    others=official.looked_for(self.name).partition(", ")[2],  # the first is the archive itself
                 )
             for split in self.splits:
                 found = self.find(split)
