@@ -162,7 +162,7 @@ def test_evaluate_reproduces_the_results_and_the_report_of_fit(finished, results
     ours, theirs = (page.partition('<h2 id="settings">') for page in pages)
     assert ours[0] == theirs[0]
     assert f"{100 * results['test_acc']:.2f}\N{NO-BREAK SPACE}% of 600 test images are classified correctly" in ours[0]
-    assert ">tutorial, 62,006 parameters, learning rate 0.01, images: synthetic, 10 classes, best.ckpt, step " in ours[0]
+    assert ">tutorial, 62,006 parameters, learning rate 0.01, images: synthetic, 10 classes, best.ckpt, " in ours[0]
     assert "on the 500 validation images; no test image was used" in ours[0]
     assert ours[0].count('class="heat"') == ours[0].count('class="pixels"') > 60
     assert "synthetic_size: 3000" in ours[2]  # from config.yaml
