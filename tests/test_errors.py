@@ -75,13 +75,13 @@ MISTAKES = {
     (
         "--data.normalize",
         "true",
-    ): "unknown flag --data.normalize: images are always normalised; use data.normalization to ",
+    ): "unknown flag --data.normalize: images are always normalised; use normalization (--data",
     ("--model.shuffle", "true"): "unknown flag --model.shuffle: did you mean --model.schedule?",
     ("--devcies=2",): "unknown flag --devcies: did you mean --devices?",
     ("stray",): "unrecognized arguments: stray; see --help",
     ("--data.batch_size",): "argument --data.batch_size: expected one argument; see --help",
     ("--trainer.detect_anomaly", "x"): "trainer.detect_anomaly x: must be true or false",
-    ("--trainer.deterministic", "[1]"): "trainer.deterministic [1]: must be true or false",
+    ("--trainer.deterministic", "[1]"): "trainer.deterministic [1]: must be true, false or warn",
     ("--trainer.sync_batchnorm", "true", "--devices", "2", "--data.batch_size", "10"): "trainer.sync_batchnorm true: "
     "torch's version needs GPUs, and the networks of this package share their statistics without it; leave it out",
     ("--data.batch_size", "ten"): "--data.batch_size ten: must be a whole number",
@@ -122,7 +122,7 @@ MISTAKES = {
     ("--model.width", f"{10**13}"): "width 10000000000000: cannot build tutorial (RuntimeError: ",
     ("--model.width", f"{10**20}", "--model.net", "speed"): "width 100000000000000000000: cannot build speed (",
     ("--model.sizes", "[16,0]"): "sizes [16, 0]: every side must be at least 1 pixel",
-    ("--model.sizes", "small"): "--model.sizes small: must be a list such as [16,24]",
+    ("--model.sizes", "small"): "--model.sizes small: must be a list of whole numbers, such as [16,24]",
     ("--model.sizes", "[16]"): "sizes [16]: the network tutorial does not take images of 16 x 16 pixels",
     ("--data.cutout", "8"): "cutout 8: requires augment true; otherwise use 0",
     ("--data.flip", "alternating"): "flip alternating: requires augment true; otherwise use random",
@@ -203,7 +203,7 @@ MISTAKES = {
     ): "trainer.limit_val_batches 0.4 of 4 batches on each of 2 devices is not the same batches as on one device: use",
     ("--trainer.limit_test_batches", "0"): "trainer.limit_test_batches 0: must be a number of batches, at least 1",
     ("--trainer.limit_test_batches", "0.5"): "trainer.limit_test_batches 0.5: must be a number of batches",
-    ("--trainer.limit_test_batches", "10%"): "trainer.limit_test_batches 10%: must be a whole number or",
+    ("--trainer.limit_test_batches", "10%"): "trainer.limit_test_batches 10%: must be a number",
     (
         "--trainer.val_check_interval",
         "900",
@@ -232,8 +232,9 @@ MISTAKES = {
     ("--precision", "7"): "Lightning's Trainer does not accept these settings: Precision '7' is invalid.",
     ("--strategy", "none"): "Lightning's Trainer does not accept these settings: You selected an invalid strategy name",
     ("--strategy", "ddp_spawn"): "strategy ddp_spawn starts processes of its own: use ddp",
-    ("--trainer.gradient_clip", "1"): "unknown flag --trainer.gradient_clip: did you mean --trainer.gradient_clip_val?",
-    ("--trainer.max_epochs", "1"): "--trainer.max_epochs is a flag of its own: use --max_epochs",
+    ("--trainer.gradient_clip", "1"): "trainer.gradient_clip is not an argument of Lightning's Trainer: did you mean "
+    "trainer.gradient_clip_val?",
+    ("--trainer.max_epochs", "1"): "trainer.max_epochs is a setting of its own: use max_epochs",
     ("--trainer.logger", "true"): "trainer.logger is a setting of its own: use --logger csv, tensorboard, wandb or ",
     ("--trainer.plugins", "[]"): "trainer.plugins takes objects, and this package brings its own: use --precision, ",
     ("--callbacks", "EarlyStopping"): "unknown flag --callbacks: it takes objects, which a file cannot hold; ",
@@ -271,8 +272,7 @@ def test_fit_refuses_a_wrong_flag_in_one_line(call, tmp_path, flags):
         ("data:\n  augment:\n", "--data.augment has no value in mine.yaml: use true or false, or leave it out"),
         (
             "data:\n  val_split:\n",
-            "--data.val_split has no value in mine.yaml: use a whole number or a number or text (in "
-            "quotes), or leave it out",
+            "--data.val_split has no value in mine.yaml: use a number or text (in quotes), or leave it out",
         ),
         (
             "model: {schedule: }\n",
@@ -287,7 +287,14 @@ def test_fit_refuses_a_wrong_flag_in_one_line(call, tmp_path, flags):
             "data: 5\n",
             "data in mine.yaml is 5: put settings below it, such as data_dir, batch_size, source, or leave it out",
         ),
-        ("seed: 0\ntrainer:\n", "--trainer has no value in mine.yaml: use --trainer.KEY VALUE, or leave it out"),
+        (
+            "seed: 0\ntrainer:\n",
+            "trainer in mine.yaml is empty: put settings below it, such as gradient_clip_val, or leave it out",
+        ),
+        (
+            "trainer: 5\n",
+            "trainer in mine.yaml is 5: put settings below it, such as gradient_clip_val, or leave it out",
+        ),
         ("", "--config mine.yaml is empty: add lines such as max_epochs: 10, or leave out --config"),
         ("# seed: 0\n", "--config mine.yaml is empty: add lines such as max_epochs: 10, or leave out --config"),
         (
@@ -351,7 +358,8 @@ def test_a_flag_may_depend_on_a_setting_of_a_config_file_or_recipe(plain, call, 
 
 def test_a_config_file_may_set_optional_settings_to_null(plain, call, tmp_path):
     (tmp_path / "mine.yaml").write_text(
-        "checkpoint_every_n_steps:\nmax_steps: 1\ndata: {mirror: }\nmodel: {width: null}"
+        "checkpoint_every_n_steps:\nmax_steps: 1\ndata: {mirror: }\nmodel: {width: null}\n"
+        "trainer: {gradient_clip_val: null}"
     )
     code, _, err = call("fit", *FIT, "--config", "mine.yaml")
     assert code == 0, err
@@ -435,7 +443,7 @@ def test_resume_refuses_a_folder_of_another_program(call, tmp_path):
             {"trainer": {"num_sanity_val_steps": -2}},
             "trainer.num_sanity_val_steps -2: must be at least 0",
         ),
-        ({"trainer": {"overfit_batches": None}}, "trainer.overfit_batches None: must be a whole"),
+        ({"trainer": {"overfit_batches": None}}, "trainer.overfit_batches None: must be a number"),
         *(
             ({"trainer": {"max_time": time}}, f"trainer.max_time {time}: must be a time above 0")
             for time in (5, {"hours": -1}, {"hour": 1}, {"hours": "x"}, "00:00:00:00", "soon")
@@ -465,7 +473,8 @@ def test_fit_in_python_refuses_wrong_arguments(tmp_path, arguments, message):
         *(
             (
                 {"data": data},
-                f"data is {what}, not a dictionary: evaluate makes its own CIFAR10DataModule from settings",
+                f"data is {what}, not a dictionary: evaluate makes its own CIFAR10DataModule from settings such as "
+                'data={"eval_batch_size": 500}; ',
             )
             for data, what in (("data", "'data'"), (CIFAR10DataModule(source="synthetic"), "a CIFAR10DataModule"))
         ),
@@ -490,8 +499,8 @@ def test_evaluate_in_python_refuses_wrong_arguments(checkpoint, tmp_path, argume
         ),
         ({"data": 5}, "data is not a setting of a run: use one of fit's, such as max_epochs or data.data_dir"),
         ({"data": {"sourc": "folder"}}, "data.sourc is not an argument of CIFAR10DataModule: did you mean source?"),
-        ({"trainer.foo": 3}, "unknown flag --trainer.foo: Lightning's Trainer has no such argument"),
-        ({"trainer": {"max_epochs": 3}}, "--trainer.max_epochs is a flag of its own: use --max_epochs"),
+        ({"trainer.foo": 3}, "trainer.foo is not an argument of Lightning's Trainer: leave it out"),
+        ({"trainer": {"max_epochs": 3}}, "trainer.max_epochs is a setting of its own: use max_epochs"),
     ],
 )
 def test_resume_in_python_refuses_wrong_changes(finished, changes, message):

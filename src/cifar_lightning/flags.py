@@ -94,9 +94,11 @@ def parse(parser: "ArgumentParser", arguments: Sequence[str], defaults: bool = T
     where = dict.fromkeys(flags, "")  # where each flag is given: on the command line, or in a file
     files: list[str] = []
     if "--config" in known:
-        # --trainer may not be null either, only left out
-        optional = {action.dest for action in parser._actions if action.default is None} - {"trainer"}
+        optional = {action.dest for action in parser._actions if action.default is None}
         expected = {action.dest: _expected(action) for action in parser._actions if not _is_group(action)}
+        if "trainer" in expected:  # a group too, whose settings the Trainer checks; this one is an example
+            expected[example := "trainer.gradient_clip_val"] = "a number"
+            optional.add(example)
         files = _values_of("--config", arguments)
         for path in files:
             for name in settings_file.names_in(path, expected, optional):

@@ -31,17 +31,20 @@ NAMES = {
 
 
 # What a value of each type must be, as a user is told, by the type's name.
-WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text (in quotes)"}
-WORDS_OF_OBJECTS = {
-    "dict": "--trainer.KEY VALUE",
-    "list": "a list such as [16,24]",
-    "Sequence": "a list of names",
-    "Callable": "a callable that takes images",
-    "Module": "a torch.nn.Module",
-    "Preprocessing": "a Preprocessing",
-    "Mapping": "a dictionary",
+WORDS = {
+    "int": ["a whole number"],
+    "float": ["a number"],
+    "bool": ["true", "false"],
+    "str": ["text (in quotes)"],
+    "dict": ["--trainer.KEY VALUE"],
+    "list": ["a list of whole numbers, such as [16,24]"],
+    "Sequence": ["a list of names"],
+    "Callable": ["a callable that takes images"],
+    "Module": ["a torch.nn.Module"],
+    "Preprocessing": ["a Preprocessing"],
+    "Mapping": ["a dictionary"],
 }
-IN_ORDER = [*WORDS.values(), *WORDS_OF_OBJECTS.values()]
+IN_ORDER = [word for words in WORDS.values() for word in words]
 
 
 def words_of(kind: Any) -> list[str]:
@@ -51,10 +54,11 @@ def words_of(kind: Any) -> list[str]:
         return [str(choice) for choice in get_args(kind)]
     if origin in (Union, types.UnionType):
         words = dict.fromkeys(word for part in get_args(kind) for word in words_of(part))
+        if "a number" in words:
+            words.pop("a whole number", None)
         # In our own order: typing returns Union[int, float] as Union[float, int] if the process made that one first.
         return sorted(words, key=lambda word: IN_ORDER.index(word) if word in IN_ORDER else len(IN_ORDER))
-    word = {**WORDS, **WORDS_OF_OBJECTS}.get(getattr(origin, "__name__", ""))
-    return [word] if word else []
+    return WORDS.get(getattr(origin, "__name__", ""), [])
 
 
 def refusal(name: str, value: object, kind: Any) -> str:

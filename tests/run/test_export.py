@@ -436,8 +436,13 @@ def test_load_model_reads_a_bare_state_dict(tmp_path):
         InputError, match=r"a.pth does not fit the network 'tutorial': .* the arguments it was made with"
     ):
         load_model(tmp_path / "a.pth", "tutorial")
-    with pytest.raises(InputError, match=r"model\.depth is not an argument of LitNet"):
+    with pytest.raises(InputError, match=r"^depth is not an argument of LitNet"):
         load_model(tmp_path / "a.pth", "speed54", depth=3)
+
+
+def test_a_wrong_argument_of_load_model_is_not_the_files():
+    with pytest.raises(InputError, match=r"^lr 0: must be more than 0"):
+        load_model("quick", lr=0)
 
 
 def test_arguments_of_load_model_override_the_files(finished, tmp_path):

@@ -17,7 +17,7 @@ WHY = {
     "pin_memory": "the images are already on the device, and none are copied for a batch; leave it out",
     "shuffle": "training images come in a new order in every epoch, and evaluation images in a fixed one; leave it out",
     "drop_last": "training batches are always full, and an evaluation has every image once; leave it out",
-    "normalize": "images are always normalised; use data.normalization to choose the mean and std",
+    "normalize": "images are always normalised; use normalization (--data.normalization) to choose the mean and std",
     "transform": _TRANSFORM,
     "transforms": _TRANSFORM,
     "image_size": _SIZE,

@@ -136,19 +136,23 @@ def load_model(path: str | Path, net: str | nn.Module | None = None, **arguments
         >>> load_model("quick").classes == list(CLASSES)
         True
     """
-    check_names(arguments, "model", LitNet)
+    check_names(arguments, "model", LitNet, prefix="")
     path = select_checkpoint(path)
     checkpoint = load_checkpoint(path, {"net": net, **arguments} if net is not None else None)
-    return model_of({**checkpoint, "hyper_parameters": {**checkpoint["hyper_parameters"], **arguments}}, path, net)
+    changed = {**checkpoint, "hyper_parameters": {**checkpoint["hyper_parameters"], **arguments}}
+    return model_of(changed, path, net, changed=bool(arguments))
 
 
-def model_of(checkpoint: Mapping[str, Any], path: Path, net: str | nn.Module | None = None) -> LitNet:
+def model_of(
+    checkpoint: Mapping[str, Any], path: Path, net: str | nn.Module | None = None, changed: bool = False
+) -> LitNet:
     """Makes the network of a checkpoint, in evaluation mode, on the CPU.
 
     Args:
         checkpoint: What `load_checkpoint` has read.
         path: The path it was read from, for messages.
         net: As for `load_model`.
+        changed: Whether the user gave some of its arguments, so that a wrong one is not the file's.
 
     Raises:
         InputError: The checkpoint is of another network, or not of a LitNet.
@@ -179,6 +183,8 @@ def model_of(checkpoint: Mapping[str, Any], path: Path, net: str | nn.Module | N
         model.load_state_dict(of_lit_net(weights, model.state_dict()) if "bare" in checkpoint else weights)
         model.on_load_checkpoint(dict(checkpoint))  # sets the preprocessing of an older version's checkpoint
     except (RuntimeError, TypeError, ValueError) as error:
+        if changed and isinstance(error, InputError):
+            raise
         raise InputError(
             f"checkpoint {path} does not fit the network {net if isinstance(net, str) else type(net).__name__!r}: "
             f"{' '.join(str(error).split())[:200]}; use one that fit wrote, or pass the arguments it was made with"

@@ -41,7 +41,7 @@ INDIFFERENT = FREE - {"data.train_labels"}  # `compare` disregards these; a file
 PATHS = {"data.data_dir", "data.mirror", "data.train_labels"}
 # For messages: the class whose arguments a group of settings holds, and an example of the group.
 GROUPS = {
-    "data": ("CIFAR10DataModule", '{"batch_size": 128}'),
+    "data": ("CIFAR10DataModule", '{"eval_batch_size": 500}'),
     "model": ("LitNet", '{"net": "resnet18", "lr": 0.1}'),
     "trainer": ("Trainer", '{"gradient_clip_val": 1}'),
 }
@@ -338,12 +338,20 @@ def plain(settings: Mapping[str, Any], group: str = "") -> Arguments:
     return found
 
 
-def check_names(arguments: Iterable[str], group: str, kind: type) -> None:
-    """Raises an InputError if `arguments` of a group are not arguments of the class `kind`."""
+def check_names(arguments: Iterable[str], group: str, kind: type, prefix: str | None = None) -> None:
+    """Raises an InputError if `arguments` of a group are not arguments of the class `kind`.
+
+    Args:
+        arguments: Their names.
+        group: Name of the group.
+        kind: The class.
+        prefix: What stands before a name in the call, for the message; by default the group and a dot.
+    """
     known = [*inspect.signature(kind).parameters]
     if unknown := sorted(set(arguments) - set(known)):
-        name, named = f"{group}.{unknown[0]}", {"data": absent.NAMED, "model": NAMED}[group]
-        why = refused.why_absent(name) or instead_of(unknown[0], known, named)
+        named = {"data": absent.NAMED, "model": NAMED}[group]
+        why = refused.why_absent(f"{group}.{unknown[0]}") or instead_of(unknown[0], known, named)
+        name = f"{f'{group}.' if prefix is None else prefix}{unknown[0]}"
         raise InputError(f"{name} is not an argument of {kind.__name__}: {why}")
 
 
@@ -352,11 +360,11 @@ def check_trainer_names(names: Iterable[str]) -> None:
     known = inspect.signature(Trainer).parameters
     for name in names:
         if name in {field.name for field in fields(Settings)}:
-            raise InputError(f"--trainer.{name} is a flag of its own: use --{name}")
+            raise InputError(f"trainer.{name} is a setting of its own: use {name}")
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean --trainer.{near[0]}?" if near else "Lightning's Trainer has no such argument"
-            raise InputError(f"unknown flag --trainer.{name}: {hint}")
+            hint = f"did you mean trainer.{near[0]}?" if near else "leave it out"
+            raise InputError(f"trainer.{name} is not an argument of Lightning's Trainer: {hint}")
 
 
 def _with_defaults(arguments: Arguments, group: str, kind: type) -> Arguments:
