@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from conftest import PROJECT
 
 from cifar_lightning import files
-from cifar_lightning.errors import RunError
+from cifar_lightning.errors import InputError, RunError
 
 WRITERS = """
 import sys
@@ -245,8 +246,22 @@ def test_exists_raises_if_the_system_cannot_tell(tmp_path):
         files.exists(tmp_path / ("x" * 300))
 
 
-def test_no_run_asks_path_exists():
-    """A run uses files.exists: Path.exists returns False if the disk fails, and the run would act on that."""
+def test_listed_raises_if_a_folder_cannot_be_read(tmp_path, monkeypatch):
+    (tmp_path / "a.ckpt").touch()
+    assert files.listed(tmp_path, "*.ckpt") == [tmp_path / "a.ckpt"]
+    assert files.listed(tmp_path, "*.yaml") == files.listed(tmp_path / "none", "*") == []
+    assert files.listed(tmp_path / "a.ckpt", "*") == []
+
+    def fail(folder):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), folder)
+
+    monkeypatch.setattr(os, "listdir", fail)
+    with pytest.raises(InputError, match=re.escape(f"{tmp_path} cannot be read ({os.strerror(errno.EIO)})")):
+        files.listed(tmp_path, "*.ckpt")
+
+
+def test_runs_look_up_files_by_functions_that_raise():
+    """Path.exists and Path.glob take a failing disk for an empty folder, and a run would begin again."""
     sources = sorted((PROJECT / "src" / "cifar_lightning" / "run").glob("*.py"))
-    assert sources
-    assert [path.name for path in sources if ".exists()" in path.read_text("utf-8")] == []
+    found = [path.name for path in sources if re.search(r"\.exists\(\)|\.glob\(", path.read_text("utf-8"))]
+    assert found == ["trained.py"]  # it lists files of the package itself

@@ -3,6 +3,7 @@
 import difflib
 import inspect
 import os
+import sys
 import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,12 @@ import numpy as np
 
 from cifar_lightning.errors import InputError, brief
 from cifar_lightning.signatures import refusal
+
+UNEVALUATED: dict[str, Any] = {}  # arguments of inspect.signature
+if sys.version_info >= (3, 14):
+    import annotationlib
+
+    UNEVALUATED["annotation_format"] = annotationlib.Format.FORWARDREF
 
 
 def arguments_of(module: object) -> dict[str, Any]:
@@ -110,6 +117,18 @@ class _CodeError(Exception):
     """A value is a function, a class, or an object of a class that a checkpoint cannot hold."""
 
 
+def parameters_of(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """Returns the parameters of a user's function or class.
+
+    Annotations are not evaluated: since Python 3.14 they may name what is imported for type checkers only.
+
+    Raises:
+        TypeError: It is not callable.
+        ValueError: It has no signature, as a callable written in C.
+    """
+    return inspect.signature(function, **UNEVALUATED).parameters
+
+
 def code_in(given: Mapping[str, Any], kept: Mapping[str, Any], kind: type) -> list[str]:
     """Names the arguments that `typed` has left out, except those that are the constructor's defaults.
 
@@ -118,7 +137,7 @@ def code_in(given: Mapping[str, Any], kept: Mapping[str, Any], kind: type) -> li
         kept: What `typed` returned for them.
         kind: The class of the constructor.
     """
-    parameters = inspect.signature(kind).parameters
+    parameters = parameters_of(kind)
     left_out = {name: value for name, value in given.items() if name not in kept}
     return [name for name, x in left_out.items() if name not in parameters or x is not parameters[name].default]
 
@@ -133,7 +152,7 @@ def warn_of_defaults(kind: type, code: Sequence[str], plain: Mapping[str, Any], 
         before: The names of the arguments that were code when the checkpoint was made.
     """
     for name in before:
-        parameter = inspect.signature(kind).parameters.get(name)
+        parameter = parameters_of(kind).get(name)
         if parameter is None or parameter.default is parameter.empty:
             continue
         if name not in code and plain.get(name, parameter.default) is parameter.default:

@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import fnmatch
 import json
 import os
 import secrets
@@ -247,6 +248,22 @@ def exists(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: it has a null byte
         return False
     return True
+
+
+def listed(folder: Path, pattern: str) -> list[Path]:
+    """Returns the paths in a folder whose names match a pattern; none if there is no such folder.
+
+    Path.glob also returns none, on newer Pythons, if the folder cannot be read.
+
+    Raises:
+        InputError: The folder cannot be read.
+    """
+    with readable(folder):
+        try:
+            names = os.listdir(folder)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+    return [folder / name for name in fnmatch.filter(names, pattern)]
 
 
 def check_reachable(path: Path) -> None:

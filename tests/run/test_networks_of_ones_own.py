@@ -1,5 +1,6 @@
 """A user's network, named by its import path: how runs use it, and that its code is imported only if it is named."""
 
+import importlib
 import os
 import sys
 
@@ -11,7 +12,7 @@ from torch import nn
 
 from cifar_lightning import InputError, evaluate, fit, fit_many, load_model, resume, resume_many
 from cifar_lightning.run import many
-from cifar_lightning.run.networks import all_of_it_learns
+from cifar_lightning.run.networks import all_of_it_learns, imported
 from cifar_lightning.run.settings import read_settings
 
 NETS = """
@@ -201,6 +202,21 @@ def test_unusable_networks_are_refused_in_one_line(nets, call, net):
     line = one_line(*call("fit", *FIT, "--model.net", net))
     assert WRONG[net] in line
     assert not (nets / "lightning_logs").exists()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="before Python 3.14, annotations are evaluated at once")
+def test_annotations_may_name_what_only_a_type_checker_imports(nets):
+    (nets / "mine" / "checked.py").write_text(
+        "from torch import nn\n"
+        "from cifar_lightning import LitNet\n"
+        "def net(num_classes: int, sizes: Sequence[int] | None = None) -> nn.Module:\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(3072, num_classes))\n"
+        "class Own(LitNet):\n"
+        "    def __init__(self, sizes: Sequence[int] | None = None, **arguments) -> None:\n"
+        "        super().__init__(**arguments)\n"
+    )
+    assert isinstance(imported("mine.checked:net", 10), nn.Sequential)
+    assert importlib.import_module("mine.checked").Own().hparams["net"] == "tutorial"
 
 
 def test_module_that_was_rewritten_is_imported_again(nets):

@@ -26,7 +26,7 @@ from torch import Tensor
 from cifar_lightning.data.cifar10 import CLASSES
 from cifar_lightning.data.kinds import USUAL
 from cifar_lightning.errors import InputError, NonFiniteError, in_short
-from cifar_lightning.files import exists, os_error, write_atomically
+from cifar_lightning.files import exists, listed, os_error, write_atomically
 from cifar_lightning.model.running_loss import current_lr
 from cifar_lightning.run.devices import on_first_rank
 from cifar_lightning.run.loop import StepEnd, within_step
@@ -199,8 +199,8 @@ def cause_of(error: InputError) -> str:
 
 
 def step_checkpoints(folder: Path) -> list[Path]:
-    """Returns the `step-S.ckpt` files in `folder`, sorted by step."""
-    return sorted((path for path in folder.glob("step-*.ckpt") if _STEP.fullmatch(path.name)), key=step_of)
+    """Returns the `step-S.ckpt` files in `folder`, sorted by step; raises an InputError if it cannot be read."""
+    return sorted((path for path in listed(folder, "step-*.ckpt") if _STEP.fullmatch(path.name)), key=step_of)
 
 
 def step_of(path: Path) -> int:

@@ -110,7 +110,7 @@ def newest_left(
     """
     logs = user_path(default_root_dir) / "lightning_logs"
     check_reachable(logs)
-    runs = [path for _, path in sorted(numbered(logs), reverse=True) if path.is_dir()]
+    runs = [path for _, path in sorted(numbered(logs), reverse=True)]
     this, holders = Holder.this(), {run: Holder.of(run) for run in runs}
     deadline, passed = time.monotonic() + HELD_SECONDS, False
     with ExitStack() as holding:

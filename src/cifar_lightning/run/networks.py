@@ -4,7 +4,6 @@ A checkpoint does not hold the import path: as with a network given as a module,
 """
 
 import importlib
-import inspect
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cifar_lightning.arguments import parameters_of
 from cifar_lightning.data.cifar10 import CLASSES
 from cifar_lightning.errors import InputError, RunError, in_short, place_of
 from cifar_lightning.model.lit_net import LitNet
@@ -96,9 +96,9 @@ def _module(name: str) -> ModuleType:
 
 def _made(path: str, make: Any, num_classes: int, width: int | None) -> Any:
     try:
-        takes = inspect.signature(make).parameters
+        takes = parameters_of(make)
     except (TypeError, ValueError):  # a callable written in C
-        takes = {}  # type: ignore[assignment]
+        takes = {}
     anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
     given = {"num_classes": num_classes} if anything or "num_classes" in takes else {}
     if width is not None:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from cifar_lightning.errors import InputError
+from cifar_lightning.files import listed
 from cifar_lightning.run.plan import is_group, read_plan
 from cifar_lightning.run.trained import is_name
 
@@ -33,7 +34,7 @@ def instead_of_run(path: Path) -> str | None:
 def runs_below(path: Path) -> list[Path]:
     """Returns the runs and groups in a folder of runs, or in its lightning_logs/, the newest first."""
     for logs in (path, path / "lightning_logs"):
-        with suppress(OSError):  # another user's folder
+        with suppress(InputError):  # another user's folder
             if runs := [run for _, run in sorted(numbered(logs), reverse=True) if is_run(run) or is_group(run)]:
                 return runs
     return []
@@ -50,6 +51,10 @@ def run_around(path: Path) -> Path | None:
 
 
 def numbered(logs: Path) -> list[tuple[int, Path]]:
-    """Returns the paths in a log folder that are named `version_N`, each with its N."""
-    paths = [(path.name.removeprefix("version_"), path) for path in logs.glob("version_*")]
+    """Returns the paths in a log folder that are named `version_N`, each with its N.
+
+    Raises:
+        InputError: The folder cannot be read.
+    """
+    paths = [(path.name.removeprefix("version_"), path) for path in listed(logs, "version_*")]
     return [(int(number), path) for number, path in paths if number.isdigit()]

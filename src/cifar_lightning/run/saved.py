@@ -14,7 +14,7 @@ from cifar_lightning.console import say
 from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.data.preprocessing import data_set_of, name_of
 from cifar_lightning.errors import InputError, brief
-from cifar_lightning.files import check_reachable, exists, user_path
+from cifar_lightning.files import check_reachable, exists, listed, user_path
 from cifar_lightning.model.images import preprocessing_in
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.run.checkpoint import (
@@ -81,7 +81,7 @@ def _without_checkpoint(path: Path, folder: Path) -> str:
     if what := instead_of_run(path):
         return what
     damaged = step_checkpoints(folder)
-    others = [other.name for other in sorted(folder.glob("*.ckpt")) if other not in damaged]  # of a stock Trainer
+    others = [other.name for other in sorted(listed(folder, "*.ckpt")) if other not in damaged]  # of a stock Trainer
     if others:
         return f"has no readable checkpoint that fit wrote: pass the path of {' or '.join(others)} in {folder.name}/"
     if is_run(path):

@@ -12,7 +12,7 @@ import yaml
 
 from cifar_lightning.console import percent
 from cifar_lightning.errors import InputError
-from cifar_lightning.files import user_path
+from cifar_lightning.files import listed, user_path
 from cifar_lightning.run.ended import divergence_in, results_in
 from cifar_lightning.run.holder import Holder, holder_in
 from cifar_lightning.run.metrics_log import Row, read_rows
@@ -121,7 +121,7 @@ def _of_run(run: str | Path, folder: Path) -> Status:
         raise InputError(f"run {run} {what}") from error
     holder, results, why = holder_in(folder), results_in(folder), divergence_in(folder)
     state = RUNNING if holder else FINISHED if results is not None else DIVERGED if why is not None else TO_BE_RESUMED
-    names = [path.stem.removeprefix("step-") for path in (folder / "checkpoints").glob("step-*.ckpt")]
+    names = [path.stem.removeprefix("step-") for path in listed(folder / "checkpoints", "step-*.ckpt")]
     step = newest = max((int(name) for name in names if name.isdigit()), default=None)
     rows: list[Row] = []
     with suppress(InputError):  # without a readable log, the state is still known
