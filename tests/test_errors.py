@@ -310,7 +310,10 @@ def test_fit_refuses_a_wrong_flag_in_one_line(call, tmp_path, flags):
             "--config mine.yaml has data twice, in lines 1 and 4: remove one",
         ),
         ("model: {lr: 0.1, lr: 0.2}\n", "--config mine.yaml has lr twice, in lines 1 and 1: remove one"),
-        ("seed: 0\nconfig: other.yaml\n", "config in mine.yaml does nothing: pass --config for each file"),
+        (
+            "seed: 0\nconfig: other.yaml\n",
+            "config in mine.yaml does nothing: remove it, and pass --config for each file",
+        ),
         (
             "data: {num_workers: 4}\n",
             "unknown flag --data.num_workers in mine.yaml: there are no workers, because the images are in "
@@ -685,7 +688,7 @@ def test_folder_without_read_permission(for_anyone, locked):
 
 
 def test_folder_that_does_not_exist(call):
-    assert fit_folder(call, "none").startswith("error: data_dir none is not a folder: ")
+    assert fit_folder(call, "none").startswith("error: data_dir none does not exist: ")
 
 
 # --- devices ---------------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ def names_in(path: str, expected: Mapping[str, str], optional: Collection[str]) 
     nothing = all(value is None for value in content.values())
     for key, value in content.items():
         if key == "config":
-            raise InputError(f"config in {path} does nothing: pass --config for each file")
+            raise InputError(f"config in {path} does nothing: remove it, and pass --config for each file")
         members = [name for name in expected if name.startswith(f"{key}.")]
         if members and not isinstance(value, dict):
             what = "is empty" if value is None else f"is {value!r}"

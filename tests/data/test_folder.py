@@ -364,7 +364,10 @@ def test_incomplete_folders_are_refused(tmp_path):
         assert str(error.value) == message
 
     data = tmp_path / "data"
-    check(f"data_dir {data} is not a folder: pass the folder of your images as --data.data_dir; {layout}")
+    check(f"data_dir {data} does not exist: pass your images as --data.data_dir; {layout}")
+    data.touch()
+    check(f"data_dir {data} is not a folder, or a file of a known kind: pass your images as --data.data_dir; {layout}")
+    data.unlink()
     data.mkdir()
     check(f"data_dir {data} has no folder train/: {layout}")
     (data / "train" / "a").mkdir(parents=True)

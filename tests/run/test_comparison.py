@@ -15,6 +15,7 @@ from pages import Page, assert_sound, bytes_of, percent, plain
 from PIL import Image
 
 from cifar_lightning import CIFAR10DataModule, InputError, compare, evaluate, fit, load_model
+from cifar_lightning.report.comparison_words import statements
 from cifar_lightning.report.statistics import mcnemar, of_shares, paired_interval, welch, wilson
 from cifar_lightning.run.checkpoint import load_checkpoint
 from cifar_lightning.run.saved import data_of, select_checkpoint
@@ -139,6 +140,13 @@ def test_run_and_its_copy_do_not_differ(runs, tmp_path):
     assert (found["settings"], found["groups"], found["seeds_needed"]) == ({}, [], None)
     comparison = found["comparisons"][0]
     assert (comparison["only_right"], comparison["p"], comparison["more_than_noise"]) == ([0, 0], 1.0, False)
+
+
+def test_a_single_image_is_not_called_images(runs):
+    found = compare([runs[0], runs[2]])
+    (comparison,) = found["comparisons"]
+    one = {**found, "comparisons": [{**comparison, "only_right": [1, 1_000]}]}
+    assert "only A is right on 1 image, only B on 1,000; " in statements(one)[0]
 
 
 def test_no_p_value_without_a_spread_over_seeds(runs):
@@ -448,6 +456,7 @@ def test_folders_that_cannot_be_compared_are_refused_in_one_line(runs, call, tmp
     shutil.copytree(tmp_path / "begun", tmp_path / "diverged")
     (tmp_path / "diverged" / "diverged.txt").touch()
     (tmp_path / "empty").mkdir()
+    (tmp_path / "results.json").touch()
     shutil.copytree(runs[0], tmp_path / "cut")
     (tmp_path / "cut" / "predictions.npz").write_bytes((runs[0] / "predictions.npz").read_bytes()[:300])
     shutil.copytree(runs[0], tmp_path / "mixed")
@@ -463,12 +472,14 @@ def test_folders_that_cannot_be_compared_are_refused_in_one_line(runs, call, tmp
         "lost/evaluation": "run lost/evaluation: there is no config.yaml in it or in the run that it evaluates; "
         "run compare in the folder from which gone/checkpoints/best.ckpt can be reached",
         "version_0": "run version_0 is given twice: leave one out",
-        "nowhere": "run nowhere is not a folder: use one that fit or evaluate wrote",
-        "begun": "run begun has not finished: resume it",
+        "results.json": "run results.json is not a folder: use one that fit or evaluate wrote",
+        "nowhere": "run nowhere does not exist: use one that fit or evaluate wrote",
+        "begun": "run begun has not finished: resume it with fit --resume begun, or leave it out",
         "diverged": "run diverged diverged and has no results: leave it out, and compare the others",
         "empty": "run empty has no results.json: use a folder that fit or evaluate wrote",
         "cut": "cut/predictions.npz is damaged: evaluate the run, and compare its evaluation/ instead",
-        "mixed": "predictions.npz and results.json in mixed come from different tests: evaluate the run again",
+        "mixed": "predictions.npz and results.json in mixed come from different tests: evaluate the run, and compare "
+        "its evaluation/ instead",
         "strange": "run strange: strange/config.yaml does not hold the settings of a run of fit",
     }.items():
         assert one_line(*call("compare", "version_0", other)) == f"error: {said}\n"
@@ -486,15 +497,30 @@ def test_error_for_a_folder_of_runs_names_the_runs_in_it(call, tmp_path):
     logs = tmp_path / "lightning_logs"
     for number in (9, 10, 11):
         (logs / f"version_{number}").mkdir(parents=True)
-    (logs / "version_9" / "config.yaml").touch()
-    (logs / "version_10" / "group.yaml").touch()  # version_11 is another program's
-    named = "use lightning_logs/version_* for all of them, or two, such as lightning_logs/version_9"
-    for given in ("lightning_logs", "."):
-        assert one_line(*call("compare", given)) == (
-            f"error: {given} is not a run's folder but a folder of runs: {named} lightning_logs/version_10\n"
-        )
-    (logs / "version_9" / "config.yaml").unlink()
+        (logs / f"version_{number}" / "results.json").touch()
+    for number in (9, 11):
+        (logs / f"version_{number}" / "config.yaml").touch()
+    (logs / "version_10" / "group.yaml").write_text("kind: seeds\nruns: [seed_0, seed_1]\n")
+
+    def check(named):
+        for given in ("lightning_logs", "."):
+            said = f"error: {given} is not a run's folder but a folder of runs: use {named}\n"
+            assert one_line(*call("compare", given)) == said
+
+    pair = "such as lightning_logs/version_{} lightning_logs/version_{}"
+    check(f"lightning_logs/version_* for all of them, or two, {pair.format(10, 11)}")
+    (logs / "version_11" / "results.json").unlink()  # it has not finished: version_* would be refused
+    check(f"two that have finished, {pair.format(9, 10)}")
+    (logs / "version_11" / "config.yaml").unlink()  # another program's
+    check(f"two that have finished, {pair.format(9, 10)}")
+    (logs / "version_9" / "results.json").unlink()
+    check("lightning_logs/version_10")  # a group is several runs
+    (logs / "version_10" / "results.json").unlink()
     assert one_line(*call("compare", "lightning_logs")).startswith("error: compare needs at least two runs, not 1: ")
+    logs.rename(tmp_path / "my logs")
+    for number in (9, 10):
+        (tmp_path / "my logs" / f"version_{number}" / "results.json").touch()
+    assert one_line(*call("compare", "my logs")).endswith(" such as 'my logs/version_9' 'my logs/version_10'\n")
     with pytest.raises(InputError, match=r"^compare needs at least two runs, not 0: pass two or more folders of runs$"):
         compare([])
 

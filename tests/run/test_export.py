@@ -344,6 +344,7 @@ CANNOT = "output run/config.yaml/a.onnx cannot be written (Not a directory): cho
         (("run", "--output", "run/config.yaml/a.onnx"), CANNOT),
         (("run", "--format", "hf", "--output", "run/config.yaml/hf"), CANNOT.replace("a.onnx", "hf")),
         (("run", "--output", "model.pt2"), "output model.pt2 does not end in .onnx: use model.onnx"),
+        (("run", "--output", "deep/model"), "output deep/model does not end in .onnx: use deep/model.onnx"),
         (("run", "--output", "."), "output . is a folder: use a file name, such as model.onnx"),
         (
             ("run", "--format", "pt2", "--output", "run/.."),

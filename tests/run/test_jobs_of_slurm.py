@@ -154,6 +154,11 @@ def test_status_of_a_run(whole, call, tmp_path):
     for path in (run / "checkpoints").iterdir():
         path.unlink()
     assert call("status", run) == (75, f"{run}: to be resumed{go_on}", "")
+    for name, what in (
+        ("nowhere", "does not exist: use a run's folder"),
+        ("checkpoints", f"is inside a run's folder: use {run}"),
+    ):
+        assert call("status", run / name) == (2, "", f"error: run {run / name} {what}\n")
     assert call("status", tmp_path) == (
         2,
         "",
@@ -194,10 +199,7 @@ def test_status_of_another_users_unreadable_run(for_anyone):
     run = for_anyone / "run"
     run.mkdir(mode=0o700)
     done = job("status", "run", cwd=for_anyone, user=NOBODY)
-    assert (done.code, done.lines) == (
-        2,
-        ["error: run run is not a run's folder (no readable config.yaml): use lightning_logs/version_N"],
-    )
+    assert (done.code, done.lines) == (2, ["error: run cannot be read (Permission denied): make it readable"])
 
 
 def test_status_writes_steps_with_thousands_separators():

@@ -181,6 +181,11 @@ WRONG = {
     "mine.invalid:net": "mine.invalid cannot be imported (SyntaxError: ",
     "nowhere:net": "nowhere cannot be imported (ModuleNotFoundError: No module named 'nowhere'): start in the folder ",
     "mine/nets.py:net": "mine/nets.py is a file, not the name of a module: use mine.nets:net",
+    "./mine/../mine/nets.py:net": "is a file, not the name of a module: use mine.nets:net",
+    os.path.abspath(
+        os.sep + "my/nets.py:net"
+    ): "/my/nets.py is a file, not the name of a module: start in /my, and use nets:net",
+    "../my/nets.py:net": "../my/nets.py is a file, not the name of a module: start in ../my, and use nets:net",
     "mine.nets:made": "mine.nets:made is of type Viewed: use a class or a function that makes a network",
     "mine.nets:value": "mine.nets:value is of type int: use a class or a function that makes a network",
     "mine.nets:needs": "net mine.nets:needs: needs() fails (TypeError: needs() missing 1 required positional argument",

@@ -72,9 +72,8 @@ def scan(data_dir: Path, split: str) -> Listing:
     import PIL
 
     if not data_dir.is_dir():
-        raise InputError(
-            f"data_dir {data_dir} is not a folder: pass the folder of your images as --data.data_dir; {LAYOUT}"
-        )
+        cause = "is not a folder, or a file of a known kind" if os.path.lexists(data_dir) else "does not exist"
+        raise InputError(f"data_dir {data_dir} {cause}: pass your images as --data.data_dir; {LAYOUT}")
     for name in ("train", "test", *VALIDATION):
         if (data_dir / name).is_symlink() and not (data_dir / name).exists():
             raise InputError(f"data_dir {data_dir}: {name}/ is a broken link; fix or remove it")

@@ -50,6 +50,10 @@ def p_value(p: float) -> str:
     return f"p = {p:.2g}" if p >= 0.0001 else "p < 0.0001"
 
 
+def _images(count: int) -> str:
+    return f"{count:,} image{'s' * (count != 1)}"
+
+
 def _sentence(comparison: Mapping[str, Any], several: int) -> str:
     a, b = comparison["groups"]
     text = f"{b} - {a}: {points(comparison['difference'])} points"
@@ -62,7 +66,7 @@ def _sentence(comparison: Mapping[str, Any], several: int) -> str:
         text += f"; bootstrap: {low} to {high}), {p_value(comparison['p'])} by Welch's test"
     else:
         only_a, only_b = comparison["only_right"]
-        text += f"); only {a} is right on {only_a:,} images, only {b} on {only_b:,}; {p_value(comparison['p'])} "
+        text += f"); only {a} is right on {_images(only_a)}, only {b} on {only_b:,}; {p_value(comparison['p'])} "
         text += "by McNemar's exact test"
     if several > 1:
         text += f", {p_value(comparison['p_holm'])} after Holm's correction for {several} tests"

@@ -1,6 +1,7 @@
 """compare(): what runs differ in, how accurate they are, and whether the difference is more than noise."""
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -19,7 +20,8 @@ from cifar_lightning.report.results import read_results
 from cifar_lightning.report.template import page_at
 from cifar_lightning.run.ended import divergence_in
 from cifar_lightning.run.group import runs_in
-from cifar_lightning.run.no_run import instead_of_run, is_run, runs_below
+from cifar_lightning.run.no_run import instead_of_run, is_run, numbered, runs_below
+from cifar_lightning.run.plan import is_group
 from cifar_lightning.run.quiet import quietly
 from cifar_lightning.run.saved import home_of
 from cifar_lightning.run.settings import INDIFFERENT, read_settings
@@ -81,13 +83,19 @@ def compare(runs: Sequence[str | Path], html: str | Path | None = None) -> dict[
 
 
 def _too_few(folders: Sequence[Path]) -> str:
-    """Words the error for fewer than two runs: of a folder of runs, such as lightning_logs, it names the runs."""
-    if folders and not is_run(folders[0]) and len(found := runs_below(folders[0])) > 1:
-        newest, before = found[:2]
-        return (
-            f"{folders[0]} is not a run's folder but a folder of runs: use {newest.parent / 'version_*'} for all of "
-            f"them, or two, such as {before} {newest}"
+    """Words the error for fewer than two runs: of a folder of runs, it names those that can be compared."""
+    found = runs_below(folders[0]) if folders and not is_run(folders[0]) else []
+    tested = [run for run in found if exists(run / "results.json")]
+    names = [shlex.quote(str(run)) for run in tested]
+    what = "is not a run's folder but a folder of runs: use"
+    if len(tested) > 1:
+        logs = tested[0].parent
+        every = (
+            f"{shlex.quote(str(logs))}/version_* for all of them, or two" if len(tested) == len(numbered(logs)) else ""
         )
+        return f"{folders[0]} {what} {every or 'two that have finished'}, such as {names[1]} {names[0]}"
+    if tested and is_group(tested[0]):
+        return f"{folders[0]} {what} {names[0]}"
     return f"compare needs at least two runs, not {len(folders)}: pass two or more folders of runs"
 
 
@@ -108,7 +116,8 @@ def _test_images(run: Tested) -> ImageSet | None:
 def _tested(folder: Path) -> Tested:
     check_reachable(folder)
     if not folder.is_dir():
-        what = instead_of_run(folder) or "is not a folder: use one that fit or evaluate wrote"
+        cause = "is not a folder" if os.path.lexists(folder) else "does not exist"
+        what = instead_of_run(folder) or f"{cause}: use one that fit or evaluate wrote"
         raise InputError(f"run {folder} {what}")
     try:
         results = read_results(folder)
@@ -116,7 +125,7 @@ def _tested(folder: Path) -> Tested:
         if divergence_in(folder) is not None:
             what = "diverged and has no results: leave it out, and compare the others"
         elif is_run(folder):
-            what = "has not finished: resume it"
+            what = f"has not finished: resume it with fit --resume {shlex.quote(str(folder))}, or leave it out"
         else:
             what = instead_of_run(folder) or "has no results.json: use a folder that fit or evaluate wrote"
         raise InputError(f"run {folder} {what}") from error
@@ -131,7 +140,8 @@ def _tested(folder: Path) -> Tested:
     predictions = read_predictions(folder)
     if predictions and predictions.confusion(len(results["confusion"])) != results["confusion"]:
         raise InputError(
-            f"predictions.npz and results.json in {folder} come from different tests: evaluate the run again"
+            f"predictions.npz and results.json in {folder} come from different tests: evaluate the run, and compare "
+            "its evaluation/ instead"
         )
     home = _home_of(folder, results)
     of_fit: dict[str, Any] = {}

@@ -98,7 +98,7 @@ def export(
     if format != "hf" and os.path.isdir(path):
         raise InputError(f"output {path} is a folder: use a file name, such as {path / name}")
     if format != "hf" and path.suffix != f".{format}":
-        raise InputError(f"output {path} does not end in .{format}: use {path.with_suffix(f'.{format}').name}")
+        raise InputError(f"output {path} does not end in .{format}: use {path.with_suffix(f'.{format}')}")
     if why := why_unwritable(path.parent):
         raise InputError(f"output {path} cannot be written ({why}): choose another path")
     views = test_views or model.hparams["test_views"]

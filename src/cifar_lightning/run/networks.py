@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -56,8 +57,12 @@ def imported(path: str, num_classes: int, width: int | None = None) -> nn.Module
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # last, so that a user's random.py does not hide Python's
     if module_name.endswith(".py"):
-        module = module_name.removesuffix(".py").removeprefix("./").replace("/", ".")
-        raise InputError(f"net {path}: {module_name} is a file, not the name of a module: use {module}:{name}")
+        file = Path(os.path.relpath(module_name))
+        module = ".".join(file.with_suffix("").parts)
+        use = f"use {module}:{name}"
+        if ".." in file.parts:
+            use = f"start in {Path(module_name).parent}, and use {file.stem}:{name}"
+        raise InputError(f"net {path}: {module_name} is a file, not the name of a module: {use}")
     try:
         found: Any = _module(module_name)
     except Exception as error:  # the user's code runs, and may raise anything

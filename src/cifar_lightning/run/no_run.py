@@ -31,6 +31,17 @@ def instead_of_run(path: Path) -> str | None:
     return None
 
 
+def why_no_run(folder: Path) -> str:
+    """Returns the part of a message after a folder without a readable config.yaml: what it is, and what to use."""
+    if what := instead_of_run(folder):
+        return what
+    if not os.path.lexists(folder):
+        return "does not exist: use a run's folder"
+    if home := run_around(folder):
+        return f"is inside a run's folder: use {home}"
+    return "is not a run's folder (no readable config.yaml): use lightning_logs/version_N"
+
+
 def runs_below(path: Path) -> list[Path]:
     """Returns the runs and groups in a folder of runs, or in its lightning_logs/, the newest first."""
     for logs in (path, path / "lightning_logs"):

@@ -12,11 +12,11 @@ import yaml
 
 from cifar_lightning.console import percent
 from cifar_lightning.errors import InputError
-from cifar_lightning.files import listed, user_path
+from cifar_lightning.files import check_reachable, listed, user_path
 from cifar_lightning.run.ended import divergence_in, results_in
 from cifar_lightning.run.holder import Holder, holder_in
 from cifar_lightning.run.metrics_log import Row, read_rows
-from cifar_lightning.run.no_run import instead_of_run
+from cifar_lightning.run.no_run import why_no_run
 from cifar_lightning.run.plan import is_group, read_plan
 
 FINISHED, DIVERGED, TO_BE_RESUMED, RUNNING = "finished", "diverged", "to be resumed", "running"
@@ -117,8 +117,8 @@ def _of_run(run: str | Path, folder: Path) -> Status:
     try:
         max_epochs = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))["max_epochs"]
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
-        what = instead_of_run(folder) or "is not a run's folder (no readable config.yaml): use lightning_logs/version_N"
-        raise InputError(f"run {run} {what}") from error
+        check_reachable(folder)
+        raise InputError(f"run {run} {why_no_run(folder)}") from error
     holder, results, why = holder_in(folder), results_in(folder), divergence_in(folder)
     state = RUNNING if holder else FINISHED if results is not None else DIVERGED if why is not None else TO_BE_RESUMED
     names = [path.stem.removeprefix("step-") for path in listed(folder / "checkpoints", "step-*.ckpt")]
