@@ -529,6 +529,7 @@ def test_resume_many_refuses_a_folder_that_is_not_a_group(finished, tmp_path):
             f"is not a run's folder but a folder of runs: use one of them, such as {finished.folder}, the newest",
         ),
         (tmp_path, "is not a folder of fit_many: use one that is"),
+        (tmp_path / "nowhere", "does not exist: use a folder of fit_many"),
     ):
         with pytest.raises(InputError, match=f"^nothing to resume: {folder} {what}$"):
             resume_many(folder)

@@ -173,6 +173,7 @@ def test_no_code_in_a_file_of_labels_is_run(tmp_path):
         ({"clean_label": CLEAN[::-1]}, ":worse_label", "or for these in another order: its clean_label differs"),
         ({"clean_label": CLEAN[:-1]}, ":worse_label", "its clean_label has 199 labels for 200 images; use both"),
         ({"worse_label": CLEAN[:-1]}, ":worse_label", "has 199 labels, but there are 200 training images: use one"),
+        ({"worse_label": CLEAN[:1]}, ":worse_label", "has 1 label, but there are 200 training images: use one"),
         ({"worse_label": CLEAN + 1}, ":worse_label", "has the label 10, outside 0..9: fix the file"),
         ({"worse_label": CLEAN - 1}, ":worse_label", "has the label -1, outside 0..9: fix the file"),
         ({"worse_label": torch.rand(COUNT)}, ":worse_label",

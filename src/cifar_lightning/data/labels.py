@@ -54,7 +54,7 @@ def relabelled(images: ImageSet, place: str) -> ImageSet:
     labels = _integers(content, f"{path}{name and f': {name}'}")
     if len(labels) != len(images.labels):
         raise InputError(
-            f"train_labels {place} has {len(labels):,} labels, but there are {len(images.labels):,} training images: "
+            f"train_labels {place} has {_count(labels)}, but there are {len(images.labels):,} training images: "
             "use one label per image"
         )
     if labels.min() < 0 or labels.max() >= len(images.classes):
@@ -156,13 +156,17 @@ def _integers(content: Any, where: str) -> npt.NDArray[np.int64]:
     return integers(labels, where)
 
 
+def _count(labels: npt.NDArray[np.int64]) -> str:
+    return f"{len(labels):,} label{'s' * (len(labels) != 1)}"
+
+
 def _check_order(images: ImageSet, content: Mapping[str, Any], name: str, path: Path) -> None:
     if name not in content:
         return
     labels = _integers(content[name], f"{path}: {name}")
     own = images.labels.numpy()
     if len(labels) != len(own) or (labels != own).any():
-        how = f"has {len(labels):,} labels for"
+        how = f"has {_count(labels)} for"
         if len(labels) == len(own):
             how = f"differs from the labels of {int((labels != own).sum()):,} of"
         raise InputError(

@@ -1,5 +1,6 @@
 """fit_many(): many runs of one recipe, each with another seed or held-out fold, and the summary of their results."""
 
+import os
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -13,7 +14,7 @@ from cifar_lightning.console import printing, say
 from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.data.helpers import usable_cores
 from cifar_lightning.errors import InputError, NonFiniteError, RunError, in_short
-from cifar_lightning.files import moved, remove_parts, user_path
+from cifar_lightning.files import check_reachable, moved, remove_parts, user_path
 from cifar_lightning.report.group import print_group, summary, write_figure
 from cifar_lightning.report.results import read_results, write_results
 from cifar_lightning.run import signals
@@ -112,7 +113,13 @@ def resume_many(folder: str | Path, changes: Mapping[str, Any] | None = None, *,
     folder, changes = user_path(folder), changes_in(changes)
     if not is_group(folder):
         what = "is a single run: use resume" if is_run(folder) else instead_of_run(folder)
-        raise InputError(f"nothing to resume: {folder} {what or 'is not a folder of fit_many: use one that is'}")
+        if what is None:
+            check_reachable(folder)
+            gone = not os.path.lexists(folder)
+            what = (
+                "does not exist: use a folder of fit_many" if gone else "is not a folder of fit_many: use one that is"
+            )
+        raise InputError(f"nothing to resume: {folder} {what}")
     group = read_group(folder)
     _check_alone(group.kind, len(group.names))
     with held(folder):
