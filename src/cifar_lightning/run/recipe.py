@@ -1,5 +1,6 @@
 """fit(recipe=...): fills in the settings of a recipe, which settings given by the user replace."""
 
+import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from functools import wraps
@@ -7,10 +8,10 @@ from typing import Any, ParamSpec, TypeVar
 
 import yaml
 
-from cifar_lightning.arguments import instead_of
 from cifar_lightning.errors import InputError
-from cifar_lightning.run.refused import NAMED, trainer_settings, why_absent, why_refused
+from cifar_lightning.run.refused import NAMED, why_absent, why_refused
 from cifar_lightning.settings_file import recipe
+from cifar_lightning.signatures import trainer_arguments
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -50,15 +51,15 @@ def _instead(name: str, signature: inspect.Signature) -> str:
     from cifar_lightning.data.datamodule import CIFAR10DataModule
     from cifar_lightning.model.lit_net import LitNet
 
+    data, model = ([*inspect.signature(kind).parameters] for kind in (CIFAR10DataModule, LitNet))
+    groups = {"trainer": trainer_arguments(), "model": model, "data": data}
+    ways = {x: why_refused(x) or f"use {group}={{{x!r}: ...}}" for group, names in groups.items() for x in names}
+    ways |= {known: f"did you mean {known}?" for known in signature.parameters}
     meant = NAMED.get(name, name)
-    if meant not in signature.parameters:
-        if why := why_refused(meant) or why_absent(name):
-            return why
-        data, model = ([*inspect.signature(kind).parameters] for kind in (CIFAR10DataModule, LitNet))
-        for group, known in {"data": data, "model": model, "trainer": trainer_settings()}.items():
-            if meant in known:
-                return f"use {group}={{{meant!r}: ...}}"
-    return instead_of(name, [*signature.parameters], NAMED)
+    if meant not in ways and (why := why_absent(name)):
+        return why
+    near = [meant] if meant in ways else difflib.get_close_matches(name, ways, n=1)
+    return ways[near[0]] if near else f"choose from {', '.join(signature.parameters)}"
 
 
 def over_recipe(given: Mapping[str, Any]) -> dict[str, Any]:
