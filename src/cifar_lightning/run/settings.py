@@ -25,7 +25,7 @@ from cifar_lightning.run import refused
 from cifar_lightning.run.cluster import this_rank
 from cifar_lightning.run.devices import resolve_devices, shared_out
 from cifar_lightning.run.networks import is_import_path
-from cifar_lightning.run.no_run import instead_of_run, run_around
+from cifar_lightning.run.no_run import why_no_run
 from cifar_lightning.run.precision import crawls, resolve_precision
 
 Arguments = dict[str, Any]
@@ -222,13 +222,7 @@ def read_settings(folder: Path) -> Settings:
         settings = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         check_reachable(folder)
-        what = "is not a run's folder (no readable config.yaml): use lightning_logs/version_N"
-        if not os.path.lexists(folder):
-            what = "does not exist: use a run's folder"
-        elif home := run_around(folder):
-            what = f"is inside a run's folder: use {home}"
-        what = instead_of_run(folder) or what
-        raise InputError(f"nothing to resume: {folder} {what}") from error
+        raise InputError(f"nothing to resume: {folder} {why_no_run(folder)}") from error
     required = {field.name for field in fields(Settings) if field.default is MISSING}
     known = {field.name for field in fields(Settings)}
     whole = isinstance(settings, dict) and required <= set(settings) <= known
