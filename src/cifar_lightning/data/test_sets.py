@@ -16,6 +16,7 @@ from cifar_lightning.data import arrays
 from cifar_lightning.data.cache import Decoded
 from cifar_lightning.data.cifar10 import CLASSES_OF
 from cifar_lightning.errors import InputError
+from cifar_lightning.files import exists
 
 SEVERITIES = 5
 # The corruptions over which the paper averages, in its order, and those that it keeps for validation.
@@ -70,7 +71,7 @@ def find_corrupted(place: Path) -> list[Files]:
     if not labels.is_file():
         return []
     paths = (place / f"{name}.npy" for name in (*CORRUPTIONS, *EXTRA_CORRUPTIONS))
-    return [Files(path, labels) for path in paths if path.is_file()]
+    return [Files(path, labels) for path in paths if exists(path)]  # raises if the disk fails: the mean is of all
 
 
 def read(found: Files, source: str, look: bool = False) -> Decoded:
