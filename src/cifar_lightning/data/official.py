@@ -135,13 +135,13 @@ def departure(labels: npt.NDArray[np.int64], split: str, source: str) -> str:
     )
 
 
-def looked_for(source: str) -> str:
-    """Lists what `find` looks for, for a message."""
+def looked_for(source: str) -> list[str]:
+    """Lists what `find` looks for, for a message; the first is the archive that is downloaded."""
     tables = (kaggle.TRAIN_LABELS,) if source == "cifar10" else ()
     folders = (f"{version.folder}/" for version in _versions(source))
     parquets = f"{parquet.FOLDERS[source][0]}/train-*.parquet"
     arrays = f"{_set(source)}.npz", "x_train.npy"
-    return ", ".join((*_archive_names(source)[:2], *folders, parquets, *tables, *arrays))
+    return [*_archive_names(source)[:2], *folders, parquets, *tables, *arrays]
 
 
 def _set(source: str) -> str:

@@ -85,7 +85,7 @@ class Source:
                     self._target,
                     mirror=self.mirror,
                     sha256=self.sha256,
-                    others=official.looked_for(self.name).partition(", ")[2],  # the first is the archive itself
+                    others=", ".join(official.looked_for(self.name)[1:]),
                 )
             for split in self.splits:
                 found = self.find(split)
@@ -154,7 +154,7 @@ class Source:
 
     def _find_official(self, split: str) -> "Found":
         if (held := self.held()) is None:
-            looked_for = official.looked_for(self.name)
+            looked_for = ", ".join(official.looked_for(self.name))
             raise InputError(f"data_dir {self.data_dir} has none of {looked_for}: run fit, which downloads the first")
         if not held.decodes:
             decode, notes = partial(held.decode, split, False), (self._unchecked(held.shape),)

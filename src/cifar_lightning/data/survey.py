@@ -223,7 +223,7 @@ def _sources_at(place: Path, sha256: str | None) -> list[str]:
     if not names and refused:
         raise refused[0]
     if not names:
-        there = f"{official.looked_for('cifar10')}, cifar-100-python/, train/<class>/*"
+        there = ", ".join([*official.looked_for("cifar10"), "cifar-100-python/", "train/<class>/*"])
         raise InputError(f"{place} has no images in a known layout: use a folder with one of {there}")
     return names
 

@@ -18,7 +18,7 @@ from cifar_lightning.report.comparison import Tested, compared
 from cifar_lightning.report.predictions import digest_of, read_predictions
 from cifar_lightning.report.results import read_results
 from cifar_lightning.report.template import page_at
-from cifar_lightning.run.ended import divergence_in
+from cifar_lightning.run.ended import RESULTS, divergence_in
 from cifar_lightning.run.group import runs_in
 from cifar_lightning.run.no_run import instead_of_run, is_run, numbered, runs_below
 from cifar_lightning.run.plan import is_group
@@ -85,15 +85,14 @@ def compare(runs: Sequence[str | Path], html: str | Path | None = None) -> dict[
 def _too_few(folders: Sequence[Path]) -> str:
     """Words the error for fewer than two runs: of a folder of runs, it names those that can be compared."""
     found = runs_below(folders[0]) if folders and not is_run(folders[0]) else []
-    tested = [run for run in found if exists(run / "results.json")]
+    tested = [run for run in found if exists(run / RESULTS)]
     names = [shlex.quote(str(run)) for run in tested]
     what = "is not a run's folder but a folder of runs: use"
     if len(tested) > 1:
-        logs = tested[0].parent
-        every = (
-            f"{shlex.quote(str(logs))}/version_* for all of them, or two" if len(tested) == len(numbered(logs)) else ""
-        )
-        return f"{folders[0]} {what} {every or 'two that have finished'}, such as {names[1]} {names[0]}"
+        logs, some = tested[0].parent, "two that have finished"
+        if len(tested) == len(numbered(logs)):
+            some = f"{shlex.quote(str(logs))}/version_* for all of them, or two"
+        return f"{folders[0]} {what} {some}, such as {names[1]} {names[0]}"
     if tested and is_group(tested[0]):
         return f"{folders[0]} {what} {names[0]}"
     return f"compare needs at least two runs, not {len(folders)}: pass two or more folders of runs"
