@@ -151,7 +151,7 @@ def _clocks() -> Iterator[dict[str, float]]:
     from lightning.pytorch import Trainer
 
     from cifar_lightning.run import networks
-    from cifar_lightning.run.checkpoint import Checkpoints
+    from cifar_lightning.run.callbacks.checkpoints import Checkpoints
 
     seconds = {"checkpoints": 0.0, "begin": 0.0}
     trainer_fit, save = Trainer.fit, Checkpoints.save

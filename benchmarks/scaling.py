@@ -21,8 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cifar_lightning import fit
 from cifar_lightning.model.networks import norm
-from cifar_lightning.run.devices import process_group
 from cifar_lightning.run.launch import launch
+from cifar_lightning.run.process_group import process_group
 
 WARM = 2  # first steps, which are slower
 COUNTED = WARM  # the step whose messages are counted; it is not timed

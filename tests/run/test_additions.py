@@ -28,7 +28,7 @@ from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
 
 from cifar_lightning import CIFAR10DataModule, InputError, LitNet, fit, load_model, resume
-from cifar_lightning.run.checkpoint import Checkpoints
+from cifar_lightning.run.callbacks.checkpoints import Checkpoints
 from cifar_lightning.run.metrics_log import read_rows
 
 SMALL = {
@@ -396,7 +396,8 @@ class Looking(Callback):
 
 
 def test_progress_bar_shows_every_slow_step_and_the_resumed_epoch(plain, tmp_path, monkeypatch):
-    monkeypatch.setattr("cifar_lightning.run.callbacks.DRAW_SECONDS", 1e-9, raising=False)  # so each counts as slow
+    slow = 1e-9  # seconds: every step counts as slow
+    monkeypatch.setattr("cifar_lightning.run.callbacks.progress_bar.DRAW_SECONDS", slow, raising=False)
     monkeypatch.setattr("sys.stderr", Terminal())
     fit(**SMALL, max_epochs=1, callbacks=(first := Looking()))
     resume("lightning_logs/version_0", {"max_epochs": 2}, callbacks=(then := Looking()))

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from cifar_lightning.run.callbacks import _figures, _Line
+from cifar_lightning.run.callbacks.progress_bar import _figures, _Line
 
 # Mean losses and, after the first validation, its loss and accuracy; some are wider than most.
 NUMBERS = [(2.303,), (12.01, 1.2, 0.0912), (0.029, 0.063, 1.0), (0.02, 0.05, 0.9), (0.019, 0.05, 0.9)]

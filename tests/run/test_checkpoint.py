@@ -19,6 +19,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from cifar_lightning import files
 from cifar_lightning.errors import InputError, RunError
 from cifar_lightning.run import checkpoint, saved
+from cifar_lightning.run.callbacks import checkpoints
 from cifar_lightning.run.training import fit
 
 
@@ -236,7 +237,7 @@ def test_a_checkpoint_that_the_system_cannot_read_is_not_skipped(tmp_path, monke
 @pytest.mark.parametrize(("worth", "steps"), [(0, [0, 10, 20, 30]), (1e9, [0, 30])])
 def test_epoch_ends_are_saved_if_that_takes_little_of_the_time(plain, monkeypatch, tmp_path, worth, steps):
     saved = []
-    monkeypatch.setattr(checkpoint, "WORTH", worth)
+    monkeypatch.setattr(checkpoints, "WORTH", worth)
     monkeypatch.setattr(checkpoint.AtomicCheckpointIO, "save_checkpoint", note(saved))
     data = {"source": "synthetic", "synthetic_size": 100, "batch_size": 10}
     fit(data, accelerator="cpu", max_epochs=3, default_root_dir=tmp_path)

@@ -15,9 +15,10 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from cifar_lightning import stop
 from cifar_lightning.errors import InputError, Stopped
-from cifar_lightning.run import devices
+from cifar_lightning.run import process_group as connection
 from cifar_lightning.run.cluster import LIGHTNINGS, first_host, is_first_rank, rank_in, this_rank, world_size
-from cifar_lightning.run.devices import on_first_rank, process_group, shared_out, stopped_together
+from cifar_lightning.run.devices import shared_out
+from cifar_lightning.run.process_group import on_first_rank, process_group, stopped_together
 from cifar_lightning.run.trainer import new_trainer
 from cifar_lightning.run.training import fit
 
@@ -252,7 +253,7 @@ def test_fit_in_a_batch_script_starts_its_own_ranks(whole, tmp_path):
 def test_broken_connection_is_no_error_for_a_rank_told_to_stop(monkeypatch):
     """A rank that stops in its start-up breaks connections, which is no error for another rank told to stop."""
     broken = RuntimeError("[gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:15062")
-    monkeypatch.setattr(devices, "TOLD_SECONDS", 0.1)
+    monkeypatch.setattr(connection, "TOLD_SECONDS", 0.1)
 
     def with_an_error(error):
         with stopped_together():

@@ -8,7 +8,7 @@ from lightning.pytorch import Callback
 from torch.backends import nnpack
 
 from cifar_lightning import fit
-from cifar_lightning.run import computing
+from cifar_lightning.run.callbacks import computing
 from cifar_lightning.run.precision import has_bfloat16
 
 KERNELS = {"oneDNN": "aten::mkldnn_convolution", "NNPACK instead of oneDNN": "aten::_nnpack_spatial_convolution"}

@@ -13,7 +13,7 @@ from test_cluster import by_name
 from torch.distributed.distributed_c10d import BackendConfig
 
 from cifar_lightning import CIFAR10DataModule, load_model
-from cifar_lightning.run.devices import _backends
+from cifar_lightning.run.process_group import _backends
 
 # 505 training and 101 test images, which neither 2 nor 3 devices divide.
 SMALL = (*SYNTHETIC, "--data.synthetic_size", 505, "--data.batch_size", 12, "--max_epochs", 1, "--log_every_n_steps", 1)

@@ -32,11 +32,11 @@ from torch.distributed import HashStore
 
 from cifar_lightning import fake_data, stop
 from cifar_lightning.errors import InputError, LostRankError, Stopped
-from cifar_lightning.run import devices, machines, presence, signals, training
+from cifar_lightning.run import machines, presence, process_group, signals, training
 from cifar_lightning.run.cluster import Rank, rank_in
-from cifar_lightning.run.devices import stopped_together
 from cifar_lightning.run.machines import interface, watched
 from cifar_lightning.run.metrics_log import read_rows
+from cifar_lightning.run.process_group import stopped_together
 from cifar_lightning.run.settings import places_in
 
 BROKEN = "[gloo/transport/tcp/pair.cc:547] Connection closed by peer"
@@ -51,7 +51,7 @@ def present(number, store, size=2):
     """A context in which a rank of this process is connected to the others."""
     rank = Rank("the launcher", number, size, 0, 1, "127.0.0.1", rank_in(by_name(0)).port)
     with watched(rank) as presence:
-        devices._connect(presence, rank, store)
+        process_group._connect(presence, rank, store)
         yield
 
 
@@ -339,19 +339,19 @@ def test_an_error_on_the_first_rank_is_raised_on_all_ranks(monkeypatch):
     def fails():
         raise InputError("checkpoint none.ckpt does not exist")
 
-    monkeypatch.setattr(devices, "world_size", lambda: 2)
-    monkeypatch.setattr(devices.dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(devices.dist, "get_rank", lambda: rank)
-    monkeypatch.setattr(devices.dist, "broadcast_object_list", broadcast)
-    assert devices.on_first_rank(lambda: {"step": torch.tensor(3)}) == {"step": 3}
+    monkeypatch.setattr(process_group, "world_size", lambda: 2)
+    monkeypatch.setattr(process_group.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(process_group.dist, "get_rank", lambda: rank)
+    monkeypatch.setattr(process_group.dist, "broadcast_object_list", broadcast)
+    assert process_group.on_first_rank(lambda: {"step": torch.tensor(3)}) == {"step": 3}
     rank = 1
-    assert devices.on_first_rank(fails) == {"step": 3}  # rank 1 does not call it
+    assert process_group.on_first_rank(fails) == {"step": 3}  # rank 1 does not call it
     rank = 0
     with pytest.raises(InputError, match=r"none.ckpt does not exist"):
-        devices.on_first_rank(fails)
+        process_group.on_first_rank(fails)
     rank = 1
     with pytest.raises(InputError, match=r"none.ckpt does not exist"):
-        devices.on_first_rank(lambda: None)
+        process_group.on_first_rank(lambda: None)
 
 
 def test_a_rank_with_other_images_is_named(monkeypatch):
@@ -361,27 +361,27 @@ def test_a_rank_with_other_images_is_named(monkeypatch):
     def gather(found, mine, group):
         found[:] = [mine, ([mine[0][0], mine[0][1] + 1], "/there on node2")]
 
-    monkeypatch.setattr(devices, "world_size", lambda: 2)
+    monkeypatch.setattr(process_group, "world_size", lambda: 2)
     for name, value in (("is_initialized", True), ("get_world_size", 2)):
-        monkeypatch.setattr(devices.dist, name, lambda value=value: value)
-    monkeypatch.setattr(devices.dist, "new_group", lambda backend, timeout: dist.ProcessGroup(0, 2))
-    monkeypatch.setattr(devices.dist, "all_gather_object", gather)
+        monkeypatch.setattr(process_group.dist, name, lambda value=value: value)
+    monkeypatch.setattr(process_group.dist, "new_group", lambda backend, timeout: dist.ProcessGroup(0, 2))
+    monkeypatch.setattr(process_group.dist, "all_gather_object", gather)
     with pytest.raises(
         InputError, match=r"the images of rank 1 \(/there on node2\) differ from the images of rank 0 \(.*"
     ):
-        devices.check_same_images(images, "train", "test")
+        process_group.check_same_images(images, "train", "test")
     monkeypatch.setattr(
-        devices.dist, "all_gather_object", lambda found, mine, group: found.__setitem__(slice(None), [mine] * 2)
+        process_group.dist, "all_gather_object", lambda found, mine, group: found.__setitem__(slice(None), [mine] * 2)
     )
-    devices.check_same_images(images, "train", "test")
+    process_group.check_same_images(images, "train", "test")
 
 
 def _reads(rank, meeting, seconds):
     """Runs a rank that needs `seconds[rank]` to get its images, while connections time out after two seconds."""
-    devices.world_size = lambda: 2
+    process_group.world_size = lambda: 2
     dist.init_process_group("gloo", f"file://{meeting}", timedelta(seconds=2), rank=rank, world_size=2)
     time.sleep(seconds[rank])
-    devices.check_same_images(fake_data(100), "train")
+    process_group.check_same_images(fake_data(100), "train")
 
 
 @pytest.mark.soak
@@ -471,13 +471,13 @@ def test_torchrun_restarts_all_ranks_if_one_is_killed(whole, tmp_path):
 
 
 def test_connected_ranks_are_waited_for_and_missing_ranks_are_named(monkeypatch):
-    monkeypatch.setattr(devices, "RANK_TIMEOUT", timedelta(seconds=0.1))
+    monkeypatch.setattr(process_group, "RANK_TIMEOUT", timedelta(seconds=0.1))
     first = Rank("the launcher", 0, 4, 0, 1, "127.0.0.1", 29_500)
     with pytest.raises(RuntimeError, match="rank 1, 3 did not arrive within 0 s"):
-        devices._name_of_the_meeting(first, SimpleNamespace(ranks={2}, early=True), HashStore())
+        process_group._name_of_the_meeting(first, SimpleNamespace(ranks={2}, early=True), HashStore())
     store = HashStore()
-    threading.Timer(0.5, devices._name_of_the_meeting, (replace(first, rank=1), None, store)).start()
-    devices._name_of_the_meeting(replace(first, world_size=2), SimpleNamespace(ranks={1}, early=True), store)
+    threading.Timer(0.5, process_group._name_of_the_meeting, (replace(first, rank=1), None, store)).start()
+    process_group._name_of_the_meeting(replace(first, world_size=2), SimpleNamespace(ranks={1}, early=True), store)
 
 
 @pytest.mark.parametrize(
@@ -492,10 +492,10 @@ def test_connected_ranks_are_waited_for_and_missing_ranks_are_named(monkeypatch)
 def test_a_rank_missing_on_a_connected_machine_is_waited_for_briefly(each, early, absent):
     """A rank that has not connected, though another of its machine has, was killed at its start: the wait is short."""
     first, there = Rank("srun", 0, 6, 0, each, "127.0.0.1", 29_500), SimpleNamespace(ranks={2}, early=early)
-    found = {other: devices._patience(first, other, there) for other in range(1, 6)}
-    assert found.pop(2) == devices.PATIENCE
-    assert [other for other, patience in found.items() if patience == devices.START_UP] == absent
-    assert set(found.values()) <= {devices.START_UP, devices.RANK_TIMEOUT}
+    found = {other: process_group._patience(first, other, there) for other in range(1, 6)}
+    assert found.pop(2) == process_group.PATIENCE
+    assert [other for other, patience in found.items() if patience == process_group.START_UP] == absent
+    assert set(found.values()) <= {process_group.START_UP, process_group.RANK_TIMEOUT}
 
 
 def test_ranks_can_meet_in_a_store_of_earlier_meetings():
@@ -504,8 +504,8 @@ def test_ranks_can_meet_in_a_store_of_earlier_meetings():
     names = []
     for _ in range(2):
         store.set("cifar_lightning/1", "cifar_lightning/one that is gone")
-        other = ThreadPoolExecutor().submit(devices._name_of_the_meeting, replace(first, rank=1), None, store)
-        names.append(devices._name_of_the_meeting(first, None, store))
+        other = ThreadPoolExecutor().submit(process_group._name_of_the_meeting, replace(first, rank=1), None, store)
+        names.append(process_group._name_of_the_meeting(first, None, store))
         assert other.result(10) == names[-1]
     assert names[0] != names[1]
 

@@ -20,7 +20,8 @@ from test_stop import wait_for
 
 from cifar_lightning.errors import InputError, RunError
 from cifar_lightning.run import folder as run_folder
-from cifar_lightning.run.checkpoint import Checkpoints, load_checkpoint
+from cifar_lightning.run.callbacks.checkpoints import Checkpoints
+from cifar_lightning.run.checkpoint import load_checkpoint
 from cifar_lightning.run.folder import RunInUseError, held, newest_unfinished
 from cifar_lightning.run.metrics_log import read_rows
 from cifar_lightning.run.resuming import resume, resume_newest
@@ -94,7 +95,7 @@ def test_an_extended_run_is_bit_identical_to_a_longer_one(tmp_path):
 
 def test_a_run_with_unsaved_epoch_ends_is_extended_bit_identical(plain, tmp_path, monkeypatch):
     """A run with epochs too short to save each one's end is extended from the checkpoint after its last epoch."""
-    monkeypatch.setattr("cifar_lightning.run.checkpoint.WORTH", 1e9)
+    monkeypatch.setattr("cifar_lightning.run.callbacks.checkpoints.WORTH", 1e9)
     data = {"source": "synthetic", "synthetic_size": 200, "batch_size": 20, "augment": True}
     runs = [tmp_path / name / "lightning_logs" / "version_0" for name in ("whole", "extended")]
     for run, epochs in zip(runs, (4, 2), strict=True):

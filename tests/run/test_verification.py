@@ -12,10 +12,10 @@ from torch import nn
 from cifar_lightning import LitNet, fake_data, fit
 from cifar_lightning.errors import NonFiniteError, RunError
 from cifar_lightning.model.networks import build
+from cifar_lightning.run.callbacks.verification import Verification
 from cifar_lightning.run.checkpoint import load_checkpoint
 from cifar_lightning.run.loop import Optimization, StepEnd
 from cifar_lightning.run.trainer import new_trainer
-from cifar_lightning.run.verification import Verification
 
 DATA = {"source": "synthetic", "synthetic_size": 140, "batch_size": 20, "augment": True}
 MODEL = {"net": "speed54", "width": 8, "lr": 1.0, "muon_lr": 0.1, "head_lr": 0.02, "schedule": "linear"}

@@ -22,7 +22,8 @@ from lightning.pytorch.loggers import Logger
 
 from cifar_lightning.errors import InputError
 from cifar_lightning.model.evaluation import names
-from cifar_lightning.run.checkpoint import BEST, FINAL, Checkpoints
+from cifar_lightning.run.callbacks.checkpoints import Checkpoints
+from cifar_lightning.run.checkpoint import BEST, FINAL
 from cifar_lightning.run.loop import overrides
 
 Callbacks: TypeAlias = Callback | Iterable[Callback] | None

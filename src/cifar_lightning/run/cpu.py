@@ -5,10 +5,9 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from torch import nn
 from torch.backends import mha, nnpack
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -64,29 +63,6 @@ def available_threads() -> int:
         machine = int(os.environ.get("SLURM_CPUS_ON_NODE") or os.cpu_count() or 1)
         return max(1, min(cores, machine // ranks))
     return max(1, cores // ranks)
-
-
-class FittedCPU(Callback):
-    """A callback that calls `configure_cpu` before a fit and before a test.
-
-    Args:
-        threads: Maximum number of threads; by default as many as this rank may compute on.
-
-    Attributes:
-        images: Images per step in this process.
-        work: Operations in the forward pass of a step.
-    """
-
-    def __init__(self, threads: int | None = None) -> None:
-        self._threads = threads or available_threads()
-        self.images, self.work = 0, 0.0
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Configures the CPU for the stage's batch size."""
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by a connector
-        h = data.hparams
-        self.images = h["batch_size"] // trainer.world_size if stage == "fit" else h["eval_batch_size"]
-        self.work = configure_cpu(pl_module, self.images, self._threads)
 
 
 def configure_cpu(model: LightningModule, images: int, threads: int) -> float:

@@ -1,8 +1,8 @@
 """Notices when a rank of the job, or its machine, is lost, from the moment that the rank starts.
 
-A machine that loses its power or its cable says nothing: the other ranks would wait for as long as a rank may take
-(see `RANK_TIMEOUT` in devices.py), which has to be long. A rank that ends during its start-up says nothing either. So
-each rank has an idle TCP connection to rank 0, with keepalive: the kernels at both ends answer, whatever the ranks
+A machine that loses its power or its cable says nothing: the other ranks would wait for as long as a rank may take,
+which has to be long (see `RANK_TIMEOUT` in process_group.py). A rank that ends during its start-up says nothing either.
+So each rank has an idle TCP connection to rank 0, with keepalive: the kernels at both ends answer, whatever the ranks
 import, read, compute or compile, and however long that takes.
 
 This module imports nothing heavy, because a script opens its connection before it imports torch.

@@ -24,20 +24,14 @@ from cifar_lightning.report.results import PAGE, read_results, report, shown
 from cifar_lightning.report.template import page_at
 from cifar_lightning.run import signals
 from cifar_lightning.run.again import Again
-from cifar_lightning.run.callbacks import StopOnSignal
+from cifar_lightning.run.callbacks.fitted_cpu import FittedCPU
+from cifar_lightning.run.callbacks.stop_on_signal import StopOnSignal
 from cifar_lightning.run.checkpoint import load_checkpoint
 from cifar_lightning.run.checks import try_trainer
 from cifar_lightning.run.cluster import is_first_rank, this_rank
 from cifar_lightning.run.corrupted import note_not_finite, part_of, test_corrupted
-from cifar_lightning.run.cpu import FittedCPU, restored_torch
-from cifar_lightning.run.devices import (
-    check_ranks,
-    check_same_images,
-    on_first_rank,
-    process_group,
-    resolve_devices,
-    shared_out,
-)
+from cifar_lightning.run.cpu import restored_torch
+from cifar_lightning.run.devices import check_ranks, resolve_devices, shared_out
 from cifar_lightning.run.ended import results_in
 from cifar_lightning.run.launch import launch
 from cifar_lightning.run.memory import within_memory
@@ -45,6 +39,7 @@ from cifar_lightning.run.metrics_log import read_rows
 from cifar_lightning.run.no_run import is_run
 from cifar_lightning.run.plan import is_group
 from cifar_lightning.run.precision import check_precision, crawls, resolve_precision
+from cifar_lightning.run.process_group import check_same_images, on_first_rank, process_group
 from cifar_lightning.run.quiet import quietly
 from cifar_lightning.run.saved import data_of, home_of, model_of, output_of, select_checkpoint
 from cifar_lightning.run.settings import Arguments, check_group, plain, read_settings

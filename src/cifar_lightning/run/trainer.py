@@ -17,8 +17,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from cifar_lightning.run import loop
 from cifar_lightning.run.checkpoint import AtomicCheckpointIO
 from cifar_lightning.run.cluster import this_rank
-from cifar_lightning.run.devices import RANK_TIMEOUT
 from cifar_lightning.run.precision import StaticHalf
+from cifar_lightning.run.process_group import RANK_TIMEOUT
 
 OF_ALL_RANKS = ("limit_val_batches", "limit_test_batches")  # whole numbers of batches count for all ranks together
 

@@ -27,13 +27,17 @@ from cifar_lightning.model.schedules import steps_of
 from cifar_lightning.report.results import read_results
 from cifar_lightning.run import signals
 from cifar_lightning.run.additions import Additions, Callbacks, Loggers, additions_of
-from cifar_lightning.run.callbacks import ProgressBar, StopOnSignal
-from cifar_lightning.run.checkpoint import BEST, FINAL, Checkpoints, cause_of, load_checkpoint
+from cifar_lightning.run.callbacks.checkpoints import Checkpoints
+from cifar_lightning.run.callbacks.computing import Computing
+from cifar_lightning.run.callbacks.fitted_cpu import FittedCPU
+from cifar_lightning.run.callbacks.progress_bar import ProgressBar
+from cifar_lightning.run.callbacks.stop_on_signal import StopOnSignal
+from cifar_lightning.run.callbacks.verification import Verification
+from cifar_lightning.run.checkpoint import BEST, FINAL, cause_of, load_checkpoint
 from cifar_lightning.run.checks import Checked, check
 from cifar_lightning.run.cluster import is_first_rank, world_size
-from cifar_lightning.run.computing import Computing
-from cifar_lightning.run.cpu import FittedCPU, restored_torch
-from cifar_lightning.run.devices import check_same_images, on_first_rank, process_group, resolve_devices
+from cifar_lightning.run.cpu import restored_torch
+from cifar_lightning.run.devices import resolve_devices
 from cifar_lightning.run.ended import note_divergence
 from cifar_lightning.run.folder import new_run
 from cifar_lightning.run.holder import LOCK
@@ -43,12 +47,12 @@ from cifar_lightning.run.memory import within_memory
 from cifar_lightning.run.metrics_csv import MetricsCSV, rounded
 from cifar_lightning.run.metrics_log import read_rows
 from cifar_lightning.run.networks import all_of_it_learns, lit_net
+from cifar_lightning.run.process_group import check_same_images, on_first_rank, process_group
 from cifar_lightning.run.quiet import quietly
 from cifar_lightning.run.recipe import takes_recipe
 from cifar_lightning.run.settings import Settings, read_settings, settings_of
 from cifar_lightning.run.testing import report_on
 from cifar_lightning.run.trainer import new_trainer
-from cifar_lightning.run.verification import Verification
 
 
 @quietly()

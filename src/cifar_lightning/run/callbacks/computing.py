@@ -5,7 +5,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from cifar_lightning.console import say
 from cifar_lightning.model.lit_net import LitNet
-from cifar_lightning.run.cpu import SMALL_STEP, FittedCPU, kernels
+from cifar_lightning.run.callbacks.fitted_cpu import FittedCPU
+from cifar_lightning.run.cpu import SMALL_STEP, kernels
 from cifar_lightning.run.precision import has_bfloat16
 
 
