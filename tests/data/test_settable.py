@@ -87,7 +87,7 @@ def test_the_error_on_a_misspelt_attribute_suggests_the_right_name(capsys):
             getattr(data, name)
         sys.__excepthook__(error.type, error.value, None)
         assert re.search(r"Did you mean(: '|\s'\.)batch_size'", capsys.readouterr().err)  # before and since Python 3.15
-    assert data._sets == {}
+    assert data._images.sets == {}
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ def test_a_class_without_images_is_null_in_results_json(plain, tmp_path):
     data.setup()
     kept = data.image_set("test").labels != 4
     image_set = data.image_set("test")
-    data._sets["test"] = type(image_set)(image_set.images[kept], image_set.labels[kept], image_set.classes)
+    data._images.sets["test"] = type(image_set)(image_set.images[kept], image_set.labels[kept], image_set.classes)
     model, tester = LitNet(), trainer()
     tester.test(model, data, verbose=False)
     report_on(tester, model, data, {"checkpoint": "a.ckpt", "step": 1}, tmp_path, tmp_path / "metrics.csv")
@@ -167,7 +167,7 @@ def test_a_test_of_one_image(plain, tmp_path):
 
     data, model, tester = fake_data(40), LitNet(), trainer(limit_test_batches=1)
     data.setup()
-    data._sets["test"] = data.image_set("test").part(torch.arange(8))
+    data._images.sets["test"] = data.image_set("test").part(torch.arange(8))
     tester.test(model, data, verbose=False)
     report_on(tester, model, data, {"checkpoint": "a.ckpt", "step": 1}, tmp_path, tmp_path / "metrics.csv")
     assert json.loads((tmp_path / "results.json").read_text())["test_count"] == 1
@@ -184,7 +184,7 @@ def test_the_report_shows_the_images_that_were_tested(monkeypatch, tmp_path, lim
     data.setup()
     image_set = data.image_set("test")
     order = image_set.labels.sort(stable=True).indices  # class by class, as folders are read
-    data._sets["test"] = image_set = image_set.part(order)
+    data._images.sets["test"] = image_set = image_set.part(order)
     tester = trainer(precision="bf16-mixed", limit_test_batches=limit)
     tester.test(model, data, verbose=False)
     testing.report_on(tester, model, data, {"checkpoint": "a.ckpt", "step": 1}, tmp_path, tmp_path / "metrics.csv")
@@ -735,7 +735,7 @@ def test_images_of_other_classes_are_refused():
     for classes in (CLASSES[:9], [*CLASSES, "unicorn"]):
         with pytest.raises(InputError, match=r"the images have 10 classes \(airplane, …\), but the network has"):
             trainer(max_epochs=1).fit(LitNet(classes=classes), data)
-    data._sets["train"] = dataclasses.replace(data.image_set("train"), classes=tuple("abcdefghij"))
+    data._images.sets["train"] = dataclasses.replace(data.image_set("train"), classes=tuple("abcdefghij"))
     with pytest.raises(InputError, match=r"10 classes \(a, …\), but the network has 10 \(airplane, …\): use LitNet\("):
         trainer(max_epochs=1).fit(LitNet(), data)
 
@@ -744,7 +744,7 @@ def test_images_of_other_classes_are_refused():
 def test_loaders_with_images_of_other_classes_are_refused(count):
     names = tuple("abcdefghijkl"[:count])
     data = CIFAR10DataModule(source="synthetic", synthetic_size=100, val_split=20)
-    data._sets["train"] = dataclasses.replace(data.image_set("train"), classes=names)
+    data._images.sets["train"] = dataclasses.replace(data.image_set("train"), classes=names)
     for validation in (data.val_dataloader(), None):
         with pytest.raises(InputError, match=rf"the images have {count} classes \(a, …\), but the network has 10 \("):
             trainer(max_epochs=1).fit(LitNet(), data.train_dataloader(), validation)

@@ -2,11 +2,11 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor
 
 from cifar_lightning.arguments import arguments_of, explained
@@ -14,23 +14,19 @@ from cifar_lightning.data import cifar10
 from cifar_lightning.data.absent import NAMED, WHY
 from cifar_lightning.data.dataset import ImageDataset
 from cifar_lightning.data.image_set import ImageSet
-from cifar_lightning.data.labels import relabelled
+from cifar_lightning.data.loaded import LoadedImages
 from cifar_lightning.data.loader import BatchLoader
 from cifar_lightning.data.own_transforms import STAGES, OwnTransform, Stages
 from cifar_lightning.data.preprocessing import Preprocessing, preprocessing_of
 from cifar_lightning.data.ranges import check_classes
 from cifar_lightning.data.settable import SettableDataModule, settable
-from cifar_lightning.data.sharing import check_batch_size, check_evaluation, connected
+from cifar_lightning.data.sharing import check_batch_size, check_evaluation
 from cifar_lightning.data.sources import Source
-from cifar_lightning.data.split import split_of, stratified_order
+from cifar_lightning.data.split import stratified_order
 from cifar_lightning.data.torch_loader import TorchLoader
 from cifar_lightning.errors import ImageWarning, InputError
 
-# The arguments on which the images, the validation split and the training loader depend; `_training_loader` adds others
-# for the loader.
-OF_IMAGES = {"source", "data_dir", "mirror", "sha256", "train_labels", "synthetic_size"}
-OF_SPLIT = {"val_split", "split_seed"}
-OF_TRAINING = (*OF_IMAGES, *OF_SPLIT, "normalization", "train_transforms")
+OF_IMAGES = {"source", "data_dir", "mirror", "sha256", "train_labels", "synthetic_size"}  # what they depend on
 
 
 @settable
@@ -131,22 +127,22 @@ class CIFAR10DataModule(SettableDataModule):
         arguments = arguments_of(self)
         super().__init__()
         self._train_loader: BatchLoader | None = None
-        self._made_with: dict[str, Any] = {}  # the settings of _train_loader
-        self._bordered: tuple[Any, Tensor] | None = None  # a value of `_borders`, and its padded images
+        self._made_with: dict[str, Any] = {}  # what _train_loader depends on
         self.nothing_else = type(self) is CIFAR10DataModule  # a subclass may set num_workers for its own loader
         self._keep(arguments)
 
     def _take_up(self, arguments: Mapping[str, Any], changed: set[str]) -> None:
-        """Discards the images and the split if they no longer match the arguments."""
+        """Begins with other images if the arguments mean others."""
         if changed & OF_IMAGES:
             where = {name: arguments[name] for name in ("mirror", "sha256", "synthetic_size")}
-            self._source = Source(arguments["source"], arguments["data_dir"], **where)
-            self._prepared = False
-            self._sets: dict[str, ImageSet] = {}
-            self._counted_as: tuple[str, ...] | None = None
-            self.__dict__.pop("fingerprint", None)
-        if changed & (OF_IMAGES | OF_SPLIT):
-            self.__dict__.pop("_split", None)
+            source = Source(arguments["source"], arguments["data_dir"], **where)
+            self._loaded = LoadedImages(source, arguments["train_labels"])
+
+    @property
+    def _images(self) -> LoadedImages:
+        """The images that the arguments mean now."""
+        self._follow()
+        return self._loaded
 
     def prepare_data(self) -> None:
         """Downloads the images if they are missing. Safe to call from several processes at once.
@@ -154,10 +150,7 @@ class CIFAR10DataModule(SettableDataModule):
         Raises:
             InputError: The images are not available.
         """
-        self._follow()
-        if not self._prepared:  # a Trainer calls this before every fit, validate, test and predict
-            self._source.prepare()
-            self._prepared = True
+        self._images.prepare()
 
     def setup(self, stage: str | None = None) -> None:
         """Loads the images that a stage needs.
@@ -181,12 +174,7 @@ class CIFAR10DataModule(SettableDataModule):
         Loads images if none are loaded yet and the source may have its own class names. The names of synthetic images
         and of the official archives are known without loading.
         """
-        self._follow()
-        if self._counted_as:
-            return self._counted_as
-        if not self._sets and (known := self._source.classes):
-            return known
-        return (next(iter(self._sets.values()), None) or self.image_set(self.splits[-1])).classes
+        return self._images.classes
 
     @property
     def num_classes(self) -> int:
@@ -196,13 +184,11 @@ class CIFAR10DataModule(SettableDataModule):
     @property
     def train_indices(self) -> Tensor:
         """Indices of the training images that are not held out, int64 `(n,)`."""
-        self._follow()
         return self._split[0]
 
     @property
     def val_indices(self) -> Tensor:
         """Indices of the held-out training images, int64 `(n,)`; any part of their order is stratified by class."""
-        self._follow()
         return self._split[1]
 
     @property
@@ -239,13 +225,7 @@ class CIFAR10DataModule(SettableDataModule):
             >>> test.images.shape, test.images.dtype, test.labels.shape
             (torch.Size([2000, 3, 32, 32]), torch.uint8, torch.Size([2000]))
         """
-        self._follow()
-        if split not in self._sets:
-            images = self._source.load(split, shared=connected())
-            if split == "train" and self.hparams["train_labels"] is not None:
-                images = relabelled(images, self.hparams["train_labels"])
-            self._sets[split] = images if self._counted_as is None else images.counted_as(self._counted_as)
-        return self._sets[split]
+        return self._images.image_set(split)
 
     def share(self, other: "CIFAR10DataModule") -> None:
         """Takes over the images that another data module has loaded, if both use the same: for many runs in a process.
@@ -255,20 +235,17 @@ class CIFAR10DataModule(SettableDataModule):
         """
         mine, theirs = self._follow(), other._follow()
         if all(mine[name] == theirs[name] for name in OF_IMAGES):
-            names = ("_source", "_prepared", "_sets", "_counted_as", "fingerprint", "_bordered")
-            self.__dict__.update({name: other.__dict__[name] for name in names if name in other.__dict__})
-            self.__dict__.pop("_split", None)
+            self._loaded = other._loaded
 
     def keep_bordered(self) -> None:
         """Mirrors the borders of the training images once, for all modules that `share` them with the same split."""
-        self._bordered = self._borders, self._training_loader().images
+        self._images.bordered = {self._borders: self._training_loader().images}
 
     @property
-    def _borders(self) -> Any:
-        """Everything on which the padded images of a training loader depend."""
+    def _borders(self) -> tuple[Any, ...]:
+        """Everything but the images on which the padded images of a training loader depend."""
         h = self._follow()
-        padding = h["crop_padding"] if h["augment"] else 0
-        return {name: h[name] for name in OF_IMAGES | OF_SPLIT}, self._counted_as, padding, self._place["device"]
+        return h["val_split"], h["split_seed"], h["crop_padding"] if h["augment"] else 0, self._place["device"]
 
     def count_as(self, classes: Sequence[str]) -> None:
         """Renumbers the classes in the order used by a network that was trained on other images.
@@ -279,22 +256,17 @@ class CIFAR10DataModule(SettableDataModule):
         Raises:
             InputError: The names are not those of the images' classes.
         """
-        self._sets = {split: images.counted_as(classes) for split, images in self._sets.items()}
-        self._counted_as = tuple(classes)
-        for name in ("fingerprint", "_split"):  # these depend on the labels, too
-            self.__dict__.pop(name, None)
+        self._loaded = self._images.counted_as(classes)
 
     @property
     def splits(self) -> tuple[str, ...]:
         """The splits that the source has, of `train` and `test`: a published test set has only `test`."""
-        self._follow()
-        return self._source.splits
+        return self._images.source.splits
 
     @property
     def parts(self) -> list[Path]:
         """If `data_dir` is a folder of CIFAR-10-C, its files, each of which works as a `data_dir` with one test set."""
-        self._follow()
-        return list(self._source.parts)
+        return list(self._images.source.parts)
 
     def dataset(self, split: str, transform: Callable[[Any], Any] | None = None) -> ImageDataset:
         """Returns the images of `image_set` one by one, for a `torch.utils.data.DataLoader`, a `Subset` or k-fold.
@@ -372,14 +344,14 @@ class CIFAR10DataModule(SettableDataModule):
         """
         before = self._train_loader
         loader = self._training_loader()
-        if not self._in_a_trainer:
+        if not self._active_trainer:
             loader.follow(loader if before is None else before)
         return self._handed_out(loader)
 
     def val_dataloader(self) -> BatchLoader | TorchLoader:
         """Returns a loader of the held-out training images, once each, unaugmented; empty if none are held out."""
         if not len(self.val_indices):
-            trainer = self.trainer if self._in_a_trainer else None
+            trainer = self._active_trainer
             if trainer and trainer.state.fn == "validate" and trainer.is_global_zero:  # a fit needs none
                 said = "there are no images to validate on: pass val_split, for example 0.1"
                 warnings.warn(said, ImageWarning, stacklevel=2)
@@ -390,7 +362,7 @@ class CIFAR10DataModule(SettableDataModule):
 
     def test_dataloader(self) -> BatchLoader | TorchLoader:
         """Returns a loader of the test images, once each, in their own order; in a Trainer, in `test_indices` order."""
-        index = self.test_indices if self._in_a_trainer and self._tests_a_part else None
+        index = self.test_indices if self._active_trainer and self._tests_a_part else None
         return self._handed_out(self._evaluation_loader("test", index))
 
     def predict_dataloader(self) -> BatchLoader | TorchLoader:
@@ -404,7 +376,7 @@ class CIFAR10DataModule(SettableDataModule):
         read, for example because a schedule needs its length: that loader stays at the start of the epoch. The state is
         empty if the training images were never loaded, as in a test.
         """
-        if "train" not in self._sets:
+        if "train" not in self._images.sets:
             return {}
         position = self._train_loader.state_dict() if self._train_loader is not None else None
         return {"fingerprint": self.fingerprint, "position": position}
@@ -432,15 +404,15 @@ class CIFAR10DataModule(SettableDataModule):
                 "pass the folder of the original ones as --data.data_dir, or start a new run"
             )
 
-    @cached_property
+    @property
     def fingerprint(self) -> int:
         """A checksum of the training images and their labels; computing it takes a tenth of a second."""
-        return self.image_set("train").checksum()
+        return self._images.fingerprint
 
-    @cached_property
+    @property
     def _split(self) -> tuple[Tensor, Tensor]:
-        h = self.hparams
-        return split_of(self.image_set("train"), h["val_split"], h["split_seed"], h["data_dir"])
+        h = self._follow()
+        return self._loaded.split(h["val_split"], h["split_seed"])
 
     @property
     def preprocessing(self) -> Preprocessing | None:
@@ -458,12 +430,13 @@ class CIFAR10DataModule(SettableDataModule):
         return Stages(preprocessing_of(h["normalization"], h["source"]), own)
 
     @property
-    def _in_a_trainer(self) -> bool:
-        return self.trainer is not None and not self.trainer.state.status.stopped  # a finished one stays attached
+    def _active_trainer(self) -> Trainer | None:
+        """The Trainer that uses this module now: a finished one stays attached."""
+        return None if self.trainer is None or self.trainer.state.status.stopped else self.trainer
 
     def _handed_out(self, loader: BatchLoader) -> BatchLoader | TorchLoader:
         """Wraps the loader as a DataLoader, which some callers insist on; not in a Trainer, which would rebuild it."""
-        return loader if self._in_a_trainer else TorchLoader(loader)
+        return loader if self._active_trainer else TorchLoader(loader)
 
     def _training_loader(self) -> BatchLoader:
         """Returns the one loader of this fit to every caller, so a callback that asks for it changes no position."""
@@ -471,20 +444,21 @@ class CIFAR10DataModule(SettableDataModule):
         h = self._follow()
         augmentation = {name: h[name] for name in ("crop_padding", "flip", "cutout")} if h["augment"] else {}
         # A Trainer with `overfit_batches` trains on the same few batches in every epoch.
-        overfit = getattr(self.trainer, "overfit_batches", 0) if self._in_a_trainer else 0
+        overfit = getattr(self._active_trainer, "overfit_batches", 0)
         settings = {"batch_size": h["batch_size"], "seed": h["seed"], "repeat": overfit > 0, **augmentation}
-        made_with = {**settings, **self._place, **{name: h[name] for name in OF_TRAINING}, "as": self._counted_as}
+        others = {name: h[name] for name in ("val_split", "split_seed", "normalization", "train_transforms")}
+        made_with = {**settings, **others, **self._place, "images": self._loaded}
         if self._train_loader is None or self._made_with != made_with:
             index = self.train_indices if len(self.val_indices) else None
-            bordered = self._bordered[1] if self._bordered and self._bordered[0] == self._borders else None
+            bordered = self._loaded.bordered.get(self._borders)
             self._train_loader = self._loader("train", "train", index, train=True, bordered=bordered, **settings)
             self._made_with = made_with
         return self._train_loader
 
     def _end_search(self) -> None:
         """Caps `batch_size` at the number of training images: within a fit Lightning's BatchSizeFinder exceeds it."""
-        if self._train_loader is not None and self.trainer is not None and self._in_a_trainer:
-            count, ranks = len(self.train_indices), self.trainer.world_size
+        if self._train_loader is not None and (trainer := self._active_trainer):
+            count, ranks = len(self.train_indices), trainer.world_size
             self.hparams["batch_size"] = min(self.hparams["batch_size"], count // ranks * ranks)
 
     def _evaluation_loader(self, stage: str, index: Tensor | None) -> BatchLoader:
@@ -498,14 +472,14 @@ class CIFAR10DataModule(SettableDataModule):
     @property
     def _place(self) -> dict[str, Any]:
         """The device of the batches, and whether they are in channels_last."""
-        trainer = self.trainer if self._in_a_trainer else None
+        trainer = self._active_trainer
         return {
             "device": trainer.strategy.root_device if trainer else torch.device(self.hparams["device"]),
             "channels_last": getattr(trainer and trainer.lightning_module, "channels_last", self.channels_last),
         }
 
     def _loader(self, stage: str, split: str, index: Tensor | None, **settings: Any) -> BatchLoader:
-        trainer = self.trainer if self._in_a_trainer else None
+        trainer = self._active_trainer
         image_set, place, stages = self.image_set(split), self._place, self._stages
         images, labels = image_set.images, image_set.labels
         if index is not None:
