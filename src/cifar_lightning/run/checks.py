@@ -4,7 +4,7 @@ import inspect
 import math
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, TypeAlias, get_args
 
 import torch
 from lightning.pytorch import Trainer
@@ -25,20 +25,35 @@ from cifar_lightning.run.settings import Arguments, Settings, check_trainer_name
 from cifar_lightning.run.trainer import OF_ALL_RANKS, new_trainer
 from cifar_lightning.signatures import refusal
 
+Range: TypeAlias = tuple[Callable[[Any], bool], str]  # whether a value is in it, and the range in words
+
+
+def _at_least(least: int) -> Range:
+    return lambda value: value >= least, f"at least {least}"
+
+
 # YAML reads 10:00:00:00 as a number in base 60, also in a flag, where quotes do not help.
 TIME = "a time above 0, such as {hours: 8} (in quotes in a shell) or, below 10 days, 00:08:00:00 (DD:HH:MM:SS)"
-# For arguments of the Trainer, a test of their range and the range in words: the Trainer itself accepts other values,
-# and then does nothing or something else.
-RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "accumulate_grad_batches": (lambda batches: batches >= 1, "at least 1"),
-    "gradient_clip_val": (lambda norm: norm >= 0, "at least 0"),  # also refuses NaN
-    "limit_test_batches": (
+# Of the run's own settings, and of the Trainer's, which itself accepts other values and then does nothing or something
+# else. NaN is in no range.
+RANGES: dict[str, Range] = {
+    "max_epochs": _at_least(1),
+    "max_steps": (lambda steps: steps >= 1 or steps == -1, "at least 1, or -1 for no limit"),
+    "num_nodes": _at_least(1),
+    "log_every_n_steps": _at_least(1),
+    "checkpoint_every_n_steps": _at_least(1),
+    "verify_steps": _at_least(0),
+    "threads": _at_least(1),
+    "seed": (lambda seed: 0 <= seed < 2**32, f"from 0 to {2**32 - 1}"),
+    "trainer.accumulate_grad_batches": _at_least(1),
+    "trainer.gradient_clip_val": _at_least(0),
+    "trainer.limit_test_batches": (
         lambda limit: limit == 1.0 or (type(limit) is int and limit >= 1),
         "a number of batches, at least 1; or leave it out",
     ),
-    "max_time": (lambda time: seconds_in(time) > 0, TIME),
-    "num_sanity_val_steps": (lambda batches: batches >= -1, "at least 0, or -1 for all batches"),
-    "val_check_interval": (
+    "trainer.max_time": (lambda time: seconds_in(time) > 0, TIME),
+    "trainer.num_sanity_val_steps": (lambda batches: batches >= -1, "at least 0, or -1 for all batches"),
+    "trainer.val_check_interval": (
         lambda interval: not isinstance(interval, str | dict) or seconds_in(interval) > 0,
         f"a number of batches, a share of them, or {TIME}",
     ),
@@ -69,7 +84,8 @@ def check(settings: Settings, additions: Additions | None = None, others: CIFAR1
     Raises:
         InputError: There is a mistake.
     """
-    _check_numbers(settings)
+    _check_types(settings.trainer)
+    _check_ranges(settings)
     check_logger(settings.logger)
     accelerator, devices = resolve_devices(settings.accelerator, settings.devices)
     check_precision(settings.precision, accelerator)
@@ -91,39 +107,45 @@ def check(settings: Settings, additions: Additions | None = None, others: CIFAR1
     images.setup("fit")
     images.check(ranks)
     check_outputs(settings.model, images.classes)
-    _check_batches(trainer, settings.trainer, additions, images, ranks)
-    additions.check_monitors(bool(len(images.val_indices) and trainer.limit_val_batches), images.classes)
+    batches = _limited("train", len(images.train_indices) // images.hparams["batch_size"], trainer.limit_train_batches)
+    if not settings.fast_dev_run:
+        _check_steps(trainer, batches, additions)
+    validates = bool(len(images.val_indices) and trainer.limit_val_batches)
+    if validates:
+        _check_validation(trainer, batches, images, ranks)
+    elif not len(images.val_indices):
+        _check_no_validation(settings.trainer)
+    additions.check_monitors(validates, images.classes)
     return Checked(devices, images if ranks == 1 else None)
 
 
-def _check_numbers(settings: Settings) -> None:
-    """Checks the ranges of the run's own settings."""
-    for name, lowest, range_ in (
-        ("max_epochs", 1, "at least 1"),
-        ("max_steps", 1, "at least 1, or -1 for no limit"),
-        ("num_nodes", 1, "at least 1"),
-        ("log_every_n_steps", 1, "at least 1"),
-        ("checkpoint_every_n_steps", 1, "at least 1"),
-        ("verify_steps", 0, "at least 0"),
-        ("threads", 1, "at least 1"),
-        ("seed", 0, f"from 0 to {2**32 - 1}"),
-    ):
-        value = getattr(settings, name)
-        if value is None or (name, value) == ("max_steps", -1):
-            continue
-        if value < lowest or (name == "seed" and value >= 2**32):
-            raise InputError(f"{name} {value}: must be {range_}")
+def _check_types(given: Arguments) -> None:
+    """Checks names and types of the Trainer's arguments: some wrong types would fail only during training."""
+    check_trainer_names(given)
+    known = inspect.signature(Trainer).parameters
+    for name, value in given.items():
+        annotation = known[name].annotation
+        if not is_of(value, annotation):
+            if timedelta in get_args(annotation):
+                raise _out_of_range(f"trainer.{name}", value, RANGES[f"trainer.{name}"][1])
+            raise InputError(refusal(f"trainer.{name}", value, annotation))
+
+
+def _check_ranges(settings: Settings) -> None:
+    epochs, values = settings.max_epochs, settings.by_flags()
+    min_epochs = (lambda least: 0 <= least <= epochs, f"from 0 to {epochs}, the run's epochs")
+    for name, (holds, range_) in {**RANGES, "trainer.min_epochs": min_epochs}.items():
+        if (value := values.get(name)) is not None and not holds(value):
+            raise _out_of_range(name, value, range_)
+
+
+def _out_of_range(name: str, value: Any, range_: str) -> InputError:
+    return InputError(f"{name} {value}: must be {range_}")
 
 
 def _check_trainer(settings: Settings, accelerator: str, ranks: int) -> Trainer:
     """Checks the settings that are Lightning's; returns a Trainer with them for one device."""
     given = settings.trainer
-    check_trainer_names(given)
-    _check_types(given)
-    epochs = (lambda epochs: 0 <= epochs <= settings.max_epochs, f"from 0 to {settings.max_epochs}, the run's epochs")
-    for name, (holds, range_) in {**RANGES, "min_epochs": epochs}.items():
-        if (value := given.get(name)) is not None and not holds(value):
-            raise InputError(f"trainer.{name} {value}: must be {range_}")
     for name in OF_ALL_RANKS:
         if type(limit := given.get(name)) is int and limit % ranks:
             raise InputError(
@@ -142,17 +164,6 @@ def _check_trainer(settings: Settings, accelerator: str, ranks: int) -> Trainer:
     return try_trainer({**settings.for_trainer(), "num_nodes": 1})
 
 
-def _check_types(given: Arguments) -> None:
-    """Checks values against the Trainer's annotations: some wrong types would fail only during training."""
-    known = inspect.signature(Trainer).parameters
-    for name, value in given.items():
-        annotation = known[name].annotation
-        if not is_of(value, annotation):
-            if timedelta in get_args(annotation):
-                raise InputError(f"trainer.{name} {value}: must be {RANGES[name][1]}")
-            raise InputError(refusal(f"trainer.{name}", value, annotation))
-
-
 def try_trainer(arguments: Arguments) -> Trainer:
     """Returns a Trainer with these arguments for one device.
 
@@ -167,72 +178,68 @@ def try_trainer(arguments: Arguments) -> Trainer:
         raise InputError(f"Lightning's Trainer does not accept these settings: {reason}; use another value") from error
 
 
-def _check_batches(
-    trainer: Trainer, given: Arguments, additions: Additions, data: CIFAR10DataModule, ranks: int
-) -> None:
-    """Checks the settings of the Trainer that would fail, or do nothing, with the loaders of this run's images.
-
-    `given` are those that the user gave.
-    """
-    options: Any = trainer  # untyped: Lightning's connectors set these attributes
-    defaults = inspect.signature(Trainer).parameters
-    for name in OF_VALIDATION if not len(data.val_indices) else ():
-        if (value := given.get(name)) and value not in (defaults[name].default, 1.0):  # Lightning takes None as 1.0
-            raise InputError(f"trainer.{name} {value}: there are no validation images; pass data.val_split, e.g. 0.1")
-    counts = {
-        "train": len(data.train_indices) // data.hparams["batch_size"],
-        "val": evaluation_batches(len(data.val_indices), data.hparams["eval_batch_size"], ranks) // ranks,
-    }
-    for name, count in counts.items():
-        limit = getattr(trainer, f"limit_{name}_batches")
-        counts[name] = int(count * limit) if isinstance(limit, float) else min(count, limit)
-        if count and not counts[name] and (limit or name == "train"):
-            raise InputError(
-                f"trainer.limit_{name}_batches {limit} leaves none of {count} batches: use a larger share, or a number "
-                "of batches of at least 1"
-            )
-        if name == "val" and isinstance(limit, float) and int(ranks * count * limit) != ranks * counts[name]:
-            raise InputError(
-                f"trainer.limit_val_batches {limit} of {count} batches on each of {ranks} devices is not the same "
-                f"batches as on one device: use a number of batches, a multiple of {ranks}"
-            )
-    accumulate, every = options.accumulate_grad_batches, options.check_val_every_n_epoch
-    interval = getattr(trainer, "val_check_interval", None)  # missing if validation goes by the clock
-    by_clock = getattr(trainer, "_val_check_time_interval", None) is not None
-    checks: list[tuple[str, Any, bool, str]] = []
-    if not options.fast_dev_run:
-        # No step goes beyond its epoch. Accumulating over more batches than an epoch has would take the epoch's batches
-        # and still divide the gradients by the larger number.
-        steps = options.max_epochs * math.ceil(counts["train"] / accumulate)
-        steps = steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
-        batches = f"at most {counts['train']}, the batches of an epoch"
-        most = max(accumulate, *additions.accumulated(), 1)
-        checks = [
-            ("accumulate_grad_batches", most, most <= counts["train"], batches),
-            (
-                "min_steps",
-                options.min_steps,
-                0 <= (options.min_steps or 0) <= steps,
-                f"from 0 to {steps}, the run's steps",
-            ),
-        ]
-    if validates := bool(len(data.val_indices) and trainer.limit_val_batches):
-        epochs = f"from 1 to {trainer.max_epochs}, the run's epochs, or null"
-        some = "a number of batches of at least 1, a share of them, or a time"
-        one_clock = "a number of steps, or use one device: the clocks of several devices differ"
-        checks += [
-            ("check_val_every_n_epoch", every, every is None or 1 <= every <= options.max_epochs, epochs),
-            ("val_check_interval", interval, not isinstance(interval, int) or interval > 0, some),
-            ("val_check_interval", "by the clock", ranks == 1 or not by_clock, one_clock),
-        ]
-    for option, value, ok, range_ in checks:
-        if not ok:
-            raise InputError(f"trainer.{option} {value}: must be {range_}")
-    if validates and isinstance(interval, int) and interval > counts["train"] and every is not None:
+def _limited(of: str, count: int, limit: int | float) -> int:
+    """Returns how many of an epoch's batches a limit of the Trainer leaves, on each device; one at least."""
+    left = int(count * limit) if isinstance(limit, float) else min(count, limit)
+    if not left:
         raise InputError(
-            f"trainer.val_check_interval {interval} is more than the {counts['train']} batches of an epoch: use at "
-            f"most {counts['train']}, or add --trainer.check_val_every_n_epoch null"
+            f"trainer.limit_{of}_batches {limit} leaves none of {count} batches: use a larger share, or a number of "
+            "batches of at least 1"
         )
+    return left
+
+
+def _check_steps(trainer: Any, batches: int, additions: Additions) -> None:
+    """Checks settings that count steps, or the batches in a step, with the number of `batches` of an epoch.
+
+    No step goes beyond its epoch. Accumulating over more batches than an epoch has would take the epoch's batches and
+    still divide the gradients by the larger number.
+    """
+    most = max([trainer.accumulate_grad_batches, *additions.accumulated()])
+    if most > batches:
+        range_ = f"at most {batches}, the batches of an epoch"
+        raise _out_of_range("trainer.accumulate_grad_batches", most, range_)
+    steps = trainer.max_epochs * math.ceil(batches / trainer.accumulate_grad_batches)
+    steps = steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
+    if not 0 <= (trainer.min_steps or 0) <= steps:
+        raise _out_of_range("trainer.min_steps", trainer.min_steps, f"from 0 to {steps}, the run's steps")
+
+
+def _check_validation(trainer: Any, batches: int, data: CIFAR10DataModule, ranks: int) -> None:
+    """Checks how much is validated, and how often, with the number of `batches` of an epoch's training."""
+    count = evaluation_batches(len(data.val_indices), data.hparams["eval_batch_size"], ranks) // ranks
+    limit = trainer.limit_val_batches
+    left = _limited("val", count, limit)
+    if isinstance(limit, float) and int(ranks * count * limit) != ranks * left:
+        raise InputError(
+            f"trainer.limit_val_batches {limit} of {count} batches on each of {ranks} devices is not the same "
+            f"batches as on one device: use a number of batches, a multiple of {ranks}"
+        )
+    every = trainer.check_val_every_n_epoch
+    if every is not None and not 1 <= every <= trainer.max_epochs:
+        range_ = f"from 1 to {trainer.max_epochs}, the run's epochs, or null"
+        raise _out_of_range("trainer.check_val_every_n_epoch", every, range_)
+    if getattr(trainer, "_val_check_time_interval", None) is not None and ranks > 1:
+        range_ = "a number of steps, or use one device: the clocks of several devices differ"
+        raise _out_of_range("trainer.val_check_interval", "by the clock", range_)
+    interval = getattr(trainer, "val_check_interval", None)  # missing if validation goes by the clock
+    if not isinstance(interval, int):
+        return
+    if interval < 1:
+        range_ = "a number of batches of at least 1, a share of them, or a time"
+        raise _out_of_range("trainer.val_check_interval", interval, range_)
+    if interval > batches and every is not None:
+        raise InputError(
+            f"trainer.val_check_interval {interval} is more than the {batches} batches of an epoch: use at most "
+            f"{batches}, or add --trainer.check_val_every_n_epoch null"
+        )
+
+
+def _check_no_validation(given: Arguments) -> None:
+    """Checks that no argument of the Trainer is about a validation that does not take place."""
+    for name in OF_VALIDATION:
+        if (value := given.get(name)) not in (None, 0, 1):  # 1: of every epoch, or all batches
+            raise InputError(f"trainer.{name} {value}: there are no validation images; pass data.val_split, e.g. 0.1")
 
 
 def _check_sizes(model: LitNet, net: str) -> None:
