@@ -313,3 +313,18 @@ def test_a_signal_while_a_stopped_process_is_ending_has_no_effect():
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, env=PLAIN)
     assert (done.returncode, done.stdout, done.stderr) == (0, "SIGUSR1\n", "")
+
+
+def test_a_program_that_ignores_all_signals_can_train():
+    program = """
+        import signal
+        from cifar_lightning.run import signals
+
+        for signum in signals.STOPS:
+            signal.signal(signum, signal.SIG_IGN)
+        with signals.deferred():
+            signal.raise_signal(signal.SIGTERM)
+        print("whole")
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, env=PLAIN)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "whole\n", "")

@@ -11,6 +11,7 @@ rank that failed. torchrun's agent does both, but wraps every message in its log
 
 import importlib
 import json
+import math
 import os
 import select
 import signal
@@ -166,50 +167,49 @@ def _kill(ranks: list[_Rank]) -> None:
 
 def _watch(ranks: list[_Rank]) -> None:
     """Waits for the ranks to end, and raises what `launch` documents."""
-    deadline, told = float("inf"), False
+    deadline, told = math.inf, False
     while any(rank.alive for rank in ranks) and time.monotonic() < deadline:
-        failed = [rank for rank in ranks if rank.failed]
-        code = _first_failure(failed)["code"] if failed else 0
         if signals.at_once:
             raise Stopped(signals.at_once)
-        signum = stop.requested or (code - 128 if code in STOPS else 0)
-        if signum and not told:
-            told = True
-            deadline = time.monotonic() + STOP_SECONDS
+        failure = _first_failure(ranks)
+        if not told and (signum := stop.requested or _stop_of(failure)):
+            told, deadline = True, time.monotonic() + STOP_SECONDS
             for rank in ranks:
                 rank.tell(signum)
-        elif failed and deadline == float("inf"):
+        elif failure and deadline == math.inf:
             deadline = time.monotonic() + DEATH_SECONDS
-        if suspended := [rank for rank in ranks if rank.suspended()]:
-            raise RunError(
-                f"rank {suspended[0].rank}: was suspended (SIGSTOP) for {SUSPENDED_SECONDS:g} s while the others waited"
-            )
+        if suspended := [rank.rank for rank in ranks if rank.suspended()]:
+            seconds = f"{SUSPENDED_SECONDS:g} s"
+            raise RunError(f"rank {suspended[0]}: was suspended (SIGSTOP) for {seconds} while the others waited")
         time.sleep(POLL_SECONDS)
-    # Listed again: a rank whose death made the others fail may have been seen to end only after them.
-    failed, alive = [rank for rank in ranks if rank.failed], [rank for rank in ranks if rank.alive]
-    if failed:
-        failure = _first_failure(failed)
-        if alive and "imed out" in failure["message"]:  # the ranks that wait for one that hangs fail before it does
-            names = ", ".join(str(rank.rank) for rank in alive)
-            raise RunError(f"rank {names}: does not answer; rank {failure['rank']} has waited ({failure['message']})")
-        _raise(failure)
+    # Asked again: a rank whose death made the others fail may have been seen to end only after them.
+    failure, alive = _first_failure(ranks), [str(rank.rank) for rank in ranks if rank.alive]
+    if failure:
+        _raise(failure, alive)
     if not alive:
         signals.finish()
 
 
-def _first_failure(failed: list[_Rank]) -> dict[str, Any]:
-    failures = [rank.failure for rank in failed]
-    return min(failures, key=lambda failure: failure["time"])
+def _first_failure(ranks: list[_Rank]) -> dict[str, Any] | None:
+    return min((rank.failure for rank in ranks if rank.failed), key=lambda failure: failure["time"], default=None)
 
 
-def _raise(failure: dict[str, Any]) -> None:
-    if failure["code"] in STOPS:
-        raise Stopped(failure["code"] - 128)
+def _stop_of(failure: dict[str, Any] | None) -> int:
+    """Returns the number of the signal that has stopped a rank; 0 if it ended for another reason, or not at all."""
+    return failure["code"] - 128 if failure and failure["code"] in STOPS else 0
+
+
+def _raise(failure: dict[str, Any], alive: list[str]) -> None:
+    """Raises the error of a rank that has failed, while those `alive` did not end."""
+    if signum := _stop_of(failure):
+        raise Stopped(signum)
+    which, message = failure["rank"], failure["message"]
+    if alive and "imed out" in message:  # the ranks that wait for one that hangs fail before it does
+        raise RunError(f"rank {', '.join(alive)}: does not answer; rank {which} has waited ({message})")
     kind = kind_of(failure["code"])
     with console.printing(2):
         sys.stderr.write(failure["traceback"])
-    which = "" if kind is InputError else f"rank {failure['rank']}: "  # a wrong input is the same on every rank
-    raise kind(f"{which}{failure['message']}")
+    raise kind(message if kind is InputError else f"rank {which}: {message}")  # a wrong input is the same on every rank
 
 
 def last_words(error: BaseException) -> bytes:

@@ -182,32 +182,35 @@ def receive(signum: int, passed_on: bool = False) -> bool:
     Returns:
         Whether the signal was handled. It is not in a program other than ours, outside a run's training and test.
     """
-    global at_once, _first_at
     with _deciding:
         if signum == SIGHUP:  # the terminal is gone: to print anything more there would be an error
             while _terminals:
                 to_nowhere(_terminals.pop())
-        if _phase == Phase.DONE:
-            return True
-        now, first = time.monotonic(), _first_at is None
-        if _phase == Phase.START_UP and not _borrowed:
+        if _phase == Phase.START_UP:
             if not _handled:
                 return False
             if tell_others is not None:
                 tell_others(signum)
             _end(signum)
-        elif signum in WARNINGS:
+        elif _phase != Phase.DONE:
             stop.requested = stop.requested or signum
-        elif first or passed_on:
-            _first_at = _first_at if passed_on else now
-            stop.requested = stop.requested or signum
-        # A second SIGHUP is not another request: the kernel sends one, and the shell sends one as it ends.
-        elif signum != SIGHUP and _first_at is not None and now - _first_at >= ECHO_SECONDS:
-            if _phase == Phase.WATCHED:
-                at_once = at_once or signum
-            elif not _borrowed:
-                _end(signum)
+            if not passed_on and signum not in WARNINGS:
+                _count(signum)
         return True
+
+
+def _count(signum: int) -> None:
+    """Notes when a first signal has come, and does what a second one asks for."""
+    global at_once, _first_at
+    now = time.monotonic()
+    if _first_at is None:
+        _first_at = now
+    # A second SIGHUP is not another request: the kernel sends one, and the shell sends one as it ends.
+    elif signum != SIGHUP and now - _first_at >= ECHO_SECONDS:
+        if _phase == Phase.WATCHED:
+            at_once = at_once or signum
+        elif not _borrowed:
+            _end(signum)
 
 
 def go_on_with(folder: str, function: str) -> str:
@@ -242,14 +245,13 @@ def deferred(watched: bool = False) -> Iterator[None]:
         watched: Whether the caller checks `at_once`, and ends its other processes then.
     """
     global _phase
-    if not _handled and threading.current_thread() is threading.main_thread():
+    if not (_handled or _borrowed) and threading.current_thread() is threading.main_thread():
         with _borrow(), deferred(watched):
             yield
         return
     if _phase == Phase.DONE:
-        _answer_with(_noted)
-    _phase = Phase.WATCHED if watched else Phase.DEFERRED
-    after = Phase.START_UP
+        begin_again()
+    after, _phase = _phase, Phase.WATCHED if watched else Phase.DEFERRED
     try:
         yield
         stop.raise_if_requested()
@@ -274,9 +276,8 @@ def finish() -> None:
 def begin_again() -> None:
     """Undoes `finish`, for another run in this process, which signals can stop like the first one."""
     global _phase
-    if installed():
-        _phase = Phase.START_UP
-        _answer_with(_noted)
+    _phase = Phase.START_UP
+    _answer_with(_noted)
 
 
 def install_anew() -> None:
