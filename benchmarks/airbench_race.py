@@ -199,7 +199,7 @@ def _clocks() -> Iterator[dict[str, float]]:
         patches.enter_context(mock.patch.object(SpeedNet, "init_from_images", timed_beginning(whiten)))
         patches.enter_context(mock.patch.object(transforms, "reflect_pad", timed_beginning(pad)))
         patches.enter_context(mock.patch.object(networks, "LitNet", Timed))
-        patches.enter_context(mock.patch("cifar_lightning.report.results.draw"))  # figures belong to neither side
+        patches.enter_context(mock.patch("cifar_lightning.report.report.draw"))  # figures belong to neither side
         yield seconds
 
 

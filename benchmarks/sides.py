@@ -342,7 +342,7 @@ def our_fit(accelerator: str, steps: int, max_steps: int, augment: bool = False,
     data = _small_data(accelerator, steps) | {"augment": augment}
     options: dict[str, Any] = {"accelerator": accelerator, "devices": 1, "log_every_n_steps": every}
     # the figures after the test are not part of the training
-    with tempfile.TemporaryDirectory() as root, mock.patch("cifar_lightning.report.results.draw"):
+    with tempfile.TemporaryDirectory() as root, mock.patch("cifar_lightning.report.report.draw"):
         fit(data, **options, max_epochs=3, max_steps=max_steps, default_root_dir=root)
 
 

@@ -216,7 +216,7 @@ def benchmark(monkeypatch):
 @pytest.fixture
 def plain(monkeypatch):
     """Draws no figures, which take most of a small job's time: for tests that do not look at them."""
-    monkeypatch.setattr("cifar_lightning.report.results.draw", lambda *args: None)
+    monkeypatch.setattr("cifar_lightning.report.report.draw", lambda *args: None)
 
 
 @pytest.fixture

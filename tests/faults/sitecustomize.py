@@ -83,7 +83,7 @@ def install():
     from cifar_lightning import files
     from cifar_lightning.data.datamodule import CIFAR10DataModule
     from cifar_lightning.model.lit_net import LitNet
-    from cifar_lightning.report import results
+    from cifar_lightning.report import report
     from cifar_lightning.run import launch
 
     if "RANK" in os.environ:
@@ -98,8 +98,8 @@ def install():
         for name in ("all_reduce", "barrier"):
             setattr(dist, name, _collective(getattr(dist, name)))
     if plain := os.environ.get("FAULT_PLAIN"):
-        setattr(results, "write_figures" if plain == "page" else "draw", lambda *args: None)
-    results.draw = _before(results.draw, "report")
+        setattr(report, "write_figures" if plain == "page" else "draw", lambda *args: None)
+    report.draw = _before(report.draw, "report")
 
 
 def begin_rank():

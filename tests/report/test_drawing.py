@@ -6,7 +6,7 @@ import torch
 from cifar_lightning.data.image_set import ImageSet
 from cifar_lightning.report import drawing, plots
 from cifar_lightning.report.outcome import Outcome
-from cifar_lightning.report.results import draw
+from cifar_lightning.report.report import draw
 
 
 def test_figures_ignore_the_users_matplotlib_style(tmp_path):
@@ -20,7 +20,8 @@ def test_figures_ignore_the_users_matplotlib_style(tmp_path):
         test_images=images, numbers=torch.arange(4), predicted=torch.tensor([0, 1, 0, 0]), rows=(), label_smoothing=0.0,
         logits=torch.tensor([[2.0, 0.0], [0.0, 1.0], [2.0, 1.0], [1.0, 0.0]]),
     )  # fmt: skip
-    results = {"checkpoint": "a.ckpt", "step": 1, "test_loss": 1.0, "per_class_acc": {"ant": 1.0, "bee": 0.5}}
+    results = {"test_acc": 0.75, "test_loss": 1.0, "test_count": 4, "per_class_acc": {"ant": 1.0, "bee": 0.5}}
+    results |= {"checkpoint": "a.ckpt", "step": 1}
     draw(outcome, results, tmp_path / "plain", tmp_path / "plain.html")
     style = {"text.usetex": True, "figure.facecolor": "red", "savefig.dpi": 30, "font.size": 30, "svg.fonttype": "path"}
     with matplotlib.rc_context(style):

@@ -18,10 +18,11 @@ from pages import Page, assert_sound, bytes_of, interval, percent, plain
 from PIL import Image
 
 from cifar_lightning.data.image_set import ImageSet
-from cifar_lightning.report import results
+from cifar_lightning.report import report as report_of_a_test
 from cifar_lightning.report.judgements import Judgements
 from cifar_lightning.report.outcome import Outcome
-from cifar_lightning.report.results import _panels, report
+from cifar_lightning.report.report import _panels, report
+from cifar_lightning.report.results import read_results
 
 NAMES = ["<script>ant</script>", 'bee "& co"', "ñandú", *(f"class {number}" for number in range(3, 1_000))]
 
@@ -348,7 +349,7 @@ def test_a_report_is_written_although_logits_are_not_finite(tmp_path, capsys, va
     said = plain(page.one("p", id="not-finite")["text"])
     assert said.startswith(f"The logits of {1 if where == 3 else 60} of these images are NaN or infinite.")
     assert f". {right} of the " in said
-    assert results.read_results(tmp_path) == strict(text)
+    assert read_results(tmp_path) == strict(text)
     assert page.one("dd", id="loss")["text"].startswith("n/a")
     assert not any(re.search(r"\b(nan|inf)\b", element["text"]) for element in page.all("main"))
     assert any("or not all finite" in p["text"] for p in page.all("p"))
@@ -426,7 +427,7 @@ def test_top2_accuracy_of_equal_logits():
 
 def test_nan_in_the_results_of_an_earlier_version_is_read_as_none(tmp_path):
     (tmp_path / "results.json").write_text('{"test_loss": NaN, "val_loss": -Infinity, "test_acc": 0.5}')
-    assert results.read_results(tmp_path) == {"test_loss": None, "val_loss": None, "test_acc": 0.5}
+    assert read_results(tmp_path) == {"test_loss": None, "val_loss": None, "test_acc": 0.5}
 
 
 def test_a_thousand_classes_show_the_best_and_the_worst(tmp_path, capsys):
@@ -458,14 +459,14 @@ def test_a_thousand_classes_show_the_best_and_the_worst(tmp_path, capsys):
 def drawn(outcome, values, folder, page):
     """Writes one figure and an empty page, in place of `draw`."""
     figure = Figure()
-    results.write_figures({"curves": figure}, folder)
+    report_of_a_test.write_figures({"curves": figure}, folder)
     page.touch()
 
 
 def test_a_report_removes_the_page_and_figures_of_an_earlier_test(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     outcome, *_ = a_test(images=40)
-    monkeypatch.setattr(results, "draw", drawn)
+    monkeypatch.setattr(report_of_a_test, "draw", drawn)
     report(outcome, tmp_path, Path("report.html"))  # the folder's own page, as a relative path
     assert (tmp_path / "report.html").exists()
     report(outcome, tmp_path, tmp_path / "elsewhere.html")

@@ -29,7 +29,7 @@ def trained(tmp_path_factory):
     """Trains two seeds with each of two learning rates: version_0 and 1 with 0.01, version_2 and 3 with 0.02."""
     home = tmp_path_factory.mktemp("compared")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cifar_lightning.report.results.draw", lambda *args: None)
+        patch.setattr("cifar_lightning.report.report.draw", lambda *args: None)
         for lr in (0.01, 0.02):
             for seed in (0, 1):
                 fit(SMALL, {"lr": lr}, max_epochs=2, accelerator="cpu", seed=seed, default_root_dir=home)

@@ -9,8 +9,8 @@ from string import ascii_uppercase
 from typing import Any
 
 from cifar_lightning.report import statistics
-from cifar_lightning.report.copies import copies_in
 from cifar_lightning.report.predictions import Predictions
+from cifar_lightning.report.results import copies_in, interval
 
 DIFFERENCE = 0.002  # of accuracies: we compute how many seeds it takes to detect it
 VERSIONS = ("torch", "torchvision", "lightning")
@@ -165,15 +165,14 @@ def _differing(groups: Sequence[_Group]) -> dict[str, dict[str, Any]]:
 
 
 def _figures(run: Tested, name: str, group: str) -> dict[str, Any]:
-    count, copies = run.results["test_count"], copies_in(run.results)
-    right = round(run.accuracy * count)
-    figures = {figure: run.results.get(figure) for figure in FIGURES}
-    interval = statistics.wilson(right / copies, count / copies)
-    facts = {"name": name, "group": group, "run": run.folder, "seed": run.settings["seed"]}
+    count = run.results["test_count"]
     return {
-        **facts,
-        **figures,
-        "test_acc_interval": interval,
+        "name": name,
+        "group": group,
+        "run": run.folder,
+        "seed": run.settings["seed"],
+        **{figure: run.results.get(figure) for figure in FIGURES},
+        "test_acc_interval": interval(run.results, round(run.accuracy * count), count),
         "test_images": run.images,
     }
 
@@ -214,18 +213,21 @@ def _by_seeds(a: _Group, b: _Group) -> dict[str, Any]:
         equal = next((group.name for group in (a, b) if len(set(group.accuracies)) == 1), None)
         why = f"{single} is a single run" if single else f"all runs of {equal} have the same accuracy, so no spread"
         return {"why": why}
-    p, interval = result
-    interval = statistics.of_shares(interval)
-    bootstrap = statistics.bootstrap(a.accuracies, b.accuracies)
-    return {"test": "welch", "p": p, "interval": interval, "bootstrap_interval": bootstrap}
+    p, between = result
+    return {
+        "test": "welch",
+        "p": p,
+        "interval": statistics.of_shares(between),
+        "bootstrap_interval": statistics.bootstrap(a.accuracies, b.accuracies),
+    }
 
 
 def _by_images(a: Tested, b: Tested) -> dict[str, Any]:
-    without = [run.folder for run in (a, b) if run.predictions is None]
     if copies_in(a.results) > 1 or copies_in(b.results) > 1:
         why = "McNemar's test would count the differently corrupted copies of an image as separate images"
         return {"why": f"{why}: compare several seeds of each"}
     if not a.predictions or not b.predictions:
+        without = [run.folder for run in (a, b) if run.predictions is None]
         it, its = ("it", "its") if len(without) == 1 else ("them", "their")
         why = f"there is no predictions.npz in {' and '.join(without)}"
         return {"why": f"{why}: evaluate {it}, and compare {its} evaluation/ instead"}

@@ -17,8 +17,8 @@ from cifar_lightning.data.image_set import ImageSet
 from cifar_lightning.report import comparison_words as words
 from cifar_lightning.report import statistics
 from cifar_lightning.report.comparison import Tested
-from cifar_lightning.report.copies import copies_in
 from cifar_lightning.report.many import shown_classes, which_classes
+from cifar_lightning.report.results import interval
 from cifar_lightning.report.template import png, write_html
 
 PICTURES = 24  # at most, for each kind of disagreement
@@ -154,9 +154,10 @@ def _of_class(members: Sequence[Tested], name: str) -> tuple[float, Sequence[flo
         return None
     if len(members) > 1:
         return mean, statistics.mean_interval(accuracies)
-    label = list(members[0].results["per_class_acc"]).index(name)
-    counts, copies = members[0].results["confusion"][label], copies_in(members[0].results)
-    return mean, statistics.wilson(counts[label] / copies, sum(counts) / copies)
+    results = members[0].results
+    label = list(results["per_class_acc"]).index(name)
+    counts = results["confusion"][label]
+    return mean, interval(results, counts[label], sum(counts))
 
 
 def _difference(pair: Mapping[str, Any], sides: Sides, name: str) -> tuple[float, Sequence[float] | None] | None:
@@ -166,15 +167,15 @@ def _difference(pair: Mapping[str, Any], sides: Sides, name: str) -> tuple[float
     means = [_mean(accuracies) for accuracies in values]
     if means[0] is None or means[1] is None:
         return None
-    interval = None
+    between = None
     if pair["test"] == "welch" and (found := statistics.welch(*values)):
-        interval = statistics.of_shares(found[1])
+        between = statistics.of_shares(found[1])
     elif pair["test"] == "mcnemar" and a[0].predictions and b[0].predictions:
         of_it = a[0].predictions.labels == list(a[0].results["per_class_acc"]).index(name)
         right = [run.predictions.right[of_it] for run in (a[0], b[0]) if run.predictions]
         only = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
-        interval = statistics.paired_interval(*only, int(of_it.sum()))
-    return means[1] - means[0], interval
+        between = statistics.paired_interval(*only, int(of_it.sum()))
+    return means[1] - means[0], between
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -12,7 +12,8 @@ from cifar_lightning import stop
 from cifar_lightning.console import printing
 from cifar_lightning.data.test_sets import CORRUPTIONS, EXTRA_CORRUPTIONS
 from cifar_lightning.report.predictions import NAME as PREDICTIONS
-from cifar_lightning.report.results import PAGE, results_of, write_figures, write_results
+from cifar_lightning.report.report import PAGE, write_figures
+from cifar_lightning.report.results import results_of, write_results
 
 
 @dataclass(frozen=True)

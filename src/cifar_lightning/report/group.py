@@ -13,7 +13,7 @@ from cifar_lightning.report import statistics
 from cifar_lightning.report.comparison_words import INTERVAL
 from cifar_lightning.report.many import shown_classes, which_classes
 from cifar_lightning.report.names import SHORTEST, Name
-from cifar_lightning.report.results import write_figures
+from cifar_lightning.report.report import write_figures
 from cifar_lightning.report.table import natural_width, print_paths, print_table, table_of_numbers
 
 FIGURES = ("test_acc", "test_loss", "val_acc", "val_loss")

@@ -1,6 +1,6 @@
 """The page of a test: report.html, one file that loads nothing from the network. Its template is page.html.
 
-Its contents are computed here and in judgements.py, calibration.py and statistics.py; the template arranges them.
+The template only arranges the contents, which are computed here, in outcome.py, and in results.py.
 """
 
 import math
@@ -17,12 +17,11 @@ from torch.nn import functional as F
 
 from cifar_lightning.console import decimal, rounded_down
 from cifar_lightning.report.calibration import BINS
-from cifar_lightning.report.copies import copies_in
 from cifar_lightning.report.judgements import MATRIX_CLASSES, Cell
 from cifar_lightning.report.many import shown_classes, which_classes
 from cifar_lightning.report.outcome import Outcome
 from cifar_lightning.report.plots import gradient_norm
-from cifar_lightning.report.statistics import wilson
+from cifar_lightning.report.results import copies_in, interval
 from cifar_lightning.report.template import percent, png, uri, write_html
 
 HEAT_SIZE, HEAT_LEVELS = 16, 16  # of a map of evidence: few suffice, as it is smooth and the browser enlarges it
@@ -61,17 +60,16 @@ def write_page(
     maps = outcome.grad_cam(outcome.test_images.images[index], outcome.predicted[index]) if len(index) else None
     pictures = _pictures(outcome, index, maps)
     counts, few = outcome.confusion, len(outcome.classes) <= MATRIX_CLASSES
-    right, images = int(counts.diag().sum()), int(counts.sum())
-    copies = copies_in(results)
+    right, images = int(counts.diag().sum()), results["test_count"]
     rows, norm = outcome.rows, gradient_norm(outcome.rows)
     contents = {
-        "accuracy": right / images,
-        "interval": wilson(right / copies, images / copies),
-        "copies": copies,
+        "accuracy": results["test_acc"],
+        "interval": interval(results, right, images),
+        "copies": copies_in(results),
         "right": right,
         "images": images,
         "loss": results["test_loss"],
-        "not_finite": int(said.not_finite.sum()),
+        "not_finite": results.get("not_finite", 0),
         "right_not_finite": int((said.not_finite & said.right).sum()),
         "top2": said.top2 if len(outcome.classes) > 2 else None,
         "checkpoint": Path(results["checkpoint"]).name,
@@ -128,13 +126,13 @@ def _facts(outcome: Outcome, results: Mapping[str, Any]) -> list[tuple[str, str]
 
 
 def _per_class(results: Mapping[str, Any], confusion: Tensor) -> list[dict[str, Any]]:
-    named, copies = list(results["per_class_acc"].items()), copies_in(results)
+    named = list(results["per_class_acc"].items())
     rows = []
     for label in shown_classes([accuracy for _, accuracy in named]):
         right, images = int(confusion[label, label]), int(confusion[label].sum())
         name, accuracy = named[label]
-        interval = wilson(right / copies, images / copies) if images else None
-        rows.append({"name": name, "images": images, "right": right, "accuracy": accuracy, "interval": interval})
+        ends = interval(results, right, images) if images else None
+        rows.append({"name": name, "images": images, "right": right, "accuracy": accuracy, "interval": ends})
     return rows
 
 

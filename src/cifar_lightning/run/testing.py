@@ -20,7 +20,8 @@ from cifar_lightning.model.evaluation import VIEWS, against_people
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.report.outcome import Outcome
 from cifar_lightning.report.predictions import write_predictions
-from cifar_lightning.report.results import PAGE, read_results, report, shown
+from cifar_lightning.report.report import PAGE, report, shown
+from cifar_lightning.report.results import read_results
 from cifar_lightning.report.template import page_at
 from cifar_lightning.run import signals
 from cifar_lightning.run.again import Again
@@ -268,7 +269,7 @@ def report_on(
     page: Path | None = None,
     saved: Mapping[str, Any] | None = None,
 ) -> None:
-    """Reports, on rank 0, on the test that `trainer` has just run; see report/results.py.
+    """Reports, on rank 0, on the test that `trainer` has just run; see report/report.py.
 
     Args:
         trainer: The Trainer that ran the test.
