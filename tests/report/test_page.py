@@ -19,7 +19,6 @@ from PIL import Image
 
 from cifar_lightning.data.image_set import ImageSet
 from cifar_lightning.report import report as report_of_a_test
-from cifar_lightning.report.judgements import Judgements
 from cifar_lightning.report.outcome import Outcome
 from cifar_lightning.report.report import _panels, report
 from cifar_lightning.report.results import read_results
@@ -419,10 +418,14 @@ def test_the_page_says_what_noisy_labels_were_used_for(made, tmp_path, undrawn):
 
 def test_top2_accuracy_of_equal_logits():
     """The top-2 accuracy breaks ties as the accuracy does, so that it is never lower."""
-    equal, labels = torch.zeros(4, 3), torch.tensor([0, 0, 1, 2])
-    assert Judgements(equal, labels, equal.argmax(1)).top2 == 0.75
-    logits = torch.tensor([[3.0, 2.0, 1.0]]).expand(3, 3)
-    assert Judgements(logits, torch.tensor([0, 1, 2]), logits.argmax(1)).top2 == pytest.approx(2 / 3)
+
+    def top2(labels, logits):
+        outcome, *_ = a_test()
+        images = ImageSet(outcome.test_images.images[: len(labels)], torch.tensor(labels), outcome.classes)
+        return replace(outcome, test_images=images, logits=logits, predicted=logits.argmax(1)).top2
+
+    assert top2([0, 0, 1, 2], torch.zeros(4, 3)) == 0.75
+    assert top2([0, 1, 2], torch.tensor([[3.0, 2.0, 1.0]]).expand(3, 3)) == pytest.approx(2 / 3)
 
 
 def test_nan_in_the_results_of_an_earlier_version_is_read_as_none(tmp_path):

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,6 +36,22 @@ class Reliability:
     def rows(self) -> list[tuple[int, float, float]]:
         """Returns the count, confidence and accuracy of each bin, as rows of a table."""
         return list(zip(self.counts.tolist(), self.confidences.tolist(), self.accuracies.tolist(), strict=True))
+
+
+class Calibrated(NamedTuple):
+    """The calibration of a network whose logits are divided by a temperature.
+
+    Attributes:
+        temperature: The temperature; 1 leaves the logits unchanged.
+        bins: The images, binned by confidence.
+        confidence: The mean confidence over all images.
+        loss: The mean cross-entropy over all images.
+    """
+
+    temperature: float
+    bins: Reliability
+    confidence: float
+    loss: float
 
 
 def reliability(confidences: Tensor, right: Tensor) -> Reliability:

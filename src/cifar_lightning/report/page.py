@@ -17,9 +17,8 @@ from torch.nn import functional as F
 
 from cifar_lightning.console import decimal, rounded_down
 from cifar_lightning.report.calibration import BINS
-from cifar_lightning.report.judgements import MATRIX_CLASSES, Cell
 from cifar_lightning.report.many import shown_classes, which_classes
-from cifar_lightning.report.outcome import Outcome
+from cifar_lightning.report.outcome import MATRIX_CLASSES, Cell, Outcome
 from cifar_lightning.report.plots import gradient_norm
 from cifar_lightning.report.results import copies_in, interval
 from cifar_lightning.report.template import percent, png, uri, write_html
@@ -54,8 +53,7 @@ def write_page(
 
     `matrix` is a picture file of the confusion matrix, shown if there are too many classes for a table.
     """
-    said = outcome.judgements
-    mistakes, doubtful, cells = said.mistakes().tolist(), said.doubtful().tolist(), said.cells()
+    mistakes, doubtful, cells = outcome.mistakes().tolist(), outcome.doubtful().tolist(), outcome.cells()
     index = torch.tensor(sorted({*mistakes, *doubtful, *(i for cell in cells for i in cell.images)}), dtype=torch.int64)
     maps = outcome.grad_cam(outcome.test_images.images[index], outcome.predicted[index]) if len(index) else None
     pictures = _pictures(outcome, index, maps)
@@ -70,8 +68,8 @@ def write_page(
         "images": images,
         "loss": results["test_loss"],
         "not_finite": results.get("not_finite", 0),
-        "right_not_finite": int((said.not_finite & said.right).sum()),
-        "top2": said.top2 if len(outcome.classes) > 2 else None,
+        "right_not_finite": int((outcome.not_finite & outcome.right).sum()),
+        "top2": outcome.top2 if len(outcome.classes) > 2 else None,
         "checkpoint": Path(results["checkpoint"]).name,
         "about": _about(outcome, results),
         "facts": _facts(outcome, results),
@@ -158,15 +156,15 @@ def _last(rows: Iterable[Mapping[str, Any]], name: str) -> tuple[int, float] | N
 
 def _pictures(outcome: Outcome, index: Tensor, maps: Tensor | None) -> dict[int, Picture]:
     """Returns the test images at these indices, with their maps of evidence if there are any."""
-    said, names = outcome.judgements, outcome.classes
+    names = outcome.classes
     pixels = outcome.test_images.part(index).pixels
     columns = (
         [None] * len(index) if maps is None else _heats(maps),
         outcome.numbers[index].tolist(),
-        [names[label] for label in said.labels[index].tolist()],
+        [names[label] for label in outcome.labels[index].tolist()],
         [names[label] for label in outcome.predicted[index].tolist()],
-        [percent(rounded_down(share, 1), 1) for share in said.confidences[index].tolist()],
-        [decimal(loss, 2) for loss in said.losses[index].tolist()],
+        [percent(rounded_down(share, 1), 1) for share in outcome.confidences[index].tolist()],
+        [decimal(loss, 2) for loss in outcome.losses[index].tolist()],
     )
     found = zip((png(Image.fromarray(image)) for image in pixels), *columns, strict=True)
     return {i: Picture(*picture) for i, picture in zip(index.tolist(), found, strict=True)}

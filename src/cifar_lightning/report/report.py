@@ -36,7 +36,7 @@ def report(outcome: Outcome, output: Path, page: Path, aloud: bool = True) -> No
     """
     from cifar_lightning.report.table import print_report
 
-    odd = int(outcome.judgements.not_finite.sum())
+    odd = int(outcome.not_finite.sum())
     results = results_of(outcome.confusion, outcome.loss, outcome.classes, outcome.facts, odd)
     if aloud:
         draw(outcome, results, output / "figures", page)
@@ -58,18 +58,18 @@ def draw(outcome: Outcome, results: Mapping[str, Any], folder: Path, page: Path)
     from cifar_lightning.report import drawing, plots
     from cifar_lightning.report.page import write_page
 
-    classes, training, said = outcome.classes, outcome.training_images, outcome.judgements
+    classes, training = outcome.classes, outcome.training_images
     with drawing.own_style():
         figures = {
-            "test_predictions": _predictions(outcome, shown(len(said.labels))),
+            "test_predictions": _predictions(outcome, shown(len(outcome.labels))),
             "confusion_matrix": plots.confusion_matrix(outcome.confusion, classes),
             "per_class_accuracy": plots.per_class_bars(outcome.confusion, classes),
             "calibration": plots.calibration(_panels(outcome)),
         }
         if training is not None:
             figures["training_images"] = plots.image_grid(training.images, training.labels, classes)
-        if len(mistakes := said.mistakes()):
-            figures["mistakes"] = _predictions(outcome, mistakes, said.confidences[mistakes])
+        if len(mistakes := outcome.mistakes()):
+            figures["mistakes"] = _predictions(outcome, mistakes, outcome.confidences[mistakes])
         if outcome.rows:
             figures["curves"] = plots.curves(outcome.rows, outcome.label_smoothing, results)
         write_figures(figures, folder)

@@ -14,7 +14,7 @@ from cifar_lightning.data.test_sets import SEVERITIES
 from cifar_lightning.errors import quoted
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.report.corrupted import CorruptedOutcome, report_corrupted
-from cifar_lightning.report.judgements import not_finite
+from cifar_lightning.report.outcome import not_finite
 from cifar_lightning.report.predictions import add_images
 
 

@@ -310,7 +310,7 @@ def report_on(
         held_out=again.held_out() if aloud and learnt else None,
         grad_cam=again.grad_cam,
     )
-    note_not_finite(int(outcome.judgements.not_finite.sum()), model, output)
+    note_not_finite(int(outcome.not_finite.sum()), model, output)
     report(outcome, output, page or output / PAGE, aloud)
 
 
