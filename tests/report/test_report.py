@@ -1,5 +1,6 @@
 import io
 import re
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,11 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from cifar_lightning.report.corrupted import print_corrupted
 from cifar_lightning.report.group import print_group, summary
 from cifar_lightning.report.names import shortened_apart
-from cifar_lightning.report.table import predictions_table, print_corrupted, print_report
+from cifar_lightning.report.prediction_table import predictions_table
+from cifar_lightning.report.table import print_report
 
 
 def results(classes, confusion):
@@ -83,17 +86,30 @@ def test_long_names_are_shortened_in_a_terminal_and_whole_in_a_pipe(width, class
     assert len({row[1] for row in rows if row}) == classes  # the shortened names stay distinct
 
 
+CORRUPTED = results(["ant", "bee"], [[1, 0], [0, 1]]) | {
+    "corruption_acc": {name: [1.0, 0.8, 0.7, 0.5, 0.2] for name in ("gaussian_noise", "elastic_transform")},
+    **{"mean_corruption_error": 0.3, "mean_corruption_error_19": None},
+}
+
+
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_accuracies_on_corrupted_images_are_whole_at_every_width(width):
-    errors = {"mean_corruption_error": 0.3, "mean_corruption_error_19": None}
-    accuracies = {
-        "corruption_acc": {name: [1.0, 0.8, 0.7, 0.5, 0.2] for name in ("gaussian_noise", "elastic_transform")}
-    }
-    given = results(["ant", "bee"], [[1, 0], [0, 1]]) | errors | accuracies
-    shown = re.sub(r"\x1b\[[\d;]*m", "", printed(print_corrupted, given, [], width=width, terminal=True))
+    shown = re.sub(r"\x1b\[[\d;]*m", "", printed(print_corrupted, CORRUPTED, [], width=width, terminal=True))
     assert len(re.findall(r"100\.0 %  *80\.0 %  *70\.0 %  *50\.0 %  *20\.0 %  *64\.0 %$", shown, re.M)) == 2
     assert max(len(line) for line in shown.splitlines() if "error over" not in line) <= max(width, 70)
-    assert re.search(r"^gaussian_noise +100.0 %", printed(print_corrupted, given, [], width=width), re.M)
+    assert re.search(r"^gaussian_noise +100.0 %", printed(print_corrupted, CORRUPTED, [], width=width), re.M)
+
+
+@pytest.mark.parametrize("width", [20, 30, 40, 47, 48])
+def test_accuracies_on_corrupted_images_stand_in_several_tables_if_one_is_too_wide(width):
+    shown = re.sub(r"\x1b\[[\d;]*m", "", printed(print_corrupted, CORRUPTED, [], width=width, terminal=True))
+    table = shown[shown.index("corruption") : shown.index("Mean corruption error")]
+    assert max(map(len, table.splitlines())) <= width
+    rows = [line.split(None, 1)[1] for line in table.splitlines() if line.startswith(("g", "e"))]
+    for own in (rows[::2], rows[1::2]):  # a corruption in each of the tables
+        assert re.findall(r"\S+ %", " ".join(own)) == ["100.0 %", "80.0 %", "70.0 %", "50.0 %", "20.0 %", "64.0 %"]
+    headings = [line.split()[1:] for line in table.splitlines() if line.startswith("corruption")]
+    assert list(chain(*headings)) == ["1", "2", "3", "4", "5", "mean"]
 
 
 def test_paths_are_printed_whole_and_not_read_as_markup():

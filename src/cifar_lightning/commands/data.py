@@ -35,7 +35,7 @@ def script(arguments: Sequence[str]) -> None:
     with importing():  # imported late: torch and Lightning take seconds
         from cifar_lightning.data.survey import survey
         from cifar_lightning.data.writing import check_target, write
-        from cifar_lightning.report.table import print_survey
+        from cifar_lightning.report.survey_table import print_survey
         from cifar_lightning.run import signals
 
     format, out = settings.to or ("", "")

@@ -53,7 +53,7 @@ def script(arguments: Sequence[str]) -> int:
 
     with importing():  # imported late: torch and Lightning take seconds
         from cifar_lightning.report.prediction_page import PICTURES, write_predictions_page
-        from cifar_lightning.report.table import predictions_table
+        from cifar_lightning.report.prediction_table import predictions_table
         from cifar_lightning.report.template import page_at
         from cifar_lightning.run.checkpoint import load_checkpoint
         from cifar_lightning.run.saved import model_of, select_checkpoint

@@ -1,6 +1,6 @@
 """Prints a comparison to the console."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -9,8 +9,10 @@ from rich.text import Text
 
 from cifar_lightning.console import percent
 from cifar_lightning.report.comparison_words import INTERVAL, NOTHING_DIFFERS, device, shares, statements, value
-from cifar_lightning.report.table import PLAIN, natural_width, print_table
+from cifar_lightning.report.table import PLAIN, print_tables
 
+OF_RUNS = ("", "test", INTERVAL, "val", "seconds", "device", "parameters")
+OF_GROUPS = ("group of seeds", "runs", "mean", "sd", INTERVAL)
 NUMBERS = {"test", "val", "seconds", "parameters", "runs", "mean", "sd"}  # headings of columns that are aligned right
 
 
@@ -23,34 +25,18 @@ def print_comparison(comparison: Mapping[str, Any], console: Console | None = No
         console.print(Text(f"{run['name']:{width}}{run['run']}"), soft_wrap=True)
     names = list(dict.fromkeys(run["group"] for run in runs))
     settings = [(setting, *(value(row[name]) for name in names)) for setting, row in comparison["settings"].items()]
-    tables = _tables(["differs", *names], settings, console)
-    tables += _tables(
-        ["", "test", INTERVAL, "val", "seconds", "device", "parameters"], list(map(_figures, runs)), console
-    )
-    tables += _tables(["group of seeds", "runs", "mean", "sd", INTERVAL], list(map(_spread, groups)), console)
-    for table in tables:
-        console.print()
-        print_table(table, console)
+    if settings:
+        print_tables(_table, ("differs", *names), settings, console)
+    print_tables(_table, OF_RUNS, list(map(_figures, runs)), console)
+    if groups:
+        print_tables(_table, OF_GROUPS, list(map(_spread, groups)), console)
     if len(names) > 1 and not comparison["settings"]:
         _say(NOTHING_DIFFERS, console)
     for line in statements(comparison):
         _say(line, console)
 
 
-def _tables(headings: Sequence[str], rows: Sequence[Sequence[str]], console: Console) -> list[Table]:
-    """Makes a table of the rows, if any; several, each with the first column, if a terminal is too narrow for one."""
-    if not rows:
-        return []
-    columns = range(1, len(headings))
-    for abreast in range(len(columns), 0, -1):
-        parts = [(0, *columns[start : start + abreast]) for start in range(0, len(columns), abreast)]
-        tables = [_table([headings[i] for i in part], ([row[i] for i in part] for row in rows)) for part in parts]
-        if not console.is_terminal or max(natural_width(console, table) for table in tables) <= console.width:
-            break
-    return tables
-
-
-def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(*headings, **PLAIN)
     for column in table.columns:
         column.overflow = "fold"

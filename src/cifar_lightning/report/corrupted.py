@@ -6,14 +6,23 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from rich.console import Console
+from rich.text import Text
 from torch import Tensor
 
 from cifar_lightning import stop
-from cifar_lightning.console import printing
+from cifar_lightning.console import percent, printing
 from cifar_lightning.data.test_sets import CORRUPTIONS, EXTRA_CORRUPTIONS
 from cifar_lightning.report.predictions import NAME as PREDICTIONS
 from cifar_lightning.report.report import PAGE, write_figures
 from cifar_lightning.report.results import results_of, write_results
+from cifar_lightning.report.table import print_overall, print_paths, print_tables, table_of_numbers
+
+# By the key of results.json.
+MEAN_ERRORS = {
+    "mean_corruption_error": "the 15 corruptions of the benchmark",
+    "mean_corruption_error_19": "all 19",
+}
 
 
 @dataclass(frozen=True)
@@ -41,8 +50,6 @@ class CorruptedOutcome:
 
 def report_corrupted(outcome: CorruptedOutcome, output: Path) -> None:
     """Writes results.json and figures/ into the folder `output`, and prints the table."""
-    from cifar_lightning.report.table import print_corrupted
-
     results = {
         **results_of(outcome.confusion, outcome.loss, outcome.classes, outcome.facts, outcome.not_finite),
         "test_images": outcome.images,
@@ -79,3 +86,19 @@ def _mean_error(accuracies: Mapping[str, Sequence[float]], names: Iterable[str])
     if not set(names) <= accuracies.keys():
         return None
     return fmean(1 - fmean(accuracies[name]) for name in names)
+
+
+def print_corrupted(results: Mapping[str, Any], paths: Sequence[Path], console: Console | None = None) -> None:
+    """Prints results.json: accuracy per corruption and severity, mean errors, and where the files are."""
+    console = console or Console()
+    print_overall(results, console)
+    accuracies = results["corruption_acc"]
+    severities = range(1, len(next(iter(accuracies.values()))) + 1)
+    rows = [(name, *map(percent, (*row, fmean(row)))) for name, row in accuracies.items()]
+    print_tables(table_of_numbers, ("corruption", *map(str, severities), "mean"), rows, console)
+    console.print()
+    for key, over in MEAN_ERRORS.items():
+        error = "n/a, because some are missing" if results[key] is None else f"{100 * results[key]:.2f} %"
+        console.print(Text(f"Mean corruption error over {over}: {error}"), soft_wrap=True)
+    console.print()
+    print_paths(paths, console)

@@ -1,6 +1,6 @@
 """Summarises many runs of one recipe: mean, spread and interval, as values, on the console and as a figure."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -12,7 +12,7 @@ from rich.text import Text
 from cifar_lightning.report import statistics
 from cifar_lightning.report.comparison_words import INTERVAL
 from cifar_lightning.report.many import shown_classes, which_classes
-from cifar_lightning.report.names import SHORTEST, Name
+from cifar_lightning.report.names import SHORTEST
 from cifar_lightning.report.report import write_figures
 from cifar_lightning.report.table import natural_width, print_paths, print_table, table_of_numbers
 
@@ -49,17 +49,16 @@ def print_group(found: Mapping[str, Any], paths: Sequence[Path], console: Consol
     Prints to standard output by default.
     """
     console = console or Console()
-    table = table_of_numbers("accuracy", "mean", "sd", INTERVAL, padding=0)
-    overall = {"test": found["figures"]["test_acc"], "validation": found["figures"].get("val_acc")}
-    for name, spread in overall.items():
-        if spread is not None:
-            table.add_row(*_row(name, spread, 2), style="bold" if name == "test" else "")
+    rows = [_row("test", found["figures"]["test_acc"], 2)]
+    if "val_acc" in found["figures"]:
+        rows.append(_row("validation", found["figures"]["val_acc"], 2))
     shown, which = _shown(found)
-    for name, spread in shown.items():
-        table.add_row(*_row(name, spread, 1, shown))
+    rows += [_row(name, spread, 1) for name, spread in shown.items()]
+    table = table_of_numbers(("accuracy", "mean", "sd", INTERVAL), rows)
+    table.rows[0].style = "bold"
     if console.is_terminal and (over := natural_width(console, table) - console.width) > 0:
         # Shortens the names. By default rich would fold the intervals instead.
-        table.columns[0].max_width = max(SHORTEST, max(map(cell_len, (*overall, *shown, "accuracy"))) - over)
+        table.columns[0].max_width = max(SHORTEST, max(map(cell_len, ("accuracy", *(row[0] for row in rows)))) - over)
     console.print()
     console.print(Text(f"Accuracy over {len(found['runs'])} {found['kind']}", "bold"), soft_wrap=True)
     console.print()
@@ -77,15 +76,13 @@ def _shown(found: Mapping[str, Any]) -> tuple[dict[str, Mapping[str, Any] | None
     return {named[label][0]: named[label][1] for label in shown}, which_classes(len(shown), len(named))
 
 
-def _row(
-    name: str, spread: Mapping[str, Any] | None, digits: int, others: Collection[str] = ()
-) -> tuple[Name | Text, ...]:
+def _row(name: str, spread: Mapping[str, Any] | None, digits: int) -> tuple[str, str, str, str]:
     if spread is None:
-        return Name(name, others), *map(Text, ("n/a", "n/a", "n/a"))
+        return name, "n/a", "n/a", "n/a"
     low_high = spread["interval"]
     mean, sd = f"{100 * spread['mean']:.{digits}f} %", f"{100 * spread['sd']:.{digits}f}"
     between = "n/a" if low_high is None else " to ".join(f"{100 * end:.{digits}f}" for end in low_high) + " %"
-    return Name(name, others), *map(Text, (mean, sd, between))
+    return name, mean, sd, between
 
 
 def write_figure(found: Mapping[str, Any], run: str, folder: Path) -> Path:

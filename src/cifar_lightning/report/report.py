@@ -16,6 +16,7 @@ from cifar_lightning.files import write_atomically
 from cifar_lightning.report.calibration import Reliability
 from cifar_lightning.report.outcome import Outcome
 from cifar_lightning.report.results import results_of, write_results
+from cifar_lightning.report.table import print_report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,8 +35,6 @@ def report(outcome: Outcome, output: Path, page: Path, aloud: bool = True) -> No
 
     Removes figures and a page that another test left there, because they would not match these results.
     """
-    from cifar_lightning.report.table import print_report
-
     odd = int(outcome.not_finite.sum())
     results = results_of(outcome.confusion, outcome.loss, outcome.classes, outcome.facts, odd)
     if aloud:
