@@ -37,7 +37,6 @@ from tutorial_script import TRANSFORMS, Pictures
 
 from cifar_lightning import CIFAR10DataModule, TutorialNet, fit
 from cifar_lightning.data import folder as class_folders
-from cifar_lightning.data import pictures
 from cifar_lightning.data.cifar10 import MEAN, STD
 from cifar_lightning.data.loader import BatchLoader
 from cifar_lightning.data.sources import Source
@@ -170,7 +169,7 @@ def decode_times(side: int, count: int, repeats: int) -> dict[str, dict[str, lis
         theirs = ImageFolder(f"{top}/train", scaled)
         sides: dict[str, Callable[[], Any]] = {
             "ImageFolder": lambda: [np.asarray(theirs[i][0]) for i in range(len(theirs))],
-            "ours": lambda: pictures.read(class_folders.scan(Path(top), "train")),
+            "ours": lambda: class_folders.read(class_folders.scan(Path(top), "train")),
         }
 
         def timed(read: Callable[[], Any]) -> tuple[float, float]:

@@ -258,7 +258,7 @@ def test_helpers_decode_small_pictures_as_this_process_does(tmp_path, monkeypatc
     Image.new("L", (1, 1)).save(tmp_path / "test" / "a" / "x.png")
     here, decode = [], decoding.decode
     monkeypatch.setattr(decoding, "decode", lambda path, remarks: here.append(path) or decode(path, remarks))
-    decoded = pictures.read(folder.scan(tmp_path, "train"))
+    decoded = folder.read(folder.scan(tmp_path, "train"))
     assert decoded.images[:, 0, 0, 0].tolist() == [*range(30), 0]
     assert "deep.png has 16 bits per value, but no value above 99 of 65,535" in decoded.notes[0]
     assert here == []  # the helpers have done it, and have ended
@@ -272,7 +272,7 @@ def test_helpers_decode_small_pictures_as_this_process_does(tmp_path, monkeypatc
     assert [i for i, one in enumerate(read) if isinstance(one, InputError)] == [7]
     assert [one[0][0, 0, 0] for one in read[:30] if not isinstance(one, InputError)] == [*range(7), *range(8, 30)]
     with pytest.raises(InputError, match=r"07\.png"):
-        pictures.read(folder.scan(tmp_path, "train"))
+        folder.read(folder.scan(tmp_path, "train"))
 
 
 @pytest.mark.parametrize("how", ["never begin", "are killed"])
@@ -544,7 +544,7 @@ def test_pictures_with_broken_metadata_are_read_with_a_warning(tmp_path):
 def test_warnings_name_files_by_their_present_path(tmp_path, monkeypatch):
     """A moved folder is decoded again only for splits with warnings, which name files by their present path."""
     decoded, read = [], pictures.read
-    monkeypatch.setattr(pictures, "read", lambda listing: (decoded.append(1), read(listing))[1])
+    monkeypatch.setattr(pictures, "read", lambda *args: (decoded.append(1), read(*args))[1])
     folders(tmp_path / "old", train=("a/1.png", "b/1.png"), test=("a/1.png", "b/1.png"))
     sound = (tmp_path / "old" / "train" / "a" / "1.png").read_bytes()
     (tmp_path / "old" / "train" / "a" / "1.png").write_bytes(chunked(sound, b"tEXt", b"a\0b", checksum=7))

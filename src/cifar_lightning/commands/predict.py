@@ -183,20 +183,19 @@ def _print_json(rows: Iterable[Row]) -> None:
 
 def _files(paths: Sequence[str]) -> list[str]:
     """Lists the named files, and the pictures in named folders. A missing file is reported when it is read."""
-    from cifar_lightning.data.folder import pictures_in
+    from cifar_lightning.data.folder import Walk
 
     files: list[str] = []
     for path in paths:
         if not os.path.isdir(path):
             files.append(path)
             continue
-        dead: list[str] = []
-        others: list[str] = []
+        walk = Walk(goes_on=True)
         with readable(Path(path)):
-            found = [file for file, _ in pictures_in(path, dead, others, goes_on=True)]
-        if not found and not dead:
+            found = [file for file, _ in walk.pictures(path)]
+        if not found and not walk.dead:
             raise InputError(f"{path} contains no pictures: pass an image or a folder of images")
-        if note := passed_over(others):
+        if note := passed_over(walk.passed_over):
             say(f"note: {note}")
-        files += [str(Path(file)) for file in (*found, *dead)]  # without the ./ of `predict quick .`
+        files += [str(Path(file)) for file in (*found, *walk.dead)]  # without the ./ of `predict quick .`
     return files

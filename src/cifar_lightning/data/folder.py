@@ -1,17 +1,17 @@
-"""Class folders: lists the pictures in train/<class>/, test/<class>/ and, if there is one, val/<class>/."""
+"""Class folders: the pictures in train/<class>/, test/<class>/ and, if there is one, val/<class>/."""
 
 import hashlib
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from cifar_lightning.data.cache import identity
+from cifar_lightning.data import pictures
+from cifar_lightning.data.cache import Decoded, identity
 from cifar_lightning.data.cifar10 import CLASSES_OF
 from cifar_lightning.data.kinds import may_be_picture, passed_over
 from cifar_lightning.errors import InputError, quoted
@@ -22,6 +22,8 @@ LAYOUT = (
 )
 SHAPE = "class folders"
 VALIDATION = ("val", "valid", "validation")
+
+Picture = tuple[str, os.stat_result]  # its path, and what os.stat says of it
 
 
 class Listing(NamedTuple):
@@ -46,20 +48,122 @@ class Listing(NamedTuple):
     note: str
 
 
-@dataclass
-class _Tree:
-    """The class folders of one split, with the dead links and passed-over files found while listing them."""
+class Walk:
+    """Finds the pictures in folders, and remembers what else is there.
 
-    top: Path
-    folders: dict[str, list[str]] = field(default_factory=dict)  # the folders of each class, by class name
-    dead: list[str] = field(default_factory=list)
-    passed_over: list[str] = field(default_factory=list)
+    Args:
+        goes_on: Whether an unreadable subfolder, or a link in a circle, is added to `dead` instead of raising an error.
+
+    Attributes:
+        dead: Links to nothing.
+        passed_over: Files that are not pictures.
+    """
+
+    def __init__(self, goes_on: bool = False) -> None:
+        self.goes_on = goes_on
+        self.dead: list[str] = []
+        self.passed_over: list[str] = []
+
+    def pictures(self, folder: str, above: tuple[tuple[int, int], ...] = (), link: str = "") -> Iterator[Picture]:
+        """Yields the pictures in a folder, sorted by name, then those in its subfolders at any depth.
+
+        Args:
+            folder: Path of the folder.
+            above: Device and inode of each folder that contains this one, to recognise a circle.
+            link: The last link on the way to this folder.
+
+        Raises:
+            InputError: A link leads in a circle.
+        """
+        stat = os.stat(folder)
+        link, here = folder if os.path.islink(folder) else link, (stat.st_dev, stat.st_ino)
+        if here in above:
+            if self.goes_on:
+                self.dead.append(link)
+                return
+            raise InputError(f"{quoted(link)} is a link to a folder that contains the link: remove it")
+        folders = []
+        for entry in _visible(folder):
+            if entry.is_dir():
+                folders.append(entry.path)
+            elif self._is_picture(entry):
+                yield entry.path, entry.stat()
+        for path in folders:
+            try:
+                yield from self.pictures(path, (*above, here), link)
+            except OSError:
+                if not self.goes_on:
+                    raise
+                self.dead.append(path)
+
+    def _is_picture(self, entry: os.DirEntry[str]) -> bool:
+        is_file = entry.is_file()  # not a link to nothing, or a pipe
+        if is_file and may_be_picture(entry.path):
+            return True
+        (self.dead if entry.is_symlink() and not is_file else self.passed_over).append(entry.path)
+        return False
+
+
+class _Split:
+    """The class folders of one split.
+
+    Class names are compared in Unicode's NFC form, because macOS may store an accented letter as two characters, which
+    look like the one character that other systems store.
+    """
+
+    def __init__(self, top: Path) -> None:
+        self.top = top
+        self.folders: dict[str, list[str]] = {}  # the folders of each class, by class name
+        self.walk = Walk()
+        for entry in _visible(top):
+            if any("\ud800" <= letter <= "\udfff" for letter in entry.name):  # in place of bytes that are not UTF-8
+                raise InputError(f"{top} has a folder {entry.name!r} with a name that is not UTF-8: rename it")
+            if entry.is_dir():
+                self.folders.setdefault(unicodedata.normalize("NFC", entry.name), []).append(entry.path)
+            elif not os.path.exists(entry.path):
+                self.walk.dead.append(entry.path)
+            elif may_be_picture(entry.path):  # other kinds of files are nothing unusual there
+                self.walk.passed_over.append(entry.path)
+        self._check_links()
+
+    def check_classes(self, other: "_Split") -> None:
+        """Raises an InputError if the other split lacks a class that this one has."""
+        if lacking := self.folders.keys() - other.folders.keys():
+            raise InputError(
+                f"{other.top} lacks the class {quoted(min(lacking))}, which {self.top.name}/ has: "
+                "both need the same classes"
+            )
+
+    def pictures(self, classes: Sequence[str]) -> Iterator[tuple[int, str, list[Picture]]]:
+        """Yields the label, the path and the pictures of each class folder, in the order of the classes.
+
+        Raises:
+            InputError: A link leads nowhere or in a circle, or there are no pictures.
+        """
+        count = 0
+        for label, name in enumerate(classes):
+            for folder in self.folders[name]:
+                found = list(self.walk.pictures(folder))
+                count += len(found)
+                yield label, folder, found
+        self._check_links()
+        if not count:
+            raise InputError(f"{self.top} has no images: {LAYOUT}")
+
+    def _check_links(self) -> None:
+        if dead := self.walk.dead:
+            first, count = quoted(dead[0]), len(dead)
+            one, many = (
+                f"a broken link, {first}: fix or remove it",
+                f"{count} broken links, first {first}: fix or remove them",
+            )
+            raise InputError(f"{self.top} has {many if count > 1 else one}")
 
 
 def has_classes(data_dir: Path) -> bool:
     """Returns whether `data_dir` has class folders for training, even if they are empty."""
     train = data_dir / "train"
-    return train.is_dir() and any(path.is_dir() and not path.name.startswith(".") for path in train.iterdir())
+    return train.is_dir() and any(entry.is_dir() for entry in _visible(train))
 
 
 def scan(data_dir: Path, split: str) -> Listing:
@@ -71,89 +175,63 @@ def scan(data_dir: Path, split: str) -> Listing:
     """
     import PIL
 
+    splits = {name: _Split(data_dir / name) for name in _splits_in(data_dir)}
+    for other in splits.values():
+        splits["train"].check_classes(other)
+        other.check_classes(splits["train"])
+    classes = in_order(splits["train"].folders)
+
+    paths: list[str] = []
+    labels: list[int] = []
+    size, ends = 0, []
+    parts = [part for name, part in splits.items() if (name == "test") == (split == "test")]
+    digest = hashlib.sha256(f"{PIL.__version__} {classes!r}".encode())
+    for part in parts:
+        for label, folder, found in part.pictures(classes):
+            where = os.path.relpath(folder, data_dir)  # per folder: it takes longer than all else for a picture
+            for path, stat in found:
+                digest.update(identity(where + path.removeprefix(folder), stat))
+                paths.append(path)
+                labels.append(label)
+                size += stat.st_size
+            digest.update(f"{classes[label]} {os.stat(folder).st_ino}\n".encode())
+        ends.append(len(paths))
+    note = passed_over([path for part in parts for path in part.walk.passed_over], ", or not in a class folder")
+    held_out = ends[-1] - ends[0]
+    return Listing(paths, np.array(labels, dtype=np.int64), classes, held_out, digest.hexdigest(), size, note)
+
+
+def read(listing: Listing) -> Decoded:
+    """Decodes the listed pictures.
+
+    Raises:
+        InputError: A file cannot be read as an image; the message names it.
+    """
+    images, notes = pictures.read(listing.paths, listing.size)
+    return Decoded(images, listing.labels, listing.classes, listing.held_out, notes)
+
+
+def _splits_in(data_dir: Path) -> list[str]:
+    """Returns the names of the folders with splits: train, the validation folder if there is one, and test."""
     if not data_dir.is_dir():
         cause = "is not a folder, or a file of a known kind" if os.path.lexists(data_dir) else "does not exist"
         raise InputError(f"data_dir {data_dir} {cause}: pass your images as --data.data_dir; {LAYOUT}")
     for name in ("train", "test", *VALIDATION):
         if (data_dir / name).is_symlink() and not (data_dir / name).exists():
             raise InputError(f"data_dir {data_dir}: {name}/ is a broken link; fix or remove it")
+    found = [name for name in ("train", *VALIDATION, "test") if (data_dir / name).is_dir()]
     for name in ("train", "test"):
-        if not (data_dir / name).is_dir():
+        if name not in found:
             raise InputError(f"data_dir {data_dir} has no folder {name}/: {LAYOUT}")
-    validation = [name for name in VALIDATION if (data_dir / name).is_dir()]
-    if len(validation) > 1:
-        raise InputError(
-            f"data_dir {data_dir} has {validation[0]}/ and {validation[1]}/, both for validation: keep only one"
-        )
-    trees = {name: _classes_in(data_dir / name) for name in ("train", *validation, "test")}
-    for tree in trees.values():
-        _check_links(tree)
-    for name in (*validation, "test"):
-        _check_classes(trees["train"], trees[name])
-        _check_classes(trees[name], trees["train"])
-    classes = in_order(trees["train"].folders)
-
-    paths: list[str] = []
-    labels: list[int] = []
-    size, counts, chosen = 0, [], [trees[name] for name in (["test"] if split == "test" else ["train", *validation])]
-    digest = hashlib.sha256(f"{PIL.__version__} {classes!r}".encode())
-    for tree in chosen:
-        before = len(paths)
-        for label, name in enumerate(classes):
-            for folder in tree.folders[name]:
-                where = os.path.relpath(folder, data_dir)  # per folder: it takes longer than all else for a picture
-                for path, stat in pictures_in(folder, tree.dead, tree.passed_over):
-                    digest.update(identity(where + path.removeprefix(folder), stat))
-                    paths.append(path)
-                    labels.append(label)
-                    size += stat.st_size
-                digest.update(f"{name} {os.stat(folder).st_ino}\n".encode())
-        _check_links(tree)
-        counts.append(len(paths) - before)
-        if not counts[-1]:
-            raise InputError(f"{tree.top} has no images: {LAYOUT}")
-    note = passed_over([path for tree in chosen for path in tree.passed_over], ", or not in a class folder")
-    held_out = 0 if split == "test" else sum(counts[1:])
-    return Listing(paths, np.array(labels, dtype=np.int64), classes, held_out, digest.hexdigest(), size, note)
+    if len(found) > 3:  # train, test, and more than one for validation
+        raise InputError(f"data_dir {data_dir} has {found[1]}/ and {found[2]}/, both for validation: keep only one")
+    return found
 
 
-def _classes_in(top: Path) -> _Tree:
-    """Finds the class folders of a split, by class name.
-
-    Names are compared in Unicode's NFC form, because macOS may store an accented letter as two characters, which look
-    like the one character that other systems store.
-    """
-    tree = _Tree(top)
-    for entry in sorted(os.scandir(top), key=lambda entry: entry.name):
-        if entry.name.startswith("."):
-            continue
-        if any("\ud800" <= letter <= "\udfff" for letter in entry.name):  # in place of bytes that are not UTF-8
-            raise InputError(f"{top} has a folder {entry.name!r} with a name that is not UTF-8: rename it")
-        if entry.is_dir():
-            tree.folders.setdefault(unicodedata.normalize("NFC", entry.name), []).append(entry.path)
-        elif not os.path.exists(entry.path):
-            tree.dead.append(entry.path)
-        elif may_be_picture(entry.path):  # other kinds of files are nothing unusual there
-            tree.passed_over.append(entry.path)
-    return tree
-
-
-def _check_classes(tree: _Tree, other: _Tree) -> None:
-    if lacking := tree.folders.keys() - other.folders.keys():
-        raise InputError(
-            f"{other.top} lacks the class {quoted(min(lacking))}, which {tree.top.name}/ has: "
-            "both need the same classes"
-        )
-
-
-def _check_links(tree: _Tree) -> None:
-    if tree.dead:
-        first, count = quoted(tree.dead[0]), len(tree.dead)
-        one, many = (
-            f"a broken link, {first}: fix or remove it",
-            f"{count} broken links, first {first}: fix or remove them",
-        )
-        raise InputError(f"{tree.top} has {many if count > 1 else one}")
+def _visible(folder: str | Path) -> list[os.DirEntry[str]]:
+    """Returns what a folder has that is not hidden, sorted by name."""
+    entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+    return sorted(entries, key=lambda entry: entry.name)
 
 
 def in_order(classes: Iterable[str]) -> tuple[str, ...]:
@@ -165,52 +243,3 @@ def in_order(classes: Iterable[str]) -> tuple[str, ...]:
     if all(name.isascii() and name.isdigit() for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))
-
-
-def pictures_in(
-    folder: str,
-    dead: list[str],
-    passed_over: list[str],
-    goes_on: bool = False,
-    above: tuple[tuple[int, int], ...] = (),
-    link: str = "",
-) -> Iterator[tuple[str, os.stat_result]]:
-    """Yields the pictures in a folder, sorted by name, then those in its subfolders at any depth; each with its stat.
-
-    Args:
-        folder: Path of the folder.
-        dead: List to which links to nothing are added.
-        passed_over: List to which files that are not pictures are added.
-        goes_on: Whether an unreadable subfolder, or a link in a circle, is added to `dead` instead of raising an error.
-        above: Device and inode of each folder that contains this one, to recognise a circle.
-        link: The last link on the way to this folder.
-
-    Raises:
-        InputError: A link leads in a circle.
-    """
-    stat = os.stat(folder)
-    link, here = folder if os.path.islink(folder) else link, (stat.st_dev, stat.st_ino)
-    if here in above:
-        if goes_on:
-            dead.append(link)
-            return
-        raise InputError(f"{quoted(link)} is a link to a folder that contains the link: remove it")
-    folders = []
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            folders.append(entry.path)
-        elif not entry.is_file():  # a link to nothing, or a pipe
-            (dead if entry.is_symlink() else passed_over).append(entry.path)
-        elif may_be_picture(entry.path):
-            yield entry.path, entry.stat()
-        else:
-            passed_over.append(entry.path)
-    for path in folders:
-        try:
-            yield from pictures_in(path, dead, passed_over, goes_on, (*above, here), link)
-        except OSError:
-            if not goes_on:
-                raise
-            dead.append(path)

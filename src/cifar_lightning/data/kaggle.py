@@ -14,7 +14,6 @@ import numpy as np
 from cifar_lightning.data import pictures
 from cifar_lightning.data.cache import Decoded
 from cifar_lightning.data.cifar10 import CLASSES
-from cifar_lightning.data.folder import Listing
 from cifar_lightning.errors import InputError
 
 TRAIN_LABELS = "trainLabels.csv"
@@ -49,7 +48,8 @@ def read(home: Path, split: str) -> Decoded:
     listed = _listed(table)
     labels = np.array([CLASSES.index(name) for _, name in listed], dtype=np.int64)
     size = sum(path.stat().st_size for path, _ in listed)
-    return pictures.read(Listing([str(path) for path, _ in listed], labels, CLASSES, 0, "", size, ""))
+    images, notes = pictures.read([str(path) for path, _ in listed], size)
+    return Decoded(images, labels, CLASSES, notes=notes)
 
 
 def _listed(table: Path) -> list[tuple[Path, str]]:

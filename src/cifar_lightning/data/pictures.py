@@ -12,9 +12,7 @@ import numpy as np
 
 from cifar_lightning.data import decoding
 from cifar_lightning.data.bar import bar
-from cifar_lightning.data.cache import Decoded
 from cifar_lightning.data.decoding import Pixels, Remarks, pillows_warnings
-from cifar_lightning.data.folder import Listing
 from cifar_lightning.data.helpers import helpers, serve, usable_cores
 from cifar_lightning.errors import InputError
 
@@ -42,15 +40,22 @@ class Part(NamedTuple):
     errors: dict[str, InputError]
 
 
-def read(listing: Listing) -> Decoded:
-    """Decodes the listed files.
+def read(paths: Sequence[str], size: int) -> tuple[Pixels, tuple[str, ...]]:
+    """Reads image files.
+
+    Args:
+        paths: Paths of the files.
+        size: Total size of the files in bytes.
+
+    Returns:
+        Their pixels, uint8 (N, 32, 32, 3), and any remarks on them.
 
     Raises:
         InputError: A file cannot be read as an image; the message names it.
     """
-    images = np.empty((len(listing.paths), 32, 32, 3), dtype=np.uint8)
+    images = np.empty((len(paths), 32, 32, 3), dtype=np.uint8)
     remarks, done = Remarks(), 0
-    parts = _in_order(listing.paths, listing.size)
+    parts = _in_order(paths, size)
     with closing(parts), bar("reading pictures", len(images)) as advance:
         for _, part in parts:
             for error in part.errors.values():
@@ -59,7 +64,7 @@ def read(listing: Listing) -> Decoded:
             remarks.add(part.remarks)
             done += len(part.pixels)
             advance(done)
-    return Decoded(images, listing.labels, listing.classes, listing.held_out, remarks.notes())
+    return images, remarks.notes()
 
 
 def read_each(paths: Sequence[str | Path]) -> Generator[tuple[Pixels, tuple[str, ...]] | InputError, None, None]:
@@ -82,12 +87,7 @@ def _size(path: str) -> int:
 
 
 def _in_order(paths: Sequence[str], size: int) -> Generator[tuple[Sequence[str], Part], None, None]:
-    """Yields some of the paths at a time, in order, with their decoded pictures.
-
-    Args:
-        paths: Paths of the files.
-        size: Total size of the files in bytes.
-    """
+    """Yields some of the paths at a time, in order, with their decoded pictures; see `read`."""
     photographs = size > PHOTOGRAPH * len(paths)  # threads help with these: most of the time goes into the decoder
     helping = 0 if photographs else min(usable_cores(), len(paths) // WORTH)
     workers, step = (usable_cores(), 1) if photographs else (max(1, helping), AT_ONCE)

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from cifar_lightning.data import archive, arrays, cache, download, folder, official, parquet, pictures, shapes
+from cifar_lightning.data import archive, arrays, cache, download, folder, official, parquet, shapes
 from cifar_lightning.data.cache import Decoded
 from cifar_lightning.data.cifar10 import ARCHIVES, CLASSES, CLASSES_OF, TITLES
 from cifar_lightning.data.class_names import named_twice
@@ -149,8 +149,8 @@ class Source:
                 decode = partial(_decode_own, partial(parquet.read_own, parts, split), files, self.sha256)
                 return Found(home, self._key(files), decode, parquet.SHAPE, files)
         listing = folder.scan(home, split)
-        decode, notes = partial(pictures.read, listing), (listing.note, self._unchecked(folder.SHAPE))
-        return Found(home, listing.fingerprint, decode, folder.SHAPE, listing.paths, notes)
+        notes = listing.note, self._unchecked(folder.SHAPE)
+        return Found(home, listing.fingerprint, partial(folder.read, listing), folder.SHAPE, listing.paths, notes)
 
     def _find_official(self, split: str) -> "Found":
         if (held := self.held()) is None:
