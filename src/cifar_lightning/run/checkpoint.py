@@ -146,8 +146,8 @@ def _check_sums(path: str | os.PathLike[str]) -> None:
                         pass
 
 
-def newest_readable(folder: Path) -> tuple[Path, list[str]]:
-    """Returns the newest readable checkpoint in `folder`, and what is wrong with each newer one.
+def newest_readable(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
+    """Returns the newest readable checkpoint in `folder`, its contents, and what is wrong with each newer one.
 
     Raises:
         UnreadableError: The operating system cannot read a newer one, which may be intact: skipped, it would be lost.
@@ -156,13 +156,11 @@ def newest_readable(folder: Path) -> tuple[Path, list[str]]:
     problems: list[str] = []
     for path in reversed(step_checkpoints(folder)):
         try:
-            load_checkpoint(path)
+            return path, load_checkpoint(path), problems
         except UnreadableError:
             raise
         except InputError as error:
             problems.append(cause_of(error))
-        else:
-            return path, problems
     raise InputError("; ".join([f"nothing to resume: {folder} has no readable checkpoint", *problems]))
 
 

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -58,24 +59,23 @@ def imported(path: str, num_classes: int, width: int | None = None) -> nn.Module
         sys.path.append(here)  # last, so that a user's random.py does not hide Python's
     if module_name.endswith(".py"):
         file = Path(os.path.relpath(module_name))
-        module = ".".join(file.with_suffix("").parts)
-        use = f"use {module}:{name}"
+        use = f"use {'.'.join(file.with_suffix('').parts)}:{name}"
         if ".." in file.parts:
             use = f"start in {Path(module_name).parent}, and use {file.stem}:{name}"
         raise InputError(f"net {path}: {module_name} is a file, not the name of a module: {use}")
     try:
-        found: Any = _module(module_name)
+        module = _module(module_name)
     except Exception as error:  # the user's code runs, and may raise anything
         missing = isinstance(error, ModuleNotFoundError) and module_name.startswith(error.name or " ")
         hint = "start in the folder that contains it, or install it" if missing else "fix it"
         raise InputError(
             f"net {path}: {module_name} cannot be imported{place_of(error)} ({in_short(error)}): {hint}"
         ) from error
-    where = getattr(found, "__file__", None) or module_name
-    for part in name.split("."):
-        if not hasattr(found, part):
-            raise InputError(f"net {path}: {where} has no {name or 'name after the colon'}: use a name that it has")
-        found = getattr(found, part)
+    try:
+        found = attrgetter(name)(module)
+    except AttributeError as error:
+        where, what = getattr(module, "__file__", None) or module_name, name or "name after the colon"
+        raise InputError(f"net {path}: {where} has no {what}: use a name that it has") from error
     if isinstance(found, nn.Module) or not callable(found):
         raise InputError(
             f"net {path} is of type {type(found).__name__}: use a class or a function that makes a network"

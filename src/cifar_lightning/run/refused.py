@@ -5,27 +5,33 @@ from cifar_lightning.data.absent import TRANSFORMS
 from cifar_lightning.model import absent as absent_of_model
 from cifar_lightning.signatures import trainer_arguments
 
-# The reasons, by group and name of the argument.
-WHY = {
-    "data.seed": "is set by the run's seed: use seed",
+# By group and name of the argument: why a run does not take it, and what to do.
+WHY: dict[str, tuple[str, str]] = {
+    "data.seed": ("is set by the run's seed", "use seed"),
     **dict.fromkeys(
         (f"data.{name}" for name in TRANSFORMS),
-        "is code, which config.yaml cannot hold: pass it to CIFAR10DataModule, and pass that to "
-        "lightning.pytorch.Trainer().fit",
+        (
+            "is code, which config.yaml cannot hold",
+            "pass it to CIFAR10DataModule, and pass that to lightning.pytorch.Trainer().fit",
+        ),
     ),
-    "model.classes": "is set by the images: leave it out",
-    "model.preprocessing": "is set by the images: leave it out",
-    "trainer.callbacks": "takes objects, which a file cannot hold: pass them to fit(callbacks=[...]) in Python",
-    "trainer.logger": "is a setting of its own: use --logger csv, tensorboard, wandb or mlflow, or in Python "
-    "fit(logger=...)",
-    "trainer.enable_checkpointing": "cannot be changed, because a run resumes from its checkpoints: use "
-    "--checkpoint_every_n_steps for more of them",
-    "trainer.enable_progress_bar": "cannot be changed: use --report false to print nothing",
-    "trainer.use_distributed_sampler": "cannot be changed, because the loaders divide the images: leave it out",
-    "trainer.limit_predict_batches": "does nothing, because a run predicts nothing: leave it out",
-    "trainer.model_registry": "does nothing, because nothing is uploaded: leave it out",
-    "trainer.barebones": "cannot be changed, because a run logs and saves: leave it out",
-    "trainer.plugins": "takes objects, and this package brings its own: use --precision, --strategy or --num_nodes",
+    "model.classes": ("is set by the images", "leave it out"),
+    "model.preprocessing": ("is set by the images", "leave it out"),
+    "trainer.callbacks": ("takes objects, which a file cannot hold", "pass them to fit(callbacks=[...]) in Python"),
+    "trainer.logger": (
+        "is a setting of its own",
+        "use --logger csv, tensorboard, wandb or mlflow, or in Python fit(logger=...)",
+    ),
+    "trainer.enable_checkpointing": (
+        "cannot be changed, because a run resumes from its checkpoints",
+        "use --checkpoint_every_n_steps for more of them",
+    ),
+    "trainer.enable_progress_bar": ("cannot be changed", "use --report false to print nothing"),
+    "trainer.use_distributed_sampler": ("cannot be changed, because the loaders divide the images", "leave it out"),
+    "trainer.limit_predict_batches": ("does nothing, because a run predicts nothing", "leave it out"),
+    "trainer.model_registry": ("does nothing, because nothing is uploaded", "leave it out"),
+    "trainer.barebones": ("cannot be changed, because a run logs and saves", "leave it out"),
+    "trainer.plugins": ("takes objects, and this package brings its own", "use --precision, --strategy or --num_nodes"),
 }
 
 # Names that are common elsewhere, and a run's name for the same setting: the two are too different to be matched.
@@ -51,8 +57,11 @@ def why_absent(name: str) -> str | None:
 
 def why_refused(name: str) -> str | None:
     """Returns why a run does not take an argument of any group, given by its name alone; None if no reason is known."""
-    why = next((WHY[full] for group in ("data", "model", "trainer") if (full := f"{group}.{name}") in WHY), None)
-    return why and f"it {why.replace(': ', '; ', 1)}"
+    for group in ("data", "model", "trainer"):
+        if reason := WHY.get(f"{group}.{name}"):
+            why, instead = reason
+            return f"it {why}; {instead}"
+    return None
 
 
 def trainer_settings() -> list[str]:

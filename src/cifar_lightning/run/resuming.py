@@ -1,6 +1,6 @@
 """resume(): continues an interrupted run, in its own folder."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +9,7 @@ from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.errors import InputError, RunError
 from cifar_lightning.files import exists, remove_parts, user_path
 from cifar_lightning.run.additions import Additions, Callbacks, Loggers, additions_of
-from cifar_lightning.run.checkpoint import (
-    BEST,
-    FINAL,
-    load_checkpoint,
-    newest_readable,
-    step_checkpoints,
-    step_of,
-    why_not_best,
-)
+from cifar_lightning.run.checkpoint import BEST, FINAL, newest_readable, step_checkpoints, step_of, why_not_best
 from cifar_lightning.run.checks import check
 from cifar_lightning.run.cluster import is_first_rank
 from cifar_lightning.run.ended import DIVERGED, RESULTS, results_in
@@ -120,13 +112,15 @@ def go_on(
     _check_unfinished(folder, before, settings)
     checked = check(settings, additions, others)
     checkpoints = folder / "checkpoints"
-    start, warnings, not_best = None, [], None  # for a run that was stopped before its first step
+    # Files that state how the training ended. Results go first: they must never be without their checkpoints.
+    outdated = [folder / RESULTS, folder / DIVERGED, checkpoints / FINAL]
+    start, saved, warnings = None, dict[str, Any](), []  # of a run that was stopped before its first step
     if step_checkpoints(checkpoints):
-        newest, problems = newest_readable(checkpoints)
-        start, warnings = str(newest), [f"warning: {problem}; resuming from {newest.name}" for problem in problems]
+        newest, saved, problems = newest_readable(checkpoints)
+        start, warnings = str(newest), [f"{problem}; resuming from {newest.name}" for problem in problems]
         if not_best := why_not_best(checkpoints, newest):
-            warnings.append(f"warning: {not_best}; the best checkpoint is chosen anew from step {step_of(newest):,} on")
-    saved = load_checkpoint(start) if start is not None else {}
+            warnings.append(f"{not_best}; the best checkpoint is chosen anew from step {step_of(newest):,} on")
+            outdated.append(checkpoints / BEST)
     if saved and settings != before:  # now, before a finished run loses its results
         (checked.images or settings.images()).check_images(saved["CIFAR10DataModule"])
     if not chosen and (missing := additions.missing_in(saved)):
@@ -134,20 +128,22 @@ def go_on(
             f"{folder} was started with callbacks ({', '.join(missing)}), which checkpoints do not hold: resume it "
             f"in Python with resume({str(folder)!r}, callbacks=[...]); [] leaves them out"
         )
-    try:
-        for part in (folder, checkpoints, folder / "figures"):
-            remove_parts(part)
-        for end in (RESULTS, DIVERGED):  # first: results must never be without their checkpoints
-            (folder / end).unlink(missing_ok=True)
-        if not_best:
-            (checkpoints / BEST).unlink()
-        (checkpoints / FINAL).unlink(missing_ok=True)  # training ends later now, or ends there again
-    except OSError as error:
-        raise RunError(f"could not write to {folder}: {error.strerror}; fix the folder") from error
+    _clear(folder, outdated)
     settings.write(folder)
     for warning in warnings:
-        say(warning)
+        say(f"warning: {warning}")
     return launch_or_train(folder, settings, checked, lock, additions, start, next_step)
+
+
+def _clear(folder: Path, outdated: Sequence[Path]) -> None:
+    """Removes `outdated` files from a run's folder, and parts of files that were being written when it was stopped."""
+    try:
+        for part in (folder, folder / "checkpoints", folder / "figures"):
+            remove_parts(part)
+        for path in outdated:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(f"could not write to {folder}: {error.strerror}; fix the folder") from error
 
 
 def _check_unfinished(folder: Path, before: Settings, settings: Settings) -> None:

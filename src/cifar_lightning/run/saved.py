@@ -64,7 +64,7 @@ def select_checkpoint(named: str | Path) -> Path:
         for chosen in (folder / BEST, folder / FINAL):
             if exists(chosen):
                 return chosen
-        newest, problems = newest_readable(folder)
+        newest, _, problems = newest_readable(folder)
     except UnreadableError:
         raise
     except InputError as error:

@@ -315,7 +315,8 @@ def plain(settings: Mapping[str, Any], group: str = "") -> Arguments:
     for key, value in settings.items():
         name = f"{group}.{key}" if group else key
         if name in refused.WHY:
-            raise InputError(f"{name} {refused.WHY[name]}")
+            why, instead = refused.WHY[name]
+            raise InputError(f"{name} {why}: {instead}")
         if isinstance(value, os.PathLike):
             value = os.fspath(value)
         elif isinstance(value, Mapping):

@@ -25,7 +25,7 @@ from cifar_lightning.report.results import read_results
 from cifar_lightning.report.template import page_at
 from cifar_lightning.run import signals
 from cifar_lightning.run.again import Again
-from cifar_lightning.run.callbacks.fitted_cpu import FittedCPU
+from cifar_lightning.run.callbacks.computing import Computing
 from cifar_lightning.run.callbacks.stop_on_signal import StopOnSignal
 from cifar_lightning.run.checkpoint import load_checkpoint
 from cifar_lightning.run.checks import try_trainer
@@ -231,7 +231,7 @@ def _test(
         trainer = new_trainer(
             **where,
             logger=False,
-            callbacks=[StopOnSignal(), FittedCPU()],
+            callbacks=[StopOnSignal(), Computing()],
             enable_checkpointing=False,
             enable_progress_bar=False,
         )

@@ -4,9 +4,8 @@ A run is a folder. `fit` creates it and writes all settings to its config.yaml. 
 or in one process per device, now or after an interruption, reads its settings from there.
 """
 
-import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,21 +18,18 @@ from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 
 from cifar_lightning.console import say
 from cifar_lightning.data.datamodule import CIFAR10DataModule
-from cifar_lightning.errors import InputError, LostRankError, NonFiniteError, RunError, quoted
-from cifar_lightning.files import exists, moved, staying
+from cifar_lightning.errors import LostRankError, NonFiniteError, RunError
+from cifar_lightning.files import moved, staying
 from cifar_lightning.model.evaluation import names
-from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.model.schedules import steps_of
 from cifar_lightning.report.results import read_results
 from cifar_lightning.run import signals
 from cifar_lightning.run.additions import Additions, Callbacks, Loggers, additions_of
 from cifar_lightning.run.callbacks.checkpoints import Checkpoints
 from cifar_lightning.run.callbacks.computing import Computing
-from cifar_lightning.run.callbacks.fitted_cpu import FittedCPU
 from cifar_lightning.run.callbacks.progress_bar import ProgressBar
 from cifar_lightning.run.callbacks.stop_on_signal import StopOnSignal
 from cifar_lightning.run.callbacks.verification import Verification
-from cifar_lightning.run.checkpoint import BEST, FINAL, cause_of, load_checkpoint
 from cifar_lightning.run.checks import Checked, check
 from cifar_lightning.run.cluster import is_first_rank, world_size
 from cifar_lightning.run.cpu import restored_torch
@@ -44,12 +40,12 @@ from cifar_lightning.run.holder import LOCK
 from cifar_lightning.run.launch import launch
 from cifar_lightning.run.loggers import loggers_of
 from cifar_lightning.run.memory import within_memory
-from cifar_lightning.run.metrics_csv import MetricsCSV, rounded
-from cifar_lightning.run.metrics_log import read_rows
+from cifar_lightning.run.metrics_csv import MetricsCSV
 from cifar_lightning.run.networks import all_of_it_learns, lit_net
 from cifar_lightning.run.process_group import check_same_images, on_first_rank, process_group
 from cifar_lightning.run.quiet import quietly
 from cifar_lightning.run.recipe import takes_recipe
+from cifar_lightning.run.selection import note_nan_loss, select_weights
 from cifar_lightning.run.settings import Settings, read_settings, settings_of
 from cifar_lightning.run.testing import report_on
 from cifar_lightning.run.trainer import new_trainer
@@ -250,15 +246,15 @@ def train(
         metrics = MetricsCSV(folder / "metrics.csv", ["train_loss", "lr", *figures])
         checkpoints = Checkpoints(folder / "checkpoints", metrics, settings.checkpoint_every_n_steps)
         verification = [Verification(settings.verify_steps)] if settings.verify_steps else []
-        cpu = FittedCPU(settings.threads)
-        computing = Computing(cpu, aloud=settings.report)
+        computing = Computing(settings.threads, aloud=settings.report)
         bar = [callback for callback in additions.callbacks if isinstance(callback, LightningProgressBar)]
-        bar = bar or [ProgressBar()] if settings.report else bar
         others = [callback for callback in additions.callbacks if callback not in bar]
+        if not bar and settings.report:
+            bar = [ProgressBar()]
         trainer = new_trainer(
             **settings.for_trainer(validates=len(data.val_indices) > 0),
             logger=[metrics, *loggers],
-            callbacks=[checkpoints, StopOnSignal(checkpoints), *bar, cpu, computing, *verification, *others],
+            callbacks=[checkpoints, StopOnSignal(checkpoints), *bar, computing, *verification, *others],
             enable_progress_bar=bool(bar),
         )
         metrics.trainer = trainer
@@ -267,9 +263,9 @@ def train(
             with metrics:
                 with within_memory(data, fits=True), all_of_it_learns(settings.model["net"], settings.strategy):
                     trainer.fit(model, data, ckpt_path=start)
-                selected = _select(trainer, model, data, metrics, checkpoints.folder)
+                selected = select_weights(trainer, model, data, checkpoints)
                 _say_what_stopped(settings, trainer, additions, selected)
-                _note_not_finite(trainer, selected, model.classes)
+                note_nan_loss(trainer, selected, model.classes)
                 facts = {
                     **selected,
                     "fit_seconds": round(checkpoints.seconds, 3),
@@ -290,29 +286,6 @@ def train(
                     trainer.test(model, data, verbose=False)
             report_on(trainer, model, data, facts, folder, metrics.path, aloud=settings.report)
             signals.finish()
-
-
-def _validated(metrics: MetricsCSV, step: int, kept: Mapping[str, float]) -> dict[str, float | None]:
-    """Returns the validation figures of the tested weights, for comparing settings; None if they were not validated.
-
-    They are the figures that the checkpoint has `kept`; without these, the last ones logged for its step, which may
-    have several validations while gradients accumulate.
-    """
-    metrics.close()
-    row = next((row for row in read_rows(metrics.path) if row["step"] == step), {})
-    return {name: rounded(kept[name]) if name in kept else row.get(name) for name in ("val_acc", "val_loss")}
-
-
-def _note_not_finite(trainer: Trainer, selected: Mapping[str, Any], classes: Sequence[str]) -> None:
-    """Says that the selected checkpoint's validation accuracy may count images whose logits are NaN.
-
-    An infinite loss is not reported: finite logits that are far enough apart give one too.
-    """
-    if (loss := selected["val_loss"]) is not None and math.isnan(loss) and trainer.is_global_zero:
-        say(
-            f"note: {Path(selected['checkpoint']).name} has a validation loss of {loss}: images with only NaN logits "
-            f"count as {quoted(classes[0])}, also in val_acc"
-        )
 
 
 def _say_what_begins(
@@ -341,42 +314,3 @@ def _say_what_stopped(settings: Settings, trainer: Trainer, additions: Additions
     length = f"step {trainer.global_step:,} of {int(steps_of(trainer)):,}"
     tested = f"{Path(selected['checkpoint']).name}, from step {selected['step']:,}"
     say(f"note: {' or '.join(who)} ended the training at {length}; the test uses {tested}")
-
-
-def _chosen(folder: Path, names: Sequence[str]) -> dict[str, Any] | None:
-    """Loads what a test needs from the first of these checkpoints that exists; returns None if none exists."""
-    path = next((path for name in names if exists(path := folder / name)), None)
-    if path is None:
-        return None
-    try:
-        saved = load_checkpoint(path)
-    except InputError as error:  # no wrong input: the file was intact, and a resumed run does without it
-        raise RunError(cause_of(error)) from error
-    kept = saved.get("callback_metrics", {}) if path.name == BEST else {}  # earlier versions did not save them
-    return {"name": path.name, "kept": kept, **{name: saved[name] for name in ("state_dict", "global_step")}}
-
-
-def _select(
-    trainer: Trainer, model: LitNet, data: CIFAR10DataModule, metrics: MetricsCSV, checkpoints: Path
-) -> dict[str, Any]:
-    """Gives `model` the weights to test: those of `best.ckpt`, else of `final.ckpt`, else it keeps the last step's.
-
-    Returns:
-        The path and step of their checkpoint, and their validation figures, for results.json.
-
-    Raises:
-        RunError: The checkpoint is damaged.
-    """
-    names = [*([BEST] if len(data.val_indices) else []), FINAL]
-    chosen = on_first_rank(lambda: _chosen(checkpoints, names))
-    if chosen is not None:
-        model.load_state_dict(chosen["state_dict"])
-    named: dict[str, Any] = chosen or {"name": f"step-{trainer.global_step}.ckpt", "global_step": trainer.global_step}
-    if len(data.val_indices) and named["name"] != BEST and trainer.limit_val_batches and trainer.is_global_zero:
-        say("note: the training ended before its first validation")
-    step = named["global_step"]
-    return {
-        "checkpoint": str(checkpoints / named["name"]),
-        "step": step,
-        **_validated(metrics, step, named.get("kept", {})),
-    }

@@ -1,28 +1,37 @@
-"""Says in one line on which device a run computes, with which settings, and why."""
+"""Configures how a run computes, and says in one line on which device, with which settings, and why."""
+
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from cifar_lightning.console import say
 from cifar_lightning.model.lit_net import LitNet
-from cifar_lightning.run.callbacks.fitted_cpu import FittedCPU
-from cifar_lightning.run.cpu import SMALL_STEP, kernels
+from cifar_lightning.run.cpu import SMALL_STEP, available_threads, configure_cpu, kernels
 from cifar_lightning.run.precision import has_bfloat16
 
 
 class Computing(Callback):
-    """A callback that prints that line before a fit, once everything in it is configured.
+    """A callback that configures the CPU before a fit and before a test; before a fit it also prints that line.
 
     Args:
-        cpu: The callback that configures the CPU; it must run before this one.
+        threads: Maximum number of threads; by default as many as this rank may compute on.
         aloud: Whether to print.
     """
 
-    def __init__(self, cpu: FittedCPU, aloud: bool) -> None:
-        self._cpu, self._aloud = cpu, aloud
+    def __init__(self, threads: int | None = None, aloud: bool = False) -> None:
+        self._threads, self._aloud = threads or available_threads(), aloud
+        self._images, self._work = 0, 0.0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Configures the CPU for the stage's batch size."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by a connector
+        h = data.hparams
+        self._images = h["batch_size"] // trainer.world_size if stage == "fit" else h["eval_batch_size"]
+        self._work = configure_cpu(pl_module, self._images, self._threads)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prints the line, on the first rank."""
+        """Prints the line, on the first rank, once everything in it is configured."""
         if self._aloud and trainer.is_global_zero:
             assert isinstance(pl_module, LitNet)
             say(f"computes {self.words(trainer, pl_module)}", 1)
@@ -30,8 +39,15 @@ class Computing(Callback):
     def words(self, trainer: Trainer, model: LitNet) -> str:
         """Returns device, threads, kernels, precision and compilation, with the reason for each choice."""
         on_cpu = trainer.strategy.root_device.type == "cpu"
-        parts = [_device(trainer), *(_on_the_cpu(self._cpu, trainer, model) if on_cpu else [])]
+        parts = [_device(trainer), *(self._on_the_cpu(trainer, model) if on_cpu else [])]
         return ", ".join([*parts, _precision(trainer), model.compilation_in_words()])
+
+    def _on_the_cpu(self, trainer: Trainer, model: LitNet) -> list[str]:
+        count = torch.get_num_threads()
+        threads = f"{count} thread{'s' * (count > 1)}{' per process' * (trainer.world_size > 1)}"
+        small = f" (small steps: {self._work / 1e6:,.1f} million operations in a forward pass)"
+        why = small if self._work <= SMALL_STEP else ""
+        return [threads, kernels(model.net, self._images, trainer.precision) + why]
 
 
 def _device(trainer: Trainer) -> str:
@@ -41,15 +57,6 @@ def _device(trainer: Trainer) -> str:
         return f"on the CPU ({'as requested; there is a GPU' if there else 'no GPU that torch can use'})"
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "Apple"
     return f"on the GPU ({name})" if trainer.world_size == 1 else f"on {trainer.world_size} GPUs ({name})"
-
-
-def _on_the_cpu(cpu: FittedCPU, trainer: Trainer, model: LitNet) -> list[str]:
-    count = torch.get_num_threads()
-    threads = f"{count} thread{'s' * (count > 1)}{' per process' * (trainer.world_size > 1)}"
-    why = (
-        f" (small steps: {cpu.work / 1e6:,.1f} million operations in a forward pass)" if cpu.work <= SMALL_STEP else ""
-    )
-    return [threads, kernels(model.net, cpu.images, trainer.precision) + why]
 
 
 def _precision(trainer: Trainer) -> str:
