@@ -194,10 +194,10 @@ def _around(publish):
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):
-    """Calls `install` once all that it changes is imported: whatever trains or tests imports run/testing.py."""
+    """Calls `install` once all that it changes is imported: whatever trains or tests imports run/reporting.py."""
 
     def find_spec(self, name, path, target=None):
-        if name != "cifar_lightning.run.testing":
+        if name != "cifar_lightning.run.reporting":
             return None
         visit("import")
         sys.meta_path.remove(self)

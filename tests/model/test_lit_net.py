@@ -132,7 +132,7 @@ def test_metrics_equal_numpy():
 
 
 def test_a_class_without_images_is_null_in_results_json(plain, tmp_path):
-    from cifar_lightning.run.testing import report_on
+    from cifar_lightning.run.reporting import report_on
 
     data = fake_data(100)
     data.setup()
@@ -141,7 +141,7 @@ def test_a_class_without_images_is_null_in_results_json(plain, tmp_path):
     data._images.sets["test"] = type(image_set)(image_set.images[kept], image_set.labels[kept], image_set.classes)
     model, tester = LitNet(), trainer()
     tester.test(model, data, verbose=False)
-    report_on(tester, model, data, {"checkpoint": "a.ckpt", "step": 1}, tmp_path, tmp_path / "metrics.csv")
+    report_on(tester, model, data, {"checkpoint": "a.ckpt", "step": 1}, tmp_path)
     text = (tmp_path / "results.json").read_text()
     assert '"deer": null' in text
     assert text.count("null") == 1
@@ -163,23 +163,23 @@ def test_a_fit_without_an_optimiser():
 
 def test_a_test_of_one_image(plain, tmp_path):
     """fast_dev_run tests a single image if there are at most eight, because then each is a batch."""
-    from cifar_lightning.run.testing import report_on
+    from cifar_lightning.run.reporting import report_on
 
     data, model, tester = fake_data(40), LitNet(), trainer(limit_test_batches=1)
     data.setup()
     data._images.sets["test"] = data.image_set("test").part(torch.arange(8))
     tester.test(model, data, verbose=False)
-    report_on(tester, model, data, {"checkpoint": "a.ckpt", "step": 1}, tmp_path, tmp_path / "metrics.csv")
+    report_on(tester, model, data, {"checkpoint": "a.ckpt", "step": 1}, tmp_path)
     assert json.loads((tmp_path / "results.json").read_text())["test_count"] == 1
 
 
 @pytest.mark.parametrize(("limit", "tested"), [(1.0, 200), (1, 13), (3, 39), (0.5, 104)])
 def test_the_report_shows_the_images_that_were_tested(monkeypatch, tmp_path, limit, tested):
     """The report has the predictions of the test itself, in its precision; a part of the test set has all classes."""
-    from cifar_lightning.run import testing
+    from cifar_lightning.run import reporting
 
     shown = []
-    monkeypatch.setattr(testing, "report", lambda outcome, *_: shown.append(outcome))
+    monkeypatch.setattr(reporting, "report", lambda outcome, *_: shown.append(outcome))
     data, model = fake_data(1_000, eval_batch_size=20), LitNet()
     data.setup()
     image_set = data.image_set("test")
@@ -187,7 +187,7 @@ def test_the_report_shows_the_images_that_were_tested(monkeypatch, tmp_path, lim
     data._images.sets["test"] = image_set = image_set.part(order)
     tester = trainer(precision="bf16-mixed", limit_test_batches=limit)
     tester.test(model, data, verbose=False)
-    testing.report_on(tester, model, data, {"checkpoint": "a.ckpt", "step": 1}, tmp_path, tmp_path / "metrics.csv")
+    reporting.report_on(tester, model, data, {"checkpoint": "a.ckpt", "step": 1}, tmp_path)
     (outcome,) = shown
     predicted, counted = model.last_evaluation["predicted"], data.test_indices
     assert len(predicted) == outcome.confusion.sum() == tested

@@ -11,11 +11,11 @@ from lightning.pytorch import Trainer
 from cifar_lightning.console import percent, say
 from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.data.test_sets import SEVERITIES
-from cifar_lightning.errors import quoted
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.report.corrupted import CorruptedOutcome, report_corrupted
 from cifar_lightning.report.outcome import not_finite
 from cifar_lightning.report.predictions import add_images
+from cifar_lightning.run.reporting import facts_of, note_not_finite
 
 
 def part_of(images: CIFAR10DataModule, part: Path) -> CIFAR10DataModule:
@@ -48,12 +48,6 @@ def test_corrupted(
         loss = fmean(losses)  # all parts have equally many images
         counts = torch.stack(confusion).sum(0)
         note_not_finite(odd, model, output)
+        facts = facts_of(trainer, model, images, facts)
         outcome = CorruptedOutcome(accuracies, counts, loss, model.classes, digest.hexdigest(), facts, odd)
         report_corrupted(outcome, output)
-
-
-def note_not_finite(images: int, model: LitNet, output: Path) -> None:
-    """Says how many tested images have logits that are not finite, if any do."""
-    if images:  # if all logits of an image are NaN, argmax gives the first class
-        which, first = f"{images:,} test image{'s' * (images != 1)}", quoted(model.classes[0])
-        say(f"note: {output}: NaN or infinite logits for {which}; images with only NaN logits count as {first}")

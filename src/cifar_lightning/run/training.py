@@ -45,9 +45,9 @@ from cifar_lightning.run.networks import all_of_it_learns, lit_net
 from cifar_lightning.run.process_group import check_same_images, on_first_rank, process_group
 from cifar_lightning.run.quiet import quietly
 from cifar_lightning.run.recipe import takes_recipe
+from cifar_lightning.run.reporting import report_on
 from cifar_lightning.run.selection import note_nan_loss, select_weights
 from cifar_lightning.run.settings import Settings, read_settings, settings_of
-from cifar_lightning.run.testing import report_on
 from cifar_lightning.run.trainer import new_trainer
 
 
@@ -284,7 +284,7 @@ def train(
                 trainer.fit_loop.epoch_loop._batches_that_stepped = facts["step"] - 1
                 with within_memory(data, fits=False):
                     trainer.test(model, data, verbose=False)
-            report_on(trainer, model, data, facts, folder, metrics.path, aloud=settings.report)
+            report_on(trainer, model, data, facts, folder, aloud=settings.report)
             signals.finish()
 
 
