@@ -93,23 +93,16 @@ def export(
             f"export --format {format} needs {' and '.join(FORMATS[format])}; install {them} with: {INSTALL}"
         )
     model, facts, trained, home = _opened(checkpoint, net)
-    name = "hf" if format == "hf" else f"model.{format}"
-    path = user_path(output) if output is not None else home / name
-    if format != "hf" and os.path.isdir(path):
-        raise InputError(f"output {path} is a folder: use a file name, such as {path / name}")
-    if format != "hf" and path.suffix != f".{format}":
-        raise InputError(f"output {path} does not end in .{format}: use {path.with_suffix(f'.{format}')}")
-    if why := why_unwritable(path.parent):
-        raise InputError(f"output {path} cannot be written ({why}): choose another path")
+    path = _path(output, format, home)
     views = test_views or model.hparams["test_views"]
     facts |= _facts_of(model) | {"test_views": views, "version": importlib.metadata.version("cifar-lightning")}
     if not weights:
         facts |= {"input": input, "outputs": OUTPUTS}
     metadata = strict_json(facts, sort_keys=True)
-    if not weights:
-        contents = _program_file(model, format, input, views, metadata)
-    else:
+    if weights:
         contents = weights_file(plain_copy(model.net).state_dict(), metadata)
+    else:
+        contents = _program_file(model, format, input, views, metadata)
     with signals.deferred():  # so that a signal leaves a whole file or none, and a whole folder, the old or the new
         if format == "hf":
             write_hub_folder(path, contents, facts, trained)
@@ -140,6 +133,19 @@ def _opened(
             facts["test"] = {name: results[name] for name in names if name in results}
             trained["results"] = results
     return model_of(saved, path, net), facts, trained, output_of(path)
+
+
+def _path(output: str | Path | None, format: str, home: Path) -> Path:
+    """Returns the path of the file or folder to write, by default in `home`; checks it now, not after a long export."""
+    name = "hf" if format == "hf" else f"model.{format}"
+    path = user_path(output) if output is not None else home / name
+    if format != "hf" and os.path.isdir(path):
+        raise InputError(f"output {path} is a folder: use a file name, such as {path / name}")
+    if format != "hf" and path.suffix != f".{format}":
+        raise InputError(f"output {path} does not end in .{format}: use {path.with_suffix(f'.{format}')}")
+    if why := why_unwritable(path.parent):
+        raise InputError(f"output {path} cannot be written ({why}): choose another path")
+    return path
 
 
 def _facts_of(model: LitNet) -> dict[str, Any]:

@@ -112,18 +112,23 @@ def resume_many(folder: str | Path, changes: Mapping[str, Any] | None = None, *,
     """
     folder, changes = user_path(folder), changes_in(changes)
     if not is_group(folder):
-        what = "is a single run: use resume" if is_run(folder) else instead_of_run(folder)
-        if what is None:
-            check_reachable(folder)
-            gone = not os.path.lexists(folder)
-            what = (
-                "does not exist: use a folder of fit_many" if gone else "is not a folder of fit_many: use one that is"
-            )
-        raise InputError(f"nothing to resume: {folder} {what}")
+        raise InputError(f"nothing to resume: {folder} {_why_no_group(folder)}")
     group = read_group(folder)
     _check_alone(group.kind, len(group.names))
     with held(folder):
         return _go_on(group, changes, report)
+
+
+def _why_no_group(folder: Path) -> str:
+    """Returns the part of a message after a folder that is not a group's: what it is, and what to use."""
+    if is_run(folder):
+        return "is a single run: use resume"
+    if what := instead_of_run(folder):
+        return what
+    check_reachable(folder)
+    if not os.path.lexists(folder):
+        return "does not exist: use a folder of fit_many"
+    return "is not a folder of fit_many: use one that is"
 
 
 @quietly()

@@ -55,40 +55,44 @@ def select_checkpoint(named: str | Path) -> Path:
         if os.sep not in named and (near := near_to(named)):
             raise InputError(f"checkpoint {named} does not exist: did you mean {near}?")
     check_reachable(path)
-    folder = path / "checkpoints"
     try:
-        if not path.is_dir():
-            return path  # `load_checkpoint` says what is wrong with it, if anything is
-        if is_hub_folder(path):
-            return path / WEIGHTS
-        for chosen in (folder / BEST, folder / FINAL):
-            if exists(chosen):
-                return chosen
-        newest, _, problems = newest_readable(folder)
+        return _selected_in(path) if path.is_dir() else path  # `load_checkpoint` says what is wrong with a file
+    except OSError as error:  # another user's folder, or a name that is too long
+        raise InputError(f"{path} cannot be read ({error.strerror}): make it readable, or choose another") from error
+
+
+def _selected_in(folder: Path) -> Path:
+    """Returns the checkpoint that a run selects, given its folder, or the weights in a folder for a hub."""
+    if is_hub_folder(folder):
+        return folder / WEIGHTS
+    checkpoints = folder / "checkpoints"
+    for chosen in (checkpoints / BEST, checkpoints / FINAL):
+        if exists(chosen):
+            return chosen
+    try:
+        newest, _, problems = newest_readable(checkpoints)
     except UnreadableError:
         raise
     except InputError as error:
-        raise InputError(f"{path} {_without_checkpoint(path, folder)}") from error
-    except OSError as error:  # another user's folder, or a name that is too long
-        raise InputError(f"{path} cannot be read ({error.strerror}): make it readable, or choose another") from error
+        raise InputError(f"{folder} {_without_checkpoint(folder, checkpoints)}") from error
     for problem in problems if is_first_rank() else []:
         say(f"warning: {problem}; using {newest.name} instead")
     return newest
 
 
-def _without_checkpoint(path: Path, folder: Path) -> str:
-    """Returns the part of a message after a path: why it has no checkpoint in `folder`, and what to give instead."""
-    if what := instead_of_run(path):
+def _without_checkpoint(folder: Path, checkpoints: Path) -> str:
+    """Returns the part of a message after a folder: why it has no checkpoint, and what to give instead."""
+    if what := instead_of_run(folder):
         return what
-    damaged = step_checkpoints(folder)
-    others = [other.name for other in sorted(listed(folder, "*.ckpt")) if other not in damaged]  # of a stock Trainer
-    if others:
-        return f"has no readable checkpoint that fit wrote: pass the path of {' or '.join(others)} in {folder.name}/"
-    if is_run(path):
-        if damaged or exists(path / "metrics.csv"):
+    damaged = step_checkpoints(checkpoints)
+    if others := [path.name for path in sorted(listed(checkpoints, "*.ckpt")) if path not in damaged]:
+        names = " or ".join(others)  # of a stock Trainer
+        return f"has no readable checkpoint that fit wrote: pass the path of {names} in checkpoints/"
+    if is_run(folder):
+        if damaged or exists(folder / "metrics.csv"):
             return "has no readable checkpoint: use another run"
-        return f"has no checkpoint yet: resume it with fit --resume {shlex.quote(str(path))}"
-    if home := run_around(path):
+        return f"has no checkpoint yet: resume it with fit --resume {shlex.quote(str(folder))}"
+    if home := run_around(folder):
         return f"is inside a run's folder: use {home}"
     return "has no readable checkpoint: use a run's folder or a .ckpt file"
 
