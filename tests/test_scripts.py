@@ -550,10 +550,10 @@ def test_the_page_explains_likeness_only_for_the_classes_of_cifar10(tmp_path, cl
     """Pictures are compared with CIFAR-10's images only, so a network with other classes judges none."""
     Image.new("RGB", (32, 32), "orange").save(tmp_path / "a.png")
     model = LitNet(classes=classes, preprocessing=fake_data(30).preprocessing).eval()
-    seen = []
-    list(predict._rows(model, [str(tmp_path / "a.png")], [], seen.append))
-    assert bool(seen[0].unlike) == judged
-    write_predictions_page(seen, 1, "a.ckpt, step 1", tmp_path / "seen.html")
+    tally = predict.Tally(room=1)
+    list(predict._rows(model, [str(tmp_path / "a.png")], tally))
+    assert bool(tally.shown[0].unlike) == judged
+    write_predictions_page(tally.shown, 1, "a.ckpt, step 1", tmp_path / "seen.html")
     assert ("Unlike: " in Page((tmp_path / "seen.html").read_text()).one("footer")["text"]) == judged
 
 

@@ -42,13 +42,10 @@ def run(script: Callable[[Sequence[str]], int | None]) -> int:
     console.open_closed()
     try:
         check_system()
-        os.getcwd()
+        _check_current_folder()
         first = cluster.is_first_rank()
     except (ImportError, InputError) as error:
         console.say(f"error: {error}")
-        return 2
-    except FileNotFoundError:  # torch would end the process without a message
-        console.say("error: the current folder has been deleted: cd to another folder")
         return 2
     signals.install()
     console.print_anything()
@@ -76,18 +73,11 @@ def run(script: Callable[[Sequence[str]], int | None]) -> int:
         signals.finish()  # one line is enough
         if first:
             console.say(signals.farewell(error.signum))
-    except RuntimeError as error:
-        if "operator torchvision::nms does not exist" not in str(error):
-            raise
-        code = 2
-        console.say(f"error: {_mismatch()}")
     return code
 
 
-def _mismatch() -> str:
-    from importlib.metadata import version
-
-    return (
-        f"torch {version('torch')} and torchvision {version('torchvision')} do not match: "
-        "install matching ones with: pip install --force-reinstall torch torchvision"
-    )
+def _check_current_folder() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:  # torch would end the process without a message
+        raise InputError("the current folder has been deleted: cd to another folder") from error

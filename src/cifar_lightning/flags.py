@@ -4,22 +4,52 @@ import difflib
 import re
 import shutil
 import sys
+from argparse import Action
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
+from jsonargparse._actions import _ActionConfigLoad
 
 from cifar_lightning import settings_file
 from cifar_lightning.errors import InputError
 from cifar_lightning.run import refused
 from cifar_lightning.signatures import refusal, words_of
 
-if TYPE_CHECKING:
-    from argparse import Action
 
-    from jsonargparse import ArgumentParser, Namespace
+class _Formatter(DefaultHelpFormatter):
+    """Our own layout of the help: the docstring as it is, then a line or two per flag, with its default at the end."""
+
+    unsaid = "-"  # the prefix of flags whose default is not said
+
+    def __init__(self, prog: str) -> None:
+        width = shutil.get_terminal_size().columns - 2 if sys.stdout.isatty() else 100
+        super().__init__(prog, max_help_position=32, width=width)  # type: ignore[no-untyped-call]
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text.rstrip()
+
+    def add_argument(self, action: Action) -> None:
+        if not _is_group(action):
+            super().add_argument(action)
+
+    def _get_default_metavar_for_optional(self, action: Action) -> str:
+        name = (self._get_type_str(action) or "").replace(", ", "|").replace(" | ", "|")
+        name = name.removeprefix("Union[").removesuffix("]" * name.startswith("Union[")).removesuffix("|null")
+        if "list[" in name:
+            return "[INT,…]"
+        if "Literal[" in name:
+            return "{" + ",".join(re.findall(r"'([\w-]+)'", name)) + "}"
+        return "DICT" if "dict[" in name else name.upper()
+
+    def _get_help_string(self, action: Action) -> str:
+        help_ = action.help or ""
+        has_none = action.default in (None, "==SUPPRESS==", []) or action.dest.startswith(self.unsaid)
+        return help_ if has_none else f"{help_.rstrip('.')} [%(default)s]"
 
 
-def new_parser(usage: str, doc: str | None, elsewhere: str = "-", folder: str = "scripts") -> "ArgumentParser":
+def new_parser(usage: str, doc: str | None, elsewhere: str = "-", folder: str = "scripts") -> ArgumentParser:
     """Makes a parser whose help opens with the script's docstring, in its own layout, then has a line or two per flag.
 
     Args:
@@ -28,33 +58,9 @@ def new_parser(usage: str, doc: str | None, elsewhere: str = "-", folder: str = 
         elsewhere: The prefix of flags that default to a run's values, not to those of the signature.
         folder: The script's folder in a checkout.
     """
-    from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-    class Formatter(DefaultHelpFormatter):
-        def __init__(self, prog: str) -> None:
-            width = shutil.get_terminal_size().columns - 2 if sys.stdout.isatty() else 100
-            super().__init__(prog, max_help_position=32, width=width)  # type: ignore[no-untyped-call]
-
-        def _fill_text(self, text: str, width: int, indent: str) -> str:
-            return text.rstrip()
-
-        def add_argument(self, action: "Action") -> None:
-            if not _is_group(action):
-                super().add_argument(action)
-
-        def _get_default_metavar_for_optional(self, action: "Action") -> str:
-            name = (self._get_type_str(action) or "").replace(", ", "|").replace(" | ", "|")
-            name = name.removeprefix("Union[").removesuffix("]" * name.startswith("Union[")).removesuffix("|null")
-            if "list[" in name:
-                return "[INT,…]"
-            if "Literal[" in name:
-                return "{" + ",".join(re.findall(r"'([\w-]+)'", name)) + "}"
-            return "DICT" if "dict[" in name else name.upper()
-
-        def _get_help_string(self, action: "Action") -> str:
-            help_ = action.help or ""
-            unsaid = action.default in (None, "==SUPPRESS==", []) or action.dest.startswith(elsewhere)
-            return help_ if unsaid else f"{help_.rstrip('.')} [%(default)s]"
+    class Formatter(_Formatter):
+        unsaid = elsewhere
 
     name, called = usage.partition(" ")[0], Path(sys.argv[0]).stem
     installed, program = f"cifar-lightning {name}", f"python {folder}/{name}.py" if called == name else None
@@ -68,27 +74,23 @@ def new_parser(usage: str, doc: str | None, elsewhere: str = "-", folder: str = 
     )
 
 
-def _is_group(action: "Action") -> bool:
+def _is_group(action: Action) -> bool:
     """Whether this is `--data` or `--model`, which take a settings file for one group: --config does so for all."""
-    from jsonargparse._actions import _ActionConfigLoad
-
     return isinstance(action, _ActionConfigLoad)
 
 
-def add_net(parser: "ArgumentParser") -> None:
+def add_net(parser: ArgumentParser) -> None:
     """Adds --model.net to a command that reads a checkpoint, which may be of a user's own network."""
     doc = "import path of your own network, if the checkpoint is of one: package.module:Net"
     parser.add_argument("--model.net", type=str, default=None, help=doc)
 
 
-def parse(parser: "ArgumentParser", arguments: Sequence[str], defaults: bool = True) -> "Namespace":
+def parse(parser: ArgumentParser, arguments: Sequence[str], defaults: bool = True) -> Namespace:
     """Parses the flags in `arguments`; without `defaults`, returns only those that are given.
 
     Raises:
         InputError: One of them is unknown or has a wrong value.
     """
-    from jsonargparse import ArgumentError
-
     known = [option for action in parser._actions if not _is_group(action) for option in action.option_strings]
     flags = [flag for argument in arguments if (flag := argument.partition("=")[0]).startswith("--")]
     where = dict.fromkeys(flags, "")  # where each flag is given: on the command line, or in a file
@@ -116,10 +118,8 @@ def parse(parser: "ArgumentParser", arguments: Sequence[str], defaults: bool = T
         raise InputError(_in_our_words(said, parser, place)) from error
 
 
-def _is_wrong(path: str, error: str, parser: "ArgumentParser") -> bool:
+def _is_wrong(path: str, error: str, parser: ArgumentParser) -> bool:
     """Whether jsonargparse has found that error in this file for --config."""
-    from jsonargparse import ArgumentError
-
     try:
         parser.parse_args(["--config", path], env=False, defaults=False)
     except ArgumentError as alone:
@@ -149,12 +149,12 @@ def _instead(flag: str, known: Sequence[str]) -> str:
     return f"did you mean {near[0]}?" if near else "see --help"
 
 
-def _expected(action: "Action") -> str:
+def _expected(action: Action) -> str:
     """Says what values a flag takes."""
     return " or ".join(words_of(getattr(action, "_typehint", None))) or "a value"
 
 
-def _in_our_words(error: str, parser: "ArgumentParser", place: str) -> str:
+def _in_our_words(error: str, parser: ArgumentParser, place: str) -> str:
     """Rewords jsonargparse's message for a value of the wrong type, without Python's names; keeps any other message.
 
     Args:
@@ -196,6 +196,6 @@ def _values_of(flag: str, arguments: Sequence[str]) -> list[str]:
     return values
 
 
-def arguments_in(namespace: "Namespace") -> dict[str, Any]:
+def arguments_in(namespace: Namespace) -> dict[str, Any]:
     """Converts a parsed group of flags to keyword arguments."""
     return dict(namespace.as_dict())

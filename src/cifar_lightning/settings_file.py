@@ -8,6 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from cifar_lightning.errors import InputError
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -64,22 +66,11 @@ def names_in(path: str, expected: Mapping[str, str], optional: Collection[str]) 
 
 
 def _read(path: str) -> object:
-    import yaml
-
     try:
         text = Path(os.path.expanduser(path)).read_text("utf-8")
         written, content = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
-    except FileNotFoundError as error:
-        raise InputError(f"--config {path} does not exist: use the path of a YAML file") from error
-    except OSError as error:
-        raise InputError(f"--config {path} cannot be read ({error.strerror}): use the path of a YAML file") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"--config {path} is not text ({error.reason}): use a YAML file") from error
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise InputError(f"--config {path} is not valid YAML ({error.problem}, line {line}): fix it") from error
-    except (yaml.YAMLError, ValueError) as error:  # a character that YAML forbids, an impossible date
-        raise InputError(f"--config {path} is not valid YAML ({' '.join(str(error).split())}): fix it") from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"--config {path} {_why_unread(error)}") from error
     for settings in (written, *(value for _, value in _pairs(written))):
         before: dict[str, Any] = {}
         for key, _ in _pairs(settings):
@@ -87,6 +78,21 @@ def _read(path: str) -> object:
                 lines = f"lines {first.start_mark.line + 1} and {key.start_mark.line + 1}"
                 raise InputError(f"--config {path} has {key.value} twice, in {lines}: remove one")
     return content
+
+
+def _why_unread(error: Exception) -> str:
+    match error:
+        case FileNotFoundError():
+            return "does not exist: use the path of a YAML file"
+        case OSError():
+            return f"cannot be read ({error.strerror}): use the path of a YAML file"
+        case UnicodeDecodeError():
+            return f"is not text ({error.reason}): use a YAML file"
+        case yaml.MarkedYAMLError():
+            line = error.problem_mark.line + 1 if error.problem_mark else "?"
+            return f"is not valid YAML ({error.problem}, line {line}): fix it"
+        case _:  # a character that YAML forbids, an impossible date
+            return f"is not valid YAML ({' '.join(str(error).split())}): fix it"
 
 
 def _pairs(node: Any) -> Sequence[tuple[Any, Any]]:

@@ -11,6 +11,8 @@ cifar-lightning fit --resume lightning_logs/version_0  # an interrupted run
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]  # but documented
+
 from cifar_lightning.data.absent import NO_FLAGS
 from cifar_lightning.errors import InputError
 from cifar_lightning.files import user_path
@@ -42,8 +44,27 @@ NEEDS: dict[str, tuple[Callable[[Mapping[str, Any]], Any], str]] = {
 def script(arguments: Sequence[str]) -> None:
     """Fits a network, or resumes a run."""
     presence.begin()
-    from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]  # but documented
+    given = arguments_in(parse(_parser(), arguments, defaults=False))
+    for name in ("recipe", "resume"):  # read before files are
+        if (value := given.get(name)) != value_of(f"--{name}", arguments):
+            raise InputError(f"{name} {value} in a file of settings does nothing: pass --{name} {value} as a flag")
+    given.pop("config", None)
+    run, recipe = given.pop("resume", None), given.get("recipe")
+    settings = over_recipe(given)
+    if recipe is not None and settings == {name: value for name, value in given.items() if name != "recipe"}:
+        raise InputError(f"recipe {recipe} does nothing: all of its settings are given separately; leave it out")
+    if run is None:
+        _check_effects(arguments, settings)
+    many = {name: value for name in ("seeds", "folds") if (value := settings.pop(name, None)) is not None}
+    if run not in (None, "auto"):
+        for name, value in many.items():
+            raise InputError(f"{name} {value}: --resume continues what {run} already has; leave out {name}")
+        if recipe is not None:  # or an error would name settings of the recipe, which nobody gave
+            raise InputError(f"recipe {recipe}: --resume continues with the run's own settings; leave out --recipe")
+    _train(run, settings, many)
 
+
+def _parser() -> ArgumentParser:
     parser = new_parser("fit [flags]", __doc__)
     parser.add_argument(
         "--config",
@@ -59,30 +80,18 @@ def script(arguments: Sequence[str]) -> None:
     parser.add_function_arguments(signature_of("data.datamodule", "CIFAR10DataModule"), "data", skip=set(NO_FLAGS))
     kept: set[str | int] = {"classes", "preprocessing"}  # taken from the images
     parser.add_function_arguments(signature_of("model.lit_net", "LitNet"), "model", skip=kept)
+    return parser
 
-    run = value_of("--resume", arguments)
-    given = arguments_in(parse(parser, arguments, defaults=False))
-    for name in ("recipe", "resume"):  # read before files are
-        if (value := given.get(name)) != value_of(f"--{name}", arguments):
-            raise InputError(f"{name} {value} in a file of settings does nothing: pass --{name} {value} as a flag")
-    given = {name: value for name, value in given.items() if name not in ("config", "resume")}
-    settings = over_recipe(given)
-    if "recipe" in given and settings == {name: value for name, value in given.items() if name != "recipe"}:
-        name = given["recipe"]
-        raise InputError(f"recipe {name} does nothing: all of its settings are given separately; leave it out")
-    for name, (does_something, other) in NEEDS.items() if run is None else ():
+
+def _check_effects(arguments: Sequence[str], settings: Mapping[str, Any]) -> None:
+    """Raises an InputError for a flag that does nothing with these settings."""
+    for name, (does_something, other) in NEEDS.items():
         if (value := value_of(f"--{name}", arguments)) is not None and not does_something(settings):
             raise InputError(f"--{name} {value} does nothing here: use it with {other}, or leave out --{name}")
 
-    many = {name: value for name in ("seeds", "folds") if (value := settings.pop(name, None)) is not None}
-    if run not in (None, "auto"):
-        for name, value in many.items():
-            raise InputError(f"{name} {value}: --resume continues what {run} already has; leave out {name}")
-        if "recipe" in given:  # or an error would name settings of the recipe, which nobody gave
-            raise InputError(
-                f"recipe {given['recipe']}: --resume continues with the run's own settings; leave out --recipe"
-            )
 
+def _train(run: str | None, settings: dict[str, Any], many: dict[str, Any]) -> None:
+    """Trains one run, or `many`; resumes `run`, or the newest one if that is "auto", unless it is None."""
     with importing():  # imported late: torch and Lightning take seconds
         from cifar_lightning.run import signals
         from cifar_lightning.run.many import fit_many, resume_many, resume_newest_many

@@ -9,8 +9,9 @@ cifar-lightning predict quick cat.jpg    # by weights of the package
 import math
 import os
 import shlex
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from textwrap import indent
@@ -62,42 +63,68 @@ def script(arguments: Sequence[str]) -> int:
     path = select_checkpoint(settings.checkpoint)
     saved = load_checkpoint(path)
     model = model_of(saved, path, settings["model.net"])
+    network = f"{path}, step {saved['global_step']:,}"
     files = _files(settings.images)
-    unread: list[str] = []
-    seen: list[Seen] = []  # up to as many as a page has room for
-    odd: list[tuple[str, str]] = []
-    total = blank = 0
-
-    def see(picture: "Seen") -> None:
-        nonlocal total, blank
-        total += 1
-        blank += math.isnan(picture.top[0]["probability"])
-        if page is not None and len(seen) < PICTURES:
-            seen.append(picture)
-        if picture.unlike:
-            odd.append((picture.file, picture.unlike))
-
+    tally = Tally(room=0 if page is None else PICTURES)
     # Ends when the reader of the output does, such as `head`.
-    with output(), closing(_rows(model, files, unread, see)) as rows:
+    with output(), closing(_rows(model, files, tally)) as rows:
         if settings.json:
             _print_json(rows)
         else:
             predictions_table(rows, files, model.classes)
-            if len(unread) < len(files):
-                print(f"\nby {path}, step {saved['global_step']:,}", flush=True)
-        _say_what_is_unlike(odd)
-        if total and saved.get("datamodule_hyper_parameters", {}).get("source") == "synthetic":
+            if tally.total:
+                print(f"\nby {network}", flush=True)
+        tally.say_notes(saved.get("datamodule_hyper_parameters", {}).get("source"))
+    if page is not None and tally.total:
+        write_predictions_page(tally.shown, tally.total, network, page)
+        say(f"{page} written")
+    return 1 if tally.unread else 0
+
+
+@dataclass
+class Tally:
+    """What is known of all pictures once the last one has been classified.
+
+    Attributes:
+        room: The number of pictures that a page has room for.
+        shown: The first pictures, for the page.
+        total: How many pictures have been classified.
+        blank: How many of them have only logits of NaN or infinity.
+        unlike: The names of those that are unlike the training images, and in what.
+        unread: How many files cannot be read.
+    """
+
+    room: int
+    shown: "list[Seen]" = field(default_factory=list)
+    total: int = 0
+    blank: int = 0
+    unlike: list[tuple[str, str]] = field(default_factory=list)
+    unread: int = 0
+
+    def add(self, picture: "Seen") -> None:
+        """Counts a picture that has been classified."""
+        self.total += 1
+        self.blank += math.isnan(picture.top[0]["probability"])
+        if len(self.shown) < self.room:
+            self.shown.append(picture)
+        if picture.unlike:
+            self.unlike.append((picture.file, picture.unlike))
+
+    def say_notes(self, source: str | None) -> None:
+        """Prints what makes the guesses doubtful, given the source of the training images."""
+        if self.unlike:
+            (file, words), count = self.unlike[0], len(self.unlike)
+            more = f", and so {'are' if count > 2 else 'is'} {count - 1:,} more" if count > 1 else ""
+            first = f"{quoted(file)} is unlike 999 of 1,000 of CIFAR-10's images ({words}){more}"
+            say(f"note: {first}: the guess says little; --html shows what the network saw")
+        if self.total and source == "synthetic":
             say(
                 "note: the network was trained on generated images (coloured shapes): its guess about a photograph "
                 "says nothing"
             )
-        if blank:
-            say(f"note: the network says nothing about {blank:,} of {total:,} images: its logits are NaN or infinite")
-    if page is not None and total:
-        network = f"{path}, step {saved['global_step']:,}"
-        write_predictions_page(seen, total, network, page)
-        say(f"{page} written")
-    return 1 if unread else 0
+        if self.blank:
+            which = f"{self.blank:,} of {self.total:,} images"
+            say(f"note: the network says nothing about {which}: its logits are NaN or infinite")
 
 
 def _check_order(checkpoint: str, images: Sequence[str]) -> None:
@@ -114,13 +141,8 @@ def _check_order(checkpoint: str, images: Sequence[str]) -> None:
         )
 
 
-def _rows(
-    model: "LitNet", files: Sequence[str], unread: list[str], see: "Callable[[Seen], None]"
-) -> Generator[Row, None, None]:
-    """Yields the prediction for each file, in order, and calls `see` with the picture.
-
-    If a file cannot be read, prints why and adds the file to `unread`.
-    """
+def _rows(model: "LitNet", files: Sequence[str], tally: Tally) -> Generator[Row, None, None]:
+    """Yields the prediction for each file, in order, and counts it; prints why a file cannot be read."""
     from cifar_lightning.data.cifar10 import CLASSES
     from cifar_lightning.data.likeness import unlike
     from cifar_lightning.data.pictures import read_each
@@ -137,23 +159,14 @@ def _rows(
             how = iter(unlike(images) if tuple(model.classes) == CLASSES else [None] * len(images))
             for file, picture in batch:
                 if isinstance(picture, InputError):
-                    unread.append(file)
+                    tally.unread += 1
                     say(f"error: {picture}")
                     continue
                 for note in picture[1]:
                     say(f"note: {note}")
                 top = next(tops)
-                see(Seen(file, picture[0], top, next(how)))
+                tally.add(Seen(file, picture[0], top, next(how)))
                 yield {"file": file, "class": top[0]["class"], "top": top}
-
-
-def _say_what_is_unlike(odd: Sequence[tuple[str, str]]) -> None:
-    """Prints one note on all images that are unlike the training images."""
-    if odd:
-        file, words = odd[0]
-        more = f", and so {'are' if len(odd) > 2 else 'is'} {len(odd) - 1:,} more" if len(odd) > 1 else ""
-        first = f"{quoted(file)} is unlike 999 of 1,000 of CIFAR-10's images ({words}){more}"
-        say(f"note: {first}: the guess says little; --html shows what the network saw")
 
 
 def _top(model: "LitNet", images: "Sequence[Pixels]") -> list[list[Row]]:
