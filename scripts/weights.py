@@ -69,9 +69,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check_recipe(name: str, run: "Settings", folder: Path) -> None:
     """Raises an InputError if a setting that a result depends on differs between the run and the recipe."""
+    from cifar_lightning.run.changes import INDIFFERENT
     from cifar_lightning.run.many import settings_of_fit
     from cifar_lightning.run.recipe import over_recipe
-    from cifar_lightning.run.settings import INDIFFERENT
 
     images = {key: run.data[key] for key in ("source", "sha256", "synthetic_size")}  # --images describes them
     wanted = settings_of_fit({"recipe": name, "seed": run.seed, "data": images}).by_flags()

@@ -33,11 +33,11 @@ from torch.distributed import HashStore
 from cifar_lightning import fake_data, stop
 from cifar_lightning.errors import InputError, LostRankError, Stopped
 from cifar_lightning.run import machines, presence, process_group, signals, training
+from cifar_lightning.run.changes import places_in
 from cifar_lightning.run.cluster import Rank, rank_in
 from cifar_lightning.run.machines import interface, watched
 from cifar_lightning.run.metrics_log import read_rows
 from cifar_lightning.run.process_group import stopped_together
-from cifar_lightning.run.settings import places_in
 
 BROKEN = "[gloo/transport/tcp/pair.cc:547] Connection closed by peer"
 LONG = (*SMALL, "--data.synthetic_size", 20_000, "--max_epochs", 50)

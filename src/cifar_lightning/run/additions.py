@@ -36,10 +36,12 @@ class Additions(NamedTuple):
     Attributes:
         callbacks: They run after the run's own, but before those that save, which Lightning puts last.
         loggers: They get the same figures as metrics.csv.
+        chosen: Whether the user has said which callbacks take part, even if none.
     """
 
     callbacks: tuple[Callback, ...] = ()
     loggers: tuple[Logger, ...] = ()
+    chosen: bool = False
 
     def check(self, processes: int) -> None:
         """Checks that all of them can take part in a run.
@@ -103,10 +105,12 @@ class Additions(NamedTuple):
                 )
 
     def missing_in(self, checkpoint: Mapping[str, Any]) -> list[str]:
-        """Returns the names of callbacks whose state a checkpoint holds, but which are not among these.
+        """Returns the names of callbacks whose state a checkpoint holds, but which are missing here unintentionally.
 
         The run's own are left out, and so is the Timer that a Trainer's max_time makes.
         """
+        if self.chosen:
+            return []
         here = {Checkpoints.__qualname__, Timer.__qualname__, *(callback.state_key for callback in self.callbacks)}
         return [key.partition("{")[0] for key in checkpoint.get("callbacks", {}) if key not in here]
 
@@ -137,7 +141,7 @@ def additions_of(callbacks: Callbacks, logger: Loggers) -> tuple[Additions, str 
             )
     names = [each for each in loggers if isinstance(each, str)]
     objects = tuple(each for each in loggers if isinstance(each, Logger))
-    return Additions(tuple(given), objects), ",".join(names) if names else None
+    return Additions(tuple(given), objects, chosen=callbacks is not None), ",".join(names) if names else None
 
 
 def _listed(name: str, given: Any) -> list[Any]:

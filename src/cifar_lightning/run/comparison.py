@@ -18,13 +18,14 @@ from cifar_lightning.report.comparison import Tested, compared
 from cifar_lightning.report.predictions import digest_of, read_predictions
 from cifar_lightning.report.results import read_results
 from cifar_lightning.report.template import page_at
+from cifar_lightning.run.changes import INDIFFERENT
 from cifar_lightning.run.ended import RESULTS, divergence_in
 from cifar_lightning.run.group import runs_in
 from cifar_lightning.run.no_run import instead_of_run, is_run, numbered, runs_below
 from cifar_lightning.run.plan import is_group
 from cifar_lightning.run.quiet import quietly
 from cifar_lightning.run.saved import home_of
-from cifar_lightning.run.settings import INDIFFERENT, read_settings
+from cifar_lightning.run.settings import read_settings
 
 NEEDED = {"test_acc", "test_count", "confusion", "checkpoint"}
 

@@ -12,18 +12,18 @@ def resolve_devices(accelerator: str, devices: str | int) -> tuple[str, int]:
     Raises:
         InputError: This machine has no such devices.
     """
-    if accelerator not in ("auto", "cpu", "gpu", "cuda", "mps"):
-        raise InputError(f"unknown accelerator {accelerator}: choose from cpu, gpu, cuda, mps, auto")
-    if accelerator == "mps" and not torch.backends.mps.is_available():
-        raise InputError("accelerator mps: this machine has no Apple GPU that torch can use; use --accelerator cpu")
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    there = {"gpu": gpus, "cuda": gpus, "mps": int(torch.backends.mps.is_available()), "cpu": 1}
     if accelerator == "auto":
-        accelerator = "gpu" if gpus else "mps" if torch.backends.mps.is_available() else "cpu"
+        accelerator = next(kind for kind, count in there.items() if count)
+    if accelerator not in there:
+        raise InputError(f"unknown accelerator {accelerator}: choose from cpu, gpu, cuda, mps, auto")
+    if not there[accelerator]:
+        what = "Apple GPU" if accelerator == "mps" else "GPU"
+        raise InputError(
+            f"accelerator {accelerator}: this machine has no {what} that torch can use; use --accelerator cpu"
+        )
     if accelerator in ("gpu", "cuda"):
-        if not gpus:
-            raise InputError(
-                f"accelerator {accelerator}: this machine has no GPU that torch can use; use --accelerator cpu"
-            )
         chosen = _device_list(devices, gpus)
         if not set(chosen) <= set(range(gpus)) or len(set(chosen)) < len(chosen):
             raise InputError(

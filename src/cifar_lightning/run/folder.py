@@ -20,6 +20,7 @@ from cifar_lightning.files import (
     unwritten,
     user_path,
 )
+from cifar_lightning.run.changes import changed
 from cifar_lightning.run.ended import results_in
 from cifar_lightning.run.holder import LOCK, Holder
 from cifar_lightning.run.no_run import numbered
@@ -89,7 +90,7 @@ def newest_unfinished(
     default_root_dir: str | Path, changes: Mapping[str, Any] | None = None
 ) -> AbstractContextManager[tuple[Path, int] | None]:
     """A context that holds the newest run of a log folder that can be resumed with `changes`; see `newest_left`."""
-    return newest_left(default_root_dir, "config.yaml", lambda run: read_settings(run).changed(changes or {}, run))
+    return newest_left(default_root_dir, "config.yaml", lambda run: changed(read_settings(run), changes or {}, run))
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import yaml
 from cifar_lightning.data.split import Fold
 from cifar_lightning.errors import InputError
 from cifar_lightning.files import write_atomically
+from cifar_lightning.run.changes import changed
 from cifar_lightning.run.ended import results_in
 from cifar_lightning.run.folder import held, new_folder
 from cifar_lightning.run.plan import PLAN, is_group, read_plan
@@ -46,7 +47,7 @@ class Group:
             changes.pop("data.val_split", None)
         first = self.folder / self.names[0]
         before = read_settings(first)
-        after = before.changed(changes, first)
+        after = changed(before, changes, first)
         _check_length(self.folder, before, after)
         return {name: value for name, value in changes.items() if (self.kind, name) != ("seeds", "seed")}
 

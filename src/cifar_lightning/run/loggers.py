@@ -67,22 +67,19 @@ def loggers_of(settings: Settings, folder: Path, additions: Additions) -> Iterat
     rank = this_rank()
     rank_zero_only.rank = rank.rank if rank else 0  # type: ignore[attr-defined]
     with ExitStack() as stack:
-        found: list[Logger] = []
+        made: list[Logger] = []
         kinds = (("tensorboard", _tensorboard), ("wandb", _wandb), ("mlflow", _mlflow))
         for name, make in kinds if is_first_rank() else ():
             if name in names:
                 with _said(name), warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # warnings of these packages at start-up do not concern the user
-                    found.append(stack.enter_context(make(settings, folder)))
-        found += additions.loggers
-        for logger in list(found):
-            begun = False
+                    made.append(stack.enter_context(make(settings, folder)))
+        found = []
+        for logger in (*made, *additions.loggers):
             with _said(type(logger).__name__):
                 _ = getattr(logger, "experiment", None)  # a logger first contacts its server here
                 stack.enter_context(_lasting(logger))
-                begun = True
-            if not begun:
-                found.remove(logger)
+                found.append(logger)
         rest = asdict(settings)
         flat = {**rest.pop("data"), **rest.pop("model"), **rest}  # named as Lightning names a model's arguments
         for logger in found:

@@ -71,6 +71,7 @@ def within_step(trainer: Trainer) -> bool:
 class EpochLoop(_TrainingEpochLoop):
     """The loop over an epoch's remaining batches, with the validations that are due."""
 
+    automatic_optimization: "Optimization"
     resumed = False  # the counters hold a checkpoint's position: do not reset them
     validates_end = False  # the validation is due only because training ends here: a longer fit would not have it
     end_validated = -1  # the step of such a validation whose figures are in a checkpoint; -1: there is none
@@ -131,7 +132,6 @@ class EpochLoop(_TrainingEpochLoop):
         # Modules and callbacks from other packages may log in any hook.
         own = {type(c).__module__.partition(".")[0] for c in (module, *callbacks)} == {__name__.partition(".")[0]}
         self._logs_everywhere = not own or not self._plain
-        assert isinstance(self.automatic_optimization, Optimization)
         self.automatic_optimization.prepare()
         precision = trainer.precision_plugin
         # The loader's batches are already on the device, in float32: only precisions such as bf16-true convert them.
@@ -277,6 +277,8 @@ class Optimization(_AutomaticOptimization):
 class FitLoop(_FitLoop):
     """The loop over epochs. A checkpoint states its position outright: epochs finished, and batches of the next one."""
 
+    epoch_loop: EpochLoop
+
     @property
     def done(self) -> bool:
         """Whether to leave the loop: never before the end of the epoch in which the run was interrupted.
@@ -301,7 +303,6 @@ class FitLoop(_FitLoop):
 
         Callbacks with a state get it back afterwards. Loggers ignore figures meanwhile: they have logged them before.
         """
-        assert isinstance(self.epoch_loop, EpochLoop)
         trainer: Any = self.trainer
         goes_on = self.epoch_loop.resumed and self.epoch_loop.batch_progress.current.ready > 0
         hooks = ("state_dict", "on_train_epoch_start")
@@ -317,7 +318,6 @@ class FitLoop(_FitLoop):
     def run(self) -> None:
         """Trains. A fit resumed with no step left still calls the hooks of start and end, which some callbacks need."""
         super().run()
-        assert isinstance(self.epoch_loop, EpochLoop)
         if self.epoch_loop.resumed:  # still set: no epoch has begun
             self.epoch_loop.resumed = False
             self.on_run_start()
@@ -333,7 +333,6 @@ class FitLoop(_FitLoop):
 
     def on_save_checkpoint(self) -> dict[str, Any]:
         """Adds to Lightning's state the position, and the limits under which training was stopped early."""
-        assert isinstance(self.epoch_loop, EpochLoop)
         stopped = self._limits if self.trainer.should_stop else None
         ours = {"position": list(self.position), "end_validated": self.epoch_loop.end_validated, "stopped": stopped}
         return {**super().on_save_checkpoint(), **ours}
@@ -356,7 +355,6 @@ class FitLoop(_FitLoop):
         # Resets this loop and the loops in it. _FitLoop's own setter would make it True whenever there is a max_steps.
         _Loop.restarting.fset(self, False)  # type: ignore[attr-defined]
         self._restarting = True  # in this loop alone: otherwise `setup_data` would not give the loader its position
-        assert isinstance(self.epoch_loop, EpochLoop)
         self.epoch_loop.resumed = True
         self.epoch_loop.end_validated = ours.get("end_validated", -1)  # earlier versions did not save it
         # The callback that stopped training will not be asked again. With a raised limit training continues.

@@ -19,6 +19,7 @@ from cifar_lightning.report.group import print_group, summary, write_figure
 from cifar_lightning.report.results import read_results, write_results
 from cifar_lightning.run import signals
 from cifar_lightning.run.additions import Additions, additions_of
+from cifar_lightning.run.changes import changed, changes_in, check_changes
 from cifar_lightning.run.checks import check
 from cifar_lightning.run.cluster import this_rank
 from cifar_lightning.run.cpu import restored_torch, step_work
@@ -31,7 +32,7 @@ from cifar_lightning.run.plan import KINDS, PLAN, is_group
 from cifar_lightning.run.quiet import quietly
 from cifar_lightning.run.recipe import bound, over_recipe
 from cifar_lightning.run.resuming import go_on
-from cifar_lightning.run.settings import Settings, changes_in, check_changes, read_settings, settings_of
+from cifar_lightning.run.settings import Settings, read_settings, settings_of
 from cifar_lightning.run.side_by_side import can_train_forked, side_by_side
 from cifar_lightning.run.status import ANEW
 from cifar_lightning.run.training import fit
@@ -185,7 +186,7 @@ def _go_on(group: Group, changes: Mapping[str, Any], report: bool) -> dict[str, 
         if results_in(group.folder) is not None:
             raise InputError(f"nothing to resume: all runs of {group.folder} have finished")
         return _summed_up(group, report)
-    first = read_settings(group.folder / left[0]).changed(changes, group.folder / left[0])
+    first = changed(read_settings(group.folder / left[0]), changes, group.folder / left[0])
     images, at_once = _prepared(first, len(left))
     return _train(group, images, at_once, changes, report)
 

@@ -9,6 +9,7 @@ from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.errors import InputError, RunError
 from cifar_lightning.files import exists, remove_parts, user_path
 from cifar_lightning.run.additions import Additions, Callbacks, Loggers, additions_of
+from cifar_lightning.run.changes import changed, changes_in, check_changes, places_in
 from cifar_lightning.run.checkpoint import BEST, FINAL, newest_readable, step_checkpoints, step_of, why_not_best
 from cifar_lightning.run.checks import check
 from cifar_lightning.run.cluster import is_first_rank
@@ -17,7 +18,7 @@ from cifar_lightning.run.folder import held, newest_unfinished
 from cifar_lightning.run.group import check_member
 from cifar_lightning.run.plan import is_group
 from cifar_lightning.run.quiet import quietly
-from cifar_lightning.run.settings import Settings, changes_in, check_changes, places_in, read_settings
+from cifar_lightning.run.settings import Settings, read_settings
 from cifar_lightning.run.training import join, launch_or_train
 
 
@@ -59,9 +60,9 @@ def resume(
     folder = user_path(run)
     if is_group(folder):
         raise InputError(f"{folder} holds several runs: use resume_many, or pass one of them")
-    read_settings(folder).changed(changes, folder)  # reports wrong changes before waiting for the folder
+    changed(read_settings(folder), changes, folder)  # reports wrong changes before waiting for the folder
     with held(folder) as lock:
-        return go_on(folder, lock, changes, additions, callbacks is not None)
+        return go_on(folder, lock, changes, additions)
 
 
 @quietly()
@@ -73,15 +74,16 @@ def resume_newest(default_root_dir: str | Path, changes: Mapping[str, Any] | Non
     Returns:
         The contents of results.json; None if there is no such run.
     """
+    changes = changes or {}
     if not is_first_rank():
-        return join(Additions(), places_in(changes or {}))  # the first rank chooses
-    check_changes(changes or {})  # wrong changes would otherwise make it skip every run
+        return join(Additions(), places_in(changes))  # the first rank chooses
+    check_changes(changes)  # wrong changes would otherwise make it skip every run
     with newest_unfinished(default_root_dir, changes) as found:
         say(f"resuming {found[0]}" if found else "no unfinished run: starting a new one", 1)
         if found is None:
             return None
         try:
-            return go_on(*found, changes or {}, Additions())
+            return go_on(*found, changes, Additions())
         except InputError as error:
             raise InputError(f"{error}; --resume auto chooses {found[0]} again as long as it exists") from error
 
@@ -91,7 +93,6 @@ def go_on(
     lock: int,
     changes: Mapping[str, Any],
     additions: Additions,
-    chosen: bool = False,
     others: CIFAR10DataModule | None = None,
     next_step: str | None = None,
 ) -> dict[str, Any]:
@@ -102,12 +103,11 @@ def go_on(
         lock: The file descriptor that `held` yields.
         changes: Changes of its settings.
         additions: Callbacks and loggers that take part.
-        chosen: Whether the user has named the callbacks: then those that the run had before may be missing.
         others: The data module of another run in this process, to share its images.
         next_step: Text for messages on how to resume, if the run is one of several.
     """
     before = read_settings(folder)  # only now: another job that held the folder may have changed them
-    settings = before.changed(changes, folder)
+    settings = changed(before, changes, folder)
     check_member(folder, before, settings)
     _check_unfinished(folder, before, settings)
     checked = check(settings, additions, others)
@@ -123,7 +123,7 @@ def go_on(
             outdated.append(checkpoints / BEST)
     if saved and settings != before:  # now, before a finished run loses its results
         (checked.images or settings.images()).check_images(saved["CIFAR10DataModule"])
-    if not chosen and (missing := additions.missing_in(saved)):
+    if missing := additions.missing_in(saved):
         raise InputError(
             f"{folder} was started with callbacks ({', '.join(missing)}), which checkpoints do not hold: resume it "
             f"in Python with resume({str(folder)!r}, callbacks=[...]); [] leaves them out"

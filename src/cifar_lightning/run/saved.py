@@ -140,7 +140,7 @@ def load_model(path: str | Path, net: str | nn.Module | None = None, **arguments
         >>> load_model("quick").classes == list(CLASSES)
         True
     """
-    check_names(arguments, "model", LitNet, prefix="")
+    check_names(arguments, "model", prefix="")
     path = select_checkpoint(path)
     checkpoint = load_checkpoint(path, {"net": net, **arguments} if net is not None else None)
     changed = {**checkpoint, "hyper_parameters": {**checkpoint["hyper_parameters"], **arguments}}
@@ -216,7 +216,7 @@ def data_of(checkpoint: Mapping[str, Any], changes: Mapping[str, Any]) -> CIFAR1
         arguments["normalization"] = data_set_of(arguments["normalization"], arguments.get("source", "cifar10"))
     elif (kept := preprocessing_in(checkpoint)) and (name := name_of(kept)):  # for example in a file of weights
         arguments["normalization"] = name
-    check_names(changes, "data", CIFAR10DataModule)
+    check_names(changes, "data")
     if changes.keys() & {"source", "data_dir"}:
         arguments.pop("train_labels", None)  # they belong to the training images
     source = changes.get("source", arguments.get("source"))

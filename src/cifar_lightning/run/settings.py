@@ -4,7 +4,7 @@ import difflib
 import inspect
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,28 +22,19 @@ from cifar_lightning.files import absolute, check_reachable, write_atomically
 from cifar_lightning.model.absent import NAMED
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.run import refused
-from cifar_lightning.run.cluster import this_rank
 from cifar_lightning.run.devices import resolve_devices, shared_out
-from cifar_lightning.run.networks import is_import_path
 from cifar_lightning.run.no_run import why_no_run
-from cifar_lightning.run.precision import crawls, resolve_precision
+from cifar_lightning.run.precision import resolve_precision
 
 Arguments = dict[str, Any]
 
 NO_FLAGS = {*refused.WHY, *(f"data.{name}" for name in absent.NO_FLAGS)}
-# Settings that say where and how a run is computed, not what: they can be changed on resuming.
-FREE = {
-    "accelerator", "devices", "num_nodes", "strategy", "default_root_dir", "checkpoint_every_n_steps", "verify_steps",
-    "threads", "logger", "report", "data.data_dir", "data.mirror", "data.train_labels", "data.device",
-}  # fmt: skip
-INDIFFERENT = FREE - {"data.train_labels"}  # `compare` disregards these; a file of labels may hold other labels
-
 PATHS = {"data.data_dir", "data.mirror", "data.train_labels"}
-# For messages: the class whose arguments a group of settings holds, and an example of the group.
-GROUPS = {
-    "data": ("CIFAR10DataModule", '{"eval_batch_size": 500}'),
-    "model": ("LitNet", '{"net": "resnet18", "lr": 0.1}'),
-    "trainer": ("Trainer", '{"gradient_clip_val": 1}'),
+# The class whose arguments a group of settings holds, and an example of the group for messages.
+GROUPS: dict[str, tuple[type, str]] = {
+    "data": (CIFAR10DataModule, '{"eval_batch_size": 500}'),
+    "model": (LitNet, '{"net": "resnet18", "lr": 0.1}'),
+    "trainer": (Trainer, '{"gradient_clip_val": 1}'),
 }
 
 
@@ -87,56 +78,9 @@ class Settings:
         text = yaml.safe_dump(asdict(self), sort_keys=False)
         write_atomically(folder / "config.yaml", lambda file: file.write(text.encode()))
 
-    def changed(self, changes: Mapping[str, Any], folder: Path) -> "Settings":
-        """Returns these settings with `changes`, for a resumed run; see `check_changes`.
-
-        Raises:
-            InputError: Changes would change the result (the message names all of them), or one is not a setting or has
-                the wrong type.
-        """
-        changes = check_changes(changes)
-        if is_import_path(net := self.model["net"]) and "model.net" not in changes:
-            raise InputError(f"{folder} trains {net}, your own code: name it again with --model.net {net}")
-        if changes.get("precision") == "auto":
-            del changes["precision"]  # keeps the run's precision
-        if this_rank() is not None:  # the launcher decides, whatever the run had before
-            given = changes.get("devices"), changes.get("num_nodes")
-            changes["devices"], changes["num_nodes"] = shared_out(*given)
-        after = {**asdict(self), **changes}
-        accelerator, _ = resolve_devices(after["accelerator"], after["devices"])
-        precision = resolve_precision(after["precision"], accelerator)
-        if "precision" in changes:
-            changes["precision"] = precision
-        elif precision != self.precision or crawls(precision, accelerator):
-            raise InputError(
-                f"accelerator {accelerator} does not compute in {self.precision}, the precision of {folder}: "
-                "resume it on the device where it ran, or start a new run"
-            )
-        return self._with(changes)
-
-    def _with(self, changes: Arguments) -> "Settings":
-        settings, refused = asdict(self), []
-        for name, given in changes.items():
-            *group, key = name.split(".", 1)
-            value = _in_place(name, given)
-            target = settings[group[0]] if group else settings
-            before = target.get(key)
-            if before == value or (name == "trainer.max_time" and 0 < seconds_in(value) == seconds_in(before)):
-                continue
-            lengths = {"max_epochs": _is_longer, "max_steps": _is_longer, "trainer.max_time": _is_more_time}
-            if not (lengths[name](value, before) if name in lengths else name in FREE):
-                refused.append(f"--{name} (the run has {before}, not {value})")
-            target[key] = value
-        if refused:
-            them = "it" if len(refused) == 1 else "them"
-            raise InputError(
-                f"{', '.join(refused)} would change the result of a resumed run: leave {them} out, or start a new run"
-            )
-        return replace(self, **settings)
-
     def by_flags(self) -> Arguments:
         """Returns all settings by the names of their flags, such as `data.batch_size`."""
-        return _by_flags(asdict(self))
+        return by_flags(asdict(self))
 
     def places(self) -> Arguments:
         """Returns the arguments of the data that say where the images are, which differs between machines."""
@@ -194,7 +138,7 @@ def check_group(group: str, value: Any, function: str, otherwise: str) -> None:
         otherwise: The method of a Trainer that takes objects.
     """
     kind, example = GROUPS[group]
-    own = f"{function} makes its own {kind} from settings such as {group}={example}"
+    own = f"{function} makes its own {kind.__name__} from settings such as {group}={example}"
     dictionary(group, value, f"{own}; pass objects of your own to lightning.pytorch.Trainer().{otherwise}")
 
 
@@ -204,11 +148,6 @@ def dictionary(name: str, value: Any, give: str) -> Mapping[str, Any]:
         return value
     what = repr(value) if isinstance(value, str | int | float) else f"a {type(value).__name__}"
     raise InputError(f"{name} is {what}, not a dictionary: {give}")
-
-
-def changes_in(given: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """Returns the changes that were given to `resume`, if any; raises an InputError if they are not a dictionary."""
-    return dictionary("changes", given or {}, 'use settings by their names, such as {"max_epochs": 10}')
 
 
 def read_settings(folder: Path) -> Settings:
@@ -226,39 +165,12 @@ def read_settings(folder: Path) -> Settings:
     required = {field.name for field in fields(Settings) if field.default is MISSING}
     known = {field.name for field in fields(Settings)}
     whole = isinstance(settings, dict) and required <= set(settings) <= known
-    if not whole or not all(isinstance(settings[name], dict) for name in ("data", "model", "trainer")):
+    if not whole or not all(isinstance(settings[name], dict) for name in GROUPS):
         raise InputError(f"nothing to resume: {path} does not hold the settings of a run of fit")
     return _complete(settings)
 
 
-def check_changes(changes: Mapping[str, Any]) -> Arguments:
-    """Checks changes to settings; returns them by name, as plain values, without those that keep the run's value.
-
-    Args:
-        changes: By names such as "data.data_dir", or in groups as for `fit`.
-
-    Raises:
-        InputError: One is not a setting, or has the wrong type.
-    """
-    found = _by_flags(plain(changes))
-    for name in ("devices", "num_nodes", "trainer"):
-        if found.get(name, 1) is None:
-            del found[name]
-    known = {field.name for field in fields(Settings)} - set(GROUPS)
-    for name in found:
-        group, dot, key = name.partition(".")
-        if dot and (kind := {"data": CIFAR10DataModule, "model": LitNet}.get(group)):
-            check_names([key], group, kind)
-        elif dot and group == "trainer":
-            check_trainer_names([key])
-        elif group not in (GROUPS if dot else known):
-            raise InputError(f"{name} is not a setting of a run: use one of fit's, such as max_epochs or data.data_dir")
-    types = {name: value for name, value in found.items() if name != "precision"}  # precision may still be a number
-    typed(types, inspect.signature(Settings))
-    return found
-
-
-def _by_flags(settings: Mapping[str, Any]) -> Arguments:
+def by_flags(settings: Mapping[str, Any]) -> Arguments:
     """Returns settings by the names of their flags, including those in groups."""
     groups = {name: inner for name in GROUPS if isinstance(inner := settings.get(name), Mapping)}
     rest = {name: value for name, value in settings.items() if name not in groups}
@@ -266,35 +178,19 @@ def _by_flags(settings: Mapping[str, Any]) -> Arguments:
 
 
 def _complete(settings: Arguments) -> Settings:
-    settings = {name: _in_place(name, value) for name, value in settings.items()}
-    data = _with_defaults(settings["data"], "data", CIFAR10DataModule)
-    data = {name: _in_place(f"data.{name}", value) for name, value in data.items()}
-    return Settings(**{**settings, "data": data, "model": _with_defaults(settings["model"], "model", LitNet)})
+    settings = {name: in_place(name, value) for name, value in settings.items()}
+    data = _with_defaults(settings["data"], "data")
+    data = {name: in_place(f"data.{name}", value) for name, value in data.items()}
+    return Settings(**{**settings, "data": data, "model": _with_defaults(settings["model"], "model")})
 
 
-def _in_place(name: str, value: Any) -> Any:
+def in_place(name: str, value: Any) -> Any:
     """Returns the value to keep of a setting: the data's paths become absolute, for a resume from another folder."""
     if name == "devices" and str(value).isdecimal():  # text if it comes from a flag
         return int(value)
     if name == "default_root_dir" and isinstance(value, str):
         return os.path.expanduser(value)
     return absolute(value) if name in PATHS and isinstance(value, str) else value
-
-
-def places_in(changes: Mapping[str, Any]) -> Arguments:
-    """Returns those changes to settings that say where a machine has its images; see `Settings.places`."""
-    found = _by_flags(plain(changes))
-    return {name.partition(".")[2]: _in_place(name, value) for name, value in found.items() if name in PATHS}
-
-
-def _is_longer(value: int, before: int | None) -> bool:
-    return before is not None and before != -1 and (value == -1 or value > before)  # -1 means no limit
-
-
-def _is_more_time(value: Any, before: Any) -> bool:
-    if value is None or not seconds_in(value):  # no limit, or not a time, which the checks refuse
-        return True
-    return before is not None and seconds_in(value) > seconds_in(before)
 
 
 def seconds_in(time: Any) -> float:
@@ -333,15 +229,15 @@ def plain(settings: Mapping[str, Any], group: str = "") -> Arguments:
     return found
 
 
-def check_names(arguments: Iterable[str], group: str, kind: type, prefix: str | None = None) -> None:
-    """Raises an InputError if `arguments` of a group are not arguments of the class `kind`.
+def check_names(arguments: Iterable[str], group: str, prefix: str | None = None) -> None:
+    """Raises an InputError if `arguments` of the group data or model are not arguments of its class.
 
     Args:
         arguments: Their names.
         group: Name of the group.
-        kind: The class.
         prefix: What stands before a name in the call, for the message; by default the group and a dot.
     """
+    kind, _ = GROUPS[group]
     known = [*inspect.signature(kind).parameters]
     if unknown := sorted(set(arguments) - set(known)):
         named = {"data": absent.NAMED, "model": NAMED}[group]
@@ -362,8 +258,9 @@ def check_trainer_names(names: Iterable[str]) -> None:
             raise InputError(f"trainer.{name} is not an argument of Lightning's Trainer: {hint}")
 
 
-def _with_defaults(arguments: Arguments, group: str, kind: type) -> Arguments:
+def _with_defaults(arguments: Arguments, group: str) -> Arguments:
     """Returns a group's `arguments` with the defaults of all others: config.yaml is complete however a run starts."""
-    check_names(arguments, group, kind)
+    check_names(arguments, group)
+    kind, _ = GROUPS[group]
     defaults = {name: parameter.default for name, parameter in inspect.signature(kind).parameters.items()}
     return {name: value for name, value in defaults.items() if f"{group}.{name}" not in NO_FLAGS} | arguments
