@@ -36,8 +36,8 @@ from torchvision.datasets import ImageFolder
 from tutorial_script import TRANSFORMS, Pictures
 
 from cifar_lightning import CIFAR10DataModule, TutorialNet, fit
-from cifar_lightning.data import folder as class_folders
 from cifar_lightning.data.cifar10 import MEAN, STD
+from cifar_lightning.data.layouts import class_folders
 from cifar_lightning.data.loader import BatchLoader
 from cifar_lightning.data.sources import Source
 from cifar_lightning.model.networks import SpeedNet, beside

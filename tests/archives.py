@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cifar_lightning.data import matlab
 from cifar_lightning.data.cifar10 import ARCHIVES, BINARIES, CIFAR100_CLASSES, CIFAR100_COARSE_CLASSES, CLASSES
+from cifar_lightning.data.layouts import matlab
 
 
 def batches(images_per_batch=20, seed=0, classes=10, source="cifar10"):

@@ -20,8 +20,10 @@ from jobs import job
 from PIL import Image, ImageDraw, JpegImagePlugin
 
 from cifar_lightning import CIFAR10DataModule
-from cifar_lightning.data import cache, decoding, folder, helpers, pictures
+from cifar_lightning.data import cache
 from cifar_lightning.data.cifar10 import CIFAR100_CLASSES, CLASSES
+from cifar_lightning.data.layouts import class_folders
+from cifar_lightning.data.pictures import decoding, helpers, reading
 from cifar_lightning.data.sources import Source
 from cifar_lightning.errors import ImageWarning, InputError, quoted
 from cifar_lightning.run.metrics_log import read_rows
@@ -44,7 +46,7 @@ def write_folder(top, classes=("b", "a"), size=(32, 32), count=2):
 
 def read_image(path):
     """Returns the pixels of a picture and the remarks on it, or raises its error."""
-    (found,) = pictures.read_each([path])
+    (found,) = reading.read_each([path])
     if isinstance(found, InputError):
         raise found
     return found
@@ -221,7 +223,7 @@ def test_large_pictures_are_given_to_threads_one_by_one(tmp_path, monkeypatch):
         Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / f"{i:02}.png")
     paths, threads, started = sorted(tmp_path.iterdir()), set(), []
     meet = threading.Barrier(3, timeout=60)
-    monkeypatch.setattr(pictures, "usable_cores", lambda: 3)
+    monkeypatch.setattr(reading, "usable_cores", lambda: 3)
 
     def decode(paths, ask):
         started.append(paths)
@@ -230,11 +232,11 @@ def test_large_pictures_are_given_to_threads_one_by_one(tmp_path, monkeypatch):
             meet.wait()  # until each thread has a picture
         return paths
 
-    monkeypatch.setattr(pictures, "_part", decode)
-    taken = pictures._in_order(paths, 10**9)
+    monkeypatch.setattr(reading, "_part", decode)
+    taken = reading._in_order(paths, 10**9)
     assert next(taken) == ([paths[0]], [paths[0]])
     assert len(threads) == 3
-    assert len(started) <= 3 * pictures.AHEAD + 1
+    assert len(started) <= 3 * reading.AHEAD + 1
     assert [path for _, part in taken for path in part] == paths[1:]
 
 
@@ -242,9 +244,9 @@ def test_large_pictures_are_given_to_threads_one_by_one(tmp_path, monkeypatch):
 def started(monkeypatch):
     """Makes two pictures enough to start helpers, and returns the list of the helpers that are then started."""
     processes, start = [], helpers._start
-    monkeypatch.setattr(pictures, "usable_cores", lambda: 2)
-    monkeypatch.setattr(pictures, "WORTH", 1)
-    monkeypatch.setattr(pictures, "AT_ONCE", 4)
+    monkeypatch.setattr(reading, "usable_cores", lambda: 2)
+    monkeypatch.setattr(reading, "WORTH", 1)
+    monkeypatch.setattr(reading, "AT_ONCE", 4)
     monkeypatch.setattr(helpers, "_start", lambda: processes.append(start()) or processes[-1])
     return processes
 
@@ -258,7 +260,7 @@ def test_helpers_decode_small_pictures_as_this_process_does(tmp_path, monkeypatc
     Image.new("L", (1, 1)).save(tmp_path / "test" / "a" / "x.png")
     here, decode = [], decoding.decode
     monkeypatch.setattr(decoding, "decode", lambda path, remarks: here.append(path) or decode(path, remarks))
-    decoded = folder.read(folder.scan(tmp_path, "train"))
+    decoded = class_folders.read(class_folders.scan(tmp_path, "train"))
     assert decoded.images[:, 0, 0, 0].tolist() == [*range(30), 0]
     assert "deep.png has 16 bits per value, but no value above 99 of 65,535" in decoded.notes[0]
     assert here == []  # the helpers have done it, and have ended
@@ -267,12 +269,12 @@ def test_helpers_decode_small_pictures_as_this_process_does(tmp_path, monkeypatc
     wrong = tmp_path / "train" / "a" / "07.png"
     wrong.write_text("no image")
     paths = sorted(wrong.parent.iterdir())
-    read = list(pictures.read_each(paths))
+    read = list(reading.read_each(paths))
     assert here == list(map(str, paths[4:8]))  # again here, where Pillow may know more formats
     assert [i for i, one in enumerate(read) if isinstance(one, InputError)] == [7]
     assert [one[0][0, 0, 0] for one in read[:30] if not isinstance(one, InputError)] == [*range(7), *range(8, 30)]
     with pytest.raises(InputError, match=r"07\.png"):
-        folder.read(folder.scan(tmp_path, "train"))
+        class_folders.read(class_folders.scan(tmp_path, "train"))
 
 
 @pytest.mark.parametrize("how", ["never begin", "are killed"])
@@ -281,7 +283,7 @@ def test_pictures_are_read_without_helpers_that_fail(tmp_path, monkeypatch, star
         Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / f"{i:02}.png")
     if how == "never begin":
         monkeypatch.setattr(helpers, "PROGRAM", "import a_module_that_is_not_there")
-    read = pictures.read_each(sorted(tmp_path.iterdir()))
+    read = reading.read_each(sorted(tmp_path.iterdir()))
     first = next(read)
     if how == "are killed":
         for process in started:
@@ -299,7 +301,7 @@ def test_text_that_a_helper_prints_at_its_start_is_ignored(tmp_path, monkeypatch
     monkeypatch.setattr(helpers, "PROGRAM", f"print('Booting', flush=True); {helpers.PROGRAM}")
     waits = threading.Timer(30, lambda: [process.kill() for process in started])
     waits.start()
-    read = list(pictures.read_each(sorted(tmp_path.iterdir())))
+    read = list(reading.read_each(sorted(tmp_path.iterdir())))
     waits.cancel()
     assert [pixels[0, 0, 0] for pixels, _ in read] == list(range(8))
     assert here == []
@@ -310,18 +312,18 @@ def test_pictures_are_read_in_order_and_only_a_few_in_advance(tmp_path, monkeypa
         Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / f"{i:02}.png")
     (tmp_path / "07.png").write_text("no image")
     paths = [*sorted(tmp_path.iterdir()), tmp_path / "none.png"]
-    monkeypatch.setattr(pictures, "AT_ONCE", 2)
+    monkeypatch.setattr(reading, "AT_ONCE", 2)
     started, whole = [], decoding.decode
     monkeypatch.setattr(decoding, "decode", lambda *args: (started.append(args), whole(*args))[1])
-    read = pictures.read_each(paths)
+    read = reading.read_each(paths)
     first = next(read)
     assert (first[0] == read_image(paths[0])[0]).all()
-    assert len(started) <= 2 * (pictures.AHEAD + 1) + 1
+    assert len(started) <= 2 * (reading.AHEAD + 1) + 1
     rest = list(read)
     assert [i for i, one in enumerate(rest, 1) if isinstance(one, InputError)] == [7, 20]
     assert [one[0][0, 0, 0] for one in rest if not isinstance(one, InputError)] == [*range(1, 7), *range(8, 20)]
     started.clear()
-    read = pictures.read_each(paths)
+    read = reading.read_each(paths)
     next(read)
     read.close()
     assert len(started) < len(paths)
@@ -356,7 +358,7 @@ def test_a_progress_bar_is_shown_only_in_a_terminal(tmp_path, monkeypatch):
 
 
 def test_incomplete_folders_are_refused(tmp_path):
-    layout = folder.LAYOUT
+    layout = class_folders.LAYOUT
 
     def check(message):
         with pytest.raises(InputError) as error:
@@ -543,8 +545,8 @@ def test_pictures_with_broken_metadata_are_read_with_a_warning(tmp_path):
 
 def test_warnings_name_files_by_their_present_path(tmp_path, monkeypatch):
     """A moved folder is decoded again only for splits with warnings, which name files by their present path."""
-    decoded, read = [], pictures.read
-    monkeypatch.setattr(pictures, "read", lambda *args: (decoded.append(1), read(*args))[1])
+    decoded, read = [], reading.read
+    monkeypatch.setattr(reading, "read", lambda *args: (decoded.append(1), read(*args))[1])
     folders(tmp_path / "old", train=("a/1.png", "b/1.png"), test=("a/1.png", "b/1.png"))
     sound = (tmp_path / "old" / "train" / "a" / "1.png").read_bytes()
     (tmp_path / "old" / "train" / "a" / "1.png").write_bytes(chunked(sound, b"tEXt", b"a\0b", checksum=7))
@@ -685,10 +687,10 @@ def test_the_cache_notices_changes_that_keep_sizes_and_times(tmp_path):
 
 def test_another_version_of_pillow_invalidates_the_cache(tmp_path, monkeypatch):
     folders(tmp_path, train=("a/1.png", "b/1.png"), test=("a/1.png", "b/1.png"))
-    before = folder.scan(tmp_path, "train").fingerprint
-    assert before == folder.scan(tmp_path, "train").fingerprint
+    before = class_folders.scan(tmp_path, "train").fingerprint
+    assert before == class_folders.scan(tmp_path, "train").fingerprint
     monkeypatch.setattr("PIL.__version__", "99")
-    assert folder.scan(tmp_path, "train").fingerprint != before
+    assert class_folders.scan(tmp_path, "train").fingerprint != before
 
 
 def test_a_run_gives_each_note_once_and_validates_on_the_validation_folder(tmp_path):

@@ -40,8 +40,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from cifar_lightning import CIFAR10DataModule, LitNet, evaluate, fit
-from cifar_lightning.data import archive, download, matlab, official
-from cifar_lightning.data import parquet as parquet_files
+from cifar_lightning.data import download
 from cifar_lightning.data.cifar10 import (
     ARCHIVES,
     BINARIES,
@@ -53,7 +52,9 @@ from cifar_lightning.data.cifar10 import (
     COARSE,
     COUNTS,
 )
-from cifar_lightning.data.pictures import read_each
+from cifar_lightning.data.layouts import archive, matlab, official
+from cifar_lightning.data.layouts import parquet as parquet_files
+from cifar_lightning.data.pictures.reading import read_each
 from cifar_lightning.data.sources import Source
 from cifar_lightning.errors import ImageWarning, InputError
 

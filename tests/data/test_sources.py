@@ -22,8 +22,9 @@ from PIL import Image
 from servers import serve
 
 from cifar_lightning import evaluate, files, fit
-from cifar_lightning.data import archive, cache, download, folder, pickles, sources
+from cifar_lightning.data import cache, download, sources
 from cifar_lightning.data.cifar10 import ARCHIVES, CIFAR100_CLASSES, CLASSES
+from cifar_lightning.data.layouts import archive, class_folders, pickles
 from cifar_lightning.data.sources import Source
 from cifar_lightning.errors import InputError
 
@@ -105,8 +106,8 @@ def test_a_fit_and_an_evaluation_scan_each_split_once(tmp_path, monkeypatch):
             for i in range(count):
                 Image.new("RGB", (8, 8), (40 * i, 9, 9)).save(tmp_path / "pictures" / split / name / f"{i}.png")
 
-    scanned, scan = [], folder.scan
-    monkeypatch.setattr(folder, "scan", lambda home, split: (scanned.append(split), scan(home, split))[1])
+    scanned, scan = [], class_folders.scan
+    monkeypatch.setattr(class_folders, "scan", lambda home, split: (scanned.append(split), scan(home, split))[1])
     data = {"source": "folder", "data_dir": tmp_path / "pictures"}
     fit(data, accelerator="cpu", max_epochs=1, default_root_dir=tmp_path)
     assert sorted(scanned) == ["test", "train"]

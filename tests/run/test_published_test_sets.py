@@ -15,8 +15,8 @@ from PIL import Image
 from cifar_lightning import fit, load_model
 from cifar_lightning.data import sources
 from cifar_lightning.data.cifar10 import CLASSES
+from cifar_lightning.data.layouts.test_sets import CORRUPTIONS, EXTRA_CORRUPTIONS
 from cifar_lightning.data.sources import synthetic
-from cifar_lightning.data.test_sets import CORRUPTIONS, EXTRA_CORRUPTIONS
 from cifar_lightning.run import comparison
 
 CPU = ("--accelerator", "cpu")

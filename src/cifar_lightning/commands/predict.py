@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 from cifar_lightning.commands.output import output
 from cifar_lightning.console import say
-from cifar_lightning.data.kinds import USUAL, passed_over
+from cifar_lightning.data.pictures.kinds import USUAL, passed_over
 from cifar_lightning.errors import InputError, quoted
 from cifar_lightning.files import readable, strict_json
 from cifar_lightning.flags import add_net, new_parser, parse
 from cifar_lightning.startup import importing
 
 if TYPE_CHECKING:
-    from cifar_lightning.data.decoding import Pixels
+    from cifar_lightning.data.pictures.decoding import Pixels
     from cifar_lightning.model.lit_net import LitNet
     from cifar_lightning.report.prediction_page import Seen
 
@@ -145,7 +145,7 @@ def _rows(model: "LitNet", files: Sequence[str], tally: Tally) -> Generator[Row,
     """Yields the prediction for each file, in order, and counts it; prints why a file cannot be read."""
     from cifar_lightning.data.cifar10 import CLASSES
     from cifar_lightning.data.likeness import unlike
-    from cifar_lightning.data.pictures import read_each
+    from cifar_lightning.data.pictures.reading import read_each
     from cifar_lightning.report.prediction_page import Seen
 
     size = 1  # doubles with each batch, so that the first line need not wait for many photographs
@@ -196,7 +196,7 @@ def _print_json(rows: Iterable[Row]) -> None:
 
 def _files(paths: Sequence[str]) -> list[str]:
     """Lists the named files, and the pictures in named folders. A missing file is reported when it is read."""
-    from cifar_lightning.data.folder import Walk
+    from cifar_lightning.data.layouts.class_folders import Walk
 
     files: list[str] = []
     for path in paths:

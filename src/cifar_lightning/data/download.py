@@ -13,10 +13,10 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlsplit, urlunsplit
 from urllib.request import HTTPRedirectHandler, HTTPSHandler, ProxyHandler, Request, build_opener
 
-from cifar_lightning.data.archive import GZIP, digest
 from cifar_lightning.data.bar import bar
 from cifar_lightning.data.cache import HIDDEN
 from cifar_lightning.data.cifar10 import Archive
+from cifar_lightning.data.layouts.archive import GZIP, digest
 from cifar_lightning.errors import InputError
 from cifar_lightning.files import check_reachable, locked, part_of, publish, user_path
 

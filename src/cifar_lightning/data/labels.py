@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from cifar_lightning.console import percent
-from cifar_lightning.data import pickles
-from cifar_lightning.data.arrays import integers
 from cifar_lightning.data.cache import header_of
 from cifar_lightning.data.class_names import numbers_in
 from cifar_lightning.data.image_set import ImageSet
+from cifar_lightning.data.layouts import pickles
+from cifar_lightning.data.layouts.arrays import integers
 from cifar_lightning.errors import InputError
 from cifar_lightning.files import check_reachable, user_path
 

@@ -10,11 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from cifar_lightning.data import archive, arrays, cache, download, folder, official, parquet, shapes
+from cifar_lightning.data import cache, download, shapes
 from cifar_lightning.data.cache import Decoded
 from cifar_lightning.data.cifar10 import ARCHIVES, CLASSES, CLASSES_OF, TITLES
 from cifar_lightning.data.class_names import named_twice
 from cifar_lightning.data.image_set import ImageSet, image_set_of
+from cifar_lightning.data.layouts import archive, arrays, class_folders, official, parquet
 from cifar_lightning.errors import ImageWarning, InputError, quoted
 from cifar_lightning.files import check_reachable, user_path
 
@@ -70,7 +71,7 @@ class Source:
             return
         with self._naming():
             if self.name in ARCHIVES and not self.held():
-                if folder.has_classes(self._place):
+                if class_folders.has_classes(self._place):
                     raise InputError(
                         f"data_dir {self.data_dir} has class folders, not {TITLES[self.name]}: use --data.source "
                         f"folder to train on them, or another data_dir to download {TITLES[self.name]} into"
@@ -148,9 +149,9 @@ class Source:
                 files = [path for paths in parts.values() for path in paths]
                 decode = partial(_decode_own, partial(parquet.read_own, parts, split), files, self.sha256)
                 return Found(home, self._key(files), decode, parquet.SHAPE, files)
-        listing = folder.scan(home, split)
-        notes = listing.note, self._unchecked(folder.SHAPE)
-        return Found(home, listing.fingerprint, partial(folder.read, listing), folder.SHAPE, listing.paths, notes)
+        listing = class_folders.scan(home, split)
+        decode, notes = partial(class_folders.read, listing), (listing.note, self._unchecked(class_folders.SHAPE))
+        return Found(home, listing.fingerprint, decode, class_folders.SHAPE, listing.paths, notes)
 
     def _find_official(self, split: str) -> "Found":
         if (held := self.held()) is None:

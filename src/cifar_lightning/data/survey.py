@@ -12,9 +12,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from cifar_lightning.console import notes
-from cifar_lightning.data import folder, official
 from cifar_lightning.data.cifar10 import CLASSES_OF, COUNTS, TITLES
 from cifar_lightning.data.image_set import ImageSet
+from cifar_lightning.data.layouts import class_folders, official
 from cifar_lightning.data.preprocessing import preprocessing_of
 from cifar_lightning.data.sources import Found, Source
 from cifar_lightning.errors import InputError
@@ -69,7 +69,7 @@ class Survey:
     def name(self, split: str, index: int) -> str:
         """Returns the name of an image: its file if there are class folders, otherwise its index in the split."""
         found = self.found["test" if split == "test" else "train"]
-        if found.shape != folder.SHAPE:
+        if found.shape != class_folders.SHAPE:
             return f"{split}[{index}]"
         before = len(self.sets["train"].labels) if split == "validation" else 0
         return os.path.relpath(found.files[before + index], found.home)

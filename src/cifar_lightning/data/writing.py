@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from cifar_lightning import stop
-from cifar_lightning.data import parquet
-from cifar_lightning.data.folder import in_order
 from cifar_lightning.data.image_set import ImageSet
+from cifar_lightning.data.layouts import parquet
+from cifar_lightning.data.layouts.class_folders import in_order
 from cifar_lightning.errors import ImageWarning, InputError, RunError, quoted
 from cifar_lightning.files import part_of, user_path
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cifar_lightning import stop
 from cifar_lightning.console import percent, printing
-from cifar_lightning.data.test_sets import CORRUPTIONS, EXTRA_CORRUPTIONS
+from cifar_lightning.data.layouts.test_sets import CORRUPTIONS, EXTRA_CORRUPTIONS
 from cifar_lightning.report.predictions import NAME as PREDICTIONS
 from cifar_lightning.report.report import PAGE, write_figures
 from cifar_lightning.report.results import results_of, write_results

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cifar_lightning.data.test_sets import SEVERITIES, is_corruption
+from cifar_lightning.data.layouts.test_sets import SEVERITIES, is_corruption
 from cifar_lightning.files import strict_json, write_atomically
 from cifar_lightning.report.statistics import Interval, wilson
 

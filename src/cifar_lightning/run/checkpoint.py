@@ -20,7 +20,7 @@ from lightning.fabric.utilities.types import _PATH
 from torch import Tensor
 
 from cifar_lightning.data.cifar10 import CLASSES
-from cifar_lightning.data.kinds import USUAL
+from cifar_lightning.data.pictures.kinds import USUAL
 from cifar_lightning.errors import InputError, in_short
 from cifar_lightning.files import exists, listed, os_error, write_atomically
 from cifar_lightning.run.memory import of_memory

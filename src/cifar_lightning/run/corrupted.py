@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 
 from cifar_lightning.console import percent, say
 from cifar_lightning.data.datamodule import CIFAR10DataModule
-from cifar_lightning.data.test_sets import SEVERITIES
+from cifar_lightning.data.layouts.test_sets import SEVERITIES
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.report.corrupted import CorruptedOutcome, report_corrupted
 from cifar_lightning.report.outcome import not_finite

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cifar_lightning.compiler import eager
 from cifar_lightning.data.cifar10 import IMAGE_SHAPE
-from cifar_lightning.data.helpers import usable_cores
+from cifar_lightning.data.pictures.helpers import usable_cores
 from cifar_lightning.model.modes import evaluating
 from cifar_lightning.model.networks.conv import Conv2d
 from cifar_lightning.run.cluster import this_rank

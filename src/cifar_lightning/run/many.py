@@ -12,7 +12,7 @@ import torch
 
 from cifar_lightning.console import printing, say
 from cifar_lightning.data.datamodule import CIFAR10DataModule
-from cifar_lightning.data.helpers import usable_cores
+from cifar_lightning.data.pictures.helpers import usable_cores
 from cifar_lightning.errors import InputError, NonFiniteError, RunError, in_short
 from cifar_lightning.files import check_reachable, moved, remove_parts, user_path
 from cifar_lightning.report.group import print_group, summary, write_figure

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from cifar_lightning.data.cache import Decoded
 from cifar_lightning.data.cifar10 import CIFAR100_CLASSES, CIFAR100_COARSE_CLASSES, CLASSES
-from cifar_lightning.data.decoding import Remarks, check_sums, pillows_warnings, to_pixels
-from cifar_lightning.data.folder import VALIDATION
+from cifar_lightning.data.layouts.class_folders import VALIDATION
+from cifar_lightning.data.pictures.decoding import Remarks, check_sums, pillows_warnings, to_pixels
 from cifar_lightning.errors import InputError, brief
 
 if TYPE_CHECKING:

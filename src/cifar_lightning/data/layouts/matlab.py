@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cifar_lightning.data import archive
 from cifar_lightning.data.cache import Decoded
 from cifar_lightning.data.cifar10 import CLASSES_OF, PIXELS
+from cifar_lightning.data.layouts import archive
 from cifar_lightning.errors import InputError
 
 SHAPE = "the MATLAB version"

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cifar_lightning.data import decoding
 from cifar_lightning.data.bar import bar
-from cifar_lightning.data.decoding import Pixels, Remarks, pillows_warnings
-from cifar_lightning.data.helpers import helpers, serve, usable_cores
+from cifar_lightning.data.pictures import decoding
+from cifar_lightning.data.pictures.decoding import Pixels, Remarks, pillows_warnings
+from cifar_lightning.data.pictures.helpers import helpers, serve, usable_cores
 from cifar_lightning.errors import InputError
 
 # Mean bytes per file above which the files are treated as photographs.

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cifar_lightning.data import pictures
 from cifar_lightning.data.cache import Decoded, identity
 from cifar_lightning.data.cifar10 import CLASSES_OF
-from cifar_lightning.data.kinds import may_be_picture, passed_over
+from cifar_lightning.data.pictures import reading
+from cifar_lightning.data.pictures.kinds import may_be_picture, passed_over
 from cifar_lightning.errors import InputError, quoted
 
 LAYOUT = (
@@ -207,7 +207,7 @@ def read(listing: Listing) -> Decoded:
     Raises:
         InputError: A file cannot be read as an image; the message names it.
     """
-    images, notes = pictures.read(listing.paths, listing.size)
+    images, notes = reading.read(listing.paths, listing.size)
     return Decoded(images, listing.labels, listing.classes, listing.held_out, notes)
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from cifar_lightning.data.cache import Decoded, header_of
 from cifar_lightning.data.cifar10 import PIXELS
-from cifar_lightning.data.folder import VALIDATION
+from cifar_lightning.data.layouts.class_folders import VALIDATION
 from cifar_lightning.errors import InputError
 from cifar_lightning.files import readable
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cifar_lightning.data import pictures
 from cifar_lightning.data.cache import Decoded
 from cifar_lightning.data.cifar10 import CLASSES
+from cifar_lightning.data.pictures import reading
 from cifar_lightning.errors import InputError
 
 TRAIN_LABELS = "trainLabels.csv"
@@ -48,7 +48,7 @@ def read(home: Path, split: str) -> Decoded:
     listed = _listed(table)
     labels = np.array([CLASSES.index(name) for _, name in listed], dtype=np.int64)
     size = sum(path.stat().st_size for path, _ in listed)
-    images, notes = pictures.read([str(path) for path, _ in listed], size)
+    images, notes = reading.read([str(path) for path, _ in listed], size)
     return Decoded(images, labels, CLASSES, notes=notes)
 
 

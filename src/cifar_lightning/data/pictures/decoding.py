@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from cifar_lightning.data.kinds import what_else
+from cifar_lightning.data.pictures.kinds import what_else
 from cifar_lightning.errors import InputError, quoted
 
 if TYPE_CHECKING:

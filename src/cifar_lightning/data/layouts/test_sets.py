@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cifar_lightning.data import arrays
 from cifar_lightning.data.cache import Decoded
 from cifar_lightning.data.cifar10 import CLASSES_OF
+from cifar_lightning.data.layouts import arrays
 from cifar_lightning.errors import InputError
 from cifar_lightning.files import exists
 

@@ -18,7 +18,9 @@ from typing import Any
 
 Process = subprocess.Popen[bytes]
 # It searches for packages in the same places as this process.
-PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from cifar_lightning.data import pictures; pictures.help_out()"
+PROGRAM = (
+    "import sys; sys.path[:] = sys.argv[1:]; from cifar_lightning.data.pictures.reading import help_out; help_out()"
+)
 # Ends the line before each answer: whatever Python runs when it starts may have printed something before it.
 ANSWER = b"cifar_lightning answers:\n"
 

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cifar_lightning.data import archive, arrays, kaggle, matlab, parquet, test_sets
 from cifar_lightning.data.cache import Decoded
 from cifar_lightning.data.cifar10 import (
     ARCHIVES,
@@ -25,6 +24,7 @@ from cifar_lightning.data.cifar10 import (
     Archive,
     Binary,
 )
+from cifar_lightning.data.layouts import archive, arrays, kaggle, matlab, parquet, test_sets
 from cifar_lightning.errors import InputError
 
 

@@ -13,9 +13,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from cifar_lightning.data import pickles
 from cifar_lightning.data.cache import Decoded
 from cifar_lightning.data.cifar10 import PIXELS, Archive, Binary
+from cifar_lightning.data.layouts import pickles
 from cifar_lightning.errors import InputError
 from cifar_lightning.files import readable
 
