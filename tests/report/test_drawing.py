@@ -4,9 +4,11 @@ import matplotlib
 import torch
 
 from cifar_lightning.data.image_set import ImageSet
-from cifar_lightning.report import drawing, plots
+from cifar_lightning.report import drawing
+from cifar_lightning.report.curves import curves
 from cifar_lightning.report.outcome import Outcome
 from cifar_lightning.report.report import draw
+from cifar_lightning.report.results import results_of
 
 
 def test_figures_ignore_the_users_matplotlib_style(tmp_path):
@@ -16,12 +18,12 @@ def test_figures_ignore_the_users_matplotlib_style(tmp_path):
         ImageSet(torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]), ("ant", "bee")),
     )
     outcome = Outcome(
-        confusion=torch.tensor([[2, 0], [1, 1]]), loss=1.0, classes=classes, facts={}, training_images=images,
+        confusion=torch.tensor([[2, 0], [1, 1]]), loss=1.0, classes=classes,
+        facts={"checkpoint": "a.ckpt", "step": 1}, training_images=images,
         test_images=images, numbers=torch.arange(4), predicted=torch.tensor([0, 1, 0, 0]), rows=(), label_smoothing=0.0,
         logits=torch.tensor([[2.0, 0.0], [0.0, 1.0], [2.0, 1.0], [1.0, 0.0]]),
     )  # fmt: skip
-    results = {"test_acc": 0.75, "test_loss": 1.0, "test_count": 4, "per_class_acc": {"ant": 1.0, "bee": 0.5}}
-    results |= {"checkpoint": "a.ckpt", "step": 1}
+    results = results_of(outcome.confusion, outcome.loss, classes, outcome.facts, not_finite=0)
     draw(outcome, results, tmp_path / "plain", tmp_path / "plain.html")
     style = {"text.usetex": True, "figure.facecolor": "red", "savefig.dpi": 30, "font.size": 30, "svg.fonttype": "path"}
     with matplotlib.rc_context(style):
@@ -34,7 +36,7 @@ def test_figures_ignore_the_users_matplotlib_style(tmp_path):
 
 
 def test_an_svg_figure_takes_the_colour_of_its_page_and_loads_nothing():
-    figure = plots.curves([{"step": step, "train_loss": 2 / step} for step in (10, 20, 30)])
+    figure = curves([{"step": step, "train_loss": 2 / step} for step in (10, 20, 30)])
     figure.canvas.draw()
     svg = drawing.as_svg(figure, "curves")
     assert svg.startswith("<svg")

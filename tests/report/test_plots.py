@@ -10,6 +10,7 @@ from torchmetrics.functional.classification import multiclass_accuracy, multicla
 
 from cifar_lightning.report import drawing, plots
 from cifar_lightning.report.calibration import reliability
+from cifar_lightning.report.curves import curves, gradient_norm
 
 TEN = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 MANY = ["aquarium_fish", "a_folder_with_a_name_too_long_to_show", "costs_$5_or_$6"]
@@ -142,7 +143,7 @@ TEST = {"step": 60, "test_loss": 1.234, "test_acc": 0.5432}
 
 
 def test_curves_without_validation_mark_the_test_accuracy():
-    figure = plots.curves(list(history(12)), test=TEST)
+    figure = curves(list(history(12)), test=TEST)
     loss, accuracy = figure.axes
     assert list(loss.lines[0].get_xdata()) == [10 * row for row in range(1, 13)]
     level = [line for line in accuracy.lines if line.get_linestyle() == "--"]
@@ -156,7 +157,7 @@ def test_curves_without_validation_mark_the_test_accuracy():
 
 
 def test_curves_with_validation():
-    figure = plots.curves(list(history(500, val_every=50)), test=TEST)
+    figure = curves(list(history(500, val_every=50)), test=TEST)
     loss, accuracy = figure.axes
     assert [len(line.get_xdata()) for line in loss.lines] == [500, 10, 1]
     assert list(accuracy.lines[0].get_ydata())[-1] == pytest.approx(90)
@@ -166,7 +167,7 @@ def test_curves_with_validation():
 
 def test_a_single_validation_is_shown_on_an_axis_from_0_to_100():
     """If the axis spanned only the validation and the test, a small difference would look like a large one."""
-    accuracy = plots.curves([{"step": 60, "train_loss": 2.0, "val_acc": 0.55}], test=TEST).axes[1]
+    accuracy = curves([{"step": 60, "train_loss": 2.0, "val_acc": 0.55}], test=TEST).axes[1]
     assert accuracy.get_ylim() == (0, 102)
 
 
@@ -183,7 +184,7 @@ def test_a_single_validation_is_shown_on_an_axis_from_0_to_100():
 )
 def test_a_few_huge_losses_do_not_flatten_the_others(losses, scale):
     rows = [{"step": 10 * (number + 1), "train_loss": loss} for number, loss in enumerate(losses)]
-    figure = plots.curves(rows, test=TEST)
+    figure = curves(rows, test=TEST)
     loss, accuracy = figure.axes
     assert (loss.get_yscale(), accuracy.get_yscale()) == (scale, "linear")
     assert_nothing_clipped(figure)
@@ -198,7 +199,7 @@ def test_a_few_huge_losses_do_not_flatten_the_others(losses, scale):
 )
 def test_the_training_loss_is_labelled_as_the_mean_of_the_steps_between_points(smoothing, label):
     """Each point is the mean since the previous row of metrics.csv; it is not a running mean."""
-    assert label in texts(plots.curves(list(history(12)), smoothing, TEST))
+    assert label in texts(curves(list(history(12)), smoothing, TEST))
 
 
 @pytest.mark.parametrize("validations", [1, 2, 3])
@@ -207,7 +208,7 @@ def test_a_validation_equal_to_the_test_is_as_visible_as_its_star(validations):
     at = [60 * (number + 1) // validations for number in range(validations)]
     values = [(1.5, 0.4), (1.3, 0.5), (TEST["test_loss"], TEST["test_acc"])][-validations:]
     rows = [{"step": step, "val_loss": loss, "val_acc": acc} for step, (loss, acc) in zip(at, values, strict=True)]
-    figure = plots.curves([{"step": 30, "train_loss": 2.0}, *rows], test=TEST)
+    figure = curves([{"step": 30, "train_loss": 2.0}, *rows], test=TEST)
     figure.canvas.draw()
     pixels = torch.tensor(figure.canvas.buffer_rgba().tolist())[..., :3]
     for axes in figure.axes:
@@ -226,7 +227,7 @@ def test_legends_of_curves_cover_nothing(norm, smoothing):
     """Legends are outside the axes, because lines such as these leave no room inside."""
     high, low = {"train_loss": 2.0, "val_loss": 2.2, "val_acc": 0.9}, {"train_loss": 0.1, "val_loss": 0.2, "val_acc": 0}
     rows = [{"step": 100 * i, **(high if i % 2 else low), **dict.fromkeys(norm, 10.0**i)} for i in range(41)]
-    figure = plots.curves(rows, smoothing, {**TEST, "step": 4_000})
+    figure = curves(rows, smoothing, {**TEST, "step": 4_000})
     assert_nothing_clipped(figure)
     boxes = [axes.get_legend().get_window_extent() for axes in figure.axes]
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
@@ -240,7 +241,7 @@ def test_legends_of_curves_cover_nothing(norm, smoothing):
 
 def test_the_accuracy_axis_has_no_tick_above_100():
     rows = [{"step": step, "val_loss": 0.1, "val_acc": 1.0} for step in (10, 20, 30)]
-    accuracy = plots.curves(rows, test={"step": 30, "test_loss": 0.1, "test_acc": 1.0}).axes[1]
+    accuracy = curves(rows, test={"step": 30, "test_loss": 0.1, "test_acc": 1.0}).axes[1]
     low, high = accuracy.get_ylim()
     assert low < 100 < high
     assert max(tick for tick in accuracy.get_yticks() if low <= tick <= high) == 100
@@ -249,7 +250,7 @@ def test_the_accuracy_axis_has_no_tick_above_100():
 def test_an_axis_of_equal_values_has_readable_ticks():
     """Three accuracies of 1/3 that differed only by rounding once had the tick "30.0" of "1e-6+3.33333e1"."""
     rows = [{"step": step, "val_loss": 2.3 + 1e-8 * step, "val_acc": 1 / 3 + 1e-9 * step} for step in (5, 10, 15)]
-    figure = plots.curves(rows, test={"step": 5, "test_loss": 2.3, "test_acc": 1 / 3})
+    figure = curves(rows, test={"step": 5, "test_loss": 2.3, "test_acc": 1 / 3})
     figure.canvas.draw()
     for axes, value in zip(figure.axes, (2.3, 100 / 3), strict=True):
         assert axes.yaxis.get_offset_text().get_text() == ""
@@ -268,7 +269,7 @@ def test_an_axis_of_equal_values_has_readable_ticks():
     ],
 )
 def test_curves_of_few_or_no_values(rows, said):
-    figure = plots.curves(rows, test=TEST if "test" in said else None)
+    figure = curves(rows, test=TEST if "test" in said else None)
     assert said in texts(figure)
     assert_nothing_clipped(figure)
 
@@ -327,7 +328,7 @@ def test_figures_without_any_images():
 
 
 def test_figures_save_without_pyplot(tmp_path):
-    plots.curves(list(history(3))).savefig(tmp_path / "curves.png")
+    curves(list(history(3))).savefig(tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -371,9 +372,9 @@ def test_the_shares_of_a_calibration_are_of_all_images():
 @pytest.mark.parametrize("column", ["grad_norm", "grad_2.0_norm_total"])
 def test_gradient_norms_are_shown_if_they_were_logged(column):
     rows = [{**row, column: 2.0 / (1 + row["step"])} for row in history(5)]
-    assert plots.gradient_norm(rows) == column
-    assert plots.gradient_norm(list(history(5))) is None
-    axes = plots.curves(rows, test=TEST).axes[2]
+    assert gradient_norm(rows) == column
+    assert gradient_norm(list(history(5))) is None
+    axes = curves(rows, test=TEST).axes[2]
     assert list(axes.lines[0].get_ydata()) == [row[column] for row in rows]
 
 
@@ -381,7 +382,7 @@ def test_gradient_norms_are_shown_if_they_were_logged(column):
 @pytest.mark.parametrize("norm", [{}, {"grad_norm": 1.0}])
 def test_step_labels_of_curves_do_not_overlap(norm, steps):
     rows = [{"step": steps * part // 10, "train_loss": 2.0, "val_acc": 0.1 * part, **norm} for part in range(1, 11)]
-    figure = plots.curves(rows, test={**TEST, "step": steps})
+    figure = curves(rows, test={**TEST, "step": steps})
     assert_nothing_clipped(figure)
     for axes in figure.axes:
         low, high = axes.get_xlim()

@@ -17,8 +17,8 @@ from cifar_lightning.data.image_set import ImageSet
 from cifar_lightning.report import comparison_words as words
 from cifar_lightning.report import statistics
 from cifar_lightning.report.comparison import Tested
-from cifar_lightning.report.many import shown_classes, which_classes
 from cifar_lightning.report.results import interval
+from cifar_lightning.report.shown_classes import shown_classes
 from cifar_lightning.report.template import png, write_html
 
 PICTURES = 24  # at most, for each kind of disagreement
@@ -38,7 +38,7 @@ def write_comparison(
 ) -> None:
     """Writes the page for the result of `compared`; `images` are the images of all tests, if they are at hand."""
     sides = _sides(comparison, {run.folder: run for run in runs})
-    classes = _per_class(comparison, sides)
+    classes, which = _per_class(comparison, sides)
     pairs = comparison["comparisons"]
     image_by_image = [pair["test"] for pair in pairs] == ["mcnemar"]
     contents = {
@@ -52,7 +52,7 @@ def write_comparison(
         "paces": [_pace(pair, sides) for pair in pairs],
         "sides": list(sides),
         "classes": classes,
-        "which_classes": which_classes(len(classes), len(runs[0].results["per_class_acc"])) if classes else "",
+        "which_classes": which,
         "figures": _figures(comparison, list(sides), classes),
         "kinds": _kinds(sides, images) if image_by_image else [],
         "at_hand": images is not None,
@@ -128,15 +128,18 @@ def _pace(pair: Mapping[str, Any], sides: Sides) -> str:
     return f"{b} took {means[1] / means[0]:.2f} times as long as {a}: {means[1]:,.1f} s against {means[0]:,.1f} s."
 
 
-def _per_class(comparison: Mapping[str, Any], sides: Sides) -> list[dict[str, Any]]:
-    """Returns for each class the accuracy of each side, and each difference; nothing if the runs' classes differ."""
+def _per_class(comparison: Mapping[str, Any], sides: Sides) -> tuple[list[dict[str, Any]], str]:
+    """Returns for each class the accuracy of each side, and each difference; nothing if the runs' classes differ.
+
+    Also says which classes these are, if not all.
+    """
     runs = list(chain(*sides.values()))
     names = list(runs[0].results["per_class_acc"])
     if any(set(run.results["per_class_acc"]) != set(names) for run in runs):
-        return []
+        return [], ""
     first = next(iter(sides.values()))
-    shown = shown_classes([_mean([run.results["per_class_acc"][name] for run in first]) for name in names])
-    return [
+    shown, which = shown_classes([_mean([run.results["per_class_acc"][name] for run in first]) for name in names])
+    rows = [
         {
             "name": names[label],
             "images": sum(runs[0].results["confusion"][label]),
@@ -145,6 +148,7 @@ def _per_class(comparison: Mapping[str, Any], sides: Sides) -> list[dict[str, An
         }
         for label in shown
     ]
+    return rows, which
 
 
 def _of_class(members: Sequence[Tested], name: str) -> tuple[float, Sequence[float] | None] | None:

@@ -11,9 +11,9 @@ from rich.text import Text
 
 from cifar_lightning.report import statistics
 from cifar_lightning.report.comparison_words import INTERVAL
-from cifar_lightning.report.many import shown_classes, which_classes
 from cifar_lightning.report.names import SHORTEST
 from cifar_lightning.report.report import write_figures
+from cifar_lightning.report.shown_classes import shown_classes
 from cifar_lightning.report.table import natural_width, print_paths, print_table, table_of_numbers
 
 FIGURES = ("test_acc", "test_loss", "val_acc", "val_loss")
@@ -72,8 +72,8 @@ def print_group(found: Mapping[str, Any], paths: Sequence[Path], console: Consol
 def _shown(found: Mapping[str, Any]) -> tuple[dict[str, Mapping[str, Any] | None], str]:
     """Returns the classes to show, with their spread, and says in words which these are."""
     named = list(found["per_class_acc"].items())
-    shown = shown_classes([spread and spread["mean"] for _, spread in named])
-    return {named[label][0]: named[label][1] for label in shown}, which_classes(len(shown), len(named))
+    shown, which = shown_classes([spread and spread["mean"] for _, spread in named])
+    return dict(named[label] for label in shown), which
 
 
 def _row(name: str, spread: Mapping[str, Any] | None, digits: int) -> tuple[str, str, str, str]:

@@ -17,10 +17,10 @@ from torch.nn import functional as F
 
 from cifar_lightning.console import decimal, rounded_down
 from cifar_lightning.report.calibration import BINS
-from cifar_lightning.report.many import shown_classes, which_classes
+from cifar_lightning.report.curves import gradient_norm
 from cifar_lightning.report.outcome import MATRIX_CLASSES, Cell, Outcome
-from cifar_lightning.report.plots import gradient_norm
 from cifar_lightning.report.results import copies_in, interval
+from cifar_lightning.report.shown_classes import shown_classes
 from cifar_lightning.report.template import percent, png, uri, write_html
 
 HEAT_SIZE, HEAT_LEVELS = 16, 16  # of a map of evidence: few suffice, as it is smooth and the browser enlarges it
@@ -57,9 +57,10 @@ def write_page(
     index = torch.tensor(sorted({*mistakes, *doubtful, *(i for cell in cells for i in cell.images)}), dtype=torch.int64)
     maps = outcome.grad_cam(outcome.test_images.images[index], outcome.predicted[index]) if len(index) else None
     pictures = _pictures(outcome, index, maps)
-    counts, few = outcome.confusion, len(outcome.classes) <= MATRIX_CLASSES
-    right, images = int(counts.diag().sum()), results["test_count"]
+    few = len(outcome.classes) <= MATRIX_CLASSES
+    right, images = int(outcome.confusion.diag().sum()), results["test_count"]
     rows, norm = outcome.rows, gradient_norm(outcome.rows)
+    per_class, which = _per_class(results)
     contents = {
         "accuracy": results["test_acc"],
         "interval": interval(results, right, images),
@@ -75,9 +76,9 @@ def write_page(
         "facts": _facts(outcome, results),
         "settings": outcome.settings,
         "classes": outcome.classes,
-        "per_class": _per_class(results, counts),
-        "which_classes": which_classes(len(shown_classes(list(results["per_class_acc"].values()))), len(counts)),
-        "matrix": _matrix(counts, cells) if few else None,
+        "per_class": per_class,
+        "which_classes": which,
+        "matrix": _matrix(results["confusion"], cells) if few else None,
         "matrix_picture": None if few or not matrix.exists() else uri(matrix.read_bytes()),
         "cells": [(cell, [pictures[i] for i in cell.images]) for cell in cells],
         "mistakes": [pictures[i] for i in mistakes],
@@ -123,28 +124,30 @@ def _facts(outcome: Outcome, results: Mapping[str, Any]) -> list[tuple[str, str]
     return [*facts, ("Python", platform.python_version())]
 
 
-def _per_class(results: Mapping[str, Any], confusion: Tensor) -> list[dict[str, Any]]:
+def _per_class(results: Mapping[str, Any]) -> tuple[list[dict[str, Any]], str]:
+    """Returns the rows of the table of classes, and says which classes these are, if not all."""
     named = list(results["per_class_acc"].items())
+    shown, which = shown_classes([accuracy for _, accuracy in named])
     rows = []
-    for label in shown_classes([accuracy for _, accuracy in named]):
-        right, images = int(confusion[label, label]), int(confusion[label].sum())
+    for label in shown:
         name, accuracy = named[label]
+        counts = results["confusion"][label]
+        right, images = counts[label], sum(counts)
         ends = interval(results, right, images) if images else None
         rows.append({"name": name, "images": images, "right": right, "accuracy": accuracy, "interval": ends})
-    return rows
+    return rows, which
 
 
-def _matrix(confusion: Tensor, cells: Sequence[Cell]) -> list[list[dict[str, Any]]]:
+def _matrix(confusion: Sequence[Sequence[int]], cells: Sequence[Cell]) -> list[list[dict[str, Any]]]:
     """Returns each cell's count, the depth of its colour, and whether the page shows images of it."""
-    images = confusion.sum(1).tolist()
     filled = {(cell.true, cell.said) for cell in cells}
     return [
         [
             # a square root, because on a linear scale a confusion of 5 % would be almost white
-            {"count": count, "depth": math.sqrt(count / max(1, images[true])), "filled": (true, said) in filled}
+            {"count": count, "depth": math.sqrt(count / max(1, sum(row))), "filled": (true, said) in filled}
             for said, count in enumerate(row)
         ]
-        for true, row in enumerate(confusion.tolist())
+        for true, row in enumerate(confusion)
     ]
 
 

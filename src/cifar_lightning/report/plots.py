@@ -1,38 +1,29 @@
-"""Figures of one run: its images, its curves, and what its test found."""
+"""Figures of one run: its images, and what its test found. Its curves are in curves.py."""
 
 import math
 from collections.abc import Mapping, Sequence
-from statistics import median
-from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
 from rich.cells import cell_len
 from torch import Tensor
 
-from cifar_lightning.console import decimal, percent, rounded_down
+from cifar_lightning.console import percent, rounded_down
 from cifar_lightning.report.calibration import BINS, Reliability
 from cifar_lightning.report.drawing import (
     BLUE,
-    GREEN,
     GREY,
     ORANGE,
     above_legend,
-    as_percentages,
     legend_above,
     new_figure,
     short,
 )
-from cifar_lightning.report.many import shown_classes, which_classes
+from cifar_lightning.report.shown_classes import shown_classes
 
 GRID_WIDTH = 10.0  # inches
-HUGE = 100  # times the median loss: a larger one needs a logarithmic axis
-
-Rows = Sequence[Mapping[str, Any]]
 
 
 def image_grid(images: Tensor, labels: Tensor, classes: Sequence[str]) -> Figure:
@@ -70,71 +61,6 @@ def prediction_grid(
             for text, share in zip(captions, confidences.tolist(), strict=True)
         ]
     return _grid(images, captions, [said != true for true, said in pairs], heading)
-
-
-def curves(rows: Rows, label_smoothing: float = 0.0, test: Mapping[str, Any] | None = None) -> Figure:
-    """Plots losses (left) and accuracies (right) against optimiser steps, and gradient norms if they were logged.
-
-    Args:
-        rows: The rows of a metrics.csv in order: `step` and any of `train_loss`, `val_loss`, `val_acc` (0..1) and
-            the column that `gradient_norm` finds.
-        label_smoothing: The label smoothing of `train_loss`, which raises it; the other losses have none.
-        test: `test_loss` and `test_acc` (0..1) of the network at `step`, to be marked with a star.
-    """
-    norm = gradient_norm(rows)
-    panels = 3 if norm else 2
-    figure = new_figure(12, 4.8)
-    loss, accuracy, *others = figure.subplots(1, panels, sharex=True)
-
-    smoothed = f",\nlabels smoothed by {label_smoothing:g}" if label_smoothing else ""
-    train = f"train (mean between points{smoothed})"
-    _line(loss, *_series(rows, "train_loss"), BLUE, train)
-    _line(loss, *_series(rows, "val_loss"), ORANGE, "validation")
-    if test is not None:
-        _star(loss, test["step"], test["test_loss"], f"test {decimal(test['test_loss'])}")
-    loss.set(ylabel="cross-entropy")
-    if _few_are_huge([value for line in loss.lines for value in line.get_ydata()]):
-        loss.set(yscale="log")
-    else:
-        _at_least_as_high(loss, 0.01)
-
-    val_steps, val = _series(rows, "val_acc")
-    val = [100 * value for value in val]
-    _line(accuracy, val_steps, val, ORANGE, "validation")
-    if test is not None:
-        _star(accuracy, test["step"], 100 * test["test_acc"], f"test {percent(test['test_acc'], 2)}")
-        if not val:  # with one number only, draws it as a level to compare with
-            accuracy.axhline(100 * test["test_acc"], color=GREEN, linestyle="--", linewidth=1)
-    accuracy.set(ylabel="%")
-    if len(val) < 2:  # no curve to look at closely: the difference of two points would fill the height
-        accuracy.set_ylim(0, 102)
-    _at_least_as_high(accuracy, 1)
-    as_percentages(accuracy, "y")
-
-    for axes in others:
-        _line(axes, *_series(rows, norm or ""), BLUE, "train")
-        axes.set(yscale="log")
-
-    ticks = 4 if others else 6  # with a million steps there is no room for more
-    for axes in (loss, accuracy, *others):
-        axes.set_xlabel("optimiser step")
-        axes.set_xlim(left=0)
-        axes.xaxis.set_major_locator(MaxNLocator(ticks, integer=True))
-        axes.xaxis.set_major_formatter("{x:,.0f}")
-        axes.grid()
-        if not axes.get_legend_handles_labels()[0]:
-            axes.set_yticks([])
-            axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=GREY)
-    lines = max(legend_above(axes, 12 / panels - 0.9) for axes in (loss, accuracy, *others))
-    for axes, title in zip((loss, accuracy, *others), ("Loss", "Accuracy", "Norm of the gradients"), strict=False):
-        axes.set_title(title, pad=above_legend(lines))
-    return figure
-
-
-def gradient_norm(rows: Rows) -> str | None:
-    """Finds the metrics.csv column with the norm of all gradients, by our name or Lightning's; None without one."""
-    logged = (name for row in rows for name, value in row.items() if value is not None)
-    return next((name for name in logged if name == "grad_norm" or name.endswith("_norm_total")), None)
 
 
 def confusion_matrix(confusion: Tensor, classes: Sequence[str]) -> Figure:
@@ -186,7 +112,7 @@ def per_class_bars(confusion: Tensor, classes: Sequence[str]) -> Figure:
     counts = confusion.cpu().numpy()
     correct, images = counts.diagonal(), counts.sum(axis=1)
     overall = 100 * correct.sum() / images.sum() if images.sum() else None
-    shown = shown_classes([r / n if n else None for r, n in zip(correct.tolist(), images.tolist(), strict=True)])
+    shown, which = shown_classes([r / n if n else None for r, n in zip(correct.tolist(), images.tolist(), strict=True)])
     names = short(classes)
     columns = min(3, math.ceil(len(shown) / 50))
     length = math.ceil(len(shown) / columns)
@@ -206,7 +132,6 @@ def per_class_bars(confusion: Tensor, classes: Sequence[str]) -> Figure:
         axes.set(xlim=(0, 112), ylim=(length - 0.4, -0.6), xlabel="accuracy, %")
         axes.set_xticks(range(0, 101, 20))
         axes.tick_params(axis="y", length=0)
-    which = which_classes(len(shown), len(classes))
     note = "" if overall is None else f" (dashed: {overall:.2f} % overall)"
     figure.suptitle(f"Accuracy per class{which and ': '}{which}{note}")
     return figure
@@ -295,37 +220,3 @@ def _grid(images: Tensor, captions: Sequence[str], framed: Sequence[bool] = (), 
             label.set(color=ORANGE, fontweight="bold")
     axes.set(xlim=(0, GRID_WIDTH), ylim=(height, 0))
     return figure
-
-
-def _series(rows: Rows, key: str) -> tuple[list[float], list[float]]:
-    """Picks one metric: returns the steps at which it was measured, and its values."""
-    measured = [row for row in rows if row.get(key) is not None]
-    return [row["step"] for row in measured], [row[key] for row in measured]
-
-
-def _line(axes: Axes, steps: list[float], values: list[float], color: str, label: str) -> None:
-    if values:  # marks keep a single point visible; many would only thicken the line
-        marker = "o" if len(values) <= 50 else ""
-        size = 4 if len(values) > 1 else 6
-        axes.plot(steps, values, color=color, label=label, marker=marker, markersize=size)
-
-
-def _few_are_huge(values: Sequence[float]) -> bool:
-    """Returns whether some positive values, such as those of a diverging start, would flatten the others to a line."""
-    finite = [value for value in values if math.isfinite(value)]
-    return bool(finite) and min(finite) > 0 and max(finite) > HUGE * median(finite)
-
-
-def _at_least_as_high(axes: Axes, height: float) -> None:
-    """Widens the axis to `height`: otherwise the rounding errors of almost equal values would fill it, unlabelled."""
-    low, high = axes.get_ylim()
-    if high - low < height:
-        middle = (low + high) / 2
-        axes.set_ylim(middle - height / 2, middle + height / 2)
-    axes.ticklabel_format(axis="y", useOffset=False)
-
-
-def _star(axes: Axes, step: float, value: float, label: str) -> None:
-    """Marks a value below all lines, with a label that states it; a non-finite value appears in the legend only."""
-    under = 1.9  # lines have zorder 2
-    axes.plot([step], [value], "*", color=GREEN, markersize=13, label=label, clip_on=False, zorder=under)

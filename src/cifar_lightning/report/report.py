@@ -55,6 +55,7 @@ def report(outcome: Outcome, output: Path, page: Path, aloud: bool = True) -> No
 def draw(outcome: Outcome, results: Mapping[str, Any], folder: Path, page: Path) -> None:
     """Writes the figures into `folder`, and the page; see `report`."""
     from cifar_lightning.report import drawing, plots
+    from cifar_lightning.report.curves import curves
     from cifar_lightning.report.page import write_page
 
     classes, training = outcome.classes, outcome.training_images
@@ -70,7 +71,7 @@ def draw(outcome: Outcome, results: Mapping[str, Any], folder: Path, page: Path)
         if len(mistakes := outcome.mistakes()):
             figures["mistakes"] = _predictions(outcome, mistakes, outcome.confidences[mistakes])
         if outcome.rows:
-            figures["curves"] = plots.curves(outcome.rows, outcome.label_smoothing, results)
+            figures["curves"] = curves(outcome.rows, outcome.label_smoothing, results)
         write_figures(figures, folder)
         stop.raise_if_requested()
         inline = {name: drawing.as_svg(figure, name) for name, figure in figures.items() if name in INLINE}

@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cifar_lightning.console import percent
-from cifar_lightning.report.many import shown_classes, which_classes
 from cifar_lightning.report.names import Name
+from cifar_lightning.report.shown_classes import shown_classes
 
 PLAIN: Any = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False}
 OF_CLASSES = ("class", "images", "correct", "accuracy")
@@ -26,7 +26,7 @@ def print_report(results: Mapping[str, Any], paths: Sequence[Path], console: Con
     console = console or Console()
     print_overall(results, console)
     names, accuracies = list(results["per_class_acc"]), list(results["per_class_acc"].values())
-    shown = shown_classes(accuracies)
+    shown, which = shown_classes(accuracies)
     rows = [
         (names[label], f"{sum(counts):,}", f"{counts[label]:,}", percent(accuracies[label]))
         for label, counts in ((label, results["confusion"][label]) for label in shown)
@@ -39,7 +39,7 @@ def print_report(results: Mapping[str, Any], paths: Sequence[Path], console: Con
     side_by_side.add_row(*(table_of_numbers(OF_CLASSES, part) for part in parts))
     console.print()
     print_table(side_by_side, console)
-    if which := which_classes(len(shown), len(names)):
+    if which:
         console.print(f"{which}; results.json has all", soft_wrap=True)
     console.print()
     if people := results.get("soft_labels"):
