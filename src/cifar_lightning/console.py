@@ -101,7 +101,6 @@ def decimal(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}f}" if abs(value) < 1e6 else f"{value:.{digits}g}"
 
 
-def rounded_down(share: float, digits: int = 0) -> float:
-    """Rounds a share down to `digits` digits of its percentage, so that only certainty is 100 %. NaN stays NaN."""
-    scale = 100 * 10**digits
-    return share if math.isnan(share) else math.floor(scale * share) / scale
+def rounded_down(share: float) -> float:
+    """Rounds a share down to a tenth of a per cent, so that only certainty is 100 %. NaN stays NaN."""
+    return share if math.isnan(share) else math.floor(1_000 * share) / 1_000

@@ -119,11 +119,12 @@ def test_wrong_predictions_differ_by_sign_frame_and_colour():
 
 
 def test_only_a_probability_of_1_is_shown_as_100_per_cent():
-    labels, shares = torch.tensor([3, 3]), torch.tensor([0.9999, 1.0])
-    figure = plots.prediction_grid(pictures(2), labels, labels, TEN, shares)
+    """Probabilities are rounded down to a tenth of a per cent, as in report.html."""
+    labels, shares = torch.tensor([3, 3, 3]), torch.tensor([0.9999, 1.0, 0.8739])
+    figure = plots.prediction_grid(pictures(3), labels, labels, TEN, shares)
     heading, *shown = texts(figure)
     assert "probability" in heading
-    assert [text.rpartition("✓ ")[2] for text in shown] == ["99 %", "100 %"]
+    assert [text.rpartition("✓ ")[2] for text in shown] == ["99.9 %", "100.0 %", "87.3 %"]
     assert_nothing_clipped(figure)
     above, *below = (text.get_window_extent() for text in figure.axes[0].texts)
     assert not any(above.overlaps(box) for box in (*below, *(i.get_window_extent() for i in figure.axes[0].images)))

@@ -83,7 +83,7 @@ def compared(runs: Sequence[Tested], free: Collection[str]) -> dict[str, Any]:
     return {
         "settings": _differing(groups),
         "runs": [
-            _figures(run, name, group.name)
+            _values(run, name, group.name)
             for group in groups
             for name, run in zip(group.names(), group.runs, strict=True)
         ],
@@ -164,7 +164,7 @@ def _differing(groups: Sequence[_Group]) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def _figures(run: Tested, name: str, group: str) -> dict[str, Any]:
+def _values(run: Tested, name: str, group: str) -> dict[str, Any]:
     count = run.results["test_count"]
     return {
         "name": name,

@@ -37,7 +37,8 @@ def write_comparison(
     comparison: Mapping[str, Any], runs: Sequence[Tested], images: ImageSet | None, page: Path
 ) -> None:
     """Writes the page for the result of `compared`; `images` are the images of all tests, if they are at hand."""
-    sides = _sides(comparison, {run.folder: run for run in runs})
+    by_folder = {run.folder: run for run in runs}
+    sides = _sides(comparison, by_folder)
     classes, which = _per_class(comparison, sides)
     pairs = comparison["comparisons"]
     image_by_image = [pair["test"] for pair in pairs] == ["mcnemar"]
@@ -46,14 +47,12 @@ def write_comparison(
         "heading": _heading(comparison),
         "groups": list(dict.fromkeys(run["group"] for run in comparison["runs"])),
         "tiles": [(name, *_accuracy(comparison, name)) for name in sides],
-        "statements": words.statements(comparison),
-        "nothing_differs": words.NOTHING_DIFFERS,
-        "times": _times(comparison, sides),
+        "times": [_time(run, by_folder[run["run"]].results.get("images_seen")) for run in comparison["runs"]],
         "paces": [_pace(pair, sides) for pair in pairs],
         "sides": list(sides),
         "classes": classes,
         "which_classes": which,
-        "figures": _figures(comparison, list(sides), classes),
+        "figures": _plots(comparison, list(sides), classes),
         "kinds": _kinds(sides, images) if image_by_image else [],
         "at_hand": images is not None,
         "words": words,
@@ -95,24 +94,17 @@ def _accuracy(comparison: Mapping[str, Any], side: str) -> tuple[float, Sequence
     return run["test_acc"], run["test_acc_interval"], f"{run['test_count']:,} test images"
 
 
-def _times(comparison: Mapping[str, Any], sides: Sides) -> list[dict[str, Any]]:
-    """Tells how long the training of each run took, on which devices, and how many images it saw in that time."""
-    seen = {run.folder: run.results.get("images_seen") for run in chain(*sides.values())}
-    return [
-        {
-            **run,
-            "images_seen": seen.get(run["run"]),
-            "pace": _divided(seen.get(run["run"]), run["fit_seconds"]),
-            # the device and precision of an evaluation are not those of the training
-            "device": words.device(run),
-            "precision": "n/a" if run["fit_seconds"] is None else run["precision"],
-        }
-        for run in comparison["runs"]
-    ]
-
-
-def _divided(count: int | None, seconds: float | None) -> float | None:
-    return count / seconds if count is not None and seconds else None
+def _time(run: Mapping[str, Any], images_seen: int | None) -> dict[str, Any]:
+    """Tells how long the training of a run took, on which devices, and how many images it saw in that time."""
+    seconds = run["fit_seconds"]
+    return {
+        **run,
+        "images_seen": images_seen,
+        "pace": images_seen / seconds if images_seen is not None and seconds else None,
+        # the device and precision of an evaluation are not those of the training
+        "device": words.device(run),
+        "precision": "n/a" if seconds is None else run["precision"],
+    }
 
 
 def _pace(pair: Mapping[str, Any], sides: Sides) -> str:
@@ -187,9 +179,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return fmean(known) if known and len(known) == len(values) else None
 
 
-def _figures(
-    comparison: Mapping[str, Any], sides: Sequence[str], classes: Sequence[Mapping[str, Any]]
-) -> dict[str, str]:
+def _plots(comparison: Mapping[str, Any], sides: Sequence[str], classes: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Draws, as SVG, the accuracies of all runs and groups, and the accuracies on each class."""
     from cifar_lightning.report import drawing, plots_of_runs
 

@@ -8,7 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cifar_lightning.console import percent
-from cifar_lightning.report.comparison_words import INTERVAL, NOTHING_DIFFERS, device, shares, statements, value
+from cifar_lightning.report.comparison_words import NOTHING_DIFFERS, device, shares, statements, value
+from cifar_lightning.report.statistics import INTERVAL
 from cifar_lightning.report.table import PLAIN, print_tables
 
 OF_RUNS = ("", "test", INTERVAL, "val", "seconds", "device", "parameters")
@@ -27,9 +28,9 @@ def print_comparison(comparison: Mapping[str, Any], console: Console | None = No
     settings = [(setting, *(value(row[name]) for name in names)) for setting, row in comparison["settings"].items()]
     if settings:
         print_tables(_table, ("differs", *names), settings, console)
-    print_tables(_table, OF_RUNS, list(map(_figures, runs)), console)
+    print_tables(_table, OF_RUNS, list(map(_row_of_run, runs)), console)
     if groups:
-        print_tables(_table, OF_GROUPS, list(map(_spread, groups)), console)
+        print_tables(_table, OF_GROUPS, list(map(_row_of_group, groups)), console)
     if len(names) > 1 and not comparison["settings"]:
         _say(NOTHING_DIFFERS, console)
     for line in statements(comparison):
@@ -46,7 +47,7 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     return table
 
 
-def _figures(run: Mapping[str, Any]) -> tuple[str, ...]:
+def _row_of_run(run: Mapping[str, Any]) -> tuple[str, ...]:
     seconds, parameters = run["fit_seconds"], run["parameters"]
     return (
         run["name"],
@@ -59,7 +60,7 @@ def _figures(run: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _spread(group: Mapping[str, Any]) -> tuple[str, ...]:
+def _row_of_group(group: Mapping[str, Any]) -> tuple[str, ...]:
     interval = group["mean_interval"]
     figures = percent(group["mean"], 2), f"{100 * group['sd']:.2f}"
     return group["name"], str(len(group["seeds"])), *figures, "n/a" if interval is None else shares(interval)

@@ -3,9 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from cifar_lightning.report.statistics import LEVEL, POWER
+from cifar_lightning.report.statistics import INTERVAL, POWER
 
-INTERVAL = f"{100 * LEVEL:.0f} % interval"
 NOTHING_DIFFERS = "No setting differs, not even the seed."
 
 

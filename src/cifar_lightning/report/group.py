@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.text import Text
 
 from cifar_lightning.report import statistics
-from cifar_lightning.report.comparison_words import INTERVAL
 from cifar_lightning.report.names import SHORTEST
 from cifar_lightning.report.report import write_figures
 from cifar_lightning.report.shown_classes import shown_classes
+from cifar_lightning.report.statistics import INTERVAL
 from cifar_lightning.report.table import natural_width, print_paths, print_table, table_of_numbers
 
 FIGURES = ("test_acc", "test_loss", "val_acc", "val_loss")

@@ -7,7 +7,7 @@ from typing import Any
 from cifar_lightning.console import decimal, percent
 from cifar_lightning.data.cifar10 import COUNTS, TITLES
 from cifar_lightning.errors import quoted
-from cifar_lightning.report.statistics import LEVEL, wilson
+from cifar_lightning.report.statistics import INTERVAL, wilson
 
 HUB_NAMES = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100", "cifar100-coarse": "uoft-cs/cifar100"}
 NAMES = {**TITLES, "folder": "the user's own images", "synthetic": "generated images"}
@@ -116,7 +116,7 @@ def _measured(results: Mapping[str, Any]) -> list[str]:
     count, accuracy = results["test_count"], results["test_acc"]
     low, high = wilson(round(accuracy * count), count)
     said = [
-        f"{100 * accuracy:.2f} % of {count:,} test images are classified correctly ({100 * LEVEL:.0f} % interval "
+        f"{100 * accuracy:.2f} % of {count:,} test images are classified correctly ({INTERVAL} "
         f"{100 * low:.2f} to {100 * high:.2f} %, for the choice of these images only), with a mean cross-entropy of "
         f"{decimal(results['test_loss'])}. "
         f"Computed in {results.get('precision', 'the precision of the training')}, from "

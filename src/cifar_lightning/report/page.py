@@ -166,7 +166,7 @@ def _pictures(outcome: Outcome, index: Tensor, maps: Tensor | None) -> dict[int,
         outcome.numbers[index].tolist(),
         [names[label] for label in outcome.labels[index].tolist()],
         [names[label] for label in outcome.predicted[index].tolist()],
-        [percent(rounded_down(share, 1), 1) for share in outcome.confidences[index].tolist()],
+        [percent(rounded_down(share), 1) for share in outcome.confidences[index].tolist()],
         [decimal(loss, 2) for loss in outcome.losses[index].tolist()],
     )
     found = zip((png(Image.fromarray(image)) for image in pixels), *columns, strict=True)

@@ -57,8 +57,7 @@ def prediction_grid(
     if confidences is not None:
         heading = "Beside each prediction, the probability that the network gave it"
         captions = [
-            f"{text} {percent(rounded_down(share), 0)}"
-            for text, share in zip(captions, confidences.tolist(), strict=True)
+            f"{text} {percent(rounded_down(share))}" for text, share in zip(captions, confidences.tolist(), strict=True)
         ]
     return _grid(images, captions, [said != true for true, said in pairs], heading)
 

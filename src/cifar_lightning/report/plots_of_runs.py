@@ -18,6 +18,7 @@ from cifar_lightning.report.drawing import (
     new_figure,
     short,
 )
+from cifar_lightning.report.statistics import INTERVAL
 
 MARKERS = "osD^v"  # told apart by marker, if there are more series than colours
 LEGIBLE_ROWS = 20  # up to this many, a row is as high as its letters
@@ -50,7 +51,7 @@ def spread(
     label = f"mean {mean:.2f} %"
     if interval is not None:
         ends = [100 * end for end in interval]
-        said = f"95 % interval {ends[0]:.2f} to {ends[1]:.2f} %"
+        said = f"{INTERVAL} {ends[0]:.2f} to {ends[1]:.2f} %"
         runs.axhspan(*ends, color=GREEN, alpha=0.15, linewidth=0, label=said)
     runs.axhline(mean, color=GREEN, linestyle="--", linewidth=1.5, label=label)
     runs.plot(numbers, [100 * value for value in accuracies], "o", color=BLUE, markersize=7)
@@ -71,7 +72,7 @@ def spread(
         classes.plot(ends, [row, row], color=BLUE, linewidth=2, solid_capstyle="butt")
         classes.plot(middle, row, "o", color=BLUE, markersize=6 if length <= 20 else 3)
     classes.set_yticks(range(length), short(list(per_class)), fontsize=10 if length <= 20 else 8, parse_math=False)
-    title = "\n".join(filter(None, ("Mean and 95 % interval per class", which)))
+    title = "\n".join(filter(None, (f"Mean and {INTERVAL} per class", which)))
     classes.set(ylim=(length - 0.4, -0.6), xlabel="accuracy, %", title=title)
     as_percentages(classes, "x")
     classes.tick_params(axis="y", length=0)

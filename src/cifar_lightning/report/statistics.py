@@ -11,6 +11,7 @@ import numpy as np
 
 LEVEL = 0.95  # of every interval
 ALPHA = 1 - LEVEL
+INTERVAL = f"{100 * LEVEL:.0f} % interval"
 POWER = 0.8
 RESAMPLES = 10_000
 Interval = tuple[float, float]
