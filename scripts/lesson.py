@@ -1,7 +1,6 @@
 """CIFAR-10 with Lightning on one page: images, a network, training and a test, in a minute or two on a CPU."""
 
 import argparse
-import sys
 import warnings
 
 import torch
@@ -9,7 +8,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 from torch.nn import functional as F
 
-from cifar_lightning import CIFAR10DataModule, LitNet
+from cifar_lightning import CIFAR10DataModule, InputError, LitNet
 
 
 def network(classes: int) -> nn.Sequential:
@@ -41,18 +40,20 @@ def main() -> None:
 
     warnings.filterwarnings("ignore", category=FutureWarning)  # Lightning 2.6 calls torch by old names
     torch.manual_seed(0)
-    data = CIFAR10DataModule(args.data_dir, source=args.source, batch_size=128, augment=True)
-    data.prepare_data()  # now, for the names of its classes
+    try:
+        data = CIFAR10DataModule(args.data_dir, source=args.source, batch_size=128, augment=True)
+        data.prepare_data()  # now, for the names of its classes
+    except InputError as error:
+        parser.error(str(error))
     model = Lesson(network(data.num_classes), lr=0.1, schedule="one-cycle", classes=data.classes)
     trainer = Trainer(max_epochs=2, logger=False, enable_checkpointing=False)  # on the GPUs, if there are any
     trainer.fit(model, data)
     (figures,) = trainer.test(model, data, verbose=False)
-
     for name in model.classes:
         print(f"{name:>12}  {figures[f'test_acc/{name}']:6.1%}")
     print(f"{'all':>12}  {figures['test_acc']:6.1%}")
     if figures["test_acc"] < args.at_least:
-        sys.exit(f"the accuracy {figures['test_acc']:.3f} is below {args.at_least}: something is wrong")
+        raise SystemExit(f"the accuracy {figures['test_acc']:.3f} is below {args.at_least}: something is wrong")
 
 
 if __name__ == "__main__":

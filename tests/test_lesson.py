@@ -51,6 +51,20 @@ def test_the_lesson_fails_below_its_accuracy(lesson, capsys):
     assert float(end.value.code.split()[2]) == pytest.approx(share / 100, abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("flags", "error"),
+    [
+        (("--source", "cats"), "unknown source 'cats': choose from cifar10"),
+        (("--data_dir", "no/such/folder"), "no/such/folder does not exist"),
+    ],
+)
+def test_the_lesson_says_in_a_line_what_is_wrong_with_the_images(lesson, capsys, flags, error):
+    with pytest.raises(SystemExit) as end:
+        lesson(*flags)
+    assert end.value.code == 2
+    assert re.search(rf"^lesson.py: error: .*{error}.*\n\Z", capsys.readouterr().err, re.MULTILINE)
+
+
 def test_the_lesson_succeeds_at_its_accuracy(lesson, tmp_path, capsys):
     lesson("--at_least", "0")
     rows = re.findall(r"^ *(\S+) +[\d.]+%$", capsys.readouterr().out, re.MULTILINE)
