@@ -35,8 +35,9 @@ def test_logger_that_is_not_installed_is_refused(name, call, monkeypatch, tmp_pa
     (tmp_path / name).mkdir()  # a mere folder, as some of them make, is not a package
     monkeypatch.syspath_prepend(tmp_path)
     find = loggers.importlib.util.find_spec
-    found = {"tensorboard": None, "wandb": find(name) if find(name) and find(name).origin is None else None}
-    monkeypatch.setattr(loggers.importlib.util, "find_spec", lambda name: found.get(name))
+    found = dict.fromkeys(loggers.NAMES)  # of these only: jsonargparse, which may be imported now, looks for yaml
+    found["wandb"] = find(name) if find(name) and find(name).origin is None else None
+    monkeypatch.setattr(loggers.importlib.util, "find_spec", lambda name: found[name] if name in found else find(name))
     line = one_line(*call("fit", *FIT, "--logger", f"csv,{name}"))
     assert line == f"error: logger {name} needs a package; install it with: pip install 'cifar-lightning[{name}]'\n"
     assert {path.name for path in tmp_path.iterdir()} == {name}

@@ -53,12 +53,10 @@ def available_threads() -> int:
     """
     rank, given = this_rank(), os.environ.get("OMP_NUM_THREADS")
     ranks = (rank.local_world_size if rank else None) or 1
-    if given == "1" and ranks > 1 and "TORCHELASTIC_RESTART_COUNT" in os.environ:
-        cores = usable_cores()
-    elif given:
+    by_torchrun = given == "1" and ranks > 1 and "TORCHELASTIC_RESTART_COUNT" in os.environ
+    if given and not by_torchrun:
         return torch.get_num_threads()
-    else:
-        cores = torch.get_num_threads()
+    cores = usable_cores() if by_torchrun else torch.get_num_threads()
     if rank is not None and rank.launcher in ("srun", "mpirun"):
         machine = int(os.environ.get("SLURM_CPUS_ON_NODE") or os.cpu_count() or 1)
         return max(1, min(cores, machine // ranks))

@@ -45,9 +45,7 @@ def process_group() -> Iterator[None]:
         yield
         return
     if dist.is_initialized():  # by the program that calls this package, perhaps for GPUs only
-        group = dist.new_group(backend="gloo", timeout=RANK_TIMEOUT)
-        assert isinstance(group, dist.ProcessGroup)
-        _objects = group
+        _objects = gloo_group()
         yield
         dist.all_reduce(torch.zeros(1), group=_objects)
         _objects = None
@@ -66,6 +64,13 @@ def process_group() -> Iterator[None]:
             # Not after an error: it could wait for ranks that are gone, and would break the other ranks' connections
             # before this rank says why.
             dist.destroy_process_group()
+
+
+def gloo_group(timeout: timedelta = RANK_TIMEOUT) -> dist.ProcessGroup:
+    """Returns a new group of all ranks, which compares their values on the CPU, so that no device is waited for."""
+    group = dist.new_group(backend="gloo", timeout=timeout)
+    assert isinstance(group, dist.ProcessGroup)
+    return group
 
 
 @contextmanager
@@ -200,8 +205,7 @@ def check_same_images(images: CIFAR10DataModule, *splits: Literal["train", "test
         return
     found: list[Any] = [None] * dist.get_world_size()
     where = f"{images.hparams['data_dir']} on {socket.gethostname()}"
-    patient = dist.new_group(backend="gloo", timeout=PATIENCE)  # another machine may have to download the images first
-    assert isinstance(patient, dist.ProcessGroup)
+    patient = gloo_group(PATIENCE)  # another machine may have to download the images first
     mine = [images.image_set(split).checksum() for split in splits], where
     dist.all_gather_object(found, mine, group=patient)
     for rank, (sums, where) in enumerate(found):

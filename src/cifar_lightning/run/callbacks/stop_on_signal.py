@@ -11,7 +11,7 @@ from cifar_lightning import stop
 from cifar_lightning.errors import Stopped
 from cifar_lightning.run.callbacks.checkpoints import Checkpoints
 from cifar_lightning.run.loop import StepEnd, within_step
-from cifar_lightning.run.process_group import RANK_TIMEOUT
+from cifar_lightning.run.process_group import gloo_group
 
 POLL_SECONDS = 1.0
 
@@ -36,9 +36,7 @@ class StopOnSignal(StepEnd):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Makes the process group in which the ranks compare their flags."""
         if trainer.world_size > 1:
-            group = dist.new_group(backend="gloo", timeout=RANK_TIMEOUT)
-            assert isinstance(group, dist.ProcessGroup)
-            self._group = group
+            self._group = gloo_group()
         self._last_poll = time.monotonic()
 
     def on_step_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
