@@ -97,6 +97,11 @@ def quoted(name: str) -> str:
     return name if name == name.strip() and name.isprintable() and name else repr(name)
 
 
+def number_of(count: int, thing: str) -> str:
+    """Returns how many there are of a thing, for a message: "1 image", "2,000 images"."""
+    return f"{count:,} {thing}{'s' * (count != 1)}"
+
+
 def brief(value: object) -> str:
     """Returns a value for a message, in one line; if that is too long, its type."""
     text = " ".join(repr(value).split())

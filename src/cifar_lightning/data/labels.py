@@ -21,7 +21,7 @@ from cifar_lightning.data.class_names import numbers_in
 from cifar_lightning.data.image_set import ImageSet
 from cifar_lightning.data.layouts import pickles
 from cifar_lightning.data.layouts.arrays import integers
-from cifar_lightning.errors import InputError
+from cifar_lightning.errors import InputError, number_of
 from cifar_lightning.files import check_reachable, user_path
 
 
@@ -54,8 +54,8 @@ def relabelled(images: ImageSet, place: str) -> ImageSet:
     labels = _integers(content, f"{path}{name and f': {name}'}")
     if len(labels) != len(images.labels):
         raise InputError(
-            f"train_labels {place} has {_count(labels)}, but there are {len(images.labels):,} training images: "
-            "use one label per image"
+            f"train_labels {place} has {number_of(len(labels), 'label')}, but there are "
+            f"{len(images.labels):,} training images: use one label per image"
         )
     if labels.min() < 0 or labels.max() >= len(images.classes):
         wrong = labels.min() if labels.min() < 0 else labels.max()
@@ -156,17 +156,13 @@ def _integers(content: Any, where: str) -> npt.NDArray[np.int64]:
     return integers(labels, where)
 
 
-def _count(labels: npt.NDArray[np.int64]) -> str:
-    return f"{len(labels):,} label{'s' * (len(labels) != 1)}"
-
-
 def _check_order(images: ImageSet, content: Mapping[str, Any], name: str, path: Path) -> None:
     if name not in content:
         return
     labels = _integers(content[name], f"{path}: {name}")
     own = images.labels.numpy()
     if len(labels) != len(own) or (labels != own).any():
-        how = f"has {_count(labels)} for"
+        how = f"has {number_of(len(labels), 'label')} for"
         if len(labels) == len(own):
             how = f"differs from the labels of {int((labels != own).sum()):,} of"
         raise InputError(

@@ -2,7 +2,7 @@
 
 import torch.distributed as dist
 
-from cifar_lightning.errors import InputError
+from cifar_lightning.errors import InputError, number_of
 
 
 def connected() -> bool:
@@ -24,10 +24,9 @@ def evaluation_batches(images: int, batch_size: int, world_size: int) -> int:
 def check_evaluation(images: int, world_size: int) -> None:
     """Raises an InputError if some ranks would have no image: Lightning cannot evaluate then."""
     if 0 < images < world_size:
-        s = "s" * (images != 1)
         raise InputError(
-            f"{world_size} devices are more than the {images} image{s} of an evaluation: "
-            f"use at most {images} device{s}, or more images"
+            f"{world_size} devices are more than the {number_of(images, 'image')} of an evaluation: "
+            f"use at most {number_of(images, 'device')}, or more images"
         )
 
 

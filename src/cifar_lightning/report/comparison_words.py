@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from cifar_lightning.errors import number_of
 from cifar_lightning.report.statistics import INTERVAL, POWER
 
 NOTHING_DIFFERS = "No setting differs, not even the seed."
@@ -49,10 +50,6 @@ def p_value(p: float) -> str:
     return f"p = {p:.2g}" if p >= 0.0001 else "p < 0.0001"
 
 
-def _images(count: int) -> str:
-    return f"{count:,} image{'s' * (count != 1)}"
-
-
 def _sentence(comparison: Mapping[str, Any], several: int) -> str:
     a, b = comparison["groups"]
     text = f"{b} - {a}: {points(comparison['difference'])} points"
@@ -65,8 +62,8 @@ def _sentence(comparison: Mapping[str, Any], several: int) -> str:
         text += f"; bootstrap: {low} to {high}), {p_value(comparison['p'])} by Welch's test"
     else:
         only_a, only_b = comparison["only_right"]
-        text += f"); only {a} is right on {_images(only_a)}, only {b} on {only_b:,}; {p_value(comparison['p'])} "
-        text += "by McNemar's exact test"
+        text += f"); only {a} is right on {number_of(only_a, 'image')}, only {b} on {only_b:,}"
+        text += f"; {p_value(comparison['p'])} by McNemar's exact test"
     if several > 1:
         text += f", {p_value(comparison['p_holm'])} after Holm's correction for {several} tests"
     return f"{text}: {verdict(comparison)}."

@@ -2,7 +2,7 @@
 
 import torch
 
-from cifar_lightning.errors import InputError
+from cifar_lightning.errors import InputError, number_of
 from cifar_lightning.run.cluster import this_rank
 
 
@@ -27,7 +27,7 @@ def resolve_devices(accelerator: str, devices: str | int) -> tuple[str, int]:
         chosen = _device_list(devices, gpus)
         if not set(chosen) <= set(range(gpus)) or len(set(chosen)) < len(chosen):
             raise InputError(
-                f"devices {devices}: this machine has {gpus} GPU{'s' * (gpus > 1)}; use at most {gpus}, each once"
+                f"devices {devices}: this machine has {number_of(gpus, 'GPU')}; use at most {gpus}, each once"
             )
         return accelerator, len(chosen)
     if "," in str(devices) or str(devices).strip() == "-1":

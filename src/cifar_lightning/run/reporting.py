@@ -8,7 +8,7 @@ from lightning.pytorch import Trainer
 
 from cifar_lightning.console import say
 from cifar_lightning.data.datamodule import CIFAR10DataModule
-from cifar_lightning.errors import InputError, quoted
+from cifar_lightning.errors import InputError, number_of, quoted
 from cifar_lightning.files import exists, readable
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.report.outcome import Outcome
@@ -122,5 +122,5 @@ def facts_of(trainer: Trainer, model: LitNet, data: CIFAR10DataModule, facts: Ma
 def note_not_finite(images: int, model: LitNet, output: Path) -> None:
     """Says how many tested images have logits that are not finite, if any do."""
     if images:  # if all logits of an image are NaN, argmax gives the first class
-        which, first = f"{images:,} test image{'s' * (images != 1)}", quoted(model.classes[0])
+        which, first = number_of(images, "test image"), quoted(model.classes[0])
         say(f"note: {output}: NaN or infinite logits for {which}; images with only NaN logits count as {first}")

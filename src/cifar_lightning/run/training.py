@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 
 from cifar_lightning.console import say
 from cifar_lightning.data.datamodule import CIFAR10DataModule
-from cifar_lightning.errors import LostRankError, NonFiniteError, RunError
+from cifar_lightning.errors import LostRankError, NonFiniteError, RunError, number_of
 from cifar_lightning.files import moved, staying
 from cifar_lightning.model.evaluation import names
 from cifar_lightning.model.schedules import steps_of
@@ -299,7 +299,7 @@ def _say_what_begins(
     begin = f"resumes from {Path(start).name}" if start else "starts"
     device = trainer.strategy.root_device.type
     epochs, steps = trainer.max_epochs, trainer.max_steps  # a fast_dev_run has fewer than the settings
-    limit = f", at most {steps:,} step{'s' * (steps != 1)}" if steps != -1 else ""
+    limit = f", at most {number_of(steps, 'step')}" if steps != -1 else ""
     length = f"{epochs} epoch{'s' * (epochs != 1)}{limit}"
     say(f"{folder} {begin}: {ranks} x {device}, batch size {batch_size}{share}, {length}", 1)
 

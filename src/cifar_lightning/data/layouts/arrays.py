@@ -12,7 +12,7 @@ import numpy.typing as npt
 from cifar_lightning.data.cache import Decoded, header_of
 from cifar_lightning.data.cifar10 import PIXELS
 from cifar_lightning.data.layouts.class_folders import VALIDATION
-from cifar_lightning.errors import InputError
+from cifar_lightning.errors import InputError, number_of
 from cifar_lightning.files import readable
 
 # Names of a split's images and labels, in lower case; the first pair is Keras', the second MedMNIST's.
@@ -184,8 +184,7 @@ def _read_images(where: dict[str, Path], name: str, labels: str, count: int, ima
         if shape[1:] not in ((32, 32, 3), (3, 32, 32), (PIXELS,)):
             raise InputError(f"{found}: use {SHAPES}")
         if shape[0] != count:
-            s = "s" * (count != 1)
-            raise InputError(f"{found}, but {labels} has {count:,} label{s}: use one label per image")
+            raise InputError(f"{found}, but {labels} has {number_of(count, 'label')}: use one label per image")
         if not count:
             raise InputError(f"{found}: use {SHAPES}, with at least one image")
         extremes: list[int] = []

@@ -25,7 +25,7 @@ from cifar_lightning.data.cifar10 import (
     Binary,
 )
 from cifar_lightning.data.layouts import archive, arrays, kaggle, matlab, parquet, test_sets
-from cifar_lightning.errors import InputError
+from cifar_lightning.errors import InputError, number_of
 
 
 class Held(NamedTuple):
@@ -128,9 +128,9 @@ def departure(labels: npt.NDArray[np.int64], split: str, source: str) -> str:
     if len(labels) == published and counts.min() == counts.max():
         return ""
     each = f"{counts.min():,}" if counts.min() == counts.max() else f"{counts.min():,} to {counts.max():,}"
-    images = f"{'training' if split == 'train' else split} image{'s' * (len(labels) != 1)}"
+    images = number_of(len(labels), "training image" if split == "train" else f"{split} image")
     return (
-        f"{len(labels):,} {images} ({each} per class), but {TITLES[source]} has {published:,} "
+        f"{images} ({each} per class), but {TITLES[source]} has {published:,} "
         f"({published // len(CLASSES_OF[source]):,} per class)"
     )
 

@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from cifar_lightning.console import say
+from cifar_lightning.errors import number_of
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.run.cpu import SMALL_STEP, available_threads, configure_cpu, kernels
 from cifar_lightning.run.precision import has_bfloat16
@@ -44,7 +45,7 @@ class Computing(Callback):
 
     def _on_the_cpu(self, trainer: Trainer, model: LitNet) -> list[str]:
         count = torch.get_num_threads()
-        threads = f"{count} thread{'s' * (count > 1)}{' per process' * (trainer.world_size > 1)}"
+        threads = f"{number_of(count, 'thread')}{' per process' * (trainer.world_size > 1)}"
         small = f" (small steps: {self._work / 1e6:,.1f} million operations in a forward pass)"
         why = small if self._work <= SMALL_STEP else ""
         return [threads, kernels(model.net, self._images, trainer.precision) + why]
