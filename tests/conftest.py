@@ -22,7 +22,7 @@ import pytest
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from cifar_lightning import cli
-from cifar_lightning.files import locked
+from cifar_lightning.locks import locked
 from cifar_lightning.run import signals
 
 for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS"):  # rich reads these

@@ -21,7 +21,7 @@ from conftest import NOBODY, becomes_another_user
 from PIL import Image
 from servers import serve
 
-from cifar_lightning import evaluate, files, fit
+from cifar_lightning import evaluate, files, fit, locks
 from cifar_lightning.data import cache, download, sources
 from cifar_lightning.data.cifar10 import ARCHIVES, CIFAR100_CLASSES, CLASSES
 from cifar_lightning.data.layouts import archive, class_folders, pickles
@@ -416,16 +416,16 @@ def test_the_cache_stores_images_in_c_order(tmp_path):
         assert (source.load("train", shared).images.permute(0, 2, 3, 1).numpy() == pixels).all()
 
 
-@pytest.mark.parametrize("locks", [True, False])
-def test_partial_files_of_dead_processes_are_removed_only_under_a_lock(tmp_path, monkeypatch, locks):
-    if not locks:
-        monkeypatch.setattr(files, "fcntl", None)
+@pytest.mark.parametrize("can_lock", [True, False])
+def test_partial_files_of_dead_processes_are_removed_only_under_a_lock(tmp_path, monkeypatch, can_lock):
+    if not can_lock:
+        monkeypatch.setattr(locks, "fcntl", None)
     digest = write_archive(tmp_path / NAME)
     part = tmp_path / ".cifar_lightning" / ".cifar10-train.npz.0123456789ab.part"
     part.parent.mkdir()
     part.touch()
     Source("cifar10", tmp_path, sha256=digest).prepare()
-    assert part.exists() is not locks
+    assert part.exists() is not can_lock
     names = {path.name for path in part.parent.iterdir()} - {part.name, "lock"}
     assert names == {"cifar10-test.npz", "cifar10-train.npz"}
 

@@ -26,7 +26,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cifar_lightning.errors import RunError
-from cifar_lightning.files import cache_folder, locked, remove_parts, write_atomically
+from cifar_lightning.files import cache_folder, remove_parts, write_atomically
+from cifar_lightning.locks import locked
 
 # Folder for the lock and the decoded images, in the user's data folder, beside the archive.
 HIDDEN = ".cifar_lightning"

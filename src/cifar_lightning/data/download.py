@@ -18,7 +18,8 @@ from cifar_lightning.data.cache import HIDDEN
 from cifar_lightning.data.cifar10 import Archive
 from cifar_lightning.data.layouts.archive import GZIP, digest
 from cifar_lightning.errors import InputError
-from cifar_lightning.files import check_reachable, locked, part_of, publish, user_path
+from cifar_lightning.files import check_reachable, part_of, publish, user_path
+from cifar_lightning.locks import locked
 
 MIRROR_VARIABLE = "CIFAR_LIGHTNING_MIRROR"
 

@@ -10,16 +10,8 @@ from typing import Any
 
 from cifar_lightning.console import say
 from cifar_lightning.errors import InputError
-from cifar_lightning.files import (
-    check_reachable,
-    check_stays,
-    exists,
-    lock,
-    open_for_all,
-    staying,
-    unwritten,
-    user_path,
-)
+from cifar_lightning.files import check_reachable, check_stays, exists, staying, unwritten, user_path
+from cifar_lightning.locks import lock, open_for_all
 from cifar_lightning.run.changes import changed
 from cifar_lightning.run.ended import results_in
 from cifar_lightning.run.holder import LOCK, Holder

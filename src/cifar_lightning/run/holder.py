@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cifar_lightning.files import is_locked
+from cifar_lightning.locks import is_locked
 from cifar_lightning.run.cluster import job
 
 LOCK = ".lock"
