@@ -18,6 +18,7 @@ from cifar_lightning.data.cifar10 import CLASSES
 from cifar_lightning.data.layouts.test_sets import CORRUPTIONS, EXTRA_CORRUPTIONS
 from cifar_lightning.data.sources import synthetic
 from cifar_lightning.run import comparison
+from cifar_lightning.run.tested import read_tested
 
 CPU = ("--accelerator", "cpu")
 
@@ -311,7 +312,7 @@ def test_sha256_of_the_training_archive_is_not_expected_of_test_sets(plain, call
         assert code == 0, err
         assert results_in(tmp_path / "out")["test_count"] == count
         if "snow.npy" in str(flags) or "folder" in flags:  # compare can show them
-            assert len(comparison._test_images(comparison._tested(tmp_path / "out")).labels) == count
+            assert len(comparison._test_images(read_tested(tmp_path / "out")).labels) == count
     assert f"has SHA-256 {other}, expected {digest}" in one_line(
         *call("evaluate", run, *CPU, "--data.data_dir", tmp_path / "b")
     )
