@@ -99,9 +99,8 @@ def evaluate(
     check_group("data", data or {}, "evaluate", "test(model, data)")
     data = plain(data or {})
     with process_group():  # of a launcher's ranks, if there are any: rank 0 reads and writes for all
-        page = None if html is None else Path(on_first_rank(lambda: str(page_at(html, PAGE))))
-        name, saved = on_first_rank(lambda: _selected(checkpoint))
-        path = Path(name)
+        saved, *paths = on_first_rank(lambda: _chosen(checkpoint, output_dir, html))
+        path, output, page = map(Path, paths)
         precision = _precision(precision, saved, accelerator)
         where = {"accelerator": accelerator, "devices": devices, "precision": precision}
         try_trainer(where)
@@ -124,14 +123,13 @@ def evaluate(
             )
         _check_images(images, model, path, processes)
         people = None if soft_labels is None else _people(soft_labels, images)
-        output = Path(on_first_rank(lambda: str(_output(output_dir, path))))
         if processes > 1 and this_rank() is None:
             same = plain({"output_dir": output_dir, "html": html, "soft_labels": soft_labels})
-            same |= {"checkpoint": name, "data": data, "test_views": test_views, "net": net}
+            same |= {"checkpoint": str(path), "data": data, "test_views": test_views, "net": net}
             launch("cifar_lightning.run.testing:evaluate", where | same, processes)
             return read_results(output)
         seed = saved.get("datamodule_hyper_parameters", {}).get("seed")  # missing in a file of weights
-        facts = {"checkpoint": name, "step": saved["global_step"], "seed": seed}
+        facts = {"checkpoint": str(path), "step": saved["global_step"], "seed": seed}
         model.hparams["test_views"] = test_views or model.hparams["test_views"]
         with _trainer(images, **where, num_nodes=num_nodes) as trainer:
             if images.parts:
@@ -145,9 +143,23 @@ def evaluate(
         return on_first_rank(lambda: read_results(output))
 
 
-def _selected(checkpoint: str | Path) -> tuple[str, dict[str, Any]]:
+def _chosen(
+    checkpoint: str | Path, output_dir: str | Path | None, html: str | Path | None
+) -> tuple[dict[str, Any], str, str, str]:
+    """Reads the checkpoint; returns it with its path, the folder for the results and the path of the page, checked."""
+    page = None if html is None else page_at(html, PAGE)
     path = select_checkpoint(checkpoint)
-    return str(path), load_checkpoint(path)
+    saved = load_checkpoint(path)
+    # the figures of one of the package's networks replace no other's
+    own = f"evaluation-{path.stem}" if is_trained(path) else "evaluation"
+    output = user_path(output_dir) if output_dir is not None else output_of(path) / own
+    if of := _folder_of(output, home_of(path)):
+        raise InputError(
+            f"output_dir {output} is a {of}'s folder and holds the results of its training: choose another folder"
+        )
+    if why := why_unwritable(output):  # checked now, not after a long test
+        raise InputError(f"output_dir {output} cannot be written ({why}): choose another folder")
+    return saved, str(path), str(output), str(page or output / PAGE)
 
 
 def _precision(given: str | int | None, saved: Mapping[str, Any], accelerator: str) -> str:
@@ -182,20 +194,6 @@ def _people(path: str, images: CIFAR10DataModule) -> Tensor:
     orders = (*CLASSES_OF.values(), images.classes)
     columns = next(order for order in orders if numbers_in(images.classes, order) is not None)
     return distributions(path, images.image_set("test"), columns)
-
-
-def _output(output_dir: str | Path | None, checkpoint: Path) -> Path:
-    """Chooses the folder for the results of a test, and checks it now, not after a long test."""
-    # the figures of one of the package's networks replace no other's
-    own = f"evaluation-{checkpoint.stem}" if is_trained(checkpoint) else "evaluation"
-    output = user_path(output_dir) if output_dir is not None else output_of(checkpoint) / own
-    if of := _folder_of(output, home_of(checkpoint)):
-        raise InputError(
-            f"output_dir {output} is a {of}'s folder and holds the results of its training: choose another folder"
-        )
-    if why := why_unwritable(output):
-        raise InputError(f"output_dir {output} cannot be written ({why}): choose another folder")
-    return output
 
 
 def _folder_of(output: Path, home: Path) -> str:
