@@ -1,8 +1,8 @@
 """Imports all that the scripts do, out of reach of garbage collection, in the process that jobs.py forks jobs from."""
 
-from cifar_lightning.garbage import lasting
+from cifar_lightning.garbage import freezing
 
-with lasting():
+with freezing():
     import docstring_parser  # noqa: F401
     import jsonargparse  # noqa: F401
     import matplotlib.pyplot  # noqa: F401

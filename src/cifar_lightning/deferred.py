@@ -11,7 +11,7 @@ from threading import Lock
 from types import ModuleType
 from typing import Any
 
-from cifar_lightning.garbage import no_looks
+from cifar_lightning.garbage import without_collection
 
 
 class Deferred(ModuleType):
@@ -41,8 +41,8 @@ class Deferred(ModuleType):
                 parent, _, child = self.__name__.rpartition(".")
                 del sys.modules[self.__name__]
                 delattr(sys.modules[parent], child)
-        # Not `lasting`: other objects that exist by now, such as those of a run, are not to be frozen.
-        with no_looks() if stands else nullcontext():
+        # Not `freezing`: other objects that exist by now, such as those of a run, are not to be frozen.
+        with without_collection() if stands else nullcontext():
             return import_module(self.__name__)
 
 

@@ -17,6 +17,8 @@ from cifar_lightning.errors import InputError
 from cifar_lightning.run import refused
 from cifar_lightning.signatures import refusal, words_of
 
+EXAMPLE = "trainer.gradient_clip_val"  # of the settings that only the Trainer knows
+
 
 class _Formatter(DefaultHelpFormatter):
     """Our own layout of the help: the docstring as it is, then a line or two per flag, with its default at the end."""
@@ -98,9 +100,9 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], defaults: bool = Tru
     if "--config" in known:
         optional = {action.dest for action in parser._actions if action.default is None}
         expected = {action.dest: _expected(action) for action in parser._actions if not _is_group(action)}
-        if "trainer" in expected:  # a group too, whose settings the Trainer checks; this one is an example
-            expected[example := "trainer.gradient_clip_val"] = "a number"
-            optional.add(example)
+        if "trainer" in expected:  # a group too, whose settings the Trainer checks
+            expected[EXAMPLE] = "a number"
+            optional.add(EXAMPLE)
         files = _values_of("--config", arguments)
         for path in files:
             for name in settings_file.names_in(path, expected, optional):
@@ -138,15 +140,16 @@ def _instead(flag: str, known: Sequence[str]) -> str:
         flags += [f"--trainer.{name}" for name in refused.trainer_settings() if f"--{name}" not in known]
     name = flag[2:].rpartition(".")[2]
     name = refused.NAMED.get(name, name)
-    near = [option for option in flags if option == f"--{name}" or option.endswith(f".{name}")]
-    if not near and of_fit and (why := refused.why_refused(name)):
+    if same := [option for option in flags if option == f"--{name}" or option.endswith(f".{name}")]:
+        return f"did you mean {same[0]}?"
+    if of_fit and (why := refused.why_refused(name)):
         return why
-    if not near and (of_group := [option for option in flags if option.startswith(f"{flag}.")]):
+    if of_group := [option for option in flags if option.startswith(f"{flag}.")]:
         return f"use its settings, such as {', '.join(of_group[:3])}"
-    if not near:  # a name without a group is compared with names without their groups
-        spelt = {option[2:] if "." in flag else option[2:].rpartition(".")[2]: option for option in reversed(flags)}
-        near = [spelt[match] for match in difflib.get_close_matches(flag[2:], spelt, n=1, cutoff=0.6)]
-    return f"did you mean {near[0]}?" if near else "see --help"
+    # a name without a group is compared with names without their groups
+    spelt = {option[2:] if "." in flag else option[2:].rpartition(".")[2]: option for option in reversed(flags)}
+    near = difflib.get_close_matches(flag[2:], spelt, n=1)
+    return f"did you mean {spelt[near[0]]}?" if near else "see --help"
 
 
 def _expected(action: Action) -> str:

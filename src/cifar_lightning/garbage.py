@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def no_looks() -> Iterator[None]:
+def without_collection() -> Iterator[None]:
     """A context without garbage collection."""
     before = gc.isenabled()
     gc.disable()
@@ -18,7 +18,7 @@ def no_looks() -> Iterator[None]:
 
 
 @contextmanager
-def lasting() -> Iterator[None]:
+def freezing() -> Iterator[None]:
     """A context without garbage collection. All objects that exist at its end are left out of later collections too.
 
     They stay as long as the process does.
@@ -26,7 +26,7 @@ def lasting() -> Iterator[None]:
     https://docs.python.org/3/library/gc.html#gc.freeze
     """
     try:
-        with no_looks():
+        with without_collection():
             yield
     finally:
         gc.freeze()

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from cifar_lightning.compiler import defer_compiler
-from cifar_lightning.garbage import lasting
+from cifar_lightning.garbage import freezing
 
 
 def check_system() -> None:
@@ -38,7 +38,7 @@ def importing() -> Iterator[None]:
         yield
         return
     _settle()
-    with lasting(), unused_left_out():
+    with freezing(), unused_left_out():
         defer_compiler()
         _import_counter()
         yield

@@ -249,7 +249,8 @@ def _train(
             results = read_results(group.folder / name)
             seconds = results["fit_seconds"]
             say(f"{name}: {100 * results['test_acc']:.2f} % in {seconds:.1f} s ({done} of {total})", 1)
-    for name, error in failures.items():
+    if failures:
+        name, error = next(iter(failures.items()))
         message = str(error).removesuffix(next_step)
         what_next = "" if moved(group.folder / name) else next_step  # another group may have taken the name since
         if all(isinstance(failure, NonFiniteError) for failure in failures.values()):
