@@ -25,6 +25,14 @@ REQUEUE_SECONDS = 10.0  # enough for a busy scheduler
 OURS = "cifar_lightning"  # the TORCHELASTIC_RUN_ID of ranks that launch.py has started and watches
 NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # by ranks that no launcher has told more
 LIGHTNINGS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # Lightning's import reads the first one set
+# Where mpirun sets a process's rank, the number of processes, and both for the machine alone.
+OPEN_MPI = (
+    "OMPI_COMM_WORLD_RANK",
+    "OMPI_COMM_WORLD_SIZE",
+    "OMPI_COMM_WORLD_LOCAL_RANK",
+    "OMPI_COMM_WORLD_LOCAL_SIZE",
+)
+HYDRA = ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS")
 PORTS = range(10_000, 30_000)  # below the ephemeral ports, which systems give to programs that ask for any port
 
 
@@ -122,12 +130,12 @@ def loopback() -> dict[str, str]:
 
 def rank_in(variables: Variables) -> Rank | None:
     """Returns the place in its job of a process with these environment variables; see `this_rank`."""
-    for name in [name for name in LIGHTNINGS if name in variables][:1]:
+    if name := next((name for name in LIGHTNINGS if name in variables), None):
         _number(variables, name)  # otherwise Lightning's import would end in a traceback
     by_name = _by_name(variables)
     if by_name is not None and "LOCAL_RANK" in variables:
         return by_name  # all of them are set on purpose: by torchrun inside a step of srun, and by our own launcher
-    theirs = next((found for read in (_of_open_mpi, _of_hydra, _of_srun) if (found := read(variables))), None)
+    theirs = _of_mpirun(variables) or _of_srun(variables)
     if theirs is None:
         _check_whole(variables)
         return by_name
@@ -215,27 +223,16 @@ def _of_srun(variables: Variables) -> Rank | None:
     return Rank("srun", rank, size, local, here, address, port)
 
 
-def _of_open_mpi(variables: Variables) -> Rank | None:
-    return _of_mpi(
-        variables,
-        *("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
-        key=variables.get("PMIX_NAMESPACE"),
-    )
-
-
-def _of_hydra(variables: Variables) -> Rank | None:
-    """Reads the variables of MPICH's and Intel's mpirun. `srun --mpi=pmi2` sets PMI_RANK too, but no local rank."""
-    if "MPI_LOCALRANKID" not in variables:
+def _of_mpirun(variables: Variables) -> Rank | None:
+    """Reads the variables of mpirun: Open MPI's, or MPICH's and Intel's."""
+    if _number(variables, "OMPI_COMM_WORLD_SIZE", 1) != 1:
+        names, key = OPEN_MPI, variables.get("PMIX_NAMESPACE")
+    # `srun --mpi=pmi2` sets PMI_RANK and PMI_SIZE too, but no local rank
+    elif "MPI_LOCALRANKID" in variables and _number(variables, "PMI_SIZE", 1) != 1:
+        names, key = HYDRA, None
+    else:
         return None
-    return _of_mpi(variables, "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS", key=None)
-
-
-def _of_mpi(
-    variables: Variables, rank: str, size: str, local_rank: str, local_size: str, key: str | None
-) -> Rank | None:
-    if _number(variables, size, 1) == 1:
-        return None
-    world, here = _number(variables, size), _number(variables, local_size)
+    rank, world, local_rank, here = (_number(variables, name) for name in names)
     if here == world:
         # Without a name of the job, take the parent's id: all ranks on a machine have mpirun or its proxy as parent.
         address, port = _meeting_point(variables, "127.0.0.1", key or f"parent {os.getppid()}")
@@ -248,7 +245,7 @@ def _of_mpi(
                     "machine as HOST"
                 )
         address, port = _meeting_point(variables)
-    return Rank("mpirun", _number(variables, rank), world, _number(variables, local_rank), here, address, port)
+    return Rank("mpirun", rank, world, local_rank, here, address, port)
 
 
 def _meeting_point(variables: Variables, address: str = "", key: str = "") -> tuple[str, int]:
