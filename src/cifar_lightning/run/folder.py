@@ -106,33 +106,36 @@ def newest_left(
     runs = [path for _, path in sorted(numbered(logs), reverse=True)]
     this, holders = Holder.this(), {run: Holder.of(run) for run in runs}
     deadline, passed = time.monotonic() + HELD_SECONDS, False
-    with ExitStack() as holding:
-        found = None
-        for run in sorted(runs, key=lambda run: not this.same_job(holders[run])):
-            if this.neighbour(holders[run]):
-                continue
+
+    def suits(run: Path) -> bool:
+        nonlocal passed
+        try:
+            check(run)
+        except InputError as error:
+            if not passed:  # say it once: an array may have left a run for each of its many tasks
+                say(f"skipping {run}: {error}")
+            passed = True
+            return False
+        return True
+
+    mine = [run for run in runs if not this.neighbour(holders[run])]
+    for run in sorted(mine, key=lambda run: not this.same_job(holders[run])):
+        with ExitStack() as holding:
             try:
-                if not _is_unfinished(run, begun):
+                if not (_is_unfinished(run, begun) and suits(run)):
                     continue
-                try:
-                    check(run)
-                except InputError as error:
-                    if not passed:  # say it once: an array may have left a run for each of its many tasks
-                        say(f"skipping {run}: {error}")
-                    passed = True
+                descriptor = holding.enter_context(held(run, max(0.0, deadline - time.monotonic())))
+                if not _is_unfinished(run, begun):  # the job that held it has finished it
                     continue
-                with ExitStack() as attempt:
-                    descriptor = attempt.enter_context(held(run, max(0.0, deadline - time.monotonic())))
-                    if _is_unfinished(run, begun):  # checked again: the job that held it may have finished it
-                        found = run, descriptor
-                        holding.enter_context(attempt.pop_all())
-                        break
             except RunInUseError:
                 continue
             # A folder of another program, such as Lightning's own command line, or one that only another user can read.
             except (InputError, OSError) as error:
                 say(f"skipping {run}: {error}")
-        yield found
+                continue
+            yield run, descriptor
+            return
+    yield None
 
 
 def _is_unfinished(run: Path, begun: str) -> bool:
