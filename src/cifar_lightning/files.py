@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -160,11 +161,28 @@ def exists(path: Path) -> bool:
     Raises:
         OSError: The operating system cannot tell.
     """
+    return _mode(path) is not None
+
+
+def is_file(path: Path) -> bool:
+    """Returns whether a path is a file. Like `exists`, raises an OSError if the operating system cannot tell."""
+    return stat.S_ISREG(_mode(path) or 0)
+
+
+def is_dir(path: Path) -> bool:
+    """Returns whether a path is a folder. Like `exists`, raises an OSError if the operating system cannot tell."""
+    return stat.S_ISDIR(_mode(path) or 0)
+
+
+def _mode(path: Path) -> int | None:
     try:
-        os.stat(path)
+        return os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: it has a null byte
-        return False
-    return True
+        return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # a link to itself
+            return None
+        raise
 
 
 def listed(folder: Path, pattern: str) -> list[Path]:

@@ -1,5 +1,6 @@
 """The images in each layout ("shape") in which people keep them: archives, folders, MATLAB, parquet, Kaggle, arrays."""
 
+import errno
 import gzip
 import hashlib
 import io
@@ -745,6 +746,54 @@ def test_the_users_own_parquet_is_read_with_its_validation_split(tmp_path):
     rewritten(path, lambda table: table.replace_schema_metadata(metadata))
     with pytest.raises(InputError, match=f"{path} has other classes than the files before it: all files need the same"):
         Source("folder", path).load("test")
+
+
+def test_a_parquet_file_that_does_not_make_a_data_set_is_named(tmp_path):
+    """A missing parquet file is not taken for its folder, nor one file for a whole data set."""
+    path = tmp_path / "data" / "x.parquet"
+    with pytest.raises(InputError, match=f"^data_dir {path} does not exist: pass your images"):
+        Source("folder", path).prepare()
+    path.parent.mkdir()
+    parquet.write_table(pa.table({"label": [0]}), path)
+    for source in ("folder", "cifar10"):
+        with pytest.raises(InputError, match=rf"^data_dir {path} is not in a folder with train-\*.parquet and test-"):
+            Source(source, path).prepare()
+    for name in ("train.parquet", "test.parquet"):
+        path.with_name(name).write_bytes(path.read_bytes())
+    path.unlink()
+    with pytest.raises(InputError, match=f"^data_dir {path} does not exist: pass your images"):
+        Source("folder", path).prepare()
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("cifar10", "cifar-10-python.tar.gz"),
+        ("cifar10", "cifar-10-batches-bin/test_batch.bin"),
+        ("cifar10", "cifar-10-batches-mat/data_batch_1.mat"),
+        ("cifar10", "trainLabels.csv"),
+        ("cifar10", "labels.npy"),
+        ("folder", "train"),
+        ("folder", "test"),
+        ("folder", "val"),
+    ],
+)
+def test_a_failing_disk_is_not_taken_for_a_layout_that_is_not_there(tmp_path, call, monkeypatch, source, name):
+    """Since Python 3.14 Path.is_file and its like return False on an input/output error."""
+    if name in ("test", "val"):
+        (tmp_path / "train" / "a").mkdir(parents=True)
+    failing, stat = str(tmp_path / name), os.stat
+
+    def fail(path, *args, **kwargs):
+        if os.path.abspath(os.fspath(path)) == failing:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), failing)
+        return stat(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", fail)
+    said = rf"{re.escape(failing)} cannot be read \(Input/output error\): make it readable"
+    with pytest.raises(InputError, match=said):
+        Source(source, tmp_path, mirror=NOWHERE).prepare()
+    assert re.search(said, call("data", str(tmp_path))[2])
 
 
 def flipped(png):

@@ -18,7 +18,7 @@ from cifar_lightning.data.cache import HIDDEN
 from cifar_lightning.data.cifar10 import Archive
 from cifar_lightning.data.layouts.archive import GZIP, digest
 from cifar_lightning.errors import InputError
-from cifar_lightning.files import check_reachable, part_of, publish, user_path
+from cifar_lightning.files import check_reachable, exists, is_dir, is_file, part_of, publish, user_path
 from cifar_lightning.locks import locked
 
 MIRROR_VARIABLE = "CIFAR_LIGHTNING_MIRROR"
@@ -57,14 +57,14 @@ def fetch(archive: Archive, path: Path, *, mirror: str | None, sha256: str | Non
         InputError: No source had the archive (the message gives each source and its reason), the disk cannot be written
             to, or `mirror` is not a valid place.
     """
-    if path.exists():
+    if exists(path):
         return
     if mirror := mirror or os.environ.get(MIRROR_VARIABLE):
         archive = replace(archive, urls=(_place(mirror, archive.name),))
     if sha256:
         archive = replace(archive, sha256=sha256, size=None)
     with _disk(path), locked(path.parent / HIDDEN) as alone:
-        if path.exists():  # another process has fetched it while this one waited
+        if exists(path):  # another process has fetched it while this one waited
             return
         part = path.with_name(f"{path.name}.part") if alone else part_of(path)
         try:
@@ -96,7 +96,7 @@ def _fetch(archive: Archive, path: Path, part: Path, other: str) -> None:
 
 def _obtain(source: str, archive: Archive, part: Path, speed: float) -> None:
     """Fills `part` from one source and checks its digest; deletes it if the digest is wrong."""
-    resumed = part.exists()
+    resumed = exists(part)
     if "://" in source:
         _transfer(source, archive, part, speed)
     else:
@@ -120,7 +120,7 @@ def _copy(source: Path, part: Path) -> None:
 
 def _transfer(url: str, archive: Archive, part: Path, speed: float) -> None:
     size = archive.size
-    have = part.stat().st_size if part.exists() else 0
+    have = part.stat().st_size if exists(part) else 0
     if size is not None and have >= size:
         return  # the caller's check of the digest tells whether it is whole
     headers = {"User-Agent": "cifar-lightning", "Accept-Encoding": "identity"}
@@ -235,8 +235,8 @@ def _place(mirror: str, name: str) -> str:
     if "://" not in mirror:
         path = user_path(mirror)
         check_reachable(path)
-        path = path / name if path.is_dir() else path
-        if not path.is_file():
+        path = path / name if is_dir(path) else path
+        if not is_file(path):
             raise InputError(f"mirror {mirror}: no file {path}; use an archive, its folder, or an https address")
         return str(path)
     if not _is_safe(mirror):

@@ -15,9 +15,9 @@ from cifar_lightning.data.cache import Decoded
 from cifar_lightning.data.cifar10 import ARCHIVES, CLASSES, CLASSES_OF, TITLES
 from cifar_lightning.data.class_names import named_twice
 from cifar_lightning.data.image_set import ImageSet, image_set_of
-from cifar_lightning.data.layouts import archive, arrays, class_folders, official, parquet
+from cifar_lightning.data.layouts import archive, arrays, class_folders, official, own, parquet
 from cifar_lightning.errors import ImageWarning, InputError, quoted
-from cifar_lightning.files import check_reachable, user_path
+from cifar_lightning.files import check_reachable, exists, is_dir, user_path
 
 SOURCES = ("cifar10", "cifar100", "cifar100-coarse", "folder", "synthetic")
 SPLITS = ("train", "test")
@@ -57,7 +57,7 @@ class Source:
         self.sha256 = sha256 and sha256.lower()
         self.synthetic_size = synthetic_size
         self._found: dict[str, Found] = {}
-        self._official: official.Held | None = None
+        self._held: official.Held | None = None
 
     def prepare(self) -> None:
         """Does the work that `load` needs done once: downloads, decodes, caches. Processes may call it concurrently.
@@ -76,7 +76,7 @@ class Source:
                         f"data_dir {self.data_dir} has class folders, not {TITLES[self.name]}: use --data.source "
                         f"folder to train on them, or another data_dir to download {TITLES[self.name]} into"
                     )
-                if self._target.is_dir():  # `fetch` would take the folder for the archive
+                if is_dir(self._target):  # `fetch` would take the folder for the archive
                     raise InputError(
                         f"{self._target} is a folder, not the archive of that name: move it away so that the archive "
                         "can be downloaded, or choose another --data.data_dir"
@@ -134,52 +134,45 @@ class Source:
         """
         if split not in self._found:
             with self._naming():
-                own = self.name == "folder" and not self.held()
-                self._found[split] = self._find_own(split) if own else self._find_official(split)
+                if held := self.held():
+                    self._found[split] = self._found_in(held, split)
+                elif self.name == "folder":
+                    self._found[split] = self._class_folders(split)
+                else:
+                    there = f"data_dir {self.data_dir} has none of {', '.join(official.looked_for(self.name))}"
+                    raise InputError(f"{there}: run fit, which downloads the first")
         return self._found[split]
 
-    def _find_own(self, split: str) -> "Found":
-        home = self._place
-        if not (home / "train").exists():
-            if files := arrays.find(home):
-                decode = partial(_decode_own, partial(arrays.read, files, split), files, self.sha256)
-                return Found(files[0].parent, self._key(files), decode, arrays.SHAPE, files)
-            home = _folder_of(home)
-            if parts := parquet.find(home, "folder"):
-                files = [path for paths in parts.values() for path in paths]
-                decode = partial(_decode_own, partial(parquet.read_own, parts, split), files, self.sha256)
-                return Found(home, self._key(files), decode, parquet.SHAPE, files)
-        listing = class_folders.scan(home, split)
-        decode, notes = partial(class_folders.read, listing), (listing.note, self._unchecked(class_folders.SHAPE))
-        return Found(home, listing.fingerprint, decode, class_folders.SHAPE, listing.paths, notes)
-
-    def _find_official(self, split: str) -> "Found":
-        if (held := self.held()) is None:
-            looked_for = ", ".join(official.looked_for(self.name))
-            raise InputError(f"data_dir {self.data_dir} has none of {looked_for}: run fit, which downloads the first")
+    def _found_in(self, held: official.Held, split: str) -> "Found":
         if not held.decodes:
             decode, notes = partial(held.decode, split, False), (self._unchecked(held.shape),)
             return Found(held.home, "", decode, held.shape, held.files, notes)
         # The digest is checked inside `decode`, so files that have not changed since then are not hashed again.
         decode = partial(_decode, held, self.sha256, split, self.name)
-        return Found(held.home, self._key(held.files), decode, held.shape, held.files)
+        return Found(held.home, f"{self.sha256} {_identity(held.files)}", decode, held.shape, held.files)
 
-    def _key(self, files: Sequence[Path]) -> str:
-        return f"{self.sha256} {_identity(files)}"
+    def _class_folders(self, split: str) -> "Found":
+        listing = class_folders.scan(self._place, split)
+        decode, notes = partial(class_folders.read, listing), (listing.note, self._unchecked(class_folders.SHAPE))
+        return Found(self._place, listing.fingerprint, decode, class_folders.SHAPE, listing.paths, notes)
 
     def _unchecked(self, shape: str) -> str:
         """Returns a note that the digest is not checked for this shape; empty if no digest was given."""
         return f"sha256 {self.sha256} is not checked, because {self.data_dir} has {shape}" if self.sha256 else ""
 
     def held(self) -> official.Held | None:
-        """Returns the official images, or the published test set, that the place holds; None if there are none."""
-        if self._official is None:
+        """Returns the images that the place holds in any layout but class folders; None if there are none.
+
+        Raises:
+            InputError: Images are there, but cannot be used.
+        """
+        if self._held is None:
             with self._naming():
                 if self.name in ARCHIVES:
-                    self._official = official.find(self._place, self.name)
-                elif self.name == "folder" and not self._has_own():
-                    self._official = official.find_test_set(self._place, self.name)
-        return self._official
+                    self._held = official.find(self._place, self.name)
+                elif self.name == "folder" and not exists(self._place / "train"):
+                    self._held = own.find(self._place)
+        return self._held
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -190,10 +183,6 @@ class Source:
             return ()
         held = self.held()
         return () if held and held.shape in (arrays.SHAPE, parquet.SHAPE) else CLASSES_OF[self.name]
-
-    def _has_own(self) -> bool:
-        place = self._place
-        return (place / "train").exists() or bool(arrays.find(place) or parquet.find(_folder_of(place), "folder"))
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -231,25 +220,16 @@ class Source:
             ) from error
 
 
-def _folder_of(place: Path) -> Path:
-    return place.parent if place.suffix == ".parquet" else place
-
-
 def _decode(held: official.Held, sha256: str | None, split: str, source: str) -> Decoded:
     if sha256:
-        archive.check_digest(held.files, sha256)
+        instead = archive.FETCHED if source in ARCHIVES else "replace it with the expected file"
+        archive.check_digest(held.files, sha256, instead=instead)
         return held.decode(split, True)
     decoded = held.decode(split, False)
-    if not (departure := official.departure(decoded.labels, split, source)):
+    if source not in ARCHIVES or not (departure := official.departure(decoded.labels, split, source)):
         return decoded
     where = held.files[0] if len(held.files) == 1 else held.home
     return decoded._replace(notes=(*decoded.notes, f"{where} has {departure}: training or testing uses what is there"))
-
-
-def _decode_own(decode: Callable[[], Decoded], files: Sequence[Path], sha256: str | None) -> Decoded:
-    if sha256:
-        archive.check_digest(files, sha256, instead="replace it with the expected file")
-    return decode()
 
 
 def _identity(files: Sequence[Path]) -> str:

@@ -2,8 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from cifar_lightning.data.layouts import class_folders, official
 from cifar_lightning.data.preprocessing import preprocessing_of
 from cifar_lightning.data.sources import Found, Source
 from cifar_lightning.errors import InputError
-from cifar_lightning.files import check_reachable, user_path
+from cifar_lightning.files import check_reachable, exists, readable, user_path
 
 NAMED = 3  # number of files, and of pairs of images, that are named as examples
 
@@ -175,7 +175,9 @@ def survey(
     """
     place = user_path(data_dir)
     check_reachable(place)
-    if not os.path.lexists(place):
+    with readable(place):
+        there = place.is_symlink() or exists(place)
+    if not there:
         raise InputError(f"{data_dir} does not exist: use a folder or a file of images")
     names = [source] if source else _sources_at(place, sha256)
     return [_survey(Source(name, place, sha256=sha256), str(data_dir), sha256) for name in names]
@@ -199,33 +201,35 @@ def _survey(source: Source, data_dir: str, sha256: str | None) -> Survey:
 
 def _sources_at(place: Path, sha256: str | None) -> list[str]:
     """Returns the sources that have images at `place`: an official source if a name or the images identify it."""
-    own, names, files = Source("folder", place, sha256=sha256), [], set[Path]()
+    own, names, files = Source("folder", place, sha256=sha256), [], set[str | Path]()
     refused: list[InputError] = []
     for name in ("cifar10", "cifar100"):
         source = Source(name, place, sha256=sha256)
-        try:
+        with _kept(refused):
             held = source.held()
             if held and (held.named or _is_whole(source) or not _is_read(own)):
                 names.append(name)
                 files.update(held.files)
-        except InputError as error:
-            refused.append(error)
-    try:
-        own.held()  # raises if arrays, for example, are there and cannot be read
-    except InputError as error:
-        refused.append(error)
-    try:
-        if own.find("train").files[0] not in files and not (sha256 and names):  # a digest belongs to only one of them
-            names.append("folder")
-    except InputError as error:
-        if os.path.isdir(place / "train"):  # Path.is_dir would raise if access is denied
-            refused.append(error)
+    with _kept(refused):
+        if own.held() or exists(place / "train"):
+            first = own.find("train").files[0]
+            if first not in files and not (sha256 and names):  # a digest belongs to only one of them
+                names.append("folder")
     if not names and refused:
         raise refused[0]
     if not names:
         there = ", ".join([*official.looked_for("cifar10"), "cifar-100-python/", "train/<class>/*"])
         raise InputError(f"{place} has no images in a known layout: use a folder with one of {there}")
     return names
+
+
+@contextmanager
+def _kept(errors: list[InputError]) -> Iterator[None]:
+    """A context that an InputError ends, which is added to `errors`."""
+    try:
+        yield
+    except InputError as error:
+        errors.append(error)
 
 
 def _is_whole(source: Source) -> bool:

@@ -16,7 +16,7 @@ from cifar_lightning.data.image_set import ImageSet
 from cifar_lightning.data.layouts import parquet
 from cifar_lightning.data.layouts.class_folders import in_order
 from cifar_lightning.errors import ImageWarning, InputError, RunError, quoted
-from cifar_lightning.files import part_of, user_path
+from cifar_lightning.files import exists, is_dir, part_of, user_path
 
 FORMATS = ("folders", "parquet")
 # Without this card, Hugging Face's `datasets` takes a class named test or train, such as CIFAR-100's train, for a split
@@ -41,12 +41,12 @@ def check_target(format: str, out: str | Path) -> None:
         raise InputError(f"format parquet needs pyarrow; {parquet.INSTALL}")
     path = _resolved(out)
     try:
-        if path.is_dir():
+        if is_dir(path):
             if any(path.iterdir()):
                 raise InputError(f"{out} is not empty: choose a new folder, or an empty one")
             if path.samefile(os.getcwd()):
                 raise InputError(f"{out} is the current folder: choose a new folder in it")
-        elif path.exists():
+        elif exists(path):
             raise InputError(f"{out} is a file: choose a new folder")
     except OSError as error:
         raise InputError(f"{out} cannot be read ({error.strerror}): choose another folder") from error

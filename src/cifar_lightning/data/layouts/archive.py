@@ -17,7 +17,7 @@ from cifar_lightning.data.cache import Decoded
 from cifar_lightning.data.cifar10 import PIXELS, Archive, Binary
 from cifar_lightning.data.layouts import pickles
 from cifar_lightning.errors import InputError
-from cifar_lightning.files import readable
+from cifar_lightning.files import is_file, readable
 
 MAX_MEMBERS = 100
 MAX_MEMBER_SIZE = 512 * 2**20  # CIFAR-100's training batch, the largest, has 155 MB
@@ -104,7 +104,7 @@ def read_folder(folder: Path, version: Archive | Binary, split: str, own: bool =
 def unpacked(folder: Path, version: Archive | Binary) -> list[Path]:
     """Lists those of an archive's files that are in `folder`, in the order in which their SHA-256 is computed."""
     paths = [folder / name for name in (*version.train, *version.test, version.meta)]
-    return [path for path in paths if path.is_file()]
+    return [path for path in paths if is_file(path)]
 
 
 def _files(version: Archive | Binary, split: str) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from cifar_lightning.data.cache import Decoded, header_of
 from cifar_lightning.data.cifar10 import PIXELS
 from cifar_lightning.data.layouts.class_folders import VALIDATION
 from cifar_lightning.errors import InputError, number_of
-from cifar_lightning.files import readable
+from cifar_lightning.files import is_dir, is_file, listed, readable
 
 # Names of a split's images and labels, in lower case; the first pair is Keras', the second MedMNIST's.
 NAMES = (("x_{}", "y_{}"), ("{}_images", "{}_labels"), ("{}_data", "{}_labels"), ("{}_x", "{}_y"))
@@ -35,12 +35,12 @@ def find(place: Path, names: str = "[!.]*.npz") -> list[Path]:
     Raises:
         InputError: There are several .npz files with images, or one that cannot be read and might have some.
     """
-    if place.is_file():
+    if is_file(place):
         return [place] if place.suffix == ".npz" else []
-    arrays = [path for path in sorted(place.glob("*.npy")) if path.stem.lower() in KNOWN]
+    arrays = [path for path in sorted(listed(place, "*.npy")) if path.stem.lower() in KNOWN]
     if _pair([path.stem for path in arrays], "train"):
         return arrays
-    packed = [path for path in sorted(place.glob(names)) if not path.is_dir() and _pair(_names_in(path), "train")]
+    packed = [path for path in sorted(listed(place, names)) if not is_dir(path) and _pair(_names_in(path), "train")]
     if len(packed) > 1:
         raise InputError(
             f"data_dir {place} has {packed[0].name} and {packed[1].name}: pass one of them as --data.data_dir"

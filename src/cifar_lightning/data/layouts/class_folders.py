@@ -15,6 +15,7 @@ from cifar_lightning.data.cifar10 import CLASSES_OF
 from cifar_lightning.data.pictures import reading
 from cifar_lightning.data.pictures.kinds import may_be_picture, passed_over
 from cifar_lightning.errors import InputError, quoted
+from cifar_lightning.files import exists, is_dir
 
 LAYOUT = (
     "the folder source reads train/<class>/* and test/<class>/*, or arrays x_train, y_train, x_test, y_test, or "
@@ -120,7 +121,7 @@ class _Split:
                 raise InputError(f"{top} has a folder {entry.name!r} with a name that is not UTF-8: rename it")
             if entry.is_dir():
                 self.folders.setdefault(unicodedata.normalize("NFC", entry.name), []).append(entry.path)
-            elif not os.path.exists(entry.path):
+            elif not exists(Path(entry.path)):
                 self.walk.dead.append(entry.path)
             elif may_be_picture(entry.path):  # other kinds of files are nothing unusual there
                 self.walk.passed_over.append(entry.path)
@@ -163,7 +164,7 @@ class _Split:
 def has_classes(data_dir: Path) -> bool:
     """Returns whether `data_dir` has class folders for training, even if they are empty."""
     train = data_dir / "train"
-    return train.is_dir() and any(entry.is_dir() for entry in _visible(train))
+    return is_dir(train) and any(entry.is_dir() for entry in _visible(train))
 
 
 def scan(data_dir: Path, split: str) -> Listing:
@@ -213,13 +214,13 @@ def read(listing: Listing) -> Decoded:
 
 def _splits_in(data_dir: Path) -> list[str]:
     """Returns the names of the folders with splits: train, the validation folder if there is one, and test."""
-    if not data_dir.is_dir():
+    if not is_dir(data_dir):
         cause = "is not a folder, or a file of a known kind" if os.path.lexists(data_dir) else "does not exist"
         raise InputError(f"data_dir {data_dir} {cause}: pass your images as --data.data_dir; {LAYOUT}")
     for name in ("train", "test", *VALIDATION):
-        if (data_dir / name).is_symlink() and not (data_dir / name).exists():
+        if (data_dir / name).is_symlink() and not exists(data_dir / name):
             raise InputError(f"data_dir {data_dir}: {name}/ is a broken link; fix or remove it")
-    found = [name for name in ("train", *VALIDATION, "test") if (data_dir / name).is_dir()]
+    found = [name for name in ("train", *VALIDATION, "test") if is_dir(data_dir / name)]
     for name in ("train", "test"):
         if name not in found:
             raise InputError(f"data_dir {data_dir} has no folder {name}/: {LAYOUT}")

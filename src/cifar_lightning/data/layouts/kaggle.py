@@ -15,6 +15,7 @@ from cifar_lightning.data.cache import Decoded
 from cifar_lightning.data.cifar10 import CLASSES
 from cifar_lightning.data.pictures import reading
 from cifar_lightning.errors import InputError
+from cifar_lightning.files import is_dir, is_file
 
 TRAIN_LABELS = "trainLabels.csv"
 TEST_LABELS = "testLabels.csv"
@@ -22,7 +23,7 @@ TEST_LABELS = "testLabels.csv"
 
 def find(home: Path) -> list[Path]:
     """Finds the files of labels and the pictures that they list; none if there is no trainLabels.csv."""
-    tables = [path for name in (TRAIN_LABELS, TEST_LABELS) if (path := home / name).is_file()]
+    tables = [path for name in (TRAIN_LABELS, TEST_LABELS) if is_file(path := home / name)]
     if not tables or tables[0].name != TRAIN_LABELS:
         return []
     return [*tables, *(path for table in tables for path, _ in _listed(table))]
@@ -30,7 +31,7 @@ def find(home: Path) -> list[Path]:
 
 def splits(home: Path) -> tuple[str, ...]:
     """Returns the splits that have labels."""
-    return ("train", "test") if (home / TEST_LABELS).is_file() else ("train",)
+    return ("train", "test") if is_file(home / TEST_LABELS) else ("train",)
 
 
 def read(home: Path, split: str) -> Decoded:
@@ -40,7 +41,7 @@ def read(home: Path, split: str) -> Decoded:
         InputError: A line of the labels is invalid, a picture is missing or cannot be read, or there are no labels.
     """
     table = home / (TRAIN_LABELS if split == "train" else TEST_LABELS)
-    if not table.is_file():
+    if not is_file(table):
         raise InputError(
             f"data_dir {home} has Kaggle's pictures, which come without test labels: to test, put the official archive "
             f"there, or a {TEST_LABELS} like {TRAIN_LABELS}"
@@ -55,7 +56,7 @@ def read(home: Path, split: str) -> Decoded:
 def _listed(table: Path) -> list[tuple[Path, str]]:
     """Returns the pictures and their classes, sorted by number."""
     folder = table.parent / table.name.removesuffix("Labels.csv")
-    there = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
+    there = {entry.name for entry in os.scandir(folder)} if is_dir(folder) else set()
     found: dict[int, str] = {}
     with open(table, encoding="utf-8-sig", newline="") as file:
         try:

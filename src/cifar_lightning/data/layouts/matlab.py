@@ -15,6 +15,7 @@ from cifar_lightning.data.cache import Decoded
 from cifar_lightning.data.cifar10 import CLASSES_OF, PIXELS
 from cifar_lightning.data.layouts import archive
 from cifar_lightning.errors import InputError
+from cifar_lightning.files import is_file
 
 SHAPE = "the MATLAB version"
 INSTALL = "install it with: pip install 'cifar-lightning[matlab]'"
@@ -56,14 +57,14 @@ def find(place: Path, source: str) -> list[Path]:
     """Finds the archive or the files unpacked from it: `place` itself, or in that folder; empty if there are none."""
     version = VERSIONS[source]
     packed = (version.name, version.name.removesuffix(".gz"))
-    if place.is_file():
+    if is_file(place):
         return [place] if place.name in packed else []
     for name in packed:
-        if (place / name).is_file():
+        if is_file(place / name):
             return [place / name]
     names = [name for split in version.files.values() for name in split]
     for folder in (place / version.folder, place / version.name.removesuffix(".tar.gz"), place):
-        if found := [folder / name for name in names if (folder / name).is_file()]:
+        if found := [folder / name for name in names if is_file(folder / name)]:
             return found
     return []
 

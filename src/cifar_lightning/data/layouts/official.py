@@ -26,6 +26,7 @@ from cifar_lightning.data.cifar10 import (
 )
 from cifar_lightning.data.layouts import archive, arrays, kaggle, matlab, parquet, test_sets
 from cifar_lightning.errors import InputError, number_of
+from cifar_lightning.files import exists, is_file
 
 
 class Held(NamedTuple):
@@ -60,9 +61,9 @@ def find(place: Path, source: str) -> Held | None:
         InputError: The file is missing or of no known kind, files that belong to it are missing, there are several
             sets, or what there is cannot be read.
     """
-    if place.is_file():
+    if is_file(place):
         return _labelled(_file(place, source), source)
-    if place.suffix in (".npy", ".npz", ".parquet", ".tar") and not place.exists():
+    if place.suffix in (".npy", ".npz", ".parquet", ".tar") and not exists(place):
         raise InputError(f"data_dir {place} does not exist: use an existing file or folder")
     for shape in (_archive, _folder, _matlab, _parquet, _kaggle, _arrays, find_test_set):
         if held := shape(place, source):
@@ -163,7 +164,7 @@ def _archive_names(source: str) -> list[str]:
 
 def _archive(home: Path, source: str) -> Held | None:
     paths = (home / name for name in _archive_names(source))
-    return next((_packed(path, source) for path in paths if path.is_file()), None)
+    return next((_packed(path, source) for path in paths if is_file(path)), None)
 
 
 def _packed(path: Path, source: str) -> Held:
@@ -174,6 +175,7 @@ def _packed(path: Path, source: str) -> Held:
 def _folder(home: Path, source: str) -> Held | None:
     """Finds an unpacked archive: torchvision's folder, `home` itself, or Keras' folder in one named by its version."""
     for version in _versions(source):
+        # glob passes over folders that this user may not read, which are not Keras'.
         for folder in (home / version.folder, home, *sorted(home.glob(f"*/{version.folder}"))):
             files = archive.unpacked(folder, version)
             if any(path.name != version.meta for path in files):
@@ -225,7 +227,7 @@ def _file(path: Path, source: str) -> Held:
         held, why_none = _arrays(path, source), f"has no images and labels of train: {arrays.LAYOUT}"
     elif path.suffix == ".parquet":
         held = _parquet(path.parent, source)
-        why_none = "is not in a folder with train-*.parquet and test-*.parquet: both are needed"
+        why_none = parquet.ALONE
     elif path.suffix == ".npy":
         held = find_test_set(path, source)
         why_none = "is not the images of a known test set: use its folder"

@@ -17,6 +17,7 @@ from cifar_lightning.data.cifar10 import CIFAR100_CLASSES, CIFAR100_COARSE_CLASS
 from cifar_lightning.data.layouts.class_folders import VALIDATION
 from cifar_lightning.data.pictures.decoding import Remarks, check_sums, pillows_warnings, to_pixels
 from cifar_lightning.errors import InputError, brief
+from cifar_lightning.files import listed
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
@@ -46,6 +47,7 @@ MISSPELT = {"cra": "crab"}  # https://huggingface.co/datasets/uoft-cs/cifar100/b
 # Rows to read at a time. They are never read by row groups: some writers put 50,000 images into one.
 BATCH = 1_000
 SHAPE = "parquet files"
+ALONE = "is not in a folder with train-*.parquet and test-*.parquet: both are needed"
 
 
 def find(home: Path, source: str) -> dict[str, list[Path]]:
@@ -129,7 +131,7 @@ def _count(files: Sequence[Path]) -> int:
 def _files(folder: Path, split: str) -> list[Path]:
     """Finds `train-00000-of-00002.parquet` and so on, `train.parquet`, or whatever is in `train/`."""
     parts: dict[str, Path] = {}
-    for path in sorted(folder.glob(f"{split}*.parquet")):
+    for path in sorted(listed(folder, f"{split}*.parquet")):
         name = re.fullmatch(rf"{split}(?:-(\d+)-of-(\d+)(?:-[0-9a-f]+)?)?\.parquet", path.name)
         if name and name[1] is None:
             return [path]
@@ -138,7 +140,7 @@ def _files(folder: Path, split: str) -> list[Path]:
             count = int(name[2])
     if parts and len(parts) != count:
         raise InputError(f"{folder} has {len(parts)} of {count} files {split}-*.parquet: download the others")
-    return list(parts.values()) or sorted((folder / split).glob("[!.]*.parquet"))
+    return list(parts.values()) or sorted(listed(folder / split, "[!.]*.parquet"))
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from cifar_lightning.data.cache import Decoded
 from cifar_lightning.data.cifar10 import CLASSES_OF
 from cifar_lightning.data.layouts import arrays
 from cifar_lightning.errors import InputError
-from cifar_lightning.files import exists
+from cifar_lightning.files import exists, is_file, listed
 
 SEVERITIES = 5
 # The corruptions over which the paper averages, in its order, and those that it keeps for validation.
@@ -48,10 +48,10 @@ def find(place: Path) -> Files | None:
     Raises:
         InputError: There are two test sets, or the labels are missing.
     """
-    if place.is_file():
+    if is_file(place):
         images = [place] if place.match(_NEW_TEST_SET) or is_corruption(place) else []
     else:
-        images = sorted(place.glob(_NEW_TEST_SET))
+        images = sorted(listed(place, _NEW_TEST_SET))
     if len(images) > 1:
         raise InputError(
             f"data_dir {place} has {images[0].name} and {images[1].name}: use one of them as --data.data_dir"
@@ -60,7 +60,7 @@ def find(place: Path) -> Files | None:
         return None
     name = _LABELS if is_corruption(images[0]) else images[0].name.replace("_data.npy", "_labels.npy")
     labels = images[0].with_name(name)
-    if not labels.is_file():
+    if not is_file(labels):
         raise InputError(f"{images[0]} has no {name} beside it: put it there")
     return Files(images[0], labels)
 
@@ -68,7 +68,7 @@ def find(place: Path) -> Files | None:
 def find_corrupted(place: Path) -> list[Files]:
     """Finds the test sets in a folder of CIFAR-10-C or CIFAR-100-C, one per corruption; none in any other folder."""
     labels = place / _LABELS
-    if not labels.is_file():
+    if not is_file(labels):
         return []
     paths = (place / f"{name}.npy" for name in (*CORRUPTIONS, *EXTRA_CORRUPTIONS))
     return [Files(path, labels) for path in paths if exists(path)]  # raises if the disk fails: the mean is of all
