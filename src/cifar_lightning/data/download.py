@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlsplit, urlunsplit
-from urllib.request import HTTPRedirectHandler, HTTPSHandler, ProxyHandler, Request, build_opener
+from urllib.request import HTTPRedirectHandler, HTTPSHandler, OpenerDirector, ProxyHandler, Request, build_opener
 
 from cifar_lightning.data.bar import bar
 from cifar_lightning.data.cache import HIDDEN
@@ -119,23 +119,13 @@ def _copy(source: Path, part: Path) -> None:
 
 
 def _transfer(url: str, archive: Archive, part: Path, speed: float) -> None:
+    """Appends to `part` what it lacks, or writes it anew if the server sends everything."""
     size = archive.size
     have = part.stat().st_size if exists(part) else 0
     if size is not None and have >= size:
         return  # the caller's check of the digest tells whether it is whole
-    headers = {"User-Agent": "cifar-lightning", "Accept-Encoding": "identity"}
-    if have:
-        headers["Range"] = f"bytes={have}-"
-    try:
-        response = _open(Request(url, headers=headers))
-    except HTTPError as error:
-        error.close()
-        if error.code == 416 and have:
-            return  # the server has nothing left to send; the digest tells whether that is true
-        raise _Refused(f"HTTP {error.code} {error.reason}") from error
-    except (OSError, http.client.HTTPException, UnicodeError) as error:  # the last for an impossible host name
-        raise _Refused(_explain(error)) from error
-
+    if (response := _ask(url, have)) is None:
+        return  # the server has nothing left to send; the digest tells whether that is true
     with response:
         length = response.headers.get("Content-Length", "")
         if response.status == 206:
@@ -209,15 +199,30 @@ def _is_safe(url: str) -> bool:
     return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
 
 
-def _open(request: Request) -> Any:
+def _ask(url: str, have: int) -> Any:
+    """Asks for what comes after the first `have` bytes; returns the response, or None if nothing comes after them."""
+    headers = {"User-Agent": "cifar-lightning", "Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    try:
+        return _opener(url).open(Request(url, headers=headers), timeout=TIMEOUT)
+    except HTTPError as error:
+        error.close()
+        if error.code == 416 and have:
+            return None
+        raise _Refused(f"HTTP {error.code} {error.reason}") from error
+    except (OSError, http.client.HTTPException, UnicodeError) as error:  # the last for an impossible host name
+        raise _Refused(_explain(error)) from error
+
+
+def _opener(url: str) -> OpenerDirector:
     context = ssl.create_default_context()  # reads SSL_CERT_FILE
     if "SSL_CERT_FILE" not in os.environ:
         import certifi
 
         context.load_verify_locations(certifi.where())  # on macOS, Python from python.org has no certificates
-    proxies: dict[str, str] | None = {} if urlsplit(request.full_url).hostname in LOOPBACK else None
-    opener = build_opener(HTTPSHandler(context=context), _NoDowngrade(), ProxyHandler(proxies))
-    return opener.open(request, timeout=TIMEOUT)
+    proxies: dict[str, str] | None = {} if urlsplit(url).hostname in LOOPBACK else None
+    return build_opener(HTTPSHandler(context=context), _NoDowngrade(), ProxyHandler(proxies))
 
 
 def _explain(error: BaseException) -> str:

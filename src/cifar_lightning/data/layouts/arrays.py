@@ -1,5 +1,6 @@
 """Images as numpy arrays: x_train, y_train, x_test and y_test in one .npz file, or in a .npy file each."""
 
+import os
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from cifar_lightning.data.cache import Decoded, header_of
+from cifar_lightning.data.cache import Decoded, Header, header_of
 from cifar_lightning.data.cifar10 import PIXELS
 from cifar_lightning.data.layouts.class_folders import VALIDATION
 from cifar_lightning.errors import InputError, number_of
@@ -82,7 +83,7 @@ def read(files: Sequence[Path], split: str, *names: tuple[str, ...]) -> Decoded:
     counts = [len(labels[name]) for name in parts]
     images, start = np.empty((sum(counts), 32, 32, 3), np.uint8), 0
     for name, count in zip(parts, counts, strict=True):
-        _read_images(where, *pairs[name], count, images[start : start + count])
+        _read_images(where, *pairs[name], images[start : start + count])
         start += count
     return Decoded(images, np.concatenate([labels[name] for name in parts]), classes, sum(counts[1:]))
 
@@ -96,7 +97,10 @@ def read_pair(images: Path, labels: Path, look: bool = False) -> tuple[npt.NDArr
     where = {path.stem: path for path in (images, labels)}
     found = _labels(where, labels.stem)
     pixels = np.empty((0 if look else len(found), 32, 32, 3), np.uint8)
-    _read_images(where, images.stem, labels.stem, len(found), pixels)
+    if look:
+        _check_images(where, images.stem, labels.stem, len(found))
+    else:
+        _read_images(where, images.stem, labels.stem, pixels)
     return pixels, found
 
 
@@ -172,23 +176,11 @@ def integers(labels: npt.NDArray[Any], where: str) -> npt.NDArray[np.int64]:
     return labels.astype(np.int64)
 
 
-def _read_images(where: dict[str, Path], name: str, labels: str, count: int, images: npt.NDArray[np.uint8]) -> None:
-    """Reads `count` images into `images`, (count, 32, 32, 3); if that is empty, only checks that they are there."""
+def _read_images(where: dict[str, Path], name: str, labels: str, images: npt.NDArray[np.uint8]) -> None:
+    """Reads as many images as there are labels into `images`, (N, 32, 32, 3)."""
     with _bytes_of(where[name], name) as file:
-        shape, by_columns, dtype = header_of(file)
-        found = f"{where[name]}: {name} is {dtype} {shape}"
-        if dtype.hasobject:
-            raise ValueError("it needs allow_pickle")
-        if dtype.kind not in "iu":
-            raise InputError(f"{found}: use {SHAPES}, from 0 to 255, because the scale of floats is not known")
-        if shape[1:] not in ((32, 32, 3), (3, 32, 32), (PIXELS,)):
-            raise InputError(f"{found}: use {SHAPES}")
-        if shape[0] != count:
-            raise InputError(f"{found}, but {labels} has {number_of(count, 'label')}: use one label per image")
-        if not count:
-            raise InputError(f"{found}: use {SHAPES}, with at least one image")
+        shape, by_columns, dtype = _header(file, f"{where[name]}: {name}", labels, len(images))
         extremes: list[int] = []
-        begin = file.tell()
         for piece in _pieces(images, shape, by_columns):
             size = piece.size * dtype.itemsize
             if len(data := file.read(size)) < size:
@@ -196,13 +188,37 @@ def _read_images(where: dict[str, Path], name: str, labels: str, count: int, ima
             values = np.frombuffer(data, dtype).reshape(piece.shape)
             extremes += int(values.min()), int(values.max())
             piece[...] = values
-        if not len(images):
-            file.seek(begin + count * PIXELS * dtype.itemsize - 1)
-            if not file.read():
-                raise EOFError("it is cut short")
-    lowest, highest = min(extremes, default=0), max(extremes, default=0)
+    lowest, highest = min(extremes), max(extremes)
     if lowest < 0 or highest > 255:
-        raise InputError(f"{found} with values from {lowest} to {highest}: use values from 0 to 255")
+        raise InputError(
+            f"{where[name]}: {name} is {dtype} {shape} with values from {lowest} to {highest}: use values from 0 to 255"
+        )
+
+
+def _check_images(where: dict[str, Path], name: str, labels: str, count: int) -> None:
+    """Checks all but the images' values, without reading them."""
+    with _bytes_of(where[name], name) as file:
+        dtype = _header(file, f"{where[name]}: {name}", labels, count).dtype
+        file.seek(count * PIXELS * dtype.itemsize - 1, os.SEEK_CUR)
+        if not file.read():
+            raise EOFError("it is cut short")
+
+
+def _header(file: IO[bytes], name: str, labels: str, count: int) -> Header:
+    """Reads the header of images, and checks that they have one of SHAPES and are as many as the labels."""
+    header = header_of(file)
+    found = f"{name} is {header.dtype} {header.shape}"
+    if header.dtype.hasobject:
+        raise ValueError("it needs allow_pickle")
+    if header.dtype.kind not in "iu":
+        raise InputError(f"{found}: use {SHAPES}, from 0 to 255, because the scale of floats is not known")
+    if header.shape[1:] not in ((32, 32, 3), (3, 32, 32), (PIXELS,)):
+        raise InputError(f"{found}: use {SHAPES}")
+    if header.shape[0] != count:
+        raise InputError(f"{found}, but {labels} has {number_of(count, 'label')}: use one label per image")
+    if not count:
+        raise InputError(f"{found}: use {SHAPES}, with at least one image")
+    return header
 
 
 def _pieces(images: npt.NDArray[np.uint8], shape: tuple[int, ...], by_columns: bool) -> Iterator[npt.NDArray[np.uint8]]:
@@ -210,7 +226,7 @@ def _pieces(images: npt.NDArray[np.uint8], shape: tuple[int, ...], by_columns: b
     images = images if shape[1:] == (32, 32, 3) else images.transpose(0, 3, 1, 2)
     if not by_columns:
         yield from (images[start : start + PIECE] for start in range(0, len(images), PIECE))
-    elif len(images):
+    else:
         # In column-major order the last axis varies slowest, and that of the images fastest. (N, 3072) has a single
         # axis of pixels.
         images = images if len(shape) == 2 else images.transpose(0, 3, 2, 1)
