@@ -12,7 +12,6 @@ import statistics
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -28,12 +27,11 @@ from PIL import Image
 from tables import interleaved
 from torch import Tensor, optim
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from tutorial_script import TRANSFORMS, Pictures
+from waits import counted_waits
 
 from cifar_lightning import CIFAR10DataModule, TutorialNet, fit
 from cifar_lightning.data.cifar10 import MEAN, STD
@@ -274,45 +272,6 @@ def watched_loader(
 
     with mock.patch.object(BatchLoader, "__iter__", watching):
         yield
-
-
-@contextmanager
-def counted_waits(accelerator: str) -> Iterator[Callable[[], int]]:
-    """Counts, in this thread, the operations in which the host must wait for the device.
-
-    On a GPU torch itself reports them. On the CPU nothing waits, so it counts the operations that would wait on a GPU:
-    those whose result's value or shape the host needs, and tensors converted to numbers, lists or arrays.
-    """
-    if accelerator == "gpu":
-        with warnings.catch_warnings(record=True) as seen:
-            warnings.simplefilter("always")
-            torch.cuda.set_sync_debug_mode("warn")
-            try:
-                yield lambda: sum("synchronizing" in str(warning.message) for warning in seen)
-            finally:
-                torch.cuda.set_sync_debug_mode("default")
-        return
-
-    count = 0
-    tags = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
-
-    class Operations(TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            nonlocal count
-            waits = not tags.isdisjoint(func.tags)
-            if func is torch.ops.aten.index.Tensor:  # its tag applies only to boolean indices
-                waits = any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
-            count += waits
-            return func(*args, **(kwargs or {}))
-
-    class Methods(TorchFunctionMode):  # on the CPU these methods are not dispatched as operations
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            nonlocal count
-            count += func in (Tensor.cpu, Tensor.numpy, Tensor.tolist)
-            return func(*args, **(kwargs or {}))
-
-    with Operations(), Methods():
-        yield lambda: count
 
 
 def _small_data(accelerator: str, steps: int) -> dict[str, Any]:

@@ -207,13 +207,6 @@ def whole(tmp_path_factory):
 
 
 @pytest.fixture
-def benchmark(monkeypatch):
-    """Imports benchmarks/sides.py, the functions that benchmark.py measures."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    return importlib.import_module("sides")
-
-
-@pytest.fixture
 def plain(monkeypatch):
     """Draws no figures, which take most of a small job's time: for tests that do not look at them."""
     monkeypatch.setattr("cifar_lightning.report.report.draw", lambda *args: None)

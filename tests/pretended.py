@@ -15,12 +15,10 @@ from lightning.fabric.accelerators import mps
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
+from waits import INDEXING, must_wait
 
 CPU = torch.device("cpu")
 aten = torch.ops.aten
-# Tags of operations for which the host must wait, because it needs the value or the shape of the result.
-WAITS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
-INDEXING = (aten.index.Tensor, aten.index_put_.default, aten._index_put_impl_.default)  # indices may be on the CPU
 OF_DDP = (aten.mul.out,)  # DDP's, on its buckets, which its C++ code allocates on the CPU
 
 
@@ -112,17 +110,16 @@ class Operations(TorchDispatchMode):
         elsewhere = any(isinstance(x, Tensor) and not isinstance(x, Pretended) and x.dim() for x in leaves)
         if device not in (None, CPU, Pretended.gpu, torch.device(Pretended.gpu.type)):
             raise RuntimeError(f"{func}: a tensor on {device}, and this process's are on {Pretended.gpu}")
-        if elsewhere and not copies and func not in (*INDEXING, *OF_DDP) and func.namespace != "c10d":
+        indexing = func in INDEXING  # the indices may be on the CPU
+        if elsewhere and not (copies or indexing or func in OF_DDP or func.namespace == "c10d"):
             raise RuntimeError(f"{func}: tensors on {Pretended.gpu} and on the CPU")
         kinds = [x.dtype if isinstance(x, Pretended) else x for x in leaves]
         if Pretended.gpu.type == "mps" and any(kind is torch.float64 for kind in kinds):
             raise TypeError(f"{func}: an Apple GPU has no float64")
         if copies:
             stops = elsewhere and not (kwargs.get("non_blocking") or args[2:] == (True,))
-        elif func in INDEXING:  # the host waits for a mask: it must know how many elements this selects
-            stops = elsewhere or any(x is not None and x.dtype in (torch.bool, torch.uint8) for x in args[1])
         else:
-            stops = not WAITS.isdisjoint(func.tags)
+            stops = (indexing and elsewhere) or must_wait(func, args)
         if stops:
             waits()
         if device is not None:

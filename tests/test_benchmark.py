@@ -5,10 +5,15 @@ import statistics
 import subprocess
 import sys
 
+import benchmark
 import pytest
+import sides
 import torch
+from airbench_race import race
 from conftest import BENCHMARKS
 from PIL import Image
+from tables import mean_and_interval, shown
+from tutorial_script import TRANSFORMS
 
 from cifar_lightning import CIFAR10DataModule
 from cifar_lightning.errors import RunError
@@ -49,10 +54,8 @@ def test_overhead_comparison_measures_every_side(tmp_path):
     assert all(row["CPU µs/step"][0] > 0 for row in overhead["rows"])
 
 
-def test_both_versions_of_the_tutorial_give_the_same_pixels(monkeypatch):
+def test_both_versions_of_the_tutorial_give_the_same_pixels():
     """Both give the pixels that the data module gives, for every value of a byte in every colour."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    from tutorial_script import TRANSFORMS
 
     pixels = torch.arange(3 * 32 * 32, dtype=torch.int32).mul(7).remainder(256).to(torch.uint8).reshape(32, 32, 3)
     assert all(len(pixels[:, :, colour].unique()) == 256 for colour in range(3))
@@ -65,9 +68,6 @@ def test_both_versions_of_the_tutorial_give_the_same_pixels(monkeypatch):
 
 def test_comparison_is_printed_and_written_as_json(tmp_path, monkeypatch, capsys, cpu_settings):
     """A comparison prints its table and writes it as JSON, here with its sides in this process and on few images."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import benchmark
-    import sides
 
     few = {"data": {"source": "synthetic", "synthetic_size": 100}}
     monkeypatch.setattr(benchmark, "call", lambda name, **arguments: getattr(sides, name)(**{**arguments, **few}))
@@ -78,8 +78,6 @@ def test_comparison_is_printed_and_written_as_json(tmp_path, monkeypatch, capsys
 
 def test_sides_take_turns_and_the_load_excludes_the_benchmark(tmp_path, monkeypatch, capsys):
     """Steps of one process and of two take turns, and the load is measured before the benchmark starts a process."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import benchmark
 
     load, processes = 0.25, []
 
@@ -105,23 +103,19 @@ def test_sides_take_turns_and_the_load_excludes_the_benchmark(tmp_path, monkeypa
     assert (row["ms, half alone"], row["ms, two"]) == ([7.0, 9.0, 11.0], [8.0, 10.0, 12.0])
 
 
-def test_no_figure_is_shown_as_a_power_of_ten(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    from tables import shown
+def test_no_figure_is_shown_as_a_power_of_ten():
 
     for value, text in ((999.4, "999"), (999.5, "1,000"), (-999.97, "-1,000"), (1_000.0, "1,000"), (0.0125, "0.0125")):
         assert shown(value) == text
     assert shown([12.0, 999.7, 1_234.4]) == "1,000 (12–1,234)"
 
 
-def test_a_side_runs_in_its_own_terminal(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    from benchmark import execute
+def test_a_side_runs_in_its_own_terminal():
 
-    found = execute(["-c", "import sys; assert sys.stdout.isatty() and sys.stderr.isatty()"])
+    found = benchmark.execute(["-c", "import sys; assert sys.stdout.isatty() and sys.stderr.isatty()"])
     assert all(found[name] > 0 for name in ("process_seconds", "cpu_seconds", "peak_mb"))
     with pytest.raises(RunError, match="ended with 3: it printed nothing"):
-        execute(["-c", "import sys; sys.exit(3)"])
+        benchmark.execute(["-c", "import sys; sys.exit(3)"])
 
 
 @pytest.mark.soak
@@ -183,9 +177,7 @@ def test_a_length_of_zero_epochs_is_an_error():
     )
 
 
-def test_a_recipe_trains_for_its_own_or_a_given_number_of_epochs(monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    from benchmark import recipe_epochs, recipe_flags
+def test_a_recipe_trains_for_its_own_or_a_given_number_of_epochs():
 
     for run, epochs, whole, steps in (
         ("quick", 1.65, 2, 165),
@@ -195,13 +187,11 @@ def test_a_recipe_trains_for_its_own_or_a_given_number_of_epochs(monkeypatch):
         ("cpu:3.5", 3.5, 4, 175),
     ):
         flags = ["--recipe", run.partition(":")[0], "--max_epochs", str(whole), "--max_steps", str(steps)]
-        assert (recipe_epochs(run, 50_000), recipe_flags(run, 50_000)) == (epochs, flags)
-    assert recipe_epochs("speed54", 10_000) == 1  # its max_epochs: its max_steps would need more
+        assert (benchmark.recipe_epochs(run, 50_000), benchmark.recipe_flags(run, 50_000)) == (epochs, flags)
+    assert benchmark.recipe_epochs("speed54", 10_000) == 1  # its max_epochs: its max_steps would need more
 
 
-def test_intervals_follow_students_t(monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    from tables import mean_and_interval
+def test_intervals_follow_students_t():
 
     for count, t in ((5, 2.776), (20, 2.093), (100, 1.984)):  # 97.5 % quantiles for count - 1 degrees of freedom
         values = [float(i % 2) for i in range(count)]
@@ -244,9 +234,7 @@ def main(run, model):
 
 
 def test_the_race_times_both_sides_on_the_same_images(tmp_path, monkeypatch, cpu_settings):
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
     monkeypatch.chdir(tmp_path)
-    from airbench_race import race
 
     script = tmp_path / "airbench94_muon.py"
     script.write_text(AIRBENCH)

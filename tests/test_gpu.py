@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from functools import partial
 
 import pytest
+import sides
 import torch
 from jobs import SMALL, differences, job
 from pretended import pretended_gpu
@@ -40,20 +41,20 @@ def test_tensors_on_different_devices_cannot_be_added():
 
 
 @pytest.mark.parametrize("augment", [False, True])
-def test_no_step_waits_for_the_gpu_between_log_points(benchmark, augment):
-    waits = benchmark.count_waits(partial(benchmark.our_fit, augment=augment), "gpu", every=50)
+def test_no_step_waits_for_the_gpu_between_log_points(augment):
+    waits = sides.count_waits(partial(sides.our_fit, augment=augment), "gpu", every=50)
     assert waits["waits_between_log_points"] == 0
     assert waits["waits_at_log_points"] > 0
 
 
 @compiles
-def test_compiled_speed_run_does_not_wait_between_log_points(benchmark, tmp_path):
+def test_compiled_speed_run_does_not_wait_between_log_points(tmp_path):
     def train(accelerator, steps, max_steps):
         data = {**DATA, "synthetic_size": 100 * steps, "augment": True, "flip": "alternating", "cutout": 8}
         options = {"precision": "bf16-mixed", "max_epochs": 1, "default_root_dir": tmp_path}
         fit(data, {**SPEED, "compile": "reduce-overhead", "sizes": [24]}, accelerator=accelerator, **options)
 
-    waits = benchmark.count_waits(train, "gpu", every=50)
+    waits = sides.count_waits(train, "gpu", every=50)
     assert waits["waits_between_log_points"] == 0
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import BENCHMARKS, PROJECT, made_once
+from conftest import PROJECT, made_once
 from jobs import job
 from PIL import Image
 
@@ -128,7 +128,6 @@ def test_flags_of_the_scripts(command, call, monkeypatch, tmp_path):
 @pytest.mark.parametrize("line", sorted(MEASURING))
 def test_flags_of_the_benchmark(line, monkeypatch, tmp_path):
     """Flags of the benchmark are known, and the named comparisons run; without names all but airbench."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
     monkeypatch.chdir(tmp_path)
     import benchmark
 
