@@ -22,6 +22,7 @@ import pytest
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from cifar_lightning import cli
+from cifar_lightning.data import download
 from cifar_lightning.locks import locked
 from cifar_lightning.run import signals
 
@@ -69,6 +70,13 @@ def pytest_collection_finish():
 def _no_seed_of_another_test(monkeypatch):
     """Removes the seed that Lightning's seed_everything leaves in the environment: a data module would use it."""
     monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+
+
+@pytest.fixture
+def own_cache(monkeypatch, tmp_path):
+    """Gives the user a cache of the test's own, and no mirror."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.delenv(download.MIRROR_VARIABLE, raising=False)
 
 
 @pytest.fixture

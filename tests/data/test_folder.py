@@ -28,10 +28,7 @@ from cifar_lightning.data.sources import Source
 from cifar_lightning.errors import ImageWarning, InputError, quoted
 from cifar_lightning.run.metrics_log import read_rows
 
-
-@pytest.fixture(autouse=True)
-def _own_cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def write_folder(top, classes=("b", "a"), size=(32, 32), count=2):

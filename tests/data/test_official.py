@@ -41,7 +41,6 @@ from PIL import Image
 from pyarrow import parquet
 
 from cifar_lightning import CIFAR10DataModule, LitNet, evaluate, fit
-from cifar_lightning.data import download
 from cifar_lightning.data.cifar10 import (
     ARCHIVES,
     BINARIES,
@@ -60,13 +59,10 @@ from cifar_lightning.data.sources import Source
 from cifar_lightning.errors import ImageWarning, InputError
 
 NOWHERE = "https://127.0.0.1:1/"  # a download from here fails
-pytestmark = pytest.mark.filterwarnings("ignore:.* but CIFAR-10")  # the tests' files have fewer images
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    monkeypatch.delenv(download.MIRROR_VARIABLE, raising=False)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.* but CIFAR-10"),  # the tests' files have fewer images
+    pytest.mark.usefixtures("own_cache"),
+]
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from PIL import Image
 from servers import serve
 
 from cifar_lightning import evaluate, files, fit, locks
-from cifar_lightning.data import cache, download, sources
+from cifar_lightning.data import cache, sources
 from cifar_lightning.data.cifar10 import ARCHIVES, CIFAR100_CLASSES, CLASSES
 from cifar_lightning.data.layouts import archive, class_folders, pickles
 from cifar_lightning.data.sources import Source
@@ -31,11 +31,7 @@ from cifar_lightning.errors import InputError
 NAME = "cifar-10-python.tar.gz"
 FOLDER = "cifar-10-batches-py"
 
-
-@pytest.fixture(autouse=True)
-def _own_cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    monkeypatch.delenv(download.MIRROR_VARIABLE, raising=False)
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def check_set(image_set, count, classes):

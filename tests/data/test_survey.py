@@ -15,12 +15,10 @@ from cifar_lightning import CIFAR10DataModule
 from cifar_lightning.data.cifar10 import CIFAR100_CLASSES, CLASSES, COUNTS, MEAN
 from cifar_lightning.data.survey import survey
 
-pytestmark = pytest.mark.filterwarnings("ignore:.* but CIFAR-10")  # the tests' files have fewer images
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.* but CIFAR-10"),  # the tests' files have fewer images
+    pytest.mark.usefixtures("own_cache"),
+]
 
 
 def write_pictures(home, **splits):

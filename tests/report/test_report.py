@@ -41,6 +41,11 @@ def printed(print_it, *args, width=80, terminal=False):
     return stream.getvalue()
 
 
+def on_terminal(print_it, *args, width=80):
+    """Returns what a terminal of this width shows, without its styles."""
+    return re.sub(r"\x1b\[[\d;]*m", "", printed(print_it, *args, width=width, terminal=True))
+
+
 def test_report_equals_numpy():
     counts = confusion(10)
     classes = [f"class_{index}" for index in range(10)]
@@ -61,8 +66,7 @@ def test_a_class_without_images_has_no_accuracy():
 @pytest.mark.parametrize("terminal", [False, True])
 def test_a_hundred_classes_stand_side_by_side_in_80_columns(terminal):
     classes = ["aquarium_fish", *(f"pickup_truck{index}" for index in range(99))]
-    output = printed(print_report, results(classes, confusion(100) // 10), [], terminal=terminal)
-    output = re.sub(r"\x1b\[[\d;]*m", "", output)
+    output = (on_terminal if terminal else printed)(print_report, results(classes, confusion(100) // 10), [])
     assert max(map(len, output.splitlines())) <= 80
     assert len(output.splitlines()) < 60
     assert all(re.search(rf"\b{name} ", output) for name in classes)
@@ -79,7 +83,7 @@ def test_long_names_are_shortened_in_a_terminal_and_whole_in_a_pipe(width, class
     given = results(names, confusion(classes))
     whole = printed(print_report, given, [], width=width)
     assert all(re.search(rf"(^|   ){name} +[\d,]+ +[\d,]+ +\d+\.\d %", whole, re.M) for name in names)
-    shown = re.sub(r"\x1b\[[\d;]*m", "", printed(print_report, given, [], width=width, terminal=True))
+    shown = on_terminal(print_report, given, [], width=width)
     _, *lines = shown.splitlines()  # the first line is a sentence
     assert max(map(len, lines)) <= width
     rows = [re.match(r"(.*?) +[\d,]+ +[\d,]+ +\d+\.\d %$", line.rstrip()) for line in lines]
@@ -94,7 +98,7 @@ CORRUPTED = results(["ant", "bee"], [[1, 0], [0, 1]]) | {
 
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_accuracies_on_corrupted_images_are_whole_at_every_width(width):
-    shown = re.sub(r"\x1b\[[\d;]*m", "", printed(print_corrupted, CORRUPTED, [], width=width, terminal=True))
+    shown = on_terminal(print_corrupted, CORRUPTED, [], width=width)
     assert len(re.findall(r"100\.0 %  *80\.0 %  *70\.0 %  *50\.0 %  *20\.0 %  *64\.0 %$", shown, re.M)) == 2
     assert max(len(line) for line in shown.splitlines() if "error over" not in line) <= max(width, 70)
     assert re.search(r"^gaussian_noise +100.0 %", printed(print_corrupted, CORRUPTED, [], width=width), re.M)
@@ -102,7 +106,7 @@ def test_accuracies_on_corrupted_images_are_whole_at_every_width(width):
 
 @pytest.mark.parametrize("width", [20, 30, 40, 47, 48])
 def test_accuracies_on_corrupted_images_stand_in_several_tables_if_one_is_too_wide(width):
-    shown = re.sub(r"\x1b\[[\d;]*m", "", printed(print_corrupted, CORRUPTED, [], width=width, terminal=True))
+    shown = on_terminal(print_corrupted, CORRUPTED, [], width=width)
     table = shown[shown.index("corruption") : shown.index("Mean corruption error")]
     assert max(map(len, table.splitlines())) <= width
     rows = [line.split(None, 1)[1] for line in table.splitlines() if line.startswith(("g", "e"))]
@@ -170,7 +174,7 @@ FILES = {
 def test_a_terminal_gets_one_line_per_file_within_its_width(files, width, longest):
     names = ["cat", "an_automobile_and_whatever_else_there_is_to_be_said_of_it"[:longest], "dog" * (longest // 3)]
     rows = [prediction(file, (names[0], 1.0), (names[1], 0.3), (names[2], 0.1)) for file in files]
-    output = re.sub(r"\x1b\[[\d;]*m", "", printed(predictions_table, rows, files, names, width=width, terminal=True))
+    output = on_terminal(predictions_table, rows, files, names, width=width)
     folder, lines = "", output.splitlines()
     if lines[0].startswith("Files in "):  # the folder is printed once, and whole
         folder = lines.pop(0).removeprefix("Files in ")
@@ -210,9 +214,7 @@ def test_file_names_are_shortened_before_class_names():
 @pytest.mark.parametrize("width", [40, 60])
 def test_names_that_differ_in_their_middle_stay_distinct(width):
     names = [f"kind_number_{number:03}_of_{'all_the_' * 5}trees" for number in range(12)]
-    given = re.sub(
-        r"\x1b\[[\d;]*m", "", printed(print_report, results(names, confusion(12)), [], width=width, terminal=True)
-    )
+    given = on_terminal(print_report, results(names, confusion(12)), [], width=width)
     assert len({line.split()[0] for line in given.splitlines() if line.startswith("ki")}) == 12
     rows = [prediction(f"{name}.jpg", (name, 1.0)) for name in names]
     output = printed(predictions_table, rows, *among(rows), width=width, terminal=True)
@@ -239,7 +241,7 @@ def test_a_number_that_distinguishes_names_is_kept_whole():
 def test_the_numbers_of_a_group_are_whole_at_every_width(width):
     per_class = {"automobile": 0.5, "a_class_of_a_long_name": 0.4}
     runs = {f"seed_{i}": {"per_class_acc": per_class, "test_acc": i, "test_loss": 1.0} for i in range(2)}
-    output = re.sub(r"\x1b\[[\d;]*m", "", printed(print_group, summary("seeds", runs), [], width=width, terminal=True))
+    output = on_terminal(print_group, summary("seeds", runs), [], width=width)
     assert re.search(r"^test +50\.00 % +70\.71 +0\.00 to 100\.00 %$", output, re.M)
     assert max(map(len, output.splitlines())) <= width
 
