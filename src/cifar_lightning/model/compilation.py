@@ -18,10 +18,10 @@ from cifar_lightning.compiler import eager
 from cifar_lightning.console import say
 from cifar_lightning.data.transforms import shrink
 from cifar_lightning.errors import RunError
-from cifar_lightning.model.evaluation import mean_logits
 from cifar_lightning.model.images import can_sample
 from cifar_lightning.model.modes import evaluating
 from cifar_lightning.model.schedules import accumulation_of
+from cifar_lightning.model.views import mean_logits
 
 # These modes use CUDA graphs, which give the gradients of every backward pass the same memory, so gradients cannot be
 # accumulated (https://github.com/pytorch/pytorch/issues/169545), and DDP has hung and crashed in these modes

@@ -1,6 +1,6 @@
 """What a LitNet takes from a Trainer's data module besides batches. The data module may be ours or a user's."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,7 +8,7 @@ from torch import nn
 
 from cifar_lightning.data.cifar10 import CLASSES
 from cifar_lightning.data.loader import BatchLoader
-from cifar_lightning.data.preprocessing import NORMALIZATIONS, Preprocessing, name_of, preprocessing_of
+from cifar_lightning.data.preprocessing import Preprocessing, name_of
 from cifar_lightning.data.torch_loader import TorchLoader
 from cifar_lightning.errors import InputError, quoted
 
@@ -49,18 +49,6 @@ def agreed(mine: Preprocessing | None, source: Any) -> Preprocessing | None:
         hint = f"CIFAR10DataModule(normalization={name!r})" if name else "images normalised like those"
         raise InputError(f"the network was trained on images with {mine}, but these have {theirs}: use {hint}")
     return theirs
-
-
-def preprocessing_in(checkpoint: Mapping[str, Any]) -> Preprocessing | None:
-    """Reads the preprocessing from a checkpoint; one of an older version has it in the settings of our data module."""
-    arguments = checkpoint.get("hyper_parameters", {})
-    if "preprocessing" in arguments:  # None: how the images were prepared is not known
-        kept = arguments["preprocessing"]
-        return Preprocessing(**kept) if isinstance(kept, Mapping) else kept
-    data = checkpoint.get("datamodule_hyper_parameters", {})
-    if data.get("normalization") in NORMALIZATIONS and "source" in data:
-        return preprocessing_of(data["normalization"], data["source"])
-    return None
 
 
 def begin_from_images(net: nn.Module, data: Any, device: torch.device, name: str | None) -> None:

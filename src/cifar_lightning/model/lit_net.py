@@ -17,16 +17,18 @@ from cifar_lightning.data.transforms import shrink
 from cifar_lightning.errors import InputError
 from cifar_lightning.generators import random_states, restore_random_states
 from cifar_lightning.model.absent import NAMED
+from cifar_lightning.model.checkpoint import check_network, preprocessing_in
 from cifar_lightning.model.compilation import Compilation
-from cifar_lightning.model.evaluation import Evaluation, mean_logits
-from cifar_lightning.model.images import agreed, begin_from_images, check_classes, preprocessing_in
+from cifar_lightning.model.evaluation import Evaluation
+from cifar_lightning.model.images import agreed, begin_from_images, check_classes
 from cifar_lightning.model.modes import evaluating
 from cifar_lightning.model.networks import build
 from cifar_lightning.model.networks.norm import same_on_all_ranks
 from cifar_lightning.model.optimizer import build_optimizer
-from cifar_lightning.model.ranges import check_network, check_ranges
+from cifar_lightning.model.ranges import check_ranges
 from cifar_lightning.model.running_loss import RunningLoss, of_every_rank
 from cifar_lightning.model.schedules import Schedule, check_length, size_at, steps_of
+from cifar_lightning.model.views import mean_logits
 
 Batch = tuple[Tensor, Tensor]
 

@@ -9,8 +9,8 @@ from torch.export import Dim, ExportedProgram
 
 from cifar_lightning.data.transforms import scale_and_shift
 from cifar_lightning.errors import InputError
-from cifar_lightning.model.evaluation import mean_logits
 from cifar_lightning.model.lit_net import LitNet
+from cifar_lightning.model.views import mean_logits
 
 OUTPUTS = ("logits", "probabilities")
 

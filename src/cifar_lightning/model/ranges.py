@@ -1,4 +1,4 @@
-"""Checks that LitNet's arguments are in range, and that a checkpoint fits its network."""
+"""Checks that LitNet's arguments are in range."""
 
 import math
 from collections.abc import Mapping
@@ -27,13 +27,4 @@ def check_ranges(h: Mapping[str, Any]) -> None:
         raise InputError(
             f"classes has {quoted(twice)} more than once, so results could not tell them apart: "
             "use a different name for each class"
-        )
-
-
-def check_network(h: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> None:
-    """Raises an InputError if the checkpoint is of a user's own network, but the network to load was built by name."""
-    if "net" in h and "net" not in checkpoint.get("hyper_parameters", {"net": None}):
-        raise InputError(
-            "the checkpoint has the weights of your own network, but not the network itself: "
-            "use LitNet.load_from_checkpoint(path, net=...)"
         )

@@ -15,9 +15,9 @@ from torch import nn
 
 from cifar_lightning.errors import InputError, RunError, brief, in_short
 from cifar_lightning.files import strict_json, user_path, why_unwritable, write_atomically
-from cifar_lightning.model.evaluation import VIEWS
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.model.program import OUTPUTS, plain_copy, program_of
+from cifar_lightning.model.views import VIEWS
 from cifar_lightning.report.results import read_results
 from cifar_lightning.run import signals
 from cifar_lightning.run.checkpoint import load_checkpoint

@@ -15,7 +15,7 @@ from cifar_lightning.data.datamodule import CIFAR10DataModule
 from cifar_lightning.data.preprocessing import data_set_of, name_of
 from cifar_lightning.errors import InputError, brief
 from cifar_lightning.files import check_reachable, exists, listed, user_path
-from cifar_lightning.model.images import preprocessing_in
+from cifar_lightning.model.checkpoint import preprocessing_in
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.run.checkpoint import (
     BEST,

@@ -16,8 +16,9 @@ from cifar_lightning.data.labels import distributions
 from cifar_lightning.data.sharing import check_evaluation
 from cifar_lightning.errors import InputError, some
 from cifar_lightning.files import absolute, user_path, why_unwritable
-from cifar_lightning.model.evaluation import VIEWS, against_people
+from cifar_lightning.model.evaluation import against_people
 from cifar_lightning.model.lit_net import LitNet
+from cifar_lightning.model.views import VIEWS
 from cifar_lightning.report.report import PAGE
 from cifar_lightning.report.results import read_results
 from cifar_lightning.report.template import page_at
