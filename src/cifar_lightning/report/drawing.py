@@ -83,6 +83,13 @@ def above_legend(lines: int) -> float:
     return 6.0 + 18 * lines
 
 
+def name_rows(axes: Axes, names: Sequence[str], points: float, rows: int) -> None:
+    """Writes names beside the rows of a chart of accuracies, from the top, in which there is room for `rows`."""
+    axes.set_yticks(range(len(names)), names, fontsize=points, parse_math=False)
+    axes.set(ylim=(rows - 0.4, -0.6), xlabel="accuracy, %")
+    axes.tick_params(axis="y", length=0)
+
+
 def as_percentages(axes: Axes, axis: Literal["x", "y"]) -> None:
     """Limits an axis to about 0 to 100, as there is nothing beyond, and labels its ticks with full values."""
     low, high = axes.get_xlim() if axis == "x" else axes.get_ylim()

@@ -12,15 +12,7 @@ from torch import Tensor
 
 from cifar_lightning.console import percent, rounded_down
 from cifar_lightning.report.calibration import BINS, Reliability
-from cifar_lightning.report.drawing import (
-    BLUE,
-    GREY,
-    ORANGE,
-    above_legend,
-    legend_above,
-    new_figure,
-    short,
-)
+from cifar_lightning.report.drawing import BLUE, GREY, ORANGE, above_legend, legend_above, name_rows, new_figure, short
 from cifar_lightning.report.shown_classes import shown_classes
 
 GRID_WIDTH = 10.0  # inches
@@ -127,10 +119,9 @@ def per_class_bars(confusion: Tensor, classes: Sequence[str]) -> Figure:
             axes.text((percent or 0) + 1, row, text, va="center", fontsize=points, bbox=paper)
         if overall is not None:
             axes.axvline(overall, color=ORANGE, linestyle="--", linewidth=1.5)
-        axes.set_yticks(range(len(members)), [names[index] for index in members], fontsize=points, parse_math=False)
-        axes.set(xlim=(0, 112), ylim=(length - 0.4, -0.6), xlabel="accuracy, %")
+        name_rows(axes, [names[index] for index in members], points, length)
+        axes.set_xlim(0, 112)
         axes.set_xticks(range(0, 101, 20))
-        axes.tick_params(axis="y", length=0)
     note = "" if overall is None else f" (dashed: {overall:.2f} % overall)"
     figure.suptitle(f"Accuracy per class{which and ': '}{which}{note}")
     return figure

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -15,6 +16,7 @@ from cifar_lightning.report.drawing import (
     above_legend,
     as_percentages,
     legend_above,
+    name_rows,
     new_figure,
     short,
 )
@@ -66,16 +68,11 @@ def spread(
         if figures is None:
             place = classes.get_yaxis_transform()
             classes.text(0.02, row, "n/a", transform=place, va="center", color=GREY)
-            continue
-        middle = 100 * figures["mean"]
-        ends = [100 * end for end in figures["interval"]] if figures["interval"] is not None else [middle, middle]
-        classes.plot(ends, [row, row], color=BLUE, linewidth=2, solid_capstyle="butt")
-        classes.plot(middle, row, "o", color=BLUE, markersize=6 if length <= 20 else 3)
-    classes.set_yticks(range(length), short(list(per_class)), fontsize=10 if length <= 20 else 8, parse_math=False)
-    title = "\n".join(filter(None, (f"Mean and {INTERVAL} per class", which)))
-    classes.set(ylim=(length - 0.4, -0.6), xlabel="accuracy, %", title=title)
+        else:
+            _dot(classes, row, (figures["mean"], figures["interval"]), BLUE, "o", 6 if length <= 20 else 3)
+    name_rows(classes, short(list(per_class)), 10 if length <= 20 else 8, length)
+    classes.set_title("\n".join(filter(None, (f"Mean and {INTERVAL} per class", which))))
     as_percentages(classes, "x")
-    classes.tick_params(axis="y", length=0)
     for axes in (runs, classes):
         axes.grid()
     return figure
@@ -101,18 +98,20 @@ def intervals(names: Sequence[str], series: Mapping[str, Sequence[Measured | Non
         color, marker = COLOURS[number % len(COLOURS)], MARKERS[number // len(COLOURS) % len(MARKERS)]
         axes.plot([], [], color=color, marker=marker, linewidth=2, label=name)  # for the legend, even without values
         for i, found in enumerate(row):
-            if found is None:
-                continue
-            accuracy, ends = found
-            y = i + 0.7 * ((there[i].index(name) + 0.5) / len(there[i]) - 0.5)
-            if ends is not None:
-                axes.plot([100 * end for end in ends], [y, y], color=color, linewidth=2, solid_capstyle="butt")
-            axes.plot(100 * accuracy, y, color=color, marker=marker, markersize=6 if few else 3)
-    axes.set_yticks(range(length), short(names), fontsize=10 if few else 8, parse_math=False)
-    axes.set(ylim=(length - 0.4, -0.6), xlabel="accuracy, %")
+            if found is not None:
+                y = i + 0.7 * ((there[i].index(name) + 0.5) / len(there[i]) - 0.5)
+                _dot(axes, y, found, color, marker, 6 if few else 3)
+    name_rows(axes, short(names), 10 if few else 8, length)
     as_percentages(axes, "x")
-    axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")
     if legend:
         axes.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, ncols=min(len(series), 6))
     return figure
+
+
+def _dot(axes: Axes, y: float, measured: Measured, color: str, marker: str, size: float) -> None:
+    """Draws an accuracy, and its interval if it has one."""
+    accuracy, ends = measured
+    if ends is not None:
+        axes.plot([100 * end for end in ends], [y, y], color=color, linewidth=2, solid_capstyle="butt")
+    axes.plot(100 * accuracy, y, color=color, marker=marker, markersize=size)
