@@ -7,7 +7,7 @@
 # Behaviour: Trainer(precision="bf16-true") calls module.to(dtype=torch.bfloat16), which converts the states of metrics
 #   too, and those that reset() returns to. Both states of MeanMetric, the sum and the count, then have 8 binary digits,
 #   with which 256 + 1 is 256. The mean that is logged is 100 %, without a warning. (In float16 the count stops at
-#   2048.) MulticlassHingeLoss, which sums floats too, is wrong as well. module.bfloat16() leaves all states as they are.
+#   2048.) MulticlassHingeLoss, which sums floats too, is wrong as well. module.bfloat16() leaves states as they are.
 # Expected: 93.75 % each time. torchmetrics documents that of all conversions only set_dtype() reaches the states
 #   (Metric._apply). It knows the others by their names, such as Module.bfloat16, and Module.to is not among these.
 #   Metrics that count in integers, such as MulticlassAccuracy, and Lightning's own means, in float32, are right.
