@@ -257,7 +257,7 @@ def _put(path: Path, text: str) -> None:
     if not (found and ended):
         raise InputError(f"docs: {path} lacks the lines {BEGIN} and {END}; add them where the table should go")
     page = f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
-    write_atomically(path, lambda file: file.write(page.encode()))
+    write_atomically(path, page.encode())
 
 
 def _drawable(language: str) -> str:

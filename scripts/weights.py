@@ -54,7 +54,7 @@ def script(arguments: Sequence[str]) -> None:
         found = evaluate(trial, images, accelerator="cpu", precision="32-true", output_dir=folder)
         contents = _contents(path, {**told, "test": {name: found[name] for name in TEST}})
     target = (FOLDER if len(contents) <= LARGEST else Path()) / f"{settings.recipe}{SUFFIX}"
-    write_atomically(target, lambda file: file.write(contents))
+    write_atomically(target, contents)
     say(f"\n{target}", 1)
     say(f"| `{settings.recipe}` | {len(contents) / 1e6:.2f} | {100 * found['test_acc']:.2f} % |", 1)
 

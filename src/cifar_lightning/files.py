@@ -96,8 +96,8 @@ def append(path: Path, text: str) -> None:
         raise unwritten(path, error) from error
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Gives `write` an open file that becomes `path` once it is whole and on the disk.
+def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:
+    """Writes bytes, or what a function writes into an open file, which becomes `path` once it is whole and on the disk.
 
     Any number of processes and threads may write the same file at once: the last to finish wins.
 
@@ -109,7 +109,10 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("xb") as file:
-            write(file)
+            if isinstance(content, bytes):
+                file.write(content)
+            else:
+                content(file)
         publish(part, path)
     except (OSError, RuntimeError) as error:
         cause = os_error(error)  # torch's writer turns an OSError into a RuntimeError
@@ -246,7 +249,7 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
     try:
         part.mkdir(parents=True)
         for name, content in files.items():
-            write_atomically(part / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
+            write_atomically(part / name, content)
         if not exists(path):
             part.rename(path)
         elif not _exchanged(part, path):  # for a moment there is no `path`

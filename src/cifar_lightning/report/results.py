@@ -36,7 +36,7 @@ def results_of(
 def write_results(results: Mapping[str, Any], output: Path) -> None:
     """Writes results.json into the folder `output`, with null for NaN and infinity."""
     text = _as_json(results)
-    write_atomically(output / "results.json", lambda file: file.write(text.encode()))
+    write_atomically(output / "results.json", text.encode())
 
 
 def _as_json(results: Mapping[str, Any]) -> str:

@@ -44,7 +44,7 @@ def write_html(template: str, contents: Mapping[str, Any], page: Path) -> None:
     environment.filters.update(percent=percent, decimal=console.decimal)
     text = environment.get_template(template).render(contents)
     stop.raise_if_requested()
-    write_atomically(page, lambda file: file.write(text.encode(errors="replace")))  # a file's name may be no valid text
+    write_atomically(page, text.encode(errors="replace"))  # a file's name may be no valid text
 
 
 def png(image: Image.Image, **options: Any) -> str:

@@ -33,7 +33,7 @@ def results_in(folder: Path) -> dict[str, Any] | None:
 def note_divergence(folder: Path, error: NonFiniteError) -> None:
     """Writes down the error of a run that would diverge again if it were repeated; `--resume` removes the file."""
     with suppress(RunError):  # the divergence counts more than a full disk
-        write_atomically(folder / DIVERGED, lambda file: file.write(f"{error}\n".encode()))
+        write_atomically(folder / DIVERGED, f"{error}\n".encode())
 
 
 def divergence_in(folder: Path) -> str | None:

@@ -107,7 +107,7 @@ def export(
         if format == "hf":
             write_hub_folder(path, contents, facts, trained)
         else:
-            write_atomically(path, lambda file: file.write(contents))
+            write_atomically(path, contents)
     return path
 
 

@@ -125,7 +125,7 @@ def new_group(kind: str, runs: dict[str, Settings]) -> Iterator[Group]:
         for name, settings in runs.items():
             settings.write(folder / name)
         text = yaml.safe_dump({"kind": kind, "runs": list(runs)}, sort_keys=False)
-        write_atomically(folder / PLAN, lambda file: file.write(text.encode()))  # last: it makes the folder a group's
+        write_atomically(folder / PLAN, text.encode())  # last: it makes the folder a group's
         yield group
 
 

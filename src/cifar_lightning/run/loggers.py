@@ -217,4 +217,4 @@ def _ids(folder: Path) -> dict[str, str]:
 
 def _keep(folder: Path, ids: Mapping[str, str | None]) -> None:
     text = json.dumps(ids) + "\n"
-    write_atomically(folder / IDS, lambda file: file.write(text.encode()))
+    write_atomically(folder / IDS, text.encode())

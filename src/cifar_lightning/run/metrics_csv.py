@@ -171,4 +171,4 @@ class MetricsCSV(Logger):
         text = io.StringIO(newline="")
         padded = (row + [""] * (len(columns) - len(row)) for row in rows)
         csv.writer(text).writerows([columns, *padded])
-        write_atomically(self.path, lambda file: file.write(text.getvalue().encode()))
+        write_atomically(self.path, text.getvalue().encode())

@@ -76,7 +76,7 @@ class Settings:
     def write(self, folder: Path) -> None:
         """Writes config.yaml, from which the run can be repeated or resumed."""
         text = yaml.safe_dump(asdict(self), sort_keys=False)
-        write_atomically(folder / "config.yaml", lambda file: file.write(text.encode()))
+        write_atomically(folder / "config.yaml", text.encode())
 
     def by_flags(self) -> Arguments:
         """Returns all settings by the names of their flags, such as `data.batch_size`."""
