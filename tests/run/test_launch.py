@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from cifar_lightning.errors import RunError
-from cifar_lightning.run import launch
+from cifar_lightning.run import child, launch
 
 HEARD = """
 import json, os, random, sys
@@ -66,6 +66,6 @@ def test_ranks_that_cannot_meet_are_reported_with_the_reason(monkeypatch):
 
 @pytest.mark.parametrize("sign", ["é", "汉", "😀", "\x1b", "\udc80"])
 def test_last_words_of_any_characters_fit_into_an_unread_pipe(sign):
-    words = launch.last_words(RuntimeError(sign * 20_000))
-    assert len(words) <= launch.REPORT_BYTES
+    words = child.last_words(RuntimeError(sign * 20_000))
+    assert len(words) <= child.REPORT_BYTES
     assert json.loads(words)["message"].count(sign) > 1_000

@@ -2,8 +2,7 @@
 
 The ranks see the environment that torchrun would give them (RANK, LOCAL_RANK, WORLD_SIZE, …), so Lightning treats both
 alike. The parent is not a rank: it passes signals on, ends the other ranks when one dies, and finally names the rank
-that failed and its error. Each rank's standard input is a pipe from the parent: it carries the request to stop, and its
-end tells the rank that the parent is gone. A second pipe carries a rank's last words to the parent.
+that failed and its error. Each rank's standard input is the pipe for orders of child.py.
 
 Lightning's own launcher turns the user's process into rank 0, so no process is left to notice its death or to name the
 rank that failed. torchrun's agent does both, but wraps every message in its log and makes every exit code 1.
@@ -13,36 +12,29 @@ import importlib
 import json
 import math
 import os
-import select
-import signal
 import subprocess
 import sys
-import threading
 import time
-import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
 from cifar_lightning import console, stop
-from cifar_lightning.errors import InputError, NonFiniteError, RunError, Stopped, exit_code, kind_of
+from cifar_lightning.errors import RunError, Stopped
 from cifar_lightning.run import signals
+from cifar_lightning.run.child import POLL_SECONDS, STOP_SECONDS, STOPS, error_of, heard, work_for_parent
 from cifar_lightning.run.cluster import OURS, loopback
 from cifar_lightning.startup import check_system, importing
 
 check_system()  # in this module, because all code that makes a run imports it, and code that only reads runs does not
 
-STOP_SECONDS = 20.0  # for a rank that was told to stop to save a checkpoint and exit
 DEATH_SECONDS = 5.0  # for the other ranks to exit once one has died: they can do nothing together any more
 SUSPENDED_SECONDS = 20.0  # how long a rank may be suspended (SIGSTOP) while the others wait for it
-POLL_SECONDS = 0.05
-REPORT_BYTES = 60_000  # a pipe holds 64 KiB without a reader
 
 # A rank takes its parent's sys.path. With `-m`, a user's `random.py` in the current folder would be found first.
 RANK = "import sys; sys.path = [p for p in sys.path if p]; import json; sys.path = json.loads(sys.argv[1])['path']; "
 RANK += "from cifar_lightning.run.launch import rank_main; rank_main()"
-STOPS = tuple(128 + signum for signum in signals.STOPS)  # exit codes of a process that was told to stop
 
 
 def launch(target: str, kwargs: dict[str, Any], processes: int, inherit: Sequence[int] = ()) -> None:
@@ -133,7 +125,7 @@ class _Rank:
         """Tells the rank to stop."""
         assert self.process.stdin is not None
         with suppress(OSError):  # it may have ended
-            self.process.stdin.write(f"{int(signum)}\n".encode())
+            self.process.stdin.write(bytes([signum]))
             self.process.stdin.flush()
 
     def close(self) -> None:
@@ -206,50 +198,7 @@ def _raise(failure: dict[str, Any], alive: list[str]) -> None:
     which, message = failure["rank"], failure["message"]
     if alive and "imed out" in message:  # the ranks that wait for one that hangs fail before it does
         raise RunError(f"rank {', '.join(alive)}: does not answer; rank {which} has waited ({message})")
-    kind = kind_of(failure["code"])
-    with console.printing(2):
-        sys.stderr.write(failure["traceback"])
-    raise kind(message if kind is InputError else f"rank {which}: {message}")  # a wrong input is the same on every rank
-
-
-def last_words(error: BaseException) -> bytes:
-    """Returns, as JSON, what a process tells its parent about the error that ends it."""
-    expected = isinstance(error, InputError | NonFiniteError | RunError | Stopped)
-    message = str(error) if expected else "".join(traceback.format_exception_only(error)).splitlines()[0]
-    where = "" if expected else "".join(traceback.format_exception(error))
-    said = {"time": time.time(), "code": exit_code(error), "message": message[:1_500], "traceback": where[-8_000:]}
-    # Not escaped to ASCII, where an emoji takes 12 bytes: that could fill the pipe, which is read only after the rank
-    # has ended.
-    return json.dumps(said, ensure_ascii=False).encode(errors="backslashreplace")
-
-
-def heard(pipe: int, returncode: int) -> dict[str, Any]:
-    """Returns the `last_words` of a failed process; one that was killed left none, and counts as the first to fail.
-
-    Args:
-        pipe: The file descriptor from which to read them.
-        returncode: The return code of the process, as in `subprocess`.
-    """
-    words = os.read(pipe, REPORT_BYTES) if select.select([pipe], [], [], 0)[0] else b""
-    with suppress(ValueError):
-        said: dict[str, Any] = json.loads(words)
-        return said
-    killed = returncode < 0
-    name = f"was killed by {signal.Signals(-returncode).name}" if killed else f"ended with exit code {returncode}"
-    # A process that was told to stop before it had installed its signal handlers counts as stopped.
-    code = 128 - returncode if killed and 128 - returncode in STOPS else returncode
-    return {"time": 0.0, "code": code, "message": name, "traceback": ""}
-
-
-def _listen() -> None:
-    """Waits, in a rank, for the parent's request to stop. The end of the pipe means that the parent is gone."""
-    line = sys.stdin.readline()
-    signum = int(line) if line.strip() else int(signal.SIGTERM)
-    signals.receive(signum, passed_on=True)
-    # After this time a living parent would have killed this process. So the parent is gone, and this process may hang
-    # in a collective.
-    time.sleep(STOP_SECONDS + DEATH_SECONDS)
-    os._exit(128 + signum)
+    raise error_of(failure, f"rank {which}: ")
 
 
 def rank_main() -> None:
@@ -258,17 +207,11 @@ def rank_main() -> None:
     signals.install(silent=True)
     console.print_anything()
     job = json.loads(sys.argv[1])
-    threading.Thread(target=_listen, daemon=True).start()
-    try:
-        name, _, function = job["target"].partition(":")
+    name, _, function = job["target"].partition(":")
+
+    def work() -> None:
         with importing():
             module = importlib.import_module(name)
-        with console.notes(silent=True):  # the parent has printed them
-            getattr(module, function)(**job["kwargs"])
-        code = 0
-    except BaseException as error:
-        code = exit_code(error)
-        os.write(job["report"], last_words(error))
-    console.flush()
-    # Not `sys.exit`, which would wait for the threads of a broken process group.
-    os._exit(code)
+        getattr(module, function)(**job["kwargs"])
+
+    work_for_parent(work, sys.stdin.fileno(), job["report"])

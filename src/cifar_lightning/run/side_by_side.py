@@ -1,25 +1,24 @@
 """Runs side by side, each in a process forked from this one, which shares what this process has imported and read.
 
-As with ranks (launch.py), the parent passes signals on to a child, through a pipe for orders. The pipe's end tells the
-child that the parent is gone. Another pipe carries the child's last words to the parent.
+As with ranks (launch.py), the parent passes signals on to its children; child.py has how they talk.
 """
 
 import os
 import signal
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from typing import NoReturn
 
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from cifar_lightning import console, stop
-from cifar_lightning.errors import Stopped, exit_code, kind_of
+from cifar_lightning.errors import Stopped
 from cifar_lightning.run import signals
-from cifar_lightning.run.launch import POLL_SECONDS, STOP_SECONDS, STOPS, heard, last_words
+from cifar_lightning.run.child import POLL_SECONDS, STOP_SECONDS, STOPS, error_of, heard, work_for_parent
 
 
 def side_by_side(works: Mapping[str, Callable[[], object]], at_once: int) -> Iterator[tuple[str, Exception | None]]:
@@ -125,12 +124,7 @@ class _Child:
 
     def failure(self) -> Exception | None:
         """Returns the error that the child has failed with, and prints its traceback; None if it has not failed."""
-        if self.code == 0:
-            return None
-        report = heard(self._words, self._returncode)
-        with console.printing(2):
-            sys.stderr.write(report["traceback"])
-        return kind_of(self.code)(report["message"])
+        return error_of(heard(self._words, self._returncode)) if self.code else None
 
     def tell(self, signum: int) -> None:
         """Tells the child to stop."""
@@ -149,30 +143,11 @@ class _Child:
         os.close(self._words)
 
 
-def _be_child(work: Callable[[], object], orders: int, words: int) -> None:
-    """Does a child's work; never returns."""
-    code = 1
+def _be_child(work: Callable[[], object], orders: int, words: int) -> NoReturn:
     try:
         os.setsid()  # Ctrl-C in a terminal then reaches only the parent, which passes it on
         signals.install_anew()
         torch.set_num_threads(1)  # first: OpenMP would wait for threads that only the parent has
-        threading.Thread(target=_listen, args=(orders,), daemon=True).start()
-        with console.notes(silent=True):  # the parent has printed them
-            work()
-        code = 0
-    except BaseException as error:
-        code = exit_code(error)
-        with suppress(OSError):
-            os.write(words, last_words(error))
+        work_for_parent(work, orders, words)
     finally:
-        console.flush()
-        os._exit(code)
-
-
-def _listen(orders: int) -> None:
-    """Stops this process when the parent says so, or when the pipe ends, because then the parent is gone."""
-    word = os.read(orders, 1)
-    signum = word[0] if word else int(signal.SIGTERM)
-    signals.receive(signum, passed_on=True)
-    time.sleep(STOP_SECONDS)  # a parent that is alive has killed this process by then
-    os._exit(128 + signum)
+        os._exit(1)
