@@ -1,5 +1,6 @@
 """Printing to standard output and error, whatever their encoding, and whether or not anybody still reads them."""
 
+import errno
 import io
 import math
 import os
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from cifar_lightning.errors import ImageWarning
+from cifar_lightning.errors import ImageWarning, RunError
 
 
 def open_closed() -> None:
@@ -46,6 +47,24 @@ def printing(descriptor: int) -> Iterator[None]:
         yield
     except (OSError, SystemExit):  # rich raises the latter for a broken pipe: see its Console.on_broken_pipe
         to_nowhere(descriptor)
+
+
+@contextmanager
+def output() -> Iterator[None]:
+    """A context for a command whose purpose is to print: like `printing(1)`, but a full disk is an error.
+
+    Raises:
+        RunError: The disk is full.
+    """
+    with printing(1):
+        try:
+            yield
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise RunError(
+                f"could not print all of it ({error.strerror}): free disk space, or print elsewhere"
+            ) from error
 
 
 @contextmanager

@@ -8,8 +8,7 @@ cifar-lightning compare lightning_logs/version_* --html comparison.html
 import json
 from collections.abc import Sequence
 
-from cifar_lightning.commands.output import output
-from cifar_lightning.console import say
+from cifar_lightning.console import output, say
 from cifar_lightning.flags import new_parser, parse
 from cifar_lightning.startup import importing
 

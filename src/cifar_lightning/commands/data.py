@@ -9,8 +9,7 @@ cifar-lightning data data --to folders pngs      # as PNG files
 import json
 from collections.abc import Sequence
 
-from cifar_lightning.commands.output import output
-from cifar_lightning.console import say
+from cifar_lightning.console import output, say
 from cifar_lightning.errors import InputError
 from cifar_lightning.flags import arguments_in, new_parser, parse
 from cifar_lightning.signatures import signature_of

@@ -17,8 +17,7 @@ from pathlib import Path
 from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
-from cifar_lightning.commands.output import output
-from cifar_lightning.console import say
+from cifar_lightning.console import output, say
 from cifar_lightning.data.pictures.kinds import USUAL, passed_over
 from cifar_lightning.errors import InputError, quoted
 from cifar_lightning.files import readable, strict_json
