@@ -10,14 +10,14 @@ from pathlib import Path
 from cifar_lightning.errors import InputError
 from cifar_lightning.files import listed
 from cifar_lightning.run.plan import is_group, read_plan
-from cifar_lightning.run.trained import is_name
+from cifar_lightning.run.trained import packaged
 
 PROGRAMS = {".onnx": "ONNX Runtime", ".pt2": "torch.export.load"}  # files that export writes, and what loads them
 
 
 def instead_of_run(path: Path) -> str | None:
     """Returns the part of a message after a path that is not a run: what it is, and what to give; None if unknown."""
-    if not os.path.lexists(path) and is_name(str(path)):
+    if not os.path.lexists(path) and str(path) in packaged():
         return f"is the name of weights that come with the package, not of a run: train one with fit --recipe {path}"
     if path.suffix in PROGRAMS and os.path.isfile(path):
         home = path.parent

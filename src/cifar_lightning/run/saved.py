@@ -1,5 +1,6 @@
 """Loads trained networks from their checkpoints, and checks them before they are used."""
 
+import difflib
 import inspect
 import os
 import shlex
@@ -30,7 +31,7 @@ from cifar_lightning.run.hub import WEIGHTS, is_hub_folder
 from cifar_lightning.run.networks import is_import_path, lit_net
 from cifar_lightning.run.no_run import instead_of_run, is_run, run_around
 from cifar_lightning.run.settings import check_names, read_settings
-from cifar_lightning.run.trained import is_trained, near_to, trained_weights
+from cifar_lightning.run.trained import is_trained, packaged, trained_weights
 from cifar_lightning.run.weights import of_lit_net
 
 
@@ -52,8 +53,8 @@ def select_checkpoint(named: str | Path) -> Path:
     if isinstance(named, str) and not os.path.lexists(path):
         if weights := trained_weights(named):
             return weights
-        if os.sep not in named and (near := near_to(named)):
-            raise InputError(f"checkpoint {named} does not exist: did you mean {near}?")
+        if os.sep not in named and (near := difflib.get_close_matches(named.lower(), packaged(), n=1)):
+            raise InputError(f"checkpoint {named} does not exist: did you mean {near[0]}?")
     check_reachable(path)
     try:
         return _selected_in(path) if path.is_dir() else path  # `load_checkpoint` says what is wrong with a file

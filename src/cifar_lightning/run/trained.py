@@ -1,6 +1,5 @@
 """Weights of trained networks that come with the package, by the names of the recipes that trained them."""
 
-import difflib
 from pathlib import Path
 
 from cifar_lightning.errors import InputError
@@ -19,23 +18,14 @@ def trained_weights(name: str) -> Path | None:
     """
     if name not in recipes():
         return None
-    if name not in (known := _names()):
-        others = " or ".join(known)
+    if name not in packaged():
+        others = " or ".join(packaged())
         raise InputError(f"weights {name}: no release has them yet; use {others}, or a run of fit --recipe {name}")
     return FOLDER / f"{name}{SUFFIX}"
 
 
-def is_name(name: str) -> bool:
-    """Returns whether the package has weights of this name."""
-    return name in _names()
-
-
-def near_to(name: str) -> str | None:
-    """Returns the name of such weights that an unknown name may mean; None if none is similar."""
-    return next(iter(difflib.get_close_matches(name.lower(), _names(), n=1)), None)
-
-
-def _names() -> list[str]:
+def packaged() -> list[str]:
+    """Returns the names of the weights that the package has."""
     return sorted(path.stem for path in FOLDER.glob(f"*{SUFFIX}"))
 
 
