@@ -139,10 +139,11 @@ def _path(output: str | Path | None, format: str, home: Path) -> Path:
     """Returns the path of the file or folder to write, by default in `home`; checks it now, not after a long export."""
     name = "hf" if format == "hf" else f"model.{format}"
     path = user_path(output) if output is not None else home / name
-    if format != "hf" and os.path.isdir(path):
-        raise InputError(f"output {path} is a folder: use a file name, such as {path / name}")
-    if format != "hf" and path.suffix != f".{format}":
-        raise InputError(f"output {path} does not end in .{format}: use {path.with_suffix(f'.{format}')}")
+    if format != "hf":
+        if os.path.isdir(path):
+            raise InputError(f"output {path} is a folder: use a file name, such as {path / name}")
+        if path.suffix != f".{format}":
+            raise InputError(f"output {path} does not end in .{format}: use {path.with_suffix(f'.{format}')}")
     if why := why_unwritable(path.parent):
         raise InputError(f"output {path} cannot be written ({why}): choose another path")
     return path
