@@ -71,12 +71,7 @@ def _read(path: str) -> object:
         written, content = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"--config {path} {_why_unread(error)}") from error
-    for settings in (written, *(value for _, value in _pairs(written))):
-        before: dict[str, Any] = {}
-        for key, _ in _pairs(settings):
-            if (first := before.setdefault(str(key.value), key)) is not key:  # YAML would drop the first
-                lines = f"lines {first.start_mark.line + 1} and {key.start_mark.line + 1}"
-                raise InputError(f"--config {path} has {key.value} twice, in {lines}: remove one")
+    _check_each_once(path, written)
     return content
 
 
@@ -93,6 +88,16 @@ def _why_unread(error: Exception) -> str:
             return f"is not valid YAML ({error.problem}, line {line}): fix it"
         case _:  # a character that YAML forbids, an impossible date
             return f"is not valid YAML ({' '.join(str(error).split())}): fix it"
+
+
+def _check_each_once(path: str, written: Any) -> None:
+    """Raises an InputError if a setting is in the file twice: YAML would drop the first."""
+    for settings in (written, *(value for _, value in _pairs(written))):
+        before: dict[str, Any] = {}
+        for key, _ in _pairs(settings):
+            if (first := before.setdefault(str(key.value), key)) is not key:
+                lines = f"lines {first.start_mark.line + 1} and {key.start_mark.line + 1}"
+                raise InputError(f"--config {path} has {key.value} twice, in {lines}: remove one")
 
 
 def _pairs(node: Any) -> Sequence[tuple[Any, Any]]:
