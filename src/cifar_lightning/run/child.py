@@ -1,4 +1,4 @@
-"""What a process and a child that it starts to train tell each other; a rank (launch.py), or a run (side_by_side.py).
+"""What a process and its children tell each other: ranks (launch.py), and runs side by side (side_by_side.py).
 
 One pipe carries the order to stop from the parent, and its end tells the child that the parent is gone. Another one
 carries the child's last words, the error that ends it, to the parent.
