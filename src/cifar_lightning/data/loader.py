@@ -14,8 +14,8 @@ from cifar_lightning.data import transforms
 from cifar_lightning.data.dataset import ImageDataset
 from cifar_lightning.data.image_set import ImageSet
 from cifar_lightning.data.own_transforms import OwnTransform
-from cifar_lightning.data.place import Place, epoch_generator
 from cifar_lightning.data.preprocessing import Preprocessing
+from cifar_lightning.data.progress import Place, Progress, epoch_generator
 from cifar_lightning.data.sharing import check_batch_size, check_evaluation, connected, evaluation_batches
 from cifar_lightning.errors import InputError
 
@@ -115,10 +115,7 @@ class BatchLoader:
         self._bordered = self.crop_padding > 0 and len(images) <= BORDERED
         if self._bordered:
             self.images = transforms.reflect_pad(self.images, crop_padding) if bordered is None else bordered
-        self._next, self._follows = Place(), True  # where the next iteration begins; whether each one is a new epoch
-        self._loaded: Place | None = None  # the place in a checkpoint, until an epoch has been completed from there
-        self._under_way: dict[object, Place] = {}  # places of the unfinished iterations
-        self._last = Place()  # where the iteration that ended last has stopped
+        self._progress = Progress()
         self._ahead: tuple[Any, list[Tensor]] | None = None  # draws made in advance, with the `_part` of their epoch
 
     def _preprocessing(self, train: bool) -> Preprocessing | None:
@@ -183,31 +180,24 @@ class BatchLoader:
     def repeating(self) -> "BatchLoader":
         """Returns a loader of the same images that makes every epoch like the first. This loader is unaffected."""
         other = copy.copy(self)
-        other.repeat, other._ahead, other._under_way = True, None, {}
+        other.repeat, other._ahead, other._progress = True, None, self._progress.copy()
         return other
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the epoch of all iterations from now on. Lightning calls this; a plain loop need not."""
-        if self._loaded is not None and self._loaded.epoch != epoch:
-            self._loaded = None
-        self._next = self._last = self._loaded or Place(epoch)
-        self._follows = False
-        self._under_way.clear()
+        self._progress.set_epoch(epoch)
 
     def follow(self, other: "BatchLoader") -> None:
         """Makes each iteration a new epoch, after the last epoch that `other` (possibly this loader) has begun."""
-        self._next = other._next if other._follows else Place(other._next.epoch + 1)
-        self._follows = True
+        self._progress.follow(other._progress)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the place of the unfinished iteration that is farthest on, or if there is none, of the last one."""
-        return max(self._under_way.values(), default=self._last)._asdict()
+        return self._progress.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Makes the next iteration continue from the place in `state_dict`."""
-        self._under_way.clear()
-        self._loaded = self._last = place = Place(**state_dict)
-        self._next = place if place.position < len(self) else Place(place.epoch + 1)
+        self._progress.load_state_dict(state_dict, len(self))
 
     def __len__(self) -> int:
         if self.train:
@@ -215,20 +205,7 @@ class BatchLoader:
         return len(range(self.rank, self._eval_count, self.world_size))
 
     def __iter__(self) -> Iterator[Batch]:
-        # This is a generator, which does nothing before its first `next`: Lightning calls `iter` once more than it
-        # iterates, and that call must not count as an epoch.
-        begin, iteration = self._next, object()
-        if self._follows:
-            self._next = Place(begin.epoch + 1)
-        batches = self._train_batches(begin) if self.train else self._eval_batches(begin)
-        try:
-            for position, batch in enumerate(batches, begin.position + 1):
-                self._under_way[iteration] = begin._replace(position=position)
-                yield batch
-            if not self._follows and self._next.epoch == begin.epoch:
-                self._next, self._loaded = Place(begin.epoch, begin.lap + 1), None
-        finally:
-            self._last = self._under_way.pop(iteration, self._last)
+        return self._progress.iterate(self._train_batches if self.train else self._eval_batches)
 
     def _train_batches(self, begin: Place) -> Iterator[Batch]:
         """Yields this rank's slices of an epoch's global batches, starting at a place in the epoch."""

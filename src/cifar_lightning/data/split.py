@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cifar_lightning.data.image_set import ImageSet
-from cifar_lightning.data.place import epoch_generator
+from cifar_lightning.data.progress import epoch_generator
 from cifar_lightning.errors import InputError, quoted
 
 
