@@ -738,6 +738,43 @@ def recipes_for(machine: dict[str, Any]) -> list[str]:
     return [*OTHER_LENGTHS, *(name for name in recipes() if machine["gpu"] or not needs_gpu(name))]
 
 
+def check_flags(flags: Any, names: Sequence[str]) -> None:
+    """Raises an InputError if a flag cannot be used for the comparisons of these names."""
+    for name in names:
+        if name not in COMPARISONS:
+            raise InputError(f"unknown comparison {name}: choose from {', '.join(COMPARISONS)}")
+    for name in ("repeats", "runs"):
+        if flags[name] < 1:
+            raise InputError(f"{name} {flags[name]}: must be at least 1")
+    if flags.json is not None and not Path(flags.json).absolute().parent.is_dir():
+        raise InputError(f"json {flags.json}: the folder {Path(flags.json).parent} does not exist; use another")
+    if "airbench" in names:
+        check_airbench(flags)
+    if flags.recipes is not None:
+        check_recipes(flags.recipes.split(","))
+
+
+def check_airbench(flags: Any) -> None:
+    """Raises an InputError if airbench's scripts are not there, or if no recipe races one of them."""
+    if flags.airbench is None or not all((Path(flags.airbench) / name).is_file() for name in AIRBENCH):
+        raise InputError(
+            f"airbench {flags.airbench}: use --airbench DIR, a checkout of "
+            f"https://github.com/KellerJordan/cifar10-airbench with {' and '.join(AIRBENCH)}"
+        )
+    if flags.recipes is not None and not set(flags.recipes.split(",")) & set(AIRBENCH.values()):
+        raise InputError(f"recipes {flags.recipes}: airbench races {' and '.join(AIRBENCH.values())}: use these")
+
+
+def images_of(flags: Any) -> dict[str, Any]:
+    """Returns the arguments of the data module, as the flags or their lack say."""
+    if flags.data.data_dir is None and flags.data.source in (None, "synthetic"):
+        return {"source": "synthetic", "synthetic_size": 10_000 if flags.quick else 50_000}
+    data_dir = os.path.expanduser(flags.data.data_dir or "data")
+    folders = (Path(data_dir) / "train").is_dir()
+    source = flags.data.source or ("folder" if folders else "cifar10")
+    return {"source": source, "data_dir": str(Path(data_dir).resolve())}  # the race changes its folder
+
+
 def script(arguments: Sequence[str]) -> None:
     """Runs the comparisons, prints their tables, and writes them to the file of --json."""
     parser = new_parser("benchmark [COMPARISON ...] [flags]", __doc__, folder="benchmarks")
@@ -757,36 +794,9 @@ def script(arguments: Sequence[str]) -> None:
     parser.add_argument("--data.data_dir", type=str, default=None, help="as for fit.py")
     flags = parse(parser, arguments)
     names = flags.comparisons or [name for name in COMPARISONS if name != "airbench" or flags.airbench]
-    for name in names:
-        if name not in COMPARISONS:
-            raise InputError(f"unknown comparison {name}: choose from {', '.join(COMPARISONS)}")
-    for name in ("repeats", "runs"):
-        if flags[name] < 1:
-            raise InputError(f"{name} {flags[name]}: must be at least 1")
-    if flags.json is not None and not Path(flags.json).absolute().parent.is_dir():
-        raise InputError(f"json {flags.json}: the folder {Path(flags.json).parent} does not exist; use another")
-    if "airbench" in names:
-        missing = [name for name in AIRBENCH if not (Path(flags.airbench or "") / name).is_file()]
-        if flags.airbench is None or missing:
-            raise InputError(
-                f"airbench {flags.airbench}: use --airbench DIR, a checkout of "
-                f"https://github.com/KellerJordan/cifar10-airbench with {' and '.join(AIRBENCH)}"
-            )
-        if flags.recipes is not None and not set(flags.recipes.split(",")) & set(AIRBENCH.values()):
-            raise InputError(f"recipes {flags.recipes}: airbench races {' and '.join(AIRBENCH.values())}: use these")
-
-    if flags.recipes is not None:
-        check_recipes(flags.recipes.split(","))
-
+    check_flags(flags, names)
     load = os.getloadavg()[0]  # before this benchmark adds to it
-    data: dict[str, Any]
-    if flags.data.data_dir is None and flags.data.source in (None, "synthetic"):
-        data = {"source": "synthetic", "synthetic_size": 10_000 if flags.quick else 50_000}
-    else:
-        data_dir = os.path.expanduser(flags.data.data_dir or "data")
-        folders = (Path(data_dir) / "train").is_dir()
-        source = flags.data.source or ("folder" if folders else "cifar10")
-        data = {"source": source, "data_dir": str(Path(data_dir).resolve())}  # the race changes its folder
+    data = images_of(flags)
     machine = {**call("describe_machine", data=data), "load": load}
     print("  ".join(f"{name} {value}" for name, value in machine.items() if value))
     if not machine["gpu"]:

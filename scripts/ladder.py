@@ -142,10 +142,7 @@ def flags_of(rung: Rung) -> list[str]:
 def script(arguments: Sequence[str]) -> None:
     """Trains the runs that have not been trained, and writes table and figure."""
     settings, others = _parser().parse_known_args(arguments)
-    names = [rung.name for rung in LADDER]
-    chosen = settings.rungs.split(",")
-    if unknown := [name for name in chosen if name not in names]:
-        raise InputError(f"unknown rung {unknown[0]}: choose from {','.join(names)} (several with commas)")
+    rungs, seeds = _chosen(settings.rungs), range(settings.seeds)
     if settings.seeds < 1:
         raise InputError(f"seeds {settings.seeds}: must be at least 1")
     if given := named_in(others) & {*OWN}:
@@ -153,7 +150,6 @@ def script(arguments: Sequence[str]) -> None:
         raise InputError(f"{name}: {OWN[name]}")
     if settings.docs and (missing := [path for path in _pages(settings.docs).values() if not path.is_file()]):
         raise InputError(f"docs {settings.docs}: it has no {missing[0].name}; use the docs/ folder of a checkout")
-    rungs, seeds = [rung for rung in LADDER if rung.name in chosen], range(settings.seeds)
     for rung in rungs:
         for seed in seeds:
             _train(rung, seed, settings.runs, others)
@@ -184,6 +180,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--docs", type=Path, help="docs/ folder to write the figures and the tables into")
     return parser
+
+
+def _chosen(names: str) -> list[Rung]:
+    """Returns the rungs of these names, given with commas, from the lowest to the highest."""
+    known, chosen = [rung.name for rung in LADDER], names.split(",")
+    if unknown := [name for name in chosen if name not in known]:
+        raise InputError(f"unknown rung {unknown[0]}: choose from {','.join(known)} (several with commas)")
+    return [rung for rung in LADDER if rung.name in chosen]
 
 
 def _pages(docs: Path) -> dict[str, Path]:
