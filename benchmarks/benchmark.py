@@ -42,7 +42,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from tables import Row, Table, interleaved, mean_and_interval, print_table, quotients, straight_line
+from tables import Row, Table, columns, interleaved, mean_and_interval, print_table, quotients, straight_line
 
 from cifar_lightning.cli import main
 from cifar_lightning.errors import InputError, RunError
@@ -60,6 +60,7 @@ AIRBENCH = {"airbench94_muon.py": "speed94", "airbench96_faster.py": "speed96"}
 MODES = Literal["default", "reduce-overhead", "max-autotune"]
 QUICK_STEPS = 1_500
 IMPORTS = "from cifar_lightning.startup import importing\nwith importing():\n    import cifar_lightning.run.training"
+WHOLE_PROCESS = {"seconds": "process_seconds", "CPU seconds": "cpu_seconds", "peak MB": "peak_mb"}
 RACE_TURNS = 10  # per process: each turn keeps the CUDA graphs of its network
 
 
@@ -257,12 +258,8 @@ def compare_predict(job: Job) -> list[Table]:
         for name in ("one", "many")
     }
     turns = interleaved(job.repeats, sides)
-    titles = {"process_seconds": "seconds", "cpu_seconds": "CPU seconds", "peak_mb": "peak MB"}
-    rows = [
-        {"": "1 picture" if name == "one" else f"{count:,} pictures"}
-        | {title: [run[key] for run in runs] for key, title in titles.items()}
-        for name, runs in turns.items()
-    ]
+    titles = {"one": "1 picture", "many": f"{count:,} pictures"}
+    rows = [{"": titles[name], **columns(runs, WHOLE_PROCESS)} for name, runs in turns.items()]
     return [Table("predict: the whole process", rows)]
 
 
@@ -444,6 +441,7 @@ def compare_growth(job: Job) -> list[Table]:
         },
         "epochs (10,000 images, batch 500)": {n: ("--max_epochs", str(n), "--data.batch_size", "500") for n in epochs},
     }
+    shown = {"seconds to train": "fit_seconds", "CPU seconds, whole process": "cpu_seconds", "peak MB": "peak_mb"}
     points, lines = [], []
     for what, settings in growing.items():
         no_data = replace(job, data={})
@@ -453,15 +451,12 @@ def compare_growth(job: Job) -> list[Table]:
             line |= straight_line({int(n): [run[key] for run in runs] for n, runs in turns.items()}, name)
         lines.append(line)
         for n, runs in turns.items():
-            points.append(
-                {
-                    "": what,
-                    "n": int(n),
-                    "seconds to train": [run["fit_seconds"] for run in runs],
-                    "CPU seconds, whole process": [run["cpu_seconds"] for run in runs],
-                    "peak MB": [run["peak_mb"] for run in runs],
-                }
-            )
+            shown = {
+                "seconds to train": "fit_seconds",
+                "CPU seconds, whole process": "cpu_seconds",
+                "peak MB": "peak_mb",
+            }
+            points.append({"": what, "n": int(n), **columns(runs, shown)})
     commands = {
         "python -c pass": ["-c", "pass"],
         "import cifar_lightning": ["-c", "import cifar_lightning"],
@@ -471,10 +466,7 @@ def compare_growth(job: Job) -> list[Table]:
         "fit.py --help": [str(FIT), "--help"],
     }
     turns = interleaved(job.repeats, {name: partial(execute, arguments) for name, arguments in commands.items()})
-    columns = {"seconds": "process_seconds", "CPU seconds": "cpu_seconds", "peak MB": "peak_mb"}
-    start = [
-        {"": n, **{column: [run[key] for run in runs] for column, key in columns.items()}} for n, runs in turns.items()
-    ]
+    start = [{"": name, **columns(runs, WHOLE_PROCESS)} for name, runs in turns.items()]
     return [
         Table("growth: time and peak memory of the process", points),
         Table("growth: as straight lines", lines, "Off: the largest distance between a median and the line."),
@@ -507,45 +499,23 @@ def compare_airbench(job: Job) -> list[Table]:
         clocks = [run["clock"] for run in theirs], [run["clock"] for run in ours]
         walls = [run["wall"] for run in theirs], [run["wall"] for run in ours]
         fits = [run["trainer.fit"] for run in ours]
-        rows: list[Row] = [
-            {
-                "": "seconds, training + evaluation",
-                "airbench": clocks[0],
-                "ours": clocks[1],
-                "ratio": quotients(clocks[1], clocks[0]),
-            },
-            {
-                "": "seconds with all around: airbench's main; our fit(), without figures",
-                "airbench": walls[0],
-                "ours": walls[1],
-                "ratio": quotients(walls[1], walls[0]),
-            },
-            {"": "trainer.fit", "airbench": None, "ours": fits, "ratio": None},
-            {
-                "": "trainer.fit over our training",
-                "airbench": None,
-                "ours": None,
-                "ratio": quotients(fits, [run["fit"] for run in ours]),
-            },
-            {
-                "": "trainer.fit over our training + evaluation",
-                "airbench": None,
-                "ours": None,
-                "ratio": quotients(fits, clocks[1]),
-            },
-        ]
+
+        def row(what: str, airbench: Any = None, ours: Any = None, ratio: Any = None) -> Row:
+            return {"": what, "airbench": airbench, "ours": ours, "ratio": ratio}
+
         cold = [
             fit(job, "--recipe", recipe, "--accelerator", "gpu", "--devices", "1", "--model.test_views", "six")
             for _ in range(job.repeats)
         ]
-        rows.append(
-            {
-                "": "seconds, a process from its start to its results",
-                "airbench": None,
-                "ours": [run["process_seconds"] for run in cold],
-                "ratio": None,
-            }
-        )
+        around = "seconds with all around: airbench's main; our fit(), without figures"
+        rows = [
+            row("seconds, training + evaluation", *clocks, quotients(clocks[1], clocks[0])),
+            row(around, *walls, quotients(walls[1], walls[0])),
+            row("trainer.fit", ours=fits),
+            row("trainer.fit over our training", ratio=quotients(fits, [run["fit"] for run in ours])),
+            row("trainer.fit over our training + evaluation", ratio=quotients(fits, clocks[1])),
+            row("seconds, a process from its start to its results", ours=[run["process_seconds"] for run in cold]),
+        ]
         accuracies = [
             {"": name, "test accuracy, %": 100 * mean, "± 95 %": half and 100 * half, "n": len(runs)}
             for name, runs in found.items()

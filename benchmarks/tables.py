@@ -33,6 +33,11 @@ def interleaved(repeats: int, sides: Mapping[str, Callable[[], Any]]) -> dict[st
     return found
 
 
+def columns(runs: Sequence[Mapping[str, Any]], keys: Mapping[str, str]) -> Row:
+    """Returns the repeats of some figures of the runs of a side; `keys` has the figures by the columns' titles."""
+    return {title: [run[key] for run in runs] for title, key in keys.items()}
+
+
 def quotients(above: Sequence[float], below: Sequence[float]) -> list[float]:
     """Returns the ratios of measurements of the same turn."""
     return [a / b for a, b in zip(above, below, strict=True)]
