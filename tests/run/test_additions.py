@@ -1,7 +1,6 @@
 """What fit() takes in Python in addition to its settings: the user's callbacks and loggers, and `report`."""
 
 import csv
-import io
 import json
 import time
 
@@ -26,6 +25,7 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
+from stand_ins import Terminal
 
 from cifar_lightning import CIFAR10DataModule, InputError, LitNet, fit, load_model, resume
 from cifar_lightning.run.callbacks.checkpoints import Checkpoints
@@ -377,11 +377,6 @@ def test_users_progress_bar_replaces_the_runs_own(plain, capsys):
     fit(**SMALL, max_epochs=1, callbacks=[own])
     assert bars == [own]
     assert "epoch 1/1" not in capsys.readouterr().err
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
 
 
 class Looking(Callback):

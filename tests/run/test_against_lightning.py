@@ -13,8 +13,8 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, LambdaCallback, LearningRateMonitor
-from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.profilers import SimpleProfiler
+from stand_ins import Log
 
 from cifar_lightning import LitNet, fake_data
 from cifar_lightning.run import loop
@@ -26,17 +26,6 @@ HOOKS = [
     for name in vars(Callback)
     if name.startswith("on_") and "checkpoint" not in name and "exception" not in name and "predict" not in name
 ]
-
-
-class Log(DummyLogger):
-    """Keeps the steps and figures that are logged."""
-
-    def __init__(self):
-        super().__init__()
-        self.rows = []
-
-    def log_metrics(self, metrics, step=None):
-        self.rows.append((step, dict(sorted(metrics.items()))))
 
 
 class Diary(Callback):

@@ -1,20 +1,15 @@
 """A training step costs little more than its network, and never waits for the device. See benchmarks/sides.py."""
 
-import io
 import sys
 from functools import partial
 
 import pytest
 import sides
 import torch
+from stand_ins import Terminal
 from waits import counted_waits
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning warns about its own defaults
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
 
 
 @pytest.fixture(autouse=True)

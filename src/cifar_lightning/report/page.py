@@ -19,7 +19,7 @@ from cifar_lightning.console import decimal, rounded_down
 from cifar_lightning.report.calibration import BINS
 from cifar_lightning.report.curves import gradient_norm
 from cifar_lightning.report.outcome import MATRIX_CLASSES, Cell, Outcome
-from cifar_lightning.report.results import copies_in, interval
+from cifar_lightning.report.results import VERSIONS, copies_in, interval
 from cifar_lightning.report.shown_classes import shown_classes
 from cifar_lightning.report.template import percent, png, uri, write_html
 
@@ -119,8 +119,7 @@ def _facts(outcome: Outcome, results: Mapping[str, Any]) -> list[tuple[str, str]
     facts += [(SHOWN_FACTS[name], f"{value:,}" if name in COUNTS else str(value)) for name, value in told.items()]
     for group in ("data", "trainer"):
         facts += [(f"{group}: {name}", str(value)) for name, value in results.get(group, {}).items()]
-    versions = ("torch", "torchvision", "lightning", "cifar_lightning")
-    facts += [(name, results[name]) for name in versions if name in results]
+    facts += [(name, results[name]) for name in VERSIONS if name in results]
     return [*facts, ("Python", platform.python_version())]
 
 

@@ -13,6 +13,8 @@ from cifar_lightning.report.statistics import Interval, wilson
 if TYPE_CHECKING:
     from torch import Tensor
 
+VERSIONS = ("torch", "torchvision", "lightning", "cifar_lightning")  # of these packages are in results.json
+
 
 def results_of(
     confusion: "Tensor", loss: float, classes: Sequence[str], facts: Mapping[str, Any], not_finite: int
@@ -29,7 +31,7 @@ def results_of(
         "confusion": confusion.tolist(),
         **({"not_finite": not_finite} if not_finite else {}),
         **facts,
-        **{name: importlib.metadata.version(name) for name in ("torch", "torchvision", "lightning", "cifar_lightning")},
+        **{name: importlib.metadata.version(name) for name in VERSIONS},
     }
 
 
