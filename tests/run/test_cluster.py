@@ -17,7 +17,7 @@ from cifar_lightning import stop
 from cifar_lightning.errors import InputError, Stopped
 from cifar_lightning.run import process_group as connection
 from cifar_lightning.run.cluster import LIGHTNINGS, first_host, is_first_rank, rank_in, this_rank, world_size
-from cifar_lightning.run.devices import shared_out
+from cifar_lightning.run.devices import devices_and_nodes
 from cifar_lightning.run.process_group import on_first_rank, process_group, stopped_together
 from cifar_lightning.run.trainer import new_trainer
 from cifar_lightning.run.training import fit
@@ -151,7 +151,7 @@ def test_first_host_is_read_from_slurms_lists_of_hosts(hosts, first):
 def test_devices_and_machines_follow_from_the_launcher(monkeypatch, variables, given, shared):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert shared_out(*given) == shared
+    assert devices_and_nodes(*given) == shared
 
 
 @pytest.mark.parametrize("variables", [BATCH, STEP, OPEN_MPI, {}])

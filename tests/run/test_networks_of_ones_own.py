@@ -12,7 +12,7 @@ from torch import nn
 
 from cifar_lightning import InputError, evaluate, fit, fit_many, load_model, resume, resume_many
 from cifar_lightning.run import many
-from cifar_lightning.run.networks import all_of_it_learns, imported
+from cifar_lightning.run.networks import imported, no_unused_parameters
 from cifar_lightning.run.settings import read_settings
 
 NETS = """
@@ -169,7 +169,7 @@ def test_two_ranks_name_the_strategy_for_a_network_with_unused_parts(nets):
     ],
 )
 def test_similar_errors_are_not_taken_for_unused_parameters(strategy, error):
-    with pytest.raises(RuntimeError, match=error), all_of_it_learns("mine:Net", strategy):
+    with pytest.raises(RuntimeError, match=error), no_unused_parameters("mine:Net", strategy):
         raise RuntimeError(error)
 
 

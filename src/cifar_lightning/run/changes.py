@@ -9,7 +9,7 @@ from typing import Any
 from cifar_lightning.arguments import typed
 from cifar_lightning.errors import InputError
 from cifar_lightning.run.cluster import this_rank
-from cifar_lightning.run.devices import resolve_devices, shared_out
+from cifar_lightning.run.devices import devices_and_nodes, resolve_devices
 from cifar_lightning.run.networks import is_import_path
 from cifar_lightning.run.precision import crawls, resolve_precision
 from cifar_lightning.run.settings import (
@@ -47,8 +47,7 @@ def changed(settings: Settings, changes: Mapping[str, Any], folder: Path) -> Set
     if changes.get("precision") == "auto":
         del changes["precision"]  # keeps the run's precision
     if this_rank() is not None:  # the launcher decides, whatever the run had before
-        given = changes.get("devices"), changes.get("num_nodes")
-        changes["devices"], changes["num_nodes"] = shared_out(*given)
+        changes["devices"], changes["num_nodes"] = devices_and_nodes(changes.get("devices"), changes.get("num_nodes"))
     after = {**asdict(settings), **changes}
     accelerator, _ = resolve_devices(after["accelerator"], after["devices"])
     precision = resolve_precision(after["precision"], accelerator)

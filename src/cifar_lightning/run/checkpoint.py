@@ -23,7 +23,7 @@ from cifar_lightning.data.cifar10 import CLASSES
 from cifar_lightning.data.pictures.kinds import USUAL
 from cifar_lightning.errors import InputError, in_short
 from cifar_lightning.files import exists, listed, os_error, write_atomically
-from cifar_lightning.run.memory import of_memory
+from cifar_lightning.run.memory import is_out_of_memory
 from cifar_lightning.run.no_run import instead_of_run
 from cifar_lightning.run.process_group import on_first_rank
 from cifar_lightning.run.weights import read_weights
@@ -117,7 +117,7 @@ def _load(path: str | os.PathLike[str]) -> Any:
                 f"checkpoint {path} cannot be read ({cause.strerror}): make it readable, or move it away to go on "
                 "without it"
             ) from error
-        if of_memory(error):
+        if is_out_of_memory(error):
             raise UnreadableError(f"checkpoint {path} cannot be read ({in_short(error)}): free some memory") from error
         if str(path).lower().endswith(USUAL):
             command = f"predict RUN {shlex.quote(str(path))}"

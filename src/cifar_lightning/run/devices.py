@@ -53,7 +53,7 @@ def _device_list(devices: str | int, available: int) -> list[int]:
     raise InputError(f"devices {devices}: must be a number of at least 1, a list of GPUs such as 0,1, or auto")
 
 
-def shared_out(devices: str | int | None, num_nodes: int | None) -> tuple[str | int, int]:
+def devices_and_nodes(devices: str | int | None, num_nodes: int | None) -> tuple[str | int, int]:
     """Returns `devices` and `num_nodes` as given, otherwise those of the launcher of this process, otherwise 1.
 
     If a launcher has chosen how many processes it starts, `auto` counts as not given.

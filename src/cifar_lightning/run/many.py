@@ -199,13 +199,13 @@ def settings_of_fit(given: Mapping[str, Any]) -> Settings:
     """
     arguments = bound(fit, **over_recipe(given))
     arguments.apply_defaults()
-    values = dict(arguments.arguments)
-    additions, names = additions_of(values.pop("callbacks"), values.pop("logger"))
+    values = arguments.arguments
+    additions, names = additions_of(values["callbacks"], values["logger"])
     if objects := (*additions.callbacks, *additions.loggers):
         raise InputError(
             f"{type(objects[0]).__name__} is an object for one run: call fit in a loop, with a new object for each run"
         )
-    return settings_of({**values, "trainer": values["trainer"] or {}, "logger": names or "auto"})
+    return settings_of({**values, "logger": names})
 
 
 def _prepared(settings: Settings, runs: int) -> tuple[CIFAR10DataModule | None, int]:

@@ -14,7 +14,7 @@ IN_FIT = (
 IN_TEST = "use evaluate with a smaller --data.eval_batch_size, or free memory"
 
 
-def of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Returns whether an error says that there is no memory left."""
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in SIGNS)
 
@@ -33,7 +33,7 @@ def within_memory(data: CIFAR10DataModule, fits: bool) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not of_memory(error):
+        if not is_out_of_memory(error):
             raise
         names = ("batch_size", "eval_batch_size") if fits else ("eval_batch_size",)
         sizes = " and ".join(f"{name} {data.hparams[name]}" for name in names)

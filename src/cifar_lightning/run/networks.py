@@ -54,6 +54,17 @@ def imported(path: str, num_classes: int, width: int | None = None) -> nn.Module
     Raises:
         InputError: There is no such callable, a `width` is given that it does not take, or it does not return a module.
     """
+    make = _at(path)
+    if isinstance(make, nn.Module) or not callable(make):
+        raise InputError(f"net {path} is of type {type(make).__name__}: use a class or a function that makes a network")
+    net = _made(path, make, num_classes, width)
+    if not isinstance(net, nn.Module):
+        raise InputError(f"net {path} returns an object of type {type(net).__name__}: make it return a torch.nn.Module")
+    return net
+
+
+def _at(path: str) -> Any:
+    """Returns the object at an import path."""
     module_name, _, name = path.partition(":")
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # last, so that a user's random.py does not hide Python's
@@ -72,18 +83,10 @@ def imported(path: str, num_classes: int, width: int | None = None) -> nn.Module
             f"net {path}: {module_name} cannot be imported{place_of(error)} ({in_short(error)}): {hint}"
         ) from error
     try:
-        found = attrgetter(name)(module)
+        return attrgetter(name)(module)
     except AttributeError as error:
         where, what = getattr(module, "__file__", None) or module_name, name or "name after the colon"
         raise InputError(f"net {path}: {where} has no {what}: use a name that it has") from error
-    if isinstance(found, nn.Module) or not callable(found):
-        raise InputError(
-            f"net {path} is of type {type(found).__name__}: use a class or a function that makes a network"
-        )
-    net = _made(path, found, num_classes, width)
-    if not isinstance(net, nn.Module):
-        raise InputError(f"net {path} returns an object of type {type(net).__name__}: make it return a torch.nn.Module")
-    return net
 
 
 def _module(name: str) -> ModuleType:
@@ -140,7 +143,7 @@ def check_outputs(arguments: Mapping[str, Any], classes: Sequence[str]) -> None:
 
 
 @contextmanager
-def all_of_it_learns(net: str, strategy: str) -> Iterator[None]:
+def no_unused_parameters(net: str, strategy: str) -> Iterator[None]:
     """A context that turns DDP's long error about parameters without a gradient into one line.
 
     Args:

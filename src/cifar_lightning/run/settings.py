@@ -22,7 +22,7 @@ from cifar_lightning.files import absolute, check_reachable, write_atomically
 from cifar_lightning.model.absent import NAMED
 from cifar_lightning.model.lit_net import LitNet
 from cifar_lightning.run import refused
-from cifar_lightning.run.devices import resolve_devices, shared_out
+from cifar_lightning.run.devices import devices_and_nodes, resolve_devices
 from cifar_lightning.run.no_run import why_no_run
 from cifar_lightning.run.precision import resolve_precision
 
@@ -105,12 +105,13 @@ class Settings:
 
 
 def settings_of(given: Mapping[str, Any]) -> Settings:
-    """Returns the settings that the arguments of `fit` make.
+    """Returns the settings that the arguments of `fit` make; `logger` has names only, and `callbacks` are left out.
 
     Raises:
         InputError: A value is not text, a number, a list or a dictionary; an argument is one that a run does not take;
             or the data module or the network has no such argument.
     """
+    given = {**given, "logger": given["logger"] or "auto", **{group: given[group] or {} for group in GROUPS}}
     for group in GROUPS:
         check_group(group, given[group], "fit", "fit(model, data)")
     net = given["model"].get("net")
@@ -120,9 +121,9 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
             f"model.net {name} is code, which config.yaml cannot hold: use its import path, such as my.nets:{name}; "
             "or train LitNet(net) with lightning.pytorch.Trainer().fit"
         )
-    settings = plain(given)
-    settings.pop("recipe", None)  # the settings of the recipe have already been filled in
-    settings["devices"], settings["num_nodes"] = shared_out(settings["devices"], settings["num_nodes"])
+    # Callbacks are objects, and the settings of the recipe have been filled in.
+    settings = plain({name: value for name, value in given.items() if name not in ("callbacks", "recipe")})
+    settings["devices"], settings["num_nodes"] = devices_and_nodes(settings["devices"], settings["num_nodes"])
     accelerator, _ = resolve_devices(settings["accelerator"], settings["devices"])
     settings["precision"] = resolve_precision(settings["precision"], accelerator)
     return _complete(settings)

@@ -30,7 +30,7 @@ from cifar_lightning.run.checks import try_trainer
 from cifar_lightning.run.cluster import is_first_rank, this_rank
 from cifar_lightning.run.corrupted import part_of, test_corrupted
 from cifar_lightning.run.cpu import restored_torch
-from cifar_lightning.run.devices import check_ranks, resolve_devices, shared_out
+from cifar_lightning.run.devices import check_ranks, devices_and_nodes, resolve_devices
 from cifar_lightning.run.ended import results_in
 from cifar_lightning.run.launch import launch
 from cifar_lightning.run.memory import within_memory
@@ -93,7 +93,7 @@ def evaluate(
     signals.next_step = ""
     if test_views not in (None, *VIEWS):
         raise InputError(f"unknown test_views {test_views}: choose from {', '.join(VIEWS)}")
-    devices, num_nodes = shared_out(devices, None)
+    devices, num_nodes = devices_and_nodes(devices, None)
     accelerator, here = resolve_devices(accelerator, devices)
     check_ranks(devices, here, num_nodes)
     processes = here * num_nodes

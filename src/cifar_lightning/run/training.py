@@ -41,7 +41,7 @@ from cifar_lightning.run.launch import launch
 from cifar_lightning.run.loggers import loggers_of
 from cifar_lightning.run.memory import within_memory
 from cifar_lightning.run.metrics_csv import MetricsCSV
-from cifar_lightning.run.networks import all_of_it_learns, lit_net
+from cifar_lightning.run.networks import lit_net, no_unused_parameters
 from cifar_lightning.run.process_group import check_same_images, on_first_rank, process_group
 from cifar_lightning.run.quiet import quietly
 from cifar_lightning.run.recipe import takes_recipe
@@ -128,9 +128,9 @@ def fit(
         >>> results["test_count"], results["test_acc"] > 0.5
         (400, True)
     """
-    given = {**locals(), "data": data or {}, "model": model or {}, "trainer": trainer or {}}
-    additions, names = additions_of(given.pop("callbacks"), given.pop("logger"))
-    settings = settings_of({**given, "logger": names or "auto"})
+    given = dict(locals())
+    additions, names = additions_of(callbacks, logger)
+    settings = settings_of({**given, "logger": names})
     checked = check(settings, additions)
     if not is_first_rank():
         return join(additions, settings.places())
@@ -261,7 +261,7 @@ def train(
         _say_what_begins(settings, trainer, data, folder, start)
         with signals.deferred():
             with metrics:
-                with within_memory(data, fits=True), all_of_it_learns(settings.model["net"], settings.strategy):
+                with within_memory(data, fits=True), no_unused_parameters(settings.model["net"], settings.strategy):
                     trainer.fit(model, data, ckpt_path=start)
                 selected = select_weights(trainer, model, data, checkpoints)
                 _say_what_stopped(settings, trainer, additions, selected)
