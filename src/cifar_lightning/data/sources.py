@@ -15,7 +15,8 @@ from cifar_lightning.data.cache import Decoded
 from cifar_lightning.data.cifar10 import ARCHIVES, CLASSES, CLASSES_OF, TITLES
 from cifar_lightning.data.class_names import named_twice
 from cifar_lightning.data.image_set import ImageSet, image_set_of
-from cifar_lightning.data.layouts import archive, arrays, class_folders, official, own, parquet
+from cifar_lightning.data.layouts import archive, arrays, class_folders, official, parquet, test_sets
+from cifar_lightning.data.layouts.held import Held
 from cifar_lightning.errors import ImageWarning, InputError, quoted
 from cifar_lightning.files import check_reachable, exists, is_dir, user_path
 
@@ -57,7 +58,7 @@ class Source:
         self.sha256 = sha256 and sha256.lower()
         self.synthetic_size = synthetic_size
         self._found: dict[str, Found] = {}
-        self._held: official.Held | None = None
+        self._held: Held | None = None
 
     def prepare(self) -> None:
         """Does the work that `load` needs done once: downloads, decodes, caches. Processes may call it concurrently.
@@ -143,7 +144,7 @@ class Source:
                     raise InputError(f"{there}: run fit, which downloads the first")
         return self._found[split]
 
-    def _found_in(self, held: official.Held, split: str) -> "Found":
+    def _found_in(self, held: Held, split: str) -> "Found":
         if not held.decodes:
             decode, notes = partial(held.decode, split, False), (self._unchecked(held.shape),)
             return Found(held.home, "", decode, held.shape, held.files, notes)
@@ -160,7 +161,7 @@ class Source:
         """Returns a note that the digest is not checked for this shape; empty if no digest was given."""
         return f"sha256 {self.sha256} is not checked, because {self.data_dir} has {shape}" if self.sha256 else ""
 
-    def held(self) -> official.Held | None:
+    def held(self) -> Held | None:
         """Returns the images that the place holds in any layout but class folders; None if there are none.
 
         Raises:
@@ -171,7 +172,8 @@ class Source:
                 if self.name in ARCHIVES:
                     self._held = official.find(self._place, self.name)
                 elif self.name == "folder" and not exists(self._place / "train"):
-                    self._held = own.find(self._place)
+                    found = (layout.find(self._place, self.name) for layout in (arrays, parquet, test_sets))
+                    self._held = next(filter(None, found), None)
         return self._held
 
     @property
@@ -220,7 +222,7 @@ class Source:
             ) from error
 
 
-def _decode(held: official.Held, sha256: str | None, split: str, source: str) -> Decoded:
+def _decode(held: Held, sha256: str | None, split: str, source: str) -> Decoded:
     if sha256:
         instead = archive.FETCHED if source in ARCHIVES else "replace it with the expected file"
         archive.check_digest(held.files, sha256, instead=instead)

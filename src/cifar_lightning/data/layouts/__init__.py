@@ -1,4 +1,4 @@
-"""The layouts in which people keep images: a file here finds and reads each of them, and unpacks nothing.
+"""The layouts in which people keep images: a file here finds each of them and reads it in place.
 
-`class_folders.py` has the user's own pictures; `official.py` chooses among those of the official images.
+`official.py` chooses among those in which the official images are kept, and has the archives' own.
 """

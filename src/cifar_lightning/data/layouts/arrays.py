@@ -4,6 +4,7 @@ import os
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -11,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cifar_lightning.data.cache import Decoded, Header, header_of
-from cifar_lightning.data.cifar10 import PIXELS
+from cifar_lightning.data.cifar10 import CLASSES_OF, PIXELS
 from cifar_lightning.data.layouts.class_folders import VALIDATION
+from cifar_lightning.data.layouts.held import Held
 from cifar_lightning.errors import InputError, number_of
 from cifar_lightning.files import is_dir, is_file, listed, readable
 
@@ -26,22 +28,29 @@ PIECE = 128  # images read at a time
 SHAPES = "uint8 (N, 32, 32, 3), (N, 3, 32, 32) or (N, 3072)"
 
 
-def find(place: Path, names: str = "[!.]*.npz") -> list[Path]:
-    """Finds the files with arrays: `place` itself if it is a .npz file, or those in it; none if there is no x_train.
+def find(place: Path, source: str) -> Held | None:
+    """Finds the files with arrays: `place` itself if it is a .npz file, or those in it; None if there is no x_train.
 
-    Args:
-        place: A file or a folder.
-        names: Pattern for names of .npz files in a folder; by default all but hidden ones, such as macOS leaves there.
+    An official set is looked for only in .npz files of its name: others may hold anything, such as Keras' mnist.npz.
 
     Raises:
         InputError: There are several .npz files with images, or one that cannot be read and might have some.
     """
+    fine = CLASSES_OF.get(source.removesuffix("-coarse"), ())
+    pattern = f"cifar*{len(fine)}.npz" if fine else "[!.]*.npz"  # not hidden ones, such as macOS leaves
+    if not (files := _files(place, pattern)):
+        return None
+    decode = partial(read, files, (CLASSES_OF[source], fine) if fine else ())
+    return Held(files[0].parent, files, SHAPE, decode, named=files[0].match(pattern))
+
+
+def _files(place: Path, pattern: str) -> list[Path]:
     if is_file(place):
         return [place] if place.suffix == ".npz" else []
     arrays = [path for path in sorted(listed(place, "*.npy")) if path.stem.lower() in KNOWN]
     if _pair([path.stem for path in arrays], "train"):
         return arrays
-    packed = [path for path in sorted(listed(place, names)) if not is_dir(path) and _pair(_names_in(path), "train")]
+    packed = [path for path in sorted(listed(place, pattern)) if not is_dir(path) and _pair(_names_in(path), "train")]
     if len(packed) > 1:
         raise InputError(
             f"data_dir {place} has {packed[0].name} and {packed[1].name}: pass one of them as --data.data_dir"
@@ -49,13 +58,14 @@ def find(place: Path, names: str = "[!.]*.npz") -> list[Path]:
     return packed
 
 
-def read(files: Sequence[Path], split: str, *names: tuple[str, ...]) -> Decoded:
+def read(files: Sequence[Path], names: Sequence[tuple[str, ...]], split: str, own: bool = False) -> Decoded:
     """Reads one split: "train" (with the validation images at its end, if there are such arrays) or "test".
 
     Args:
-        files: The result of `find`.
+        files: The files with arrays.
+        names: For files without class names, the sets of names that may fit, the smallest first; if empty, the numbers.
         split: Which split.
-        names: For files without class names, the sets of names that may fit, the smallest first; default: the numbers.
+        own: Whether they are the user's own files; read alike.
 
     Raises:
         InputError: Arrays are missing, damaged or not as in SHAPES; or labels are not integers, or out of range.

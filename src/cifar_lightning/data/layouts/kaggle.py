@@ -13,6 +13,7 @@ import numpy as np
 
 from cifar_lightning.data.cache import Decoded
 from cifar_lightning.data.cifar10 import CLASSES
+from cifar_lightning.data.layouts.held import Held
 from cifar_lightning.data.pictures import reading
 from cifar_lightning.errors import InputError
 from cifar_lightning.files import is_dir, is_file
@@ -21,17 +22,14 @@ TRAIN_LABELS = "trainLabels.csv"
 TEST_LABELS = "testLabels.csv"
 
 
-def find(home: Path) -> list[Path]:
-    """Finds the files of labels and the pictures that they list; none if there is no trainLabels.csv."""
+def find(home: Path, source: str) -> Held | None:
+    """Finds the pictures in a folder, and the files that have their labels; None if there is no trainLabels.csv."""
     tables = [path for name in (TRAIN_LABELS, TEST_LABELS) if is_file(path := home / name)]
-    if not tables or tables[0].name != TRAIN_LABELS:
-        return []
-    return [*tables, *(path for table in tables for path, _ in _listed(table))]
-
-
-def splits(home: Path) -> tuple[str, ...]:
-    """Returns the splits that have labels."""
-    return ("train", "test") if is_file(home / TEST_LABELS) else ("train",)
+    if source != "cifar10" or not tables or tables[0].name != TRAIN_LABELS:
+        return None
+    files = [*tables, *(path for table in tables for path, _ in _listed(table))]
+    splits = ("train", "test")[: len(tables)]
+    return Held(home, files, "Kaggle's pictures", lambda split, own: read(home, split), splits)
 
 
 def read(home: Path, split: str) -> Decoded:

@@ -6,6 +6,7 @@ Source of names, layout and digests: https://www.cs.toronto.edu/~kriz/cifar.html
 import hashlib
 import io
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import numpy as np
 from cifar_lightning.data.cache import Decoded
 from cifar_lightning.data.cifar10 import CLASSES_OF, PIXELS
 from cifar_lightning.data.layouts import archive
+from cifar_lightning.data.layouts.held import Held
 from cifar_lightning.errors import InputError
 from cifar_lightning.files import is_file
 
@@ -53,8 +55,13 @@ VERSIONS = {"cifar10": _CIFAR10, "cifar100": _CIFAR100, "cifar100-coarse": _CIFA
 LABELS = {"cifar10": "labels", "cifar100": "fine_labels", "cifar100-coarse": "coarse_labels"}
 
 
-def find(place: Path, source: str) -> list[Path]:
-    """Finds the archive or the files unpacked from it: `place` itself, or in that folder; empty if there are none."""
+def find(place: Path, source: str) -> Held | None:
+    """Finds the archive or the files unpacked from it: `place` itself, or in that folder; None if there are none."""
+    files = _files(place, source)
+    return Held(files[0].parent, files, SHAPE, partial(read, files, source)) if files else None
+
+
+def _files(place: Path, source: str) -> list[Path]:
     version = VERSIONS[source]
     packed = (version.name, version.name.removesuffix(".gz"))
     if is_file(place):
@@ -73,7 +80,7 @@ def read(paths: Sequence[Path], source: str, split: str, own: bool = False) -> D
     """Decodes one split.
 
     Args:
-        paths: The result of `find`.
+        paths: The archive, or the files unpacked from it.
         source: cifar10, cifar100 or cifar100-coarse.
         split: "train" or "test".
         own: Whether they are the user's own files, not the official ones; the caller has then checked their digest.

@@ -1,12 +1,11 @@
-"""Finds and reads the official images of a data folder, in any of the layouts ("shapes") in which people keep them.
+"""Finds the official images in a data folder or a file, in any of the layouts ("shapes") in which people keep them.
 
-It also gives each shape's name for messages. All files are read in place, and never written to.
+The shape's name is for messages. All files are read in place, and never written to.
 """
 
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,33 +24,9 @@ from cifar_lightning.data.cifar10 import (
     Binary,
 )
 from cifar_lightning.data.layouts import archive, arrays, kaggle, matlab, parquet, test_sets
+from cifar_lightning.data.layouts.held import Held
 from cifar_lightning.errors import InputError, number_of
 from cifar_lightning.files import exists, is_file
-
-
-class Held(NamedTuple):
-    """Images that have been found.
-
-    Attributes:
-        home: The data folder, in which the decoded images are cached.
-        files: All files of the images, in the order in which their SHA-256 is computed.
-        shape: The name of the layout.
-        decode: Reads a split; its arguments are the split, and whether the images are the user's own, not the official
-            ones.
-        splits: The splits that there are.
-        named: Whether a file or folder name identifies the data set; if not, it may be another one in the same layout.
-        decodes: Whether `decode` takes so long that its result is worth caching.
-        parts: If this is a folder of many test sets, the files, one test set each.
-    """
-
-    home: Path
-    files: list[Path]
-    shape: str
-    decode: Callable[[str, bool], Decoded]
-    splits: tuple[str, ...] = ("train", "test")
-    named: bool = True
-    decodes: bool = True
-    parts: tuple[Path, ...] = ()
 
 
 def find(place: Path, source: str) -> Held | None:
@@ -65,50 +40,10 @@ def find(place: Path, source: str) -> Held | None:
         return _labelled(_file(place, source), source)
     if place.suffix in (".npy", ".npz", ".parquet", ".tar") and not exists(place):
         raise InputError(f"data_dir {place} does not exist: use an existing file or folder")
-    for shape in (_archive, _folder, _matlab, _parquet, _kaggle, _arrays, find_test_set):
-        if held := shape(place, source):
+    for layout in (_archive, _folder, matlab.find, parquet.find, kaggle.find, arrays.find, test_sets.find):
+        if held := layout(place, source):
             return _labelled(held, source)
     return None
-
-
-def find_test_set(place: Path, source: str) -> Held | None:
-    """Finds CIFAR-10.1, CIFAR-10-C or CIFAR-100-C in a folder or a file; None if there is none.
-
-    Raises:
-        InputError: There are two, or the labels are missing; or a corrupted one is damaged or has other classes.
-    """
-    source = source.removesuffix("-coarse")  # the labels are the fine ones
-    if corrupted := test_sets.find_corrupted(place):
-        for part in corrupted:  # checked before hours of evaluation
-            test_sets.read(part, source, look=True)
-        parts = tuple(part.images for part in corrupted)
-        decode = partial(_refuse_corrupted, place, parts[0])
-        return Held(place, [*parts], "corrupted test sets", decode, ("test",), decodes=False, parts=parts)
-    if found := test_sets.find(place):
-        decode = partial(_read_test_set, found, source)
-        return Held(found.images.parent, [*found], "a test set", decode, ("test",), decodes=False)
-    return None
-
-
-def _read_test_set(found: test_sets.Files, source: str, split: str, own: bool) -> Decoded:
-    _check_tests(split, found.images, "is a test set")
-    return test_sets.read(found, source)
-
-
-def _check_tests(split: str, place: Path, what: str) -> None:
-    if split != "test":
-        raise InputError(
-            f"{place} {what}, without training images: choose another --data.data_dir to train on, or "
-            f"test on this one with cifar-lightning evaluate RUN --data.data_dir {place}"
-        )
-
-
-def _refuse_corrupted(place: Path, part: Path, split: str, own: bool) -> Decoded:
-    _check_tests(split, place, "has corrupted test sets")
-    raise InputError(
-        f"data_dir {place} has corrupted test sets, one per file: use one of them, such as {part}, "
-        f"or test on all of them with cifar-lightning evaluate RUN --data.data_dir {place}"
-    )
 
 
 def _labelled(held: Held, source: str) -> Held:
@@ -183,61 +118,15 @@ def _folder(home: Path, source: str) -> Held | None:
     return None
 
 
-def _matlab(place: Path, source: str) -> Held | None:
-    if not (files := matlab.find(place, source)):
-        return None
-    return Held(files[0].parent, files, matlab.SHAPE, partial(matlab.read, files, source))
-
-
-def _parquet(home: Path, source: str) -> Held | None:
-    if not (files := parquet.find(home, source)):
-        return None
-    every = [*files["train"], *files["test"]]
-
-    def decode(split: str, own: bool) -> Decoded:
-        return parquet.read(files[split], source, parquet.names_in(every, source))
-
-    return Held(home, every, parquet.SHAPE, decode, named=False)
-
-
-def _kaggle(home: Path, source: str) -> Held | None:
-    if source != "cifar10" or not (files := kaggle.find(home)):
-        return None
-    return Held(home, files, "Kaggle's pictures", lambda split, own: kaggle.read(home, split), kaggle.splits(home))
-
-
-def _arrays(place: Path, source: str) -> Held | None:
-    # A .npz file with another name may hold anything, such as Keras' mnist.npz.
-    fine = CLASSES_OF[_set(source)]
-    names = f"cifar*{len(fine)}.npz"
-    if not (files := arrays.find(place, names)):
-        return None
-    named = files[0].match(names)
-
-    def decode(split: str, own: bool) -> Decoded:
-        return arrays.read(files, split, CLASSES_OF[source], fine)
-
-    return Held(files[0].parent, files, arrays.SHAPE, decode, named=named)
-
-
 def _file(path: Path, source: str) -> Held:
-    if held := _matlab(path, source):
-        return held
-    if path.suffix == ".npz":
-        held, why_none = _arrays(path, source), f"has no images and labels of train: {arrays.LAYOUT}"
-    elif path.suffix == ".parquet":
-        held = _parquet(path.parent, source)
-        why_none = parquet.ALONE
-    elif path.suffix == ".npy":
-        held = find_test_set(path, source)
-        why_none = "is not the images of a known test set: use its folder"
-    elif archive.is_archive(path) or path.name in _archive_names(source):
-        held, why_none = _packed(path, source), ""
-    else:
-        held = None
-        why_none = (
-            "is not a .tar.gz, .tar, .npz, .npy or .parquet file: use one of these, or a folder of unpacked images"
-        )
-    if held is None:
-        raise InputError(f"data_dir {path} {why_none}")
-    return held
+    for layout in (matlab.find, parquet.find, arrays.find, test_sets.find):
+        if held := layout(path, source):
+            return held
+    if archive.is_archive(path) or path.name in _archive_names(source):
+        return _packed(path, source)
+    if path.suffix == ".npy":
+        raise InputError(f"data_dir {path} is not the images of a known test set: use its folder")
+    raise InputError(
+        f"data_dir {path} is not a .tar.gz, .tar, .npz, .npy or .parquet file: use one of these, or a folder of "
+        "unpacked images"
+    )

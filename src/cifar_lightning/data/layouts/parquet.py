@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +16,10 @@ import numpy.typing as npt
 from cifar_lightning.data.cache import Decoded
 from cifar_lightning.data.cifar10 import CIFAR100_CLASSES, CIFAR100_COARSE_CLASSES, CLASSES
 from cifar_lightning.data.layouts.class_folders import VALIDATION
+from cifar_lightning.data.layouts.held import Held
 from cifar_lightning.data.pictures.decoding import Remarks, check_sums, pillows_warnings, to_pixels
 from cifar_lightning.errors import InputError, brief
-from cifar_lightning.files import listed
+from cifar_lightning.files import is_file, listed
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
@@ -47,17 +49,28 @@ MISSPELT = {"cra": "crab"}  # https://huggingface.co/datasets/uoft-cs/cifar100/b
 # Rows to read at a time. They are never read by row groups: some writers put 50,000 images into one.
 BATCH = 1_000
 SHAPE = "parquet files"
-ALONE = "is not in a folder with train-*.parquet and test-*.parquet: both are needed"
 
 
-def find(home: Path, source: str) -> dict[str, list[Path]]:
-    """Finds the files of each split, in order; empty if there are none for train or for test.
-
-    The folder source may have a third split, with the name of a validation folder.
+def find(place: Path, source: str) -> Held | None:
+    """Finds the files of all splits in a folder, or those beside a given one; None if there are none for train or test.
 
     Raises:
-        InputError: Some of a split's files are missing.
+        InputError: Some of a split's files are missing, or those of a split beside the given one.
     """
+    is_one = place.suffix == ".parquet" and is_file(place)
+    home = place.parent if is_one else place
+    if files := _splits(home, source):
+        every = [path for paths in files.values() for path in paths]
+        return Held(home, every, SHAPE, partial(_decode, files, source), named=False)
+    if is_one:
+        raise InputError(
+            f"data_dir {place} is not in a folder with train-*.parquet and test-*.parquet: both are needed"
+        )
+    return None
+
+
+def _splits(home: Path, source: str) -> dict[str, list[Path]]:
+    """Finds the files of each split, in order; the folder source may have a third, named like a validation folder."""
     for folder in FOLDERS[source]:
         files = {split: _files(home / folder, split) for split in ("train", "test")}
         if all(files.values()):
@@ -66,15 +79,18 @@ def find(home: Path, source: str) -> dict[str, list[Path]]:
     return {}
 
 
-def read_own(files: Mapping[str, Sequence[Path]], split: str) -> Decoded:
-    """Decodes a split of the user's own images: "train" (with validation images) or "test"; see `find` and `read`."""
-    names = dict.fromkeys(LABELS["folder"], _classes([path for paths in files.values() for path in paths]))
+def _decode(files: Mapping[str, Sequence[Path]], source: str, split: str, own: bool) -> Decoded:
+    """Decodes a split: "train", with the validation images of the user's own, or "test"."""
+    every = [path for paths in files.values() for path in paths]
+    if source != "folder":
+        return read(files[split], source, _names_in(every, source))
     parts = [paths for name, paths in files.items() if (name == "test") == (split == "test")]
     counts = [_count(paths) for paths in parts]
-    return read(list(chain(*parts)), "folder", names)._replace(held_out=sum(counts[1:]))
+    decoded = read(list(chain(*parts)), source, dict.fromkeys(LABELS[source], _classes(every)))
+    return decoded._replace(held_out=sum(counts[1:]))
 
 
-def names_in(files: Iterable[Path], source: str) -> dict[str, tuple[str, ...]]:
+def _names_in(files: Iterable[Path], source: str) -> dict[str, tuple[str, ...]]:
     """Returns what the numbers in each column of labels mean, according to the first file that says so."""
     found: dict[str, tuple[str, ...]] = {}
     for path in files:
@@ -91,7 +107,7 @@ def read(files: Sequence[Path], source: str, names: Mapping[str, tuple[str, ...]
     Args:
         files: The files.
         source: The source to which they belong.
-        names: What the numbers in a column mean, in all splits; see `names_in`. For other columns, `source` decides.
+        names: What the numbers in a column mean, in all splits; see `_names_in`. For other columns, `source` decides.
 
     Raises:
         InputError: pyarrow is not installed; or a file is damaged, has other classes than the others, or lacks the

@@ -6,6 +6,7 @@ CIFAR-10-C (https://arxiv.org/abs/1903.12261) has one file of images per corrupt
 more corrupted.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from cifar_lightning.data.cache import Decoded
 from cifar_lightning.data.cifar10 import CLASSES_OF
 from cifar_lightning.data.layouts import arrays
+from cifar_lightning.data.layouts.held import Held
 from cifar_lightning.errors import InputError
 from cifar_lightning.files import exists, is_file, listed
 
@@ -42,12 +44,48 @@ class Files(NamedTuple):
     labels: Path
 
 
-def find(place: Path) -> Files | None:
-    """Finds the test set in a folder, or the one of a given file of images; None if there is none.
+def find(place: Path, source: str) -> Held | None:
+    """Finds CIFAR-10.1, CIFAR-10-C or CIFAR-100-C in a folder or a file; None if there is none.
 
     Raises:
-        InputError: There are two test sets, or the labels are missing.
+        InputError: There are two, or the labels are missing; or a corrupted one is damaged or has other classes.
     """
+    source = source.removesuffix("-coarse")  # the labels are the fine ones
+    if corrupted := _corrupted(place):
+        for part in corrupted:  # checked before hours of evaluation
+            read(part, source, look=True)
+        parts = tuple(part.images for part in corrupted)
+        decode = partial(_refuse_corrupted, place, parts[0])
+        return Held(place, [*parts], "corrupted test sets", decode, ("test",), decodes=False, parts=parts)
+    if found := _one(place):
+        decode = partial(_decode, found, source)
+        return Held(found.images.parent, [*found], "a test set", decode, ("test",), decodes=False)
+    return None
+
+
+def _decode(found: Files, source: str, split: str, own: bool) -> Decoded:
+    _check_split(split, found.images, "is a test set")
+    return read(found, source)
+
+
+def _refuse_corrupted(place: Path, part: Path, split: str, own: bool) -> Decoded:
+    _check_split(split, place, "has corrupted test sets")
+    raise InputError(
+        f"data_dir {place} has corrupted test sets, one per file: use one of them, such as {part}, "
+        f"or test on all of them with cifar-lightning evaluate RUN --data.data_dir {place}"
+    )
+
+
+def _check_split(split: str, place: Path, what: str) -> None:
+    if split != "test":
+        raise InputError(
+            f"{place} {what}, without training images: choose another --data.data_dir to train on, or "
+            f"test on this one with cifar-lightning evaluate RUN --data.data_dir {place}"
+        )
+
+
+def _one(place: Path) -> Files | None:
+    """Finds the test set in a folder, or the one of a given file of images; None if there is none."""
     if is_file(place):
         images = [place] if place.match(_NEW_TEST_SET) or is_corruption(place) else []
     else:
@@ -65,7 +103,7 @@ def find(place: Path) -> Files | None:
     return Files(images[0], labels)
 
 
-def find_corrupted(place: Path) -> list[Files]:
+def _corrupted(place: Path) -> list[Files]:
     """Finds the test sets in a folder of CIFAR-10-C or CIFAR-100-C, one per corruption; none in any other folder."""
     labels = place / _LABELS
     if not is_file(labels):
