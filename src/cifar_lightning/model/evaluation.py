@@ -7,7 +7,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric, MetricCollection
-from torchmetrics.classification import MulticlassConfusionMatrix
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 from torchmetrics.utilities.data import dim_zero_cat
 
 
@@ -46,9 +46,13 @@ class Evaluation(nn.Module):
     def __init__(self, classes: Sequence[str], keeps_logits: bool = False) -> None:
         super().__init__()
         self.classes = classes
+        count = len(classes)
         self.metrics = MetricCollection(
             {
-                "confusion": MulticlassConfusionMatrix(len(classes), validate_args=False),
+                # "micro" counts images; torchmetrics' default, "macro", is the mean over the classes
+                "acc": MulticlassAccuracy(count, average="micro", validate_args=False),
+                "acc_per_class": MulticlassAccuracy(count, average=None, validate_args=False),
+                "confusion": MulticlassConfusionMatrix(count, validate_args=False),
                 "loss": MeanMetric(nan_strategy="disable"),
                 "predicted": OfEachImage(),
                 **({"logits": OfEachImage()} if keeps_logits else {}),
@@ -73,7 +77,8 @@ class Evaluation(nn.Module):
         if "logits" in self.metrics:
             self.metrics["logits"].update(logits, batch)
         self.metrics["loss"].update(F.cross_entropy(logits, labels, reduction="none"))
-        self.metrics["confusion"].update(predicted, labels)
+        for name in ("acc", "acc_per_class", "confusion"):
+            self.metrics[name].update(predicted, labels)
 
     def finish(self, module: LightningModule, prefix: str) -> dict[str, Tensor]:
         """Computes the figures, logs the scalars under the names of `names`, and resets the counts.
@@ -86,14 +91,12 @@ class Evaluation(nn.Module):
             logits `(images, classes)`, in the same order.
         """
         figures = self.metrics.compute()  # over all ranks
-        right, images = figures["confusion"].diag(), figures["confusion"].sum(1)
-        figures |= {"acc": right.sum().float() / images.sum(), "acc_per_class": right.float() / images.clamp(min=1)}
         on_cpu = {name: value.cpu() for name, value in figures.items()}
         on_cpu["predicted"] = on_cpu["predicted"].view(-1)  # torchmetrics turns a single image's into a 0-d tensor
         # The figures to log stay on the GPU: NCCL reduces no others.
         values = (figures["loss"], figures["acc"], *figures["acc_per_class"])
-        counts = (1, 1, *on_cpu["confusion"].sum(1).tolist())
-        named = zip(names(prefix, self.classes), values, counts, strict=True)
+        images = (1, 1, *on_cpu["confusion"].sum(1).tolist())
+        named = zip(names(prefix, self.classes), values, images, strict=True)
         # All ranks already have the same figures, but Lightning warns without sync_dist. The maximum of equal figures
         # is exact; their mean may be rounded.
         scalars = {name: value for name, value, count in named if count}
