@@ -201,7 +201,7 @@ def test_listed_raises_if_a_folder_cannot_be_read(tmp_path, monkeypatch):
 
 def test_runs_look_up_files_by_functions_that_raise():
     """Path.exists and Path.glob take a failing disk for an empty folder, and a run would begin again."""
-    sources = sorted((PROJECT / "src" / "cifar_lightning" / "run").glob("*.py"))
+    sources = sorted((PROJECT / "src" / "cifar_lightning" / "run").rglob("*.py"))
     found = [path.name for path in sources if re.search(r"\.exists\(\)|\.glob\(", path.read_text("utf-8"))]
     assert found == ["trained.py"]  # it lists files of the package itself
 

@@ -6,7 +6,7 @@ from lightning.pytorch import Trainer
 from torch.nn import functional as F
 
 from cifar_lightning import CIFAR10DataModule, LitNet, evaluate, fake_data, fit
-from cifar_lightning.run import testing
+from cifar_lightning.run import reporting
 from cifar_lightning.run.again import Again
 
 
@@ -41,13 +41,13 @@ def test_no_logits_without_a_validation_split(cpu_settings):
 
 def test_report_shows_only_training_images_that_the_run_learnt_from(plain, monkeypatch, tmp_path):
     """A report's training images are those the run learnt from: no validation images, and none if the data differs."""
-    kept, report = [], testing.report
+    kept, report = [], reporting.report
 
     def watched(outcome, *args):
         kept.append(outcome.training_images)
         report(outcome, *args)
 
-    monkeypatch.setattr(testing, "report", watched)
+    monkeypatch.setattr(reporting, "report", watched)
     drawn = {"source": "synthetic", "synthetic_size": 100, "batch_size": 10, "val_split": 0.5}
     fit(drawn, accelerator="cpu", max_epochs=1, report=False, default_root_dir=tmp_path)
     data = CIFAR10DataModule(**drawn)
