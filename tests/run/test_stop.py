@@ -275,6 +275,27 @@ def test_a_signal_after_a_warning_signal_counts_as_the_first(monkeypatch):
     assert stopped.value.signum == signal.SIGUSR1
 
 
+def test_a_signal_as_a_run_of_a_group_ends_is_not_the_next_runs_first(monkeypatch):
+    """In several runs one after another, each run's first signal lets it save its state."""
+    monkeypatch.setattr(signals, "_first_at", None)
+    monkeypatch.setattr(signals, "_phase", signals.Phase.START_UP)
+    monkeypatch.setattr(signals, "_handled", signals.STOPS)
+    monkeypatch.setattr(signals, "_answer_with", lambda handler: None)  # the handlers are pytest's
+    monkeypatch.setattr(signals, "_end", lambda signum: pytest.fail("ended at once"))
+    monkeypatch.setattr(stop, "requested", 0)
+
+    def run(signum):
+        signals.receive(signum)
+        time.sleep(signals.ECHO_SECONDS)
+
+    with signals.deferred():
+        run(signal.SIGINT)  # its work is done: the signal comes too late
+        signals.finish()
+    signals.begin_again()
+    with pytest.raises(Stopped), signals.deferred():
+        run(signal.SIGINT)
+
+
 def test_a_terminal_gone_without_a_signal_does_not_end_a_run(tmp_path):
     """A run goes on if its terminal is closed without SIGHUP, as for a background job that the shell has disowned."""
     leader, follower = pty.openpty()

@@ -275,8 +275,8 @@ def finish() -> None:
 
 def begin_again() -> None:
     """Undoes `finish`, for another run in this process, which signals can stop like the first one."""
-    global _phase
-    _phase = Phase.START_UP
+    global _first_at, _phase, at_once
+    _phase, _first_at, at_once = Phase.START_UP, None, 0
     _answer_with(_noted)
 
 
