@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from PIL import ImageOps
+from torch.utils.data import DataLoader
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
@@ -146,13 +148,68 @@ def test_a_transform_that_works_in_place_changes_no_stored_image():
         (v2.Grayscale(), r"train_transforms Grayscale.* returns torch.uint8 \(1, 1, 32, 32\) for an image: "),
         (lambda x: x.long(), r"<lambda> returns torch.int64 \(1, 3, 32, 32\) for an image"),
         (v2.RandomResize(20, 40), r"returns torch.uint8 \(1, 3, \d+, \d+\) for one image and .* for another: make it"),
-        (v1.Compose([v1.ToTensor(), v1.Resize(3, 4)]), "fails on an image, a PIL image: "),
+        (v1.Compose([v1.ToTensor(), v1.Resize(3, 4)]), "fails on an image, a PIL image: .*; fix it"),
+        (
+            v2.RandomApply([v2.Normalize(MEAN, STD)], p=0.5),  # not tried with other draws, with which it does nothing
+            r"fails on an image, uint8 \(1, 3, 32, 32\): .* float tensor.*; fix it",
+        ),
+        (lambda x: [x, x], r"returns list for an image: make it .*; for several views of an image, use DataLoader\("),
     ],
 )
 def test_wrong_transforms_are_refused(transform, message):
     with pytest.raises(InputError, match=message) as caught:
         train_batches(train_transforms=transform)
     assert "\n" not in str(caught.value)
+
+
+class MaybeToTensor(v1.ToTensor):
+    """A subclass, as timm's transforms contain it."""
+
+
+class OfPictures:
+    """A callable whose parts cannot be seen from outside."""
+
+    def __init__(self, transform, views=1):
+        self._transform, self._views = transform, views
+
+    def __call__(self, image):
+        made = [self._transform(image) for _ in range(self._views)]
+        return made if self._views > 1 else made[0]
+
+
+def test_a_subclass_of_to_tensor_gets_pictures_as_to_tensor_does():
+    both = [v1.Compose([ImageOps.invert, kind(), v1.Normalize(MEAN, STD)]) for kind in (v1.ToTensor, MaybeToTensor)]
+    theirs, ours = (train_batches(train_transforms=transform) for transform in both)
+    assert same(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("transform", "same_as"),
+    [
+        (OfPictures(OF_PICTURES), OF_PICTURES),  # returns floats
+        (ImageOps.invert, v2.RandomInvert(1)),  # a picture
+    ],
+)
+def test_a_transform_of_pictures_that_does_not_look_like_one_is_told_what_works(transform, same_as):
+    said = r"train_transforms .* fails on an image, uint8 \(1, 3, 32, 32\): .*; it takes PIL images: use v2\.Compose"
+    with pytest.raises(InputError, match=said) as caught:
+        train_batches(train_transforms=transform)
+    advised = eval(str(caught.value).rpartition("use ")[2], {"v2": v2, "transform": transform})
+    assert same(train_batches(train_transforms=advised), train_batches(train_transforms=same_as))
+
+
+def test_several_views_of_a_picture_need_a_data_loader():
+    transform, data = OfPictures(OF_PICTURES, views=2), fake_data(200)
+    data.train_transforms = transform
+    with pytest.raises(
+        InputError, match="it takes PIL images: for several views of an image, use DataLoader"
+    ) as caught:
+        list(data.train_dataloader())
+    advised = eval(
+        str(caught.value).rpartition("use ")[2], {"DataLoader": DataLoader, "data": data, "transform": transform}
+    )
+    views, labels = next(iter(advised))
+    assert ([view.shape for view in views], labels.shape) == ([(128, 3, 32, 32)] * 2, (128,))
 
 
 def test_a_loader_works_again_after_a_transform_has_failed():

@@ -64,11 +64,11 @@ class CIFAR10DataModule(SettableDataModule):
         synthetic_size: Training images to draw, and a fifth as many for the test.
         device: Where to put the batches if there is no Trainer, e.g. "cuda".
         train_transforms: Your own transform, from torchvision.transforms.v2 or any callable. It gets one image at a
-            time, uint8 `(1, 3, 32, 32)`, or a PIL image if it contains torchvision's ToTensor. It runs after `augment`,
-            or alone if that is false. If it returns bytes, they are normalised; floats are used as they are, so a
-            transform that ends in `v2.Normalize` replaces `normalization`. Its random numbers depend only on the seed,
-            the epoch and the position. It takes at least ten times as long as `augment`, on one core, and is not saved
-            in checkpoints.
+            time, uint8 `(1, 3, 32, 32)`, or a PIL image if it contains torchvision's ToTensor or a subclass, as timm's
+            do. It runs after `augment`, or alone if that is false. If it returns bytes, they are normalised; floats are
+            used as they are, so a transform that ends in `v2.Normalize` replaces `normalization`. Its random numbers
+            depend only on the seed, the epoch and the position. It takes at least ten times as long as `augment`, on
+            one core, and is not saved in checkpoints.
         val_transforms: The same for the images held out.
         test_transforms: The same for the test images.
 

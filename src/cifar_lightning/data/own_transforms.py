@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from cifar_lightning.generators import random_states, restore_random_states
 STAGES = ("train", "val", "test")
 MORE_THAN_SCALE = ("Normalize", "LinearTransformation", "Lambda")  # torchvision's that may change the range 0..1
 OF_PICTURES = ("ToTensor", "PILToTensor")  # torchvision's that take no tensor; v1 and v2 each have both
+VIEWS = 'for several views of an image, use DataLoader(data.dataset("train", transform), batch_size=128, shuffle=True)'
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class OwnTransform:
 
     Args:
         name: Name of the argument, for messages.
-        function: The callable. It gets uint8 `(1, 3, H, W)`, or a PIL image if one of OF_PICTURES is part of it.
+        function: The callable. It gets uint8 `(1, 3, H, W)`, or a PIL image if one of OF_PICTURES, or of a subclass, is
+            part of it.
     """
 
     name: str
@@ -57,16 +59,13 @@ class OwnTransform:
         return torch.cat(made).to(images.device) if made else images
 
     def _one(self, image: Tensor, seed: int, as_picture: bool) -> Tensor:
-        for generator in (torch.default_generator.manual_seed, np.random.seed, random.seed):
-            generator(seed)
         try:
-            made = self.function(_picture(image) if as_picture else image)
+            made = self._called(image, seed, as_picture)
         except Exception as error:  # the user's code may raise anything
             kind = "a PIL image" if as_picture else f"uint8 {tuple(image.shape)}"
-            raise InputError(
-                f"{self} fails on an image, {kind}: {' '.join(str(error).split()) or type(error).__name__}; fix it "
-                "(v2.ToDtype(torch.float32, scale=True) converts bytes to floats)"
-            ) from error
+            reason = " ".join(str(error).split()) or type(error).__name__
+            remedy = self._remedy(image, seed, as_picture)
+            raise InputError(f"{self} fails on an image, {kind}: {reason}; {remedy}") from error
         found = type(made).__name__
         if isinstance(made, Tensor):
             found = f"{made.dtype} {tuple(made.shape)}"
@@ -74,7 +73,27 @@ class OwnTransform:
             made = made[None] if made.dim() == 3 else made
             if made.dim() == 4 and made.shape[:2] == (1, 3) and (made.is_floating_point() or made.dtype == torch.uint8):
                 return made if made.dtype == torch.uint8 else made.float()
-        raise InputError(f"{self} returns {found} for an image: make it return uint8 or float (1, 3, height, width)")
+        views = f"; {VIEWS}" if isinstance(made, list | tuple) else ""
+        raise InputError(
+            f"{self} returns {found} for an image: make it return uint8 or float (1, 3, height, width){views}"
+        )
+
+    def _called(self, image: Tensor, seed: int, as_picture: bool) -> Any:
+        for generator in (torch.default_generator.manual_seed, np.random.seed, random.seed):
+            generator(seed)
+        return self.function(_picture(image) if as_picture else image)
+
+    def _remedy(self, image: Tensor, seed: int, as_picture: bool) -> str:
+        """Says what to do about a failure, after a try whether the callable works with a PIL image instead."""
+        made = None
+        if not as_picture:
+            with suppress(Exception):
+                made = self._called(image, seed, True)
+        if isinstance(made, list | tuple):
+            return f"it takes PIL images: {VIEWS}"
+        if made is not None:  # in this Compose it gets them, and PILToTensor leaves tensors as they are
+            return "it takes PIL images: use v2.Compose([transform, v2.PILToTensor()])"
+        return "fix it (v2.ToDtype(torch.float32, scale=True) converts bytes to floats)"
 
     @property
     def stated(self) -> Preprocessing | None:
@@ -128,9 +147,12 @@ class OwnTransform:
         return guess if torch.allclose(made, guess.normalize(images), atol=1e-4) else None
 
     def _parts(self, *names: str) -> list[Any]:
-        """Returns the parts of the transform that are of torchvision's classes with these names."""
-        parts = self._all_parts()
-        return [x for x in parts if type(x).__name__ in names and type(x).__module__.startswith("torchvision.")]
+        """Returns the parts of the transform that are of torchvision's classes with these names, or of subclasses."""
+
+        def is_one(kind: type) -> bool:
+            return kind.__name__ in names and kind.__module__.startswith("torchvision.")
+
+        return [part for part in self._all_parts() if any(map(is_one, type(part).__mro__))]
 
     def _all_parts(self) -> list[Any]:
         """Returns all parts of the transform, including itself."""
