@@ -9,10 +9,12 @@ import json
 import os
 import pickle
 import re
+import shlex
 import shutil
 import sys
 import tracemalloc
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -928,7 +930,7 @@ def test_parquet_without_pyarrow_says_how_to_install_it(tmp_path, monkeypatch):
 # --- Kaggle -----------------------------------------------------------------------------------------------
 
 
-def test_kaggle_without_test_labels_can_train_but_not_test(tmp_path, call):
+def test_kaggle_without_test_labels_can_train_and_predict_but_not_test(tmp_path, call):
     write_kaggle(tmp_path / "kaggle", tests=False)
     data = CIFAR10DataModule(tmp_path / "kaggle", batch_size=20)
     trainer = Trainer(
@@ -941,6 +943,11 @@ def test_kaggle_without_test_labels_can_train_but_not_test(tmp_path, call):
     assert (code, out) == (2, "")
     assert "has Kaggle's pictures, which come without test labels: to test, put the official archive there" in err
     assert not (tmp_path / "lightning_logs").exists()
+    with pytest.raises(InputError, match="; to predict, which needs no labels, use predict RUN ") as caught:
+        trainer.predict(LitNet(), data)
+    code, out, _ = call("predict", "quick", *shlex.split(str(caught.value).rpartition("RUN ")[2]), "--json")
+    assert code == 0
+    assert {Path(row["file"]).stem for row in json.loads(out)} == {*map(str, range(1, 21)), "300000"}
 
 
 def test_wrong_lines_in_kaggles_table_are_refused(tmp_path):

@@ -7,6 +7,7 @@ are passed over.
 
 import csv
 import os
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,8 @@ def read(home: Path, split: str) -> Decoded:
     if not is_file(table):
         raise InputError(
             f"data_dir {home} has Kaggle's pictures, which come without test labels: to test, put the official archive "
-            f"there, or a {TEST_LABELS} like {TRAIN_LABELS}"
+            f"there, or a {TEST_LABELS} like {TRAIN_LABELS}; to predict, which needs no labels, use "
+            f"predict RUN {shlex.quote(str(home / 'test'))}"
         )
     listed = _listed(table)
     labels = np.array([CLASSES.index(name) for _, name in listed], dtype=np.int64)
