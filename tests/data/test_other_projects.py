@@ -1,7 +1,10 @@
 """The data module in other people's projects: their modules, their loops, their datasets."""
 
+import itertools
+
 import numpy as np
 import pytest
+import pytorch_lightning  # lightning brings it
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
@@ -176,3 +179,66 @@ def test_the_users_own_network_may_view_its_images(tmp_path):
     trainer.test(model, images, verbose=False)
     labels, _ = model.predict(images.image_set("test").images)
     assert labels.tolist() == model.last_evaluation["predicted"].tolist()
+
+
+class Theirs(pytorch_lightning.LightningModule):
+    """A user's module of the package that has lightning.pytorch's code under its older name."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3 * 32 * 32, 10)
+        self.seen = []
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append(batch)
+        return nn.functional.cross_entropy(self.layer(batch[0].flatten(1)), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_acc", (self.layer(batch[0].flatten(1)).argmax(1) == batch[1]).float().mean())
+
+    test_step = validation_step
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+@pytest.fixture
+def their_trainer(tmp_path):
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    return pytorch_lightning.Trainer(
+        max_epochs=5, accelerator="cpu", default_root_dir=tmp_path, enable_model_summary=False, **quiet
+    )
+
+
+def test_pytorch_lightnings_trainer_takes_the_loaders(their_trainer):
+    """Every epoch has the batches that a plain loop gets, in a new order, and the validation is of all images."""
+    images, module = fake_data(500, val_split=100, augment=True), Theirs()
+    their_trainer.fit(module, images.train_dataloader(), images.val_dataloader())
+    loader = fake_data(500, val_split=100, augment=True).train_dataloader()
+    expected = [batch for _ in range(5) for batch in loader]
+    assert all(
+        torch.equal(x, y) for x, y in zip(itertools.chain(*module.seen), itertools.chain(*expected), strict=True)
+    )
+    held_out = images.image_set("train")
+    found = module.layer(images.normalize(held_out.images[images.val_indices]).flatten(1)).argmax(1)
+    accuracy = (found == held_out.labels[images.val_indices]).float().mean()
+    assert their_trainer.callback_metrics["val_acc"] == accuracy
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda trainer, images: trainer.fit(Theirs(), datamodule=images),
+        lambda trainer, images: trainer.fit(Theirs(), images),
+        lambda trainer, images: trainer.test(Theirs(), images),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
+def test_pytorch_lightnings_trainer_is_refused_in_plain_words(their_trainer, use):
+    with pytest.raises(InputError, match=r"from lightning\.pytorch.* pass .*data\.train_dataloader\(\)"):
+        use(their_trainer, fake_data(100, val_split=20))
+
+
+def test_a_data_module_in_place_of_its_loader_is_refused():
+    with pytest.raises(InputError, match="not a loader: iterate over data"):
+        next(iter(fake_data(100)))

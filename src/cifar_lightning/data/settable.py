@@ -3,7 +3,7 @@
 import inspect
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 
 from lightning.pytorch import LightningDataModule
 
@@ -89,8 +89,20 @@ class SettableDataModule(LightningDataModule):
                 raise
         elif name in WHY and self.nothing_else:
             raise InputError(f"{name} is not an argument of {type(self).__name__}: {WHY[name]}")
+        elif name == "trainer" and type(value).__module__.startswith("pytorch_lightning."):
+            raise InputError(
+                f"the Trainer is pytorch_lightning's, which does not take {type(self).__name__}: import it from "
+                "lightning.pytorch, or pass data.train_dataloader() and data.val_dataloader() in place of data"
+            )
         else:
             super().__setattr__(name, value)
+
+    def __iter__(self) -> NoReturn:
+        """Explains what to iterate over, also to pytorch_lightning's Trainer, which takes this class for a loader."""
+        raise InputError(
+            f"{type(self).__name__} is not a loader: iterate over data.train_dataloader(); if this is a Trainer of "
+            "pytorch_lightning, import it from lightning.pytorch, or pass data.train_dataloader() in place of data"
+        )
 
     def __repr__(self) -> str:
         """Returns the class and its arguments; Lightning's version would ask the loaders for what a DataLoader has."""
