@@ -910,6 +910,37 @@ def test_checkpoint_holds_plain_values_and_loads(tmp_path):
     assert torch.equal(loaded.eval()(x), model.eval()(x))
 
 
+@pytest.mark.parametrize("part", ["", "conv1"])
+def test_a_checkpoint_is_read_whether_the_network_was_compiled_or_not(tmp_path, part):
+    """torch.compile(model.net), or of a part of it, puts _orig_mod into the names of the weights that it wraps."""
+
+    def compiled():
+        model = LitNet(lr=0.02)
+        wrapped = torch.compile(model.net.get_submodule(part), backend="eager")
+        setattr(*((model.net, part) if part else (model, "net")), wrapped)
+        return model
+
+    data, model, fitter = fake_data(40), compiled(), trainer(max_epochs=1)
+    fitter.fit(model, data)
+    fitter.save_checkpoint(tmp_path / "compiled.ckpt")
+    assert any("_orig_mod" in name for name in torch.load(tmp_path / "compiled.ckpt")["state_dict"])
+    images = data.image_set("test").images
+    expected = model.predict(images)[1]
+    for loaded in (
+        load_model(tmp_path / "compiled.ckpt"),
+        LitNet.load_from_checkpoint(tmp_path / "compiled.ckpt", weights_only=True),
+    ):
+        assert torch.equal(loaded.predict(images)[1], expected)
+    plain, longer = LitNet(lr=0.02), trainer(max_epochs=2)
+    longer.fit(plain, data, ckpt_path=tmp_path / "compiled.ckpt", weights_only=True)
+    assert longer.global_step == 4
+    longer.save_checkpoint(tmp_path / "plain.ckpt")
+    back = compiled()
+    back.load_state_dict(torch.load(tmp_path / "plain.ckpt")["state_dict"])
+    back.preprocessing = plain.preprocessing
+    assert torch.equal(back.predict(images)[1], plain.predict(images)[1])
+
+
 def test_a_network_fitted_in_other_processes_can_be_saved(tmp_path):
     """After `ddp_spawn` this process's Trainer knows the module, but the module has no Trainer."""
     model, here = LitNet(), trainer()

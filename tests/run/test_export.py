@@ -411,14 +411,14 @@ def test_load_model_reads_a_bare_state_dict(tmp_path):
     classes = [f"class {i}" for i in range(12)]
     model = model_with("speed54", classes=classes)
     told = {"width": 8, "classes": classes, "preprocessing": PREPROCESSING}
-    for names in ("{}", "net.{}", "module.{}", "module._orig_mod.net.{}"):
+    for names in ("{}", "net.{}", "module.{}", "module._orig_mod.net.{}", "net._orig_mod.{}"):
         torch.save(of(model, names), tmp_path / "a.pth")
         again = load_model(tmp_path / "a.pth", net="speed54", **told)
         assert not again.training
         assert again.classes == classes
         assert torch.equal(again.predict(drawn(5))[1], model.predict(drawn(5))[1])
     wrapper = model_with(Wrapper(), classes=classes[:4])
-    for names in ("{}", "net.{}", "module.{}", "module._orig_mod.net.{}"):
+    for names in ("{}", "net.{}", "module.{}", "module._orig_mod.net.{}", "net._orig_mod.{}"):
         torch.save(of(wrapper, names), tmp_path / "wrapper.pth")
         again = load_model(tmp_path / "wrapper.pth", Wrapper(), classes=classes[:4], preprocessing=PREPROCESSING)
         assert torch.equal(again.predict(drawn(5))[1], wrapper.predict(drawn(5))[1])

@@ -1,6 +1,6 @@
-"""What a LitNet reads from a checkpoint besides its weights."""
+"""What a LitNet reads from a checkpoint besides its weights, and the names of these."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cifar_lightning.data.preprocessing import NORMALIZATIONS, Preprocessing, preprocessing_of
@@ -26,3 +26,16 @@ def preprocessing_in(checkpoint: Mapping[str, Any]) -> Preprocessing | None:
     if data.get("normalization") in NORMALIZATIONS and "source" in data:
         return preprocessing_of(data["normalization"], data["source"])
     return None
+
+
+def uncompiled(name: str) -> str:
+    """Returns the name of a weight without what torch.compile adds to it for each module that it wraps."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
+
+
+def renamed(weights: Mapping[str, Any], names: Iterable[str]) -> Mapping[str, Any]:
+    """Gives weights the names of a module whose parts are, or are not, compiled as when the weights were saved."""
+    here = {uncompiled(name): name for name in names}
+    if all(here.get(uncompiled(name), name) == name for name in weights):
+        return weights  # with what torch keeps beside them, the versions of the modules
+    return {here.get(uncompiled(name), name): weight for name, weight in weights.items()}

@@ -17,7 +17,7 @@ from cifar_lightning.data.transforms import shrink
 from cifar_lightning.errors import InputError
 from cifar_lightning.generators import random_states, restore_random_states
 from cifar_lightning.model.absent import NAMED
-from cifar_lightning.model.checkpoint import check_network, preprocessing_in
+from cifar_lightning.model.checkpoint import check_network, preprocessing_in, renamed
 from cifar_lightning.model.compilation import Compilation
 from cifar_lightning.model.evaluation import Evaluation
 from cifar_lightning.model.images import agreed, begin_from_images, check_classes
@@ -373,6 +373,10 @@ class LitNet(LightningModule):
             # There is only one if all ranks have drawn the same numbers, as they do at first. If the number of ranks
             # has changed, all continue from the first rank's.
             self._random_states = states[self.global_rank if len(states) == trainer.world_size else 0]
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Loads weights, no matter whether `net` was wrapped by torch.compile, which renames them, then or now."""
+        return super().load_state_dict(renamed(state_dict, self.state_dict()), strict=strict, assign=assign)
 
     def diverged(self, what: str) -> str:
         """Words an error for a training that has met NaN or infinity.

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cifar_lightning.errors import InputError
 from cifar_lightning.files import readable
+from cifar_lightning.model.checkpoint import uncompiled
 
 KEY = "cifar_lightning"  # of our metadata, in files of every format: a file may also hold other programs' entries
 
@@ -72,10 +73,12 @@ def of_lit_net(weights: Mapping[str, Tensor], names: Collection[str]) -> dict[st
     It removes no more prefixes than it must: a network's own names may begin like them, as in one that wraps another.
     If the names do not fit in any way, it returns the last attempt.
     """
-    for prefix in ("", "module.", "_orig_mod.", "net."):
+    weights = {uncompiled(name): weight for name, weight in weights.items()}
+    wanted = {uncompiled(name) for name in names}
+    for prefix in ("", "module.", "net."):
         if all(name.startswith(prefix) for name in weights):
             weights = {name.removeprefix(prefix): weight for name, weight in weights.items()}
         found = {f"net.{name}": weight for name, weight in weights.items()}
-        if found.keys() == set(names):
+        if found.keys() == wanted:
             break
     return found
