@@ -194,6 +194,18 @@ def test_evaluation_has_every_image_once_in_the_same_batches(images, world_size,
     ]
 
 
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_a_rank_knows_the_images_of_its_evaluation_batches(images, world_size):
+    for count in (COUNT, 5):
+        few = [x[:count] for x in images]
+        shares = [loader(few, 10, train=False, rank=rank, world_size=world_size) for rank in range(world_size)]
+        for share in shares:
+            assert [index.tolist() for index in share.batch_indices] == [y.tolist() for _, y in share]
+    nothing = [x[:0] for x in images]
+    assert loader(nothing, train=False).batch_indices == []
+    assert not hasattr(loader(images), "batch_indices")
+
+
 def test_after_set_epoch_all_iterations_are_of_that_epoch(images):
     """After `set_epoch` all iterations are of that epoch, so a callback can look at a batch without taking it away."""
     plain = loader(images, **AUGMENTED)

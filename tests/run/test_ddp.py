@@ -211,13 +211,54 @@ if trainer.is_global_zero:
 """
 
 
-def test_loaders_without_a_data_module_are_split_among_the_ranks(tmp_path):
-    """Our loaders split the images among ranks by themselves: Lightning gives a sampler to torch's DataLoader only."""
-    (tmp_path / "own.py").write_text(LOADERS)
+def on_two_ranks(script, home):
+    """Runs a script of its own Trainer on two ranks, and returns the lines that each has printed."""
+    (home / "own.py").write_text(script)
     ranks = [
-        start(tmp_path / "own.py", cwd=tmp_path, env={**by_name(rank), "LOCAL_RANK": str(rank)} | TORCHRUN)
-        for rank in (0, 1)
+        start(home / "own.py", cwd=home, env={**by_name(rank), "LOCAL_RANK": str(rank)} | TORCHRUN) for rank in (0, 1)
     ]
     done = [end(rank) for rank in ranks]
     assert [rank.code for rank in done] == [0, 0], "\n".join(rank.text for rank in done)
-    assert "found 10 20 True" in done[0].lines
+    return [rank.lines for rank in done]
+
+
+def test_loaders_without_a_data_module_are_split_among_the_ranks(tmp_path):
+    """Our loaders split the images among ranks by themselves: Lightning gives a sampler to torch's DataLoader only."""
+    assert "found 10 20 True" in on_two_ranks(LOADERS, tmp_path)[0]
+
+
+PREDICTIONS = """
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+from cifar_lightning import fake_data
+
+data = fake_data(505, eval_batch_size=8)
+
+
+class Unchanged(LightningModule):
+    def predict_step(self, batch, number):
+        return batch[0]
+
+
+class Writer(BasePredictionWriter):
+    def write_on_epoch_end(self, trainer, module, predictions, _):
+        index = torch.cat(trainer.predict_dataloaders.batch_indices)
+        expected = data.normalize(data.image_set("test").images[index])
+        torch.testing.assert_close(torch.cat(predictions), expected, rtol=0, atol=1e-5)
+        print("found", *index.tolist())
+
+
+switches = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
+trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp", callbacks=[Writer("epoch")], **switches)
+trainer.predict(Unchanged(), data, return_predictions=False)
+"""
+
+
+def test_a_prediction_writer_learns_which_images_its_rank_predicted(tmp_path):
+    shares = [
+        [int(word) for line in lines if line.startswith("found") for word in line.split()[1:]]
+        for lines in on_two_ranks(PREDICTIONS, tmp_path)
+    ]
+    assert all(shares)
+    assert sorted(shares[0] + shares[1]) == list(range(101))

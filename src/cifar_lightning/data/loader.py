@@ -173,6 +173,18 @@ class BatchLoader:
         return evaluation_batches(len(self.labels), self.given_batch_size, self.world_size)
 
     @property
+    def batch_indices(self) -> list[Tensor]:
+        """Indices of the images in each batch that this rank evaluates, int64 `(n,)`, for a list of its predictions.
+
+        Raises:
+            AttributeError: In training, where every epoch has other batches.
+        """
+        if self.train:
+            raise AttributeError("a training loader has no batch_indices: every epoch has other batches")
+        batches = torch.arange(len(self.labels)).tensor_split(max(1, self._eval_count))
+        return list(batches[self.rank : self._eval_count : self.world_size])
+
+    @property
     def batch_sampler(self) -> SimpleNamespace:
         """Where Lightning looks for `set_epoch`; for a `sampler` it would warn if `overfit_batches` is set."""
         return SimpleNamespace(sampler=self)
