@@ -11,13 +11,16 @@ from conftest import NOBODY, SYNTHETIC, another_user, one_line
 from jobs import end, job, start
 from lightning import Trainer
 from PIL import Image
+from torch import nn
 
 from cifar_lightning import (
     CIFAR10DataModule,
     InputError,
     LitNet,
     TutorialNet,
+    evaluate,
     export,
+    fake_data,
     fit_many,
     load_model,
     resume,
@@ -768,8 +771,9 @@ CHECKPOINTS = {
     "unknown network": "checkpoint a.ckpt does not fit the network 'vgg': unknown net 'vgg'",
     "own network": "checkpoint a.ckpt has the weights of a network of your own, but not its code: pass "
     "--model.net pack",
-    "other kind": "checkpoint a.ckpt belongs to another kind of model (it has depth): use one that fit wrote, or load "
-    "it in Python with its own class, MyModel.load_from_checkpoint(path)",
+    "other arguments": "checkpoint a.ckpt is not of LitNet, but of another class (it has depth): load it in Python "
+    "with that class, model = MyModel.load_from_checkpoint(path), and test it with Trainer().test(model, data)",
+    "other weights": "checkpoint a.ckpt is not of LitNet, but of another class (it has loss, rotation): load it in ",
     "empty folder": "a.ckpt has no readable checkpoint: use a run's folder or a .ckpt file",
 }
 
@@ -794,8 +798,12 @@ def test_evaluate_and_predict_refuse_an_unusable_checkpoint(call, tmp_path, chec
         changed(checkpoint, path, net="vgg")
     elif kind == "own network":
         changed(checkpoint, path, net=None)
-    elif kind == "other kind":
+    elif kind == "other arguments":
         changed(checkpoint, path, depth=3)
+    elif kind == "other weights":
+        content = torch.load(checkpoint, weights_only=True)
+        more = dict.fromkeys(("rotation.weight", "rotation.bias", "loss.weight"), torch.zeros(10))
+        torch.save({**content, "state_dict": {**content["state_dict"], **more}}, path)
     elif kind == "empty folder":
         path.mkdir()
     before = sorted(tmp_path.rglob("*"))
@@ -949,17 +957,30 @@ def test_a_group_in_place_of_a_run_is_refused_with_one_of_its_runs(call, tmp_pat
     assert line == "error: group holds several runs: use one of them, such as group/seed_0\n"
 
 
-def test_a_subclass_with_its_own_argument_loads_as_the_error_suggests(tmp_path):
-    class Mine(LitNet):
-        def __init__(self, gamma=2.0, **arguments):
-            super().__init__(**arguments)
+class Mine(LitNet):
+    """A user's subclass, with an argument and a layer of its own."""
 
-    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, barebones=True)
-    trainer.strategy.connect(Mine(gamma=3.0, lr=0.1))
+    def __init__(self, gamma=2.0, **arguments):
+        super().__init__(**arguments)
+        self.rotation = nn.Linear(10, 4)
+
+
+def test_a_subclass_is_loaded_and_tested_as_the_error_and_the_docs_suggest(tmp_path):
+    data = fake_data(400)
+    trainer = Trainer(max_epochs=3, accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.fit(Mine(gamma=3.0, lr=0.02), data)
     trainer.save_checkpoint(tmp_path / "a.ckpt")
-    with pytest.raises(InputError, match=r"\(it has gamma\): .* MyModel\.load_from_checkpoint\(path\)$"):
+    with pytest.raises(InputError, match=r"\(it has gamma, rotation\): .* with Trainer\(\).test\(model, data\)$"):
         load_model(tmp_path / "a.ckpt")
-    assert Mine.load_from_checkpoint(tmp_path / "a.ckpt").hparams["gamma"] == 3.0
+    mine = Mine.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
+    assert mine.hparams["gamma"] == 3.0
+    test = data.image_set("test")
+    right = float((mine.predict(test.images)[0] == test.labels).float().mean())
+    assert trainer.test(mine, data, verbose=False)[0]["test_acc"] == pytest.approx(right)
+    weights = export(mine, "safetensors", tmp_path / "mine.safetensors")
+    results = evaluate(weights, {"source": "synthetic", "synthetic_size": 400}, accelerator="cpu")
+    assert results["test_acc"] == pytest.approx(right)
+    assert (tmp_path / "evaluation" / "report.html").exists()
 
 
 def test_predict_refuses_a_folder_without_pictures(call, tmp_path, checkpoint):

@@ -174,12 +174,14 @@ def model_of(
     elif net is not None and net != arguments.get("net"):
         other = net if isinstance(net, str) else brief(net)
         raise InputError(f"checkpoint {path} belongs to the network {arguments.get('net')}: leave out net {other}")
-    unknown = sorted(set(arguments) - set(inspect.signature(LitNet).parameters))
-    if unknown or "classes" not in arguments:
-        why = f"it has {', '.join(unknown)}" if unknown else "it has no class names"
+    others = sorted(set(arguments) - set(inspect.signature(LitNet).parameters))
+    if "bare" not in checkpoint:
+        others += sorted({str(name).partition(".")[0] for name in checkpoint["state_dict"]} - {"net"})
+    if others or "classes" not in arguments:
+        why = f"it has {', '.join(others)}" if others else "it has no class names"
         raise InputError(
-            f"checkpoint {path} belongs to another kind of model ({why}): use one that fit wrote, or load it in "
-            "Python with its own class, MyModel.load_from_checkpoint(path)"
+            f"checkpoint {path} is not of LitNet, but of another class ({why}): load it in Python with that class, "
+            "model = MyModel.load_from_checkpoint(path), and test it with Trainer().test(model, data)"
         )
     net = net if own else arguments["net"]
     try:
