@@ -34,6 +34,7 @@ def test_every_argument_refuses_an_object_of_another_type(kind, name):
         (CIFAR10DataModule, "eval_batch_size", 2.5, "must be a whole number"),
         (CIFAR10DataModule, "augment", "false", "must be true or false"),
         (CIFAR10DataModule, "val_split", True, "must be a number or text"),
+        (CIFAR10DataModule, "data_dir", 5, r"must be text \(in quotes\) or a path$"),
         (LitNet, "lr", "1e-3", "must be a number"),
         (LitNet, "nesterov", "false", "must be true or false"),
         (LitNet, "schedule", [], "choose from constant, one-cycle, cosine, linear"),
@@ -47,6 +48,14 @@ def test_every_argument_refuses_an_object_of_another_type(kind, name):
 def test_values_of_a_similar_type_are_refused(kind, name, value, give):
     with pytest.raises(InputError, match=f"^{'unknown ' * give.startswith('choose')}{name} .*: {give}"):
         kind(**{name: value})
+
+
+@pytest.mark.parametrize("labels", [np.zeros(100, int), torch.zeros(100), [0] * 100], ids=lambda x: type(x).__name__)
+def test_an_array_where_a_file_is_needed_is_told_to_be_saved(labels):
+    kind = type(labels).__name__
+    said = rf"^train_labels of type {kind}: must be text .* or a path; save an array in a file \(np\.save\) and pass"
+    with pytest.raises(InputError, match=said):
+        CIFAR10DataModule(train_labels=labels)
 
 
 def test_numpy_values_are_accepted_and_stored_as_plain_values():

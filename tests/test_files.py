@@ -9,6 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import PROJECT
 
@@ -212,3 +213,10 @@ def test_images_are_looked_up_by_functions_that_raise():
     lenient = r"(?<!entry)\.(exists|is_file|is_dir|glob)\("  # an os.DirEntry raises
     found = [path.name for path in sources if re.search(lenient, path.read_text("utf-8"))]
     assert found == ["labels.py", "official.py"]  # a file that is then opened; folders, of which some may be private
+
+
+@pytest.mark.parametrize("function", [files.user_path, files.absolute])
+def test_what_is_no_path_is_refused_in_one_line(function):
+    for value, said in ((5, "path 5"), (np.zeros((2, 32)), "path of type ndarray"), (None, "path None")):
+        with pytest.raises(InputError, match=f"^{said}: must be text "):
+            function(value)

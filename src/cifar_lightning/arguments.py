@@ -102,7 +102,9 @@ def typed(arguments: Mapping[str, Any], signature: inspect.Signature) -> dict[st
         kind = signature.parameters[name].annotation
         checked[name] = value = _plain(arguments[name])
         if not is_of(value, kind):
-            raise InputError(refusal(name, brief(value), kind))
+            in_a_file = Path in get_args(kind) and (isinstance(value, list) or hasattr(value, "__array__"))
+            remedy = "; save an array in a file (np.save) and pass its path" if in_a_file else ""
+            raise InputError(refusal(name, brief(arguments[name]), kind) + remedy)
     return checked
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from cifar_lightning.errors import InputError, RunError
+from cifar_lightning.errors import InputError, RunError, brief
 
 
 def part_of(path: Path) -> Path:
@@ -125,14 +125,28 @@ def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], object])
 
 
 def user_path(name: str | Path) -> Path:
-    """Returns a user's path with ~ expanded; ~ stays if the user has no home, for which Path.expanduser would raise."""
-    return Path(os.path.expanduser(name))
+    """Returns a user's path with ~ expanded; ~ stays if the user has no home, for which Path.expanduser would raise.
+
+    Raises:
+        InputError: It is no path, but for example an array.
+    """
+    return Path(os.path.expanduser(_text(name)))
 
 
 def absolute(place: str | Path) -> str:
-    """Returns a path that means the same in any working directory. An address (with ://) stays as it is."""
-    place = os.fspath(place)
+    """Returns a path that means the same in any working directory. An address (with ://) stays as it is.
+
+    Raises:
+        InputError: It is no path, but for example an array.
+    """
+    place = _text(place)
     return place if "://" in place else os.path.abspath(os.path.expanduser(place))
+
+
+def _text(place: object) -> str:
+    if isinstance(place, str | os.PathLike):
+        return os.fspath(place)
+    raise InputError(f"path {brief(place)}: must be text (in quotes) or a path")
 
 
 def cache_folder() -> Path:

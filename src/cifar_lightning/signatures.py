@@ -36,6 +36,7 @@ WORDS = {
     "float": ["a number"],
     "bool": ["true", "false"],
     "str": ["text (in quotes)"],
+    "Path": ["a path"],
     "dict": ["--trainer.KEY VALUE"],
     "list": ["a list of whole numbers, such as [16,24]"],
     "Sequence": ["a list of names"],

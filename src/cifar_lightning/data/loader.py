@@ -174,7 +174,7 @@ class BatchLoader:
 
     @property
     def batch_indices(self) -> list[Tensor]:
-        """Indices of the images in each batch that this rank evaluates, int64 `(n,)`, for a list of its predictions.
+        """Indices, in `dataset`, of the images in each batch that this rank evaluates, int64 `(n,)`.
 
         Raises:
             AttributeError: In training, where every epoch has other batches.
