@@ -11,7 +11,12 @@ import pytest
 import torch
 from conftest import compiles
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import BatchSizeFinder, GradientAccumulationScheduler, LearningRateFinder
+from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
+    BatchSizeFinder,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+)
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.tuner import Tuner
 from torch import nn
@@ -463,6 +468,42 @@ def test_one_cycle_per_step():
     up = [0.1 * (1 / 25 + 24 / 25 * step / 6) for step in range(6)]
     down = [0.05 * (1 + math.cos(math.pi * (step - 6) / 14)) for step in range(6, 20)]
     assert rates("one-cycle", max_epochs=4) == pytest.approx(up + down)
+
+
+class Backbone(LitNet):
+    """Notes the rates of all groups of its optimiser at each step. It has a layer that BackboneFinetuning thaws."""
+
+    rates = ()
+
+    @property
+    def backbone(self):
+        return self.net.fc1
+
+    def on_train_batch_start(self, batch, batch_idx):
+        self.rates += ([group["lr"] for group in self.trainer.optimizers[0].param_groups],)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "one-cycle"])
+def test_a_group_that_a_callback_adds_follows_the_schedule_from_the_rates_that_it_is_given(schedule):
+    model = Backbone(lr=0.1, schedule=schedule)
+    trainer(max_epochs=4, callbacks=[BackboneFinetuning(1, lambda epoch: 2.0)]).fit(model, fake_data(100))
+    plain = rates(schedule, max_epochs=4)
+    assert [lr for lr, *_ in model.rates] == list(plain)
+    first, second = 0.1 * plain[5], 0.2 * plain[5]  # the callback's rates at the starts of the epochs
+    third = min(2 * second, plain[15])
+    expected = [*[first / plain[5]] * 5, *[second / plain[10]] * 5, *[third / plain[15]] * 5]
+    assert [added / lr for lr, *rest in model.rates for added in rest] == pytest.approx(expected)
+
+
+def test_a_lengthened_fit_continues_the_rates_of_a_group_that_was_added(tmp_path):
+    shorter, model = trainer(max_epochs=2, callbacks=[BackboneFinetuning(1)]), Backbone(lr=0.1, schedule="linear")
+    shorter.fit(model, fake_data(100))
+    shorter.save_checkpoint(tmp_path / "end.ckpt")
+    model = Backbone(lr=0.1, schedule="linear")
+    longer = trainer(max_epochs=4, callbacks=[BackboneFinetuning(9)])
+    longer.fit(model, fake_data(100), ckpt_path=tmp_path / "end.ckpt")
+    assert model.rates[0] == pytest.approx([0.05, 0.005])
+    assert model.rates[-1] == pytest.approx([0.005, 0.0005])
 
 
 def test_the_schedule_counts_optimizer_steps():

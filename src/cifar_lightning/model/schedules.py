@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -37,6 +38,9 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 class Schedule(LambdaLR):
     """A scheduler that sets an optimiser's learning rates by one of SCHEDULES, over a fit of `steps` steps.
 
+    A group that a callback adds during the fit, as BaseFinetuning does, goes on from the rate that the callback gives
+    it: its rate stays in the same ratio to the other groups' rates, until the callback gives it another one.
+
     Raises:
         InputError: The number of steps is not known.
     """
@@ -49,8 +53,22 @@ class Schedule(LambdaLR):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Resumes at the checkpoint's step, with rates for this fit, which may be longer than the checkpoint's."""
         super().load_state_dict(state_dict)
-        for group, base, factor in zip(self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=True):
-            group["lr"] = base * factor(self.last_epoch)
+        factor = self.lr_lambdas[0](self.last_epoch)
+        self._last_lr = [base * factor for base in self.base_lrs]
+        for group, lr in zip(
+            self.optimizer.param_groups, self._last_lr, strict=False
+        ):  # a group may just have been added
+            group["lr"] = lr
+
+    def get_lr(self) -> list[float | Tensor]:
+        """Returns the groups' rates at the current step; those of groups that a callback has added follow its own."""
+        factor = self.lr_lambdas[0]
+        for index, group in enumerate(self.optimizer.param_groups):
+            added = "initial_lr" not in group  # which torch gives to the groups that are there from the start
+            if added and group["lr"] not in self._last_lr[index : index + 1]:  # the callback has set it since
+                self.base_lrs[index : index + 1] = [group["lr"] / (factor(self.last_epoch - 1) or 1.0)]
+        self.lr_lambdas = [factor] * len(self.base_lrs)
+        return super().get_lr()
 
 
 def accumulation_of(trainer: Trainer) -> GradientAccumulationScheduler | None:
