@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import (
     LambdaCallback,
     LearningRateMonitor,
     ModelCheckpoint,
+    ModelPruning,
     OnExceptionCheckpoint,
     RichProgressBar,
     StochasticWeightAveraging,
@@ -441,6 +442,11 @@ MISTAKES = [
         {"callbacks": StochasticWeightAveraging(0.1)},
         "callbacks: StochasticWeightAveraging would train with another schedule and more epochs than config.yaml has, "
         "and the run could not be resumed: use WeightAveraging of lightning.pytorch.callbacks",
+    ),
+    (
+        {"callbacks": ModelPruning("l1_unstructured")},
+        "callbacks: ModelPruning keeps its masks out of checkpoints, so the run could not be resumed: use it in a "
+        "lightning.pytorch.Trainer of your own, or prune the trained network with torch.nn.utils.prune",
     ),
     (
         {"callbacks": ModelCheckpoint(filename="final")},

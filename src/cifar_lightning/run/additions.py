@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import (
     LambdaCallback,
     LearningRateFinder,
     ModelCheckpoint,
+    ModelPruning,
     ProgressBar,
     StochasticWeightAveraging,
     Timer,
@@ -167,6 +168,11 @@ def _check(callback: Callback) -> None:
         raise InputError(
             f"callbacks: {name} would train with another schedule and more epochs than config.yaml has, and the run "
             "could not be resumed: use WeightAveraging of lightning.pytorch.callbacks"
+        )
+    if isinstance(callback, ModelPruning):
+        raise InputError(
+            f"callbacks: {name} keeps its masks out of checkpoints, so the run could not be resumed: use it in a "
+            "lightning.pytorch.Trainer of your own, or prune the trained network with torch.nn.utils.prune"
         )
     if isinstance(callback, ModelCheckpoint) and callback.dirpath is None and callback.filename is not None:
         stem = callback.filename.partition("{")[0]

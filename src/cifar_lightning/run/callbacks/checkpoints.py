@@ -108,8 +108,8 @@ class Checkpoints(Checkpoint, StepEnd):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the weights to be tested as `final.ckpt`, if a callback has changed them since the last step.
 
-        Some callbacks average weights when an epoch or the training ends (WeightAveraging), or set some of them to zero
-        (ModelPruning). The weights of the last step are kept too, because a longer run resumes from them.
+        Some callbacks average weights when an epoch or the training ends, such as WeightAveraging. The weights of the
+        last step are kept too, because a longer run resumes from them.
         """
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
         if {type(callback).__module__.partition(".")[0] for callback in callbacks} == {__name__.partition(".")[0]}:
