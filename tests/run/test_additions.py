@@ -6,7 +6,7 @@ import time
 
 import pytest
 import torch
-from jobs import differences, leftovers
+from jobs import differences, leftovers, step_of
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import (
     BaseFinetuning,
@@ -150,8 +150,11 @@ class Epochs(Callback):
 
 
 class BrokenAt(Callback):
+    def __init__(self, step):
+        self.step = step
+
     def on_train_batch_end(self, trainer, *args):
-        if trainer.global_step == 13:
+        if trainer.global_step == self.step:
             raise KeyError("theirs")
 
 
@@ -171,16 +174,59 @@ class Noting(Callback):
         trainer.logger.log_metrics({"theirs": 1.0}, trainer.global_step)
 
 
-@pytest.mark.filterwarnings("ignore:The provided params to be frozen already exist within another group")
-@pytest.mark.parametrize("callback", [Thaw, Noting])
+class Decay(Callback):
+    def on_train_epoch_start(self, trainer, *args):
+        for group in trainer.optimizers[0].param_groups:
+            group["lr"] /= 2
+
+
+@pytest.mark.parametrize("callback", [Thaw, Noting, Decay])
 def test_resume_within_an_epoch_keeps_what_callbacks_did_at_its_start(plain, tmp_path, callback):
     settings = {**SMALL, "checkpoint_every_n_steps": 5, "max_epochs": 3, "report": False}
     fit(**settings, callbacks=callback())
     with pytest.raises(KeyError, match="theirs"):
-        fit(**settings, callbacks=[callback(), BrokenAt()])
+        fit(**settings, callbacks=[callback(), BrokenAt(13)])
     whole, run = (tmp_path / "lightning_logs" / f"version_{number}" for number in (0, 1))
     resume(run, callbacks=callback())
     assert differences(run, whole) == []
+
+
+class ThawBlocks(BaseFinetuning):
+    """Freezes layers, and their norms' means, until the second epoch."""
+
+    def freeze_before_training(self, pl_module):
+        self.freeze(pl_module.net.blocks, train_bn=False)
+
+    def finetune_function(self, pl_module, epoch, optimizer):
+        if epoch == 1:
+            self.unfreeze_and_add_param_group(pl_module.net.blocks, optimizer)
+
+
+class FreezeBlocks(Callback):
+    """Freezes some layers, which the optimiser has, from the second epoch on, and others' norms."""
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == 1:
+            pl_module.net.blocks[0].requires_grad_(False)
+            pl_module.net.blocks[1].eval()
+
+
+@pytest.mark.parametrize(
+    ("callback", "schedule"), [(ThawBlocks, "constant"), (ThawBlocks, "one-cycle"), (FreezeBlocks, "constant")]
+)
+def test_resumed_run_has_the_layers_frozen_that_were_frozen(plain, tmp_path, monkeypatch, callback, schedule):
+    monkeypatch.setattr(Checkpoints, "_is_worth_it", lambda *args: False)  # so that step 18 is saved in its validation
+    model = {"net": "speed54", "width": 4, "lr": 0.02, "schedule": schedule}
+    settings = {**SMALL, "model": model, "checkpoint_every_n_steps": 5, "max_epochs": 3, "report": False}
+    fit(**settings, callbacks=callback())
+    for step in (17, 19, 22):
+        with pytest.raises(KeyError, match="theirs"):
+            fit(**settings, callbacks=[callback(), BrokenAt(step)])
+    whole, *runs = (tmp_path / "lightning_logs" / f"version_{number}" for number in range(4))
+    assert [step_of(run) for run in runs] == [15, 18, 20]
+    for run in runs:
+        resume(run, callbacks=callback())
+        assert differences(run, whole) == []
 
 
 class Slow(Callback):
@@ -207,7 +253,7 @@ def test_resumed_epoch_begins_only_once_for_callbacks(plain, tmp_path):
     settings = {**SMALL, "checkpoint_every_n_steps": 5, "max_epochs": 3, "report": False}
     fit(**settings, callbacks=[LearningRateMonitor("epoch"), Epochs()])
     with pytest.raises(KeyError, match="theirs"):
-        fit(**settings, callbacks=[LearningRateMonitor("epoch"), Epochs(), BrokenAt()])
+        fit(**settings, callbacks=[LearningRateMonitor("epoch"), Epochs(), BrokenAt(13)])
     whole, run = (tmp_path / "lightning_logs" / f"version_{number}" for number in (0, 1))
     resume(run, callbacks=[LearningRateMonitor("epoch"), epochs := Epochs()])
     assert epochs.count == 3

@@ -14,6 +14,7 @@ does the optimisation of a step if a hook, clipping, accumulation or a gradient 
 Lightning's loop, this one does not let `on_train_batch_start` end an epoch by returning -1: no module here does so.
 """
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -36,6 +37,8 @@ from lightning.pytorch.trainer import call
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
+
+from cifar_lightning.run.frozen import freeze, frozen_in
 
 # Hooks that Lightning calls while it moves a batch to its device.
 TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
@@ -301,16 +304,19 @@ class FitLoop(_FitLoop):
     def on_advance_start(self) -> None:
         """Begins an epoch. If it resumes midway, `on_train_epoch_start` runs again: some callbacks set up the Trainer.
 
-        Callbacks with a state get it back afterwards. Loggers ignore figures meanwhile: they have logged them before.
+        Callbacks with a state get it back afterwards, as do the layers that they freeze and the rates that they change.
+        Meanwhile loggers ignore figures, and no warnings are given: all of them were seen before.
         """
         trainer: Any = self.trainer
         goes_on = self.epoch_loop.resumed and self.epoch_loop.batch_progress.current.ready > 0
         hooks = ("state_dict", "on_train_epoch_start")
         told = [callback for callback in trainer.callbacks if goes_on and all(overrides(callback, h) for h in hooks)]
         states = [deepcopy(callback.state_dict()) for callback in told]
-        with ExitStack() as muted:
+        with ExitStack() as kept:
             for logger in trainer.loggers if goes_on else []:
-                muted.enter_context(_muted(logger))
+                kept.enter_context(_muted(logger))
+            if goes_on:
+                kept.enter_context(_kept(trainer))
             super().on_advance_start()
         for callback, state in zip(told, states, strict=True):
             callback.load_state_dict(state)
@@ -380,6 +386,20 @@ def _muted(logger: Logger) -> Iterator[None]:
     finally:
         del own["log_metrics"]
         own.update(before)
+
+
+@contextmanager
+def _kept(trainer: Trainer) -> Iterator[None]:
+    """A context without warnings, after which the same layers are frozen, and the optimisers have the same rates."""
+    frozen = frozen_in(trainer)
+    groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+    options = [deepcopy({name: value for name, value in group.items() if name != "params"}) for group in groups]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    freeze(trainer, frozen)
+    for group, before in zip(groups, options, strict=True):
+        group.update(before)
 
 
 def overrides(owner: Callback | LightningModule | LightningDataModule, hook: str) -> bool:

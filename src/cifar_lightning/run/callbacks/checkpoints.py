@@ -15,6 +15,7 @@ from cifar_lightning.errors import NonFiniteError
 from cifar_lightning.files import exists
 from cifar_lightning.model.running_loss import current_lr
 from cifar_lightning.run.checkpoint import BEST, FINAL, load_checkpoint, step_checkpoints
+from cifar_lightning.run.frozen import freeze, frozen_in
 from cifar_lightning.run.loop import StepEnd, within_step
 from cifar_lightning.run.metrics_csv import MetricsCSV
 from cifar_lightning.run.process_group import on_first_rank
@@ -44,6 +45,7 @@ class Checkpoints(Checkpoint, StepEnd):
         self._seconds_before, self._started = 0.0, time.monotonic()
         self._saved_step, self._resumed = -1, False
         self._figures: dict[str, float] = {}
+        self._frozen: dict[str, list[str]] | None = None
         self._saved_at, self._saving_took = -math.inf, math.inf  # no save yet: the next one is worth it
 
     @property
@@ -62,13 +64,18 @@ class Checkpoints(Checkpoint, StepEnd):
         self.metrics.go_back(state_dict["rows"], state_dict["last_row"])
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Adds the figures that callbacks monitor: the rest of a resumed epoch may log none of them again."""
+        """Adds which layers are frozen, and the figures that callbacks monitor.
+
+        The rest of a resumed epoch may log none of these figures again.
+        """
         figures = trainer._logger_connector._callback_metrics
         checkpoint["callback_metrics"] = {name: float(value) for name, value in figures.items()}
+        checkpoint["frozen"] = frozen_in(trainer)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keeps these figures for `on_train_start`: Lightning discards all figures before that."""
-        self._figures = checkpoint.get("callback_metrics", {})  # earlier versions did not save them
+        """Keeps them for `on_train_start`: before that Lightning discards all figures, and callbacks freeze layers."""
+        self._figures = checkpoint.get("callback_metrics", {})  # earlier versions saved neither
+        self._frozen = checkpoint.get("frozen")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Starts the clock, which includes preparing loader and network for the images, and compilation."""
@@ -76,8 +83,14 @@ class Checkpoints(Checkpoint, StepEnd):
             self._started = time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves the start, so that every run that has begun can be resumed; restores figures in a resumed run."""
+        """Saves the start, so that every run that has begun can be resumed; in a resumed run, restores what it kept.
+
+        BaseFinetuning freezes again whatever a run had thawed before it was interrupted
+        (https://github.com/Lightning-AI/pytorch-lightning/issues/21901).
+        """
         if self._resumed:
+            if self._frozen is not None:
+                freeze(trainer, self._frozen)
             self._saved_step = trainer.global_step
             self.metrics.set_lr(current_lr(trainer))  # a fit that is longer now has another rate
             figures = {name: torch.tensor(value) for name, value in self._figures.items()}
