@@ -4,6 +4,7 @@ import csv
 import json
 import time
 
+import numpy as np
 import pytest
 import torch
 from jobs import differences, leftovers, step_of
@@ -535,6 +536,10 @@ MISTAKES = [
     (
         {"model": {"sizes": torch.zeros(9, 9)}},
         "model.sizes of type Tensor cannot be kept in config.yaml: use text, a num",
+    ),
+    (
+        {"data": {"train_labels": np.zeros(50_000, int)}},
+        "train_labels of type list: must be text (in quotes) or a path; save an array in a file (np.save) and pass ",
     ),
 ]
 

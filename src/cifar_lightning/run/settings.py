@@ -218,8 +218,8 @@ def plain(settings: Mapping[str, Any], group: str = "") -> Arguments:
             value = os.fspath(value)
         elif isinstance(value, Mapping):
             value = plain(value, name)
-        elif isinstance(value, np.generic):
-            value = value.item()
+        elif isinstance(value, np.generic | np.ndarray):
+            value = value.tolist()
         elif isinstance(value, list | tuple):
             value = list(plain({str(i): item for i, item in enumerate(value)}, name).values())
         elif not isinstance(value, str | int | float | None):
