@@ -93,7 +93,7 @@ def test_the_reference_lists_every_public_name_and_only_existing_ones():
 def test_every_answer_of_the_faq_ends_in_code():
     """Every answer of docs/faq.md ends in a block of bash or Python; test_readme.py runs them."""
     answers = re.split(r"^## ", (PROJECT / "docs" / "faq.md").read_text(), flags=re.MULTILINE)[1:]
-    assert len(answers) == 15
+    assert len(answers) == 17
     for answer in answers:
         assert re.search(r"```(bash|python)\n[^`]+```\s*$", answer), answer
 

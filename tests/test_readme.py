@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import PROJECT, made_once
 from jobs import job
 from PIL import Image
 
-from cifar_lightning import fake_data
+from cifar_lightning import fake_data, load_model
 from cifar_lightning.data.cifar10 import CLASSES
 from cifar_lightning.run import many, resuming, testing, training
 from cifar_lightning.settings_file import RECIPES
@@ -175,11 +176,99 @@ class AnAlbum:
         return {"image": image[:, ::-1].copy() if self.mirror else image}
 
 
+def _makes_batches(names):
+    names["data"].setup("fit")
+    images, _ = next(iter(names["data"].train_dataloader()))
+    assert images.shape[1:] == (3, 32, 32)
+
+
+def _keeps_a_tenth(few):
+    train = few.image_set("train")
+    assert torch.equal(10 * train.labels[few.train_indices].bincount(), train.labels.bincount())
+
+
+def _has_cats_and_dogs(names):
+    for split in ("train", "test"):
+        whole, pets = names["whole"].image_set(split), names["pets"].image_set(split)
+        assert pets.classes == ("cat", "dog")
+        for label, name in enumerate(pets.classes):
+            same = whole.images[whole.labels == whole.classes.index(name)]
+            assert torch.equal(pets.images[pets.labels == label], same)
+
+
+def _is_long_tailed(names):
+    """The sizes are CIFAR-10-LT's: https://github.com/kaidic/LDAM-DRW/blob/master/imbalance_cifar.py."""
+    counts = names["tail"].image_set("train").labels.bincount()
+    assert counts.tolist() == [1000, 599, 359, 215, 129, 77, 46, 27, 16, 10]
+    assert torch.equal(names["tail"].image_set("test").images, names["test"].images)
+
+
+def _attacks(names):
+    """Every pixel stays near and in range, and the loss rises; with one step it is FGSM."""
+    model, images, labels, normalize = (names[name] for name in ("model", "images", "labels", "normalize"))
+
+    def loss(pixels):
+        return torch.nn.functional.cross_entropy(model(normalize(pixels)), labels)
+
+    worse, once = names["pixels"], names["attacked"](images, labels, steps=1, step=8 / 255)
+    pixels = images.clone().requires_grad_()
+    loss(pixels).backward()
+    torch.testing.assert_close(once, (images + 8 / 255 * pixels.grad.sign()).clamp(0, 1))
+    for found in (worse, once):
+        assert 0 <= found.min() <= found.max() <= 1
+        assert (found - images).abs().max() <= 8 / 255 + 1e-6
+    assert loss(images) < loss(once) < loss(worse)
+
+
+def _distils(names):
+    """The fit has left the teacher as it was, and the loss is Hinton's: https://arxiv.org/abs/1503.02531, section 2."""
+    teacher, images, labels = names["teacher"], torch.randn(6, 3, 32, 32), torch.arange(6)
+    assert not any(module.training for module in teacher.modules())
+    before = load_model("quick").state_dict()
+    assert all(torch.equal(weight, before[name]) for name, weight in teacher.state_dict().items())
+    student = names["Student"](teacher, temperature=3.0)
+    p, q = (model(images).div(3).softmax(1).detach() for model in (teacher, student))
+    hard = -student(images).softmax(1)[labels, labels].log().mean()
+    soft = (p * (p / q).log()).sum(1).mean()
+    torch.testing.assert_close(student.training_step((images, labels), 0), 0.5 * hard + 0.5 * 9 * soft)
+
+
+def _are_features(names):
+    model, features = names["model"], torch.cat(names["features"])
+    torch.testing.assert_close(model.net.head(features) / 9, model.logits(names["images"]))  # SpeedNet divides by 9
+
+
+def _is_simclr(names):
+    """Against the definition, one image after another: https://arxiv.org/abs/2002.05709, equation 1."""
+    model, (first, second) = names["SimCLR"](), torch.rand(2, 5, 3, 32, 32)
+    vectors = torch.nn.functional.normalize(model.net(torch.cat([first, second]))).double()
+    likeness = (vectors @ vectors.T / 0.5).exp()
+    pairs = [*((i, i + 5) for i in range(5)), *((i + 5, i) for i in range(5))]
+    expected = [-(likeness[i, j] / (likeness[i].sum() - likeness[i, i])).log() for i, j in pairs]
+    loss = model.training_step(((first, second), None), 0)
+    torch.testing.assert_close(loss.double(), torch.stack(expected).mean(), rtol=1e-5, atol=1e-6)
+
+
+# What else is checked of a block, by a name that it defines.
+CHECKS = {
+    "augmented": _makes_batches,
+    "few": lambda names: _keeps_a_tenth(names["few"]),
+    "pets": _has_cats_and_dogs,
+    "tail": _is_long_tailed,
+    "Student": _distils,
+    "attacked": _attacks,
+    "features": _are_features,
+    "SimCLR": _is_simclr,
+}
+
+
 @pytest.mark.filterwarnings("ignore:Starting from v1.9")  # a stock Trainer warns without TensorBoard
+@pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers")  # the text says how many
+@pytest.mark.filterwarnings("ignore:Found 41 module")  # as the text says
 @pytest.mark.parametrize("block", PYTHON, ids=PYTHON.get)
 def test_python_blocks_run(block, plain, tried, monkeypatch, tmp_path):
     """The Python code runs, on drawn images instead of a download, one batch instead of epochs and a narrow network."""
-    code = block.replace('("data"', '(source="synthetic"')
+    code = block.replace('("data"', '(source="synthetic"').replace('{"data_dir": "data"', '{"source": "synthetic"')
     code = re.sub(r"Trainer\(max_epochs=(5|30)\)", "Trainer(fast_dev_run=True)", code)
     code = code.replace('net="resnet18",', 'net="resnet18", width=8,')
     shutil.copytree(tried / "lightning_logs", tmp_path / "lightning_logs")
@@ -193,10 +282,8 @@ def test_python_blocks_run(block, plain, tried, monkeypatch, tmp_path):
     for name, function in names.items():
         if name.startswith("test_"):
             function(tmp_path)
-    if "augmented" in names:  # this block makes a data module, but no batch
-        names["data"].setup("fit")
-        images, _ = next(iter(names["data"].train_dataloader()))
-        assert images.shape[1:] == (3, 32, 32)
+    for name in CHECKS.keys() & names.keys():
+        CHECKS[name](names)
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
