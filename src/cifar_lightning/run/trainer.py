@@ -9,7 +9,6 @@ import torch
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from lightning.pytorch import Trainer
-from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.connectors import callback_connector
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 from lightning.pytorch.utilities import rank_zero_only
@@ -17,9 +16,16 @@ from lightning.pytorch.utilities import rank_zero_only
 from cifar_lightning.run import loop
 from cifar_lightning.run.checkpoint import AtomicCheckpointIO
 from cifar_lightning.run.cluster import this_rank
+from cifar_lightning.run.ddp import DDP
 from cifar_lightning.run.precision import StaticHalf
 from cifar_lightning.run.process_group import RANK_TIMEOUT
 
+# By the strategy's name: arguments of torch's DistributedDataParallel. Other strategies are made by Lightning.
+DDP_OPTIONS: dict[str, dict[str, Any]] = {
+    "ddp": {},
+    "ddp_find_unused_parameters_false": {"find_unused_parameters": False},
+    "ddp_find_unused_parameters_true": {"find_unused_parameters": True},
+}
 OF_ALL_RANKS = ("limit_val_batches", "limit_test_batches")  # whole numbers of batches count for all ranks together
 
 
@@ -39,8 +45,11 @@ def new_trainer(*, accelerator: str, devices: str | int, precision: str, **argum
         plugins.append(StaticHalf("cuda" if on_cuda else "mps"))
     else:
         arguments["precision"] = precision
-    if ranks.world_size() > 1 and arguments.get("strategy", "auto") in ("auto", "ddp"):
-        arguments["strategy"] = DDPStrategy(timeout=RANK_TIMEOUT)
+    strategy = arguments.get("strategy", "auto")
+    if strategy == "auto" and ranks.world_size() > 1:
+        strategy = "ddp"
+    if strategy in DDP_OPTIONS:
+        arguments["strategy"] = DDP(timeout=RANK_TIMEOUT, **DDP_OPTIONS[strategy])
     for name in OF_ALL_RANKS:  # Lightning counts per rank: two ranks would test other images than one
         if type(limit := arguments.get(name)) is int:
             arguments[name] = limit // ranks.world_size()
