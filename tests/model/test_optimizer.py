@@ -39,3 +39,28 @@ def test_a_checkpoint_from_another_device_does_not_choose_the_kernel(dtype, fuse
     theirs["param_groups"][0] |= {"fused": not fused, "lr": 7.0}
     optimizer.load_state_dict(theirs)
     assert (optimizer.param_groups[0]["fused"], optimizer.param_groups[0]["lr"]) == (fused, 7.0)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("resumed", [False, True])
+def test_weights_thawed_during_a_fit_are_updated_by_sgds_formula(momentum, resumed):
+    """torch 2.14's fused kernel raises a TypeError if some weights of a group get their first gradient later."""
+    early, late = (torch.nn.Parameter(torch.ones(n), requires_grad=n == 3) for n in (3, 2))
+
+    def optimizer():
+        settings = {**SGD, "bias_lr": None, "head_lr": None, "lr": 0.5, "momentum": momentum, "weight_decay": 0.0}
+        return build_optimizer([early, late], settings)
+
+    sgd = optimizer()
+    early.grad = torch.ones(3)
+    sgd.step()
+    if resumed:
+        state, sgd = sgd.state_dict(), optimizer()
+        sgd.load_state_dict(state)
+    late.requires_grad_()
+    for _ in range(2):
+        early.grad, late.grad = torch.ones(3), torch.ones(2)
+        sgd.step()
+    velocity = [1.0, 1.0 + momentum, 1.0 + momentum + momentum**2]
+    torch.testing.assert_close(early.detach(), torch.full((3,), 1 - 0.5 * sum(velocity)))
+    torch.testing.assert_close(late.detach(), torch.full((2,), 1 - 0.5 * sum(velocity[:2])))

@@ -37,6 +37,7 @@ def build_optimizer(
                 group["fused"] = fused
 
         sgd.register_load_state_dict_post_hook(as_here)
+        sgd.register_step_pre_hook(_begin_momenta)
         # Leaves the unscaling of float16 gradients to the gradient scaler: otherwise Lightning refuses to clip them
         # (https://github.com/Lightning-AI/pytorch-lightning/issues/21435).
         sgd._step_supports_amp_scaling = False
@@ -52,3 +53,15 @@ def build_optimizer(
         groups.append(group)
     half = str(precision).startswith("bf16")
     return SGDWithMuon(groups, h["lr"], dtype=torch.bfloat16 if half else None, **options)
+
+
+def _begin_momenta(sgd: torch.optim.Optimizer, *_: Any) -> None:
+    """Gives weights that a callback has thawed a momentum of zero, which is where it begins.
+
+    torch's fused kernel fails if only some weights of a group have one. (As of torch 2.11 to 2.15.)
+    """
+    if 0 < len(sgd.state) < sum(len(group["params"]) for group in sgd.param_groups):
+        for group in sgd.param_groups:
+            for weight in group["params"] if group["momentum"] else ():
+                if weight.grad is not None and weight not in sgd.state:
+                    sgd.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
