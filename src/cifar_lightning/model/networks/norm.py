@@ -25,20 +25,22 @@ class BatchNorm2d(nn.BatchNorm2d):
         variances, means = _all_ranks(torch.stack(torch.var_mean(x32, (0, 2, 3), correction=0)))
         mean = means.mean(0)
         variance = (variances + (means - mean).square()).mean(0)
-        with torch.no_grad():
-            count = x.numel() / x.shape[1] * dist.get_world_size()
-            assert self.running_mean is not None
-            assert self.running_var is not None
-            assert self.num_batches_tracked is not None
-            self.num_batches_tracked += 1
-            momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum  # None: the mean
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
-            unbiased = variance * (count / (count - 1))
-            self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
+        if self.track_running_stats:  # Lightning's BaseFinetuning turns it off for frozen layers
+            self._track(mean.detach(), variance.detach(), x.numel() // x.shape[1] * dist.get_world_size())
         scale = self.weight * (variance + self.eps).rsqrt()
         shift = self.bias - mean * scale
         normal: Tensor = (x32 * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
         return normal
+
+    def _track(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked += 1
+        momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum  # None: the mean
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+        unbiased = variance * (count / (count - 1))
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
 
 
 def same_on_all_ranks(module: nn.Module) -> list[str]:
