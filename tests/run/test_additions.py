@@ -21,6 +21,7 @@ from lightning.pytorch.callbacks import (
     ModelPruning,
     OnExceptionCheckpoint,
     RichProgressBar,
+    SpikeDetection,
     StochasticWeightAveraging,
     TQDMProgressBar,
     WeightAveraging,
@@ -181,7 +182,28 @@ class Decay(Callback):
             group["lr"] /= 2
 
 
-@pytest.mark.parametrize("callback", [Thaw, Noting, Decay])
+class Changing(Callback):
+    """Changes whatever it can reach, by a state of its own."""
+
+    epochs = 0
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        self.epochs += 1
+        for group in trainer.optimizers[0].param_groups:
+            group["lr"] = 0.02 / self.epochs
+            group["weight_decay"] += 0.001
+        with torch.no_grad():
+            for parameter in pl_module.parameters():
+                parameter.mul_(1 - 0.1 * torch.rand(1))
+
+    def state_dict(self):
+        return {"epochs": self.epochs}
+
+    def load_state_dict(self, state_dict):
+        self.epochs = state_dict["epochs"]
+
+
+@pytest.mark.parametrize("callback", [Thaw, Noting, Decay, Changing])
 def test_resume_within_an_epoch_keeps_what_callbacks_did_at_its_start(plain, tmp_path, callback):
     settings = {**SMALL, "checkpoint_every_n_steps": 5, "max_epochs": 3, "report": False}
     fit(**settings, callbacks=callback())
@@ -190,6 +212,65 @@ def test_resume_within_an_epoch_keeps_what_callbacks_did_at_its_start(plain, tmp
     whole, run = (tmp_path / "lightning_logs" / f"version_{number}" for number in (0, 1))
     resume(run, callbacks=callback())
     assert differences(run, whole) == []
+
+
+class ByAverage(Callback):
+    """Validates an average of the weights, and counts and draws a random number before each validation."""
+
+    def __init__(self):
+        self.average, self.count = None, 0
+
+    def on_train_batch_end(self, trainer, pl_module, *args):
+        now = {name: value.clone() for name, value in pl_module.state_dict().items()}
+        before = self.average or now
+        self.average = {name: torch.lerp(before[name].float(), now[name].float(), 0.1) for name in now}
+
+    def on_validation_start(self, trainer, pl_module):
+        self.count += 1
+        torch.rand(1)
+        self.kept = {name: value.clone() for name, value in pl_module.state_dict().items()}
+        pl_module.load_state_dict(self.average)
+
+    def on_validation_end(self, trainer, pl_module):
+        pl_module.load_state_dict(self.kept)
+
+    def on_train_end(self, trainer, pl_module):
+        assert self.count == 6
+
+    def state_dict(self):
+        return {"average": self.average, "count": self.count}
+
+    def load_state_dict(self, state_dict):
+        self.average, self.count = state_dict["average"], state_dict["count"]
+
+
+class BrokenInValidation(Callback):
+    def on_validation_batch_start(self, trainer, *args):
+        if trainer.global_step == 13:
+            raise KeyError("theirs")
+
+
+@pytest.mark.parametrize("fault", [BrokenInValidation(), BrokenAt(15)], ids=["in the validation", "after it"])
+def test_checkpoint_before_a_validation_is_of_the_training(plain, tmp_path, fault):
+    """What callbacks do in on_validation_start, they do again when that validation is repeated."""
+    model = {"net": "speed54", "width": 4, "lr": 0.02}
+    settings = {**SMALL, "model": model, "max_epochs": 3, "trainer": {"val_check_interval": 0.5}, "report": False}
+    fit(**settings, callbacks=ByAverage())
+    with pytest.raises(KeyError, match="theirs"):
+        fit(**settings, callbacks=[ByAverage(), fault])
+    whole, run = (tmp_path / "lightning_logs" / f"version_{number}" for number in (0, 1))
+    assert step_of(run) == 13
+    resume(run, callbacks=ByAverage())
+    assert differences(run, whole) == []
+
+
+def test_log_has_each_figure_once_if_min_epochs_puts_off_a_stop(plain, tmp_path):
+    """With should_stop set, Lightning's loop logs at every step, and repeats the figures of earlier ones."""
+    settings = {**SMALL, "log_every_n_steps": 5, "max_epochs": 4, "trainer": {"min_epochs": 4}, "report": False}
+    fit(**settings, callbacks=BrokenAt(99))
+    fit(**settings, callbacks=[BrokenAt(99), EarlyStopping("val_loss", patience=1, min_delta=9.0)])
+    plain_run, stopping = (tmp_path / "lightning_logs" / f"version_{number}" / "metrics.csv" for number in (0, 1))
+    assert stopping.read_text() == plain_run.read_text()
 
 
 class ThawBlocks(BaseFinetuning):
@@ -490,6 +571,7 @@ MISTAKES = [
         "callbacks: StochasticWeightAveraging would train with another schedule and more epochs than config.yaml has, "
         "and the run could not be resumed: use WeightAveraging of lightning.pytorch.callbacks",
     ),
+    ({"callbacks": SpikeDetection()}, "callbacks: SpikeDetection cannot restore its state, so the run could not be re"),
     (
         {"callbacks": ModelPruning("l1_unstructured")},
         "callbacks: ModelPruning keeps its masks out of checkpoints, so the run could not be resumed: use it in a "

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
     ModelPruning,
     ProgressBar,
+    SpikeDetection,
     StochasticWeightAveraging,
     Timer,
 )
@@ -173,6 +174,11 @@ def _check(callback: Callback) -> None:
         raise InputError(
             f"callbacks: {name} keeps its masks out of checkpoints, so the run could not be resumed: use it in a "
             "lightning.pytorch.Trainer of your own, or prune the trained network with torch.nn.utils.prune"
+        )
+    if isinstance(callback, SpikeDetection):  # its state_dict asks for an attribute that Lightning 2.6 never sets
+        raise InputError(
+            f"callbacks: {name} cannot restore its state, so the run could not be resumed: use it in a "
+            "lightning.pytorch.Trainer of your own"
         )
     if isinstance(callback, ModelCheckpoint) and callback.dirpath is None and callback.filename is not None:
         stem = callback.filename.partition("{")[0]

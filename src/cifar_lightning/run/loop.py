@@ -38,6 +38,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from cifar_lightning.generators import random_states, restore_random_states
 from cifar_lightning.run.frozen import freeze, frozen_in
 
 # Hooks that Lightning calls while it moves a batch to its device.
@@ -56,11 +57,14 @@ def install(trainer: Trainer) -> None:
 
 
 class StepEnd(Callback):
-    """A callback with two more hooks, for saving and stopping: they see a step and its log in their final state."""
+    """A callback with three more hooks, for saving and stopping: they see a step and its log in their final state."""
 
     def on_step_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Called after a step, once its figures are logged and before any validation that follows it."""
         raise NotImplementedError
+
+    def on_validation_due(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Called before a validation, before any callback's `on_validation_start`, which may replace the weights."""
 
     def on_last_step_done(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Called once after the last step, before any callback's `on_train_end`, which may replace the weights."""
@@ -174,7 +178,11 @@ class EpochLoop(_TrainingEpochLoop):
             trainer._logger_connector.on_batch_end()
         progress.increment_completed()
         if logs:
+            # Lightning logs at every step once a callback has asked to stop, even if min_epochs puts that off; then it
+            # would log the last figures again under the numbers of later steps.
+            asked, trainer.should_stop = trainer.should_stop, trainer.should_stop and trainer.fit_loop._can_stop_early
             trainer._logger_connector.update_train_step_metrics()
+            trainer.should_stop = asked
         if not self._should_accumulate():
             for callback in self._step_ends:
                 callback.on_step_end(trainer, trainer.lightning_module)
@@ -195,6 +203,8 @@ class EpochLoop(_TrainingEpochLoop):
         """Ends a batch, with a validation if one is due: the validation's figures still belong to this step."""
         if self._validates and self._should_check_val_fx(data_fetcher):
             trainer = self.trainer
+            for callback in self._step_ends:
+                callback.on_validation_due(trainer, trainer.lightning_module)
             trainer.validating = True
             first = trainer._logger_connector._first_loop_iter
             if not self._should_accumulate():
@@ -304,8 +314,8 @@ class FitLoop(_FitLoop):
     def on_advance_start(self) -> None:
         """Begins an epoch. If it resumes midway, `on_train_epoch_start` runs again: some callbacks set up the Trainer.
 
-        Callbacks with a state get it back afterwards, as do the layers that they freeze and the rates that they change.
-        Meanwhile loggers ignore figures, and no warnings are given: all of them were seen before.
+        Callbacks with a state get it back afterwards, as does what else they may have changed (see `_kept`). Meanwhile
+        loggers ignore figures, and no warnings are given: all of them were seen before.
         """
         trainer: Any = self.trainer
         goes_on = self.epoch_loop.resumed and self.epoch_loop.batch_progress.current.ready > 0
@@ -390,14 +400,20 @@ def _muted(logger: Logger) -> Iterator[None]:
 
 @contextmanager
 def _kept(trainer: Trainer) -> Iterator[None]:
-    """A context without warnings, after which the same layers are frozen, and the optimisers have the same rates."""
-    frozen = frozen_in(trainer)
+    """A context without warnings that keeps weights, frozen layers, the optimisers' options and random numbers."""
+    module, device = trainer.lightning_module, trainer.strategy.root_device
+    frozen, states = frozen_in(trainer), random_states(device)
+    tensors = [(tensor, tensor.detach().clone()) for tensor in (*module.parameters(), *module.buffers())]
     groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
     options = [deepcopy({name: value for name, value in group.items() if name != "params"}) for group in groups]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
     freeze(trainer, frozen)
+    restore_random_states(states, device)
+    with torch.no_grad():
+        for tensor, value in tensors:
+            tensor.copy_(value)
     for group, before in zip(groups, options, strict=True):
         group.update(before)
 

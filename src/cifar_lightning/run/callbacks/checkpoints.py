@@ -109,10 +109,9 @@ class Checkpoints(Checkpoint, StepEnd):
         if due or (trainer.is_last_batch and self._is_worth_it(trainer)):
             self.save(trainer)
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_due(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves before every validation, also within an epoch: it may be interrupted, or find the best weights."""
-        if not trainer.sanity_checking:
-            self.save(trainer)
+        self.save(trainer)
 
     def on_last_step_done(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the end of training, even within an epoch, where the Trainer's max_time may end it."""
