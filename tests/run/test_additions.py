@@ -297,7 +297,7 @@ class FreezeBlocks(Callback):
     ("callback", "schedule"), [(ThawBlocks, "constant"), (ThawBlocks, "one-cycle"), (FreezeBlocks, "constant")]
 )
 def test_resumed_run_has_the_layers_frozen_that_were_frozen(plain, tmp_path, monkeypatch, callback, schedule):
-    monkeypatch.setattr(Checkpoints, "_is_worth_it", lambda *args: False)  # so that step 18 is saved in its validation
+    monkeypatch.setattr(Checkpoints, "_is_worth_it", lambda *args: False)  # step 18 is saved before its validation
     model = {"net": "speed54", "width": 4, "lr": 0.02, "schedule": schedule}
     settings = {**SMALL, "model": model, "checkpoint_every_n_steps": 5, "max_epochs": 3, "report": False}
     fit(**settings, callbacks=callback())
@@ -309,6 +309,17 @@ def test_resumed_run_has_the_layers_frozen_that_were_frozen(plain, tmp_path, mon
     for run in runs:
         resume(run, callbacks=callback())
         assert differences(run, whole) == []
+
+
+def test_longer_run_has_the_layers_frozen_that_were_frozen(plain, tmp_path):
+    """A fit that ends within an epoch is saved again in its validation, when all layers are in evaluation mode."""
+    model = {"net": "speed54", "width": 4, "lr": 0.02}
+    settings = {**SMALL, "model": model, "max_epochs": 3, "report": False}
+    fit(**settings, callbacks=FreezeBlocks())
+    fit(**settings, max_steps=14, callbacks=FreezeBlocks())
+    whole, run = (tmp_path / "lightning_logs" / f"version_{number}" for number in (0, 1))
+    resume(run, {"max_steps": 27}, callbacks=FreezeBlocks())
+    assert not {"state_dict", "optimizer_states"} & set(differences(run, whole))
 
 
 class Slow(Callback):
