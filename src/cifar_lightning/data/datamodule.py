@@ -56,7 +56,7 @@ class CIFAR10DataModule(SettableDataModule):
         normalization: half: to -1..1, as in the tutorial; cifar10, cifar100: by that set's mean and std; dataset:
             cifar100 for its sources, else cifar10.
         eval_batch_size: Images per validation or test batch, at most an eighth of all.
-        seed: Seed of the order and the augmentation; by default that last given to `lightning.seed_everything`, or 0.
+        seed: Seed of the order and the augmentation; by default that given to `lightning.seed_everything` before, or 0.
         split_seed: Seed of the validation split, the same for runs of all seeds.
         mirror: Where to get the archive: an https address, a file or a folder.
         sha256: SHA-256 of your own file of images, or of several, concatenated.
@@ -340,7 +340,8 @@ class CIFAR10DataModule(SettableDataModule):
         """Returns a loader of shuffled, augmented batches of the training images that are not held out.
 
         The loader is the same until `setup("fit")` is called or its settings change. A Trainer sets its epoch. Without
-        a Trainer each iteration is the next epoch, so a loop may call this method once or in every epoch.
+        a Trainer each iteration is the next epoch, so a loop may call this method once or in every epoch. With Fabric,
+        call it once: the wrapper that `setup_dataloaders` returns begins at epoch 0.
         """
         before = self._train_loader
         loader = self._training_loader()
